@@ -1,0 +1,49 @@
+# Two commands to begin with: `make demo` (see it work) and `make test`. Each builds .venv first.
+PYTHON ?= python3
+PIP = .venv/bin/pip --disable-pip-version-check --quiet install --constraint constraints.txt
+CODE = dicomnode trainer tests docs $(wildcard bench migrations)
+
+.PHONY: demo serve test check bench format wheel clean
+demo: .venv/.node  ## two thick series in over DICOM, two thin ones out to a small PACS, in this terminal
+	.venv/bin/dicomnode demo
+
+serve: .venv/.node  ## the node with the embedded defaults: this machine only, data in ./dicomnode-data
+	.venv/bin/dicomnode serve
+
+test: .venv/.developer  ## every test, then the examples in the docstrings; reasons for skips are printed
+	.venv/bin/pytest -q -rs
+	.venv/bin/pytest -q --doctest-modules dicomnode trainer
+
+check: .venv/.developer  ## format, lint, types, architecture, tidiness
+	.venv/bin/ruff format --check $(CODE)
+	.venv/bin/ruff check $(CODE)
+	.venv/bin/mypy $(CODE)
+	.venv/bin/lint-imports
+	.venv/bin/pytest -q tests/test_tidy.py
+
+bench: .venv/.developer  ## every published number, measured again
+	set -e; for script in bench/*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
+
+format: .venv/.developer
+	.venv/bin/ruff format $(CODE)
+	.venv/bin/ruff check --fix $(CODE)
+
+wheel: .venv/.developer
+	.venv/bin/python -m build --wheel
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# torch first and by its exact version: it is by far the largest part, and must not be resolved twice.
+.venv/.torch: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	touch $@
+
+.venv/.node: .venv/.torch pyproject.toml
+	$(PIP) --editable .
+	touch $@
+
+.venv/.developer: .venv/.node
+	$(PIP) --editable '.[train,test,check]'
+	touch $@
