@@ -1,0 +1,62 @@
+"""One family of errors, by who must act; everything else is a value or our own mistake.
+
+An error is one sentence (what happened, to what, what the node did about it) and a hint (what to do).
+Neither holds a patient value. ``cli/main.py`` alone turns them into text and exit codes.
+"""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """Base of the family: never raised itself, so that each raise says whose matter it is."""
+
+    code = "node"
+    exit_code = 1
+
+    def __init__(self, sentence: str, *, hint: str = "") -> None:
+        assert type(self) is not NodeError, "raise the subclass that says who must act"
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.hint = hint
+
+
+class SettingsError(NodeError):
+    """The configuration file or an environment variable is wrong: hospital IT acts."""
+
+    code = "settings"
+    exit_code = 2
+
+
+class InputError(NodeError):
+    """What was handed in cannot be used: whoever handed it in acts."""
+
+    code = "input"
+    exit_code = 2
+
+
+class ModelError(NodeError):
+    """A model directory is missing, altered or does not fit: whoever installed it acts."""
+
+    code = "model"
+    exit_code = 2
+
+
+class StorageError(NodeError):
+    """A file could not be kept or read back: hospital IT looks at the disk."""
+
+    code = "storage"
+    exit_code = 3
+
+
+class LedgerError(NodeError):
+    """The ledger cannot be opened, or does not hold what it must: hospital IT acts."""
+
+    code = "ledger"
+    exit_code = 3
+
+
+class PeerError(NodeError):
+    """Another DICOM application did not do its part: whoever runs that peer acts."""
+
+    code = "peer"
+    exit_code = 4

@@ -1,0 +1,147 @@
+"""A real ledger and archive with finished jobs whose deliveries are due; the files are small MR objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dicomnode.archive import Archive
+from dicomnode.ids import AeTitle, DeliveryId, digest, new_instance_id
+from dicomnode.ledger.lines import DeliveryLine, EventLine
+from dicomnode.ledger.queries import open_reader
+from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, PlannedJob, StoredInstance
+from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.push.peer_loop import PeerLoop
+from dicomnode.settings import PeerSettings, PushSettings
+from tests.support.dicom import dataset_bytes, made, write_series
+from tests.support.pdu import MR_IMAGE
+from tests.support.wait import wait_until
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+SWIFT = PushSettings(connect_timeout_s=2.0, response_timeout_s=5.0, backoff_min_s=0.05, backoff_max_s=0.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """What one finished job made."""
+
+    series_id: int  # the source series
+    files: tuple[Path, ...]  # in the archive
+    sha256: dict[str, str]  # by SOP Instance UID, in the order of the slices
+
+
+class Node:
+    """The parts of a service that push stands on, in one folder. Opening it again is a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.url = f"sqlite:///{folder / 'ledger.sqlite'}"
+        self.archive = Archive(folder)
+        self.ledger: Ledger = open_ledger(self.url)
+        self._loops: list[PeerLoop] = []
+        self.boot = self.ledger.begin_boot(pid=os.getpid(), host="test")
+
+    def close(self) -> None:
+        """Stop what runs."""
+        for loop in self._loops:
+            assert loop.stop(10), "the peer's thread did not end"
+        self.ledger.close()
+
+    def derive(self, *peers: str, instances: int = 4, size: int = 16) -> Derived:
+        """Receive, plan, run and finish a job whose result goes to the peers."""
+        source = made()
+        series = self.ledger.series_for(source.series_uid)
+        stored = StoredInstance(
+            id=new_instance_id(),
+            series=series,
+            sop_class_uid=MR_IMAGE,
+            sop_instance_uid=source.sop_instance_uid,
+            transfer_syntax_uid=EXPLICIT,
+            size_bytes=len(source.dataset),
+            sha256=digest(source.dataset),
+            file=f"{series}/source.dcm",
+            peer="mr1",
+            received_at=datetime.now(UTC),
+        )
+        self.ledger.accept([stored])
+        assert self.ledger.settle(series, 1, note="quiet")
+        planned = PlannedJob(
+            rule="all",
+            model="cubic-dc",
+            model_digest="cubic-dc:1",
+            ratio=4,
+            parameters="{}",
+            deliver_to=peers,
+            sentence="derived",
+        )
+        assert self.ledger.plan(series, 1, planned) is not None
+        job = self.ledger.claim_job("test", lease_s=60)
+        assert job is not None
+        paths = write_series(self.archive.begin_output(job.output_series), instances, size=size)
+        uids = [_sop_instance_uid(path) for path in paths]
+        digests = [digest(dataset_bytes(path)) for path in paths]
+        folder = self.archive.publish_output(job.output_series)
+        derived = tuple(
+            DerivedInstance(
+                id=new_instance_id(),
+                file_name=path.name,
+                sop_instance_uid=uid,
+                sop_class_uid=MR_IMAGE,
+                transfer_syntax_uid=EXPLICIT,
+                size_bytes=(folder / path.name).stat().st_size,
+                sha256=sha256,
+            )
+            for path, uid, sha256 in zip(paths, uids, digests, strict=True)
+        )
+        made_series = DerivedSeries(series_uid=f"2.25.{int(series)}", instances=derived, notes=(), seconds=1.0)
+        assert self.ledger.finish_job(job, made_series)
+        files = tuple(folder / path.name for path in paths)
+        return Derived(series_id=int(series), files=files, sha256=dict(zip(uids, digests, strict=True)))
+
+    def push_to(self, name: str, port: int, push: PushSettings = SWIFT, *, host: str = "127.0.0.1") -> PeerLoop:
+        """Start the loop of a peer."""
+        peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}")
+        loop = PeerLoop(peer, push, self.ledger, self.archive, "test", ae_title=AeTitle("DICOMNODE"))
+        loop.start()
+        self._loops.append(loop)
+        return loop
+
+    def deliveries(self) -> list[DeliveryLine]:
+        """What ``deliveries list`` shows."""
+        reader = open_reader(self.url)
+        try:
+            return reader.deliveries_list()
+        finally:
+            reader.close()
+
+    def delivery(self, peer: str = "pacs") -> DeliveryLine:
+        """The one delivery to a peer."""
+        (found,) = [one for one in self.deliveries() if one.peer == peer]
+        return found
+
+    def wait_for(self, state: str, peer: str = "pacs", limit_s: float = 10.0) -> DeliveryLine:
+        """The one delivery to a peer, once it is in the state."""
+        wait_until(lambda: self.delivery(peer).state == state, limit_s, f"the delivery is {state}")
+        return self.delivery(peer)
+
+    def events(self, derived: Derived) -> Sequence[EventLine]:
+        """What ``series explain`` tells of the source series."""
+        reader = open_reader(self.url)
+        try:
+            return reader.series_explain(derived.series_id).events
+        finally:
+            reader.close()
+
+    def retry(self, peer: str = "pacs") -> None:
+        """The operator's ``deliveries retry``."""
+        self.ledger.retry_delivery(DeliveryId(self.delivery(peer).id), "operator")
+
+
+def _sop_instance_uid(path: Path) -> str:
+    from pydicom import dcmread
+
+    return str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)

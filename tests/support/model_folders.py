@@ -1,0 +1,100 @@
+"""Small model directories with random weights, and stacks to put through them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from dicomnode.generators import model_dir
+from dicomnode.generators.model_dir import DataRow, Kind, SRResNetCard, SRResNetParameters, ThinCard, ThinParameters
+from dicomnode.generators.srresnet import SRResNet
+from dicomnode.generators.thin import ThinNet
+from dicomnode.imaging.volume import Volume
+
+DATA = (DataRow(volume="noise", subject="nobody", split="train", licence="CC0-1.0"),)
+
+
+def random_stack(slices: int, height: int, width: int, *, seed: int = 0) -> Volume:
+    """Noise of 0 to 1000 with slices of 5 mm, read-only as the node hands it over."""
+    voxels = np.random.default_rng(seed).random((slices, height, width), dtype=np.float32) * 1000
+    voxels.setflags(write=False)
+    return Volume(
+        voxels=voxels,
+        origin_mm=np.array([-20.0, 30.0, 5.0]),
+        row_direction=np.array([1.0, 0.0, 0.0]),
+        column_direction=np.array([0.0, 1.0, 0.0]),
+        slice_step_mm=np.array([0.0, 0.0, 5.0]),
+        row_spacing_mm=1.0,
+        column_spacing_mm=1.0,
+        slice_thickness_mm=5.0,
+    )
+
+
+def random_thin(*, window: int = 3, channels: int = 8, blocks: int = 2) -> ThinNet:
+    """A network whose every weight matters: none is zero, as tails and biases are at the start of training."""
+    return _randomised(ThinNet(window=window, channels=channels, blocks=blocks))
+
+
+def random_srresnet(*, outputs: int, channels: int = 8, blocks: int = 2) -> SRResNet:
+    """As if trained: the normalisations have statistics."""
+    net = SRResNet(outputs=outputs, channels=channels, blocks=blocks)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.normal_(module.bias, std=0.1)
+    return net.eval()
+
+
+def write_thin(folder: Path, *, net: ThinNet | None = None, name: str = "small", **changes: object) -> Path:
+    """A sealed directory of the kind ``thin``; ``changes`` go into its card."""
+    net = net or random_thin()
+    parameters = ThinParameters(window=net.window, channels=net.join.out_channels, blocks=len(net.blocks))
+    card = ThinCard(
+        name=name,
+        ratios=(2, 6),
+        licence="CC0-1.0",
+        intended_use="Tests.",
+        failure_modes=("Knows nothing.",),
+        data=DATA,
+        parameters=parameters,
+    )
+    return _write(folder, card.model_copy(update=changes), net)
+
+
+def write_paper(folder: Path, kind: Literal[Kind.SLICE, Kind.SLAB3], *, net: SRResNet, **changes: object) -> Path:
+    """A sealed directory of the kind ``slice`` or ``slab3``; ``changes`` go into its card."""
+    card = SRResNetCard(
+        name="small",
+        kind=kind,
+        ratios=(2, 6),
+        licence="CC0-1.0",
+        intended_use="Tests.",
+        failure_modes=("Knows nothing.",),
+        data=DATA,
+        parameters=SRResNetParameters(channels=net.join.out_channels, blocks=len(net.blocks)),
+    )
+    return _write(folder, card.model_copy(update=changes), net)
+
+
+def _write(folder: Path, card: model_dir.Card, net: nn.Module) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / model_dir.WEIGHTS_FILE).write_bytes(save(net.state_dict()))
+    (folder / model_dir.METRICS_FILE).write_text("{}\n")
+    model_dir.write_card(folder, card)
+    model_dir.seal(folder)
+    return folder
+
+
+def _randomised(net: ThinNet) -> ThinNet:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=generator)
+    return net.eval()
