@@ -1,0 +1,1 @@
+"""What a series is: headers, geometry, verdict, slice profile, metrics, pictures."""

@@ -1,0 +1,412 @@
+"""Tags of one instance → a frozen ``InstanceHeader``: what the verdict, the stack and a rule's globs need.
+
+Reads up to the pixel data, never decodes it. Values are parsed here and by no one else, from the bytes as they
+stand, so that a malformed one is a word in ``malformed`` (and later a sentence of the verdict), never a crash, and
+so that what is copied into a derived object is copied verbatim.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pydicom
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import BaseTag, Tag
+
+from dicomnode.errors import InputError, StorageError
+
+PRODUCT = "dicomnode"  # Manufacturer of what we derive; DERIVED §1.5 recognises our output by it
+READ_WITH = "Read with series "  # + number; ends ImageComments of what we derive (DERIVED §3.4)
+
+IDENTITY_GROUPS = (0x0010, 0x0012)  # patient, and clinical trial subject: copied whole, compared whole
+SINGLE_TEXT = frozenset({"LT", "ST", "UR", "UT"})  # VRs in which a backslash is text, not a separator (PS3.5 §6.2)
+TEXT = SINGLE_TEXT | frozenset(
+    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI"}
+)  # VRs whose bytes are the same in every transfer syntax
+ENCODED_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # VRs under Specific Character Set
+
+# What pydicom raises on malformed bytes, gathered from shared/data/odd and the fuzz tests. OSError is not among them:
+# a disk that cannot be read says nothing about the image.
+MALFORMED = (
+    InvalidDicomError, BytesLengthException, AttributeError, EOFError, LookupError, NotImplementedError,
+    OverflowError, RecursionError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+
+# (group, private creator, element) of the b-value before the standard had one, and of its direction.
+_B_VALUES = (
+    (0x0019, "SIEMENS MR HEADER", 0x0C),
+    (0x0043, "GEMS_PARM_01", 0x39),  # first of four values
+    (0x2001, "Philips Imaging DD 001", 0x03),
+    (0x0065, "Image Private Header", 0x09),  # UIH
+)
+_GE_B_VALUE_MODULUS = 100_000  # GE adds 1e9 to some b-values (dcm2niix, issue 149)
+_GRADIENTS = (
+    (0x0019, "SIEMENS MR HEADER", 0x0E),
+    (0x0019, "GEMS_ACQU_01", 0xBB),
+    (0x0019, "GEMS_ACQU_01", 0xBC),
+    (0x0019, "GEMS_ACQU_01", 0xBD),
+    (0x2005, "Philips MR Imaging DD 001", 0xB0),
+    (0x2005, "Philips MR Imaging DD 001", 0xB1),
+    (0x2005, "Philips MR Imaging DD 001", 0xB2),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InstanceHeader:
+    """One instance without its pixels. An attribute that is absent or empty is None, "" or ()."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    study_uid: str
+    series_uid: str
+    frame_of_reference_uid: str
+    modality: str
+    series_number: int | None
+    instance_number: int | None
+    rows: int | None
+    columns: int | None
+    samples_per_pixel: int | None
+    photometric: str
+    bits_allocated: int | None
+    bits_stored: int | None
+    high_bit: int | None
+    pixel_representation: int | None
+    number_of_frames: int | None
+    pixel_spacing_mm: tuple[float, float] | None  # between rows, between columns (PS3.3 §10.7.1.3)
+    orientation: tuple[float, ...] | None  # six direction cosines, LPS
+    position_mm: tuple[float, ...] | None  # centre of the first voxel, LPS
+    slice_thickness_mm: float | None  # nominal width of the profile, never the distance of centres
+    rescale_slope: float | None
+    rescale_intercept: float | None
+    echo_time_ms: float | None
+    image_type: tuple[str, ...]
+    lossy_ratios: tuple[float, ...]
+    b_value: float | None
+    gradient: tuple[str, ...]  # direction of diffusion weighting as written; () without weighting
+    makers: tuple[str, ...]  # Manufacturer, of the instance and of its contributing equipment
+    derivation_codes: tuple[str, ...]
+    identity: tuple[tuple[str, str], ...]  # (name of the attribute, text) of groups 0010 and 0012
+    malformed: tuple[str, ...]  # keywords whose value cannot be parsed
+    dataset: Dataset = field(repr=False)  # no pixels, private elements or overlays; for stack and derive alone
+
+    @property
+    def identity_digest(self) -> str:
+        """SHA-256 over all of groups 0010 and 0012: equal for equal patients, tells nothing of them."""
+        return hashlib.sha256(repr(self.identity).encode()).hexdigest()
+
+    def text(self, keyword: str) -> str:
+        """The attribute as a rule's glob sees it: decoded, several values joined by a backslash, "" when absent."""
+        return "\\".join(texts(self.dataset, keyword))
+
+    def has(self, keyword: str) -> bool:
+        """Is the attribute there, be it empty?"""
+        return keyword in self.dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableHeader:
+    """A file that is not DICOM, or breaks off; it stands in its place so that a series is never judged without it."""
+
+    path: Path
+    reason: str  # completes "Slice 7 cannot be used: …"
+
+
+def read_header(path: Path) -> InstanceHeader:
+    """The header of a Part 10 file; InputError when it is none, StorageError when the disk refuses it."""
+    header = read_header_or_reason(path)
+    if isinstance(header, UnreadableHeader):
+        raise InputError(f"{path.name} cannot be used: {header.reason}.", hint="Only DICOM Part 10 files can be read.")
+    return header
+
+
+def read_headers(paths: Sequence[Path]) -> list[InstanceHeader | UnreadableHeader]:
+    """The headers of a series, in the order of its files."""
+    return [read_header_or_reason(path) for path in paths]
+
+
+def read_header_or_reason(path: Path) -> InstanceHeader | UnreadableHeader:
+    """As ``read_header``, with what is wrong as a value."""
+    try:
+        dataset = read_dataset(path, pixels=False)
+        return header_of(dataset, path)
+    except InvalidDicomError:
+        return UnreadableHeader(path=path, reason="it is not a DICOM file")
+    except MALFORMED:
+        return UnreadableHeader(path=path, reason="its header cannot be read")
+
+
+def read_dataset(path: Path, *, pixels: bool) -> pydicom.FileDataset:
+    """Read a file without pydicom's warnings, which quote values; raises one of MALFORMED, or StorageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(path, stop_before_pixels=not pixels)
+    except OSError as error:
+        raise StorageError(
+            f"The file {path.name} cannot be read: {error.strerror}.", hint="Look at the disk and its permissions."
+        ) from error
+
+
+def header_of(dataset: Dataset, path: Path) -> InstanceHeader:
+    """Parse a dataset just read. Takes it over: private elements, overlays and pixels are removed from it."""
+    b_value, gradient = _diffusion(dataset)
+    _strip(dataset)
+    read = _Reader(dataset)
+    spacing = read.floats("PixelSpacing", 2)
+    return InstanceHeader(
+        path=path,
+        sop_class_uid=read.text("SOPClassUID"),
+        sop_instance_uid=read.text("SOPInstanceUID"),
+        transfer_syntax_uid=str(dataset.file_meta.get("TransferSyntaxUID", "")),
+        study_uid=read.text("StudyInstanceUID"),
+        series_uid=read.text("SeriesInstanceUID"),
+        frame_of_reference_uid=read.text("FrameOfReferenceUID"),
+        modality=read.text("Modality"),
+        series_number=_whole(read.text("SeriesNumber")),
+        instance_number=_whole(read.text("InstanceNumber")),
+        rows=read.whole("Rows"),
+        columns=read.whole("Columns"),
+        samples_per_pixel=read.whole("SamplesPerPixel"),
+        photometric=read.text("PhotometricInterpretation").upper(),
+        bits_allocated=read.whole("BitsAllocated"),
+        bits_stored=read.whole("BitsStored"),
+        high_bit=read.whole("HighBit"),
+        pixel_representation=read.whole("PixelRepresentation"),
+        number_of_frames=read.whole("NumberOfFrames"),
+        pixel_spacing_mm=None if spacing is None else (spacing[0], spacing[1]),
+        orientation=read.floats("ImageOrientationPatient", 6),
+        position_mm=read.floats("ImagePositionPatient", 3),
+        slice_thickness_mm=read.number("SliceThickness"),
+        rescale_slope=read.number("RescaleSlope"),
+        rescale_intercept=read.number("RescaleIntercept"),
+        echo_time_ms=read.number("EchoTime"),
+        image_type=tuple(value.upper() for value in texts(dataset, "ImageType")),
+        lossy_ratios=read.floats("LossyImageCompressionRatio", None) or (),
+        b_value=b_value,
+        gradient=gradient,
+        makers=(*texts(dataset, "Manufacturer"), *_nested(dataset, "ContributingEquipmentSequence", "Manufacturer")),
+        derivation_codes=_nested(dataset, "DerivationCodeSequence", "CodeValue"),
+        identity=tuple(_identity(dataset)),
+        malformed=tuple(read.malformed),  # last: the fields above have been parsed
+        dataset=dataset,
+    )
+
+
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """The values of a public attribute as text, without padding; () when it is absent, empty or a sequence."""
+    tag = tag_for_keyword(keyword)
+    return () if tag is None else _texts(dataset, Tag(tag))
+
+
+def attribute_name(keyword: str) -> str:
+    """The standard's name, for sentences: "Pixel Spacing"."""
+    tag = tag_for_keyword(keyword)
+    return keyword if tag is None else dictionary_description(tag)
+
+
+def verbatim(dataset: Dataset, tag: BaseTag) -> RawDataElement | DataElement | None:
+    """An element fit for Explicit VR Little Endian, text byte for byte as the source wrote it.
+
+    Decoding and encoding again would repair, replace or refuse malformed text; a study's own faults stay its own.
+    Raises one of MALFORMED where a binary value or a sequence cannot be parsed.
+    """
+    if tag not in dataset:
+        return None
+    raw = dataset.get_item(tag)
+    vr = _vr(raw, tag)
+    if isinstance(raw, RawDataElement) and vr in TEXT:
+        value = raw.value or b""
+        value += b"" if len(value) % 2 == 0 else b"\0" if vr == "UI" else b" "
+        return RawDataElement(tag, vr, len(value), value, 0, False, True)
+    return dataset[tag]
+
+
+class _Reader:
+    """Typed access to a dataset; what cannot be parsed is None and its keyword goes to ``malformed``."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.malformed: list[str] = []
+
+    def text(self, keyword: str) -> str:
+        return "\\".join(texts(self.dataset, keyword))
+
+    def number(self, keyword: str) -> float | None:
+        found = self.floats(keyword, 1)
+        return None if found is None else found[0]
+
+    def whole(self, keyword: str) -> int | None:
+        text = self.text(keyword)
+        found = _whole(text)
+        if text and found is None:
+            self.malformed.append(keyword)
+        return found
+
+    def floats(self, keyword: str, count: int | None) -> tuple[float, ...] | None:
+        """So many finite numbers, any number of them for None."""
+        found = texts(self.dataset, keyword)
+        if not found:
+            return None
+        try:
+            numbers = tuple(float(text) for text in found)
+        except ValueError:
+            numbers = ()
+        if len(numbers) != (count or len(found)) or not all(map(math.isfinite, numbers)):
+            self.malformed.append(keyword)
+            return None
+        return numbers
+
+
+def _nested(dataset: Dataset, sequence: str, keyword: str) -> tuple[str, ...]:
+    """The texts of one attribute over all items of a sequence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return tuple(text for item in dataset.get(sequence) or () for text in texts(item, keyword))
+        except MALFORMED:
+            return ()
+
+
+def _whole(text: str) -> int | None:
+    """IS and US alike; "3.0", which some writers put into IS, is 3."""
+    try:
+        number = float(text)
+        return int(number) if number == int(number) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _texts(dataset: Dataset, tag: BaseTag) -> tuple[str, ...]:
+    if tag not in dataset:
+        return ()
+    raw = dataset.get_item(tag)
+    vr = _vr(raw, tag)
+    if vr == "SQ":
+        return ()
+    if isinstance(raw, RawDataElement) and vr in TEXT:
+        whole = _decoded(dataset, raw.value or b"", vr)
+        values = (whole,) if vr in SINGLE_TEXT else tuple(whole.split("\\"))
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                value = dataset[tag].value
+            except MALFORMED:
+                return ("",)  # present, but no text of anything
+        if value is None:
+            return ()
+        values = (value,) if isinstance(value, str | bytes) or not isinstance(value, Sequence) else tuple(value)
+        values = tuple("" if isinstance(value, bytes) else str(value) for value in values)
+    values = tuple(value.strip(" \0") for value in values)
+    return values if any(values) else ()
+
+
+def _vr(raw: RawDataElement | DataElement, tag: BaseTag) -> str:
+    """The VR as written; of the dictionary where the writer gave none (Implicit VR) or UN (PS3.5 §6.2.2)."""
+    if raw.VR is None or raw.VR == "UN":
+        try:
+            return dictionary_VR(tag)
+        except KeyError:
+            return "UN"
+    return str(raw.VR)
+
+
+def _decoded(dataset: Dataset, value: bytes, vr: str) -> str:
+    if vr not in ENCODED_TEXT or (value.isascii() and b"\x1b" not in value):
+        return value.decode("latin-1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unknown character sets, which pydicom replaces by the default one
+        try:
+            written = dataset.get("SpecificCharacterSet") or "ISO_IR 6"
+            delimiters = {0x0D, 0x0A, 0x09, 0x0C} if vr in SINGLE_TEXT else {0x5C, 0x5E, 0x3D}  # PS3.5 §6.1.2.5.3
+            return decode_bytes(value, convert_encodings(written), delimiters)
+        except MALFORMED:
+            return value.decode("latin-1")
+
+
+def _identity(dataset: Dataset) -> list[tuple[str, str]]:
+    found = []
+    for tag in (tag for tag in sorted(dataset.keys()) if tag.group in IDENTITY_GROUPS):
+        if _vr(dataset.get_item(tag), tag) == "SQ":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    text = str(dataset[tag].value)
+                except MALFORMED:
+                    text = "malformed"
+        else:
+            text = "\\".join(_texts(dataset, tag))
+        found.append((_description(tag), text))
+    return found
+
+
+def _description(tag: BaseTag) -> str:
+    try:
+        return dictionary_description(tag)
+    except KeyError:
+        return f"attribute {tag}"
+
+
+def _diffusion(dataset: Dataset) -> tuple[float | None, tuple[str, ...]]:
+    """b-value in s/mm² and direction, from the standard's attributes or else the vendors'."""
+    creators = {
+        (tag.group, text): tag.element
+        for tag in tuple(dataset.keys())
+        if tag.is_private_creator
+        for text in _texts(dataset, tag)
+    }
+
+    def private(place: tuple[int, str, int]) -> tuple[str, ...]:
+        group, creator, element = place
+        block = creators.get((group, creator))
+        return () if block is None else _private_values(dataset, Tag(group, block << 8 | element))
+
+    b_value = _first_number(texts(dataset, "DiffusionBValue"))
+    for place in _B_VALUES:
+        if b_value is None:
+            b_value = _first_number(private(place))
+            if b_value is not None and place[1].startswith("GEMS"):
+                b_value %= _GE_B_VALUE_MODULUS
+    if not b_value:
+        return b_value, ()  # GE's elements hold other things in unweighted series
+    standard = texts(dataset, "DiffusionGradientOrientation")
+    return b_value, standard or tuple(value for place in _GRADIENTS for value in private(place))
+
+
+def _private_values(dataset: Dataset, tag: BaseTag) -> tuple[str, ...]:
+    """Private text and numbers, also where an implicit or UN encoding hid their VR."""
+    if tag not in dataset:
+        return ()
+    raw = dataset.get_item(tag)
+    if isinstance(raw, RawDataElement) and raw.VR in (None, "UN"):
+        text = (raw.value or b"").decode("latin-1").strip(" \0")
+        return tuple(text.split("\\")) if text.isascii() and text.isprintable() else ()
+    return _texts(dataset, tag)
+
+
+def _first_number(values: tuple[str, ...]) -> float | None:
+    try:
+        number = float(values[0]) if values else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _strip(dataset: Dataset) -> None:
+    """Remove what no one may use: a header of 90 kB private elements is kept for each slice otherwise."""
+    for tag in list(dataset.keys()):
+        if tag.is_private or tag.group >> 8 in (0x50, 0x60) or tag.group == 0x7FE0:
+            del dataset[tag]
