@@ -1,0 +1,1 @@
+"""Generators: thick stacks in, thin stacks out."""

@@ -1,0 +1,44 @@
+"""What every generator is: a thick stack and a thin grid in, the thin stack out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomnode.imaging.profile import ThinGrid
+from dicomnode.imaging.volume import Volume
+
+Progress = Callable[[float], None]  # called with the share that is done, 0…1, rising
+
+
+class Generator(Protocol):
+    """Derives thin slices; sees arrays and geometry, never DICOM (DESIGN §8)."""
+
+    @property
+    def name(self) -> str:
+        """What a rule calls this model."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies code or weights: the sha256 of a model directory's SHA256SUMS, or a version of the method."""
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+        """``thick`` sampled on ``grid``, in the units of ``thick``."""
+
+
+def thin_volume(voxels: NDArray[np.float32], thick: Volume, grid: ThinGrid) -> Volume:
+    """``voxels`` (grid.slices, H, W) placed in the patient; each thin slice is as thick as its spacing."""
+    assert voxels.shape == (grid.slices, *thick.voxels.shape[1:]), voxels.shape
+    return Volume(
+        voxels=voxels,
+        origin_mm=grid.origin_mm,
+        row_direction=thick.row_direction,
+        column_direction=thick.column_direction,
+        slice_step_mm=grid.slice_step_mm,
+        row_spacing_mm=thick.row_spacing_mm,
+        column_spacing_mm=thick.column_spacing_mm,
+        slice_thickness_mm=grid.slice_spacing_mm,
+    )

@@ -1,0 +1,327 @@
+"""The model directory: a card, weights, metrics, and the digests that hold them together.
+
+In: a name or a folder. Out: facts for whoever only has to know (no torch is loaded for them), or the generator.
+Nothing is ever unpickled, nothing is loaded that was not compared with its digest first, and the bytes that
+were compared are the bytes that are loaded.
+
+    card.toml             what the model is, what it was trained on, what it is for, where it fails
+    weights.safetensors
+    metrics.json          one row per subject, for people and programs that want more than the card's summary
+    SHA256SUMS            as ``sha256sum`` writes it; its own sha256 is the digest of the model
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from dicomnode import durable, ids
+from dicomnode.errors import ModelError
+from dicomnode.generators.base import Generator
+from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.imaging.profile import RATIO_LIMITS
+
+CARD_FILE = "card.toml"
+WEIGHTS_FILE = "weights.safetensors"
+METRICS_FILE = "metrics.json"
+SUMS_FILE = "SHA256SUMS"
+
+SHIPPED = Path(__file__).resolve().parent.parent / "models"
+LEARNED_DEFAULT = "thin"
+FILE_LIMIT_BYTES = 1 << 30  # of any file of the directory: 200 times the largest network that we know of
+# Plain names only: a listed "../x" would be read outside the folder.
+SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)")
+
+REINSTALL = "Install the model again; do not edit a model directory in place."
+
+
+class Kind(StrEnum):
+    """How a generator is served (DESIGN §8); of these, ``cubic-dc`` has no weights and so no directory."""
+
+    CUBIC_DC = "cubic-dc"
+    SLICE = "slice"
+    SLAB3 = "slab3"
+    THIN = "thin"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ThinParameters(_Strict):
+    """Shape of ``thin.ThinNet``."""
+
+    window: int = Field(ge=1, le=15)  # thick slices that the network sees, odd
+    channels: int = Field(ge=1, le=1024)
+    blocks: int = Field(ge=1, le=128)
+
+    @model_validator(mode="after")
+    def _has_a_middle(self) -> ThinParameters:
+        if self.window % 2 == 0:
+            raise ValueError("window must be odd, so that a slice is in its middle")
+        return self
+
+
+class SRResNetParameters(_Strict):
+    """Shape of ``srresnet.SRResNet``; the defaults are the paper's."""
+
+    channels: int = Field(default=64, ge=1, le=1024)
+    blocks: int = Field(default=16, ge=1, le=128)
+
+
+class DataRow(_Strict):
+    """A volume that the model has met, and in which role."""
+
+    volume: str = Field(min_length=1)
+    subject: str = Field(min_length=1)  # volumes of one person never stand in two splits
+    split: Literal["train", "validation"]
+    licence: str = Field(min_length=1)
+
+
+class MetricRow(_Strict):
+    """One line of the card's summary."""
+
+    volume: str = Field(min_length=1)
+    measure: str = Field(min_length=1)  # in words, with unit, ratios and planes: it must be readable alone
+    value: float
+
+
+Ratio = Annotated[int, Field(ge=RATIO_LIMITS[0], le=RATIO_LIMITS[1])]
+
+
+class _Card(_Strict):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    ratios: tuple[Ratio, Ratio]  # lowest and highest that it may be asked for
+    consistency: bool = True  # is what was measured put back after the network?
+    licence: str = Field(min_length=1)
+    intended_use: str = Field(min_length=1)
+    failure_modes: tuple[str, ...] = Field(min_length=1)
+    data: tuple[DataRow, ...] = Field(min_length=1)
+    metrics: tuple[MetricRow, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> _Card:
+        if self.ratios[0] > self.ratios[1]:
+            raise ValueError("ratios must be [lowest, highest]")
+        splits: dict[str, str] = {}
+        for row in self.data:
+            if splits.setdefault(row.subject, row.split) != row.split:
+                raise ValueError(f"subject {row.subject} stands in two splits")
+        return self
+
+
+class ThinCard(_Card):
+    """Card of the kind ``thin``."""
+
+    kind: Literal[Kind.THIN] = Kind.THIN
+    parameters: ThinParameters
+
+
+class SRResNetCard(_Card):
+    """Card of the paper's kinds: ``slice`` predicts a slice from itself, ``slab3`` its two neighbours as well."""
+
+    kind: Literal[Kind.SLICE, Kind.SLAB3]
+    parameters: SRResNetParameters = SRResNetParameters()
+
+
+Card = ThinCard | SRResNetCard
+_CARD: TypeAdapter[Card] = TypeAdapter(Annotated[Card, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What everyone but the worker needs to know of a model."""
+
+    name: str
+    kind: Kind
+    digest: str
+    ratios: tuple[int, int]
+    default: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedModel:
+    """A model directory whose every file had the digest that it was listed with."""
+
+    card: Card
+    digest: str
+    weights: bytes = b""
+
+
+def read_card(folder: Path) -> Card:
+    """The card alone, not compared with any digest: for showing, not for deciding."""
+    return _parse_card(_read(folder, CARD_FILE), folder / CARD_FILE)
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write ``card.toml``; ``seal`` follows when all files are there."""
+    text = card_toml(card).encode()
+    assert _parse_card(text, folder / CARD_FILE) == card
+    durable.write_file(folder / CARD_FILE, [text])
+
+
+def seal(folder: Path) -> str:
+    """Write SHA256SUMS over all files of the folder, and give the digest that this makes."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS_FILE)
+    lines = [f"{ids.digest(_read(folder, name))}  {name}\n" for name in names]
+    durable.write_file(folder / SUMS_FILE, ["".join(lines).encode()])
+    durable.sync_folder(folder)
+    return verify(folder)
+
+
+def verify(folder: Path) -> str:
+    """The digest of the directory; ModelError names the file that is missing, altered or not listed."""
+    return _read_verified(folder).digest
+
+
+def shipped_models() -> dict[str, Path]:
+    """Name → folder of the models that came with the package."""
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{CARD_FILE}"))}
+
+
+def default_model() -> str:
+    """The model of a rule that names none: ``thin`` once its weights ship, until then ``cubic-dc``."""
+    return LEARNED_DEFAULT if LEARNED_DEFAULT in shipped_models() else Kind.CUBIC_DC.value
+
+
+def model_names() -> tuple[str, ...]:
+    """Every name that a rule may use."""
+    return (Kind.CUBIC_DC.value, *shipped_models())
+
+
+def model_facts(model: str | Path) -> ModelFacts:
+    """Facts of a model given by name or folder, after its files were compared with their digests."""
+    default = model == default_model()
+    if model == Kind.CUBIC_DC:
+        generator = CubicDc()
+        return ModelFacts(
+            name=generator.name, kind=Kind.CUBIC_DC, digest=generator.digest, ratios=RATIO_LIMITS, default=default
+        )
+    verified = _find_verified(model)
+    card = verified.card
+    return ModelFacts(name=card.name, kind=card.kind, digest=verified.digest, ratios=card.ratios, default=default)
+
+
+def load_generator(model: str | Path) -> Generator:
+    """The generator of a name or folder; torch is loaded here, and only for a network."""
+    if model == Kind.CUBIC_DC:
+        return CubicDc()
+    from dicomnode.generators.served import serve  # torch: seconds that nobody else should have to wait for
+
+    return serve(_find_verified(model))
+
+
+def card_toml(card: Card) -> str:
+    """The card as TOML: keys of the card itself first, then its tables."""
+    entries = card.model_dump(mode="json")
+    plain = {key: value for key, value in entries.items() if key not in ("parameters", "data", "metrics")}
+    sections = [_toml_lines(plain), "[parameters]\n" + _toml_lines(entries["parameters"])]
+    sections += [f"[[{key}]]\n" + _toml_lines(row) for key in ("data", "metrics") for row in entries[key]]
+    return "\n".join(sections)
+
+
+def _toml_lines(entries: Mapping[str, object]) -> str:
+    # Strings, numbers, booleans and flat arrays of them look the same in JSON and in TOML.
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in entries.items())
+
+
+def _find_verified(model: str | Path) -> VerifiedModel:
+    if isinstance(model, Path) or "/" in model:
+        return _read_verified(Path(model))
+    folder = shipped_models().get(model)
+    if folder is None:
+        known = ", ".join(model_names())
+        raise ModelError(f"There is no model named {model}.", hint=f"Use one of {known}, or the path of a folder.")
+    verified = _read_verified(folder)
+    if verified.card.name != model:
+        raise ModelError(f"The card in {folder} is that of {verified.card.name}.", hint=REINSTALL)
+    return verified
+
+
+def _read_verified(folder: Path) -> VerifiedModel:
+    sums = _read(folder, SUMS_FILE)
+    expected = _parse_sums(sums, folder)
+    _refuse_unlisted(folder, expected)
+    contents: dict[str, bytes] = {}
+    for name, digest in expected.items():
+        content = _read(folder, name)
+        found = ids.digest(content)
+        if found != digest:
+            raise ModelError(
+                f"{folder / name} is not the file that was sealed: expected sha256 {digest}, found {found}. "
+                "The model was not loaded.",
+                hint=REINSTALL,
+            )
+        if name in (CARD_FILE, WEIGHTS_FILE):
+            contents[name] = content
+    return VerifiedModel(
+        card=_parse_card(contents[CARD_FILE], folder / CARD_FILE),
+        digest=ids.digest(sums),
+        weights=contents[WEIGHTS_FILE],
+    )
+
+
+def _parse_sums(sums: bytes, folder: Path) -> dict[str, str]:
+    """Name → digest."""
+    expected: dict[str, str] = {}
+    for number, line in enumerate(sums.decode("ascii", errors="replace").splitlines(), 1):
+        match = SUMS_LINE.fullmatch(line)
+        if match is None or match["name"] in (*expected, SUMS_FILE):
+            raise ModelError(
+                f"{folder / SUMS_FILE}, line {number}, is not '<sha256>  <file name>', or names a file twice.",
+                hint=REINSTALL,
+            )
+        expected[match["name"]] = match["sha256"]
+    for name in (CARD_FILE, WEIGHTS_FILE, METRICS_FILE):
+        if name not in expected:
+            raise ModelError(f"{folder / SUMS_FILE} does not list {name}.", hint=REINSTALL)
+    return expected
+
+
+def _refuse_unlisted(folder: Path, expected: Mapping[str, str]) -> None:
+    found = {path.name for path in folder.iterdir()} - {SUMS_FILE}
+    unlisted = sorted(found - expected.keys())
+    if unlisted:
+        raise ModelError(
+            f"{folder / unlisted[0]} is not listed in {SUMS_FILE}. The model was not loaded.",
+            hint="Remove the file, or install the model again.",
+        )
+
+
+def _read(folder: Path, name: str) -> bytes:
+    path = folder / name
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_LIMIT_BYTES:
+            raise ModelError(f"{path} is no file, or one of more than {FILE_LIMIT_BYTES >> 20} MiB.", hint=REINSTALL)
+        return path.read_bytes()
+    except OSError as exc:
+        raise ModelError(
+            f"{path} cannot be read: {exc.strerror}.", hint="Is this a model directory, and is it readable?"
+        ) from exc
+
+
+def _parse_card(text: bytes, path: Path) -> Card:
+    try:
+        raw = tomllib.loads(text.decode())
+        # By way of JSON: only there does strict mode take an array for a tuple and text for an enumeration.
+        return _CARD.validate_json(json.dumps(raw, default=str))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ModelError(f"{path} is not a TOML file: {exc}.", hint=REINSTALL) from exc
+    except ValidationError as exc:
+        mistakes = "; ".join(f"{_dotted(error['loc'])}: {error['msg']}" for error in exc.errors())
+        raise ModelError(f"{path} is not a model card: {mistakes}.", hint="docs/models.md has every key.") from exc
+
+
+def _dotted(location: tuple[str | int, ...]) -> str:
+    # The first part is pydantic's tag of the union, which is the kind and no key.
+    return ".".join(str(part) for part in location if part not in tuple(Kind)) or "card"

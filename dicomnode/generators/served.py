@@ -1,0 +1,257 @@
+"""Networks as generators: what goes in, what is done with what comes out, and what was measured put back.
+
+All start from cubic-dc, computed into the array that is returned, and refine it in place:
+``thin`` adds residuals to it, ``slice`` replaces its slices, ``slab3`` averages three predictions of each.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from dicomnode.errors import ModelError
+from dicomnode.generators.base import Progress, thin_volume
+from dicomnode.generators.cubic_dc import cubic_dc
+from dicomnode.generators.device import choose_device
+from dicomnode.generators.infer import Forward, PlaneNetwork, restore_measured, stream
+from dicomnode.generators.model_dir import REINSTALL, Card, Kind, SRResNetCard, ThinCard, VerifiedModel
+from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
+from dicomnode.generators.thin import RATIOS, SHRINK, ThinNet, thick_windows
+from dicomnode.imaging.body import body_scale
+from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency
+from dicomnode.imaging.volume import Volume
+
+FloatArray = NDArray[np.float32]
+Net = TypeVar("Net", bound=nn.Module)
+
+NETWORK_SHARE = 0.98  # of the work; the rest is the projection
+# Of a residual block at its widest: long skip, block input, and two of conv–ReLU–conv–add; and half as much again
+# that the allocator holds between them (measured on resident memory, ``test_infer``).
+LIVE_TENSORS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stack:
+    """What a network refines: ``thin`` (n·r, H, W) holds cubic-dc of ``thick`` (n, H, W) and is written to."""
+
+    thick: FloatArray
+    thin: FloatArray
+    ratio: int
+    scale: float  # value of 1.0 in the network's units
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.thick.shape[1:]
+
+
+Refine = Callable[[nn.Module, Stack, torch.device, Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ServedNetwork:
+    """A generator whose weights came from a model directory."""
+
+    name: str
+    kind: Kind
+    digest: str
+    ratios: tuple[int, int]
+    consistency: bool
+    net: nn.Module
+    refine: Refine
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+        """``thick`` sampled on ``grid``; ModelError where the model was not made for that ratio."""
+        lowest, highest = self.ratios
+        if not lowest <= grid.ratio <= highest:
+            raise ModelError(
+                f"Model {self.name} derives {lowest} to {highest} slices from each; {grid.ratio} were asked for.",
+                hint="Use another model, or another target_mm in the rule.",
+            )
+        chosen = choose_device(device)
+        thickness_over_spacing = assumed_thickness_over_spacing(thick)
+        stack = Stack(
+            scale=body_scale(thick.voxels),  # first: its copies of the thick stack are gone before there is a thin one
+            thick=thick.voxels,
+            thin=cubic_dc(thick.voxels, grid.ratio, thickness_over_spacing),
+            ratio=grid.ratio,
+        )
+        report = progress or (lambda _share: None)
+        self.refine(self.net, stack, chosen, lambda share: report(NETWORK_SHARE * share))
+        if self.consistency:
+            matrices = consistency(len(thick.voxels), grid.ratio, thickness_over_spacing)
+            restore_measured(stack.thin, thick.voxels, matrices)
+        report(1.0)
+        return thin_volume(stack.thin, thick, grid)
+
+
+def serve(verified: VerifiedModel) -> ServedNetwork:
+    """The generator of a verified model directory; ModelError where card and weights do not fit each other."""
+    card = verified.card
+    net, refine = _BUILDERS[card.kind](card)
+    _load_weights(net, verified)
+    return ServedNetwork(
+        name=card.name,
+        kind=card.kind,
+        digest=verified.digest,
+        ratios=card.ratios,
+        consistency=card.consistency,
+        net=fold_batch_norm(net) if isinstance(net, SRResNet) else net,
+        refine=refine,
+    )
+
+
+def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
+    """``thin``: the residual of a thick slice's thin ones, from a window of thick slices around it."""
+    assert isinstance(net, ThinNet)
+    thick, thin, ratio = _as_tensor(stack.thick), stack.thin, stack.ratio
+
+    def read(start: int, stop: int) -> Tensor:
+        return thick_windows(thick, net.window, start, stop).div_(stack.scale)
+
+    def write(start: int, residuals: Tensor) -> None:
+        found = residuals.flatten(0, 1).numpy()
+        thin[start * ratio : start * ratio + len(found)] += found * np.float32(stack.scale)
+
+    stream(thin_planes(net, ratio), len(thick), stack.plane, read=read, write=write, device=device, progress=progress)
+
+
+def replace_slices(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
+    """``slice``: each slice of cubic-dc becomes what the network makes of it."""
+    assert isinstance(net, SRResNet)
+
+    def write(start: int, predicted: Tensor) -> None:
+        stack.thin[start : start + len(predicted)] = predicted[:, 0].numpy() * np.float32(stack.scale)
+
+    stream(
+        paper_planes(net),
+        len(stack.thin),
+        stack.plane,
+        read=_slices_of(stack),
+        write=write,
+        device=device,
+        progress=progress,
+    )
+
+
+def average_predictions(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
+    """``slab3``: a slice becomes the mean of what it and its two neighbours say of it; two at the ends."""
+    assert isinstance(net, SRResNet)
+    thin = stack.thin
+    said_of_next = np.zeros_like(thin[0])  # by the last slice so far, of one that is still to be read
+
+    def write(start: int, predicted: Tensor) -> None:
+        before, itself, after = np.moveaxis(predicted.numpy() * np.float32(stack.scale), 1, 0)
+        stop = start + len(itself)
+        thin[start:stop] = itself
+        thin[start : stop - 1] += before[1:]
+        thin[start + 1 : stop] += after[:-1]
+        thin[start] += said_of_next
+        if start > 0:
+            thin[start - 1] += before[0]
+        said_of_next[...] = after[-1]
+
+    stream(
+        paper_planes(net), len(thin), stack.plane, read=_slices_of(stack), write=write, device=device, progress=progress
+    )
+    thin[1:-1] /= 3
+    thin[[0, -1]] /= 2
+
+
+def thin_planes(net: ThinNet, ratio: int) -> PlaneNetwork:
+    """``net`` at one ratio, as streaming sees it: two convolutions a block, and head, join and tail."""
+
+    def place(device: torch.device, dtype: torch.dtype) -> Forward:
+        placed = _placed(net, device, dtype)
+        return lambda windows: placed(windows, ratio)
+
+    channels = net.join.out_channels
+    return PlaneNetwork(
+        place=place,
+        border_rows=(2 * len(net.blocks) + 3) * SHRINK,
+        alignment_rows=SHRINK,
+        live_values=LIVE_TENSORS * channels // SHRINK**2,
+    )
+
+
+def paper_planes(net: SRResNet) -> PlaneNetwork:
+    """A folded ``net`` as streaming sees it; its last convolution stays in float32."""
+
+    def place(device: torch.device, dtype: torch.dtype) -> Forward:
+        placed = _placed(net, device, dtype)
+        placed.tail.float()
+        return placed
+
+    return PlaneNetwork(
+        place=place,
+        border_rows=2 * len(net.blocks) + 3,
+        alignment_rows=1,
+        live_values=LIVE_TENSORS * net.join.out_channels,
+    )
+
+
+def _build_thin(card: Card) -> tuple[nn.Module, Refine]:
+    assert isinstance(card, ThinCard)
+    lowest, highest = card.ratios
+    if not set(range(lowest, highest + 1)) <= set(RATIOS):
+        raise ModelError(f"The card of {card.name} promises ratios that its kind has no output for.", hint=REINSTALL)
+    shape = card.parameters
+    return ThinNet(window=shape.window, channels=shape.channels, blocks=shape.blocks), add_residuals
+
+
+def _build_slice(card: Card) -> tuple[nn.Module, Refine]:
+    assert isinstance(card, SRResNetCard)
+    return SRResNet(outputs=1, channels=card.parameters.channels, blocks=card.parameters.blocks), replace_slices
+
+
+def _build_slab3(card: Card) -> tuple[nn.Module, Refine]:
+    assert isinstance(card, SRResNetCard)
+    return SRResNet(outputs=3, channels=card.parameters.channels, blocks=card.parameters.blocks), average_predictions
+
+
+_BUILDERS: dict[Kind, Callable[[Card], tuple[nn.Module, Refine]]] = {
+    Kind.SLICE: _build_slice,
+    Kind.SLAB3: _build_slab3,
+    Kind.THIN: _build_thin,
+}
+
+
+def _load_weights(net: nn.Module, verified: VerifiedModel) -> None:
+    try:
+        weights = safetensors.torch.load(verified.weights)
+        net.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as exc:
+        raise ModelError(
+            f"The weights of model {verified.card.name} are not those of the network that its card describes.",
+            hint=REINSTALL,
+        ) from exc
+    if not all(torch.isfinite(weight).all() for weight in weights.values()):
+        raise ModelError(f"A weight of model {verified.card.name} is not a number.", hint=REINSTALL)
+    net.eval().requires_grad_(False)
+
+
+def _placed(net: Net, device: torch.device, dtype: torch.dtype) -> Net:
+    placed = copy.deepcopy(net).to(device=device, dtype=dtype)
+    # The layout that oneDNN and cuDNN compute in; any other is converted at each convolution.
+    convert_conv2d_weight_memory_format(placed, torch.channels_last)
+    return placed
+
+
+def _slices_of(stack: Stack) -> Callable[[int, int], Tensor]:
+    thin = torch.from_numpy(stack.thin)
+    return lambda start, stop: thin[start:stop, None] / stack.scale
+
+
+def _as_tensor(voxels: FloatArray) -> Tensor:
+    # A read-only array would make torch warn of writes that do not happen here.
+    return torch.from_numpy(voxels if voxels.flags.writeable else voxels.copy())

@@ -1,0 +1,174 @@
+"""Networks as generators: against the same arithmetic written out whole, and what they keep of the measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from dicomnode.errors import ModelError
+from dicomnode.generators import infer, model_dir
+from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.generators.model_dir import Kind, load_generator
+from dicomnode.generators.served import paper_planes
+from dicomnode.imaging.body import body_scale
+from dicomnode.imaging.profile import thin_grid
+from dicomnode.imaging.volume import Volume
+from tests.support.model_folders import random_srresnet, random_stack, random_thin, write_paper, write_thin
+
+FloatArray = NDArray[np.float32]
+
+Writer = Callable[[Path], Path]
+WRITERS: dict[str, Writer] = {
+    "thin": lambda folder: write_thin(folder),
+    "slice": lambda folder: write_paper(folder, Kind.SLICE, net=random_srresnet(outputs=1)),
+    "slab3": lambda folder: write_paper(folder, Kind.SLAB3, net=random_srresnet(outputs=3)),
+}
+
+
+def derived(folder: Path, thick: Volume, ratio: int) -> FloatArray:
+    return load_generator(folder).generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+
+
+def cubic_dc_of(thick: Volume, ratio: int) -> FloatArray:
+    return CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+
+
+def near(found: FloatArray, expected: FloatArray) -> bool:
+    return bool(np.abs(found - expected).max() < 1e-4 * np.abs(expected).max())
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a difference is one of arithmetic and not of rounding."""
+    monkeypatch.setattr(infer, "serving_dtype", lambda _device: torch.float32)
+
+
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.parametrize(("slices", "window"), [(1, 3), (2, 5), (6, 5)])
+def test_thin_adds_the_residual_of_each_window_to_cubic_dc(tmp_path: Path, slices: int, window: int) -> None:
+    """Without the projection; windows made by hand, all in one batch."""
+    net, thick, ratio = random_thin(window=window), random_stack(slices, 19, 22), 3
+    scale, reach = body_scale(thick.voxels), window // 2
+    padded = np.pad(thick.voxels, ((reach, reach), (0, 0), (0, 0)), mode="edge") / scale
+    windows = np.stack([padded[start : start + window] for start in range(slices)]).astype(np.float32)
+    with torch.inference_mode():
+        residuals = net(torch.from_numpy(windows), ratio).numpy().reshape(slices * ratio, 19, 22)
+    found = derived(write_thin(tmp_path, net=net, consistency=False), thick, ratio)
+    assert near(found, cubic_dc_of(thick, ratio) + residuals * scale)
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_slice_sends_each_slice_of_cubic_dc_through_the_network(tmp_path: Path) -> None:
+    net, thick = random_srresnet(outputs=1), random_stack(3, 23, 18)
+    scale = body_scale(thick.voxels)
+    with torch.inference_mode():
+        expected = net(torch.from_numpy(cubic_dc_of(thick, 4)[:, None] / scale)).numpy()[:, 0] * scale
+    assert near(derived(write_paper(tmp_path, Kind.SLICE, net=net, consistency=False), thick, 4), expected)
+
+
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.parametrize("planes_at_once", [1, 2, 3, 100])
+def test_slab3_averages_what_neighbours_say_of_a_slice(
+    tmp_path: Path, planes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean over a dictionary of all predictions of a slice; across the borders of batches as within them."""
+    net, thick = random_srresnet(outputs=3), random_stack(4, 16, 16)
+    monkeypatch.setattr(infer, "BATCH_BYTES", planes_at_once * 16 * 16 * paper_planes(net).live_values * 4)
+    scale, base = body_scale(thick.voxels), cubic_dc_of(thick, 2)
+    said: dict[int, list[FloatArray]] = {index: [] for index in range(len(base))}
+    with torch.inference_mode():
+        for index, plane in enumerate(base):
+            predicted = net(torch.from_numpy(plane[None, None] / scale))[0].numpy() * scale
+            for neighbour, image in zip((index - 1, index, index + 1), predicted, strict=True):
+                if neighbour in said:
+                    said[neighbour].append(image)
+    expected = np.stack([np.mean(images, axis=0) for images in said.values()])
+    found = derived(write_paper(tmp_path, Kind.SLAB3, net=net, consistency=False), thick, 2)
+    assert near(found, expected)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(("ratio", "shape"), [(2, (5, 33, 17)), (5, (3, 16, 31)), (6, (2, 1, 5))])
+def test_the_mean_of_each_slab_is_what_was_measured(
+    tmp_path: Path, kind: str, ratio: int, shape: tuple[int, int, int]
+) -> None:
+    """In the precision that serves here; a contiguous box profile is a plain mean over ``ratio`` slices."""
+    thick = random_stack(*shape)
+    thin = derived(WRITERS[kind](tmp_path), thick, ratio)
+    means = thin.reshape(shape[0], ratio, *shape[1:]).mean(axis=1)
+    unprojected = derived(_without_consistency(tmp_path), thick, ratio)
+    missed = np.abs(unprojected.reshape(means.shape[0], ratio, *shape[1:]).mean(axis=1) - thick.voxels).max()
+    assert np.abs(means - thick.voxels).max() <= 2e-3 * missed + 1e-3
+    assert missed > 1.0, "a network that changes nothing proves nothing"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_the_result_lies_on_the_grid_and_the_stack_is_untouched(tmp_path: Path, kind: str) -> None:
+    thick = random_stack(3, 20, 11)
+    before, grid = thick.voxels.copy(), thin_grid(thick, 4)
+    shares: list[float] = []
+    thin = load_generator(WRITERS[kind](tmp_path)).generate(thick, grid, device="cpu", progress=shares.append)
+    assert thin.voxels.shape == (12, 20, 11)
+    assert thin.voxels.dtype == np.float32
+    assert thin.slice_spacing_mm == pytest.approx(1.25)
+    assert np.array_equal(thin.origin_mm, grid.origin_mm)
+    assert np.array_equal(thick.voxels, before)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_gain_of_the_scanner_is_a_gain_of_the_result(tmp_path: Path, kind: str) -> None:
+    """The network sees every series at its own scale; 8 is a power of two, so that rounding is the same."""
+    folder, thick = WRITERS[kind](tmp_path), random_stack(3, 16, 16)
+    louder = Volume(**{name: getattr(thick, name) for name in Volume.__slots__} | {"voxels": thick.voxels * 8})
+    np.testing.assert_allclose(derived(folder, louder, 3), derived(folder, thick, 3) * 8, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("ratio", [2, 5])
+def test_a_ratio_that_the_model_was_not_made_for_is_refused(tmp_path: Path, ratio: int) -> None:
+    folder, thick = write_thin(tmp_path, ratios=(3, 4)), random_stack(3, 8, 8)
+    with pytest.raises(ModelError, match=f"derives 3 to 4 slices from each; {ratio} were asked for"):
+        derived(folder, thick, ratio)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    folder = write_thin(tmp_path)
+    (folder / model_dir.WEIGHTS_FILE).write_bytes(save(random_thin(channels=16).state_dict()))
+    model_dir.seal(folder)
+    with pytest.raises(ModelError, match="not those of the network that its card describes"):
+        load_generator(folder)
+
+
+def test_a_file_that_holds_no_tensors_is_refused(tmp_path: Path) -> None:
+    folder = write_thin(tmp_path)
+    (folder / model_dir.WEIGHTS_FILE).write_bytes(b"\x80\x04cos\nsystem\n")  # as a pickle begins
+    model_dir.seal(folder)
+    with pytest.raises(ModelError, match="not those of the network"):
+        load_generator(folder)
+
+
+def test_a_weight_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
+    net = random_thin()
+    net.join.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ModelError, match="is not a number"):
+        load_generator(write_thin(tmp_path, net=net))
+
+
+def test_a_generator_says_what_it_is(tmp_path: Path) -> None:
+    folder = write_paper(tmp_path, Kind.SLAB3, net=random_srresnet(outputs=3))
+    generator = load_generator(folder)
+    assert (generator.name, generator.digest) == ("small", model_dir.verify(folder))
+
+
+def _without_consistency(folder: Path) -> Path:
+    card = model_dir.read_card(folder)
+    model_dir.write_card(folder, card.model_copy(update={"consistency": False}))
+    model_dir.seal(folder)
+    return folder
