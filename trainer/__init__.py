@@ -1,0 +1,1 @@
+"""Training and evaluation; stands on the library half of dicomnode and is never imported by it."""
