@@ -1,0 +1,145 @@
+"""The steps from a folder of instances to a derived series: verdict → stack → generator → encoded files.
+
+What the worker's child and ``infer`` share. Knows no settings, ledger or network; the generator and the place of
+the files are handed in. A series that may not be processed comes back as its verdict, not as an exception.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from dicomnode.derive import DerivationPlan, DerivedFile, derive
+from dicomnode.generators.base import Generator
+from dicomnode.imaging.headers import UnreadableHeader, read_headers
+from dicomnode.imaging.profile import thin_grid
+from dicomnode.imaging.stack import load_volume
+from dicomnode.imaging.verdict import Limits, Verdict, judge
+
+
+class Stage(StrEnum):
+    """What takes the time, in order."""
+
+    READ = "read"
+    GENERATE = "generate"
+    DERIVE = "derive"
+    WRITE = "write"
+
+
+Progress = Callable[[str, float], None]  # stage, share of it that is done
+Write = Callable[[DerivedFile], None]  # keeps one file; it is called once for each instance, by Instance Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """One derived instance that the callback has kept."""
+
+    instance_number: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a series; without a derived series when the verdict is to keep it."""
+
+    verdict: Verdict
+    series_uid: str | None = None
+    ratio: int | None = None
+    instances: tuple[Written, ...] = ()
+    notes: tuple[str, ...] = ()  # of verdict and derivation
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds
+
+
+def run_pipeline(
+    paths: Sequence[Path],
+    *,
+    generator: Generator,
+    plan: DerivationPlan,
+    limits: Limits,
+    device: str,
+    write: Write,
+    digests: Mapping[Path, str] | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Judge one series and, where the verdict says so, derive it.
+
+    ``digests``: SHA-256 of the source datasets where they are known. Raises InputError when a slice cannot be decoded,
+    and whatever the generator or ``write`` raise.
+    """
+    tell = progress or (lambda _stage, _share: None)
+    watch = _Watch()
+    with watch(Stage.READ):
+        verdict = judge(read_headers(paths), limits)
+        if not verdict.process:
+            return Outcome(verdict=verdict, notes=verdict.notes, stages=watch.seconds)
+        stack = load_volume(paths, digests=digests)
+        tell(Stage.READ, 1.0)
+    ratio = plan.ratio or verdict.ratio
+    assert ratio is not None, "a verdict to process has a ratio"
+    with watch(Stage.GENERATE):
+        grid = thin_grid(stack.volume, ratio)
+        thin = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
+    with watch(Stage.DERIVE):
+        derivation = derive(stack, thin, plan)
+    written = []
+    files = derivation.files()
+    for _ in range(derivation.count):
+        with watch(Stage.DERIVE):
+            file = next(files)
+        with watch(Stage.WRITE):
+            write(file)
+        written.append(_written(file))
+        tell(Stage.WRITE, len(written) / derivation.count)
+    return Outcome(
+        verdict=verdict,
+        series_uid=derivation.series_uid,
+        ratio=ratio,
+        instances=tuple(written),
+        notes=(*verdict.notes, *derivation.notes),
+        stages=watch.seconds,
+    )
+
+
+def series_in(folder: Path) -> dict[str, list[Path]]:
+    """The DICOM files below a folder by Series Instance UID, in order of their names; other files are passed over."""
+    found: dict[str, list[Path]] = {}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "DICOMDIR")
+    for header in read_headers(paths):
+        if isinstance(header, UnreadableHeader):
+            continue
+        found.setdefault(header.series_uid, []).append(header.path)
+    return found
+
+
+def _written(file: DerivedFile) -> Written:
+    return Written(
+        instance_number=file.instance_number,
+        sop_class_uid=file.sop_class_uid,
+        sop_instance_uid=file.sop_instance_uid,
+        transfer_syntax_uid=file.transfer_syntax_uid,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+    )
+
+
+class _Watch:
+    """Seconds by stage, over as many stretches as a stage has."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: Stage) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begun

@@ -1,0 +1,180 @@
+"""The steps in order, what they answer, and that a refusal is an answer."""
+
+from __future__ import annotations
+
+import tracemalloc
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydicom import dcmread
+
+from dicomnode.derive import DerivationPlan, DerivedFile
+from dicomnode.errors import InputError
+from dicomnode.generators.base import Progress
+from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.ids import AeTitle
+from dicomnode.imaging.profile import ThinGrid
+from dicomnode.imaging.stack import dataset_sha256
+from dicomnode.imaging.verdict import Limits, Reason
+from dicomnode.imaging.volume import Volume
+from dicomnode.pipeline import Outcome, run_pipeline, series_in
+from tests.support.phantom import Phantom, write_datasets
+
+SMALL = Phantom(slices=6, rows=20, columns=24, spacing_mm=4.0)
+PLAN = DerivationPlan(
+    namespace=uuid.UUID(int=7),
+    ae_title=AeTitle("DICOMNODE"),
+    rule="default",
+    model="cubic-dc",
+    model_kind="cubic-dc",
+    model_digest="cubic-dc/1",
+    created_at=datetime(2026, 3, 4, tzinfo=UTC),
+)
+
+
+@dataclass(frozen=True)
+class Forbidden:
+    """A generator that must not be asked."""
+
+    name: str = "forbidden"
+    digest: str = "0"
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+        """Fail."""
+        raise AssertionError((thick, grid, device, progress))
+
+
+def _run(paths: list[Path], kept: list[DerivedFile], plan: DerivationPlan = PLAN) -> Outcome:
+    return run_pipeline(paths, generator=CubicDc(), plan=plan, limits=Limits(), device="cpu", write=kept.append)
+
+
+def test_a_series_is_derived_file_by_file(tmp_path: Path) -> None:
+    kept: list[DerivedFile] = []
+    told: list[tuple[str, float]] = []
+    outcome = run_pipeline(
+        SMALL.write(tmp_path),
+        generator=CubicDc(),
+        plan=PLAN,
+        limits=Limits(),
+        device="cpu",
+        write=kept.append,
+        progress=lambda stage, share: told.append((stage, share)),
+    )
+    assert outcome.verdict.process
+    assert outcome.ratio == outcome.verdict.ratio == 4
+    assert [file.instance_number for file in kept] == list(range(1, 25))
+    assert [(one.sop_instance_uid, one.sha256) for one in outcome.instances] == [
+        (file.sop_instance_uid, file.sha256) for file in kept
+    ]
+    assert outcome.series_uid == dcmread(BytesIO(kept[0].content)).SeriesInstanceUID
+    assert list(outcome.stages) == ["read", "generate", "derive", "write"]
+    assert all(seconds >= 0 for seconds in outcome.stages.values())
+    assert [stage for stage, share in told if share == 1.0] == ["read", "generate", "write"]
+    assert [share for stage, share in told if stage == "write"] == sorted(k / 24 for k in range(1, 25))
+
+
+def test_a_refusal_is_an_answer_and_nothing_is_computed(tmp_path: Path) -> None:
+    kept: list[DerivedFile] = []
+    outcome = run_pipeline(
+        replace(SMALL, slices=4).write(tmp_path),
+        generator=Forbidden(),
+        plan=PLAN,
+        limits=Limits(),
+        device="cpu",
+        write=kept.append,
+    )
+    assert outcome.verdict.reason is Reason.TOO_FEW
+    assert (outcome.series_uid, outcome.instances, kept) == (None, (), [])
+
+
+class Instances(list[bytes]):
+    """Six tiny instances, which a failing example does not print."""
+
+    def __repr__(self) -> str:
+        return "instances"
+
+
+@pytest.fixture(scope="module")
+def instances(tmp_path_factory: pytest.TempPathFactory) -> Instances:
+    """Their bytes."""
+    tiny = replace(SMALL, rows=4, columns=4)
+    return Instances(path.read_bytes() for path in tiny.write(tmp_path_factory.mktemp("tiny")))
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=st.integers(132, 1500), noise=st.binary(min_size=1, max_size=8), victims=st.sets(st.integers(0, 5)))
+@example(place=136, noise=b"\0", victims={1})  # pydicom raised what was neither ValueError nor anything else
+def test_broken_bytes_are_an_answer_or_an_input_error(
+    instances: Instances, tmp_path_factory: pytest.TempPathFactory, place: int, noise: bytes, victims: set[int]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "fuzz"
+    folder.mkdir(exist_ok=True)
+    paths = [folder / str(k) for k in range(6)]
+    for k, (path, content) in enumerate(zip(paths, instances, strict=True)):
+        path.write_bytes(content[:place] + noise + content[place + len(noise) :] if k in victims else content)
+    with suppress(InputError):
+        outcome = _run(paths, [])
+        assert outcome.verdict.process == bool(outcome.instances)
+
+
+def test_the_pinned_ratio_is_kept(tmp_path: Path) -> None:
+    kept: list[DerivedFile] = []
+    outcome = _run(SMALL.write(tmp_path), kept, replace(PLAN, ratio=2))
+    assert outcome.ratio == 2
+    assert len(kept) == 12
+
+
+def test_pixels_that_cannot_be_decoded_are_an_error_with_the_slice(tmp_path: Path) -> None:
+    """Only the job decodes pixels: the verdict on the headers was to process."""
+    datasets = SMALL.datasets()
+    datasets[4].PixelData = datasets[4].PixelData[:8]
+    with pytest.raises(InputError, match=r"^Slice 5 cannot be used"):
+        _run(write_datasets(tmp_path, datasets), [])
+
+
+def test_known_digests_and_computed_ones_make_the_same_uids(tmp_path: Path) -> None:
+    paths = SMALL.write(tmp_path)
+    known = {path: dataset_sha256(path) for path in paths}
+    computed = _run(paths, [])
+    given = run_pipeline(
+        paths, generator=CubicDc(), plan=PLAN, limits=Limits(), device="cpu", write=lambda _: None, digests=known
+    )
+    assert given.instances == computed.instances
+
+
+def test_notes_of_verdict_and_derivation_come_together(tmp_path: Path) -> None:
+    datasets = replace(SMALL, changes={"SliceThickness": None}).datasets()
+    for index, dataset in enumerate(datasets):
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1 + index / 10, 0
+    notes = " ".join(_run(write_datasets(tmp_path, datasets), []).notes)
+    assert "Slice Thickness is missing" in notes
+    assert "varies between the source slices" in notes
+
+
+def test_memory_is_a_few_float32_volumes(tmp_path: Path) -> None:
+    """A float64 copy of the thin stack alone would be 2 thin volumes more."""
+    phantom = replace(SMALL, rows=160, columns=160, slices=12)
+    paths = phantom.write(tmp_path)
+    thin_bytes = 12 * 4 * 160 * 160 * 4
+    _run(paths, [])
+    tracemalloc.start()
+    run_pipeline(paths, generator=CubicDc(), plan=PLAN, limits=Limits(), device="cpu", write=lambda _: None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * thin_bytes
+
+
+def test_a_folder_is_parted_into_series_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    one = SMALL.write(tmp_path / "a" / "b")
+    two = SMALL.write(tmp_path / "c")
+    (tmp_path / "c" / "readme.txt").write_text("not DICOM")
+    (tmp_path / "DICOMDIR").write_bytes(one[0].read_bytes())
+    found = series_in(tmp_path)
+    assert sorted(map(sorted, found.values())) == sorted([sorted(one), sorted(two)])
