@@ -1,0 +1,324 @@
+"""Deliveries and their items: born when a job is done, claimed by the peer's loop, ended by its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, select, update
+
+from dicomnode.errors import InputError
+from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
+from dicomnode.ledger.act import Act, moving, stands
+from dicomnode.ledger.rows import Delivery, DeliveryItem
+from dicomnode.ledger.schema import delivery, delivery_item, instance, job
+from dicomnode.ledger.states import DeliveryState, Event, ItemState
+
+EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
+REFUSED: Final = "refused"  # reason: the peer refused some of the images
+
+_NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
+
+_MINE = and_(delivery.c.id == bindparam("delivery"), delivery.c.lease_token == bindparam("token"))
+_STILL_MINE = exists().where(_MINE, stands(delivery, DeliveryState.SENDING))
+_PART_IS_THERE = exists().where(
+    delivery_item.c.delivery_id == delivery.c.id, stands(delivery_item, ItemState.ACKNOWLEDGED)
+)
+# A clock that was set back stands before the moment at which the wait began: nobody waits for it to catch up.
+_IS_DUE = or_(delivery.c.next_at <= bindparam("now"), delivery.c.state_at > bindparam("now"))
+
+_SUPERSEDE = moving(delivery, Event.SUPERSEDE).where(
+    delivery.c.job_id.in_(
+        select(job.c.id).where(job.c.series_id == bindparam("of_series"), job.c.id != bindparam("but_job"))
+    ),
+    ~_PART_IS_THERE,
+)
+_BEGUN_REVISION = (
+    select(func.max(job.c.revision))
+    .join_from(delivery, job)
+    .where(job.c.series_id == bindparam("of_series"), delivery.c.attempts > 0)
+)
+
+_LEASE_LOST = (
+    moving(delivery, Event.LEASE_LOST)
+    .where(delivery.c.peer == bindparam("to_peer"), delivery.c.lease_until < bindparam("now"))
+    .values(next_at=bindparam("now"), **_NO_LEASE)
+)
+_RETURN_ALL = moving(delivery, Event.LEASE_LOST).values(next_at=bindparam("now"), **_NO_LEASE)
+_CLAIM = (
+    moving(delivery, Event.CLAIM)
+    .where(
+        delivery.c.id
+        == select(delivery.c.id)
+        .where(delivery.c.peer == bindparam("to_peer"), stands(delivery, DeliveryState.DUE), _IS_DUE)
+        .order_by(delivery.c.next_at, delivery.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    .values(
+        attempts=delivery.c.attempts + 1,
+        lease_owner=bindparam("owner"),
+        lease_token=delivery.c.lease_token + 1,
+        lease_until=bindparam("until"),
+    )
+    .returning(delivery)
+)
+_BEAT = update(delivery).where(_MINE, stands(delivery, DeliveryState.SENDING)).values(lease_until=bindparam("until"))
+
+_PENDING_ITEMS = (
+    select(
+        delivery_item.c.id,
+        delivery_item.c.instance_id,
+        delivery_item.c.tries,
+        instance.c.file,
+        instance.c.sop_class_uid,
+        instance.c.sop_instance_uid,
+        instance.c.transfer_syntax_uid,
+        instance.c.size_bytes,
+        instance.c.sha256,
+    )
+    .join_from(delivery_item, instance)
+    .where(delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING))
+    .order_by(delivery_item.c.id)
+)
+_THE_ITEM = and_(
+    delivery_item.c.id == bindparam("item"), delivery_item.c.delivery_id == bindparam("delivery"), _STILL_MINE
+)
+_ACKNOWLEDGE = (
+    moving(delivery_item, Event.ACKNOWLEDGE)
+    .where(_THE_ITEM)
+    .values(status=bindparam("answer"), attempt=bindparam("in_attempt"))
+)
+_REFUSE = moving(delivery_item, Event.REFUSE).where(_THE_ITEM).values(status=bindparam("answer"))
+_FAIL_ITEM = (
+    update(delivery_item)
+    .where(_THE_ITEM, stands(delivery_item, ItemState.PENDING))
+    .values(status=bindparam("answer"), tries=delivery_item.c.tries + 1)
+    .returning(delivery_item.c.tries)
+)
+_ITEMS_BY_STATE = (
+    select(delivery_item.c.state, delivery_item.c.status, func.count().label("items"))
+    .where(delivery_item.c.delivery_id == bindparam("delivery"))
+    .group_by(delivery_item.c.state, delivery_item.c.status)
+    .order_by(delivery_item.c.state, delivery_item.c.status)
+)
+
+_RETURN = moving(delivery, Event.RETURN).where(_MINE).values(next_at=bindparam("due_at"), **_NO_LEASE)
+_DEFER = _RETURN.values(
+    # "In a row" ends with progress: an image that was acknowledged in this very attempt.
+    failures=bindparam("failures_now"),
+    reason=bindparam("why"),
+    sentence=bindparam("words"),
+)
+_PROGRESS = select(
+    exists().where(
+        delivery_item.c.delivery_id == bindparam("delivery"), delivery_item.c.attempt == bindparam("attempt")
+    )
+)
+_HOLD = (
+    moving(delivery, Event.HOLD).where(_MINE).values(reason=bindparam("why"), sentence=bindparam("words"), **_NO_LEASE)
+)
+_FINISH = (
+    moving(delivery, Event.FINISH)
+    .where(_MINE)
+    .values(sent_at=bindparam("now"), proof="acknowledged", failures=0, reason=None, sentence="", **_NO_LEASE)
+)
+_DUE_NOW = {"next_at": bindparam("now"), "failures": 0, "reason": None, "sentence": ""}
+_RELEASE = moving(delivery, Event.RELEASE).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
+_RETRY = moving(delivery, Event.RETRY).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
+_HASTEN = update(delivery).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
+_RETRY_ITEMS = (
+    moving(delivery_item, Event.RETRY).where(delivery_item.c.delivery_id == bindparam("delivery")).values(tries=0)
+)
+_FRESH_TRIES = (
+    update(delivery_item)
+    .where(delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING))
+    .values(tries=0)
+)
+
+
+def supersede_unsent(act: Act, series_id: SeriesId, *, but_job: JobId | None, detail: str) -> None:
+    """Give up the deliveries of a series of which nothing has reached a peer, but those of one job."""
+    act.move(_SUPERSEDE, detail, of_series=series_id, but_job=-1 if but_job is None else but_job)
+
+
+def open_deliveries(
+    act: Act,
+    *,
+    series_id: SeriesId,
+    revision: int,
+    job_id: JobId,
+    peers: Sequence[str],
+    instances: Sequence[InstanceId],
+) -> None:
+    """Bring what a done job made to its peers, or hold it where an older revision was on its way before."""
+    supersede_unsent(act, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
+    begun_revision = act.connection.execute(_BEGUN_REVISION, {"of_series": series_id}).scalar_one()
+    is_held = begun_revision is not None and begun_revision < revision
+    born = {
+        "job_id": job_id,
+        **act.born(DeliveryState.HELD if is_held else DeliveryState.DUE, "job_done"),
+        "created_at": act.now,
+        "next_at": act.now,
+        "attempts": 0,
+        "failures": 0,
+        "lease_token": 0,
+        "reason": EARLIER_REVISION if is_held else None,
+        "sentence": (
+            f"Revision {begun_revision} of this series was on its way to a peer before revision {revision} came; "
+            "this one waits for `dicomnode deliveries release`."
+            if is_held
+            else ""
+        ),
+    }
+    for peer in dict.fromkeys(peers):
+        made = act.connection.execute(insert(delivery).returning(delivery.c.id), {**born, "peer": peer}).scalar_one()
+        item = {"delivery_id": made, "tries": 0, **act.born(ItemState.PENDING, "job_done")}
+        act.connection.execute(insert(delivery_item), [{**item, "instance_id": one} for one in instances])
+
+
+def return_all(act: Act, detail: str) -> int:
+    """At the start of a service no lease is alive: what was being sent is due again."""
+    return act.move(_RETURN_ALL, detail)
+
+
+def claim(act: Act, peer: str, owner: str, until: datetime) -> Delivery | None:
+    """Take the delivery to this peer that has waited longest."""
+    act.move(_LEASE_LOST, "the lease ran out", to_peer=peer)
+    parameters = {"now": act.now, "by": act.by, "detail": "", "to_peer": peer, "owner": owner, "until": until}
+    row = act.connection.execute(_CLAIM, parameters).one_or_none()
+    if row is None:
+        return None
+    return Delivery(
+        id=DeliveryId(row.id),
+        job=JobId(row.job_id),
+        peer=row.peer,
+        attempts=row.attempts,
+        failures=row.failures,
+        lease_token=row.lease_token,
+    )
+
+
+def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | None:
+    """When the first waiting delivery to this peer may be claimed."""
+    waiting = (delivery.c.peer == peer, stands(delivery, DeliveryState.DUE))
+    if connection.execute(select(exists().where(*waiting, _IS_DUE)), {"now": now}).scalar_one():
+        return now
+    moment: datetime | None = connection.execute(select(func.min(delivery.c.next_at)).where(*waiting)).scalar_one()
+    return moment
+
+
+def beat(act: Act, claimed: Delivery, until: datetime) -> bool:
+    """Keep the lease; False: it is no longer ours."""
+    return act.connection.execute(_BEAT, {**_claim_of(claimed), "until": until}).rowcount == 1
+
+
+def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryItem]:
+    """What the peer has still to get, in the order of the slices."""
+    return [
+        DeliveryItem(
+            id=ItemId(row.id),
+            instance=InstanceId(row.instance_id),
+            file=row.file,
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            size_bytes=row.size_bytes,
+            sha256=row.sha256,
+            tries=row.tries,
+        )
+        for row in connection.execute(_PENDING_ITEMS, {"delivery": claimed.id})
+    ]
+
+
+def acknowledge(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
+    """The peer has it; False: the claim is no longer ours."""
+    parameters = {**_claim_of(claimed), "item": item.id, "answer": status, "in_attempt": claimed.attempts}
+    return act.move(_ACKNOWLEDGE, f"{status:04X}", **parameters) == 1
+
+
+def refuse(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
+    """The peer will not take it."""
+    return act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, answer=status) == 1
+
+
+def fail_item(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> int:
+    """The peer could not take it this time; how often that has happened now."""
+    parameters = {**_claim_of(claimed), "item": item.id, "answer": status}
+    tries = act.connection.execute(_FAIL_ITEM, parameters).scalar_one_or_none()
+    return item.tries if tries is None else int(tries)
+
+
+def defer(act: Act, claimed: Delivery, *, due_at: datetime, reason: str, sentence: str) -> bool:
+    """A transient failure: due again later."""
+    progress = act.connection.execute(_PROGRESS, {"delivery": claimed.id, "attempt": claimed.attempts}).scalar_one()
+    failures = 1 if progress else claimed.failures + 1
+    parameters = {**_claim_of(claimed), "due_at": due_at, "failures_now": failures, "why": reason, "words": sentence}
+    return act.move(_DEFER, sentence, **parameters) == 1
+
+
+def release_claim(act: Act, claimed: Delivery) -> bool:
+    """Stopped between two instances: due at once, and nobody's failure."""
+    return act.move(_RETURN, "stopped", **_claim_of(claimed), due_at=act.now) == 1
+
+
+def hold(act: Act, claimed: Delivery, *, reason: str, sentence: str) -> bool:
+    """Wait for the operator."""
+    return act.move(_HOLD, sentence, **_claim_of(claimed), why=reason, words=sentence) == 1
+
+
+def finish(act: Act, claimed: Delivery) -> bool:
+    """All items are answered: sent when the peer took every one, else held with what it refused."""
+    rows = act.connection.execute(_ITEMS_BY_STATE, {"delivery": claimed.id}).all()
+    assert all(row.state != ItemState.PENDING for row in rows), "a delivery is finished when no item is pending"
+    refused = [row for row in rows if row.state == ItemState.REFUSED]
+    if not refused:
+        return act.move(_FINISH, "every image acknowledged", **_claim_of(claimed)) == 1
+    statuses = ", ".join(f"{row.items} x status {row.status:04X}" for row in refused)
+    total = sum(row.items for row in rows)
+    sentence = f"{claimed.peer} refused {sum(row.items for row in refused)} of {total} images: {statuses}."
+    hold(act, claimed, reason=REFUSED, sentence=sentence)
+    return False
+
+
+def retry(act: Act, delivery_id: DeliveryId) -> None:
+    """The operator's *retry*: due now, refused items pending again."""
+    state = _state_for_operator(act.connection, delivery_id)
+    if state is DeliveryState.HELD:
+        act.move(_RETRY, delivery=delivery_id)
+    elif state is DeliveryState.DUE:
+        act.connection.execute(_HASTEN, {"now": act.now, "delivery": delivery_id})
+        act.note(Event.RETRY, table=delivery.name, row=delivery_id)
+    else:
+        raise InputError(f"Delivery {delivery_id} is {_WHY_NOT[state]}; there is nothing to retry.")
+    act.connection.execute(_FRESH_TRIES, {"delivery": delivery_id})
+    act.move(_RETRY_ITEMS, delivery=delivery_id)
+
+
+def release(act: Act, delivery_id: DeliveryId) -> None:
+    """The operator's *release*: a held delivery is due."""
+    state = _state_for_operator(act.connection, delivery_id)
+    if state is not DeliveryState.HELD:
+        raise InputError(f"Delivery {delivery_id} is {_WHY_NOT[state]}; only a held one can be released.")
+    act.move(_RELEASE, delivery=delivery_id)
+
+
+_WHY_NOT: Final = {
+    DeliveryState.DUE: "due already",
+    DeliveryState.SENDING: "being sent at this moment",
+    DeliveryState.SENT: "sent already",
+    DeliveryState.HELD: "held",
+    DeliveryState.CANCELLED: "cancelled, because something newer took its place",
+}
+
+
+def _state_for_operator(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
+    state = connection.execute(select(delivery.c.state).where(delivery.c.id == delivery_id)).scalar_one_or_none()
+    if state is None:
+        raise InputError(f"There is no delivery {delivery_id}.", hint="`dicomnode deliveries list` shows them.")
+    return DeliveryState(state)
+
+
+def _claim_of(claimed: Delivery) -> dict[str, object]:
+    return {"delivery": claimed.id, "token": claimed.lease_token}

@@ -1,0 +1,223 @@
+"""The connections to one ledger: how a transaction begins, how durable it is, and what its failures mean.
+
+SQLite's own waiting for a lock is a poll without order, so the threads of one process queue at a lock of ours, and
+SQLite's busy timeout is left for other processes. Each write transaction begins IMMEDIATE: one that read first and
+wrote later would fail at once when another process had written in between, whatever the timeout (SQLITE_BUSY_SNAPSHOT).
+Readers have an engine of their own, because that listener would make a SELECT take the write lock too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.pool import QueuePool
+
+from dicomnode.errors import LedgerError
+from dicomnode.ledger.schema import HEAD
+from dicomnode.seams import checkpoint
+
+BUSY_TIMEOUT_S: Final = 10.0  # NODE 2.3: a ledger locked for longer is answered A700
+READERS: Final = 8  # connections kept; more are opened while they are needed
+
+
+class LedgerBusyError(LedgerError):
+    """Locked, or no room to write: the same act may succeed later, so a sender is asked to try again."""
+
+    code = "ledger_busy"
+
+
+class Database:
+    """One ledger file, for every thread of this process."""
+
+    def __init__(self, url: str) -> None:
+        self.path = ledger_path(url)
+        self._turn = threading.Lock()
+        self._writer = _engine(self.path, "FULL")
+        # An acknowledgement that a power cut takes back costs one repeat of the same bytes (NODE 5.3).
+        self._relaxed_writer = _engine(self.path, "NORMAL")
+        self._reader = _reading_engine(self.path)
+
+    @contextmanager
+    def transaction(self, act: str, *, is_relaxed: bool = False) -> Iterator[Connection]:
+        """Everything inside is committed together or not at all; the act names the two checkpoints."""
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+            raise LedgerBusyError(f"The ledger was busy for {BUSY_TIMEOUT_S:.0f} s; nothing was written.")
+        try:
+            engine = self._relaxed_writer if is_relaxed else self._writer
+            with _failures_in_words(self.path), engine.connect() as connection, connection.begin():
+                yield connection
+                checkpoint(f"ledger.{act}_written")
+        finally:
+            self._turn.release()
+        checkpoint(f"ledger.{act}_committed")
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent view: what is committed meanwhile is not seen."""
+        with _failures_in_words(self.path), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Readers first: the last writer to leave folds the write-ahead log into the file."""
+        self._reader.dispose()
+        self._relaxed_writer.dispose()
+        self._writer.dispose()
+
+
+class ReadingDatabase:
+    """A ledger beside its service, or after it: nothing can be written through this."""
+
+    def __init__(self, url: str) -> None:
+        self.path = ledger_path(url)
+        require_file(self.path)
+        self._reader = _reading_engine(self.path)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent view: what is committed meanwhile is not seen."""
+        with _failures_in_words(self.path), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._reader.dispose()
+
+
+def ledger_path(url: str) -> Path:
+    """The file that a ``sqlite:////path`` names."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as exc:
+        raise LedgerError("The ledger's URL cannot be read; it looks like sqlite:////path/to/ledger.sqlite.") from exc
+    is_file = bool(parsed.database) and parsed.database != ":memory:" and "?" not in url
+    if parsed.get_backend_name() != "sqlite" or not is_file:
+        raise LedgerError("A ledger is a SQLite file for now; its URL looks like sqlite:////path/to/ledger.sqlite.")
+    return Path(parsed.database or "").absolute()
+
+
+def require_file(path: Path) -> None:
+    """Refuse to look into, or to make, a ledger where nobody expects one."""
+    if not path.is_file():
+        raise LedgerError(f"There is no ledger at {path}.", hint="`dicomnode serve` makes one when it starts.")
+
+
+def schema_version(connection: Connection) -> str | None:
+    """The number of the last migration; none in an empty database. Raises LedgerError for a foreign one."""
+    tables = set(connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars())
+    if not tables:
+        return None
+    if "alembic_version" not in tables:
+        raise LedgerError(
+            "The database holds tables of something else and is not touched.", hint="Name another file in `ledger.url`."
+        )
+    version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    if version is None:
+        raise LedgerError("The ledger does not say its version and is not touched.")
+    return str(version)
+
+
+def require_head(version: str, path: Path) -> None:
+    """Refuse a ledger that this program does not understand."""
+    if version < HEAD:
+        raise LedgerError(
+            f"The ledger {path} has version {version}, this program needs {HEAD}: run `dicomnode db upgrade`.",
+            hint="Stop the node and copy the ledger first; an upgrade cannot be undone.",
+        )
+    if version > HEAD:
+        raise LedgerError(
+            f"The ledger {path} has version {version}, this program knows only up to {HEAD}; nothing was touched.",
+            hint="Install the newer dicomnode that wrote it, or restore the ledger from before the upgrade.",
+        )
+
+
+@contextmanager
+def migration_connection(url: str) -> Iterator[Connection]:
+    """A connection for migrations: each of its transactions is IMMEDIATE and durable like the writer's."""
+    path = ledger_path(url)
+    engine = _engine(path, "FULL")
+    try:
+        with _failures_in_words(path), engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _engine(path: Path, synchronous: str) -> Engine:
+    """One connection, used by whichever thread has its turn."""
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    return _beginning(
+        "BEGIN IMMEDIATE", create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=1, max_overflow=0)
+    )
+
+
+def _reading_engine(path: Path) -> Engine:
+    def connect() -> sqlite3.Connection:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=READERS, max_overflow=-1)
+    return _beginning("BEGIN", engine)
+
+
+def _beginning(statement: str, engine: Engine) -> Engine:
+    """Python's driver begins no transaction (``isolation_level`` None): each begins with this statement."""
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return engine
+
+
+@contextmanager
+def _failures_in_words(path: Path) -> Iterator[None]:
+    """What the database driver reports, as a sentence; a broken constraint is our own mistake and stays as it is."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as exc:
+        raise _in_words(exc.orig, path) from exc
+
+
+def _in_words(cause: BaseException | None, path: Path) -> LedgerError:
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the primary code; the rest says more about it
+    match code:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return LedgerBusyError(
+                f"Another process held the ledger {path} for more than {BUSY_TIMEOUT_S:.0f} s; nothing was written.",
+                hint="Look for a backup or another dicomnode command that is still running.",
+            )
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return LedgerBusyError(
+                f"The disk did not take what had to be written to the ledger {path}; nothing was written.",
+                hint="Make room on the disk that holds it.",
+            )
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return LedgerError(
+                f"The ledger {path} is damaged or not a ledger; nothing in it was changed.",
+                hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
+            )
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_AUTH:
+            return LedgerError(
+                f"The ledger {path} cannot be opened for writing.",
+                hint="Does its folder exist, and may this user write there?",
+            )
+        case _:
+            return LedgerError(f"The ledger {path} failed: {cause}.")

@@ -1,0 +1,211 @@
+"""What came in: numbers for series, instances that are flushed, late ones, files set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from dicomnode.ids import InstanceId, QuarantineId, SeriesId
+from dicomnode.ledger import deliveries, jobs
+from dicomnode.ledger.act import Act, insert_if_new, moving, stands
+from dicomnode.ledger.rows import KnownInstance, QuarantinedFile, StoredInstance, StoreOutcome
+from dicomnode.ledger.schema import RECEIVED, instance, quarantine, series
+from dicomnode.ledger.states import Event, SeriesState
+
+_NUMBER = select(series.c.id).where(series.c.series_uid == bindparam("uid"))
+_MAKE_SERIES = insert_if_new(series)
+_KNOWN = select(
+    instance.c.id,
+    instance.c.series_id,
+    instance.c.sha256,
+    instance.c.transfer_syntax_uid,
+    instance.c.origin,
+).where(instance.c.sop_instance_uid == bindparam("uid"))
+_SERIES = select(series.c.id, series.c.state, series.c.revision, series.c.aborted, series.c.first_at).where(
+    series.c.id == bindparam("series")
+)
+_ADD = insert_if_new(instance)
+_REOPEN = (
+    moving(series, Event.LATE_INSTANCE)
+    .where(series.c.id == bindparam("series"))
+    .values(
+        revision=series.c.revision + 1, first_at=None, last_at=None, reason=None, sentence="", notes=[], alert=False
+    )
+)
+_TOUCH = (
+    update(series)
+    .where(series.c.id == bindparam("series"))
+    .values(first_at=bindparam("first"), last_at=bindparam("last"), aborted=False)
+)
+_ABORTED = (
+    update(series)
+    .where(series.c.id == bindparam("series"), stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
+    .values(aborted=True)
+)
+_NOT_ABORTED = update(series).where(series.c.id == bindparam("series")).values(aborted=False)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    """A series into which this batch stores."""
+
+    state: SeriesState
+    revision: int
+    aborted: bool
+    first_at: datetime | None
+    added: list[datetime]
+
+
+def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
+    """The number that a series has already."""
+    found = connection.execute(_NUMBER, {"uid": series_uid}).scalar_one_or_none()
+    return None if found is None else SeriesId(found)
+
+
+def make_series(act: Act, series_uid: str) -> SeriesId:
+    """Hand out a number; the one that another association got a moment ago, if so."""
+    act.connection.execute(
+        _MAKE_SERIES,
+        {
+            "series_uid": series_uid,
+            "origin": RECEIVED,
+            "revision": 1,
+            **act.born(SeriesState.RECEIVING, "number"),
+            "created_at": act.now,
+            "aborted": False,
+            "sentence": "",
+            "notes": [],
+            "alert": False,
+        },
+    )
+    number = series_number(act.connection, series_uid)
+    assert number is not None, "the row was just written"
+    return number
+
+
+def known_instance(connection: Connection, sop_instance_uid: str) -> KnownInstance | None:
+    """What is held under this UID."""
+    row = connection.execute(_KNOWN, {"uid": sop_instance_uid}).one_or_none()
+    if row is None:
+        return None
+    return KnownInstance(
+        id=InstanceId(row.id),
+        series=SeriesId(row.series_id),
+        sha256=row.sha256,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        is_derived=row.origin != RECEIVED,
+    )
+
+
+def accept(act: Act, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
+    """Give each new instance its row, and say of the others what they are; in the order given."""
+    opened: dict[SeriesId, _Open] = {}
+    outcomes = [_accept_one(act, one, opened) for one in instances]
+    for series_id, now_open in opened.items():
+        _touch(act, series_id, now_open)
+    return outcomes
+
+
+def mark_aborted(act: Act, series_id: SeriesId) -> None:
+    """The association that stored into it ended without a release: more may come, so it settles later."""
+    if act.connection.execute(_ABORTED, {"series": series_id}).rowcount:
+        act.note("aborted", table=series.name, row=series_id)
+
+
+def set_aside(act: Act, file: QuarantinedFile) -> QuarantineId:
+    """Record a file in the quarantine folder, and the quarrel at the instance that was kept."""
+    made = act.connection.execute(
+        quarantine.insert().returning(quarantine.c.id),
+        {
+            "file": file.file,
+            "reason": file.reason,
+            "sha256": file.sha256,
+            "peer": file.peer,
+            "instance_id": file.instance,
+            "kept_sha256": file.kept_sha256,
+            "at": act.now,
+        },
+    ).scalar_one()
+    if file.instance is None:
+        act.note(file.reason, table=quarantine.name, row=made)
+    else:
+        act.note(file.reason, table=instance.name, row=file.instance, detail=f"set aside as quarantine {made}")
+    return QuarantineId(made)
+
+
+def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) -> StoreOutcome:
+    now_open = opened.get(one.series)
+    if now_open is None:
+        now_open = opened[one.series] = _look_up(act.connection, one.series)
+    is_late = now_open.state is not SeriesState.RECEIVING
+    row = {
+        "id": one.id,
+        "series_id": one.series,
+        "revision": now_open.revision + 1 if is_late else now_open.revision,
+        "sop_class_uid": one.sop_class_uid,
+        "sop_instance_uid": one.sop_instance_uid,
+        "transfer_syntax_uid": one.transfer_syntax_uid,
+        "size_bytes": one.size_bytes,
+        "sha256": one.sha256,
+        "file": one.file,
+        "origin": RECEIVED,
+        "peer": one.peer,
+        "stored_at": one.received_at,
+    }
+    if act.connection.execute(_ADD, row).rowcount == 0:
+        return _compare(act, one)
+    now_open.added.append(one.received_at)
+    if is_late:
+        _reopen(act, one, now_open)
+    return StoreOutcome.STORED
+
+
+def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
+    row = connection.execute(_SERIES, {"series": series_id}).one()
+    return _Open(
+        state=SeriesState(row.state), revision=row.revision, aborted=row.aborted, first_at=row.first_at, added=[]
+    )
+
+
+def _reopen(act: Act, late: StoredInstance, now_open: _Open) -> None:
+    """A late instance: the next revision begins, and what waits for the older one gives way."""
+    sender = Act(connection=act.connection, now=act.now, by=late.peer)
+    now_open.revision += 1
+    now_open.state = SeriesState.RECEIVING
+    now_open.first_at = None
+    moved = sender.move(_REOPEN, f"revision {now_open.revision}", series=late.series)
+    assert moved == 1, "the series was read in this transaction, and a late instance may come in any other state"
+    detail = f"revision {now_open.revision} of series {late.series}"
+    jobs.supersede_old(sender, late.series, detail)
+    deliveries.supersede_unsent(sender, late.series, but_job=None, detail=detail)
+
+
+def _compare(act: Act, again: StoredInstance) -> StoreOutcome:
+    """A UID that has a row already: the first is kept, whatever the second is."""
+    known = known_instance(act.connection, again.sop_instance_uid)
+    assert known is not None, "an instance that was not added has its UID in the ledger"
+    if known.id == again.id:
+        return StoreOutcome.STORED
+    if known.is_derived:
+        outcome = StoreOutcome.OWN_OUTPUT
+    elif known.transfer_syntax_uid != again.transfer_syntax_uid:
+        return StoreOutcome.OTHER_ENCODING  # its event comes with the quarantine, as that of a conflict
+    elif known.sha256 != again.sha256:
+        return StoreOutcome.CONFLICT
+    else:
+        outcome = StoreOutcome.DUPLICATE
+    Act(connection=act.connection, now=act.now, by=again.peer).note(outcome, table=instance.name, row=known.id)
+    return outcome
+
+
+def _touch(act: Act, series_id: SeriesId, now_open: _Open) -> None:
+    """When the series was last heard of. A copy of what is there tells only that its sender is back."""
+    if now_open.added:
+        first = now_open.first_at or min(now_open.added)
+        parameters = {"series": series_id, "first": first, "last": max(now_open.added)}
+        act.connection.execute(_TOUCH, parameters)
+    elif now_open.aborted:
+        act.connection.execute(_NOT_ABORTED, {"series": series_id})

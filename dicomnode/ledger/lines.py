@@ -1,0 +1,207 @@
+"""The values in which the ledger answers an operator.
+
+Their fields are the ``--json`` shapes of the commands (docs/cli.md): fields are only added. Own ids only; a UID is
+filled in where the caller asks to identify.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesLine:
+    """A line of ``series list``."""
+
+    id: int
+    state: str
+    revision: int
+    reason: str | None
+    instances: int
+    alert: bool
+    origin: str  # received, derived
+    source: int | None  # the series that it was derived from
+    job: int | None  # the last one
+    job_state: str | None
+    last_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceLine:
+    """One archived file of a series."""
+
+    file: str
+    revision: int
+    size_bytes: int
+    sha256: str
+    peer: str | None
+    stored_at: datetime
+    sop_instance_uid: str | None  # only to who asks to identify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLine:
+    """A job, with everything that was pinned when it was planned."""
+
+    id: int
+    state: str
+    series: int
+    revision: int
+    rule: str
+    model: str
+    model_digest: str
+    ratio: int
+    parameters: str
+    derivation_number: int
+    output_series: int | None
+    attempts: int
+    reason: str | None
+    sentence: str
+    created_at: datetime
+    finished_at: datetime | None
+    seconds: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLine:
+    """How many items of a delivery the peer answered with a status."""
+
+    status: str  # four hexadecimal digits, as the standard writes it
+    state: str
+    items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryLine:
+    """A line of ``deliveries list``."""
+
+    id: int
+    state: str
+    peer: str
+    items: int
+    acknowledged: int
+    refused: int
+    next_at: datetime | None  # while it is due
+    reason: str | None
+    sentence: str
+    series: int
+    revision: int
+    job: int
+    attempts: int
+    failures: int
+    proof: str | None
+    sent_at: datetime | None
+    answers: tuple[AnswerLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventLine:
+    """What happened to a row. Equal ones that happened to single images are one line, with their number."""
+
+    at: datetime  # of the last one
+    table: str
+    row: int | None
+    kind: str
+    from_state: str | None
+    to_state: str | None
+    by: str
+    detail: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesDetail:
+    """``series show``."""
+
+    id: int
+    state: str
+    revision: int
+    reason: str | None
+    sentence: str
+    notes: tuple[str, ...]
+    alert: bool
+    aborted: bool
+    origin: str
+    source: int | None
+    series_uid: str | None  # only to who asks to identify
+    created_at: datetime
+    first_at: datetime | None
+    last_at: datetime | None
+    instances: int
+    size_bytes: int
+    peers: tuple[str, ...]
+    jobs: tuple[JobLine, ...]
+    deliveries: tuple[DeliveryLine, ...]
+    files: tuple[InstanceLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """``series explain``: why a series stands where it stands, in sentences, and what they rest on."""
+
+    id: int
+    state: str
+    revision: int
+    reason: str | None
+    sentences: tuple[str, ...]
+    notes: tuple[str, ...]
+    job: JobLine | None  # the last one
+    deliveries: tuple[DeliveryLine, ...]
+    events: tuple[EventLine, ...]
+    series_uid: str | None  # only to who asks to identify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineLine:
+    """A file set aside."""
+
+    id: int
+    file: str
+    reason: str
+    peer: str
+    sha256: str
+    kept_sha256: str | None
+    kept_file: str | None
+    series: int | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootLine:
+    """A start of the service."""
+
+    id: int
+    pid: int
+    host: str
+    began_at: datetime
+    ended_at: datetime | None  # empty: it runs, or was killed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionLine:
+    """A row that waits for a person."""
+
+    table: str
+    id: int
+    series: int
+    state: str
+    reason: str | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """``status``: how many rows stand where, and which of them wait for a person."""
+
+    version: str
+    boot: BootLine | None
+    instances: int
+    derived_instances: int
+    series: dict[str, int]  # state → number, received ones
+    jobs: dict[str, int]
+    deliveries: dict[str, int]
+    quarantine: dict[str, int]  # reason → number
+    waiting_since: datetime | None  # the job that has been queued longest
+    attention: tuple[AttentionLine, ...]

@@ -1,0 +1,432 @@
+"""What an operator asks of the ledger; nothing here can write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from sqlalchemy import Connection, Row, Select, bindparam, func, literal, or_, select, tuple_
+
+from dicomnode.errors import InputError, LedgerError
+from dicomnode.ledger.engine import ReadingDatabase, require_head, schema_version
+from dicomnode.ledger.lines import (
+    AnswerLine,
+    AttentionLine,
+    BootLine,
+    DeliveryLine,
+    EventLine,
+    Explanation,
+    InstanceLine,
+    JobLine,
+    QuarantineLine,
+    SeriesDetail,
+    SeriesLine,
+    Status,
+)
+from dicomnode.ledger.schema import RECEIVED, boot, delivery, delivery_item, events, instance, job, quarantine, series
+from dicomnode.ledger.sentences import Arrival, Standing, explain
+from dicomnode.ledger.states import DeliveryState, ItemState, JobState, SeriesState
+
+MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
+
+
+_AnyRow = Row[*tuple[object, ...]]
+
+_reads, _makes = job.alias("reads"), job.alias("makes")
+_LAST_JOB = select(func.max(_reads.c.id)).where(_reads.c.series_id == series.c.id).scalar_subquery()
+_SOURCE = select(_makes.c.series_id).where(_makes.c.output_series_id == series.c.id).scalar_subquery()
+_COUNT = select(func.count()).where(instance.c.series_id == series.c.id).scalar_subquery()
+_SERIES_LINES = (
+    select(
+        series,
+        _COUNT.label("instances"),
+        _SOURCE.label("source"),
+        job.c.id.label("job"),
+        job.c.state.label("job_state"),
+    )
+    .join_from(series, job, job.c.id == _LAST_JOB, isouter=True)
+    .where(or_(series.c.first_at.is_not(None), series.c.revision > 1))
+    .order_by(series.c.id)
+)
+_ONE_SERIES = select(series, _SOURCE.label("source")).where(series.c.id == bindparam("series"))
+_FILES = (
+    select(instance)
+    .where(instance.c.series_id == bindparam("series"))
+    .order_by(instance.c.revision, instance.c.number, instance.c.stored_at, instance.c.id)
+)
+_ARRIVALS = (
+    select(instance.c.revision, instance.c.peer, func.count().label("instances"))
+    .where(instance.c.series_id == bindparam("series"))
+    .group_by(instance.c.revision, instance.c.peer)
+    .order_by(instance.c.revision, instance.c.peer)
+)
+_JOBS = (
+    select(job)
+    .where(or_(job.c.series_id == bindparam("series"), job.c.output_series_id == bindparam("series")))
+    .order_by(job.c.id)
+)
+_DELIVERIES = (
+    select(
+        delivery,
+        job.c.series_id,
+        job.c.revision,
+        func.count(delivery_item.c.id).label("items"),
+        func.count().filter(delivery_item.c.state == ItemState.ACKNOWLEDGED).label("acknowledged"),
+        func.count().filter(delivery_item.c.state == ItemState.REFUSED).label("refused"),
+    )
+    .join_from(delivery, job)
+    .join(delivery_item, isouter=True)
+    .group_by(delivery.c.id)
+    .order_by(delivery.c.id)
+)
+_ANSWERS = (
+    select(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state, func.count().label("items"))
+    .where(delivery_item.c.status.is_not(None))
+    .group_by(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state)
+    .order_by(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state)
+)
+
+
+def open_reader(url: str) -> Reader:
+    """Open a ledger beside its service. Raises LedgerError where there is none, or one of another version."""
+    database = ReadingDatabase(url)
+    try:
+        with database.reading() as connection:
+            version = schema_version(connection)
+        if version is None:
+            raise LedgerError(
+                f"The ledger {database.path} is empty.", hint="`dicomnode serve` fills it when it starts."
+            )
+        require_head(version, database.path)
+    except BaseException:
+        database.close()
+        raise
+    return Reader(database, version)
+
+
+class Reader:
+    """The questions. Each answer is one consistent view of the ledger."""
+
+    def __init__(self, database: ReadingDatabase, version: str) -> None:
+        self._database = database
+        self._version = version
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._database.close()
+
+    def series_list(self, *, derived: bool = False) -> list[SeriesLine]:
+        """What was received; with ``derived`` also what this node made."""
+        question = _SERIES_LINES.where(or_(series.c.origin == RECEIVED, series.c.series_uid.is_not(None)))
+        if not derived:
+            question = _SERIES_LINES.where(series.c.origin == RECEIVED)
+        with self._database.reading() as connection:
+            return [_series_line(row) for row in connection.execute(question)]
+
+    def series_show(self, series_id: int, *, identify: bool = False) -> SeriesDetail:
+        """One series with its files, jobs and deliveries. Raises InputError where there is none."""
+        with self._database.reading() as connection:
+            row = _series_row(connection, series_id)
+            files = connection.execute(_FILES, {"series": series_id}).all()
+            return SeriesDetail(
+                id=row.id,
+                state=row.state,
+                revision=row.revision,
+                reason=row.reason,
+                sentence=row.sentence,
+                notes=tuple(row.notes),
+                alert=row.alert,
+                aborted=row.aborted,
+                origin=row.origin,
+                source=row.source,
+                series_uid=row.series_uid if identify else None,
+                created_at=row.created_at,
+                first_at=row.first_at,
+                last_at=row.last_at,
+                instances=len(files),
+                size_bytes=sum(file.size_bytes for file in files),
+                peers=tuple(sorted({file.peer for file in files if file.peer is not None})),
+                jobs=_jobs_of(connection, series_id),
+                deliveries=_deliveries(connection, series_id),
+                files=tuple(
+                    InstanceLine(
+                        file=file.file,
+                        revision=file.revision,
+                        size_bytes=file.size_bytes,
+                        sha256=file.sha256,
+                        peer=file.peer,
+                        stored_at=file.stored_at,
+                        sop_instance_uid=file.sop_instance_uid if identify else None,
+                    )
+                    for file in files
+                ),
+            )
+
+    def series_explain(self, series_id: int, *, identify: bool = False) -> Explanation:
+        """Why the series stands where it stands. Raises InputError where there is none."""
+        with self._database.reading() as connection:
+            row = _series_row(connection, series_id)
+            arrivals = connection.execute(_ARRIVALS, {"series": series_id}).all()
+            jobs = _jobs_of(connection, series_id)
+            deliveries = _deliveries(connection, series_id)
+            history = _events(connection, series_id, jobs, deliveries)
+        last = jobs[-1] if jobs else None
+        standing = Standing(
+            state=SeriesState(row.state),
+            revision=row.revision,
+            aborted=row.aborted,
+            last_at=row.last_at,
+            verdict=row.sentence,
+            arrivals=tuple(Arrival(revision=one.revision, peer=one.peer, instances=one.instances) for one in arrivals),
+        )
+        notes = tuple(row.notes) + (last.notes if last else ())
+        return Explanation(
+            id=row.id,
+            state=row.state,
+            revision=row.revision,
+            reason=row.reason,
+            sentences=explain(standing, last, notes, deliveries),
+            notes=notes,
+            job=last,
+            deliveries=deliveries,
+            events=history,
+            series_uid=row.series_uid if identify else None,
+        )
+
+    def deliveries_list(self) -> list[DeliveryLine]:
+        """All deliveries, the oldest first."""
+        with self._database.reading() as connection:
+            return list(_deliveries(connection))
+
+    def quarantine_list(self) -> list[QuarantineLine]:
+        """The files that were set aside."""
+        question = (
+            select(quarantine, instance.c.file.label("kept_file"), instance.c.series_id)
+            .join_from(quarantine, instance, isouter=True)
+            .order_by(quarantine.c.id)
+        )
+        with self._database.reading() as connection:
+            return [
+                QuarantineLine(
+                    id=row.id,
+                    file=row.file,
+                    reason=row.reason,
+                    peer=row.peer,
+                    sha256=row.sha256,
+                    kept_sha256=row.kept_sha256,
+                    kept_file=row.kept_file,
+                    series=row.series_id,
+                    at=row.at,
+                )
+                for row in connection.execute(question)
+            ]
+
+    def status(self) -> Status:
+        """The whole ledger in numbers."""
+        with self._database.reading() as connection:
+            last = connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
+            instances = connection.execute(select(func.count()).select_from(instance)).scalar_one()
+            of_jobs = select(func.count()).select_from(instance).where(instance.c.job_id.is_not(None))
+            derived = connection.execute(of_jobs).scalar_one()
+            received = select(series.c.state, func.count()).where(series.c.origin == RECEIVED)
+            return Status(
+                version=self._version,
+                boot=None
+                if last is None
+                else BootLine(id=last.id, pid=last.pid, host=last.host, began_at=last.began_at, ended_at=last.ended_at),
+                instances=instances - derived,
+                derived_instances=derived,
+                series=_per(SeriesState, _numbers(connection, received.group_by(series.c.state))),
+                jobs=_per(JobState, _numbers(connection, select(job.c.state, func.count()).group_by(job.c.state))),
+                deliveries=_per(
+                    DeliveryState,
+                    _numbers(connection, select(delivery.c.state, func.count()).group_by(delivery.c.state)),
+                ),
+                quarantine=_numbers(
+                    connection, select(quarantine.c.reason, func.count()).group_by(quarantine.c.reason)
+                ),
+                waiting_since=connection.execute(
+                    select(func.min(job.c.queued_at)).where(job.c.state == JobState.QUEUED)
+                ).scalar_one(),
+                attention=_attention(connection),
+            )
+
+
+def _series_line(row: _AnyRow) -> SeriesLine:
+    return SeriesLine(
+        id=row.id,
+        state=row.state,
+        revision=row.revision,
+        reason=row.reason,
+        instances=row.instances,
+        alert=row.alert,
+        origin=row.origin,
+        source=row.source,
+        job=row.job,
+        job_state=row.job_state,
+        last_at=row.last_at,
+    )
+
+
+def _series_row(connection: Connection, series_id: int) -> _AnyRow:
+    row = connection.execute(_ONE_SERIES, {"series": series_id}).one_or_none()
+    if row is None:
+        raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")
+    return row
+
+
+def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
+    """The jobs that read or made the series."""
+    return tuple(
+        JobLine(
+            id=row.id,
+            state=row.state,
+            series=row.series_id,
+            revision=row.revision,
+            rule=row.rule,
+            model=row.model,
+            model_digest=row.model_digest,
+            ratio=row.ratio,
+            parameters=row.parameters,
+            derivation_number=row.derivation_number,
+            output_series=row.output_series_id,
+            attempts=row.attempts,
+            reason=row.reason,
+            sentence=row.sentence,
+            created_at=row.created_at,
+            finished_at=row.finished_at,
+            seconds=row.seconds,
+            notes=tuple(row.notes),
+        )
+        for row in connection.execute(_JOBS, {"series": series_id})
+    )
+
+
+def _deliveries(connection: Connection, series_id: int | None = None) -> tuple[DeliveryLine, ...]:
+    question, answers = _DELIVERIES, _ANSWERS
+    if series_id is not None:
+        of_series = or_(job.c.series_id == series_id, job.c.output_series_id == series_id)
+        question = question.where(of_series)
+        answers = answers.where(
+            delivery_item.c.delivery_id.in_(select(delivery.c.id).join_from(delivery, job).where(of_series))
+        )
+    answered: dict[int, list[AnswerLine]] = {}
+    for row in connection.execute(answers):
+        line = AnswerLine(status=f"{row.status:04X}", state=row.state, items=row.items)
+        answered.setdefault(row.delivery_id, []).append(line)
+    return tuple(
+        DeliveryLine(
+            id=row.id,
+            state=row.state,
+            peer=row.peer,
+            items=row.items,
+            acknowledged=row.acknowledged,
+            refused=row.refused,
+            next_at=row.next_at if row.state == DeliveryState.DUE else None,
+            reason=row.reason,
+            sentence=row.sentence,
+            series=row.series_id,
+            revision=row.revision,
+            job=row.job_id,
+            attempts=row.attempts,
+            failures=row.failures,
+            proof=row.proof,
+            sent_at=row.sent_at,
+            answers=tuple(answered.get(row.id, ())),
+        )
+        for row in connection.execute(question)
+    )
+
+
+def _events(
+    connection: Connection, series_id: int, jobs: Iterable[JobLine], deliveries: Iterable[DeliveryLine]
+) -> tuple[EventLine, ...]:
+    """What happened to the series, its jobs and deliveries one by one; to its images and items, counted."""
+    rows = [("series", series_id)]
+    rows += [("job", line.id) for line in jobs]
+    numbers = [line.id for line in deliveries]
+    rows += [("delivery", number) for number in numbers]
+    each = select(events, literal(1).label("times")).where(tuple_(events.c.table_name, events.c.row_id).in_(rows))
+    of_images = select(instance.c.id).where(instance.c.series_id == series_id)
+    of_items = select(delivery_item.c.id).where(delivery_item.c.delivery_id.in_(numbers))
+    same = (events.c.table_name, events.c.kind, events.c.from_state, events.c.to_state, events.c.actor, events.c.detail)
+    counted = select(
+        *same, func.max(events.c.at).label("at"), func.max(events.c.id).label("id"), func.count().label("times")
+    ).group_by(*same)
+    found = [(row.id, row, row.row_id) for row in connection.execute(each)]
+    for table, members in (("instance", of_images), ("delivery_item", of_items)):
+        of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
+        found += [(row.id, row, None) for row in connection.execute(of_members)]
+    return tuple(
+        EventLine(
+            at=row.at,
+            table=row.table_name,
+            row=row_id,
+            kind=row.kind,
+            from_state=row.from_state,
+            to_state=row.to_state,
+            by=row.actor,
+            detail=row.detail,
+            count=row.times,
+        )
+        for _, row, row_id in sorted(found, key=lambda entry: entry[0])
+    )
+
+
+def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, int]:
+    return {key: number for key, number in connection.execute(question)}
+
+
+def _per(states: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
+    """Every state has its number, also when it is nought: a reader need not know the states."""
+    return {str(state): numbers.get(state, 0) for state in states}
+
+
+def _attention(connection: Connection) -> tuple[AttentionLine, ...]:
+    """What waits for a person: alerts, held and failed jobs, held deliveries; the newest of each kind.
+
+    A job that failed on an older revision waits for nobody: the newer one has its own.
+    """
+    alerts = select(
+        literal("series").label("kind"),
+        series.c.id,
+        series.c.id.label("of_series"),
+        series.c.state,
+        series.c.reason,
+        series.c.sentence,
+    ).where(series.c.alert)
+    jobs = (
+        select(
+            literal("job").label("kind"),
+            job.c.id,
+            job.c.series_id.label("of_series"),
+            job.c.state,
+            job.c.reason,
+            job.c.sentence,
+        )
+        .join_from(job, series, series.c.id == job.c.series_id)
+        .where(job.c.state.in_([JobState.HELD, JobState.FAILED]), job.c.revision == series.c.revision)
+    )
+    deliveries = (
+        select(
+            literal("delivery").label("kind"),
+            delivery.c.id,
+            job.c.series_id.label("of_series"),
+            delivery.c.state,
+            delivery.c.reason,
+            delivery.c.sentence,
+        )
+        .join_from(delivery, job)
+        .where(delivery.c.state == DeliveryState.HELD)
+    )
+    return tuple(
+        AttentionLine(
+            table=row.kind, id=row.id, series=row.of_series, state=row.state, reason=row.reason, sentence=row.sentence
+        )
+        for question in (
+            alerts.order_by(series.c.id.desc()),
+            jobs.order_by(job.c.id.desc()),
+            deliveries.order_by(delivery.c.id.desc()),
+        )
+        for row in connection.execute(question.limit(MOST_ATTENTION))
+    )

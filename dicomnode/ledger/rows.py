@@ -1,0 +1,193 @@
+"""What crosses the ledger's border: frozen values, no connection behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType
+
+from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
+
+BootId = NewType("BootId", int)
+
+
+class StoreOutcome(StrEnum):
+    """What the ledger made of an instance that came in (NODE 2.3)."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"  # same UID, same bytes: the file just written is not needed
+    CONFLICT = "conflict"  # same UID, same transfer syntax, other bytes
+    OTHER_ENCODING = "other_encoding"  # same UID in another transfer syntax
+    OWN_OUTPUT = "own_output"  # a UID that this node derived
+
+
+class QuarantineReason(StrEnum):
+    """Why a file was set aside."""
+
+    CONFLICT = "conflict"
+    OTHER_ENCODING = "other_encoding"
+    HEADER = "header"
+    UID = "uid"
+    ORPHAN = "orphan"
+    ALTERED = "altered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredInstance:
+    """An instance whose file is flushed and renamed: receive → ledger."""
+
+    id: InstanceId
+    series: SeriesId
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    size_bytes: int  # of the dataset, without preamble and file meta
+    sha256: str  # of the dataset bytes as they came over the wire
+    file: str  # path below the archive folder, "<series id>/<file stem>.dcm"
+    peer: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownInstance:
+    """What the ledger already holds under a SOP Instance UID."""
+
+    id: InstanceId
+    series: SeriesId
+    sha256: str
+    transfer_syntax_uid: str
+    is_derived: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedInstance:
+    """One instance of a series, as settle and work read it."""
+
+    id: InstanceId
+    file: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinedFile:
+    """A file set aside, and what it quarrels with."""
+
+    file: str  # name below the quarantine folder
+    reason: QuarantineReason
+    sha256: str
+    peer: str
+    instance: InstanceId | None  # the instance that was kept
+    kept_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivingSeries:
+    """A series whose instances still come in."""
+
+    id: SeriesId
+    revision: int
+    instances: int
+    first_at: datetime  # first instance of this revision
+    last_at: datetime
+    aborted: bool  # the last association that stored into it ended without a release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledSeries:
+    """A series whose set of instances is frozen and that waits for its verdict."""
+
+    id: SeriesId
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedJob:
+    """The decision to derive one revision with one model: everything that changes the result is pinned here."""
+
+    rule: str
+    model: str
+    model_digest: str
+    ratio: int
+    parameters: str  # canonical JSON of the rule's keys that change pixels or tags
+    deliver_to: tuple[str, ...]  # peer names
+    sentence: str  # the verdict in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A claimed job, with the token that every later update must show."""
+
+    id: JobId
+    series: SeriesId
+    revision: int
+    output_series: SeriesId  # folder of the derived files; the same at each attempt
+    planned: PlannedJob
+    derivation_number: int  # 1 for the first derivation of the series, + 1 for each later one
+    created_at: datetime  # the date and time that the derived objects carry
+    attempts: int
+    lease_token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedInstance:
+    """One derived file of a finished job."""
+
+    id: InstanceId
+    file_name: str  # within the folder of the output series
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedSeries:
+    """What a job made."""
+
+    series_uid: str
+    instances: tuple[DerivedInstance, ...]  # by Instance Number
+    notes: tuple[str, ...]  # sentences for ``series explain``: clipped voxels, unknown profile …
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A claimed delivery, with its token."""
+
+    id: DeliveryId
+    job: JobId
+    peer: str
+    attempts: int  # claims so far, this one included; above 1 an instance may have reached the peer before
+    failures: int  # transient failures in a row, for the backoff
+    lease_token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryItem:
+    """One instance that still has to reach the peer."""
+
+    id: ItemId
+    instance: InstanceId
+    file: str  # path below the archive folder
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    size_bytes: int
+    sha256: str
+    tries: int  # processing failures (0110 …) so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootReport:
+    """What an earlier service left behind."""
+
+    boot: BootId
+    ended_cleanly: bool  # False: the service before this one was killed
+    returned_jobs: int
+    returned_deliveries: int

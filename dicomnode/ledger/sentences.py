@@ -1,0 +1,159 @@
+"""Why a series stands where it stands, in sentences: the verdict first, then what came of it.
+
+Pure: from the rows that ``queries`` read to the words that ``series explain`` prints. The verdict's own sentence was
+written when it was reached and comes through unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from dicomnode.ledger.lines import DeliveryLine, JobLine
+from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+
+SHOWN_DIGEST: Final = 12  # digits, as in the folder of an imported model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """How many instances a peer added in a revision."""
+
+    revision: int
+    peer: str | None
+    instances: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a series stands, and how it came together."""
+
+    state: SeriesState
+    revision: int
+    aborted: bool
+    last_at: datetime | None
+    verdict: str
+    arrivals: tuple[Arrival, ...]
+
+
+def explain(
+    standing: Standing, job: JobLine | None, notes: Iterable[str], deliveries: Sequence[DeliveryLine]
+) -> tuple[str, ...]:
+    """Verdict, revisions, rule, job, notes, deliveries: in this order."""
+    return (
+        _verdict(standing),
+        *_revisions(standing, deliveries),
+        *([] if job is None else [_rule(job), _job(job, standing)]),
+        *notes,
+        *(_delivery(line, standing.revision) for line in deliveries),
+    )
+
+
+def moment(at: datetime) -> str:
+    """A moment as an operator reads it.
+
+    >>> from datetime import UTC
+    >>> moment(datetime(2026, 5, 4, 13, 2, 1, tzinfo=UTC))
+    '2026-05-04 13:02:01 UTC'
+    """
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number} images"
+
+
+def _verdict(standing: Standing) -> str:
+    if standing.state is SeriesState.SETTLED:
+        return "The series is complete and waits for its verdict."
+    if standing.state is not SeriesState.RECEIVING:
+        return standing.verdict
+    if standing.last_at is None:
+        return "Nothing has come of this series yet."
+    came = _images(sum(arrival.instances for arrival in standing.arrivals))
+    cut = "; its sender was cut off, so it is given longer" if standing.aborted else ""
+    return f"The series is being received: {came} so far, the last at {moment(standing.last_at)}{cut}."
+
+
+def _revisions(standing: Standing, deliveries: Sequence[DeliveryLine]) -> list[str]:
+    """What each later revision added, and what the peers hold of the one before."""
+    sentences = []
+    for arrival in standing.arrivals:
+        if arrival.revision == 1:
+            continue
+        before = [line for line in deliveries if line.revision < arrival.revision and line.sent_at is not None]
+        sent = "".join(
+            f"; revision {line.revision} was delivered to {line.peer} at {moment(line.sent_at)}"
+            for line in before
+            if line.sent_at is not None
+        )
+        came_from = "" if arrival.peer is None else f" from {arrival.peer}"
+        sentences.append(f"Revision {arrival.revision}: +{_images(arrival.instances)}{came_from}{sent}.")
+    return sentences
+
+
+def _rule(job: JobLine) -> str:
+    return (
+        f"Rule {job.rule!r} derives it with model {job.model} ({job.model_digest[:SHOWN_DIGEST]}), ratio {job.ratio}; "
+        f"derivation {job.derivation_number}."
+    )
+
+
+def _job(job: JobLine, standing: Standing) -> str:
+    older = "" if job.revision == standing.revision else f" (of revision {job.revision})"
+    name = f"Job {job.id}{older}"
+    match JobState(job.state):
+        case JobState.QUEUED:
+            return f"{name} waits for its turn{_after(job)}."
+        case JobState.RUNNING:
+            return f"{name} is running{_after(job)}."
+        case JobState.DONE:
+            took = "" if job.seconds is None else f" in {job.seconds:.1f} s"
+            return f"{name} is done: it made series {job.output_series}{took}."
+        case JobState.HELD:
+            return f"{name} is held: {job.sentence}"
+        case JobState.FAILED:
+            return f"{name} failed after {job.attempts} attempts; the last one: {job.sentence}"
+        case JobState.SUPERSEDED:
+            return f"{name} gave way to a newer revision."
+        case JobState.CANCELLED:
+            return f"{name} was cancelled by a new verdict."
+
+
+def _after(job: JobLine) -> str:
+    if job.attempts == 0:
+        return ""
+    times = "once" if job.attempts == 1 else f"{job.attempts} times"
+    return f"; it failed {times} before: {job.sentence.rstrip('.')}"
+
+
+def _delivery(line: DeliveryLine, revision: int) -> str:
+    older = "" if line.revision == revision else f" (revision {line.revision})"
+    progress = f"{line.acknowledged} of {line.items} acknowledged"
+    name = f"Delivery {line.id} to {line.peer}{older}"
+    match DeliveryState(line.state):
+        case DeliveryState.DUE:
+            then = "" if line.next_at is None else f", next try at {moment(line.next_at)}"
+            words = f"{name} is due: {progress}{then}.{_because(line)}"
+        case DeliveryState.SENDING:
+            words = f"{name} is on its way: {progress}."
+        case DeliveryState.SENT:
+            at = "" if line.sent_at is None else f" at {moment(line.sent_at)}"
+            words = f"{name} was sent{at}: {progress}; proof: {line.proof}."
+        case DeliveryState.HELD:
+            words = f"{name} is held: {progress}.{_because(line)}"
+        case DeliveryState.CANCELLED:
+            words = f"{name} was cancelled: something newer took its place."
+    return words + _answers(line)
+
+
+def _because(line: DeliveryLine) -> str:
+    return f" {line.sentence}" if line.sentence else ""
+
+
+def _answers(line: DeliveryLine) -> str:
+    """Statuses other than plain success: those an operator looks up."""
+    said = ", ".join(f"{_images(answer.items)} {answer.status}" for answer in line.answers if answer.status != "0000")
+    return f" Answered: {said}." if said else ""

@@ -1,0 +1,308 @@
+"""The one writer of the ledger: each method is one business act in one transaction.
+
+Everything durable goes through here, from any thread of the service and from the operator's commands beside it. A
+method returns what happened as a value; False or None means that the row was no longer where the caller left it
+(its lease was lost, a late instance came) and that nothing was written. How each act changes which rows stands in
+``intake``, ``verdicts``, ``jobs`` and ``deliveries``; which changes there are at all, in ``states``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import insert, select, text, update
+
+from dicomnode.errors import LedgerError
+from dicomnode.ids import DeliveryId, JobId, QuarantineId, SeriesId
+from dicomnode.ledger import deliveries, intake, jobs, verdicts
+from dicomnode.ledger.act import NODE, Act
+from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
+from dicomnode.ledger.rows import (
+    ArchivedInstance,
+    BootId,
+    BootReport,
+    Delivery,
+    DeliveryItem,
+    DerivedSeries,
+    Job,
+    KnownInstance,
+    PlannedJob,
+    QuarantinedFile,
+    ReceivingSeries,
+    SettledSeries,
+    StoredInstance,
+    StoreOutcome,
+)
+from dicomnode.ledger.schema import boot, create_ledger, instance, node
+from dicomnode.ledger.states import JobState
+from dicomnode.seams import SYSTEM_CLOCK, Clock
+
+LEASE_S: Final = 60.0  # renewed every third of it (NODE 5.4)
+
+
+def open_ledger(url: str, *, clock: Clock = SYSTEM_CLOCK, create: bool = True) -> Ledger:
+    """Open the ledger, or make an empty one where ``create`` allows it.
+
+    Raises LedgerError for an older, a newer and a damaged ledger, and for a missing one that may not be made.
+    """
+    if not create:
+        require_file(ledger_path(url))
+    database = Database(url)
+    try:
+        with database.transaction("open") as connection:
+            version = schema_version(connection)
+            if version is None:
+                create_ledger(connection, clock.now())
+            else:
+                require_head(version, database.path)
+            own = uuid.UUID(connection.execute(select(node.c.uuid)).scalar_one())
+    except BaseException:
+        database.close()
+        raise
+    return Ledger(database, own, clock)
+
+
+class Ledger:
+    """The open ledger, for every thread of this process."""
+
+    def __init__(self, database: Database, node_uuid: uuid.UUID, clock: Clock) -> None:
+        self.node_uuid = node_uuid  # namespace of the UIDs that this node derives
+        self._database = database
+        self._clock = clock
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file."""
+        self._database.close()
+
+    # The service itself.
+
+    def begin_boot(self, *, pid: int, host: str) -> BootReport:
+        """A service starts: nobody else holds a lease any more. Raises LedgerError where the file is damaged."""
+        self._check_pages()
+        with self._act("begin_boot") as act:
+            last = act.connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
+            made = act.connection.execute(
+                insert(boot).returning(boot.c.id), {"pid": pid, "host": host, "began_at": act.now}
+            ).scalar_one()
+            detail = "the service ended" if last is None or last.ended_at else "the service was killed"
+            return BootReport(
+                boot=BootId(made),
+                ended_cleanly=last is None or last.ended_at is not None,
+                returned_jobs=jobs.return_all(act, detail),
+                returned_deliveries=deliveries.return_all(act, detail),
+            )
+
+    def end_boot(self, ended: BootId) -> None:
+        """The service stops in order."""
+        with self._act("end_boot") as act:
+            act.connection.execute(update(boot).where(boot.c.id == ended).values(ended_at=act.now))
+
+    def note(self, kind: str, *, table: str, row: int, detail: str = "", by: str = NODE) -> None:
+        """Write down something that an operator may want to read, at the row that it happened to."""
+        with self._act("note", by) as act:
+            act.note(kind, table=table, row=row, detail=detail)
+
+    # Receive.
+
+    def series_for(self, series_uid: str) -> SeriesId:
+        """The number of a series, handed out before its first file is written."""
+        with self._database.reading() as connection:
+            number = intake.series_number(connection, series_uid)
+        if number is not None:
+            return number
+        with self._act("series") as act:
+            return intake.make_series(act, series_uid)
+
+    def find_instance(self, sop_instance_uid: str) -> KnownInstance | None:
+        """What is held under a SOP Instance UID; a look without a lock."""
+        with self._database.reading() as connection:
+            return intake.known_instance(connection, sop_instance_uid)
+
+    def accept(self, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
+        """The files are flushed and renamed: give them rows, all in one transaction; outcomes in the order given."""
+        with self._act("accept") as act:
+            return intake.accept(act, instances)
+
+    def mark_aborted(self, series_ids: Iterable[SeriesId]) -> None:
+        """The association that stored into these ended without a release."""
+        with self._act("abort") as act:
+            for series_id in series_ids:
+                intake.mark_aborted(act, series_id)
+
+    def record_quarantine(self, file: QuarantinedFile) -> QuarantineId:
+        """A file lies in the quarantine folder."""
+        with self._act("quarantine", file.peer or NODE) as act:
+            return intake.set_aside(act, file)
+
+    def known_files(self) -> set[str]:
+        """The files below the archive folder that have a row."""
+        with self._database.reading() as connection:
+            return set(connection.execute(select(instance.c.file)).scalars())
+
+    # Settle.
+
+    def receiving_series(self) -> list[ReceivingSeries]:
+        """The series that may become quiet."""
+        with self._database.reading() as connection:
+            return verdicts.receiving(connection)
+
+    def settle(self, series: SeriesId, revision: int, *, note: str, seen_at: datetime | None = None) -> bool:
+        """Freeze a quiet series; with ``seen_at`` only if its ``last_at`` is still the one that was judged quiet."""
+        with self._act("settle") as act:
+            return verdicts.settle(act, series, revision, note=note, seen_at=seen_at)
+
+    def settled_series(self) -> list[SettledSeries]:
+        """The series that wait for a verdict."""
+        with self._database.reading() as connection:
+            return verdicts.settled(connection)
+
+    def instances_of(self, series: SeriesId, revision: int) -> list[ArchivedInstance]:
+        """The instances of one revision."""
+        with self._database.reading() as connection:
+            return verdicts.instances_of(connection, series, revision)
+
+    def keep(
+        self,
+        series: SeriesId,
+        revision: int,
+        *,
+        reason: str,
+        sentence: str,
+        alert: bool = False,
+        notes: Sequence[str] = (),
+    ) -> bool:
+        """Verdict: archived, not processed."""
+        with self._act("keep") as act:
+            return verdicts.keep(act, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes)
+
+    def plan(self, series: SeriesId, revision: int, planned: PlannedJob, notes: Sequence[str] = ()) -> JobId | None:
+        """Verdict: derived by a job."""
+        with self._act("plan") as act:
+            return verdicts.plan(act, series, revision, planned, notes=notes)
+
+    # Work.
+
+    def claim_job(self, owner: str, *, lease_s: float) -> Job | None:
+        """The job that has waited longest, under a lease."""
+        with self._act("claim_job", owner) as act:
+            return jobs.claim(act, owner, act.now + timedelta(seconds=lease_s))
+
+    def beat_job(self, job: Job, *, lease_s: float = LEASE_S) -> bool:
+        """Renew the lease; False: stop, and discard what was made."""
+        with self._act("beat_job", is_relaxed=True) as act:
+            return jobs.beat(act, job, act.now + timedelta(seconds=lease_s))
+
+    def finish_job(self, job: Job, derived: DerivedSeries) -> bool:
+        """What the job made is flushed and in its folder."""
+        with self._act("finish_job") as act:
+            return jobs.finish(act, job, derived)
+
+    def return_job(self, job: Job, *, detail: str, counts: bool) -> JobState:
+        """Give the job back; ``counts``: it cost an attempt."""
+        with self._act("return_job") as act:
+            return jobs.give_back(act, job, detail=detail, counts=counts)
+
+    def hold_job(self, job: Job, *, reason: str, sentence: str) -> bool:
+        """The job cannot go on without the operator."""
+        with self._act("hold_job") as act:
+            return jobs.hold(act, job, reason=reason, sentence=sentence)
+
+    # Push.
+
+    def claim_delivery(self, peer: str, owner: str, *, lease_s: float) -> Delivery | None:
+        """The delivery to this peer that has been due longest, under a lease."""
+        with self._act("claim_delivery", owner) as act:
+            return deliveries.claim(act, peer, owner, act.now + timedelta(seconds=lease_s))
+
+    def beat_delivery(self, delivery: Delivery, *, lease_s: float = LEASE_S) -> bool:
+        """Renew the lease; False: stop."""
+        with self._act("beat_delivery", is_relaxed=True) as act:
+            return deliveries.beat(act, delivery, act.now + timedelta(seconds=lease_s))
+
+    def pending_items(self, delivery: Delivery) -> list[DeliveryItem]:
+        """What the peer has still to get, in the order of the slices."""
+        with self._database.reading() as connection:
+            return deliveries.pending_items(connection, delivery)
+
+    def acknowledge(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> bool:
+        """The peer answered success or a warning; committed before the next instance is sent."""
+        with self._act("acknowledge", delivery.peer, is_relaxed=True) as act:
+            return deliveries.acknowledge(act, delivery, item, status)
+
+    def refuse(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> bool:
+        """The peer will not take this instance."""
+        with self._act("refuse", delivery.peer) as act:
+            return deliveries.refuse(act, delivery, item, status)
+
+    def fail_item(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> int:
+        """The peer could not take this instance now; how often that has happened."""
+        with self._act("fail_item", delivery.peer) as act:
+            return deliveries.fail_item(act, delivery, item, status)
+
+    def defer(self, delivery: Delivery, *, wait_s: float, reason: str, sentence: str) -> bool:
+        """A transient failure: due again after a wait."""
+        with self._act("defer") as act:
+            due_at = act.now + timedelta(seconds=wait_s)
+            return deliveries.defer(act, delivery, due_at=due_at, reason=reason, sentence=sentence)
+
+    def hold_delivery(self, delivery: Delivery, *, reason: str, sentence: str) -> bool:
+        """The delivery cannot go on without the operator."""
+        with self._act("hold_delivery") as act:
+            return deliveries.hold(act, delivery, reason=reason, sentence=sentence)
+
+    def finish_delivery(self, delivery: Delivery) -> bool:
+        """Every item is answered. True: sent; False: held with what was refused, or no longer ours."""
+        with self._act("finish_delivery") as act:
+            return deliveries.finish(act, delivery)
+
+    def release_claim(self, delivery: Delivery) -> bool:
+        """The service stops between two instances: due at once, and no failure."""
+        with self._act("release_claim") as act:
+            return deliveries.release_claim(act, delivery)
+
+    def next_due_in(self, peer: str) -> float | None:
+        """Seconds until the next delivery to this peer may be claimed; None: none waits."""
+        with self._database.reading() as connection:
+            now = self._clock.now()
+            moment = deliveries.next_due_at(connection, peer, now)
+        return None if moment is None else max(0.0, (moment - now).total_seconds())
+
+    # The operator.
+
+    def retry_series(self, series: SeriesId, by: str) -> None:
+        """Judge the current revision again. Raises InputError where that means nothing."""
+        with self._act("retry_series", by) as act:
+            verdicts.retry(act, series)
+
+    def release_series(self, series: SeriesId, by: str) -> None:
+        """Let the held job go on as it is. Raises InputError where there is none."""
+        with self._act("release_series", by) as act:
+            verdicts.release(act, series)
+
+    def retry_delivery(self, delivery: DeliveryId, by: str) -> None:
+        """Due now, refused items pending again. Raises InputError where that means nothing."""
+        with self._act("retry_delivery", by) as act:
+            deliveries.retry(act, delivery)
+
+    def release_delivery(self, delivery: DeliveryId, by: str) -> None:
+        """A held delivery is due. Raises InputError where it is not held."""
+        with self._act("release_delivery", by) as act:
+            deliveries.release(act, delivery)
+
+    @contextmanager
+    def _act(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[Act]:
+        with self._database.transaction(name, is_relaxed=is_relaxed) as connection:
+            yield Act(connection=connection, now=self._clock.now(), by=by)
+
+    def _check_pages(self) -> None:
+        with self._database.reading() as connection:
+            found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+        if found != "ok":
+            raise LedgerError(
+                f"The ledger {self._database.path} is damaged; nothing in it was changed.",
+                hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
+            )

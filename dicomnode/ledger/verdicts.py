@@ -1,0 +1,146 @@
+"""From quiet to decided: a series settles, is kept for a reason or planned, and may be judged again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, Row, bindparam, func, or_, select
+
+from dicomnode.errors import InputError
+from dicomnode.ids import InstanceId, JobId, SeriesId
+from dicomnode.ledger import jobs
+from dicomnode.ledger.act import Act, moving, stands
+from dicomnode.ledger.rows import ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
+from dicomnode.ledger.schema import RECEIVED, instance, series
+from dicomnode.ledger.states import Event, SeriesState
+
+PROCESS: Final = "process"  # reason of a planned series
+
+_THIS_REVISION = (series.c.id == bindparam("series"), series.c.revision == bindparam("of_revision"))
+
+_RECEIVING = (
+    select(
+        series.c.id,
+        series.c.revision,
+        series.c.first_at,
+        series.c.last_at,
+        series.c.aborted,
+        select(func.count()).where(instance.c.series_id == series.c.id).scalar_subquery().label("instances"),
+    )
+    .where(stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
+    .order_by(series.c.id)
+)
+_SETTLED = select(series.c.id, series.c.revision).where(stands(series, SeriesState.SETTLED)).order_by(series.c.id)
+_INSTANCES = (
+    select(instance)
+    .where(instance.c.series_id == bindparam("series"), instance.c.revision <= bindparam("revision"))
+    .order_by(instance.c.number, instance.c.stored_at, instance.c.id)
+)
+_SETTLE = moving(series, Event.SETTLE).where(
+    *_THIS_REVISION,
+    series.c.first_at.is_not(None),
+    or_(bindparam("seen_at", type_=series.c.last_at.type).is_(None), series.c.last_at == bindparam("seen_at")),
+)
+_VERDICT: Final[dict[str, object]] = {
+    "reason": bindparam("why"),
+    "sentence": bindparam("words"),
+    "notes": bindparam("said"),
+    "alert": bindparam("alarming"),
+}
+_KEEP = moving(series, Event.KEEP).where(*_THIS_REVISION).values(**_VERDICT)
+_PLAN = moving(series, Event.PLAN).where(*_THIS_REVISION).values(**_VERDICT)
+_RETRY = (
+    moving(series, Event.RETRY)
+    .where(series.c.id == bindparam("series"))
+    .values(reason=None, sentence="", notes=[], alert=False)
+)
+_ROW = select(series.c.state, series.c.revision, series.c.origin).where(series.c.id == bindparam("series"))
+
+
+def receiving(connection: Connection) -> list[ReceivingSeries]:
+    """The series whose instances still come; a number without instances is none."""
+    return [
+        ReceivingSeries(
+            id=SeriesId(row.id),
+            revision=row.revision,
+            instances=row.instances,
+            first_at=row.first_at,
+            last_at=row.last_at,
+            aborted=row.aborted,
+        )
+        for row in connection.execute(_RECEIVING)
+    ]
+
+
+def settle(act: Act, series_id: SeriesId, revision: int, *, note: str, seen_at: datetime | None) -> bool:
+    """Freeze the set of instances; False: something came meanwhile."""
+    return act.move(_SETTLE, note, series=series_id, of_revision=revision, seen_at=seen_at) == 1
+
+
+def settled(connection: Connection) -> list[SettledSeries]:
+    """The series that wait for their verdict."""
+    return [SettledSeries(id=SeriesId(row.id), revision=row.revision) for row in connection.execute(_SETTLED)]
+
+
+def instances_of(connection: Connection, series_id: SeriesId, revision: int) -> list[ArchivedInstance]:
+    """The frozen set of a revision."""
+    return [
+        ArchivedInstance(
+            id=InstanceId(row.id),
+            file=row.file,
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            size_bytes=row.size_bytes,
+            sha256=row.sha256,
+        )
+        for row in connection.execute(_INSTANCES, {"series": series_id, "revision": revision})
+    ]
+
+
+def keep(
+    act: Act, series_id: SeriesId, revision: int, *, reason: str, sentence: str, alert: bool, notes: Sequence[str]
+) -> bool:
+    """The verdict is to keep it; False: it was decided already, or a late instance came."""
+    said = {"why": reason, "words": sentence, "said": list(notes), "alarming": alert}
+    if act.move(_KEEP, sentence, series=series_id, of_revision=revision, **said) == 0:
+        return False
+    jobs.cancel_waiting(act, series_id, revision, "a new verdict keeps the series")
+    return True
+
+
+def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str]) -> JobId | None:
+    """The verdict is to derive it; None: it was decided already, or a late instance came."""
+    said = {"why": PROCESS, "words": planned.sentence, "said": list(notes), "alarming": False}
+    if act.move(_PLAN, planned.sentence, series=series_id, of_revision=revision, **said) == 0:
+        return None
+    return jobs.plan(act, series_id, revision, planned)
+
+
+def retry(act: Act, series_id: SeriesId) -> None:
+    """The operator's *retry*: judge the current revision again."""
+    row = _row_for_operator(act.connection, series_id)
+    state = SeriesState(row.state)
+    if state is SeriesState.RECEIVING:
+        raise InputError(f"Series {series_id} is still being received; its verdict comes when it is quiet.")
+    if state is SeriesState.SETTLED:
+        raise InputError(f"Series {series_id} waits for its verdict already.")
+    jobs.refuse_while_running(act, series_id, row.revision)
+    act.move(_RETRY, series=series_id)
+
+
+def release(act: Act, series_id: SeriesId) -> None:
+    """The operator's *release*: the held job of the current revision goes on as it is."""
+    row = _row_for_operator(act.connection, series_id)
+    jobs.release(act, series_id, row.revision)
+
+
+def _row_for_operator(connection: Connection, series_id: SeriesId) -> Row[*tuple[object, ...]]:
+    row = connection.execute(_ROW, {"series": series_id}).one_or_none()
+    if row is None:
+        raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")
+    if row.origin != RECEIVED:
+        raise InputError(f"Series {series_id} was made by this node; retry or release the series that it comes from.")
+    return row
