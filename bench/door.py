@@ -1,0 +1,182 @@
+"""200 hostile clients beside one configured peer: does the peer notice, and what do they cost?
+
+    python bench/door.py            12 s of attack from 127.0.0.2 to 127.0.0.51
+    python bench/door.py --toy      2 s and 20 clients, to see that it still runs
+
+The peer sends one C-ECHO after the other, each on an association of its own, from 127.0.0.1. The clients, in a process
+of their own, connect anew whenever they are closed: silent ones, three bytes and silence, a header that claims 1 GiB
+and 3 MB of it, random bytes, HTTP. ``strangers`` come from addresses of no peer; ``peers`` from addresses that are
+configured, so that they are let in as far as the limits go. Bars: p95 of an echo (association and release included)
+< 1 s, none refused or failed, memory of the node + 64 MB at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_network
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.support.dcmtk import free_port, is_listening
+from tests.support.pdu import ASSOCIATE_AC, visitor
+from tests.support.wait import wait_until
+
+P95_BAR_S = 1.0
+MEMORY_BAR_MB = 64
+HOSTILE = [f"127.0.0.{number}" for number in range(2, 52)]
+ATTACKS = (
+    b"",
+    b"\x01\0\0",
+    b"\x01\0\x40\0\0\0" + bytes(3 << 20),
+    b"GET / HTTP/1.1\r\nHost: node\r\n\r\n",
+    random.Random(1).randbytes(4096),
+)
+
+
+def serve(data: Path, port: int, are_peers: bool) -> None:
+    """The node's door with its default limits."""
+    from dicomnode import log
+    from dicomnode.archive import Archive
+    from dicomnode.ids import AeTitle
+    from dicomnode.ledger.store import open_ledger
+    from dicomnode.receive.scp import Receiver
+    from dicomnode.settings import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
+
+    log.start_logging("info", "json")
+    addresses = ["127.0.0.1", *(HOSTILE if are_peers else [])]
+    peers = [
+        PeerSettings(name=f"p{number}", ae_title=AeTitle("TEST"), networks=(ip_network(address),))
+        for number, address in enumerate(addresses)
+    ]
+    receiver = Receiver(
+        node=NodeSettings(listen=f"127.0.0.1:{port}", data=data),
+        receive=ReceiveSettings(),
+        disk=ArchiveSettings(refuse_free_percent=0.0),
+        peers=peers,
+        ledger=open_ledger(f"sqlite:///{data / 'ledger.sqlite'}"),
+        archive=Archive(data),
+        wake=lambda: None,
+    )
+    receiver.start()
+    while True:
+        time.sleep(60)
+
+
+def attack(port: int, clients: int, until: float) -> None:
+    """So many clients at once, each coming back as soon as it is closed."""
+
+    def run(number: int) -> None:
+        while time.time() < until:
+            with suppress(OSError), socket.socket() as connection:
+                connection.settimeout(max(0.1, until - time.time()))
+                connection.bind((HOSTILE[number % len(HOSTILE)], 0))
+                connection.connect(("127.0.0.1", port))
+                connection.sendall(ATTACKS[number % len(ATTACKS)])
+                while connection.recv(4096):
+                    pass
+            time.sleep(0.05)  # 200 clients at 20 connections a second each are 4000
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def echo(port: int) -> float | None:
+    """Seconds of association, C-ECHO and release; nothing if any of them failed."""
+    began = time.perf_counter()
+    try:
+        with visitor(port, timeout_s=10.0) as guest:
+            answer = guest.associate()
+            if answer is None or answer.kind != ASSOCIATE_AC or guest.echo() != 0:
+                return None
+            guest.release()
+    except (OSError, AssertionError):
+        return None
+    return time.perf_counter() - began
+
+
+def measure(work: Path, clients: int, seconds: float, who: str) -> dict[str, float | int | str]:
+    """One attack."""
+    port = free_port()
+    data = work / who
+    data.mkdir()
+    log = (data / "log").open("wb")
+    process = subprocess.Popen([sys.executable, __file__, "--serve", str(data), str(port), who], stderr=log)
+    try:
+        wait_until(lambda: is_listening(port), 30.0, "the node listens")
+        node = psutil.Process(process.pid)
+        for _ in range(20):
+            echo(port)
+        before, cpu = node.memory_info().rss, sum(node.cpu_times()[:2])
+        until = time.time() + seconds
+        attackers = multiprocessing.get_context("spawn").Process(target=attack, args=(port, clients, until))
+        attackers.start()
+        taken: list[float | None] = []
+        most = before
+        while time.time() < until:
+            taken.append(echo(port))
+            most = max(most, node.memory_info().rss)
+        attackers.join(30)
+        cpu = sum(node.cpu_times()[:2]) - cpu
+        return _result(who, clients, taken, (most - before) / (1 << 20), cpu / seconds)
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def _result(
+    who: str, clients: int, taken: Sequence[float | None], grown_mb: float, cores: float
+) -> dict[str, float | int | str]:
+    good = sorted(one for one in taken if one is not None)
+    p95 = good[int(0.95 * (len(good) - 1))] if good else float("inf")
+    is_kept = p95 < P95_BAR_S and len(good) == len(taken) and grown_mb <= MEMORY_BAR_MB
+    return {
+        "clients": clients,
+        "are": who,
+        "echoes": len(good),
+        "failed": len(taken) - len(good),
+        "median_s": round(statistics.median(good), 3) if good else -1,
+        "p95_s": round(p95, 3),
+        "memory_mb": round(grown_mb, 1),
+        "cores": round(cores, 2),
+        "bars": "kept" if is_kept else "missed",
+    }
+
+
+def main() -> None:
+    """Print one JSON line for each kind of client."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--serve", nargs=3, metavar=("FOLDER", "PORT", "WHO"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        folder, port, who = options.serve
+        serve(Path(folder), int(port), who == "peers")
+        return
+    clients, seconds = (20, 2.0) if options.toy else (200, 12.0)
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as folder:
+        for who in ("strangers", "peers"):
+            print(json.dumps(measure(Path(folder), clients, seconds, who)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

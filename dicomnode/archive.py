@@ -1,0 +1,465 @@
+"""Instances on disk: what came over the wire in, the same bytes out.
+
+    <data>/archive/<series id>/<instance id>.dcm     Part 10 file around the dataset bytes as received
+    <data>/archive/<series id>.tmp/                  a job's output before it is published
+    <data>/quarantine/<id>.dcm                       files set aside, never read by the node itself
+
+Every name is made of our own ids: nothing that a peer sent ever becomes part of a path. The dataset is neither
+decoded nor changed. A file whose name ends in ``.tmp`` was never promised to anyone; nothing else is ever deleted
+here, but for a file that the ledger has just called a duplicate (``discard``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from dicomnode.durable import TEMPORARY_SUFFIX, Part, make_folder, rename_folder, sync_folder, write_file
+from dicomnode.errors import StorageError
+from dicomnode.ids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    InstanceId,
+    SeriesId,
+    file_stem,
+    new_instance_id,
+)
+from dicomnode.seams import checkpoint
+
+FILE_SUFFIX = ".dcm"
+
+_PREAMBLE = bytes(128) + b"DICM"  # PS3.10 section 7.1
+_GROUP_LENGTH = struct.Struct("<HH2sHL")  # (0002,0000) UL: tag, VR, length, value
+_META_LIMIT_BYTES = 65536  # ours takes about 500; anything near this was not written by us
+_UID_LIMIT = 64
+_STALE_SUFFIX = f".stale{TEMPORARY_SUFFIX}"
+
+
+class FileState(StrEnum):
+    """What a check of an archived file found."""
+
+    WHOLE = "whole"
+    ALTERED = "altered"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a file came from: kept in its private meta group, so that the file can speak for itself."""
+
+    id: InstanceId
+    peer: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A whole file that no row of the ledger knows: it was never acknowledged."""
+
+    file: str  # its name below the quarantine folder, where the sweep moved it
+    sha256: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """What the sweep at start found between files and rows."""
+
+    swept: int  # temporary files and folders removed
+    orphans: tuple[Orphan, ...]
+    missing: tuple[str, ...]  # rows without a file, as the archive-relative paths of the ledger
+
+
+class Archive:
+    """The files of one data folder. Safe to use from many threads; one service at a time (``lock``)."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.root = data / "archive"
+        self.quarantine_folder = data / "quarantine"
+        self._folders_lock = threading.Lock()
+        self._folders_made: set[Path] = set()
+        self._lock_descriptor: int | None = None
+
+    # What receive needs.
+
+    def put(
+        self,
+        series: SeriesId,
+        instance_id: InstanceId,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        dataset: Part,
+        peer: str,
+        received_at: datetime,
+    ) -> str:
+        """Write one received dataset, flushed and under its final name; its path below the archive folder.
+
+        The caller still owes ``sync([series])``. Raises OSError as it comes, since the answer to the peer depends
+        on the errno.
+        """
+        folder = self.folder_of(series)
+        self._ensure_folder(folder)
+        name = file_stem(instance_id) + FILE_SUFFIX
+        origin = Origin(id=instance_id, peer=peer, received_at=received_at)
+        write_file(folder / name, [_file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, origin), dataset])
+        return f"{series}/{name}"
+
+    def sync(self, series: Iterable[SeriesId]) -> None:
+        """Make the names in these series' folders survive a power cut: one flush for each folder."""
+        for one in set(series):
+            sync_folder(self.folder_of(one))
+
+    def discard(self, file: str) -> None:
+        """Remove a file just written, whose bytes the ledger already holds under another id."""
+        self.path(file).unlink(missing_ok=True)
+
+    def quarantine_bytes(
+        self,
+        dataset: Part,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        peer: str,
+        received_at: datetime,
+    ) -> str:
+        """Set aside bytes that never were in the archive; the file's name below the quarantine folder.
+
+        The UIDs may be anything a peer sent: what does not fit the file meta is cut. Raises OSError as it comes.
+        """
+        self._ensure_folder(self.quarantine_folder)
+        instance_id = new_instance_id()
+        name = file_stem(instance_id) + FILE_SUFFIX
+        origin = Origin(id=instance_id, peer=peer, received_at=received_at)
+        meta = _file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, origin)
+        write_file(self.quarantine_folder / name, [meta, dataset])
+        sync_folder(self.quarantine_folder)
+        return name
+
+    def quarantine_file(self, file: str) -> str:
+        """Move an archived file to quarantine; its name below the quarantine folder. Raises OSError as it comes."""
+        source = self.path(file)
+        self._ensure_folder(self.quarantine_folder)
+        name = source.name
+        if (self.quarantine_folder / name).exists():
+            name = file_stem(new_instance_id()) + FILE_SUFFIX
+        source.rename(self.quarantine_folder / name)
+        checkpoint("archive.quarantined")
+        sync_folder(self.quarantine_folder)
+        sync_folder(source.parent)
+        return name
+
+    # What work and push read.
+
+    def folder_of(self, series: SeriesId) -> Path:
+        """The folder of a series, ours or received."""
+        return self.root / str(series)
+
+    def path(self, file: str) -> Path:
+        """The place of an archive-relative path as the ledger keeps it."""
+        assert file.count("/") == 1, "not a path that the archive handed out"
+        assert not file.startswith(("/", ".")), "not a path that the archive handed out"
+        return self.root / file
+
+    def read_dataset(self, file: str) -> memoryview:
+        """The dataset bytes of an archived file: everything after the file meta, exactly as received or derived."""
+        path = self.path(file)
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            raise _unreadable(path, exc) from exc
+        return memoryview(content)[_dataset_offset(path, content) :]
+
+    def digest(self, file: str) -> str:
+        """SHA-256 of the dataset bytes of an archived file, read in pieces."""
+        return _dataset_digest(self.path(file))
+
+    def verify(self, file: str, sha256: str) -> FileState:
+        """Are the dataset bytes still those whose digest the ledger holds?
+
+        A disk that cannot be read is StorageError, not a verdict on the file.
+        """
+        path = self.path(file)
+        if not path.exists():
+            return FileState.MISSING
+        try:
+            found = _dataset_digest(path)
+        except _NotAFileOfOurs:
+            return FileState.ALTERED
+        return FileState.WHOLE if found == sha256 else FileState.ALTERED
+
+    # A job's output: one folder, published in one step.
+
+    def output_folder(self, series: SeriesId) -> Path:
+        """Where a job writes its files before they are published."""
+        return self.root / f"{series}{TEMPORARY_SUFFIX}"
+
+    def begin_output(self, series: SeriesId) -> Path:
+        """An empty folder for a job's files; what an earlier attempt left in it is gone."""
+        folder = self.output_folder(series)
+        try:
+            _remove_tree(folder)
+            self._ensure_folder(self.root)
+            make_folder(folder)
+        except OSError as exc:
+            raise StorageError(
+                f"The output folder {folder} could not be made: {exc.strerror}; the job waits.",
+                hint="Check free space and write permission of the data folder.",
+            ) from exc
+        return folder
+
+    def publish_output(self, series: SeriesId) -> Path:
+        """Give a job's folder, whose files are all flushed, its final name and flush that too; the folder.
+
+        A folder that an earlier attempt published, but whose commit was lost, makes way: no row knows its files.
+        Call it only for a series that the ledger does not yet hold as derived.
+        """
+        folder, target = self.output_folder(series), self.folder_of(series)
+        stale = self.root / f"{series}{_STALE_SUFFIX}"
+        try:
+            _remove_tree(stale)
+            if target.exists():
+                target.rename(stale)
+            checkpoint("archive.cleared")
+            rename_folder(folder, target)
+            checkpoint("archive.published")
+            _remove_tree(stale)
+        except OSError as exc:
+            raise StorageError(
+                f"The output folder {folder} could not be published: {exc.strerror}; the job waits.",
+                hint="Check free space and write permission of the data folder.",
+            ) from exc
+        return target
+
+    # Start of the service, and the disk.
+
+    def lock(self) -> None:
+        """Claim the data folder for this process until it ends or ``unlock``: one service a folder."""
+        assert self._lock_descriptor is None, "locked already"
+        try:
+            self._ensure_folder(self.data)
+            descriptor = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise StorageError(
+                f"The data folder {self.data} cannot be used: {exc.strerror}; the node did not start.",
+                hint="Create it, or give the node's user write permission, or set `node.data`.",
+            ) from exc
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(descriptor)
+            raise StorageError(
+                f"Another dicomnode service uses the data folder {self.data}; this one did not start.",
+                hint="Stop the other one, or give this one a folder of its own (`node.data`).",
+            ) from exc
+        self._lock_descriptor = descriptor
+
+    def unlock(self) -> None:
+        """Give the data folder up."""
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = None
+
+    def sweep(self, known_files: Set[str]) -> SweepReport:
+        """Bring files and rows together at start, before the door opens.
+
+        Temporary files and folders are removed. A whole file without a row was never acknowledged: it is moved to
+        quarantine. A row without a file is only reported.
+        """
+        swept = 0
+        orphans: list[Orphan] = []
+        present: set[str] = set()
+        try:
+            for folder in _entries(self.root):
+                if folder.name.endswith(TEMPORARY_SUFFIX):
+                    swept += _remove_tree(folder)
+                    continue
+                for path in _entries(folder):
+                    file = f"{folder.name}/{path.name}"
+                    if path.name.endswith(TEMPORARY_SUFFIX):
+                        path.unlink()
+                        swept += 1
+                    elif file in known_files:
+                        present.add(file)
+                    else:
+                        orphans.append(self._set_orphan_aside(file))
+            for path in _entries(self.quarantine_folder):
+                if path.name.endswith(TEMPORARY_SUFFIX):
+                    path.unlink()
+                    swept += 1
+        except OSError as exc:
+            raise StorageError(
+                f"The archive {self.root} could not be swept: {exc.strerror}; the node did not start.",
+                hint="Check that the node's user owns every file of the data folder and that the disk is sound.",
+            ) from exc
+        return SweepReport(swept=swept, orphans=tuple(orphans), missing=tuple(sorted(known_files - present)))
+
+    def free_percent(self) -> float:
+        """Free space of the archive's disk in percent of its size."""
+        total, free = self._usage()
+        return 100.0 * free / total if total else 0.0
+
+    def free_bytes(self) -> int:
+        """Free space of the archive's disk."""
+        _, free = self._usage()
+        return free
+
+    def _usage(self) -> tuple[int, int]:
+        try:
+            usage = shutil.disk_usage(self.data)
+        except OSError as exc:
+            raise _unreadable(self.data, exc) from exc
+        return usage.total, usage.free
+
+    def _ensure_folder(self, folder: Path) -> None:
+        """A folder and all above it below the data folder, each flushed into its parent before it is used.
+
+        Under a lock: a second thread must not find a folder whose name is not flushed yet.
+        """
+        if folder in self._folders_made and folder.is_dir():
+            return
+        with self._folders_lock:
+            lineage = [folder, *folder.parents]
+            known = next((depth for depth, one in enumerate(lineage) if one.is_dir()), len(lineage))
+            for one in reversed(lineage[:known]):
+                make_folder(one)
+                checkpoint("archive.folder_made")
+            if folder != self.data and folder not in self._folders_made:
+                # It may be there without having been flushed, from a process that was killed in between.
+                sync_folder(folder.parent)
+            self._folders_made.add(folder)
+
+    def _set_orphan_aside(self, file: str) -> Orphan:
+        path = self.path(file)
+        try:
+            sha256 = _dataset_digest(path)
+        except _NotAFileOfOurs:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        origin = read_origin(path)
+        return Orphan(file=self.quarantine_file(file), sha256=sha256, peer=origin.peer if origin else "")
+
+
+def read_origin(path: Path) -> Origin | None:
+    """Who sent a file, and when, from its own private meta group; nothing if the file is not of our making."""
+    with path.open("rb") as stream:
+        head = stream.read(_META_LIMIT_BYTES)
+    creator = _element(0x0100, b"UI", _padded(IMPLEMENTATION_CLASS_UID.encode(), b"\0"))
+    at = head.find(creator, len(_PREAMBLE))
+    if at < 0:
+        return None
+    at += len(creator)
+    try:
+        group, element, vr, _, length = struct.unpack_from("<HH2sHL", head, at)
+        if (group, element, vr) != (0x0002, 0x0102, b"OB"):
+            return None
+        told = json.loads(head[at + 12 : at + 12 + length].rstrip(b"\0"))
+        return Origin(
+            id=InstanceId(int(told["id"], 16)),
+            peer=str(told["peer"]),
+            received_at=datetime.fromisoformat(told["received_at"]),
+        )
+    except (struct.error, ValueError, KeyError, TypeError):
+        return None
+
+
+class _NotAFileOfOurs(StorageError):
+    """The file does not begin as a Part 10 file with a group length does."""
+
+
+def _file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, origin: Origin) -> bytes:
+    """Preamble and file meta (PS3.10 section 7.1), explicit little endian, with our origin as private information."""
+    told = {"id": file_stem(origin.id), "peer": origin.peer, "received_at": origin.received_at.isoformat()}
+    elements = b"".join(
+        (
+            _element(0x0001, b"OB", b"\0\1"),
+            _uid(0x0002, sop_class_uid),
+            _uid(0x0003, sop_instance_uid),
+            _uid(0x0010, transfer_syntax_uid),
+            _uid(0x0012, IMPLEMENTATION_CLASS_UID),
+            _element(0x0013, b"SH", _padded(IMPLEMENTATION_VERSION_NAME.encode(), b" ")),
+            _uid(0x0100, IMPLEMENTATION_CLASS_UID),
+            _element(0x0102, b"OB", _padded(json.dumps(told).encode(), b"\0")),
+        )
+    )
+    return _PREAMBLE + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+
+
+def _uid(element: int, uid: str) -> bytes:
+    """A peer's UID may be anything: what is not ASCII is shown as such, what is too long is cut."""
+    return _element(element, b"UI", _padded(uid.encode("ascii", "replace")[:_UID_LIMIT], b"\0"))
+
+
+def _element(element: int, vr: bytes, value: bytes) -> bytes:
+    if vr == b"OB":
+        return struct.pack("<HH2sHL", 0x0002, element, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+
+
+def _padded(value: bytes, pad: bytes) -> bytes:
+    return value + pad if len(value) % 2 else value
+
+
+def _dataset_offset(path: Path, head: bytes) -> int:
+    """Where the dataset begins: the group length says it, in our files and in those of any proper writer."""
+    at = len(_PREAMBLE)
+    if len(head) >= at + _GROUP_LENGTH.size and head[at - 4 : at] == b"DICM":
+        group, element, vr, size, length = _GROUP_LENGTH.unpack_from(head, at)
+        offset = at + _GROUP_LENGTH.size + int(length)
+        if (group, element, vr, size) == (0x0002, 0x0000, b"UL", 4) and length <= _META_LIMIT_BYTES:
+            return offset
+    raise _NotAFileOfOurs(
+        f"The archived file {path} does not begin as a DICOM file of this node; it was not used.",
+        hint="It was altered after it was stored: restore it from a backup, or have the series sent again.",
+    )
+
+
+def _dataset_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_PREAMBLE) + _GROUP_LENGTH.size)
+            stream.seek(_dataset_offset(path, head))
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def _unreadable(path: Path, exc: OSError) -> StorageError:
+    return StorageError(
+        f"{path} could not be read: {exc.strerror}.",
+        hint="Check that the disk is mounted and sound, and that the node's user may read it.",
+    )
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """What lies in a folder, in a steady order; a folder that is not there is empty."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        yield from sorted(folder.iterdir())
+
+
+def _remove_tree(folder: Path) -> int:
+    """Remove a temporary folder with all in it, or a temporary file; 1 if there was one."""
+    assert folder.name.endswith(TEMPORARY_SUFFIX), "only what ends in .tmp is ever removed"
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return 0
+    except OSError as exc:
+        if exc.errno != errno.ENOTDIR:
+            raise
+        folder.unlink()
+    return 1

@@ -1,0 +1,76 @@
+"""Who is let in: one association request against the peers, and the answer with its exact code.
+
+A pure decision: no socket, no library object. The order is that of NODE 2.1: what passes by itself first (a full
+node is not a wrong title), then what an administrator must correct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicomnode.receive.door import AssociateRequest
+from dicomnode.settings import PeerSettings
+from dicomnode.wire import (
+    APPLICATION_CONTEXT,
+    CALLED_UNKNOWN,
+    CALLING_UNKNOWN,
+    CONGESTED,
+    CONTEXT_UNKNOWN,
+    OTHER_SOP_CLASSES,
+    OVER_LIMIT,
+    PROTOCOL_UNKNOWN,
+    SOP_CLASSES,
+    TRANSFER_SYNTAXES,
+    UNCOMPRESSED,
+    VERIFICATION,
+    Rejection,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occasion:
+    """What is true of the node, and of the visitor's address, at this moment."""
+
+    is_refusing: bool  # stopping, or without room
+    is_over_limit: bool
+    address: str
+    application_context: str
+
+
+def admit(
+    request: AssociateRequest, occasion: Occasion, *, ae_title: str, peers: Sequence[PeerSettings]
+) -> PeerSettings | Rejection:
+    """The peer behind a request, or why there is none."""
+    if occasion.is_refusing:
+        return CONGESTED
+    if occasion.is_over_limit:
+        return OVER_LIMIT
+    if request.called != ae_title:
+        return CALLED_UNKNOWN
+    calling = request.calling
+    peer = next((one for one in peers if calling is not None and one.may_send(calling, occasion.address)), None)
+    if peer is None:
+        return CALLING_UNKNOWN
+    if occasion.application_context != APPLICATION_CONTEXT:
+        return CONTEXT_UNKNOWN
+    if not request.is_version_1:
+        return PROTOCOL_UNKNOWN
+    return peer
+
+
+def contexts_for(peer: PeerSettings) -> list[PresentationContext]:
+    """What this peer may propose: verification, MR, and other objects where the settings say so."""
+    return list(_contexts(stores_others=peer.other_objects == "store"))
+
+
+@cache
+def _contexts(*, stores_others: bool) -> tuple[PresentationContext, ...]:
+    storage = SOP_CLASSES + OTHER_SOP_CLASSES if stores_others else SOP_CLASSES
+    return (
+        build_context(VERIFICATION, list(UNCOMPRESSED)),
+        *(build_context(uid, list(TRANSFER_SYNTAXES)) for uid in storage),
+    )

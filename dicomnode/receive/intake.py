@@ -1,0 +1,214 @@
+"""One C-STORE: dataset bytes in, the status for the peer out, and everything that must be true before it is sent.
+
+The order is the promise of the node: temporary file → fdatasync → rename → folder flushed → ledger committed →
+0000. A failure status is given only where the object is really not ours, because ``storescu`` and scanners like it
+stop a series at the first one: an altered copy, another encoding and our own output coming back are answered 0000.
+Nothing here knows pynetdicom.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+
+from dicomnode import log
+from dicomnode.archive import Archive
+from dicomnode.errors import LedgerError, NodeError
+from dicomnode.ids import SeriesId, digest, is_uid, new_instance_id
+from dicomnode.ledger.engine import LedgerBusyError
+from dicomnode.ledger.rows import QuarantinedFile, QuarantineReason, StoredInstance, StoreOutcome
+from dicomnode.ledger.store import Ledger
+from dicomnode.receive.commit import GroupCommit, OutcomeUnknownError
+from dicomnode.receive.header_walk import Flaw, HeaderUids, read_uids
+from dicomnode.receive.space import Space
+from dicomnode.seams import Clock, checkpoint
+from dicomnode.wire import IMPLICIT, Answer
+
+LOGGER = logging.getLogger(__name__)
+
+QUARANTINE_HEAD_BYTES = 65536  # of an object that nobody can read: enough to see what it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What one C-STORE request brings."""
+
+    peer: str
+    sop_class_uid: str  # of the command
+    sop_instance_uid: str
+    context_sop_class_uid: str  # of the presentation context that it came on
+    transfer_syntax_uid: str
+    dataset: memoryview
+
+
+class Intake:
+    """The way of an instance from the wire into archive and ledger. Safe to use from many threads."""
+
+    def __init__(
+        self, *, archive: Archive, ledger: Ledger, space: Space, max_instance_bytes: int, clock: Clock
+    ) -> None:
+        self._archive = archive
+        self._ledger = ledger
+        self._space = space
+        self._max_instance_bytes = max_instance_bytes
+        self._clock = clock
+        self._commit = GroupCommit(archive, ledger)
+
+    def store(self, offer: Offer, series: dict[str, SeriesId]) -> Answer:
+        """Keep the object, or say why not. ``series``: those of this association; one it gains is held open."""
+        try:
+            return self._store(offer, series)
+        except OSError as exc:
+            return self._space.failed(exc)
+        except LedgerBusyError as exc:
+            return self._refused(exc, Answer.NO_RESOURCES)
+        except NodeError as exc:
+            return self._refused(exc, Answer.FAILED)
+
+    def _store(self, offer: Offer, series: dict[str, SeriesId]) -> Answer:
+        if offer.sop_class_uid != offer.context_sop_class_uid:
+            return Answer.CLASS_NOT_SUPPORTED
+        if self._space.condition() is not None:
+            return Answer.NO_RESOURCES
+        received_at = self._clock.now()
+        if len(offer.dataset) > self._max_instance_bytes:
+            return self._not_understood(offer, "the data set is larger than receive.max_instance_mb", received_at)
+        uids = read_uids(offer.dataset, implicit=offer.transfer_syntax_uid == IMPLICIT)
+        if isinstance(uids, Flaw):
+            return self._not_understood(offer, uids, received_at)
+        if not _agree(offer, uids):
+            self._quarantine(offer, QuarantineReason.UID, received_at)
+            return Answer.MISMATCH
+        known = self._ledger.find_instance(uids.sop_instance_uid)
+        if known is not None and known.is_derived:
+            self._ledger.note(StoreOutcome.OWN_OUTPUT, table="instance", row=known.id, by=offer.peer)
+            return Answer.STORED
+        if uids.series_uid not in series:
+            series[uids.series_uid] = self._ledger.series_for(uids.series_uid)
+        return self._keep(offer, series[uids.series_uid], received_at)
+
+    def _keep(self, offer: Offer, series: SeriesId, received_at: datetime) -> Answer:
+        """Write the object, then ask the ledger whether it is new: only its transaction can tell."""
+        instance_id = new_instance_id()
+        file = self._archive.put(
+            series,
+            instance_id,
+            sop_class_uid=offer.sop_class_uid,
+            sop_instance_uid=offer.sop_instance_uid,
+            transfer_syntax_uid=offer.transfer_syntax_uid,
+            dataset=offer.dataset,
+            peer=offer.peer,
+            received_at=received_at,
+        )
+        checkpoint("receive.renamed")
+        instance = StoredInstance(
+            id=instance_id,
+            series=series,
+            sop_class_uid=offer.sop_class_uid,
+            sop_instance_uid=offer.sop_instance_uid,
+            transfer_syntax_uid=offer.transfer_syntax_uid,
+            size_bytes=len(offer.dataset),
+            sha256=digest(offer.dataset),
+            file=file,
+            peer=offer.peer,
+            received_at=received_at,
+        )
+        try:
+            outcome = self._commit.accept(instance)
+        except OutcomeUnknownError:
+            raise
+        except (OSError, LedgerError):
+            if not self._is_committed_after_all(instance):
+                raise
+            outcome = StoreOutcome.STORED
+        if outcome is not StoreOutcome.STORED:
+            self._set_aside(instance, outcome)
+        return Answer.STORED
+
+    def _is_committed_after_all(self, instance: StoredInstance) -> bool:
+        """Look after a failed commit: a file whose row is surely not there goes; in doubt it stays, as an orphan."""
+        try:
+            known = self._ledger.find_instance(instance.sop_instance_uid)
+        except LedgerError:
+            return False
+        if known is not None and known.id == instance.id:
+            return True
+        self._archive.discard(instance.file)
+        return False
+
+    def _set_aside(self, instance: StoredInstance, outcome: StoreOutcome) -> None:
+        """The UID is taken: a copy goes, anything else is kept beside the first, which stays what it is."""
+        if outcome in (StoreOutcome.DUPLICATE, StoreOutcome.OWN_OUTPUT):
+            self._archive.discard(instance.file)
+            return
+        first = self._ledger.find_instance(instance.sop_instance_uid)
+        self._record(
+            QuarantinedFile(
+                file=self._archive.quarantine_file(instance.file),
+                reason=QuarantineReason(outcome.value),
+                sha256=instance.sha256,
+                peer=instance.peer,
+                instance=first.id if first else None,
+                kept_sha256=first.sha256 if first else None,
+            )
+        )
+
+    def _not_understood(self, offer: Offer, why: str, received_at: datetime) -> Answer:
+        log.event(LOGGER, "object_not_understood", level=logging.WARNING, peer=offer.peer, detail=why)
+        self._quarantine(offer, QuarantineReason.HEADER, received_at, most_bytes=QUARANTINE_HEAD_BYTES)
+        return Answer.NOT_UNDERSTOOD
+
+    def _quarantine(
+        self, offer: Offer, reason: QuarantineReason, received_at: datetime, *, most_bytes: int | None = None
+    ) -> None:
+        """Set the bytes aside, or the first of them: they never were in the archive."""
+        kept = offer.dataset[:most_bytes]
+        file = self._archive.quarantine_bytes(
+            kept,
+            sop_class_uid=offer.sop_class_uid,
+            sop_instance_uid=offer.sop_instance_uid,
+            transfer_syntax_uid=offer.transfer_syntax_uid,
+            peer=offer.peer,
+            received_at=received_at,
+        )
+        checkpoint("receive.quarantined")
+        self._record(
+            QuarantinedFile(
+                file=file, reason=reason, sha256=digest(kept), peer=offer.peer, instance=None, kept_sha256=None
+            )
+        )
+
+    def _record(self, file: QuarantinedFile) -> None:
+        row = self._ledger.record_quarantine(file)
+        is_alert = file.reason is not QuarantineReason.OTHER_ENCODING
+        level = logging.WARNING if is_alert else logging.INFO
+        log.event(
+            LOGGER,
+            "object_quarantined",
+            level=level,
+            quarantine=row,
+            reason=file.reason,
+            peer=file.peer,
+            instance=file.instance,
+        )
+
+    def _refused(self, exc: NodeError, answer: Answer) -> Answer:
+        log.event(
+            LOGGER,
+            "object_not_stored",
+            level=logging.ERROR,
+            code=exc.code,
+            status=f"{answer:04X}",
+            sentence=exc.sentence,
+            hint=exc.hint or None,
+        )
+        return answer
+
+
+def _agree(offer: Offer, uids: HeaderUids) -> bool:
+    """Does the dataset say of itself what the command said of it, in valid UIDs?"""
+    told = (offer.sop_class_uid, offer.sop_instance_uid)
+    return told == (uids.sop_class_uid, uids.sop_instance_uid) and all(
+        is_uid(uid) for uid in (*told, uids.study_uid, uids.series_uid)
+    )

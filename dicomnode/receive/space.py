@@ -1,0 +1,93 @@
+"""Is there room for what comes in? A full disk is an answer to the peer and a condition that clears itself."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from enum import StrEnum
+
+from dicomnode import log
+from dicomnode.archive import Archive
+from dicomnode.errors import StorageError
+from dicomnode.seams import Clock
+from dicomnode.wire import Answer
+
+LOGGER = logging.getLogger(__name__)
+
+# What passes when somebody makes room or closes files: the peer is asked to try again.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG})
+HOLD_S = 10.0  # a quota or a table of open files cannot be asked: after such a failure, no new visitors for so long
+
+
+class Condition(StrEnum):
+    """Why nothing is accepted at the moment."""
+
+    NO_SPACE = "no_space"
+    NOT_WRITABLE = "not_writable"
+
+
+class Space:
+    """The archive's disk as the door sees it."""
+
+    def __init__(self, archive: Archive, refuse_free_percent: float, clock: Clock) -> None:
+        self._archive = archive
+        self._refuse_free_percent = refuse_free_percent
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failed: Condition | None = None
+        self._failed_until = 0.0
+        self._shown: Condition | None = None
+
+    def condition(self) -> Condition | None:
+        """What keeps us from accepting, measured now; each change is said once."""
+        try:
+            is_below = self._archive.free_percent() < self._refuse_free_percent
+            found = Condition.NO_SPACE if is_below else None
+        except StorageError:
+            found = Condition.NOT_WRITABLE
+        with self._lock:
+            if found is None and self._clock.monotonic() < self._failed_until:
+                found = self._failed
+            if found is self._shown:
+                return found
+            previous, self._shown = self._shown, found
+        self._say(found, previous)
+        return found
+
+    def failed(self, exc: OSError) -> Answer:
+        """A write did not succeed: the answer to the peer, and nobody else comes in for a while."""
+        condition = Condition.NO_SPACE if exc.errno in _NO_ROOM else Condition.NOT_WRITABLE
+        with self._lock:
+            self._failed = condition
+            self._failed_until = self._clock.monotonic() + HOLD_S
+        log.event(
+            LOGGER,
+            "instance_not_written",
+            level=logging.ERROR,
+            reason=condition,
+            error=exc.strerror or type(exc).__name__,
+            archive=str(self._archive.data),
+        )
+        self.condition()
+        return Answer.NO_RESOURCES if condition is Condition.NO_SPACE else Answer.FAILED
+
+    def _say(self, found: Condition | None, previous: Condition | None) -> None:
+        if found is None:
+            log.event(LOGGER, "accepting_again", reason=previous)
+            return
+        try:
+            free = self._archive.free_bytes()
+        except StorageError:
+            free = None
+        log.event(
+            LOGGER,
+            found,
+            level=logging.ERROR,
+            archive=str(self._archive.data),
+            free_bytes=free,
+            limit=self._refuse_free_percent,
+            hint="Make room, or lower archive.refuse_free_percent; the node goes on by itself."
+            if found is Condition.NO_SPACE
+            else "Give the node's user write permission, or mount the disk writable.",
+        )

@@ -1,0 +1,82 @@
+"""A receiver with a real ledger and archive in a folder of its own, for the tests of the door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+from dicomnode.archive import Archive
+from dicomnode.ids import AeTitle
+from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.receive.scp import Receiver
+from dicomnode.settings import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
+from tests.support.wait import wait_until
+
+LOOPBACK = (ip_network("127.0.0.1"),)
+SCANNER = PeerSettings(name="mr1", ae_title=AeTitle("TEST"), networks=LOOPBACK)
+
+
+class House:
+    """The receiver and what it stores into."""
+
+    port: int  # where it listens, or listened
+
+    def __init__(
+        self, data: Path, receive: ReceiveSettings, peers: Sequence[PeerSettings], free_percent: float
+    ) -> None:
+        self.data = data
+        self.archive = Archive(data)
+        self.archive.lock()
+        self.ledger: Ledger = open_ledger(f"sqlite:///{data / 'ledger.sqlite'}")
+        self.wakes: list[None] = []
+        self.disk = ArchiveSettings(refuse_free_percent=free_percent)
+        self.limits = receive
+        self.receiver = Receiver(
+            node=NodeSettings(listen="127.0.0.1:0", data=data),
+            receive=receive,
+            disk=self.disk,
+            peers=peers,
+            ledger=self.ledger,
+            archive=self.archive,
+            wake=lambda: self.wakes.append(None),
+        )
+
+    def stored(self, series_uid: str) -> list[str]:
+        """The archive files of a series' first revision, in no order."""
+        instances = self.ledger.instances_of(self.ledger.series_for(series_uid), 1)
+        return [one.file for one in instances]
+
+    def files(self) -> list[Path]:
+        """Everything that lies in the archive folder."""
+        return sorted(path for path in self.archive.root.rglob("*") if path.is_file())
+
+    def quarantined(self) -> list[Path]:
+        """Everything that lies in the quarantine folder."""
+        return sorted(self.archive.quarantine_folder.glob("*"))
+
+    def wait_until_empty(self) -> None:
+        """Until every association has ended."""
+        wait_until(lambda: not self.receiver.associations(), what="associations end")
+
+
+@contextmanager
+def house(
+    data: Path,
+    *,
+    peers: Sequence[PeerSettings] = (SCANNER,),
+    free_percent: float = 0.0,
+    **limits: float,
+) -> Iterator[House]:
+    """A receiver that listens, and is stopped without waiting; ``limits``: keys of ``[receive]``."""
+    data.mkdir(parents=True, exist_ok=True)
+    made = House(data, ReceiveSettings.model_validate(limits), peers, free_percent)
+    made.receiver.start()
+    made.port = made.receiver.port
+    try:
+        yield made
+    finally:
+        made.receiver.stop(0.0)
+        made.ledger.close()
+        made.archive.unlock()

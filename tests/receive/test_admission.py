@@ -1,0 +1,72 @@
+"""Who is let in, and the exact code for who is not (NODE 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_network
+
+import pytest
+
+from dicomnode.ids import AeTitle
+from dicomnode.receive.admission import Occasion, admit, contexts_for
+from dicomnode.receive.door import AssociateRequest
+from dicomnode.settings import PeerSettings
+from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
+
+MR1 = PeerSettings(name="mr1", ae_title=AeTitle("MR1"), networks=(ip_network("10.1.2.0/24"),))
+MR2 = PeerSettings(name="mr2", ae_title=AeTitle("MR2"), networks=(ip_network("10.1.3.0/24"),), other_objects="store")
+PACS = PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address="10.1.2.9:104")
+REQUEST = AssociateRequest(called="NODE", calling="MR1", is_version_1=True)
+OCCASION = Occasion(is_refusing=False, is_over_limit=False, address="10.1.2.5", application_context=APPLICATION_CONTEXT)
+
+
+def decide(request: AssociateRequest, occasion: Occasion) -> str:
+    admitted = admit(request, occasion, ae_title="NODE", peers=(MR1, MR2, PACS))
+    return admitted.code if isinstance(admitted, Rejection) else admitted.name
+
+
+def test_a_known_peer_from_its_network_comes_in() -> None:
+    assert decide(REQUEST, OCCASION) == "mr1"
+    assert decide(REQUEST, replace(OCCASION, address="::ffff:10.1.2.5")) == "mr1"
+
+
+@pytest.mark.parametrize(
+    ("request_", "occasion", "code"),
+    [
+        (REQUEST, replace(OCCASION, is_refusing=True), "2/3/1"),
+        (REQUEST, replace(OCCASION, is_over_limit=True), "2/3/2"),
+        (replace(REQUEST, called="node"), OCCASION, "1/1/7"),  # case matters
+        (replace(REQUEST, called=None), OCCASION, "1/1/7"),
+        (replace(REQUEST, calling="mr1"), OCCASION, "1/1/3"),
+        (replace(REQUEST, calling=None), OCCASION, "1/1/3"),
+        (replace(REQUEST, calling="MR2"), OCCASION, "1/1/3"),  # known, but not from there
+        (replace(REQUEST, calling="PACS"), replace(OCCASION, address="10.1.2.9"), "1/1/3"),  # only sent to
+        (REQUEST, replace(OCCASION, application_context="1.2.3"), "1/1/2"),
+        (replace(REQUEST, is_version_1=False), OCCASION, "1/2/2"),
+    ],
+)
+def test_each_obstacle_has_its_code(request_: AssociateRequest, occasion: Occasion, code: str) -> None:
+    assert decide(request_, occasion) == code
+
+
+def test_the_first_obstacle_of_the_order_is_named() -> None:
+    request = AssociateRequest(called="X", calling="X", is_version_1=False)
+    occasion = Occasion(is_refusing=True, is_over_limit=True, address="9.9.9.9", application_context="1.2")
+    assert decide(request, occasion) == "2/3/1"
+    occasion = replace(occasion, is_refusing=False)
+    assert decide(request, occasion) == "2/3/2"
+    occasion = replace(occasion, is_over_limit=False)
+    assert decide(request, occasion) == "1/1/7"
+    request = replace(request, called="NODE")
+    assert decide(request, occasion) == "1/1/3"
+    request, occasion = replace(request, calling="MR1"), replace(occasion, address="10.1.2.5")
+    assert decide(request, occasion) == "1/1/2"
+    assert decide(request, replace(occasion, application_context=APPLICATION_CONTEXT)) == "1/2/2"
+
+
+def test_only_a_peer_that_may_is_offered_other_objects() -> None:
+    mr_only = [str(one.abstract_syntax) for one in contexts_for(MR1)]
+    assert mr_only == ["1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"]
+    everything = contexts_for(MR2)
+    assert len(everything) > 100
+    assert [str(one) for one in everything[-1].transfer_syntax] == list(TRANSFER_SYNTAXES)

@@ -1,0 +1,89 @@
+"""``kill -9`` at each seam of receiving: what was acknowledged is there, the rest is sent again, nothing doubles."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dicomnode.archive import Archive, FileState
+from dicomnode.ledger.store import open_ledger
+from tests.support.dicom import Made, made
+from tests.support.pdu import visitor
+from tests.support.wait import wait_until
+
+SEAMS = [
+    "ledger.series_committed",
+    "archive.folder_made",
+    "durable.written",
+    "durable.flushed",
+    "durable.renamed",
+    "receive.renamed",
+    "receive.folder_synced",
+    "ledger.accept_written",
+    "ledger.accept_committed",
+    "receive.committed",
+    "receive.answered",
+]
+
+
+@contextmanager
+def receiver(tmp_path: Path, *faults: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A receiver that dies at the fault, if there is one."""
+    port_file = tmp_path / "port"
+    port_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "tests.support.checkpoints", *faults, "--module", "tests.receive.lone_receiver"]
+    process = subprocess.Popen([*command, "--", str(tmp_path / "data"), str(port_file)])
+    try:
+        wait_until(lambda: port_file.exists() and port_file.read_text(), 30, "the receiver listens")
+        yield process, int(port_file.read_text())
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def send(port: int, objects: list[Made]) -> int:
+    """How many were acknowledged before the connection was lost."""
+    acknowledged = 0
+    try:
+        with visitor(port) as guest:
+            if guest.associate() is None:
+                return 0
+            for one in objects:
+                assert guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
+                acknowledged += 1
+            guest.release()
+    except (AssertionError, ConnectionError):
+        pass
+    return acknowledged
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_nothing_acknowledged_is_lost_and_nothing_doubles(tmp_path: Path, seam: str) -> None:
+    first = made(1)
+    objects = [first, *(made(number, series_uid=first.series_uid) for number in range(2, 6))]
+    # The folder and the series are made once; of answers, the association's own is the first.
+    hit = {"ledger.series_committed": 1, "archive.folder_made": 2, "receive.answered": 3}.get(seam, 3)
+    with receiver(tmp_path, "--kill", f"{seam}:{hit}") as (process, port):
+        acknowledged = send(port, objects)
+        assert process.wait(10) == -9, "the fault was never reached"
+    assert acknowledged < len(objects)
+    archive = Archive(tmp_path / "data")
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")
+    for one in objects[:acknowledged]:
+        assert ledger.find_instance(one.sop_instance_uid) is not None
+    ledger.close()
+
+    with receiver(tmp_path) as (_, port):
+        assert send(port, objects) == len(objects)
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")
+    rows = ledger.instances_of(ledger.series_for(first.series_uid), 1)
+    ledger.close()
+    assert {row.sop_instance_uid for row in rows} == {one.sop_instance_uid for one in objects}
+    assert {archive.verify(row.file, row.sha256) for row in rows} == {FileState.WHOLE}
+    left = {f"{path.parent.name}/{path.name}" for path in archive.root.rglob("*.*")}
+    assert left == {row.file for row in rows}

@@ -1,0 +1,525 @@
+"""What a peer is answered, and what is then on disk and in the ledger: every row of NODE 2.3."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicomnode.archive import FileState
+from dicomnode.errors import SettingsError
+from dicomnode.ids import AeTitle, digest
+from dicomnode.ledger.engine import LedgerBusyError
+from dicomnode.ledger.rows import KnownInstance
+from dicomnode.receive.scp import Receiver
+from dicomnode.seams import set_checkpoint_hook
+from dicomnode.settings import NodeSettings, PeerSettings
+from tests.receive.house import LOOPBACK, House, house
+from tests.support.dcmtk import needs_dcmtk
+from tests.support.dicom import (
+    Made,
+    dataset_bytes,
+    dcmsend,
+    encoded,
+    made,
+    mr_dataset,
+    storescu,
+    write_series,
+)
+from tests.support.pdu import (
+    ABORT,
+    ABORT_BYTES,
+    ASSOCIATE_AC,
+    ASSOCIATE_RJ,
+    MR_IMAGE,
+    Visitor,
+    associate_rq,
+    c_store_rq,
+    p_data,
+    store_pdus,
+    visitor,
+)
+from tests.support.shared import DATA, needs_shared
+from tests.support.wait import wait_until
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[House]:
+    """A receiver for the peer TEST of 127.0.0.1."""
+    with house(tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def guest(node: House) -> Iterator[Visitor]:
+    """An association of TEST's."""
+    with visitor(node.port) as one:
+        answer = one.associate()
+        assert answer is not None
+        assert answer.kind == ASSOCIATE_AC
+        yield one
+
+
+@pytest.fixture
+def at_checkpoint() -> Iterator[Callable[[str, Callable[[], None]], None]]:
+    """Do something when this process passes a checkpoint."""
+
+    def install(name: str, act: Callable[[], None]) -> None:
+        set_checkpoint_hook(lambda passed: act() if passed == name else None)
+
+    yield install
+    set_checkpoint_hook(None)
+
+
+def store(guest: Visitor, one: Made, **how: int) -> int:
+    return guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset, **how)
+
+
+def fail_with(number: int) -> Callable[[], None]:
+    def act() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return act
+
+
+def test_a_peer_is_answered_an_echo(guest: Visitor) -> None:
+    assert guest.echo() == 0x0000
+    guest.release()
+
+
+def test_success_means_bytes_on_disk_and_a_row(node: House, guest: Visitor) -> None:
+    one = made(1)
+    assert store(guest, one) == 0x0000
+    known = node.ledger.find_instance(one.sop_instance_uid)
+    assert known is not None
+    assert known.sha256 == digest(one.dataset)
+    (file,) = node.stored(one.series_uid)
+    assert bytes(node.archive.read_dataset(file)) == one.dataset
+
+
+def test_a_dataset_in_many_fragments_arrives_whole(node: House, guest: Visitor) -> None:
+    one = made(1, size=128)
+    assert store(guest, one, pdv_bytes=1000) == 0x0000
+    assert bytes(node.archive.read_dataset(node.stored(one.series_uid)[0])) == one.dataset
+
+
+def test_the_same_object_again_is_success_and_one_copy(node: House, guest: Visitor) -> None:
+    one = made(1)
+    assert [store(guest, one) for _ in range(3)] == [0x0000] * 3
+    assert len(node.files()) == 1
+    assert not node.quarantined()
+
+
+def test_other_bytes_under_the_same_uid_are_set_aside_and_the_first_is_kept(node: House, guest: Visitor) -> None:
+    first = made(1)
+    second = made(2, series_uid=first.series_uid, sop_instance_uid=first.sop_instance_uid)
+    assert store(guest, first) == 0x0000
+    assert store(guest, second) == 0x0000
+    assert bytes(node.archive.read_dataset(node.stored(first.series_uid)[0])) == first.dataset
+    (aside,) = node.quarantined()
+    assert aside.read_bytes().endswith(second.dataset)
+
+
+def test_the_same_uid_in_another_encoding_is_set_aside(node: House, guest: Visitor) -> None:
+    dataset = mr_dataset()
+    uid, series = str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID)
+    assert guest.store(MR_IMAGE, uid, encoded(dataset), context=3) == 0x0000
+    assert guest.store(MR_IMAGE, uid, encoded(dataset, implicit=True), context=5) == 0x0000
+    assert len(node.stored(series)) == 1
+    assert len(node.quarantined()) == 1
+
+
+def test_our_own_output_coming_back_is_success_and_not_stored(
+    node: House, guest: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = made(1)
+    assert store(guest, one) == 0x0000
+    known = node.ledger.find_instance(one.sop_instance_uid)
+    assert known is not None
+    derived = KnownInstance(
+        id=known.id, series=known.series, sha256="0" * 64, transfer_syntax_uid=EXPLICIT, is_derived=True
+    )
+    monkeypatch.setattr(node.ledger, "find_instance", lambda _uid: derived)
+    assert store(guest, one) == 0x0000
+    assert len(node.files()) == 1
+    assert not node.quarantined()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (errno.ENOSPC, 0xA700),
+        (errno.EDQUOT, 0xA700),
+        (errno.EMFILE, 0xA700),
+        (errno.EROFS, 0x0110),
+        (errno.EACCES, 0x0110),
+        (errno.EIO, 0x0110),
+    ],
+)
+def test_a_write_that_fails_is_answered_by_its_cause_and_leaves_no_file(
+    node: House,
+    guest: Visitor,
+    at_checkpoint: Callable[[str, Callable[[], None]], None],
+    number: int,
+    status: int,
+) -> None:
+    for seam in ("durable.written", "receive.folder_synced"):
+        at_checkpoint(seam, fail_with(number))
+        with visitor(node.port) as other:
+            answer = other.associate()
+            if answer is not None and answer.kind == ASSOCIATE_RJ:
+                assert answer.code == (2, 3, 1)  # while the condition lasts
+        set_checkpoint_hook(None)
+    at_checkpoint("durable.written", fail_with(number))
+    assert store(guest, made(1)) == status
+    assert not node.files()
+    with visitor(node.port) as other:
+        answer = other.associate()
+        assert answer is not None
+        assert (answer.kind, answer.code) == (ASSOCIATE_RJ, (2, 3, 1))
+
+
+def test_a_commit_that_fails_leaves_no_file_and_no_row(
+    node: House, guest: Visitor, at_checkpoint: Callable[[str, Callable[[], None]], None]
+) -> None:
+    at_checkpoint("receive.folder_synced", fail_with(errno.ENOSPC))
+    one = made(1)
+    assert store(guest, one) == 0xA700
+    assert not node.files()
+    assert node.ledger.find_instance(one.sop_instance_uid) is None
+
+
+def test_a_commit_that_succeeded_though_its_report_failed_is_a_success(
+    node: House, guest: Visitor, at_checkpoint: Callable[[str, Callable[[], None]], None]
+) -> None:
+    at_checkpoint("receive.committed", fail_with(errno.EIO))
+    one = made(1)
+    assert store(guest, one) == 0x0000
+    assert len(node.files()) == len(node.stored(one.series_uid)) == 1
+
+
+def test_a_busy_ledger_is_out_of_resources(node: House, guest: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(_instances: object) -> None:
+        raise LedgerBusyError("Another process held the ledger.")
+
+    monkeypatch.setattr(node.ledger, "accept", busy)
+    assert store(guest, made(1)) == 0xA700
+    assert not node.files()
+
+
+def test_a_programming_error_is_a_processing_failure_without_a_traceback(
+    node: House, guest: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.ledger, "series_for", lambda _uid: 1 / 0)
+    assert store(guest, made(1)) == 0x0110
+    assert guest.echo() == 0x0000
+
+
+def test_below_the_mark_nothing_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with house(tmp_path / "data", free_percent=3.0) as node, visitor(node.port) as guest:
+        assert guest.associate() is not None
+        free = 2.9
+        monkeypatch.setattr(node.archive, "free_percent", lambda: free)
+        assert store(guest, made(1)) == 0xA700
+        with visitor(node.port) as other:
+            answer = other.associate()
+            assert answer is not None
+            assert answer.code == (2, 3, 1)
+        free = 3.1  # it clears itself
+        assert store(guest, made(1)) == 0x0000
+
+
+def test_a_class_on_another_classes_context_is_not_supported(node: House, guest: Visitor) -> None:
+    one = made(1)
+    assert guest.store(CT_IMAGE, one.sop_instance_uid, one.dataset) == 0x0122
+    assert guest.store("1.2.3.4.5", one.sop_instance_uid, one.dataset) == 0x0122  # the library would abort
+    assert not node.files()
+
+
+def test_other_classes_and_lossy_syntaxes_are_refused_as_contexts(node: House) -> None:
+    offered = [
+        (1, MR_IMAGE, [EXPLICIT, IMPLICIT]),
+        (3, CT_IMAGE, [EXPLICIT]),
+        (5, MR_IMAGE, ["1.2.840.10008.1.2.4.50"]),
+        (7, MR_IMAGE, ["1.2.840.10008.1.2.2"]),
+        (9, MR_IMAGE, ["1.2.840.10008.1.2.1.99"]),
+        (11, MR_IMAGE, [IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.4.70"]),
+    ]
+    with visitor(node.port) as guest:
+        answer = guest.associate(associate_rq(contexts=offered))
+        assert answer is not None
+        results = {match[1][0]: match[2][0] for match in re.finditer(rb"!\0..(.)\0(.)\0", answer.body, re.DOTALL)}
+        assert results == {1: 0, 3: 3, 5: 4, 7: 4, 9: 4, 11: 0}
+        assert answer.body.count(EXPLICIT.encode()) >= 2  # ours is the order of preference
+
+
+def test_a_peer_whose_other_objects_are_stored_may_send_ct(tmp_path: Path) -> None:
+    peer = PeerSettings(name="ct", ae_title=AeTitle("TEST"), networks=LOOPBACK, other_objects="store")
+    with house(tmp_path / "data", peers=[peer]) as node, visitor(node.port) as guest:
+        assert guest.associate(associate_rq(contexts=[(3, CT_IMAGE, [EXPLICIT])])) is not None
+        dataset = mr_dataset()
+        dataset.SOPClassUID = CT_IMAGE
+        assert guest.store(CT_IMAGE, str(dataset.SOPInstanceUID), encoded(dataset)) == 0x0000
+
+
+@pytest.mark.parametrize("uid", ["../../../etc/passwd", "1.2.3.", "1.02.3", "x" * 64, "1." * 40 + "1", "1.2/3"])
+def test_what_is_no_uid_does_not_match_and_is_set_aside(node: House, guest: Visitor, uid: str) -> None:
+    dataset = mr_dataset()
+    content = encoded(dataset).replace(
+        _element(0x0008, 0x0018, str(dataset.SOPInstanceUID)), _element(0x0008, 0x0018, uid)
+    )
+    assert guest.store(MR_IMAGE, uid, content) == 0xA900
+    assert len(node.quarantined()) == 1
+    assert not node.files()
+    assert guest.echo() == 0x0000
+
+
+def test_a_command_that_names_another_instance_than_the_dataset_does_not_match(node: House, guest: Visitor) -> None:
+    one = made(1)
+    assert guest.store(MR_IMAGE, "1.2.3", one.dataset) == 0xA900
+    assert len(node.quarantined()) == 1
+
+
+@pytest.mark.parametrize("content", [b"odd", b"\xff" * 2000, b"<html></html>!" * 10000])
+def test_what_cannot_be_walked_is_not_understood_and_its_head_kept(node: House, guest: Visitor, content: bytes) -> None:
+    assert guest.store(MR_IMAGE, "1.2.3", content) == 0xC000
+    (aside,) = node.quarantined()
+    assert aside.read_bytes().endswith(content[:65536])
+    assert aside.stat().st_size < 65536 + 1024
+
+
+def test_an_empty_dataset_and_none_at_all_are_not_understood(guest: Visitor) -> None:
+    assert guest.store(MR_IMAGE, "1.2.3", b"") == 0xC000
+    guest.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3", has_dataset=False), is_command=True))
+    assert guest.status() == 0xC000
+
+
+def test_a_dataset_beyond_the_limit_is_aborted_while_it_streams(tmp_path: Path) -> None:
+    with house(tmp_path / "data", max_instance_mb=1) as node, visitor(node.port) as guest:
+        assert guest.associate() is not None
+        guest.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3"), is_command=True))
+        fragment = p_data(3, bytes(60000), is_command=False, is_last=False)
+        with pytest.raises((ConnectionError, TimeoutError)):  # noqa: PT012 - somewhere in this stream
+            for _ in range(1000):
+                guest.send(fragment)
+        node.wait_until_empty()
+        assert not node.files()
+
+
+def test_open_series_are_known_until_the_association_ends(node: House, guest: Visitor) -> None:
+    one = made(1)
+    store(guest, one)
+    assert node.receiver.open_series() == {node.ledger.series_for(one.series_uid)}
+    guest.release()
+    node.wait_until_empty()
+    assert node.receiver.open_series() == frozenset()
+    assert node.wakes
+    assert [series.aborted for series in node.ledger.receiving_series()] == [False]
+
+
+@pytest.mark.parametrize("end", [ABORT_BYTES, b""])
+def test_an_abort_or_a_lost_link_marks_the_series(node: House, guest: Visitor, end: bytes) -> None:
+    store(guest, made(1))
+    guest.send(end)
+    guest.connection.close()
+    node.wait_until_empty()
+    wait_until(lambda: [one.aborted for one in node.ledger.receiving_series()] == [True])
+
+
+def test_one_series_on_two_associations_stays_open_until_both_end(node: House, guest: Visitor) -> None:
+    one = made(1)
+    store(guest, one)
+    with visitor(node.port) as other:
+        other.associate()
+        assert store(other, made(2, series_uid=one.series_uid)) == 0x0000
+        guest.release()
+        wait_until(lambda: node.receiver.associations() == 1)
+        assert len(node.receiver.open_series()) == 1
+    node.wait_until_empty()
+    assert len(node.stored(one.series_uid)) == 2
+
+
+def test_the_same_object_at_once_on_many_associations_becomes_one_row(node: House) -> None:
+    one = made(1, size=64)
+    visitors = [visitor(node.port) for _ in range(6)]
+    guests = [each.__enter__() for each in visitors]
+    for guest in guests:
+        assert guest.associate() is not None
+    for guest in guests:
+        guest.send(_pdus(one))
+    assert [guest.status() for guest in guests] == [0x0000] * 6
+    for each in visitors:
+        each.__exit__(None, None, None)
+    assert len(node.files()) == len(node.stored(one.series_uid)) == 1
+
+
+@needs_dcmtk
+def test_storescu_and_dcmsend_deliver_whole_series(node: House, tmp_path: Path) -> None:
+    """DCMTK encodes anew what it read, so that values are compared here and bytes elsewhere."""
+    first, second = write_series(tmp_path / "a", 6), write_series(tmp_path / "b", 6, transfer_syntax=IMPLICIT)
+    assert storescu(node.port, first, "-xe").returncode == 0
+    report = dcmsend(node.port, second, tmp_path / "report")
+    assert len(re.findall(r"DIMSE Status\s*: 0x0000", report)) == 6
+    kept = {str(one.SOPInstanceUID): one for one in map(dcmread, node.files())}
+    assert len(kept) == 12
+    for path in (*first, *second):
+        sent = dcmread(path)
+        assert kept[str(sent.SOPInstanceUID)] == sent
+    for instance in node.ledger.instances_of(node.ledger.series_for(str(dcmread(first[0]).SeriesInstanceUID)), 1):
+        assert node.archive.verify(instance.file, instance.sha256) is FileState.WHOLE
+        assert instance.transfer_syntax_uid == EXPLICIT
+
+
+@needs_dcmtk
+def test_storescu_goes_on_after_an_altered_copy(node: House, tmp_path: Path) -> None:
+    """A failure status would have stopped it: the rest of the series would be lost."""
+    files = write_series(tmp_path / "a", 4)
+    assert storescu(node.port, files[:2], "-xe").returncode == 0
+    content = bytearray(files[1].read_bytes())
+    content[-1] ^= 1
+    files[1].write_bytes(content)
+    assert storescu(node.port, files, "-xe").returncode == 0
+    assert len(node.files()) == 4
+    assert len(node.quarantined()) == 1
+
+
+@needs_dcmtk
+@needs_shared
+@pytest.mark.parametrize(
+    ("folder", "option", "transfer_syntax"),
+    [
+        ("compressed_jpeg", "-xs", "1.2.840.10008.1.2.4.70"),
+        ("compressed_jpegls", "-xt", "1.2.840.10008.1.2.4.80"),
+        ("compressed_j2k", "-xv", "1.2.840.10008.1.2.4.90"),
+        ("compressed_rle", "-xr", "1.2.840.10008.1.2.5"),
+    ],
+)
+def test_lossless_compressed_objects_are_kept_as_they_are(
+    tmp_path: Path, folder: str, option: str, transfer_syntax: str
+) -> None:
+    peer = PeerSettings(name="any", ae_title=AeTitle("TEST"), networks=LOOPBACK, other_objects="store")
+    (file,) = sorted((DATA / "odd" / "dicom2nifti" / folder).glob("*.dcm"))
+    sent = dcmread(file)
+    with house(tmp_path / "foreign", peers=[peer]) as node:
+        result = storescu(node.port, [file], option)
+        assert result.returncode == 0, _said(result)
+        (kept,) = node.files()
+        assert dcmread(kept).PixelData == sent.PixelData
+        assert dcmread(kept).file_meta.TransferSyntaxUID == transfer_syntax
+    with house(tmp_path / "raw", peers=[peer]) as node, visitor(node.port) as guest:
+        guest.associate(associate_rq(contexts=[(3, str(sent.SOPClassUID), [transfer_syntax])]))
+        content = dataset_bytes(file)
+        assert guest.store(str(sent.SOPClassUID), str(sent.SOPInstanceUID), content) == 0x0000
+        assert node.files()[0].read_bytes().endswith(content)
+
+
+@needs_dcmtk
+def test_storescu_learns_why_it_was_rejected(node: House, tmp_path: Path) -> None:
+    files = write_series(tmp_path / "a", 1)
+    assert "Called AE Title Not Recognized" in _said(storescu(node.port, files, called="WRONG"))
+    assert "Calling AE Title Not Recognized" in _said(storescu(node.port, files, calling="WRONG"))
+
+
+def test_both_titles_wrong_names_the_called_one_and_a_peer_elsewhere_is_unknown(tmp_path: Path) -> None:
+    elsewhere = PeerSettings(name="b", ae_title=AeTitle("B"), networks=(ip_network("127.0.0.9"),))
+    here = PeerSettings(name="a", ae_title=AeTitle("A"), networks=LOOPBACK)
+    with house(tmp_path / "data", peers=[elsewhere, here]) as node:
+        for request, code in [
+            (associate_rq(called=b"X", calling=b"X"), (1, 1, 7)),
+            (associate_rq(calling=b"B"), (1, 1, 3)),
+            (associate_rq(calling=b"a"), (1, 1, 3)),
+            (associate_rq(calling=b"A\xc3"), (1, 1, 3)),  # the library would read it as A
+            (associate_rq(calling=b""), (1, 1, 3)),
+            (associate_rq(calling=b"A", application_context=b"1.2.3"), (1, 1, 2)),
+            (associate_rq(calling=b"A", version=2), (1, 2, 2)),
+        ]:
+            with visitor(node.port) as guest:
+                answer = guest.associate(request)
+                assert answer is not None
+                assert (answer.kind, answer.code) == (ASSOCIATE_RJ, code)
+        with visitor(node.port, source="127.0.0.9") as guest:
+            answer = guest.associate(associate_rq(calling=b"B", version=3))  # only bit 0 is tested
+            assert answer is not None
+            assert answer.kind == ASSOCIATE_AC
+
+
+def test_a_port_in_use_is_said_in_words(node: House, tmp_path: Path) -> None:
+    with house(tmp_path / "other") as other:
+        second = Receiver(
+            node=NodeSettings(listen=f"127.0.0.1:{node.port}"),
+            receive=other.limits,
+            disk=other.disk,
+            peers=(),
+            ledger=other.ledger,
+            archive=other.archive,
+            wake=lambda: None,
+        )
+        with pytest.raises(SettingsError, match="cannot listen on"):
+            second.start()
+
+
+def test_stopping_lets_an_open_association_finish_and_rejects_new_ones(node: House, guest: Visitor) -> None:
+    stopping = threading.Thread(target=node.receiver.stop, args=(20.0,))
+    stopping.start()
+    wait_until(lambda: _code(node.port) == (2, 3, 1))
+    one = made(1)
+    assert store(guest, one) == 0x0000
+    guest.release()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    with pytest.raises(ConnectionError):
+        visitor(node.port).__enter__()
+    assert len(node.files()) == 1
+
+
+def test_stopping_aborts_who_does_not_finish(node: House, guest: Visitor) -> None:
+    store(guest, made(1))
+    node.receiver.stop(0.1)
+    answer = guest.receive()
+    assert answer is not None
+    assert (answer.kind, answer.code) == (ABORT, (0, 0))
+    assert [one.aborted for one in node.ledger.receiving_series()] == [True]
+
+
+@needs_dcmtk
+@needs_shared
+def test_every_odd_file_is_stored_set_aside_or_refused_and_the_node_lives(tmp_path: Path) -> None:
+    peer = PeerSettings(name="any", ae_title=AeTitle("TEST"), networks=LOOPBACK, other_objects="store")
+    files = sorted(path for path in (DATA / "odd").rglob("*") if path.is_file())
+    with house(tmp_path / "data", peers=[peer]) as node:
+        report = dcmsend(node.port, files, tmp_path / "report", "+sd", "-nh", "--no-uid-checks", "-dn")
+        answered = len(re.findall(r"DIMSE Status\s*: 0x(?:0000|A900|C000)", report))
+        assert answered > 10
+        with visitor(node.port) as guest:
+            guest.associate()
+            assert guest.echo() == 0x0000
+        assert len(node.files()) + len(node.quarantined()) <= answered
+
+
+def _pdus(one: Made) -> bytes:
+    return store_pdus(one.sop_class_uid, one.sop_instance_uid, one.dataset)
+
+
+def _said(result: object) -> str:
+    return str(getattr(result, "stdout", "")) + str(getattr(result, "stderr", ""))
+
+
+def _code(port: int) -> tuple[int, ...] | None:
+    with visitor(port) as guest:
+        answer = guest.associate()
+        return answer.code if answer is not None and answer.kind == ASSOCIATE_RJ else None
+
+
+def _element(group: int, element: int, uid: str) -> bytes:
+    raw = uid.encode() + b"\0" * (len(uid) % 2)
+    return group.to_bytes(2, "little") + element.to_bytes(2, "little") + b"UI" + len(raw).to_bytes(2, "little") + raw

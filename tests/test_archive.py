@@ -1,0 +1,211 @@
+"""The archive keeps bytes as they came, under names of our own, and sweeps only what was never promised."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicomnode.archive import Archive, FileState, read_origin
+from dicomnode.errors import StorageError
+from dicomnode.ids import InstanceId, SeriesId
+from tests.support.dicom import dataset_bytes, made, mr_dataset, write_part10
+from tests.support.pdu import EXPLICIT
+
+AT = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+SERIES = SeriesId(7)
+
+
+def put(archive: Archive, number: int = 255, *, dataset: bytes = b"", series: SeriesId = SERIES) -> str:
+    one = made(1)
+    return archive.put(
+        series,
+        InstanceId(number),
+        sop_class_uid=one.sop_class_uid,
+        sop_instance_uid=one.sop_instance_uid,
+        transfer_syntax_uid=EXPLICIT,
+        dataset=dataset or one.dataset,
+        peer="mr1",
+        received_at=AT,
+    )
+
+
+def test_a_file_is_named_by_our_ids_and_holds_the_bytes_as_received(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    one = made(1)
+    file = put(archive, 255, dataset=one.dataset)
+    assert file == "7/00000000000000ff.dcm"
+    assert bytes(archive.read_dataset(file)) == one.dataset
+    assert archive.path(file).read_bytes().endswith(one.dataset)
+
+
+def test_a_file_is_part_10_for_pydicom_and_keeps_its_origin(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    one = made(1)
+    file = archive.put(
+        SERIES,
+        InstanceId(1),
+        sop_class_uid=one.sop_class_uid,
+        sop_instance_uid=one.sop_instance_uid,
+        transfer_syntax_uid=EXPLICIT,
+        dataset=one.dataset,
+        peer="mr1",
+        received_at=AT,
+    )
+    read = dcmread(archive.path(file))
+    assert read.file_meta.MediaStorageSOPInstanceUID == one.sop_instance_uid == read.SOPInstanceUID
+    assert read.file_meta.TransferSyntaxUID == EXPLICIT
+    length = read.file_meta.FileMetaInformationGroupLength
+    assert archive.path(file).read_bytes()[144 + length :] == one.dataset
+    origin = read_origin(archive.path(file))
+    assert origin is not None
+    assert (origin.id, origin.peer, origin.received_at) == (1, "mr1", AT)
+
+
+def test_dcmdump_reads_the_file_without_complaint(tmp_path: Path) -> None:
+    dcmdump = pytest.importorskip("tests.support.dcmtk").find_program("dcmdump")
+    if dcmdump is None:
+        pytest.skip("DCMTK is not installed")
+    archive = Archive(tmp_path)
+    told = subprocess.run([dcmdump, archive.path(put(archive))], capture_output=True, text=True, check=False)
+    assert told.returncode == 0
+    assert "W:" not in told.stderr
+    assert "E:" not in told.stderr
+
+
+def test_a_foreign_part_10_file_gives_its_dataset_too(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    archive.folder_of(SERIES).mkdir(parents=True)
+    path = write_part10(archive.folder_of(SERIES) / "x.dcm", mr_dataset())
+    assert bytes(archive.read_dataset("7/x.dcm")) == dataset_bytes(path)
+    assert read_origin(path) is None
+
+
+def test_verify_tells_whole_altered_and_missing_apart(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    file = put(archive, dataset=b"abcd")
+    digest = hashlib.sha256(b"abcd").hexdigest()
+    assert archive.verify(file, digest) is FileState.WHOLE
+    assert archive.digest(file) == digest
+    content = bytearray(archive.path(file).read_bytes())
+    content[-1] ^= 1
+    archive.path(file).write_bytes(content)
+    assert archive.verify(file, digest) is FileState.ALTERED
+    archive.path(file).write_bytes(b"no DICOM at all")
+    assert archive.verify(file, digest) is FileState.ALTERED
+    archive.path(file).unlink()
+    assert archive.verify(file, digest) is FileState.MISSING
+
+
+def test_an_altered_file_is_not_read(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    file = put(archive)
+    archive.path(file).write_bytes(b"x" * 200)
+    with pytest.raises(StorageError, match="does not begin"):
+        archive.read_dataset(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"7/1\.dcm"):
+        Archive(tmp_path).read_dataset("7/1.dcm")
+
+
+def test_any_uid_text_can_be_quarantined(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    name = archive.quarantine_bytes(
+        b"rest",
+        sop_class_uid="../../../etc/passwd",
+        sop_instance_uid="ü" * 200,
+        transfer_syntax_uid=EXPLICIT,
+        peer="mr1",
+        received_at=AT,
+    )
+    path = archive.quarantine_folder / name
+    assert path.parent == tmp_path / "quarantine"
+    assert path.read_bytes().endswith(b"rest")
+    assert b"UI\x14\x00../../../etc/passwd\x00" in path.read_bytes()
+    assert b"?" * 64 in path.read_bytes()
+
+
+def test_a_file_moves_to_quarantine_without_overwriting_another(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    first = archive.quarantine_file(put(archive, 1))
+    second = archive.quarantine_file(put(archive, 1))
+    assert first != second
+    assert len(list(archive.quarantine_folder.iterdir())) == 2
+    assert not list(archive.folder_of(SERIES).iterdir())
+
+
+def test_output_is_published_in_one_step_and_replaces_an_attempt_whose_commit_was_lost(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    for content in (b"first", b"second"):
+        folder = archive.begin_output(SERIES)
+        assert folder.name == "7.tmp"
+        assert not list(folder.iterdir())
+        (folder / "a.dcm").write_bytes(content)
+        assert archive.publish_output(SERIES) == archive.folder_of(SERIES)
+    assert (archive.folder_of(SERIES) / "a.dcm").read_bytes() == b"second"
+    assert [one.name for one in archive.root.iterdir()] == ["7"]
+
+
+def test_begin_output_clears_what_an_earlier_attempt_left(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    (archive.begin_output(SERIES) / "half.dcm").write_bytes(b"x")
+    assert not list(archive.begin_output(SERIES).iterdir())
+
+
+def test_the_sweep_removes_only_temporary_things_and_sets_orphans_aside(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    known, orphan = put(archive, 1), put(archive, 2)
+    (archive.folder_of(SERIES) / "3.dcm.tmp").write_bytes(b"half")
+    (archive.begin_output(SeriesId(8)) / "a.dcm").write_bytes(b"half")
+    archive.quarantine_folder.mkdir()
+    (archive.quarantine_folder / "9.dcm.tmp").write_bytes(b"half")
+    (archive.quarantine_folder / "9.dcm").write_bytes(b"kept")
+    digest = archive.digest(orphan)
+    report = archive.sweep({known, "7/gone.dcm"})
+    assert report.swept == 3
+    assert report.missing == ("7/gone.dcm",)
+    assert [(one.sha256, one.peer) for one in report.orphans] == [(digest, "mr1")]
+    assert archive.path(known).exists()
+    assert not archive.path(orphan).exists()
+    assert (archive.quarantine_folder / report.orphans[0].file).exists()
+    assert (archive.quarantine_folder / "9.dcm").read_bytes() == b"kept"
+    assert archive.sweep({known}).swept == 0
+
+
+def test_the_sweep_of_an_empty_data_folder_finds_nothing(tmp_path: Path) -> None:
+    report = Archive(tmp_path / "new").sweep(frozenset())
+    assert (report.swept, report.orphans, report.missing) == (0, (), ())
+
+
+def test_a_second_process_cannot_lock_the_data_folder(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "data")
+    archive.lock()
+    script = (
+        "import sys; from pathlib import Path; from dicomnode.archive import Archive;"
+        "from dicomnode.errors import StorageError\n"
+        "try: Archive(Path(sys.argv[1])).lock()\n"
+        "except StorageError as exc: sys.exit(exc.exit_code)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "data")]
+    assert subprocess.run(command, check=False, timeout=30).returncode == 3
+    archive.unlock()
+    assert subprocess.run(command, check=False, timeout=30).returncode == 0
+
+
+def test_free_space_is_a_percentage_of_the_disk(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    assert 0 < archive.free_percent() <= 100
+    assert archive.free_bytes() > 0
+
+
+def test_a_path_that_leaves_the_archive_is_our_own_mistake(tmp_path: Path) -> None:
+    for file in ("../x", "/etc/passwd", "a/b/c", "x"):
+        with pytest.raises(AssertionError):
+            Archive(tmp_path).path(file)
