@@ -1,0 +1,301 @@
+"""Quiet series → verdict → job.
+
+A series is *settled* once nothing came for a while: nothing in DICOM says that a series is complete. The set of its
+instances is then frozen as a revision, their headers are read from the archive, the first matching rule gives the
+limits, and the verdict either keeps the series, with the reason in one sentence, or plans a job with everything
+pinned that decides the result. Pixels are not looked at here, and torch is not loaded.
+
+How long is quiet: ``settle.quiet_s`` after the last instance, while no association that stored into the series is
+open; ``settle.aborted_wait_s`` where the last such association broke off (the sender may come again); at the latest
+``settle.max_wait_s`` after the first instance. All durations are of the monotonic clock. The ledger holds wall-clock
+moments, which a step of the clock would falsify, so each series is timed from when this process saw it change: after
+a restart the wait starts anew, and is at most ``quiet_s`` longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
+
+from dicomnode import log
+from dicomnode.archive import Archive
+from dicomnode.errors import NodeError, StorageError
+from dicomnode.generators.model_dir import ModelFacts
+from dicomnode.ids import SeriesId
+from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_header_or_reason
+from dicomnode.imaging.verdict import Limits, Verdict, judge
+from dicomnode.ledger.rows import ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
+from dicomnode.ledger.store import Ledger
+from dicomnode.rules import RuleChoice, choose_rule, pinned
+from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+from dicomnode.settings import RuleSettings, SettleSettings
+
+LOGGER = logging.getLogger(__name__)
+
+TICK_S = 5.0  # the longest wait when no wake comes
+OPEN_POLL_S = 1.0  # how often a series that would be quiet but for an open association is looked at
+SHORTEST_WAIT_S = 0.05  # a series whose time has come this moment may need the next one
+PAUSE_S = 10.0  # after the ledger or the disk refused
+INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
+READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
+NOT_JUDGED = "not_judged"  # beside imaging.verdict.Reason: we could not do our part
+
+
+class _TooMuch(Exception):
+    """A series is beyond what is judged; the text becomes the sentence of the kept series."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A series that is to be settled now."""
+
+    series: ReceivingSeries
+    note: str = ""  # why now, where quiet alone is not the reason
+    is_quiet: bool = True  # False: instances may still come, and whichever have come by then belong to it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Timing:
+    """What was seen of a receiving series, and when on the monotonic clock it began and last changed."""
+
+    seen: ReceivingSeries
+    began: float
+    changed: float
+
+
+class QuietWatch:
+    """Knows how long each receiving series has been quiet, from looks at the ledger. Used by one thread."""
+
+    def __init__(self, settings: SettleSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._timings: dict[SeriesId, _Timing] = {}
+        self._looked_at = clock.monotonic()  # nothing is known to have been quiet before we began to look
+
+    def look(self, receiving: Sequence[ReceivingSeries], open_series: AbstractSet[SeriesId]) -> tuple[list[Due], float]:
+        """The series that are due, and the seconds until another one may be."""
+        now = self._clock.monotonic()
+        self._timings = {one.id: self._timing(one, now) for one in receiving}
+        self._looked_at = now
+        due: list[Due] = []
+        next_s = TICK_S
+        for one in receiving:
+            answer = self._due(self._timings[one.id], now, is_open=one.id in open_series)
+            if isinstance(answer, Due):
+                due.append(answer)
+            else:
+                next_s = min(next_s, answer)
+        return due, next_s
+
+    def _timing(self, seen: ReceivingSeries, now: float) -> _Timing:
+        before = self._timings.get(seen.id)
+        if before is not None and before.seen == seen:
+            return before
+        is_known = before is not None and before.seen.revision == seen.revision
+        began = before.began if before is not None and is_known else now - self._age(seen.first_at, now)
+        return _Timing(seen=seen, began=began, changed=now - self._age(seen.last_at, now))
+
+    def _age(self, moment: datetime, now: float) -> float:
+        """Seconds since a stored moment, as far as the wall clock is believed: it came since our last look."""
+        return min(max((self._clock.now() - moment).total_seconds(), 0.0), now - self._looked_at)
+
+    def _due(self, timing: _Timing, now: float, *, is_open: bool) -> Due | float:
+        """The series, if it is to be settled now, else the seconds until it may be."""
+        settings, series = self._settings, timing.seen
+        longest_s = settings.max_wait_s - (now - timing.began)
+        wait_s = settings.aborted_wait_s if series.aborted else settings.quiet_s
+        quiet_in_s = wait_s - (now - timing.changed)
+        if quiet_in_s <= 0 and not is_open:
+            note = f"Its last association broke off: settled {wait_s:g} s later (settle.aborted_wait_s)."
+            return Due(series=series, note=note if series.aborted else "")
+        if longest_s <= 0:
+            note = f"Settled after {settings.max_wait_s:g} s without a quiet moment (settle.max_wait_s)."
+            return Due(series=series, note=note, is_quiet=False)
+        return min(longest_s, max(quiet_in_s, OPEN_POLL_S) if is_open else quiet_in_s)
+
+
+class Settler:
+    """One thread that drains the ledger of series that became quiet and of series that wait for a verdict."""
+
+    def __init__(
+        self,
+        settings: SettleSettings,
+        rules: Sequence[RuleSettings],
+        ledger: Ledger,
+        archive: Archive,
+        *,
+        models: Mapping[str | None, ModelFacts],  # by a rule's ``model``; None: the default model
+        open_series: Callable[[], AbstractSet[SeriesId]],  # those that an open association stored into
+        planned: Callable[[], None],  # called after a job was made
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._rules = rules
+        self._ledger = ledger
+        self._archive = archive
+        self._models = models
+        self._open_series = open_series
+        self._planned = planned
+        self._clock = clock
+        self._watch = QuietWatch(settings, clock)
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="settle")
+
+    def start(self) -> None:
+        """Begin to look at the ledger."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something may be due: an association ended, an operator asked for a new verdict."""
+        self._wake.set()
+
+    def stop(self, limit_s: float) -> None:
+        """Stop between two series; one that waits for its verdict gets it at the next start."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(limit_s)
+
+    def _run(self) -> None:
+        """Border: without its settler the node would take series in for ever and derive none, so the loop goes on."""
+        while not self._stopping.is_set():
+            try:
+                wait_s = self.turn()
+            except NodeError as exc:
+                log.event(LOGGER, "settle_paused", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
+                wait_s = PAUSE_S
+            except Exception:  # noqa: BLE001 (border: settle loop)
+                log.failure(LOGGER, "settle_failed")
+                wait_s = PAUSE_S
+            self._wake.wait(wait_s)
+            self._wake.clear()
+
+    def turn(self) -> float:
+        """Settle what is quiet, judge what is settled; seconds until something may be due again."""
+        receiving = self._ledger.receiving_series()
+        due, next_s = self._watch.look(receiving, self._open_series() if receiving else frozenset())
+        for one in due:
+            self._settle(one)
+        for series in self._ledger.settled_series():
+            if self._stopping.is_set():
+                break
+            try:
+                self._judge(series)
+            except StorageError as exc:  # of this series' files: those behind it may lie on sound ground
+                log.event(LOGGER, "judge_failed", level=logging.ERROR, series=series.id, sentence=exc.sentence)
+                next_s = max(next_s, PAUSE_S)
+        return max(next_s, SHORTEST_WAIT_S)
+
+    def _settle(self, due: Due) -> None:
+        """Freeze the set of instances; one that came since the look takes the quiet away again."""
+        series = due.series
+        seen_at = series.last_at if due.is_quiet else None
+        if self._ledger.settle(series.id, series.revision, note=due.note, seen_at=seen_at):
+            checkpoint("settle.settled")
+            log.event(
+                LOGGER, "series_settled", series=series.id, revision=series.revision, instances=series.instances,
+                detail=due.note or None,
+            )  # fmt: skip
+
+    def _judge(self, series: SettledSeries) -> None:
+        """Keep or plan one series. One that brings the judge down is kept: it must not stop those behind it."""
+        instances = self._ledger.instances_of(series.id, series.revision)
+        begun = self._clock.monotonic()
+        try:
+            choice, verdict = self._verdict(instances)
+        except _TooMuch as exc:
+            self._keep(series, reason=NOT_JUDGED, sentence=str(exc), alert=True)
+        except NodeError:
+            raise  # the disk's or the ledger's matter, not the series'
+        except Exception as exc:  # noqa: BLE001 (border: one series' judgement)
+            log.failure(LOGGER, "judge_failed", series=series.id)
+            sentence = f"The headers could not be judged ({type(exc).__name__}); the log holds the traceback."
+            self._keep(series, reason=NOT_JUDGED, sentence=sentence, alert=True)
+        else:
+            if verdict.process:
+                self._plan(series, choice, verdict)
+            else:
+                notes = (*choice.passed_over, *verdict.notes)
+                self._keep(series, reason=verdict.reason, sentence=verdict.sentence, alert=verdict.alert, notes=notes)
+            log.event(
+                LOGGER, "series_judged", level=logging.DEBUG, series=series.id, seconds=self._clock.monotonic() - begun
+            )
+
+    def _verdict(self, instances: Sequence[ArchivedInstance]) -> tuple[RuleChoice, Verdict]:
+        headers = self._headers(instances)
+        choice = choose_rule([one for one in headers if isinstance(one, InstanceHeader)], self._rules)
+        facts = self._models[choice.rule.model if choice.rule else None]
+        verdict = judge(headers, limits_of(choice.rule, facts), rule_matched=choice.rule is not None)
+        return choice, verdict
+
+    def _headers(self, instances: Sequence[ArchivedInstance]) -> list[InstanceHeader | UnreadableHeader]:
+        """Headers of the whole revision, within bounds; a file that is gone stands in its place as unreadable."""
+        if len(instances) > INSTANCES_LIMIT:
+            raise _TooMuch(f"{len(instances)} instances are more than the {INSTANCES_LIMIT} that are judged.")
+        until = self._clock.monotonic() + READ_LIMIT_S
+        headers: list[InstanceHeader | UnreadableHeader] = []
+        for instance in instances:
+            path = self._archive.path(instance.file)
+            if path.exists():
+                headers.append(read_header_or_reason(path))
+            else:
+                headers.append(UnreadableHeader(path=path, reason="its file is missing from the archive"))
+            if self._clock.monotonic() > until:
+                raise _TooMuch(f"Reading the headers took longer than {READ_LIMIT_S:g} s.")
+        return headers
+
+    def _keep(
+        self, series: SettledSeries, *, reason: str, sentence: str, alert: bool, notes: Sequence[str] = ()
+    ) -> None:
+        if self._ledger.keep(
+            series.id, series.revision, reason=reason, sentence=sentence, alert=alert, notes=tuple(notes)
+        ):
+            log.event(
+                LOGGER, "series_kept", level=logging.WARNING if alert else logging.INFO, series=series.id,
+                revision=series.revision, reason=reason, sentence=sentence,
+            )  # fmt: skip
+
+    def _plan(self, series: SettledSeries, choice: RuleChoice, verdict: Verdict) -> None:
+        rule = choice.rule
+        assert rule is not None
+        assert verdict.ratio is not None
+        facts = self._models[rule.model]
+        job = PlannedJob(
+            rule=rule.name,
+            model=facts.name,
+            model_digest=facts.digest,
+            ratio=verdict.ratio,
+            parameters=pinned(rule),
+            deliver_to=rule.deliver_to,
+            sentence=verdict.sentence,
+        )
+        notes = (*choice.passed_over, *verdict.notes)
+        job_id = self._ledger.plan(series.id, series.revision, job, notes=notes)
+        if job_id is not None:
+            checkpoint("settle.planned")
+            log.event(
+                LOGGER, "series_planned", series=series.id, revision=series.revision, job=job_id, rule=rule.name,
+                model=facts.name, ratio=verdict.ratio, sentence=verdict.sentence,
+            )  # fmt: skip
+            self._planned()
+
+
+def limits_of(rule: RuleSettings | None, facts: ModelFacts) -> Limits:
+    """What the rule and its model allow; without a rule the defaults hold, so that the verdict can name a reason."""
+    if rule is None:
+        return Limits(ratios=facts.ratios, model=facts.name)
+    return Limits(
+        rule_name=rule.name,
+        target_mm=rule.target_mm,
+        min_ratio=rule.min_ratio,
+        max_gap_fraction=rule.max_gap_fraction,
+        derived=rule.derived,
+        allow_lossy=rule.allow_lossy,
+        refuse_terms=rule.refuse_terms,
+        ratios=facts.ratios,
+        model=facts.name,
+    )

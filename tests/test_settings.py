@@ -1,0 +1,255 @@
+"""Settings: the file, the variables over it, and mistakes in words that an operator can act on."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from dicomnode import settings
+from dicomnode.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "etc" / "dicomnode.toml"
+
+WHOLE = """
+[node]
+ae_title = " DICOMNODE "
+listen = "0.0.0.0:11112"
+data = "/var/lib/dicomnode"
+[settle]
+quiet_s = 30
+[[peer]]
+name = "mr1"
+ae_title = "MR1"
+networks = ["10.1.2.0/24", "10.9.9.9"]
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+address = "10.1.0.5:104"
+[[rule]]
+name = "thick T2"
+match = { SeriesDescription = "*T2*", slice_spacing_mm = ">= 2, < 8" }
+model = "thin"
+deliver_to = ["pacs"]
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    file = folder / "node.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def _complaints(folder: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        settings.load(_write(folder, text), environ or {})
+    assert caught.value.exit_code == 2
+    return caught.value.sentence.splitlines()[1:]
+
+
+def test_the_file_of_the_documentation_loads(tmp_path: Path) -> None:
+    loaded = settings.load(_write(tmp_path, WHOLE), {})
+    assert (loaded.node.ae_title, loaded.node.host, loaded.node.port) == ("DICOMNODE", "0.0.0.0", 11112)  # noqa: S104
+    assert loaded.node.data == Path("/var/lib/dicomnode")
+    assert loaded.ledger_url == "sqlite:////var/lib/dicomnode/ledger.sqlite"
+    assert loaded.peer[0].networks == (ip_network("10.1.2.0/24"), ip_network("10.9.9.9/32"))
+    assert (loaded.peer[1].host, loaded.peer[1].port) == ("10.1.0.5", 104)
+    rule = loaded.rule[0]
+    assert rule.match.globs == (("SeriesDescription", "*T2*"),)
+    assert rule.match.slice_spacing == ((">=", 2.0), ("<", 8.0))
+    assert (rule.model, rule.deliver_to) == ("thin", ("pacs",))
+
+
+def test_six_mistakes_are_reported_at_once_each_with_file_and_dotted_key(tmp_path: Path) -> None:
+    """The six of the comparison in the decision record: a title too long, a port that is a word, and so on."""
+    lines = _complaints(
+        tmp_path,
+        """
+        [node]
+        ae_title = "A_TITLE_THAT_IS_TOO_LONG"
+        listen = "127.0.0.1:dicom"
+        [settle]
+        quiet_s = -1
+        quite_s = 3
+        [[peer]]
+        name = "mr1"
+        ae_title = "MR1"
+        [[peer]]
+        name = "pacs"
+        ae_title = "PACS"
+        network = ["10.0.0.0/8"]
+        """,
+    )
+    file = tmp_path / "node.toml"
+    starts = [
+        f"  {file}: node.ae_title: expected 1 to 16 ASCII characters",
+        f"  {file}: node.listen: expected address:port",
+        f"  {file}: settle.quiet_s: expected greater than 0, found -1",
+        f"  {file}: settle.quite_s: is not a known key (did you mean quiet_s?)",
+        f"  {file}: peer.0: needs networks",
+        f"  {file}: peer.1.network: is not a known key (did you mean networks?)",
+    ]
+    assert len(lines) == len(starts)
+    for start in starts:
+        assert any(line.startswith(start) for line in lines), (start, lines)
+
+
+def test_a_match_that_does_not_parse_names_each_part(tmp_path: Path) -> None:
+    match = '{ SeriesDescriptoin = "*", slice_spacing_mm = "=> 2", Rows = 512, PixelData = "*" }'
+    lines = _complaints(tmp_path, f'[[rule]]\nname = "x"\nmatch = {match}')
+    found = "\n".join(lines)
+    assert "rule.0.match.SeriesDescriptoin: is not a keyword of the DICOM dictionary (did you mean SeriesD" in found
+    assert 'rule.0.match.slice_spacing_mm: expected comparisons such as ">= 2"' in found
+    assert "rule.0.match.Rows: expected a pattern in text" in found
+    assert "rule.0.match.PixelData: holds no text" in found
+
+
+def test_a_rule_may_deliver_only_to_a_peer_that_exists_and_has_an_address(tmp_path: Path) -> None:
+    lines = _complaints(tmp_path, WHOLE.replace('["pacs"]', '["pax", "mr1"]') + "\n[settle2]\n")
+    assert any('rule.0.deliver_to: there is no peer named "pax"' in line for line in lines)
+    assert any('rule.0.deliver_to: peer "mr1" has no address to send to' in line for line in lines)
+    assert any("settle2: is not a known key" in line for line in lines), "beside every other mistake"
+
+
+def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
+    lines = _complaints(tmp_path, WHOLE.replace('name = "pacs"', 'name = "mr1"').replace('["pacs"]', "[]"))
+    assert [line.partition(": ")[2] for line in lines] == ['peer.1.name: a peer named "mr1" came before']
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[receive]\nhandshake_timeout_s = 5", "receive.handshake_timeout_s: is not a known key"),
+        ('[settle]\nlate = "hold"', "settle.late: is not a known key"),
+        ("[archive]\nkeep_days = 3", "archive.keep_days: is not a known key"),
+        ('[web]\nlisten = "127.0.0.1:80"', "web: is not a known key"),
+        ('[settle]\nquiet_s = "30"', 'settle.quiet_s: expected a valid number, found "30"'),
+        ("[settle]\nquiet_s = inf", "settle.quiet_s: expected"),
+        ("[settle]\nmax_wait_s = 10", "settle: max_wait_s is below"),
+        ("[push]\nbackoff_max_s = 1", "push: backoff_max_s is below"),
+        ("[receive]\nmax_associations = 2", "receive: max_per_address is above"),
+        ('[work]\ndevice = "gpu"', "work.device: expected auto, cpu, cuda or cuda:N"),
+        ('[node]\nlisten = "::1:104"', "node.listen: expected address:port"),
+        ('[node]\nae_title = "A\\\\B"', "node.ae_title: expected 1 to 16"),
+        ('[[rule]]\nname = "x"\nmodel = "../weights"', "rule.0.model: expected a name of letters"),
+        ('[[peer]]\nname = "p"\nae_title = "P"\nnetworks = ["10.0.0.1/8"]', "peer.0.networks.0: expected a network"),
+        ('[[peer]]\nname = "p"\nae_title = "*"\nnetworks = ["10.0.0.0/8"]', 'peer.0: ae_title "*" is only for'),
+        ("settle = 5", "settle: expected"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    lines = _complaints(tmp_path, text)
+    assert len(lines) == 1
+    assert sentence in lines[0]
+
+
+def test_a_postgresql_ledger_is_refused_without_repeating_its_password(tmp_path: Path) -> None:
+    (line,) = _complaints(tmp_path, '[ledger]\nurl = "postgresql://node:geheim@db/node"')
+    assert "PostgreSQL ledger is not supported yet" in line
+    assert "geheim" not in line
+
+
+def test_a_variable_wins_over_the_file_and_is_named_when_it_is_wrong(tmp_path: Path) -> None:
+    file = _write(tmp_path, WHOLE)
+    environ = {"DICOMNODE_NODE__LISTEN": "127.0.0.1:104", "DICOMNODE_SETTLE__QUIET_S": "2.5", "HOME": "/root"}
+    loaded = settings.load(file, environ)
+    assert (loaded.node.listen, loaded.settle.quiet_s) == ("127.0.0.1:104", 2.5)
+    with pytest.raises(SettingsError) as caught:
+        settings.load(file, {"DICOMNODE_SETTLE__QUIET_S": "soon"})
+    assert 'DICOMNODE_SETTLE__QUIET_S: expected a valid number, found "soon"' in caught.value.sentence
+    assert str(file) not in caught.value.sentence
+
+
+def test_a_title_of_digits_in_a_variable_stays_text() -> None:
+    loaded = settings.load(None, {"DICOMNODE_NODE__AE_TITLE": "1234", "DICOMNODE_NODE__DATA": "7"})
+    assert (loaded.node.ae_title, loaded.node.data) == ("1234", Path("7"))
+
+
+@pytest.mark.parametrize("variable", ["DICOMNODE_NOSUCH", "DICOMNODE_NODE__PORT", "DICOMNODE_NODE_LISTEN"])
+def test_an_unknown_variable_is_an_error(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"{variable}: is not a known variable"):
+        settings.load(None, {variable: "1"})
+
+
+def test_peers_come_from_the_file_only() -> None:
+    with pytest.raises(SettingsError, match="DICOMNODE_PEER__0__NAME: peers and rules come from the file only"):
+        settings.load(None, {"DICOMNODE_PEER__0__NAME": "x"})
+
+
+def test_without_a_file_only_this_machine_may_send_and_nothing_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "SYSTEM_FILE", Path("/nonexistent/dicomnode.toml"))
+    embedded = settings.load(None, {})
+    assert embedded.node.host == "127.0.0.1"
+    (peer,) = embedded.peer
+    assert peer.may_send("ANY", "127.0.0.1")
+    assert not peer.may_send("ANY", "10.0.0.1")
+    assert not peer.address
+    (rule,) = embedded.rule
+    assert (rule.match, rule.model, rule.deliver_to) == (settings.Match(), None, ())
+
+
+def test_a_peer_is_known_by_title_and_network() -> None:
+    peer = settings.parse({"peer": [{"name": "mr1", "ae_title": "MR1", "networks": ["10.1.2.0/24"]}]}).peer[0]
+    assert peer.may_send("MR1 ", "10.1.2.3")
+    assert peer.may_send("MR1", "::ffff:10.1.2.3"), "as a socket for both families shows it"
+    assert not peer.may_send("mr1", "10.1.2.3"), "titles are compared with case (PS3.5 has no rule, scanners differ)"
+    assert not peer.may_send("MR1", "10.1.3.3")
+
+
+def test_the_file_is_that_of_the_option_else_of_the_variable_else_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, named, given = (tmp_path / name for name in ("system.toml", "named.toml", "given.toml"))
+    system.touch()
+    monkeypatch.setattr(settings, "SYSTEM_FILE", system)
+    assert settings.find(given, {"DICOMNODE_CONFIG": str(named)}) == given
+    assert settings.find(None, {"DICOMNODE_CONFIG": str(named)}) == named
+    assert settings.find(None, {}) == system
+    system.unlink()
+    assert settings.find(None, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"[node\n", "is not TOML"), (b"\xff\xfe", "is not UTF-8"), (None, "cannot be read: No such file")],
+)
+def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    file = tmp_path / "node.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match=sentence) as caught:
+        settings.load(file, {})
+    assert str(file) in caught.value.sentence
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + WHOLE.encode())
+    assert settings.load(file, {}).peer[1].name == "pacs"
+
+
+def _uncommented() -> str:
+    """The example with every key that it shows switched on."""
+    key = re.compile(r"^# ((?:\[\[\w+\]\])|(?:\w+ = .*))$")
+    return "\n".join(
+        found[1] if (found := key.match(line)) else line for line in EXAMPLE.read_text("utf-8").splitlines()
+    )
+
+
+def test_the_example_shows_every_key_with_its_default() -> None:
+    shown = tomllib.loads(_uncommented())
+    assert settings.parse(shown).rule[0].name == "thick T2", "what it shows is valid"
+    assert set(shown) == set(settings.Settings.model_fields)
+    assert set(shown["peer"][0]) == set(settings.PeerSettings.model_fields)
+    assert set(shown["rule"][0]) == set(settings.RuleSettings.model_fields)
+    for name in set(shown) - {"peer", "rule"}:
+        assert settings.parse({name: shown[name]}) == settings.parse({}), f"[{name}] shows other values"
+        assert set(shown[name]) == set(getattr(settings.parse({}), name).model_dump())
+
+
+def test_the_example_as_it_is_shipped_is_the_embedded_defaults() -> None:
+    assert settings.load(EXAMPLE, {}) == settings.parse({})
