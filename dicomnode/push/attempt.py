@@ -1,0 +1,271 @@
+"""One attempt at a delivery: what is pending goes out over one association, each answer is committed before the next.
+
+    files verified → associated → (sent → answered → committed) for each instance → an ``Ending``
+
+What a status means stands in ``wire.STATUSES``; what becomes of the delivery after the attempt (when it is tried
+again, whether it waits for the operator) is decided in ``peer_loop``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dicomnode import log, wire
+from dicomnode.archive import Archive, FileState
+from dicomnode.ids import AeTitle, ItemId
+from dicomnode.ledger.rows import Delivery, DeliveryItem
+from dicomnode.ledger.store import Ledger
+from dicomnode.push.scu import Link, Offer, Outcome, Reason, associate, contexts, offered
+from dicomnode.seams import checkpoint
+from dicomnode.settings import PeerSettings, PushSettings
+
+LOGGER = logging.getLogger(__name__)
+
+MAX_TRIES = 3  # of an instance that the peer fails to process, before it counts as refused (NODE 2.4)
+LEASE_S = 60.0  # NODE 5.4; beaten every third of it
+
+IDENTITY_KEYWORDS = frozenset(
+    {
+        "PatientName", "PatientID", "IssuerOfPatientID", "OtherPatientIDs", "PatientBirthDate", "PatientSex",
+        "StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
+    }
+)  # fmt: skip
+"""Who the patient and which the study is: a peer that changes one of these may file the series elsewhere."""
+
+
+class End(StrEnum):
+    """What the ledger is to be told after an attempt."""
+
+    FINISH = "finish"  # nothing is pending any more
+    UNREACHED = "unreached"  # there was no association: the peer's matter, not this delivery's
+    RETRY = "retry"  # later, after a wait
+    REASSOCIATE = "reassociate"  # at once, once; never leaves ``Attempt.run``
+    HOLD = "hold"  # the operator's matter
+    STOPPED = "stopped"  # the service stops: due again at once, and no failure
+    GONE = "gone"  # the lease is another's: nothing is to be told any more
+
+
+class Cause(StrEnum):
+    """Why a delivery waits, beside the reasons of ``scu.Reason``."""
+
+    ALTERED = "altered"
+    MISSING = "missing"
+    NO_RESOURCES = "no_resources"
+    PROCESSING_FAILURE = "processing_failure"
+    REFUSED = "refused"
+    NOT_SUPPORTED = "not_supported"
+    NOT_AUTHORISED = "not_authorised"
+    PROTOCOL_ERROR = "protocol_error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an attempt ended, and why, in words for ``deliveries list``."""
+
+    end: End
+    reason: Reason | Cause | None = None
+    sentence: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """Made for one claim, run once, thrown away."""
+
+    delivery: Delivery
+    peer: PeerSettings
+    push: PushSettings
+    ae_title: AeTitle
+    ledger: Ledger
+    archive: Archive
+    stop: threading.Event
+    linked: Callable[[Link | None], None]  # hears of the association while it is open, so that a stop can end it
+    sent: set[ItemId] | None  # items that went out before; None: this process did not see every attempt so far
+    acknowledged: int = 0
+    refused: Counter[int] = field(default_factory=Counter)  # by status
+    warned: Counter[int] = field(default_factory=Counter)
+    _failed: Counter[int] = field(default_factory=Counter)  # by status: these stay pending
+    _changed: set[str] = field(default_factory=set)  # identity keywords that the peer said it changed
+    _beaten_s: float = field(default_factory=time.monotonic)
+
+    def run(self) -> Ending:
+        """Send what is pending. Raises StorageError where the disk cannot be read, LedgerError as it comes."""
+        items = self.ledger.pending_items(self.delivery)
+        if not items:
+            return Ending(end=End.FINISH)
+        if (unfit := self._verify(items)) is not None:
+            return unfit
+        checkpoint("push.verified")
+        ending = self._over_one_association(items)
+        if ending.end is End.REASSOCIATE:
+            log.event(LOGGER, "delivery_reassociates", delivery=self.delivery.id, peer=self.peer.name)
+            ending = self._over_one_association(self.ledger.pending_items(self.delivery))
+        if ending.end is End.REASSOCIATE:
+            return Ending(end=End.HOLD, reason=ending.reason, sentence=ending.sentence)
+        return ending
+
+    def _verify(self, items: Sequence[DeliveryItem]) -> Ending | None:
+        """Are all files what the job made? Before the first one goes out: half a series at the peer helps nobody."""
+        for item in items:
+            if not self._beat():
+                return Ending(end=End.GONE)
+            state = self.archive.verify(item.file, item.sha256)
+            if state is FileState.MISSING:
+                return _unfit(item, Cause.MISSING, "is not in the archive any more")
+            if state is FileState.ALTERED:
+                return _unfit(item, Cause.ALTERED, "was altered in the archive since the job wrote it")
+        return None
+
+    def _over_one_association(self, items: Sequence[DeliveryItem]) -> Ending:
+        offers = {_offer(item) for item in items}
+        link = associate(self.peer, offers, ae_title=self.ae_title, push=self.push)
+        if isinstance(link, Outcome):
+            return _unanswered(End.HOLD if link.reason is Reason.NO_CONTEXT else End.UNREACHED, link)
+        self.linked(link)
+        try:
+            checkpoint("push.associated")
+            ending = self._send_all(link, items)
+            if ending.end is End.REASSOCIATE:
+                link.abort()
+            else:
+                link.release()
+        except BaseException:
+            link.abort()
+            raise
+        finally:
+            self.linked(None)
+        return ending
+
+    def _send_all(self, link: Link, items: Sequence[DeliveryItem]) -> Ending:
+        if refused := {offer for item in items if not link.carries(offer := _offer(item))}:
+            outcome = Outcome(reason=Reason.NO_CONTEXT, detail=offered(contexts(refused)))
+            return _unanswered(End.HOLD, outcome)
+        for item in items:
+            if self.stop.is_set():
+                return Ending(end=End.STOPPED)
+            if not self._beat():
+                return Ending(end=End.GONE)
+            may_have_arrived = self.sent is None or item.id in self.sent
+            if self.sent is not None:
+                self.sent.add(item.id)
+            dataset = self.archive.read_dataset(item.file)
+            outcome = link.store(dataset, _offer(item), item.sop_instance_uid)
+            checkpoint("push.sent")
+            if (ending := self._obey(item, outcome, may_have_arrived=may_have_arrived)) is not None:
+                return ending
+            checkpoint("push.acknowledged")
+        if self._failed:
+            sentence = f"{self._failed.total()} of {len(items)} instances wait: {_counted(self._failed)}"
+            return Ending(end=End.RETRY, reason=Cause.PROCESSING_FAILURE, sentence=sentence)
+        return Ending(end=End.FINISH)
+
+    def _obey(self, item: DeliveryItem, outcome: Outcome, *, may_have_arrived: bool) -> Ending | None:
+        """Write into the ledger what the answer says of the instance; an ending where it says it of the delivery."""
+        if outcome.status is None:
+            if self.stop.is_set():
+                return Ending(end=End.STOPPED)
+            is_ours = outcome.reason is Reason.UNREADABLE
+            return _unanswered(End.HOLD if is_ours else End.RETRY, outcome)
+        entry = wire.status_of(outcome.status)
+        sentence = f"{_in_words(outcome.status)} {entry.remedy}".strip()
+        match entry.action:
+            case wire.Action.ACCEPT:
+                return self._acknowledge(item, outcome.status, is_repeat=may_have_arrived)
+            case wire.Action.WARN:
+                self._warn(outcome)
+                return self._acknowledge(item, outcome.status, is_repeat=may_have_arrived)
+            case wire.Action.DUPLICATE:
+                # Only what we sent before can be there already: the same UID means the same bytes (DERIVED).
+                if may_have_arrived:
+                    return self._acknowledge(item, outcome.status, is_repeat=True)
+                self._refuse(item, outcome.status)
+            case wire.Action.RETRY:
+                if self.ledger.fail_item(self.delivery, item, status=outcome.status) >= MAX_TRIES:
+                    self._refuse(item, outcome.status)
+                else:
+                    self._failed[outcome.status] += 1
+            case wire.Action.REFUSE:
+                self._refuse(item, outcome.status)
+            case wire.Action.HOLD:
+                self._refuse(item, outcome.status)
+                return Ending(end=End.HOLD, reason=Cause.NOT_SUPPORTED, sentence=sentence)
+            case wire.Action.HOLD_PENDING:
+                return Ending(end=End.HOLD, reason=Cause.NOT_AUTHORISED, sentence=sentence)
+            case wire.Action.BACK_OFF:
+                return Ending(end=End.RETRY, reason=Cause.NO_RESOURCES, sentence=sentence)
+            case wire.Action.REASSOCIATE:
+                return Ending(end=End.REASSOCIATE, reason=Cause.PROTOCOL_ERROR, sentence=sentence)
+        return None
+
+    def _acknowledge(self, item: DeliveryItem, status: int, *, is_repeat: bool) -> Ending | None:
+        if not self.ledger.acknowledge(self.delivery, item, status=status):
+            return Ending(end=End.GONE)
+        self.acknowledged += 1
+        if self.sent is not None:
+            self.sent.discard(item.id)
+            if is_repeat:
+                self.ledger.note("repeated", table="delivery_item", row=item.id, detail="sent again, the same bytes")
+        return None
+
+    def _refuse(self, item: DeliveryItem, status: int) -> None:
+        self.ledger.refuse(self.delivery, item, status=status)
+        self.refused[status] += 1
+        log.event(
+            LOGGER,
+            "instance_refused",
+            level=logging.WARNING,
+            delivery=self.delivery.id,
+            peer=self.peer.name,
+            instance=item.instance,
+            status=f"{status:04X}",
+        )
+
+    def _warn(self, outcome: Outcome) -> None:
+        """Warnings are counted; a change of patient or study is written down, by keyword and never by value."""
+        assert outcome.status is not None, "only an answer warns"
+        self.warned[outcome.status] += 1
+        news = IDENTITY_KEYWORDS.intersection(outcome.offending) - self._changed
+        if outcome.status == wire.STATUS_IDENTITY_COERCED and news:
+            self._changed |= news
+            detail = f"the peer changed {', '.join(sorted(news))}"
+            self.ledger.note("identity", table="delivery", row=self.delivery.id, detail=detail)
+            log.event(LOGGER, "identity_changed", level=logging.WARNING, delivery=self.delivery.id, peer=self.peer.name)
+
+    def _beat(self) -> bool:
+        """Keep the lease; False: it is another's."""
+        now_s = time.monotonic()
+        if now_s - self._beaten_s < LEASE_S / 3:
+            return True
+        self._beaten_s = now_s
+        return self.ledger.beat_delivery(self.delivery, lease_s=lease_s(self.push))
+
+
+def lease_s(push: PushSettings) -> float:
+    """How long a claim holds without a beat: one C-STORE may take the whole response time, and none comes meanwhile."""
+    return LEASE_S + push.response_timeout_s
+
+
+def _offer(item: DeliveryItem) -> Offer:
+    return Offer(sop_class_uid=item.sop_class_uid, transfer_syntax_uid=item.transfer_syntax_uid)
+
+
+def _unfit(item: DeliveryItem, cause: Cause, what: str) -> Ending:
+    sentence = f"The file {item.file} {what}; nothing was sent. Have the series derived again (`series retry`)."
+    return Ending(end=End.HOLD, reason=cause, sentence=sentence)
+
+
+def _unanswered(end: End, outcome: Outcome) -> Ending:
+    return Ending(end=end, reason=outcome.reason, sentence=f"{outcome.sentence} {outcome.hint}".strip())
+
+
+def _in_words(status: int) -> str:
+    return f"The peer answered {status:04X}, {wire.status_of(status).meaning}."
+
+
+def _counted(statuses: Counter[int]) -> str:
+    return ", ".join(f"{count} × {status:04X} ({wire.status_of(status).meaning})" for status, count in statuses.items())

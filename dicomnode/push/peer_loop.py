@@ -1,0 +1,243 @@
+"""One thread for each peer: takes the delivery that is due, tries it, writes what became of it, waits.
+
+All that must survive is in the ledger: which instances are acknowledged, when a delivery is due again, after how many
+failures. A restart therefore resumes where the last commit was and sends the same bytes again for what was in flight.
+Peers do not know of each other: one that hangs holds up its own thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+
+from dicomnode import log
+from dicomnode.archive import Archive
+from dicomnode.errors import NodeError
+from dicomnode.ids import AeTitle, DeliveryId, ItemId
+from dicomnode.ledger.rows import Delivery
+from dicomnode.ledger.store import Ledger
+from dicomnode.push.attempt import Attempt, End, Ending, lease_s
+from dicomnode.push.scu import Link, Reason
+from dicomnode.seams import checkpoint
+from dicomnode.settings import PeerSettings, PushSettings
+
+LOGGER = logging.getLogger(__name__)
+
+POLL_S = 5.0  # works without any tick or wake-up (NODE 5.5): also how soon another process's `retry` is seen
+REJECTIONS_BEFORE_HOLD = 3  # DESIGN section 6
+ABORT_LIMIT_S = 5.0  # after an association was aborted for a stop, its thread ends at once
+INTERNAL = "internal"
+
+_MAX_DOUBLINGS = 32  # of a wait that is at most a day
+
+
+class PeerLoop:
+    """The deliveries of one peer. Started once, stopped once."""
+
+    def __init__(
+        self,
+        peer: PeerSettings,
+        push: PushSettings,
+        ledger: Ledger,
+        archive: Archive,
+        owner: str,
+        *,
+        ae_title: AeTitle,
+        chance: random.Random | None = None,
+    ) -> None:
+        assert peer.address, "only a peer with an address can be sent to"
+        self._peer = peer
+        self._push = push
+        self._ledger = ledger
+        self._archive = archive
+        self._owner = owner
+        self._ae_title = ae_title
+        self._chance = chance or random.Random()  # noqa: S311 (spreads retries; nothing to guess)
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._link_lock = threading.Lock()
+        self._link: Link | None = None
+        # What this process saw of a delivery since its first claim; see ``Attempt.sent``.
+        self._sent: dict[DeliveryId, set[ItemId]] = {}
+        # Rejections in a row. A restart forgets them and the delivery gets three more tries, never hot all the same:
+        # the time of the next one is in the ledger.
+        self._rejections: dict[DeliveryId, int] = {}
+        self._quiet_until_s = 0.0  # after a failed association: no other delivery tries its luck at once
+        self._thread = threading.Thread(target=self._run, name=f"push-{peer.name}")
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look into the ledger now: something may be due."""
+        self._wake.set()
+
+    def stop(self, limit_s: float) -> bool:
+        """Stop between two instances; one that takes longer than the limit is aborted. Did the thread end?"""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(limit_s)
+        if self._thread.is_alive():
+            with self._link_lock:
+                link = self._link
+            if link is not None:
+                log.event(LOGGER, "association_aborted", level=logging.WARNING, peer=self._peer.name, limit=limit_s)
+                link.abort()
+            self._thread.join(ABORT_LIMIT_S)
+        return not self._thread.is_alive()
+
+    @property
+    def is_alive(self) -> bool:
+        """Does the thread run?"""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()  # before the look, so that a wake-up after it is not lost
+            try:
+                is_idle = not self._serve_next()
+                if is_idle and not self._stop.is_set():
+                    self._wake.wait(self._idle_s())
+            except Exception:  # noqa: BLE001 (border: peer loop)
+                log.failure(LOGGER, "push_failed", peer=self._peer.name)
+                self._stop.wait(POLL_S)
+
+    def _serve_next(self) -> bool:
+        """Claim a delivery that is due and try it; False: there is none, or the peer has its pause."""
+        if time.monotonic() < self._quiet_until_s:
+            return False
+        delivery = self._ledger.claim_delivery(self._peer.name, self._owner, lease_s=lease_s(self._push))
+        if delivery is None:
+            return False
+        checkpoint("push.claimed")
+        began_s = time.monotonic()
+        if delivery.attempts == 1:
+            self._sent[delivery.id] = set()
+        attempt = Attempt(
+            delivery=delivery,
+            peer=self._peer,
+            push=self._push,
+            ae_title=self._ae_title,
+            ledger=self._ledger,
+            archive=self._archive,
+            stop=self._stop,
+            linked=self._linked,
+            sent=self._sent.get(delivery.id),
+        )
+        try:
+            ending = attempt.run()
+        except NodeError as exc:
+            log.failure(LOGGER, "push_failed", peer=self._peer.name, delivery=delivery.id)
+            self._defer(attempt, reason=exc.code, sentence=f"{exc.sentence} {exc.hint}".strip())
+            return True
+        except Exception:
+            self._defer(attempt, reason=INTERNAL, sentence="An unexpected failure of the node: see its log.")
+            raise
+        self._conclude(attempt, ending, seconds=time.monotonic() - began_s)
+        return True
+
+    def _conclude(self, attempt: Attempt, ending: Ending, *, seconds: float) -> None:
+        """Tell the ledger how the attempt ended, and when the next one is due."""
+        delivery = attempt.delivery
+        reason = str(ending.reason or "")
+        rejections = self._rejections.pop(delivery.id, 0)
+        match ending.end:
+            case End.FINISH:
+                is_sent = self._ledger.finish_delivery(delivery)
+                self._sent.pop(delivery.id, None)
+                log.event(
+                    LOGGER,
+                    "delivery_sent" if is_sent else "delivery_held",
+                    level=logging.WARNING if attempt.refused or attempt.warned else logging.INFO,
+                    delivery=delivery.id,
+                    peer=self._peer.name,
+                    instances=attempt.acknowledged,
+                    status=_listed(attempt.refused + attempt.warned),
+                    seconds=seconds,
+                )
+            case End.HOLD:
+                self._hold(delivery, reason=reason, sentence=ending.sentence)
+            case End.UNREACHED if ending.reason is Reason.REJECTED:
+                self._quiet()
+                # A missing registration is often made up for soon, but not within seconds (NODE 2.4).
+                if rejections + 1 < REJECTIONS_BEFORE_HOLD:
+                    self._rejections[delivery.id] = rejections + 1
+                    self._defer(attempt, reason=reason, sentence=ending.sentence, wait_s=self._push.backoff_max_s)
+                else:
+                    sentence = f"{ending.sentence} It did so {rejections + 1} times in a row."
+                    self._hold(delivery, reason=reason, sentence=sentence)
+            case End.UNREACHED:
+                self._quiet()
+                self._defer(attempt, reason=reason, sentence=ending.sentence)
+            case End.RETRY:
+                self._defer(attempt, reason=reason, sentence=ending.sentence)
+            case End.STOPPED:
+                self._ledger.release_claim(delivery)
+                log.event(LOGGER, "delivery_stopped", delivery=delivery.id, instances=attempt.acknowledged)
+            case End.GONE:
+                log.event(LOGGER, "delivery_lease_lost", level=logging.WARNING, delivery=delivery.id)
+            case _:
+                raise AssertionError(f"an attempt does not end so: {ending.end}")
+        checkpoint("push.concluded")
+
+    def _defer(self, attempt: Attempt, *, reason: str, sentence: str, wait_s: float | None = None) -> None:
+        delivery = attempt.delivery
+        # "In a row" ends with progress, for the ledger's count and for ours.
+        failures = 0 if attempt.acknowledged else delivery.failures
+        wait_s = backoff_s(failures, self._push, self._chance) if wait_s is None else wait_s
+        self._ledger.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence)
+        log.event(
+            LOGGER,
+            "delivery_deferred",
+            delivery=delivery.id,
+            peer=self._peer.name,
+            instances=attempt.acknowledged,
+            reason=reason,
+            sentence=sentence,
+            wait_s=wait_s,
+        )
+
+    def _hold(self, delivery: Delivery, *, reason: str, sentence: str) -> None:
+        self._ledger.hold_delivery(delivery, reason=reason, sentence=sentence)
+        log.event(
+            LOGGER,
+            "delivery_held",
+            level=logging.WARNING,
+            delivery=delivery.id,
+            peer=self._peer.name,
+            reason=reason,
+            sentence=sentence,
+        )
+
+    def _quiet(self) -> None:
+        """A pause for all deliveries of the peer: fifty that are due are not fifty rejections a second."""
+        self._quiet_until_s = time.monotonic() + min(self._push.backoff_min_s, POLL_S)
+
+    def _idle_s(self) -> float:
+        """Until something may be due, a poll at most: what another process makes due is seen then."""
+        pause_s = self._quiet_until_s - time.monotonic()
+        if pause_s > 0:
+            return min(pause_s, POLL_S)
+        due_s = self._ledger.next_due_in(self._peer.name)
+        return POLL_S if due_s is None else min(max(due_s, 0.0), POLL_S)
+
+    def _linked(self, link: Link | None) -> None:
+        with self._link_lock:
+            self._link = link
+
+
+def backoff_s(failures: int, push: PushSettings, chance: random.Random) -> float:
+    """How long to wait after one more failure: anywhere (full jitter) up to a ceiling that doubles each time.
+
+    ``failures``: those in a row before this one. Between ``backoff_min_s`` and ``backoff_max_s``.
+    """
+    doublings = min(failures + 1, _MAX_DOUBLINGS)
+    return chance.uniform(push.backoff_min_s, min(push.backoff_max_s, push.backoff_min_s * 2**doublings))
+
+
+def _listed(statuses: Counter[int]) -> str | None:
+    return ", ".join(f"{count} x {status:04X}" for status, count in sorted(statuses.items())) or None

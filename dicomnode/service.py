@@ -1,0 +1,446 @@
+"""The running node: its parts started in the order of their dependence, and stopped in the reverse.
+
+    data folder locked → ledger → archive swept → models known → work → settle → push, one a peer → receive
+
+Receive comes last, so that nothing is accepted before everything behind it stands; it stops first, so that nothing
+comes while the rest ends. What each part has begun is in the ledger at any moment: a stop in order only saves time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import FrameType
+
+from dicomnode import __version__, log
+from dicomnode.archive import Archive
+from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
+from dicomnode.generators.model_dir import ModelFacts, default_model, model_facts
+from dicomnode.ledger.queries import open_reader
+from dicomnode.ledger.rows import BootReport, QuarantinedFile, QuarantineReason
+from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.push.peer_loop import PeerLoop
+from dicomnode.push.scu import echo
+from dicomnode.receive.scp import Receiver
+from dicomnode.schedule import Ticks
+from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settle import Settler
+from dicomnode.work.child import Setup
+from dicomnode.work.supervisor import Supervisor
+
+LOGGER = logging.getLogger(__name__)
+
+PUSH_STOP_S = 10.0  # for the instance that is on its way to a peer; then the association is aborted
+SETTLE_STOP_S = 10.0  # for the series that is being judged
+SIGNAL_POLL_S = 1.0
+
+
+NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "fuse.sshfs")  # no shared memory for WAL
+
+
+class Mark(StrEnum):
+    """What a line of the check sheet means."""
+
+    OK = "ok"
+    WARN = "warn"  # the node would run, perhaps not as intended
+    FAIL = "fail"  # the node would not start, or not do its work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRow:
+    """One line of the check sheet."""
+
+    what: str
+    mark: Mark
+    sentence: str
+    hint: str = ""
+
+
+class Service:
+    """One node on one data folder. Started once, stopped once."""
+
+    def __init__(self, settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._parts = ExitStack()
+        self._drain_s = 0.0  # while it starts there is nothing to wait for
+        self._loops: list[PeerLoop] = []
+        self._receiver: Receiver | None = None
+        self._supervisor: Supervisor | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that we listen on; of a started service."""
+        assert self._receiver is not None, "not started"
+        return self._receiver.port
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process id of the warm worker; None while there is none."""
+        return self._supervisor.worker_pid if self._supervisor else None
+
+    def run(self) -> None:
+        """Start, serve until SIGTERM or Ctrl-C, stop in order.
+
+        Returns after SIGTERM; after Ctrl-C raises KeyboardInterrupt once all is stopped, as an interrupted call does.
+        """
+        with _signals() as asked:
+            self.start()
+            notify("READY=1")
+            number = _wait_for_signal(asked)
+            log.event(LOGGER, "stopping", signal=signal.Signals(number).name)
+            notify("STOPPING=1")
+            self.stop()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def start(self) -> None:
+        """Start every part; when one cannot, those before it are stopped and its error is raised."""
+        with ExitStack() as parts:
+            self._start(parts)
+            self._drain_s = self.settings.receive.drain_s
+            self._parts = parts.pop_all()
+
+    def stop(self) -> None:
+        """Stop every part, the last one first."""
+        self._parts.close()
+        log.event(LOGGER, "stopped")
+
+    def _start(self, parts: ExitStack) -> None:
+        settings = self.settings
+        archive = Archive(settings.node.data)
+        archive.lock()
+        parts.callback(archive.unlock)
+        ensure_writable(archive)
+        ledger = open_ledger(settings.ledger_url, clock=self._clock)
+        parts.callback(ledger.close)
+        host = socket.gethostname()
+        boot = ledger.begin_boot(pid=os.getpid(), host=host)
+        parts.callback(ledger.end_boot, boot.boot)
+        sweep(archive, ledger, boot)
+        models = known_models(settings)
+        owner = f"{boot.boot}:{host}:{os.getpid()}"
+
+        supervisor = self._supervisor = Supervisor(
+            settings.work,
+            ledger,
+            archive,
+            ae_title=settings.node.ae_title,
+            setup=Setup(
+                data=settings.node.data.absolute(),
+                device=settings.work.device,
+                models=tuple(sorted({facts.name for facts in models.values()})),
+                log_level=settings.log.level,
+                log_format=settings.log.format,
+            ),
+            owner=owner,
+            finished=self._wake_loops,
+            clock=self._clock,
+        )
+        receiver = Receiver(
+            node=settings.node,
+            receive=settings.receive,
+            disk=settings.archive,
+            peers=settings.peer,
+            ledger=ledger,
+            archive=archive,
+            wake=lambda: settler.wake(),
+            clock=self._clock,
+        )
+        settler = Settler(
+            settings.settle,
+            settings.rule,
+            ledger,
+            archive,
+            models=models,
+            open_series=receiver.open_series,
+            planned=supervisor.wake,
+            clock=self._clock,
+        )
+        self._loops = [
+            PeerLoop(peer, settings.push, ledger, archive, owner, ae_title=settings.node.ae_title)
+            for peer in settings.peer
+            if peer.address
+        ]
+        ticks = Ticks(
+            {"settle": settler.wake, "work": supervisor.wake, "push": self._wake_loops},
+            clock=self._clock,
+            stepped=lambda by_s: ledger.note(
+                "clock_stepped", table="boot", row=boot.boot, detail=f"the wall clock was set by {by_s:+.0f} s"
+            ),
+        )
+
+        supervisor.start()
+        parts.callback(lambda: supervisor.stop(self._drain_s))
+        settler.start()
+        parts.callback(settler.stop, SETTLE_STOP_S)
+        parts.callback(self._stop_loops)
+        for loop in self._loops:
+            loop.start()
+        ticks.start()
+        parts.callback(ticks.stop)
+        receiver.start()
+        parts.callback(lambda: receiver.stop(self._drain_s))
+        self._receiver = receiver
+        checkpoint("service.started")
+        log.event(
+            LOGGER, "started", version=__version__, boot=boot.boot, pid=os.getpid(), host=settings.node.host,
+            port=receiver.port, archive=str(settings.node.data), sentence=introduction(settings, receiver.port),
+        )  # fmt: skip
+
+    def _wake_loops(self) -> None:
+        for loop in self._loops:
+            loop.wake()
+
+    def _stop_loops(self) -> None:
+        """All at once: ten peers that hang are to cost the time of one."""
+        stopping = [
+            threading.Thread(target=loop.stop, args=(PUSH_STOP_S,), name="push-stop")
+            for loop in self._loops
+            if loop.is_alive
+        ]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+
+
+def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
+    """What would keep the node from doing its work, line by line; changes nothing, and may run beside the service.
+
+    ``with_echo`` also asks each peer that has an address for an answer (C-ECHO).
+    """
+    rows = [
+        CheckRow(
+            what="settings",
+            mark=Mark.OK if any(_is_delivered_to(settings, peer) for peer in settings.peer) else Mark.WARN,
+            sentence=introduction(settings, settings.node.port),
+        )
+    ]
+    rows += _check_disk(settings)
+    rows.append(_check_ledger(settings))
+    rows += _check_models(settings)
+    rows += [_check_peer(settings, peer, with_echo=with_echo) for peer in settings.peer]
+    return rows
+
+
+def _check_disk(settings: Settings) -> Iterator[CheckRow]:
+    data = settings.node.data.absolute()
+    archive = Archive(next(folder for folder in (data, *data.parents) if folder.is_dir()))
+    try:
+        ensure_writable(archive)
+    except StorageError as exc:
+        yield CheckRow(what="data folder", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+        return
+    state = "can be written to" if archive.data == data else "does not exist yet; it will be made"
+    yield CheckRow(what="data folder", mark=Mark.OK, sentence=f"{data} {state}.")
+    free, limit = archive.free_percent(), settings.archive.refuse_free_percent
+    room = f"{archive.free_bytes() / 2**30:.1f} GiB are free, {free:.0f} %"
+    yield CheckRow(
+        what="free space",
+        mark=Mark.OK if free > limit else Mark.FAIL,
+        sentence=f"{room}; below {limit:g} % nothing is accepted.",
+        hint="" if free > limit else "Make room, or lower archive.refuse_free_percent.",
+    )
+    if (kind := _filesystem(archive.data)) in NETWORK_FILESYSTEMS:
+        yield CheckRow(
+            what="file system",
+            mark=Mark.FAIL,
+            sentence=f"{data} lies on a network file system ({kind}), where a SQLite ledger may be damaged.",
+            hint="Set `node.data` to a disk of this machine.",
+        )
+
+
+def _check_ledger(settings: Settings) -> CheckRow:
+    if not (settings.node.data / "ledger.sqlite").exists() and not settings.ledger.url:
+        return CheckRow(
+            what="ledger", mark=Mark.OK, sentence="There is none yet; `dicomnode serve` makes an empty one."
+        )
+    try:
+        reader = open_reader(settings.ledger_url)
+        try:
+            status = reader.status()
+        finally:
+            reader.close()
+    except NodeError as exc:
+        return CheckRow(what="ledger", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+    held = len(status.attention)
+    return CheckRow(
+        what="ledger",
+        mark=Mark.WARN if held else Mark.OK,
+        sentence=f"Version {status.version}, {status.instances} instances; {held} rows wait for a person.",
+        hint="`dicomnode status` names them." if held else "",
+    )
+
+
+def _check_models(settings: Settings) -> Iterator[CheckRow]:
+    names = {rule.model or default_model(): rule.name for rule in reversed(settings.rule)}
+    for name, rule in sorted(names.items()):
+        try:
+            facts = model_facts(name)
+        except ModelError as exc:
+            sentence = f"Rule {rule} asks for it: {exc.sentence}"
+            yield CheckRow(what=f"model {name}", mark=Mark.FAIL, sentence=sentence, hint=exc.hint)
+        else:
+            lowest, highest = facts.ratios
+            sentence = f"Kind {facts.kind}, ratios {lowest}–{highest}, digest {facts.digest}: verified."
+            yield CheckRow(what=f"model {name}", mark=Mark.OK, sentence=sentence)
+
+
+def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> CheckRow:
+    what = f"peer {peer.name}"
+    ways = []
+    if peer.networks:
+        ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}")
+    if peer.address:
+        ways.append(f"is sent to as {peer.ae_title} at {peer.address}")
+    sentence = f"It {' and '.join(ways)}."
+    if peer.address and with_echo:
+        outcome = echo(peer, ae_title=settings.node.ae_title, push=settings.push)
+        if outcome.status != 0:
+            return CheckRow(
+                what=what, mark=Mark.FAIL, sentence=f"{sentence} C-ECHO: {outcome.sentence}", hint=outcome.hint
+            )
+        sentence = f"{sentence} It answered a C-ECHO."
+    if peer.address and not _is_delivered_to(settings, peer):
+        return CheckRow(what=what, mark=Mark.WARN, sentence=f"{sentence} No rule delivers to it.")
+    return CheckRow(what=what, mark=Mark.OK, sentence=sentence)
+
+
+def _filesystem(folder: Path) -> str:
+    """The kind of file system that a folder lies on, by the longest mount point above it (proc(5), mountinfo)."""
+    found, kind = "", ""
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+        fields = line.split()
+        mount = fields[4].replace("\\040", " ")
+        if folder.resolve().is_relative_to(mount) and len(mount) >= len(found):
+            found, kind = mount, fields[fields.index("-") + 1]
+    return kind
+
+
+def introduction(settings: Settings, port: int) -> str:
+    """What the node does from now on, in words: whom it listens to and whom it sends to."""
+    senders = ", ".join(peer.name for peer in settings.peer if peer.networks) or "nobody"
+    receivers = ", ".join(peer.name for peer in settings.peer if _is_delivered_to(settings, peer))
+    where = f"Listens on {settings.node.host}:{port} as {settings.node.ae_title} to {senders}"
+    if receivers:
+        return f"{where}; sends what it derives to {receivers}."
+    return (
+        f"{where}; nothing is delivered until the settings name a peer with an address and a rule that delivers to it."
+    )
+
+
+def known_models(settings: Settings) -> dict[str | None, ModelFacts]:
+    """The facts of every model that a rule names, and of the default one under None; all their files verified."""
+    models: dict[str | None, ModelFacts] = {None: model_facts(default_model())}
+    for rule in settings.rule:
+        if rule.model not in models:
+            try:
+                models[rule.model] = model_facts(rule.model or default_model())
+            except ModelError as exc:
+                raise SettingsError(
+                    f"Rule {rule.name} asks for model {rule.model}, which cannot be used: {exc.sentence}",
+                    hint=exc.hint,
+                ) from exc
+    return models
+
+
+def sweep(archive: Archive, ledger: Ledger, boot: BootReport) -> None:
+    """Bring files and rows together after whatever ended the service before this one."""
+    report = archive.sweep(ledger.known_files())
+    for orphan in report.orphans:
+        ledger.record_quarantine(
+            QuarantinedFile(
+                file=orphan.file,
+                reason=QuarantineReason.ORPHAN,
+                sha256=orphan.sha256,
+                peer=orphan.peer,
+                instance=None,
+                kept_sha256=None,
+            )
+        )
+    log.event(
+        LOGGER, "swept", boot=boot.boot, state="clean" if boot.ended_cleanly else "killed",
+        returned=boot.returned_jobs + boot.returned_deliveries, swept=report.swept, orphans=len(report.orphans),
+    )  # fmt: skip
+    if report.missing:  # a job that needs one of them is held and names it; a series not judged yet is kept
+        log.event(
+            LOGGER, "files_missing", level=logging.ERROR, count=len(report.missing), detail=report.missing[0],
+            hint="Files of the archive were removed by hand: restore them, or have their series sent again.",
+        )  # fmt: skip
+
+
+def ensure_writable(archive: Archive) -> None:
+    """Raise StorageError where nothing can be written: better at the start than at the first instance."""
+    try:
+        with tempfile.TemporaryFile(dir=archive.data):
+            pass
+    except OSError as exc:
+        raise StorageError(
+            f"Nothing can be written to the data folder {archive.data}: {exc.strerror}; the node did not start.",
+            hint="Mount it writable and give the node's user write permission, or set `node.data`.",
+        ) from exc
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing where it did not ask."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+        try:
+            notifier.connect("\0" + address[1:] if address.startswith("@") else address)
+            notifier.sendall(state.encode())
+        except OSError as exc:  # a service that runs is worth more than one that is announced
+            log.event(LOGGER, "notify_failed", level=logging.WARNING, error=exc.strerror)
+
+
+def _wait_for_signal(asked: SimpleQueue[int]) -> int:
+    """The first signal that came.
+
+    With a limit, again and again: a signal that arrives while the main thread begins to wait interrupts nothing, and
+    its handler would run at the next signal only (seen in bench/kill.py).
+    """
+    while True:
+        try:
+            return asked.get(timeout=SIGNAL_POLL_S)
+        except Empty:
+            continue
+
+
+@contextmanager
+def _signals() -> Iterator[SimpleQueue[int]]:
+    """SIGTERM and SIGINT come out of a queue; the second one ends the process at once, which no one is harmed by.
+
+    A SimpleQueue, since it alone may be used in a handler that interrupts its own ``get`` (an Event may deadlock).
+    """
+    asked: SimpleQueue[int] = SimpleQueue()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if was_asked:
+            os._exit(128 + number)
+        was_asked.append(number)
+        asked.put(number)
+
+    was_asked: list[int] = []
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_delivered_to(settings: Settings, peer: PeerSettings) -> bool:
+    return bool(peer.address) and any(peer.name in rule.deliver_to for rule in settings.rule)

@@ -1,0 +1,226 @@
+"""One job, in the child: archived files → pipeline → flushed derived files in the output folder → their manifest.
+
+Nothing here is promised to anyone: until the supervisor has published the folder and committed the job, all of it
+may vanish and the job is simply done again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import time
+import uuid
+from datetime import datetime
+from pathlib import Path
+
+from dicomnode import durable, log
+from dicomnode.archive import FILE_SUFFIX, Archive, FileState
+from dicomnode.derive import DerivationPlan, DerivedFile
+from dicomnode.errors import InputError, ModelError, NodeError, StorageError
+from dicomnode.generators.base import Generator
+from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts
+from dicomnode.ids import AeTitle, digest, file_stem, new_instance_id
+from dicomnode.imaging.verdict import Limits
+from dicomnode.ledger.rows import DerivedInstance
+from dicomnode.pipeline import Progress, run_pipeline
+from dicomnode.seams import checkpoint
+from dicomnode.work import orders
+
+LOGGER = logging.getLogger(__name__)
+
+VERIFY = "verify"  # the stage before the pipeline's own
+
+# What passes when somebody makes room, closes files or mounts the disk again: no attempt of the job's is spent on it.
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EACCES}
+)
+
+
+class AlteredFile(Exception):
+    """An archived file is missing, or its dataset is not the one that was received."""
+
+    def __init__(self, source: orders.SourceFile, found_sha256: str | None) -> None:
+        super().__init__(source.file)
+        self.source = source
+        self.found_sha256 = found_sha256
+
+    @property
+    def sentence(self) -> str:
+        """What an operator has to know to find the file."""
+        if self.found_sha256 is None:
+            return f"Archived file {self.source.file} is missing; expected sha256 {self.source.sha256}."
+        return (
+            f"Archived file {self.source.file} is not what was received: expected sha256 {self.source.sha256}, "
+            f"found {self.found_sha256}; it was moved to quarantine."
+        )
+
+
+class Models:
+    """The models that this process has loaded: each is loaded once and stays warm."""
+
+    def __init__(self) -> None:
+        self._generators: dict[tuple[str, str], Generator] = {}
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the models that are warm."""
+        return tuple(name for name, _ in self._generators)
+
+    def warm(self, name: str) -> None:
+        """Load a model before it is asked for; one that cannot be loaded is the matter of the job that needs it."""
+        try:
+            self._load(model_facts(name))
+        except ModelError as exc:
+            log.event(LOGGER, "model_not_loaded", level=logging.ERROR, model=name, sentence=exc.sentence)
+
+    def get(self, name: str, model_digest: str) -> tuple[ModelFacts, Generator]:
+        """The model that a job was planned with. All its files are compared with their digests before each job."""
+        facts = model_facts(name)
+        if facts.digest != model_digest:
+            raise ModelError(
+                f"Model {name} is not the one that the job was planned with: expected digest {model_digest}, "
+                f"found {facts.digest}.",
+                hint="Put the model back, or have the series judged again: `dicomnode series retry`.",
+            )
+        return facts, self._load(facts)
+
+    def _load(self, facts: ModelFacts) -> Generator:
+        key = (facts.name, facts.digest)
+        if key not in self._generators:
+            self._generators[key] = load_generator(facts.name)
+        return self._generators[key]
+
+
+def run(
+    order: orders.Order, *, data: Path, device: str, models: Models, progress: Progress
+) -> orders.Finished:
+    """Do the job. Raises what ``refusal_of`` understands, and anything else where another attempt may do better."""
+    begun = time.monotonic()
+    checkpoint("job.begun")
+    archive = Archive(data)
+    progress(VERIFY, 0.0)
+    paths = _verified(order, archive)
+    facts, generator = models.get(order.model, order.model_digest)
+    output = Path(order.output)
+    made: list[DerivedInstance] = []
+
+    def write(file: DerivedFile) -> None:
+        made.append(_write(output, file))
+        checkpoint("job.file_written")
+
+    outcome = run_pipeline(
+        list(paths),
+        generator=generator,
+        plan=_plan(order, facts),
+        limits=_limits(order, facts),
+        device=device,
+        write=write,
+        digests=paths,
+        progress=progress,
+    )
+    if outcome.series_uid is None:  # the verdict that planned the job was another: the pinned limits changed meaning
+        raise InputError(outcome.verdict.sentence)
+    durable.sync_folder(output)
+    checkpoint("job.written")
+    seconds = time.monotonic() - begun
+    log.event(
+        LOGGER, "job_stages", level=logging.DEBUG, job=order.job, seconds=seconds, device=device,
+        detail=", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in outcome.stages.items()),
+    )  # fmt: skip
+    return orders.Finished(
+        job=order.job,
+        series_uid=outcome.series_uid,
+        instances=tuple(made),
+        notes=outcome.notes[len(outcome.verdict.notes) :],  # the verdict's stand with the series already
+        seconds=seconds,
+    )
+
+
+def refusal_of(exc: Exception, order: orders.Order) -> orders.Refused | None:
+    """The answer to what another attempt would meet again; None for everything else."""
+    match exc:
+        case AlteredFile():
+            return orders.Refused(
+                job=order.job,
+                cause=orders.Cause.ALTERED,
+                sentence=exc.sentence,
+                instance=exc.source.instance,
+                found_sha256=exc.found_sha256,
+            )
+        case InputError():
+            return orders.Refused(job=order.job, cause=orders.Cause.INPUT, sentence=exc.sentence)
+        case ModelError():
+            sentence = f"{exc.sentence} {exc.hint}".strip()
+            return orders.Refused(job=order.job, cause=orders.Cause.MODEL, sentence=sentence)
+        case _:
+            return None
+
+
+def is_storage(exc: Exception) -> bool:
+    """Is it the disk's fault, so that the job is not to blame?"""
+    return isinstance(exc, StorageError) or (isinstance(exc, OSError) and exc.errno in _DISK_ERRORS)
+
+
+def words_of(exc: Exception) -> str:
+    """What happened, for the sentence of a failed attempt; no text of unknown origin."""
+    if isinstance(exc, NodeError):
+        return exc.sentence
+    return (exc.strerror or type(exc).__name__) if isinstance(exc, OSError) else type(exc).__name__
+
+
+def _verified(order: orders.Order, archive: Archive) -> dict[Path, str]:
+    """The files of the revision with their digests, every one just compared with what was received."""
+    for source in order.files:
+        match archive.verify(source.file, source.sha256):
+            case FileState.MISSING:
+                raise AlteredFile(source, None)
+            case FileState.ALTERED:
+                raise AlteredFile(source, _digest_of_altered(archive, source))
+            case FileState.WHOLE:
+                pass
+    return {archive.path(source.file): source.sha256 for source in order.files}
+
+
+def _digest_of_altered(archive: Archive, source: orders.SourceFile) -> str:
+    try:
+        return archive.digest(source.file)
+    except StorageError:  # it no longer begins as a DICOM file of ours: the digest of all of it, then
+        return digest(archive.path(source.file).read_bytes())
+
+
+def _limits(order: orders.Order, facts: ModelFacts) -> Limits:
+    pinned = json.loads(order.parameters)
+    pinned["refuse_terms"] = tuple(pinned["refuse_terms"])
+    return Limits(rule_name=order.rule, model=facts.name, ratios=facts.ratios, **pinned)
+
+
+def _plan(order: orders.Order, facts: ModelFacts) -> DerivationPlan:
+    return DerivationPlan(
+        namespace=uuid.UUID(order.node_uuid),
+        ae_title=AeTitle(order.ae_title),
+        rule=order.rule,
+        model=facts.name,
+        model_kind=facts.kind,
+        model_digest=facts.digest,
+        parameters=order.parameters,
+        derivation_number=order.derivation_number,
+        created_at=datetime.fromisoformat(order.created_at),
+        ratio=order.ratio,
+    )
+
+
+def _write(folder: Path, file: DerivedFile) -> DerivedInstance:
+    """One encoded instance, flushed and under its final name."""
+    instance = new_instance_id()
+    name = file_stem(instance) + FILE_SUFFIX
+    durable.write_file(folder / name, [file.content])
+    return DerivedInstance(
+        id=instance,
+        file_name=name,
+        sop_instance_uid=file.sop_instance_uid,
+        sop_class_uid=file.sop_class_uid,
+        transfer_syntax_uid=file.transfer_syntax_uid,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+    )

@@ -1,0 +1,130 @@
+"""What supervisor and child say to each other: frozen values, one JSON object a message.
+
+The child is told everything it needs in one ``Order``: it sees files and never the ledger, so whatever becomes of
+it cannot harm a row. JSON, not pickle, so that a half-written or foreign message is an error and nothing more.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from dicomnode.ids import InstanceId, JobId
+from dicomnode.ledger.rows import DerivedInstance
+
+MESSAGE_LIMIT_BYTES = 64 * 2**20  # an order of 100,000 instances has 25 MB; anything above is no message of ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One archived instance of the revision that the job derives."""
+
+    instance: InstanceId
+    file: str  # path below the archive folder
+    sha256: str  # of the dataset, as it was received
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A job as the child sees it: everything that decides the result is pinned here (ledger ``PlannedJob``)."""
+
+    job: JobId
+    files: tuple[SourceFile, ...]
+    output: str  # folder for the derived files, empty; the supervisor publishes it
+    node_uuid: str  # namespace of the derived UIDs
+    ae_title: str
+    rule: str
+    model: str
+    model_digest: str
+    ratio: int
+    parameters: str  # canonical JSON of the rule's keys
+    derivation_number: int
+    source_series: int
+    created_at: str  # ISO 8601, UTC: date and time that the derived objects carry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The child is warm: libraries imported, models loaded."""
+
+    models: tuple[str, ...]  # those that could be loaded
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """How far the job is."""
+
+    job: JobId
+    stage: str
+    share: float  # of this stage, 0…1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The manifest: files that are written, flushed and named in the output folder."""
+
+    job: JobId
+    series_uid: str
+    instances: tuple[DerivedInstance, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+class Cause(StrEnum):
+    """Why a job cannot be done by trying again: it is held for an operator."""
+
+    INPUT = "input"  # what pixels or headers say
+    MODEL = "model"  # model directory missing, altered, or not the one the job was planned with
+    ALTERED = "altered"  # an archived file is missing or not what was received
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The job cannot be done as it is; another attempt would end the same way."""
+
+    job: JobId
+    cause: Cause
+    sentence: str
+    instance: InstanceId | None = None  # of an altered file
+    found_sha256: str | None = None  # None: the file is missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The attempt failed for a reason that another attempt may not meet again."""
+
+    job: JobId
+    stage: str
+    sentence: str
+    is_storage: bool  # the disk's fault, so not counted against the job
+
+
+Answer = Ready | Stage | Finished | Refused | Failed
+Message = Order | Answer
+
+_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in (Order, Ready, Stage, Finished, Refused, Failed)}
+
+
+def encode(message: Message) -> bytes:
+    """One message as JSON."""
+    return json.dumps({"kind": type(message).__name__, **asdict(message)}, separators=(",", ":")).encode()
+
+
+def decode(text: bytes) -> Message:
+    """The message again; whatever is not one of ours raises ValueError, TypeError or KeyError."""
+    fields: dict[str, Any] = json.loads(text)
+    kind = _KINDS[fields.pop("kind")]
+    if kind is Order:
+        fields["files"] = tuple(SourceFile(**entry) for entry in fields["files"])
+    elif kind is Finished:
+        fields["instances"] = tuple(DerivedInstance(**entry) for entry in fields["instances"])
+        fields["notes"] = tuple(fields["notes"])
+    elif kind is Ready:
+        fields["models"] = tuple(fields["models"])
+    elif kind is Refused:
+        fields["cause"] = Cause(fields["cause"])
+    return kind(**fields)

@@ -1,0 +1,237 @@
+"""The whole service as a process: it starts in order or says why not, stops in order, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE
+
+from dicomnode.archive import Archive
+from dicomnode.errors import SettingsError, StorageError
+from dicomnode.ids import digest
+from dicomnode.ledger.store import open_ledger
+from dicomnode.service import Mark, Service, check, ensure_writable, introduction, notify
+from dicomnode.settings import Settings, parse
+from tests.support.dcmtk import free_port
+from tests.support.mr_series import mr_datasets
+from tests.support.node import CHECKOUT, is_running, kill, make_node, running_node
+from tests.support.stored import archived_files, store
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def _settings(folder: Path, **tables: object) -> Settings:
+    node = {"listen": f"127.0.0.1:{free_port()}", "data": str(folder / "data")}
+    return parse({"node": node, "rule": [{"name": "all", "model": "cubic-dc"}], **tables})
+
+
+@contextmanager
+def _mounted(folder: Path, kind: str, options: str) -> Iterator[Path]:
+    """A small file system of its own; skips the test where this machine does not allow one."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", kind, "-o", options, kind, folder], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_it_says_whom_it_listens_to_and_whom_it_sends_to(tmp_path: Path) -> None:
+    peers = [
+        {"name": "mr1", "ae_title": "MR1", "networks": ["10.1.2.0/24"]},
+        {"name": "pacs", "ae_title": "PACS", "address": "10.1.0.5:104"},
+    ]
+    rules = [{"name": "all", "deliver_to": ["pacs"]}]
+    settings = _settings(tmp_path, peer=peers, rule=rules)
+    said = introduction(settings, 104)
+    assert said == "Listens on 127.0.0.1:104 as DICOMNODE to mr1; sends what it derives to pacs."
+
+
+def test_with_the_embedded_defaults_it_says_that_nothing_is_delivered() -> None:
+    said = introduction(Settings(), 11112)
+    assert said == (
+        "Listens on 127.0.0.1:11112 as DICOMNODE to this-machine; nothing is delivered until the settings name a peer "
+        "with an address and a rule that delivers to it."
+    )
+
+
+def test_sigterm_ends_it_with_0_and_ctrl_c_with_130_and_no_worker_is_left(tmp_path: Path) -> None:
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        with running_node(tmp_path / number.name) as node:
+            pid = node.worker_pid()
+            assert node.stop(number) == code
+            assert not is_running(pid)
+            assert [event["event"] for event in node.events("stopped")] == ["stopped"]
+            assert "Traceback" not in node.log_file.read_text()
+
+
+def test_an_open_association_may_end_while_it_stops(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        entity = AE(ae_title="SCANNER")
+        entity.add_requested_context("1.2.840.10008.1.1")
+        association = entity.associate("127.0.0.1", node.port, ae_title="NODE")
+        assert association.is_established
+        assert node.process is not None
+        node.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: node.events("stopping"), 10)
+        assert association.send_c_echo().Status == 0
+        association.release()
+        assert node.process.wait(30) == 0
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with running_node(tmp_path, settings={"receive": {"drain_s": 60.0}}) as node:
+        entity = AE(ae_title="SCANNER")
+        entity.add_requested_context("1.2.840.10008.1.1")
+        association = entity.associate("127.0.0.1", node.port, ae_title="NODE")
+        pid = node.worker_pid()
+        assert node.process is not None
+        node.process.send_signal(signal.SIGINT)
+        wait_until(lambda: node.events("stopping"), 10)
+        assert node.stop(signal.SIGINT, limit_s=5) == 130
+        wait_until(lambda: not is_running(pid), 5)
+        association.abort()
+
+
+def test_the_service_itself_never_loads_torch(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        node.worker_pid()
+        assert node.process is not None
+        assert "torch" not in Path(f"/proc/{node.process.pid}/maps").read_text()
+
+
+def test_a_port_in_use_is_named_and_nothing_stays_behind(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", node.port))
+        other.listen()
+        done = node.run("serve", check=False)
+    assert done.returncode == 2
+    assert f"The node cannot listen on 127.0.0.1:{node.port}: Address already in use." in done.stderr
+    Archive(node.data).lock()  # nobody holds it any more
+    with running_node(tmp_path / "again"):
+        pass
+
+
+def test_a_second_service_on_the_same_data_folder_does_not_start(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        done = node.run("serve", check=False)
+        assert done.returncode == 3
+        assert "Another dicomnode service uses the data folder" in done.stderr
+        assert not node.is_over
+
+
+def test_a_rule_with_an_unknown_model_is_named_before_anything_listens(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, rule=[{"name": "all"}, {"name": "knee", "model": "no-such-model"}])
+    service = Service(settings)
+    with pytest.raises(SettingsError, match="Rule knee asks for model no-such-model") as caught:
+        service.start()
+    assert "cubic-dc" in caught.value.hint
+    Archive(settings.node.data).lock()
+
+
+def test_a_data_folder_that_cannot_be_written_to_is_a_storage_error(tmp_path: Path) -> None:
+    with _mounted(tmp_path / "data", "tmpfs", "ro"), pytest.raises(StorageError, match="Read-only file system"):
+        Service(_settings(tmp_path)).start()
+
+
+def test_a_data_folder_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(StorageError, match="cannot be used"):
+        Service(_settings(tmp_path)).start()
+
+
+def test_it_tells_systemd_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        command = [sys.executable, "-m", "dicomnode", "serve", "--config", str(node.config)]
+        with node.log_file.open("ab") as said:
+            node.process = subprocess.Popen(command, cwd=CHECKOUT, stderr=said, env=environment)
+        try:
+            assert manager.recv(100) == b"READY=1"
+            node.process.send_signal(signal.SIGTERM)
+            assert manager.recv(100) == b"STOPPING=1"
+            assert node.process.wait(30) == 0
+        finally:
+            kill(node)
+
+
+def test_a_manager_that_is_gone_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    notify("READY=1")
+
+
+def test_at_its_start_files_without_a_row_go_to_quarantine_and_temporary_ones_go(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    archive = Archive(settings.node.data)
+    archive.data.mkdir()
+    ledger = open_ledger(settings.ledger_url)
+    series = store(ledger, archive, mr_datasets(slices=2))
+    ledger.close()
+    known = archived_files(archive, series)
+    orphan = known[0].with_name("00000000000000ff.dcm")
+    orphan.write_bytes(known[0].read_bytes())
+    known[0].with_name("x.dcm.tmp").write_bytes(b"half")
+    service = Service(settings)
+    service.start()
+    service.stop()
+    assert archived_files(archive, series) == known
+    (set_aside,) = archive.quarantine_folder.iterdir()
+    assert digest(set_aside.read_bytes()) == digest(known[0].read_bytes())
+
+
+def test_the_check_sheet_of_a_sound_node_has_no_failure_and_creates_nothing(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    rows = {row.what: row for row in check(settings)}
+    assert {row.mark for row in rows.values()} <= {Mark.OK, Mark.WARN}
+    assert "does not exist yet" in rows["data folder"].sentence
+    assert rows["ledger"].sentence.startswith("There is none yet")
+    assert rows["model cubic-dc"].sentence.endswith("verified.")
+    assert not settings.node.data.exists()
+
+
+def test_the_check_sheet_beside_a_running_service_reads_its_ledger(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    service = Service(settings)
+    service.start()
+    try:
+        rows = {row.what: row for row in check(settings)}
+    finally:
+        service.stop()
+    assert rows["ledger"].mark is Mark.OK
+    assert rows["ledger"].sentence.endswith("0 instances; 0 rows wait for a person.")
+
+
+def test_the_check_sheet_names_what_fails(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "ledger.sqlite").write_bytes(b"no database" * 100)
+    peers = [
+        {"name": "pacs", "ae_title": "PACS", "address": f"127.0.0.1:{free_port()}"},
+        {"name": "mr1", "ae_title": "MR1", "networks": ["10.1.2.0/24"]},
+    ]
+    settings = _settings(tmp_path, peer=peers, rule=[{"name": "knee", "model": "gone", "deliver_to": ["pacs"]}])
+    rows = {row.what: row for row in check(settings, with_echo=True)}
+    assert [what for what, row in rows.items() if row.mark is Mark.FAIL] == ["ledger", "model gone", "peer pacs"]
+    assert "Rule knee asks for it" in rows["model gone"].sentence
+    assert "C-ECHO: No connection to the peer" in rows["peer pacs"].sentence
+    assert rows["peer mr1"].sentence == "It may send as MR1 from 10.1.2.0/24."
+
+
+def test_a_folder_that_can_be_written_to_holds_nothing_afterwards(tmp_path: Path) -> None:
+    ensure_writable(Archive(tmp_path))
+    assert list(tmp_path.iterdir()) == []
