@@ -1,0 +1,1 @@
+"""Commands: each parses, calls one room, prints once."""

@@ -1,0 +1,30 @@
+"""``dicomnode check``: everything that can be known before the first image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dicomnode.cli import output
+from dicomnode.cli.options import config_option, json_option, load_settings
+
+NOT_FIT = 2
+
+
+@click.command(short_help="What would keep the node from its work.")
+@click.option("--echo", is_flag=True, help="Also ask each peer that has an address for an answer (C-ECHO).")
+@config_option
+@json_option
+def check(echo: bool, config: Path | None, as_json: bool) -> int:
+    """Check settings, data folder, ledger, models and peers. Changes nothing; the service may run beside.
+
+    Exit code 0 if nothing would keep the node from its work, else 2.
+    """
+    settings = load_settings(config)
+    from dicomnode import service
+
+    rows = service.check(settings, with_echo=echo)
+    columns = {"mark": "", "what": "what", "sentence": "found", "hint": "what to do"}
+    output.print_rows(rows, columns, as_json=as_json, none="")
+    return NOT_FIT if any(row.mark is service.Mark.FAIL for row in rows) else 0

@@ -1,0 +1,57 @@
+"""``dicomnode db upgrade|current``: the version of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from dicomnode.cli import output
+from dicomnode.cli.options import config_option, json_option, load_settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgraded:
+    """What ``db upgrade`` prints."""
+
+    before: str | None  # None: there was no ledger
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Current:
+    """What ``db current`` prints."""
+
+    current: str | None  # None: there is no ledger yet
+    needed: str
+
+
+@click.group(short_help="The ledger's database: upgrade, current.")
+def db() -> None:
+    """The ledger's database."""
+
+
+@db.command()
+@config_option
+@json_option
+def upgrade(config: Path | None, as_json: bool) -> None:
+    """Bring the ledger to this program's version, or make an empty one. Stop the service and copy the ledger first."""
+    settings = load_settings(config)
+    from dicomnode import durable
+    from dicomnode.ledger import migrate
+
+    durable.make_folder(settings.node.data.absolute())
+    before, after = migrate.upgrade(settings.ledger_url)
+    output.print_facts(Upgraded(before=before, after=after), as_json=as_json)
+
+
+@db.command()
+@config_option
+@json_option
+def current(config: Path | None, as_json: bool) -> None:
+    """Show the ledger's version, and the one that this program needs."""
+    settings = load_settings(config)
+    from dicomnode.ledger import migrate, schema
+
+    output.print_facts(Current(current=migrate.current(settings.ledger_url), needed=schema.HEAD), as_json=as_json)

@@ -1,0 +1,45 @@
+"""``dicomnode echo PEER``: does it answer?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from dicomnode.cli import output
+from dicomnode.cli.options import config_option, find_peer, json_option, load_settings
+from dicomnode.errors import PeerError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Echo:
+    """What is printed."""
+
+    peer: str
+    ae_title: str
+    address: str
+    status: int
+    seconds: float
+
+
+@click.command(short_help="Ask a peer for an answer (C-ECHO).")
+@click.argument("peer")
+@config_option
+@json_option
+def echo(peer: str, config: Path | None, as_json: bool) -> None:
+    """Ask PEER (a name of the settings) for an answer: DICOM C-ECHO."""
+    settings = load_settings(config)
+    chosen = find_peer(settings, peer)
+    from dicomnode.push import scu
+
+    began = time.perf_counter()
+    outcome = scu.echo(chosen, ae_title=settings.node.ae_title, push=settings.push)
+    seconds = round(time.perf_counter() - began, 3)
+    if outcome.status is None:
+        raise PeerError(f"{peer}: {outcome.sentence}", hint=outcome.hint)
+    if outcome.status:
+        raise PeerError(f"{peer}: the peer answered the C-ECHO with status {outcome.status:04X}.")
+    row = Echo(peer=peer, ae_title=chosen.ae_title, address=chosen.address, status=outcome.status, seconds=seconds)
+    output.print_facts(row, as_json=as_json)

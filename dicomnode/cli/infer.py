@@ -1,0 +1,123 @@
+"""``dicomnode infer SRC OUT``: one folder of DICOM in, the derived series out; neither ledger nor network."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dicomnode.cli import output
+from dicomnode.cli.options import json_option
+from dicomnode.errors import InputError
+
+if TYPE_CHECKING:
+    from dicomnode.pipeline import Outcome
+
+SIDE_FOLDER = ".tmp"  # the result grows beside OUT and takes its name when it is whole
+AE_TITLE = "DICOMNODE"  # Station Name of what is made without a configured node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """What is printed."""
+
+    thick: int  # slices
+    thin: int
+    ratio: int
+    slice_spacing_mm: float
+    thin_spacing_mm: float
+    model: str
+    model_digest: str
+    device: str
+    stages: dict[str, float]  # name → seconds
+    notes: tuple[str, ...]
+    out: Path
+
+
+@click.command(short_help="Derive one series from a folder; no network.")
+@click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--model", default=None, help="A name of `dicomnode model list`, or a model directory.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@json_option
+def infer(source: Path, out: Path, model: str | None, device: str, as_json: bool) -> None:
+    """Derive the one series below folder SRC, and write its thin slices into the new or empty folder OUT.
+
+    UIDs are drawn at each run: two runs never share one.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; nothing was derived.", hint="Name a new folder.")
+    paths = _one_series(source)
+    with output.progress_bar(str(source), quiet=as_json) as progress:
+        derived = _derive(paths, out, model, device, progress)
+    output.print_facts(derived, as_json=as_json)
+
+
+def _one_series(source: Path) -> list[Path]:
+    """The files of the only series; InputError says which ones there are, by number of files and place."""
+    from dicomnode.pipeline import series_in
+
+    found = sorted(series_in(source).values(), key=lambda paths: paths[0])
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(f"There is no DICOM series in {source}.")
+    places = "".join(f"\n  {len(paths)} images from {paths[0]}" for paths in found)
+    raise InputError(f"{source} holds {len(found)} series:{places}", hint="Name a folder that holds one of them.")
+
+
+def _derive(
+    paths: list[Path], out: Path, model: str | None, device: str, progress: Callable[[str, float], None]
+) -> Derived:
+    from dicomnode import durable, log
+    from dicomnode.derive import DerivationPlan, DerivedFile
+    from dicomnode.generators import model_dir
+    from dicomnode.ids import AeTitle
+    from dicomnode.imaging.verdict import Limits
+    from dicomnode.pipeline import run_pipeline
+
+    log.start_logging("warning", "auto")  # a slower device, less memory than hoped for: worth a line
+    facts = model_dir.model_facts(model or model_dir.default_model())
+    plan = DerivationPlan(
+        namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE), rule="infer", model=facts.name, model_kind=facts.kind,
+        model_digest=facts.digest, created_at=datetime.now(UTC),
+    )  # fmt: skip
+    beside = out.with_name(out.name + SIDE_FOLDER)
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+
+    def write(file: DerivedFile) -> None:
+        durable.write_file(beside / f"{file.instance_number:04d}.dcm", [file.content])
+
+    try:
+        outcome = run_pipeline(
+            paths, generator=model_dir.load_generator(model or facts.name), plan=plan,
+            limits=Limits(rule_name="infer", ratios=facts.ratios, model=facts.name), device=device, write=write,
+            progress=progress,
+        )  # fmt: skip
+        derived = _derived(outcome, facts.name, facts.digest, device, out)
+        durable.rename_folder(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return derived
+
+
+def _derived(outcome: Outcome, model: str, digest: str, device: str, out: Path) -> Derived:
+    verdict = outcome.verdict
+    if not verdict.process:
+        raise InputError(f"The series was not derived: {verdict.sentence}")
+    assert outcome.ratio
+    assert verdict.slice_spacing_mm
+    assert verdict.thin_spacing_mm
+    return Derived(
+        thick=verdict.slices, thin=len(outcome.instances), ratio=outcome.ratio,
+        slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
+        model_digest=digest, device=device, notes=outcome.notes, out=out,
+        stages={name: round(seconds, 3) for name, seconds in outcome.stages.items()},
+    )  # fmt: skip

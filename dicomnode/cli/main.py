@@ -1,0 +1,102 @@
+"""The command ``dicomnode``: finds the sub-command, and alone turns errors into text and exit codes.
+
+Help imports no heavy library: a command's file imports click and the standard library at its top, and the room
+that it calls inside the command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from dicomnode import __version__
+from dicomnode.errors import NodeError
+
+UNEXPECTED, WRONG_USE, INTERRUPTED = 1, 2, 130  # the codes of NodeError's family stand in errors.py
+
+# Command → "module:function", in the order of the help.
+COMMANDS = {
+    "serve": "dicomnode.cli.serve:serve",
+    "demo": "dicomnode.cli.demo:demo",
+    "infer": "dicomnode.cli.infer:infer",
+    "status": "dicomnode.cli.status:status",
+    "series": "dicomnode.cli.series:series",
+    "deliveries": "dicomnode.cli.deliveries:deliveries",
+    "check": "dicomnode.cli.check:check",
+    "echo": "dicomnode.cli.echo:echo",
+    "send": "dicomnode.cli.send:send",
+    "model": "dicomnode.cli.model:model",
+    "db": "dicomnode.cli.db:db",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of that name; None lets click say which ones there are."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), function)
+        assert isinstance(command, click.Command), COMMANDS[cmd_name]
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, message="dicomnode %(version)s")
+def cli(debug: bool) -> None:
+    """Thick-slice MR series in over DICOM, derived thin-slice series out to the PACS.
+
+    For research: not a medical device, not for primary diagnosis.
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    try:
+        with cli.make_context("dicomnode", list(words)) as ctx:
+            result = cli.invoke(ctx)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.ClickException as exc:
+        exc.show()
+        return WRONG_USE
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has enough: no error, and nothing more to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except NodeError as exc:
+        _show_traceback(words)
+        click.echo(f"dicomnode: {exc.sentence}" + (f"\n  {exc.hint}" if exc.hint else ""), err=True)
+        return exc.exit_code
+    except Exception as exc:  # noqa: BLE001 (border: the command line)
+        _show_traceback(words)
+        click.echo(f"dicomnode: unexpected {type(exc).__name__}; `dicomnode --debug …` shows where.", err=True)
+        return UNEXPECTED
+
+
+def _show_traceback(words: list[str]) -> None:
+    """On ``--debug``, which stands before the command's name: the context may not exist where this is asked."""
+    if "--debug" in itertools.takewhile(lambda word: word.startswith("-"), words):
+        traceback.print_exc()

@@ -1,0 +1,78 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dicomnode.errors import InputError
+
+if TYPE_CHECKING:
+    from dicomnode.ledger.queries import Reader
+    from dicomnode.ledger.store import Ledger
+    from dicomnode.settings import PeerSettings, Settings
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+config_option: Decorator = click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Settings file; else DICOMNODE_CONFIG, else /etc/dicomnode/dicomnode.toml, else embedded defaults.",
+)
+id_argument: Decorator = click.argument("number", metavar="ID", type=click.IntRange(min=1))
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON (shapes: docs/cli.md).")
+
+
+def load_settings(config: Path | None) -> Settings:
+    """The settings that this run works with."""
+    from dicomnode import settings
+
+    return settings.load(config, os.environ)
+
+
+@contextmanager
+def reader(config: Path | None) -> Iterator[Reader]:
+    """The ledger, to be asked only; the service may run beside."""
+    settings = load_settings(config)
+    from dicomnode.ledger.queries import open_reader
+
+    with closing(open_reader(settings.ledger_url)) as ledger:
+        yield ledger
+
+
+@contextmanager
+def writer(config: Path | None) -> Iterator[Ledger]:
+    """The ledger, for an operator's verb; the service sees the change at its next tick. It is not created here."""
+    settings = load_settings(config)
+    with reader(config):
+        pass
+    from dicomnode.ledger.store import open_ledger
+
+    with closing(open_ledger(settings.ledger_url)) as ledger:
+        yield ledger
+
+
+def operator() -> str:
+    """Who did it, for the event row."""
+    try:
+        return f"operator:{getpass.getuser()}"
+    except (OSError, KeyError):  # a container's user without a name
+        return f"operator:{os.getuid()}"
+
+
+def find_peer(settings: Settings, name: str) -> PeerSettings:
+    """The configured peer of that name, which has an address."""
+    reachable = {peer.name: peer for peer in settings.peer if peer.address}
+    if name not in reachable:
+        known = ", ".join(sorted(reachable)) or "none"
+        raise InputError(
+            f"No peer named {name} with an address is configured.", hint=f"Peers with an address: {known}."
+        )
+    return reachable[name]

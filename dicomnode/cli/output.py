@@ -1,0 +1,160 @@
+"""Frozen dataclasses to a terminal, a pipe or a program: a table, plain text, or JSON.
+
+rich is imported for a terminal only. Off a terminal a table is aligned text without colour or frame, so that
+``grep`` and ``awk`` work on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from enum import Enum
+from pathlib import Path
+
+import click
+
+Columns = Mapping[str, str]  # attribute of the row → heading
+
+
+def print_json(value: object) -> None:
+    """One JSON document: dataclasses as objects, moments in ISO 8601 (UTC), paths as text."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+
+def print_rows(rows: Sequence[object], columns: Columns, *, as_json: bool, none: str) -> None:
+    """A list of dataclasses: all fields as JSON, or the named ones as a table; ``none`` where the list is empty."""
+    if as_json:
+        print_json(list(rows))
+    elif not rows:
+        click.echo(none)
+    else:
+        print_table([[_cell(getattr(row, name)) for name in columns] for row in rows], list(columns.values()))
+
+
+def print_facts(value: object, *, as_json: bool, **more: object) -> None:
+    """One dataclass: JSON, or one ``name  value`` a line; a field that is empty is left out of the text.
+
+    ``more``: values that join it as fields of that name, unless they are None.
+    """
+    facts = _plain(value)
+    assert isinstance(facts, dict), "facts are a dataclass"
+    facts |= {name: _plain(extra) for name, extra in more.items() if extra is not None}
+    if as_json:
+        print_json(facts)
+        return
+    for line in _lines(facts):
+        click.echo(line)
+
+
+def print_done(sentence: str, *, row: int, as_json: bool) -> None:
+    """What an operator's verb did."""
+    if as_json:
+        print_json({"id": row, "done": sentence})
+    else:
+        click.echo(sentence)
+
+
+def print_table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> None:
+    """Cells in columns."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*headings, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))  # Text: a bracket in a name is no markup
+        Console().print(table)
+        return
+    for line in _aligned(rows, headings):
+        click.echo(line)
+
+
+@contextmanager
+def progress_bar(label: str, *, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """A function to call with (stage, share 0…1): a bar on a terminal, one line for each stage off it."""
+    if quiet:
+        yield lambda _stage, _share: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=1.0)
+            yield lambda stage, share: bar.update(task, description=stage, completed=share)
+    else:
+        said: set[str] = set()
+
+        def say(stage: str, _share: float) -> None:
+            if stage not in said:
+                said.add(stage)
+                click.echo(f"{label}: {stage}", err=True)
+
+        yield say
+
+
+def _plain(value: object) -> object:
+    """The value in what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if callable(dump := getattr(value, "model_dump", None)):  # a card or settings; pydantic itself stays unimported
+        return dump(mode="json")
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, date | Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _cell(value: object) -> str:
+    """A value in a table: times in local time to the second, floats short, nothing for nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, tuple | list):
+        return ", ".join(_cell(item) for item in value)
+    return str(_plain(value))
+
+
+def _aligned(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _lines(facts: Mapping[str, object], indent: str = "") -> Iterator[str]:
+    """``name  value`` lines; what is a table or a list of its own follows its name, further in."""
+    filled = {name: value for name, value in facts.items() if value not in (None, "", False, [], {})}
+    width = max((len(name) for name in filled), default=0)
+    for name, value in filled.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}"
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, list) and isinstance(value[0], dict):
+            yield f"{indent}{name}"
+            keys = [key for key in value[0] if any(item[key] not in (None, "", []) for item in value)]
+            yield from (
+                f"{indent}  {line}" for line in _aligned([[_cell(item[key]) for key in keys] for item in value], keys)
+            )
+        elif isinstance(value, list) and len(value) > 1 and any(" " in str(item) for item in value):
+            yield f"{indent}{name}"
+            yield from (f"{indent}  {item}" for item in value)
+        else:
+            yield f"{indent}{name.ljust(width)}  {_cell(value)}"

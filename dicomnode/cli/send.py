@@ -1,0 +1,49 @@
+"""``dicomnode send PEER PATH…``: files to a peer, once, without the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from dicomnode.cli import output
+from dicomnode.cli.options import config_option, find_peer, json_option, load_settings
+from dicomnode.errors import InputError, PeerError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What is printed."""
+
+    peer: str
+    sent: int
+    failed: tuple[str, ...]  # "path: sentence"
+
+
+@click.command(short_help="Send files to a peer (C-STORE).")
+@click.argument("peer")
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@config_option
+@json_option
+def send(peer: str, paths: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
+    """Send DICOM files, and those below folders, to PEER (a name of the settings): C-STORE, each once, no retry."""
+    settings = load_settings(config)
+    chosen = find_peer(settings, peer)
+    from dicomnode import wire
+    from dicomnode.push import scu
+
+    sent, failed = 0, []
+    for result in scu.send_files(chosen, paths, ae_title=settings.node.ae_title, push=settings.push):
+        status = result.outcome.status
+        if status is None:
+            failed.append(f"{result.path}: {result.outcome.sentence}")
+        elif (meaning := wire.status_of(status)).action in (wire.Action.ACCEPT, wire.Action.WARN):
+            sent += 1
+        else:
+            failed.append(f"{result.path}: {status:04X}, {meaning.meaning}")
+    if not sent and not failed:
+        raise InputError("There is no DICOM file in what was named.")
+    output.print_facts(Sent(peer=peer, sent=sent, failed=tuple(failed)), as_json=as_json)
+    if failed:
+        raise PeerError(f"{len(failed)} of {sent + len(failed)} files were not stored by {peer}.")

@@ -1,0 +1,20 @@
+"""``dicomnode status``: how much stands where, and what waits for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dicomnode.cli import output
+from dicomnode.cli.options import config_option, json_option, reader
+
+
+@click.command(short_help="What stands where, and what waits for a person.")
+@config_option
+@json_option
+def status(config: Path | None, as_json: bool) -> None:
+    """Show how many series, jobs and deliveries stand where, and what waits for a person."""
+    with reader(config) as ledger:
+        found = ledger.status()
+    output.print_facts(found, as_json=as_json)

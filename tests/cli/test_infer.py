@@ -1,0 +1,91 @@
+"""``infer``: what it writes, what it refuses and why, and that it leaves nothing half done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from tests.cli.conftest import Run
+from tests.support.mr_series import write_mr_series
+
+
+def test_a_thick_series_becomes_a_thin_one_and_the_numbers_say_how(run: Run, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in", slices=6, slice_spacing_mm=4.0)
+    ran = run("infer", tmp_path / "in", tmp_path / "out", "--model", "cubic-dc", "--device", "cpu", "--json")
+    assert ran.code == 0
+    found = json.loads(ran.out)
+    assert (found["thick"], found["thin"], found["ratio"]) == (6, 24, 4)
+    assert (found["slice_spacing_mm"], found["thin_spacing_mm"]) == (4.0, 1.0)
+    assert found["model"] == "cubic-dc"
+    assert set(found["stages"]) == {"read", "generate", "derive", "write"}
+    written = [dcmread(path, stop_before_pixels=True) for path in sorted((tmp_path / "out").iterdir())]
+    assert [header.InstanceNumber for header in written] == list(range(1, 25))
+    assert {float(header.SpacingBetweenSlices) for header in written} == {1.0}
+    assert ran.err == "", "a program that reads JSON wants nothing beside it"
+
+
+def test_two_runs_never_share_a_uid(run: Run, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in")
+    uids = set()
+    for out in ("first", "second"):
+        assert run("infer", tmp_path / "in", tmp_path / out).code == 0
+        uids |= {dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in (tmp_path / out).iterdir()}
+    assert len(uids) == 2 * 24
+
+
+def test_a_folder_of_several_series_is_refused_and_says_which(run: Run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_mr_series(tmp_path / "in" / name)
+    ran = run("infer", tmp_path / "in", tmp_path / "out")
+    assert ran.code == 2
+    assert "holds 2 series" in ran.err
+    for name in ("one", "two"):
+        assert f"6 images from {tmp_path / 'in' / name / '0001.dcm'}" in ran.err
+    assert "Phantom" not in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_series_that_may_not_be_processed_is_refused_with_the_verdict(run: Run, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in", slices=4)
+    ran = run("infer", tmp_path / "in", tmp_path / "out")
+    assert ran.code == 2
+    assert "Only 4 slices; at least 5 are needed." in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"], "nothing half done is left behind"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--model", "nosuch"], "There is no model named nosuch."),
+        (["--device", "gpu"], "gpu"),
+    ],
+)
+def test_a_wrong_option_is_a_sentence(run: Run, tmp_path: Path, words: list[str], sentence: str) -> None:
+    write_mr_series(tmp_path / "in")
+    ran = run("infer", tmp_path / "in", tmp_path / "out", *words)
+    assert ran.code == 2
+    assert sentence in ran.err
+
+
+def test_a_folder_without_dicom_is_a_sentence(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("nothing to see")
+    ran = run("infer", tmp_path / "in", tmp_path / "out")
+    assert (ran.code, "There is no DICOM series" in ran.err) == (2, True)
+
+
+def test_files_that_are_there_already_are_never_mixed_with_new_ones(run: Run, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    assert run("infer", tmp_path / "in", tmp_path / "out").code == 0, "an empty folder may be named"
+    ran = run("infer", tmp_path / "in", tmp_path / "out")
+    assert (ran.code, "is not empty" in ran.err) == (2, True)
+
+
+def test_off_a_terminal_progress_is_a_line_a_stage(run: Run, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in")
+    ran = run("infer", tmp_path / "in", tmp_path / "out")
+    assert [line.rpartition(": ")[2] for line in ran.err.splitlines()] == ["read", "generate", "write"]

@@ -1,0 +1,190 @@
+"""``status``, ``series``, ``deliveries`` and ``db`` on a ledger that a node has really written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dicomnode.ids import SeriesId, new_instance_id
+from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, Job, PlannedJob, StoredInstance
+from dicomnode.ledger.store import Ledger, open_ledger
+from tests.cli.conftest import Run
+from tests.support.mr_series import MR_IMAGE_STORAGE, write_mr_series
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+SERIES_UID = "1.2.826.0.1.3680043.10.1"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """The ledger of the data folder that the commands look at."""
+    (tmp_path / "data").mkdir()
+    with closing(open_ledger(f"sqlite:///{tmp_path}/data/ledger.sqlite")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def series(ledger: Ledger, tmp_path: Path) -> SeriesId:
+    """A series of six received files."""
+    number = ledger.series_for(SERIES_UID)
+    paths = write_mr_series(tmp_path / "data" / "archive" / str(number))
+    ledger.accept(
+        [
+            StoredInstance(
+                id=new_instance_id(),
+                series=number,
+                sop_class_uid=MR_IMAGE_STORAGE,
+                sop_instance_uid=f"{SERIES_UID}.{place}",
+                transfer_syntax_uid=EXPLICIT,
+                size_bytes=path.stat().st_size,
+                sha256=f"{place:064x}",
+                file=f"{number}/{path.name}",
+                peer="mr1",
+                received_at=datetime.now(UTC),
+            )
+            for place, path in enumerate(paths)
+        ]
+    )
+    return number
+
+
+def _plan(ledger: Ledger, series: SeriesId) -> Job:
+    assert ledger.settle(series, 1, note="")
+    planned = PlannedJob(
+        rule="all", model="cubic-dc", model_digest="cubic-dc/1", ratio=4, parameters="{}", deliver_to=("pacs",),
+        sentence="6 slices, 4 mm apart → 24 slices of 1 mm by rule all.",
+    )  # fmt: skip
+    assert ledger.plan(series, 1, planned)
+    job = ledger.claim_job("test", lease_s=60)
+    assert job is not None
+    return job
+
+
+def _finish(ledger: Ledger, job: Job) -> None:
+    instances = tuple(
+        DerivedInstance(
+            id=new_instance_id(), file_name=f"{place}.dcm", sop_instance_uid=f"{SERIES_UID}.9.{place}",
+            sop_class_uid=MR_IMAGE_STORAGE, transfer_syntax_uid=EXPLICIT, size_bytes=10, sha256=f"{place:064x}",
+        )
+        for place in range(2)
+    )  # fmt: skip
+    derived = DerivedSeries(series_uid=f"{SERIES_UID}.9", instances=instances, notes=("A note.",), seconds=1.5)
+    assert ledger.finish_job(job, derived)
+
+
+def test_without_a_ledger_a_question_is_code_3_and_makes_none(run: Run, tmp_path: Path) -> None:
+    ran = run("status")
+    assert ran.code == 3
+    assert "There is no ledger" in ran.err
+    assert run("series", "retry", "1").code == 3
+    assert not (tmp_path / "data").exists(), "a question writes nothing"
+
+
+def test_status_counts_what_stands_where(run: Run, series: SeriesId) -> None:
+    found = json.loads(run("status", "--json").out)
+    assert found["series"]["receiving"] == 1
+    assert found["instances"] == 6
+    assert found["attention"] == []
+    assert series
+
+
+def test_a_list_is_an_array_with_the_promised_fields(run: Run, ledger: Ledger, series: SeriesId) -> None:
+    (row,) = json.loads(run("series", "list", "--json").out)
+    assert row.items() >= {"id": series, "state": "receiving", "revision": 1, "reason": None, "instances": 6}.items()
+    _finish(ledger, _plan(ledger, series))
+    assert len(json.loads(run("series", "list", "--json").out)) == 1
+    received, derived = json.loads(run("series", "list", "--derived", "--json").out)
+    assert (received["state"], derived["state"], derived["reason"]) == ("planned", "kept", "own_output")
+    (delivery,) = json.loads(run("deliveries", "list", "--json").out)
+    assert {"id", "state", "peer", "items", "acknowledged", "next_at", "reason"} <= delivery.keys()
+    assert (delivery["state"], delivery["peer"], delivery["items"]) == ("due", "pacs", 2)
+
+
+def test_a_kept_series_explains_itself_in_one_sentence(run: Run, ledger: Ledger, series: SeriesId) -> None:
+    ledger.settle(series, 1, note="")
+    ledger.keep(series, 1, reason="too_few", sentence="Only 4 slices; at least 5 are needed.")
+    ran = run("series", "explain", series)
+    assert ran.code == 0
+    assert "Only 4 slices; at least 5 are needed." in ran.out
+    assert json.loads(run("series", "explain", series, "--json").out)["reason"] == "too_few"
+
+
+@pytest.mark.parametrize("command", ["show", "explain"])
+def test_uids_and_the_patient_are_shown_only_to_who_asks(run: Run, series: SeriesId, command: str) -> None:
+    for words in ([], ["--json"]):
+        quiet = run("series", command, series, *words).out
+        assert SERIES_UID not in quiet
+        assert "Phantom" not in quiet
+        asked = run("series", command, series, "--identify", *words).out
+        assert "Phantom^Made" in asked
+        assert "T2 TSE TRA" in asked
+    assert SERIES_UID in json.loads(run("series", command, series, "--identify", "--json").out)["series_uid"]
+
+
+def test_retry_lets_a_kept_series_be_judged_again(run: Run, ledger: Ledger, series: SeriesId) -> None:
+    ledger.settle(series, 1, note="")
+    ledger.keep(series, 1, reason="no_rule", sentence="No rule applies.")
+    assert json.loads(run("series", "retry", series, "--json").out)["id"] == series
+    assert [row.id for row in ledger.settled_series()] == [series]
+
+
+def test_release_lets_a_held_job_go_on(run: Run, ledger: Ledger, series: SeriesId) -> None:
+    ledger.hold_job(_plan(ledger, series), reason="input", sentence="Slice 3 cannot be used.")
+    attention = json.loads(run("status", "--json").out)["attention"]
+    assert [(row["table"], row["sentence"]) for row in attention] == [("job", "Slice 3 cannot be used.")]
+    assert run("series", "release", series).code == 0
+    assert ledger.claim_job("test", lease_s=60)
+
+
+def test_a_held_delivery_goes_when_it_is_released_or_tried_again(run: Run, ledger: Ledger, series: SeriesId) -> None:
+    _finish(ledger, _plan(ledger, series))
+    for verb in ("release", "retry"):
+        delivery = ledger.claim_delivery("pacs", "test", lease_s=60)
+        assert delivery is not None
+        ledger.hold_delivery(delivery, reason="rejected", sentence="The peer rejected the association.")
+        assert run("deliveries", verb, delivery.id).code == 0
+    (row,) = json.loads(run("deliveries", "list", "--json").out)
+    assert row["state"] == "due"
+
+
+@pytest.mark.parametrize(
+    "words", [["series", "release"], ["series", "retry"], ["deliveries", "release"], ["deliveries", "retry"]]
+)
+def test_a_verb_that_does_not_apply_is_a_sentence(run: Run, series: SeriesId, words: list[str]) -> None:
+    for number in (series, 4711):
+        ran = run(*words, number)
+        assert ran.code in (2, 3)
+        assert ran.err.startswith("dicomnode: ")
+        assert "unexpected" not in ran.err
+
+
+def test_who_did_it_is_in_the_events(run: Run, ledger: Ledger, series: SeriesId) -> None:
+    ledger.settle(series, 1, note="")
+    ledger.keep(series, 1, reason="no_rule", sentence="No rule applies.")
+    run("series", "retry", series)
+    events = json.loads(run("series", "explain", series, "--json").out)["events"]
+    assert next(event["by"] for event in events if event["kind"] == "retry").startswith("operator:")
+
+
+def test_upgrade_makes_a_ledger_where_there_is_none(run: Run) -> None:
+    assert json.loads(run("db", "current", "--json").out)["current"] is None
+    assert run("db", "upgrade").code == 0
+    found = json.loads(run("db", "current", "--json").out)
+    assert found["current"] == found["needed"]
+    assert json.loads(run("series", "list", "--json").out) == []
+
+
+def test_an_older_ledger_says_what_to_do(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    import sqlite3
+
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "data" / "ledger.sqlite")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0000'")
+    ran = run("status")
+    assert ran.code == 3
+    assert "run `dicomnode db upgrade`" in ran.err
