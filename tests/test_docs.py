@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from dicomnode import errors, settings
 from dicomnode.cli.main import cli
-from dicomnode.generators import model_dir
+from dicomnode.generators.card import DataRow, MetricRow, SRResNetCard, SRResNetParameters, ThinCard, ThinParameters
 from dicomnode.imaging import verdict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,11 +108,11 @@ def test_every_relative_link_leads_somewhere(page: str) -> None:
         assert ((ROOT / page).parent / target).exists(), target
 
 
-@pytest.mark.parametrize("card", [model_dir.ThinCard, model_dir.SRResNetCard])
+@pytest.mark.parametrize("card", [ThinCard, SRResNetCard])
 def test_every_key_of_a_model_card_stands_in_the_models_page(card: type[BaseModel]) -> None:
     page = _text("docs/models.md")
-    keys = set(card.model_fields) | set(model_dir.DataRow.model_fields) | set(model_dir.MetricRow.model_fields)
-    keys |= set(model_dir.ThinParameters.model_fields) | set(model_dir.SRResNetParameters.model_fields)
+    keys = set(card.model_fields) | set(DataRow.model_fields) | set(MetricRow.model_fields)
+    keys |= set(ThinParameters.model_fields) | set(SRResNetParameters.model_fields)
     assert [key for key in keys if not re.search(rf"`[^`\n]*\b{key}\b[^`\n]*`", page)] == []
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 from dicomnode import durable
 from dicomnode.errors import InputError
 from dicomnode.generators import model_dir
-from dicomnode.generators.model_dir import DataRow, MetricRow, ThinCard, ThinParameters
+from dicomnode.generators.card import DataRow, MetricRow, ThinCard, ThinParameters
 from dicomnode.generators.thin import RATIOS
 from trainer import sources
 from trainer.checkpoint import Checkpoint

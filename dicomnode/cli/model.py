@@ -11,7 +11,8 @@ from dicomnode.cli import output
 from dicomnode.cli.options import json_option
 
 if TYPE_CHECKING:
-    from dicomnode.generators.model_dir import Card, ModelFacts
+    from dicomnode.generators.card import Card
+    from dicomnode.generators.model_dir import ModelFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

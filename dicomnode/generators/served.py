@@ -21,10 +21,10 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dicomnode.errors import ModelError
 from dicomnode.generators.base import Progress, thin_volume
+from dicomnode.generators.card import REINSTALL, Card, Kind, SRResNetCard, ThinCard, VerifiedModel
 from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.generators.device import choose_device
 from dicomnode.generators.infer import Forward, PlaneNetwork, restore_measured, stream
-from dicomnode.generators.model_dir import REINSTALL, Card, Kind, SRResNetCard, ThinCard, VerifiedModel
 from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
 from dicomnode.generators.thin import RATIOS, SHRINK, ThinNet, thick_windows
 from dicomnode.imaging.body import body_scale

@@ -14,20 +14,9 @@ from pydantic import ValidationError
 
 from dicomnode.errors import ModelError
 from dicomnode.generators import model_dir
+from dicomnode.generators.card import DataRow, Kind, MetricRow, SRResNetParameters, ThinCard, ThinParameters
 from dicomnode.generators.cubic_dc import CubicDc
-from dicomnode.generators.model_dir import (
-    DataRow,
-    Kind,
-    MetricRow,
-    ThinCard,
-    ThinParameters,
-    load_generator,
-    model_facts,
-    read_card,
-    seal,
-    verify,
-    write_card,
-)
+from dicomnode.generators.model_dir import load_generator, model_facts, read_card, seal, verify, write_card
 from tests.support.model_folders import random_srresnet, write_paper, write_thin
 
 
@@ -265,7 +254,7 @@ def test_facts_cards_and_digests_are_read_without_torch(folder: Path) -> None:
 
 def test_every_key_of_a_card_stands_in_the_models_page() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-    tables = {"parameters": (ThinParameters, model_dir.SRResNetParameters), "data": (DataRow,), "metrics": (MetricRow,)}
+    tables = {"parameters": (ThinParameters, SRResNetParameters), "data": (DataRow,), "metrics": (MetricRow,)}
     for key in ThinCard.model_fields:
         if key in tables:
             assert f"`{key}." in page

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from dicomnode.generators import model_dir
-from dicomnode.generators.model_dir import DataRow, Kind, SRResNetCard, SRResNetParameters, ThinCard, ThinParameters
+from dicomnode.generators.card import Card, DataRow, Kind, SRResNetCard, SRResNetParameters, ThinCard, ThinParameters
 from dicomnode.generators.srresnet import SRResNet
 from dicomnode.generators.thin import ThinNet
 from dicomnode.imaging.volume import Volume
@@ -84,7 +84,7 @@ def write_paper(folder: Path, kind: Literal[Kind.SLICE, Kind.SLAB3], *, net: SRR
     return _write(folder, card.model_copy(update=changes), net)
 
 
-def _write(folder: Path, card: model_dir.Card, net: nn.Module) -> Path:
+def _write(folder: Path, card: Card, net: nn.Module) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / model_dir.WEIGHTS_FILE).write_bytes(save(net.state_dict()))
     (folder / model_dir.METRICS_FILE).write_text("{}\n")
