@@ -264,7 +264,7 @@ class Archive:
         except OSError as exc:
             os.close(descriptor)
             raise StorageError(
-                f"Another dicomnode service uses the data folder {self.data}; this one did not start.",
+                f"Another dicomnode service uses the data folder {self.data}; nothing was done.",
                 hint="Stop the other one, or give this one a folder of its own (`node.data`).",
             ) from exc
         self._lock_descriptor = descriptor

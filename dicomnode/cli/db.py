@@ -38,11 +38,15 @@ def db() -> None:
 def upgrade(config: Path | None, as_json: bool) -> None:
     """Bring the ledger to this program's version, or make an empty one. Stop the service and copy the ledger first."""
     settings = load_settings(config)
-    from dicomnode import durable
+    from dicomnode.archive import Archive
     from dicomnode.ledger import migrate
 
-    durable.make_folder(settings.node.data.absolute())
-    before, after = migrate.upgrade(settings.ledger_url)
+    archive = Archive(settings.node.data.absolute())
+    archive.lock()  # a running service would go on with statements of the older schema
+    try:
+        before, after = migrate.upgrade(settings.ledger_url)
+    finally:
+        archive.unlock()
     output.print_facts(Upgraded(before=before, after=after), as_json=as_json)
 
 

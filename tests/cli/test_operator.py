@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.archive import Archive
 from dicomnode.ids import SeriesId, new_instance_id
 from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, Job, PlannedJob, StoredInstance
 from dicomnode.ledger.store import Ledger, open_ledger
@@ -177,6 +178,18 @@ def test_upgrade_makes_a_ledger_where_there_is_none(run: Run) -> None:
     found = json.loads(run("db", "current", "--json").out)
     assert found["current"] == found["needed"]
     assert json.loads(run("series", "list", "--json").out) == []
+
+
+def test_upgrade_leaves_the_ledger_of_a_running_service_alone(run: Run, tmp_path: Path) -> None:
+    service = Archive(tmp_path / "data")
+    service.lock()
+    try:
+        ran = run("db", "upgrade")
+    finally:
+        service.unlock()
+    assert ran.code == 3
+    assert "Another dicomnode service uses the data folder" in ran.err
+    assert json.loads(run("db", "current", "--json").out)["current"] is None
 
 
 def test_an_older_ledger_says_what_to_do(run: Run, ledger: Ledger, tmp_path: Path) -> None:
