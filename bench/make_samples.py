@@ -27,7 +27,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dicomnode.derive import decimal_text
+from dicomnode.derive import coordinate_text, decimal_text
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
 from dicomnode.imaging.profile import profile_matrix
 from dicomnode.imaging.verdict import MR_IMAGE_STORAGE
@@ -162,8 +162,8 @@ def _attributes(volume: Volume, number: int, index: int, window: float) -> Datas
         "PatientPosition": "HFS",
         "ScanningSequence": "RM",  # how it was acquired is not known: "research mode" claims nothing
         "SequenceVariant": "NONE",
-        "ImagePositionPatient": [decimal_text(mm) for mm in volume.origin_mm + index * volume.slice_step_mm],
-        "ImageOrientationPatient": [decimal_text(c) for c in (*volume.row_direction, *volume.column_direction)],
+        "ImagePositionPatient": [coordinate_text(mm) for mm in volume.origin_mm + index * volume.slice_step_mm],
+        "ImageOrientationPatient": [coordinate_text(c) for c in (*volume.row_direction, *volume.column_direction)],
         "PixelSpacing": [decimal_text(round(mm, 6)) for mm in (volume.row_spacing_mm, volume.column_spacing_mm)],
         "SliceThickness": spacing,
         "SpacingBetweenSlices": spacing,

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
@@ -31,6 +32,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomnode import __version__
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle, derived_uid, digest
+from dicomnode.imaging.fitness import is_lossy
 from dicomnode.imaging.headers import (
     IDENTITY_GROUPS,
     MALFORMED,
@@ -42,7 +44,7 @@ from dicomnode.imaging.headers import (
 )
 from dicomnode.imaging.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
 from dicomnode.imaging.stack import Stack, dataset_start
-from dicomnode.imaging.verdict import MR_IMAGE_STORAGE, RESAMPLED_TERM, RESAMPLING_CODE, is_lossy
+from dicomnode.imaging.verdict import MR_IMAGE_STORAGE, RESAMPLED_TERM, RESAMPLING_CODE, believed_thickness_mm
 from dicomnode.imaging.volume import Vector, Volume
 
 DERIVE_VERSION = 1  # raised by hand when this file or the inference writes other bytes; part of every derived UID
@@ -58,7 +60,10 @@ CLIPPED_SHARE = 1e-4  # of the voxels; more than that at the top of the format i
 LINEAR_LOCATION_MM = 0.01  # Slice Location that runs so straight is the scanner's own axis, and is kept
 NEGLIGIBLE_MM = 1e-9  # below it a coordinate is rounding error of a sum
 LENGTH_DECIMALS = 6  # of a spacing in mm: what the least-squares line has beyond is noise of the header's own digits
+MINUTES_PER_DAY = 24 * 60
 THIN_GRID_MM = 1e-3  # a generator's grid may differ so far from the block-aligned one
+
+_OFFSET = re.compile(r"[+-]\d{4}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +78,7 @@ class DerivationPlan:
     model_digest: str
     parameters: str = "{}"  # canonical JSON of the rule's keys that change pixels or tags
     derivation_number: int = 1
-    created_at: datetime  # aware; its wall clock is written, in the source's offset from UTC where that is known
+    created_at: datetime  # aware; written on the source's clock, else on this machine's
     ratio: int | None = None  # pinned by the job; None: as the verdict says
 
 
@@ -111,7 +116,8 @@ class Derivation:
 def derive(stack: Stack, thin: Volume, plan: DerivationPlan) -> Derivation:
     """Prepare the derived series of ``thin``, which must lie on the block-aligned grid of ``stack`` (DERIVED §3.1)."""
     facts = _facts(stack, thin, plan)
-    clipped = sum(int(np.count_nonzero(stored > stack.format.highest)) for stored in map(facts.stored, _every(thin)))
+    every = range(len(thin.voxels))
+    clipped = sum(int(np.count_nonzero(stored > stack.format.highest)) for stored in map(facts.stored, every))
     clipped = max(clipped - stack.saturated * facts.ratio, 0)
     notes = []
     if clipped > CLIPPED_SHARE * thin.voxels.size:
@@ -129,13 +135,20 @@ def decimal_text(number: float) -> str:
 
     Not pydicom 3.0's ``format_number_as_ds``: it makes 17 characters of -9.99999999999999995.
 
-    >>> decimal_text(1.1), decimal_text(-1 / 3), decimal_text(-0.0), decimal_text(1e-17)
-    ('1.1', '-0.3333333333333', '0', '0')
+    >>> decimal_text(1.1), decimal_text(-1 / 3), decimal_text(-0.0), decimal_text(1.25e-10)
+    ('1.1', '-0.3333333333333', '0', '1.25e-10')
     """
-    if abs(number) < NEGLIGIBLE_MM:
-        return "0"
-    candidates = (f"{number:.{digits}g}" for digits in range(16, 0, -1))
+    candidates = (f"{number or 0.0:.{digits}g}" for digits in range(16, 0, -1))
     return next(text for text in candidates if len(text) <= DS_LENGTH)
+
+
+def coordinate_text(millimetres: float) -> str:
+    """As ``decimal_text``, with the rounding error of a sum as the zero that it stands for.
+
+    >>> coordinate_text(-1.5), coordinate_text(1.4e-17)
+    ('-1.5', '0')
+    """
+    return decimal_text(millimetres if abs(millimetres) >= NEGLIGIBLE_MM else 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,7 +163,7 @@ class _Facts:
     series_uid: str
     slope: float  # of the stored values of the result
     intercept: float
-    moment: datetime  # plan.created_at in the source's time zone
+    moment: datetime  # plan.created_at on the clock that is written
     location: tuple[float, float] | None  # the scanner's Slice Location as (per thick slice, at slice 0)
 
     @property
@@ -182,10 +195,6 @@ class _Facts:
         return rounded
 
 
-def _every(thin: Volume) -> range:
-    return range(len(thin.voxels))
-
-
 def _facts(stack: Stack, thin: Volume, plan: DerivationPlan) -> _Facts:
     ratio, remainder = divmod(len(thin.voxels), len(stack.volume.voxels))
     assert ratio >= 1
@@ -194,10 +203,7 @@ def _facts(stack: Stack, thin: Volume, plan: DerivationPlan) -> _Facts:
     aligned_mm = stack.volume.origin_mm - stack.volume.slice_step_mm * (ratio - 1) / (2 * ratio)
     assert np.abs(thin.origin_mm - aligned_mm).max() < THIN_GRID_MM, "half-block error (DERIVED §3.1)"
     assert np.abs(thin.slice_step_mm * ratio - stack.volume.slice_step_mm).max() < THIN_GRID_MM
-    slope, intercept = stack.format.slope, stack.format.intercept
-    if not stack.format.has_uniform_rescale:
-        slope = float(decimal_text(stack.maximum / stack.format.highest)) if stack.maximum > 0 else 1.0
-        intercept = 0.0
+    slope, intercept = _stored_scale(stack)
     seed = _seed(stack, plan, ratio)
     return _Facts(
         stack=stack,
@@ -211,6 +217,19 @@ def _facts(stack: Stack, thin: Volume, plan: DerivationPlan) -> _Facts:
         moment=_local(plan.created_at, stack.headers[0].text("TimezoneOffsetFromUTC")),
         location=_location_line(stack.headers),
     )
+
+
+def _stored_scale(stack: Stack) -> tuple[float, float]:
+    """Slope and intercept of the result: the source's, or one for all slices that uses the whole pixel format."""
+    form = stack.format
+    if form.has_uniform_rescale:
+        return form.slope, form.intercept
+    # Unsigned words cannot hold what is below zero, so there the scale begins at the least value.
+    intercept = 0.0 if form.is_signed else float(decimal_text(min(stack.minimum, 0.0)))
+    slope = (stack.maximum - intercept) / form.highest
+    if form.is_signed:
+        slope = max(slope, stack.minimum / form.lowest)
+    return (float(decimal_text(slope)) if slope > 0 else 1.0), intercept
 
 
 def _seed(stack: Stack, plan: DerivationPlan, ratio: int) -> str:
@@ -234,12 +253,10 @@ def _seed(stack: Stack, plan: DerivationPlan, ratio: int) -> str:
 
 
 def _local(moment: datetime, offset: str) -> datetime:
-    """The moment on the clock that the source's other times are read by (C.12.1.1.8: "+0100")."""
-    if len(offset) != 5 or offset[0] not in "+-" or not offset[1:].isdecimal():
-        return moment
-    minutes = int(offset[1:3]) * 60 + int(offset[3:])
-    if minutes >= 24 * 60:
-        return moment
+    """The moment on the clock that the source's other times are read by: its "+0100" (C.12.1.1.8), else the house's."""
+    minutes = int(offset[1:3]) * 60 + int(offset[3:]) if _OFFSET.fullmatch(offset) else None
+    if minutes is None or minutes >= MINUTES_PER_DAY:
+        return moment.astimezone()
     return moment.astimezone(timezone(timedelta(minutes=minutes if offset[0] == "+" else -minutes)))
 
 
@@ -282,11 +299,13 @@ def _series_description(facts: _Facts) -> str:
 def _derivation_description(facts: _Facts) -> str:
     plan, thick = facts.plan, facts.stack.volume
     gap = max(1.0 - thick.slice_thickness_mm / thick.slice_spacing_mm, 0.0)
+    is_known = believed_thickness_mm(facts.stack.headers, thick.slice_spacing_mm) is not None
+    width = f"{thick.slice_thickness_mm:.4g} mm thick, gap fraction {gap:.2f}" if is_known else "of unknown thickness"
     sentences = [
         f"{facts.ratio} thin slices computed for each of {len(thick.voxels)} thick ones by {PRODUCT} {__version__}",
         f" with model {plan.model} (digest {plan.model_digest[:16]}).",
         f" Source: series {facts.series_number}, slices {thick.slice_spacing_mm:.4g} mm apart,",
-        f" {thick.slice_thickness_mm:.4g} mm thick, gap fraction {gap:.2f}.",
+        f" {width}.",
     ]
     if plan.derivation_number > 1:
         sentences.append(f" Replaces series {_series_number(facts) - 1}.")
@@ -319,7 +338,7 @@ def _plane(facts: _Facts, keyword: str) -> object:
     if element is not None:
         return element
     stated = [[float(text) for text in texts(header.dataset, keyword)] for header in facts.stack.headers]
-    return [decimal_text(number) for number in np.median(stated, axis=0)]
+    return [coordinate_text(number) for number in np.median(stated, axis=0)]
 
 
 def _rescale(facts: _Facts, keyword: str) -> object:
@@ -453,7 +472,7 @@ SERIES_ATTRIBUTES: Mapping[str, Callable[[_Facts], object]] = {
 INSTANCE_ATTRIBUTES: Mapping[str, Callable[[_Facts, int], object]] = {
     "SOPInstanceUID": lambda facts, index: derived_uid(facts.plan.namespace, f"instance:{facts.seed}:{index}"),
     "InstanceNumber": _instance_number,
-    "ImagePositionPatient": lambda facts, index: [decimal_text(mm) for mm in facts.position_mm(index)],
+    "ImagePositionPatient": lambda facts, index: [coordinate_text(mm) for mm in facts.position_mm(index)],
     "SliceLocation": _slice_location,
     "SourceImageSequence": _source_images,
 }
@@ -477,8 +496,7 @@ def _series_dataset(facts: _Facts) -> Dataset:
                 setattr(dataset, keyword, None)
             _add(dataset, element)
     written = texts(dataset, "SpecificCharacterSet")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a source's own unknown character set
+    with _without_warnings():
         for keyword, value in SERIES_ATTRIBUTES.items():
             _set(dataset, keyword, value(facts))
         encodings = convert_encodings(list(written)) if written else None
@@ -504,8 +522,9 @@ def _is_same(one: RawDataElement | DataElement | None, other: RawDataElement | D
 
 def _encode(dataset: Dataset, facts: _Facts, index: int) -> DerivedFile:
     """Fill in what is the instance's own, and write; ``dataset`` serves all instances one after the other."""
-    for keyword, value in INSTANCE_ATTRIBUTES.items():
-        _set(dataset, keyword, value(facts, index))
+    with _without_warnings():
+        for keyword, value in INSTANCE_ATTRIBUTES.items():
+            _set(dataset, keyword, value(facts, index))
     pixels = _pixels(facts, index)
     dataset.add(DataElement(_tag(PIXEL_DATA), "OB" if facts.stack.format.bits_allocated == 8 else "OW", pixels))
     dataset.file_meta = FileMetaDataset()
@@ -515,8 +534,7 @@ def _encode(dataset: Dataset, facts: _Facts, index: int) -> DerivedFile:
     dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     buffer = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of text that was malformed in the source and stays so
+    with _without_warnings():
         dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
     content = buffer.getvalue()
     start = dataset_start(content)
@@ -544,6 +562,14 @@ def _pixels(facts: _Facts, index: int) -> bytes:
     kind = f"{'i' if form.is_signed else 'u'}{form.bits_allocated // 8}"
     words = stored.astype(f"<{kind}").tobytes()
     return words + b"\0" * (len(words) % 2)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of values that were malformed in the source and stay so; pydicom's warnings quote them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _tag(keyword: str) -> BaseTag:

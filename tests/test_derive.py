@@ -17,7 +17,7 @@ import highdicom
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import dcmread, dcmwrite
@@ -256,6 +256,19 @@ def test_slopes_that_differ_become_one_in_the_same_units(tmp_path: Path) -> None
     assert any("varies between the source slices" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("unit", [1.0, 1e-12])
+def test_values_below_zero_outlive_slopes_that_differ(tmp_path: Path, is_signed: bool, unit: float) -> None:
+    datasets = replace(SMALL, is_signed=is_signed).datasets()
+    for index, dataset in enumerate(datasets):
+        dataset.RescaleSlope, dataset.RescaleIntercept = f"{unit * (1 + index)}", f"{-3000 * unit}"
+    made = _made(write_datasets(tmp_path, datasets), 1, generate=_itself)
+    assert made.stack.minimum < 0
+    for place, dataset in enumerate(made.datasets):
+        values = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        np.testing.assert_allclose(values, made.stack.volume.voxels[place], atol=1.01 * float(dataset.RescaleSlope) / 2)
+
+
 def test_the_mean_of_the_thin_slices_is_the_thick_slice(small: Made) -> None:
     """Data consistency as a receiver finds it: in the decoded files, in modality units, to rounding."""
     thin = np.stack([dataset.pixel_array for dataset in small.datasets]).astype(float)
@@ -440,6 +453,11 @@ def test_the_label_is_in_every_place_a_reader_looks_at(small: Made) -> None:
     assert "SyntheticData" not in dataset
 
 
+def test_a_thickness_that_nobody_knows_is_not_stated(tmp_path: Path) -> None:
+    made = _made_of(tmp_path, replace(SMALL, changes={"SliceThickness": None}).datasets()).datasets[0]
+    assert "slices 4 mm apart, of unknown thickness." in made.DerivationDescription
+
+
 def test_a_learned_model_is_called_ai_and_named_by_digest(tmp_path: Path) -> None:
     plan = replace(PLAN, model="thin", model_kind="thin", model_digest="ab" * 32, derivation_number=2)
     made = _made_of(tmp_path, SMALL.datasets(), plan=plan).datasets[0]
@@ -462,7 +480,7 @@ def test_the_scanner_is_the_last_contributor(tmp_path: Path) -> None:
     assert items[2].ManufacturerModelName == "Three"
     assert list(items[2].SoftwareVersions) == ["v1", "v2"]
     assert items[2].InstitutionName == "Test House"
-    assert items[1].ContributionDateTime == "20260304050607.089000+0000"
+    assert items[1].ContributionDateTime == PLAN.created_at.astimezone().strftime("%Y%m%d%H%M%S.089000%z")
 
 
 def test_each_thin_slice_names_the_thick_ones_around_it(small: Made) -> None:
@@ -579,6 +597,17 @@ def test_the_moment_and_the_order_of_keys_change_no_uid(small: Made) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [("+0530", "103607"), ("-0800", "210607"), ("+9999", None), ("summer", None), (None, None)],
+)
+def test_the_job_is_told_on_the_sources_clock_or_the_houses(
+    tmp_path: Path, offset: str | None, expected: str | None
+) -> None:
+    made = _made_of(tmp_path, replace(SMALL, changes={"TimezoneOffsetFromUTC": offset}).datasets()).datasets[0]
+    assert made.SeriesTime == (expected or PLAN.created_at.astimezone().strftime("%H%M%S")) + ".089000"
+
+
 @pytest.mark.parametrize("change", ["pixel", "identity"])
 def test_a_changed_source_makes_a_new_series(tmp_path: Path, small: Made, change: str) -> None:
     datasets = [dcmread(header.path) for header in small.stack.headers]
@@ -603,6 +632,7 @@ def test_uids_are_uuids_and_files_are_what_they_say(small: Made) -> None:
         assert file.size_bytes == len(file.content) - 144 - meta.FileMetaInformationGroupLength
 
 
+@settings(deadline=None)
 @given(st.floats(-9999, 9999))
 @example(-9.99999999999999995)
 @example(0.00012345678901234567)

@@ -13,7 +13,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
@@ -62,9 +62,12 @@ _GRADIENTS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class InstanceHeader:
-    """One instance without its pixels. An attribute that is absent or empty is None, "" or ()."""
+    """One instance without its pixels. An attribute that is absent or empty is None, "" or ().
+
+    Without a ``repr`` of its values: a traceback in the log must not name the patient.
+    """
 
     path: Path
     sop_class_uid: str
@@ -100,7 +103,7 @@ class InstanceHeader:
     derivation_codes: tuple[str, ...]
     identity: tuple[tuple[str, str], ...]  # (name of the attribute, text) of groups 0010 and 0012
     malformed: tuple[str, ...]  # keywords whose value cannot be parsed
-    dataset: Dataset = field(repr=False)  # no pixels, private elements or overlays; for stack and derive alone
+    dataset: Dataset  # no pixels, private elements or overlays; for stack and derive alone
 
     @property
     def identity_digest(self) -> str:
@@ -156,7 +159,8 @@ def read_dataset(path: Path, *, pixels: bool) -> pydicom.FileDataset:
             return pydicom.dcmread(path, stop_before_pixels=not pixels)
     except OSError as error:
         raise StorageError(
-            f"The file {path.name} cannot be read: {error.strerror}.", hint="Look at the disk and its permissions."
+            f"The file {path.name} cannot be read: {error.strerror or type(error).__name__}.",
+            hint="Look at the disk and its permissions.",
         ) from error
 
 

@@ -109,7 +109,7 @@ def dataset_sha256(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StorageError(f"The file {path.name} cannot be read: {error.strerror}.") from error
+        raise StorageError(f"The file {path.name} cannot be read: {error.strerror or type(error).__name__}.") from error
     return digest(memoryview(content)[dataset_start(content) :])
 
 

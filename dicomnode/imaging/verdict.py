@@ -10,6 +10,7 @@ the seventh in the order in which the instances were given.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,10 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
+from dicomnode.imaging.fitness import PIXEL_FORMAT, fault_of, is_lossy
 from dicomnode.imaging.geometry import (
     SliceLine,
     count_orientations,
@@ -39,13 +42,6 @@ from dicomnode.imaging.profile import MIN_RATIO, RATIO_LIMITS, TARGET_SPACING_MM
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
-# Always lossy, and JPEG 2000 that may be: a header that forgot to say so is not believed (PS3.5 §10).
-LOSSY_SYNTAXES = frozenset(
-    {
-        "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91",
-        "1.2.840.10008.1.2.4.93", "1.2.840.10008.1.2.4.203",
-    }
-)  # fmt: skip
 
 MIN_SLICES = 5  # fewer are a localizer or a fragment (DERIVED §2)
 PIXEL_SPACING_TOLERANCE = 1e-4  # relative: 0.05 pixel at the edge of 512
@@ -56,7 +52,9 @@ SHEAR = 0.01  # of the spacing; an MR scanner has no gantry tilt, so shear means
 MULTIPLE = 0.02  # a distance so near to a multiple of the spacing is missing slices
 ECHO_TIME_MS = 0.05  # echo times that differ by less are one
 THICKEST = 2.1  # × spacing: no 2-D protocol overlaps more; beyond it is a projection's or a reformat's thickness
+REPORTED_DECIMALS = 6  # of a length in mm: beyond them stands the rounding of the header's own digits
 VALUES_SHOWN = 6  # of echo times and the like, in a sentence
+CODE = re.compile(r"[A-Za-z0-9_ .+/*-]{1,64}")  # what a sentence quotes of a sender: coded values, CS and a little more
 
 REFUSED_TERMS = (
     "LOCALIZER", "MIP*", "MPR*", "PROJECTION IMAGE", "MNIP", "MINIP", "SUB", "SUBTRACT*", "MODULUS SUBTRACT",
@@ -73,10 +71,6 @@ RESAMPLING_CODE = "113085"  # DCM, "Spatial resampling"
 SINGLE_VALUED = (
     "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "Modality", "FrameOfReferenceUID", "SpecificCharacterSet",
     "ScanningSequence", "SequenceVariant",
-)  # fmt: skip
-PIXEL_FORMAT = (
-    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation",
 )  # fmt: skip
 # May differ from slice to slice, and is said in the notes: a reader of the result sees one value or none.
 REPORTED = (
@@ -191,7 +185,7 @@ def judge(headers: Sequence[Header], limits: Limits, *, own: bool = False, rule_
     for stack_check in _STACK_CHECKS:
         if refusal := stack_check(stack):
             return _measured(refusal, stack)
-    return _measured(_plan(stack) if rule_matched else _refuse(case, Reason.NO_RULE), stack)
+    return _measured(_plan(stack) if rule_matched else _answer(case, Reason.NO_RULE), stack)
 
 
 def slice_spacing_mm(headers: Sequence[Header]) -> float | None:
@@ -243,7 +237,7 @@ class _Case:
         return [text for text, _ in Counter(h.text(keyword) for h in self.instances).most_common()]
 
 
-def _refuse(case: _Case, reason: Reason, /, *, alert: bool = False, **words: str | int) -> Verdict:
+def _answer(case: _Case, reason: Reason, /, *, alert: bool = False, **words: str | int) -> Verdict:
     return Verdict(reason=reason, sentence=SENTENCES[reason].format(**words), slices=len(case.headers), alert=alert)
 
 
@@ -254,7 +248,7 @@ def _own_output(case: _Case) -> Verdict | None:
         return None
     _, _, number = marked.text("ImageComments").rpartition(READ_WITH) if marked else ("", "", "")
     number = number.strip(" .")
-    return _refuse(case, Reason.OWN_OUTPUT, number=number if number.isdecimal() else "of unknown number")
+    return _answer(case, Reason.OWN_OUTPUT, number=number if number.isdecimal() else "of unknown number")
 
 
 def _is_derived_by_us(header: InstanceHeader) -> bool:
@@ -268,10 +262,10 @@ def _class(case: _Case) -> Verdict | None:
     if not classes or MR_IMAGE_STORAGE in classes:
         return None
     if classes == {ENHANCED_MR_IMAGE_STORAGE}:
-        return _refuse(case, Reason.ENHANCED)
+        return _answer(case, Reason.ENHANCED)
     other = sorted(classes - {ENHANCED_MR_IMAGE_STORAGE})[0]
-    name = UID(other).name  # the UID itself where it is not registered
-    return _refuse(case, Reason.OTHER_CLASS, name="unknown" if name == other else name)
+    name = UID(other, validation_mode=IGNORE).name  # the UID itself where it is not registered
+    return _answer(case, Reason.OTHER_CLASS, name="unknown" if name == other else name)
 
 
 def _disagreement(case: _Case) -> Verdict | None:
@@ -282,60 +276,32 @@ def _disagreement(case: _Case) -> Verdict | None:
         for header in instances[1:]:
             differing = set(first.items()) ^ set(header.identity)
             if differing:
-                return _refuse(case, Reason.DISAGREE, attribute=min(differing)[0], alert=True)
+                return _answer(case, Reason.DISAGREE, attribute=min(differing)[0], alert=True)
     for keyword in SINGLE_VALUED:
         if len(case.distinct(keyword)) > 1:
             alert = keyword == "StudyInstanceUID"
-            return _refuse(case, Reason.DISAGREE, attribute=attribute_name(keyword), alert=alert)
+            return _answer(case, Reason.DISAGREE, attribute=attribute_name(keyword), alert=alert)
     return None
 
 
 def _unusable(case: _Case) -> Verdict | None:
     for header in case.headers:
-        fault = header.reason if isinstance(header, UnreadableHeader) else _fault(header)
+        fault = header.reason if isinstance(header, UnreadableHeader) else fault_of(header)
         if fault:
-            return _refuse(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
+            return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
     for keyword in PIXEL_FORMAT:
         usual, *unusual = case.distinct(keyword)
         for header in case.instances if unusual else ():
             if header.text(keyword) != usual:
                 fault = f"its {attribute_name(keyword)} differs from that of the other slices"
-                return _refuse(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
+                return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
     spacings = np.array([header.pixel_spacing_mm for header in case.instances])
     usual_mm = np.median(spacings, axis=0)
     for header, spacing in zip(case.instances, spacings, strict=True):
         if (np.abs(spacing - usual_mm) > PIXEL_SPACING_TOLERANCE * usual_mm).any():
             fault = "its Pixel Spacing differs from that of the other slices"
-            return _refuse(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
+            return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
     return None
-
-
-_NEEDED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", *PIXEL_FORMAT, "PixelSpacing")
-
-
-def _fault(header: InstanceHeader) -> str | None:
-    """What keeps one MR image out of any stack (DERIVED §1.3)."""
-    for keyword in header.malformed:
-        return f"its {attribute_name(keyword)} cannot be read"
-    for keyword in _NEEDED:
-        if not header.text(keyword):
-            return f"it has no {attribute_name(keyword)}"
-    faults = (
-        (header.samples_per_pixel != 1, "it is a colour image"),
-        (header.photometric != "MONOCHROME2", "its grey scale is inverted or coloured (not MONOCHROME2)"),
-        (header.bits_allocated not in (8, 16), f"it has {header.bits_allocated} bits per pixel"),
-        (not 1 <= (header.bits_stored or 0) <= (header.bits_allocated or 0), "its Bits Stored do not fit"),
-        (header.high_bit != (header.bits_stored or 0) - 1, "its pixels are not in the low bits of their words"),
-        (header.pixel_representation not in (0, 1), "its Pixel Representation is neither 0 nor 1"),
-        (min(header.rows or 0, header.columns or 0) < 1, "it has no pixels"),
-        (min(header.pixel_spacing_mm or (0.0,)) <= 0, "its Pixel Spacing is not positive"),
-        ((header.number_of_frames or 1) > 1, "it has more than one frame"),
-        (header.rescale_slope == 0, "its Rescale Slope is zero"),
-        (header.has("ModalityLUTSequence"), "it has a Modality LUT"),
-        (header.text("BurnedInAnnotation").upper() == "YES", "text is burned into it"),
-        (header.orientation is not None and not is_orthonormal(header.orientation), "its axes are not at right angles"),
-    )
-    return next((sentence for wrong, sentence in faults if wrong), None)
 
 
 def _position(case: _Case) -> Verdict | None:
@@ -349,11 +315,11 @@ def _absence(case: _Case, keyword: str, reason: Reason) -> Verdict | None:
     missing = sum(not header.text(keyword) for header in case.instances)
     if not missing:
         return None
-    return _refuse(case, reason, attribute=attribute_name(keyword), k=missing, n=len(case.headers))
+    return _answer(case, reason, attribute=attribute_name(keyword), k=missing, n=len(case.headers))
 
 
 def _mosaic(case: _Case) -> Verdict | None:
-    return _refuse(case, Reason.MOSAIC) if any(MOSAIC_TERM in h.image_type[2:] for h in case.instances) else None
+    return _answer(case, Reason.MOSAIC) if any(MOSAIC_TERM in h.image_type[2:] for h in case.instances) else None
 
 
 def _term(case: _Case) -> Verdict | None:
@@ -362,9 +328,9 @@ def _term(case: _Case) -> Verdict | None:
     for header in case.instances:
         for value in header.image_type[2:]:
             if any(fnmatchcase(value, term) for term in terms):
-                return _refuse(case, Reason.TERM, term=_plain(value))
+                return _answer(case, Reason.TERM, term=_plain(value))
         if case.limits.derived == "keep" and header.image_type[:1] == ("DERIVED",):
-            return _refuse(case, Reason.TERM, term="DERIVED")
+            return _answer(case, Reason.TERM, term="DERIVED")
     return None
 
 
@@ -372,18 +338,12 @@ def _lossy(case: _Case) -> Verdict | None:
     if case.limits.allow_lossy or not any(is_lossy(header) for header in case.instances):
         return None
     worst = max((ratio for header in case.instances for ratio in header.lossy_ratios), default=None)
-    return _refuse(case, Reason.LOSSY, x="unknown" if worst is None else _short(worst))
-
-
-def is_lossy(header: InstanceHeader) -> bool:
-    """Was this image ever compressed with loss? The attribute decides, whatever the syntax now is (C.7.6.1.1.5)."""
-    stated = header.text("LossyImageCompression")
-    return stated == "01" or (stated != "00" and header.transfer_syntax_uid in LOSSY_SYNTAXES)
+    return _answer(case, Reason.LOSSY, x="unknown" if worst is None else _short(worst))
 
 
 def _orientations(case: _Case) -> Verdict | None:
     count = count_orientations([header.orientation or () for header in case.instances])
-    return None if count == 1 else _refuse(case, Reason.ORIENTATIONS, k=count)
+    return None if count == 1 else _answer(case, Reason.ORIENTATIONS, k=count)
 
 
 def _echoes(case: _Case) -> Verdict | None:
@@ -403,21 +363,21 @@ def _echoes(case: _Case) -> Verdict | None:
     )
     for kind, values in kinds:
         if len(values) > 1:
-            shown = [_plain(value) or "none" for value in values[:VALUES_SHOWN]]
+            shown = [_plain(value or "none") for value in values[:VALUES_SHOWN]]
             listed = ", ".join(shown) + (" …" if len(values) > VALUES_SHOWN else "")
-            return _refuse(case, Reason.ECHOES, k=len(values), kinds=kind, values=listed)
+            return _answer(case, Reason.ECHOES, k=len(values), kinds=kind, values=listed)
     return None
 
 
 def _repeated(case: _Case) -> Verdict | None:
     count = count_repeated(line_of(case.instances).offsets_mm)
-    return _refuse(case, Reason.REPEATED, k=count) if count else None
+    return _answer(case, Reason.REPEATED, k=count) if count else None
 
 
 def _too_few(case: _Case) -> Verdict | None:
     if len(case.headers) >= MIN_SLICES:
         return None
-    return _refuse(case, Reason.TOO_FEW, n=len(case.headers), least=MIN_SLICES)
+    return _answer(case, Reason.TOO_FEW, n=len(case.headers), least=MIN_SLICES)
 
 
 def _frame_of_reference(case: _Case) -> Verdict | None:
@@ -477,7 +437,7 @@ def _missing(stack: _Stack) -> Verdict | None:
         return None
     widest = int(np.argmax(distances))
     numbers = sorted(stack.case.number(stack.slices[k]) for k in (widest, widest + 1))
-    return _refuse(
+    return _answer(
         stack.case,
         Reason.MISSING,
         k=int((steps - 1).sum()),
@@ -494,7 +454,7 @@ def _irregular(stack: _Stack) -> Verdict | None:
     if stack.line.residual_mm <= residual_limit_mm and stack.line.shear_mm <= shear_limit_mm:
         return None
     distances = np.diff(stack.line.offsets_mm)
-    refusal = _refuse(stack.case, Reason.IRREGULAR, a=_short(float(distances.min())), b=_short(float(distances.max())))
+    refusal = _answer(stack.case, Reason.IRREGULAR, a=_short(float(distances.min())), b=_short(float(distances.max())))
     if float(np.ptp(distances)) > residual_limit_mm:
         return refusal
     sideways_mm = max(stack.line.shear_mm, stack.line.residual_mm)
@@ -504,7 +464,7 @@ def _irregular(stack: _Stack) -> Verdict | None:
 def _gaps(stack: _Stack) -> Verdict | None:
     if stack.gap_mm <= stack.case.limits.max_gap_fraction * stack.spacing_mm:
         return None
-    return _refuse(stack.case, Reason.GAPS, g=_short(stack.gap_mm), s=_short(stack.spacing_mm))
+    return _answer(stack.case, Reason.GAPS, g=_short(stack.gap_mm), s=_short(stack.spacing_mm))
 
 
 def _already_thin(stack: _Stack) -> Verdict | None:
@@ -512,7 +472,7 @@ def _already_thin(stack: _Stack) -> Verdict | None:
         return None
     limits = stack.case.limits
     least_mm = limits.min_ratio * stack.target_mm
-    return _refuse(
+    return _answer(
         stack.case, Reason.ALREADY_THIN, s=_short(stack.spacing_mm), name=limits.rule_name, t=_short(least_mm)
     )
 
@@ -521,7 +481,7 @@ def _out_of_range(stack: _Stack) -> Verdict | None:
     ratio, (lowest, highest) = _ratio(stack), stack.case.limits.ratios
     if ratio is None or lowest <= ratio <= highest:
         return None
-    return _refuse(stack.case, Reason.RATIO, r=ratio, lo=lowest, hi=highest, m=stack.case.limits.model)
+    return _answer(stack.case, Reason.RATIO, r=ratio, lo=lowest, hi=highest, m=stack.case.limits.model)
 
 
 _STACK_CHECKS: tuple[Callable[[_Stack], Verdict | None], ...] = (
@@ -539,7 +499,7 @@ def _plan(stack: _Stack) -> Verdict:
     assert ratio is not None, "a series that is thin already has been kept"
     spacing_mm = stack.line.spacing_mm
     thick = "of unknown thickness" if stack.thickness_mm is None else f"{_short(stack.thickness_mm)} mm thick"
-    verdict = _refuse(
+    verdict = _answer(
         stack.case,
         Reason.PROCESS,
         n=len(stack.slices),
@@ -549,16 +509,23 @@ def _plan(stack: _Stack) -> Verdict:
         d=_short(spacing_mm / ratio),
         name=stack.case.limits.rule_name,
     )
-    return replace(verdict, ratio=ratio, thin_slices=len(stack.slices) * ratio, thin_spacing_mm=spacing_mm / ratio)
+    return replace(
+        verdict,
+        ratio=ratio,
+        thin_slices=len(stack.slices) * ratio,
+        slice_spacing_mm=round(spacing_mm, REPORTED_DECIMALS),
+        thin_spacing_mm=round(spacing_mm / ratio, REPORTED_DECIMALS),
+    )
 
 
 def _measured(verdict: Verdict, stack: _Stack) -> Verdict:
     """The verdict with what the stack's geometry told, whatever the answer is."""
+    gap_fraction = None if stack.thickness_mm is None else stack.gap_mm / stack.spacing_mm
     return replace(
         verdict,
-        slice_spacing_mm=stack.spacing_mm,
+        slice_spacing_mm=verdict.slice_spacing_mm or round(stack.spacing_mm, REPORTED_DECIMALS),
         slice_thickness_mm=stack.thickness_mm,
-        gap_fraction=None if stack.thickness_mm is None else stack.gap_mm / stack.spacing_mm,
+        gap_fraction=None if gap_fraction is None else round(gap_fraction, REPORTED_DECIMALS),
         notes=tuple(_notes(stack)),
     )
 
@@ -601,5 +568,5 @@ def _short(number: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """A sender's code fit for a sentence: short, printable, no markup of a terminal."""
-    return "".join(letter for letter in text if letter.isprintable())[:48]
+    """A sender's code fit for a sentence; a value that ran into its neighbours may hold anything, a name among it."""
+    return text if CODE.fullmatch(text) else "unreadable"

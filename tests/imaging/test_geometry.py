@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from highdicom.spatial import get_series_volume_positions
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -16,6 +16,7 @@ AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 angles = st.floats(-180, 180)
 
 
+@settings(deadline=None)
 @given(st.tuples(angles, angles, angles), st.permutations(range(7)), st.floats(0.5, 12))
 def test_a_stack_is_found_in_any_orientation_and_order(
     turn: tuple[float, float, float], order: list[int], spacing_mm: float

@@ -184,6 +184,11 @@ def test_the_makers_of_an_instance_are_found_in_its_contributors_too(tmp_path: P
     assert _written(tmp_path, dataset).makers == ("Ball Works", "dicomnode")
 
 
+def test_a_traceback_with_a_header_in_it_names_no_patient(tmp_path: Path) -> None:
+    header = _written(tmp_path, SMALL.datasets()[0])
+    assert "Phantom" not in f"{header!r} {header}"
+
+
 def test_what_is_verbatim_keeps_malformed_text(tmp_path: Path) -> None:
     header = _with_raw(tmp_path, "StudyID", b"AB12", b"A\xff1\x01")
     element = headers.verbatim(header.dataset, header.dataset.get_item("StudyID").tag)
