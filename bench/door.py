@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import random
 import socket
 import statistics
 import subprocess
@@ -45,7 +44,7 @@ ATTACKS = (
     b"\x01\0\0",
     b"\x01\0\x40\0\0\0" + bytes(3 << 20),
     b"GET / HTTP/1.1\r\nHost: node\r\n\r\n",
-    random.Random(1).randbytes(4096),
+    os.urandom(4096),
 )
 
 

@@ -12,7 +12,7 @@ from functools import cache
 
 from pynetdicom.presentation import PresentationContext, build_context
 
-from dicomnode.receive.door import AssociateRequest
+from dicomnode.receive.visitor import AssociateRequest
 from dicomnode.settings import PeerSettings
 from dicomnode.wire import (
     APPLICATION_CONTEXT,

@@ -53,7 +53,7 @@ class Intake:
         self._space = space
         self._max_instance_bytes = max_instance_bytes
         self._clock = clock
-        self._commit = GroupCommit(archive, ledger)
+        self._commit = GroupCommit(ledger)
 
     def store(self, offer: Offer, series: dict[str, SeriesId]) -> Answer:
         """Keep the object, or say why not. ``series``: those of this association; one it gains is held open."""
@@ -68,6 +68,7 @@ class Intake:
 
     def _store(self, offer: Offer, series: dict[str, SeriesId]) -> Answer:
         if offer.sop_class_uid != offer.context_sop_class_uid:
+            log.event(LOGGER, "class_refused", level=logging.WARNING, peer=offer.peer)
             return Answer.CLASS_NOT_SUPPORTED
         if self._space.condition() is not None:
             return Answer.NO_RESOURCES
@@ -115,6 +116,8 @@ class Intake:
             received_at=received_at,
         )
         try:
+            self._archive.sync([series])
+            checkpoint("receive.folder_synced")
             outcome = self._commit.accept(instance)
         except OutcomeUnknownError:
             raise

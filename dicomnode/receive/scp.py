@@ -24,10 +24,11 @@ from dicomnode.errors import NodeError, SettingsError
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SeriesId
 from dicomnode.ledger.store import Ledger
 from dicomnode.receive.admission import Occasion, admit, contexts_for
-from dicomnode.receive.door import AssociateRequest, Door, DoorAssociation, DoorSocket, Limits
+from dicomnode.receive.door import Door
 from dicomnode.receive.intake import Intake, Offer
 from dicomnode.receive.space import Condition, Space
 from dicomnode.receive.throttle import Throttle
+from dicomnode.receive.visitor import AssociateRequest, DoorAssociation, DoorSocket, Limits
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
 from dicomnode.wire import CONGESTED, VERIFICATION, Answer, Rejection
@@ -61,7 +62,7 @@ class Receiver:
         self._peers = tuple(peers)
         self._ledger = ledger
         self._wake = wake
-        self._space = Space(archive, disk.refuse_free_percent, clock)
+        self._space = Space(archive, disk.refuse_free_percent, clock, self._note)
         self._limits = Limits(
             pdu_bytes=receive.max_pdu_bytes,
             instance_bytes=receive.max_instance_mb * MEBIBYTE,
@@ -149,16 +150,25 @@ class Receiver:
         remaining = self._live()
         for association in remaining:
             association.is_dismissed = True
-            association.abort(block=False)
+            if association.is_established:
+                association.abort(block=False)
+            else:
+                _cut(association)
         self._door.shutdown()
         self._thread.join(POLL_S + ABORT_S)
         _wait(lambda: not self._live(), ABORT_S)
         for association in self._live():
-            if isinstance(association.dul.socket, DoorSocket):
-                association.dul.socket.cut()
+            _cut(association)
         _wait(lambda: not self._live(), ABORT_S)
         self._door, self._thread = None, None
         log.event(LOGGER, "door_closed", associations=len(remaining))
+
+    def _note(self, kind: str, detail: str) -> None:
+        """An event at the node's own row, the first and only one; a full disk may refuse that too."""
+        try:
+            self._ledger.note(kind, table="node", row=1, detail=detail)
+        except NodeError as exc:
+            log.event(LOGGER, "event_not_noted", level=logging.WARNING, code=exc.code, sentence=exc.sentence)
 
     def _live(self) -> list[DoorAssociation]:
         return self._door.live() if self._door is not None else []
@@ -190,11 +200,12 @@ class Receiver:
         request = association.dul.socket.request if isinstance(association.dul.socket, DoorSocket) else None
         if request is None or primitive is None:
             request = AssociateRequest(called=None, calling=None, is_version_1=False)
+        condition = self._space.condition()
         with self._admission:  # counted and taken in one step: two visitors must not both be the last one
             visitors = [one for one in self._live() if one.peer is not None]
             from_there = sum(one.requestor.address == address for one in visitors)
             occasion = Occasion(
-                is_refusing=self._is_stopping or self._space.condition() is not None,
+                is_refusing=self._is_stopping or condition is not None,
                 is_over_limit=len(visitors) >= self._limits.associations or from_there >= self._limits.per_address,
                 address=address,
                 application_context=str(primitive.application_context_name) if primitive else "",
@@ -262,6 +273,11 @@ class Receiver:
                 # The series then settles after the usual quiet time instead of the longer one.
                 log.event(LOGGER, "abort_not_noted", level=logging.ERROR, sentence=exc.sentence, code=exc.code)
         self._wake()
+
+
+def _cut(association: DoorAssociation) -> None:
+    if isinstance(association.dul.socket, DoorSocket):
+        association.dul.socket.cut()
 
 
 def _quieten_libraries() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+from collections.abc import Callable
 from enum import StrEnum
 
 from dicomnode import log
@@ -30,8 +31,12 @@ class Condition(StrEnum):
 class Space:
     """The archive's disk as the door sees it."""
 
-    def __init__(self, archive: Archive, refuse_free_percent: float, clock: Clock) -> None:
+    def __init__(
+        self, archive: Archive, refuse_free_percent: float, clock: Clock, note: Callable[[str, str], None]
+    ) -> None:
+        """``note``: writes down that a condition began or ended, and in words what was found."""
         self._archive = archive
+        self._note = note
         self._refuse_free_percent = refuse_free_percent
         self._clock = clock
         self._lock = threading.Lock()
@@ -75,19 +80,26 @@ class Space:
     def _say(self, found: Condition | None, previous: Condition | None) -> None:
         if found is None:
             log.event(LOGGER, "accepting_again", reason=previous)
+            self._note("accepting_again", f"after {previous}")
             return
-        try:
-            free = self._archive.free_bytes()
-        except StorageError:
-            free = None
+        free, needed = self._free_and_needed()
         log.event(
             LOGGER,
             found,
             level=logging.ERROR,
             archive=str(self._archive.data),
             free_bytes=free,
-            limit=self._refuse_free_percent,
+            needed_bytes=needed,
             hint="Make room, or lower archive.refuse_free_percent; the node goes on by itself."
             if found is Condition.NO_SPACE
             else "Give the node's user write permission, or mount the disk writable.",
         )
+        self._note(found, f"{free} bytes are free, {needed} are the mark")
+
+    def _free_and_needed(self) -> tuple[int, int]:
+        """Bytes free, and bytes that must be free for anything to be accepted; zeros where the disk does not say."""
+        try:
+            free, percent = self._archive.free_bytes(), self._archive.free_percent()
+        except StorageError:
+            return 0, 0
+        return free, round(free / percent * self._refuse_free_percent) if percent else 0

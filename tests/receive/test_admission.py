@@ -9,7 +9,7 @@ import pytest
 
 from dicomnode.ids import AeTitle
 from dicomnode.receive.admission import Occasion, admit, contexts_for
-from dicomnode.receive.door import AssociateRequest
+from dicomnode.receive.visitor import AssociateRequest
 from dicomnode.settings import PeerSettings
 from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
 

@@ -24,7 +24,8 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from dicomnode.ids import AeTitle
-from dicomnode.receive.door import OVERBOOKING, WAITING_OBJECTS
+from dicomnode.receive.door import OVERBOOKING
+from dicomnode.receive.visitor import WAITING_OBJECTS
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings import PeerSettings
 from tests.receive.house import LOOPBACK, SCANNER, House, house
@@ -75,7 +76,7 @@ def test_the_library_still_has_the_insides_that_the_door_leans_on() -> None:
     }.items():
         source = inspect.getsource(owner)
         assert not [name for name in names if name not in source and not hasattr(owner, name)], owner
-    assert version("pynetdicom") == "3.0.4", "read door.py and wakeful.py beside the new version, then change this"
+    assert version("pynetdicom") == "3.0.4", "read visitor.py and wakeful.py beside the new version, then change this"
 
 
 def test_a_stranger_is_closed_without_a_pdu(node: House) -> None:
@@ -350,3 +351,17 @@ def test_networks_of_ipv4_are_kept(tmp_path: Path) -> None:
             with visitor(node.port, source=source) as guest:
                 guest.send(associate_rq())
                 assert (guest.receive() is not None) is is_in
+
+
+def test_stopping_ends_whoever_has_not_asked_or_sends_half_a_pdu(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        with house(tmp_path / "data") as node:
+            silent, half = (stack.enter_context(visitor(node.port)) for _ in range(2))
+            half.associate()
+            half.send(b"\x04\0\0\0\xff\0abc")
+            wait_until(lambda: len(node.receiver._live()) == 2)
+            began = time.monotonic()
+            node.receiver.stop(0.0)
+            assert time.monotonic() - began < 10.0
+        assert silent.is_closed()
+        wait_until_quiet()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
@@ -237,6 +238,10 @@ def test_below_the_mark_nothing_is_taken(tmp_path: Path, monkeypatch: pytest.Mon
             assert answer.code == (2, 3, 1)
         free = 3.1  # it clears itself
         assert store(guest, made(1)) == 0x0000
+        with sqlite3.connect(node.data / "ledger.sqlite") as ledger:
+            events = ledger.execute("SELECT kind FROM event WHERE table_name = 'node' ORDER BY id").fetchall()
+        ledger.close()
+        assert [kind for (kind,) in events][-2:] == ["no_space", "accepting_again"]
 
 
 def test_a_class_on_another_classes_context_is_not_supported(node: House, guest: Visitor) -> None:
