@@ -140,7 +140,7 @@ class Service:
             setup=Setup(
                 data=settings.node.data.absolute(),
                 device=settings.work.device,
-                models=tuple(sorted({facts.name for facts in models.values()})),
+                models=tuple(sorted({models[rule.model].name for rule in settings.rule})),
                 log_level=settings.log.level,
                 log_format=settings.log.format,
             ),

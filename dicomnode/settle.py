@@ -49,6 +49,10 @@ class _TooMuch(Exception):
     """A series is beyond what is judged; the text becomes the sentence of the kept series."""
 
 
+class _Stopped(Exception):
+    """The service stops; the series stays settled and gets its verdict at the next start."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
     """A series that is to be settled now."""
@@ -207,6 +211,8 @@ class Settler:
         begun = self._clock.monotonic()
         try:
             choice, verdict = self._verdict(instances)
+        except _Stopped:
+            return
         except _TooMuch as exc:
             self._keep(series, reason=NOT_JUDGED, sentence=str(exc), alert=True)
         except NodeError:
@@ -239,6 +245,8 @@ class Settler:
         until = self._clock.monotonic() + READ_LIMIT_S
         headers: list[InstanceHeader | UnreadableHeader] = []
         for instance in instances:
+            if self._stopping.is_set():
+                raise _Stopped
             path = self._archive.path(instance.file)
             if path.exists():
                 headers.append(read_header_or_reason(path))

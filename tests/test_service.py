@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from dicomnode.ledger.store import open_ledger
 from dicomnode.service import Mark, Service, check, ensure_writable, introduction, notify
 from dicomnode.settings import Settings, parse
 from tests.support.dcmtk import free_port
+from tests.support.mounts import tmpfs
 from tests.support.mr_series import mr_datasets
 from tests.support.node import CHECKOUT, is_running, kill, make_node, running_node
 from tests.support.stored import archived_files, store
@@ -32,19 +31,6 @@ pytestmark = pytest.mark.timeout(180)
 def _settings(folder: Path, **tables: object) -> Settings:
     node = {"listen": f"127.0.0.1:{free_port()}", "data": str(folder / "data")}
     return parse({"node": node, "rule": [{"name": "all", "model": "cubic-dc"}], **tables})
-
-
-@contextmanager
-def _mounted(folder: Path, kind: str, options: str) -> Iterator[Path]:
-    """A small file system of its own; skips the test where this machine does not allow one."""
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", kind, "-o", options, kind, folder], capture_output=True, check=False)
-    if done.returncode != 0:
-        pytest.skip("mounting a file system is not allowed here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_it_says_whom_it_listens_to_and_whom_it_sends_to(tmp_path: Path) -> None:
@@ -142,7 +128,7 @@ def test_a_rule_with_an_unknown_model_is_named_before_anything_listens(tmp_path:
 
 
 def test_a_data_folder_that_cannot_be_written_to_is_a_storage_error(tmp_path: Path) -> None:
-    with _mounted(tmp_path / "data", "tmpfs", "ro"), pytest.raises(StorageError, match="Read-only file system"):
+    with tmpfs(tmp_path / "data", "ro"), pytest.raises(StorageError, match="Read-only file system"):
         Service(_settings(tmp_path)).start()
 
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pytest
+
+from dicomnode import settle
+from dicomnode.archive import Archive
+from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import SeriesId
+from dicomnode.imaging.verdict import Limits, Verdict, judge
+from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.rows import ReceivingSeries
-from dicomnode.settings import SettleSettings
-from dicomnode.settle import QuietWatch
+from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.settings import SettleSettings, parse
+from dicomnode.settle import QuietWatch, Settler
+from tests.support.mr_series import mr_datasets
+from tests.support.stored import archived_files, store
+from tests.support.wait import wait_until
 
 SETTINGS = SettleSettings(quiet_s=30, aborted_wait_s=300, max_wait_s=1800)
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -22,7 +35,6 @@ class HandClock:
 
     elapsed_s: float = 0.0
     step_s: float = 0.0
-    moments: list[float] = field(default_factory=list)
 
     def now(self) -> datetime:
         return NOON + timedelta(seconds=self.elapsed_s + self.step_s)
@@ -143,3 +155,153 @@ def test_a_new_revision_is_timed_from_its_own_first_instance() -> None:
     watch.look([second], NOTHING_OPEN)
     clock.elapsed_s = 1828
     assert watch.look([second], NOTHING_OPEN) == ([], 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A data folder with its ledger and the clock that both go by."""
+
+    ledger: Ledger
+    archive: Archive
+    reader: Reader
+    clock: HandClock
+
+    def settler(self, *rules: Mapping[str, object], planned: Callable[[], None] = lambda: None) -> Settler:
+        """One whose turns the test takes itself."""
+        facts = model_facts("cubic-dc")
+        return Settler(
+            SETTINGS,
+            parse({"rule": list(rules) or [{"name": "all"}]}).rule,
+            self.ledger,
+            self.archive,
+            models={None: facts, "cubic-dc": facts},
+            open_series=frozenset,
+            planned=planned,
+            clock=self.clock,
+        )
+
+    def settle(self, settler: Settler) -> None:
+        """Let enough time pass that everything is quiet."""
+        settler.turn()
+        self.clock.elapsed_s += 30
+        settler.turn()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    clock = HandClock()
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    ledger = open_ledger(url, clock=clock)
+    reader = open_reader(url)
+    yield Bench(ledger=ledger, archive=Archive(tmp_path), reader=reader, clock=clock)
+    reader.close()
+    ledger.close()
+
+
+def test_a_quiet_series_gets_a_job_with_everything_pinned_that_decides_its_result(bench: Bench) -> None:
+    series = store(bench.ledger, bench.archive, mr_datasets(slices=6, slice_spacing_mm=4.0))
+    woken: list[bool] = []
+    rules = (
+        {"name": "very thick", "match": {"slice_spacing_mm": ">= 8"}},
+        {"name": "thick", "model": "cubic-dc", "target_mm": 1.3},
+    )
+    bench.settle(bench.settler(*rules, planned=lambda: woken.append(True)))
+    explanation = bench.reader.series_explain(series)
+    assert (explanation.state, woken) == ("planned", [True])
+    job = explanation.job
+    assert job is not None
+    assert (job.rule, job.model, job.model_digest, job.ratio) == ("thick", "cubic-dc", "cubic-dc/1", 3)
+    assert '"target_mm":1.3' in job.parameters
+    assert explanation.notes[0].startswith("Rule very thick does not apply: slice_spacing_mm is to be >= 8")
+
+
+def test_nothing_is_decided_before_the_series_is_quiet(bench: Bench) -> None:
+    series = store(bench.ledger, bench.archive, mr_datasets())
+    settler = bench.settler()
+    settler.turn()
+    bench.clock.elapsed_s += 29
+    settler.turn()
+    assert bench.reader.series_explain(series).state == "receiving"
+
+
+def test_a_series_that_no_rule_matches_is_kept_and_each_rule_says_why(bench: Bench) -> None:
+    series = store(bench.ledger, bench.archive, mr_datasets())
+    bench.settle(bench.settler({"name": "knee", "match": {"BodyPartExamined": "KNEE"}}))
+    explanation = bench.reader.series_explain(series)
+    assert (explanation.state, explanation.reason) == ("kept", "no_rule")
+    assert explanation.notes == ("Rule knee does not apply: BodyPartExamined is not “KNEE” in 6 of 6 instances.",)
+
+
+def test_a_late_slice_that_closes_a_gap_turns_a_kept_series_into_a_job(bench: Bench) -> None:
+    datasets = mr_datasets(slices=7)
+    series = store(bench.ledger, bench.archive, datasets[:3] + datasets[4:])
+    settler = bench.settler()
+    bench.settle(settler)
+    first = bench.reader.series_explain(series)
+    assert (first.reason, first.sentences[0]) == (
+        "missing", "1 slice(s) missing: 8 mm between slices 3 and 5, 4 mm elsewhere.",
+    )  # fmt: skip
+    store(bench.ledger, bench.archive, datasets[3:4])
+    bench.settle(settler)
+    second = bench.reader.series_explain(series)
+    assert (second.revision, second.state) == (2, "planned")
+
+
+def test_a_series_that_brings_the_judge_down_is_kept_and_does_not_stop_the_next_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = store(bench.ledger, bench.archive, mr_datasets(slices=5))
+    sound = store(bench.ledger, bench.archive, mr_datasets(slices=6))
+
+    def trip(headers: Sequence[object], limits: Limits, *, rule_matched: bool) -> Verdict:
+        if len(headers) == 5:
+            raise ZeroDivisionError
+        return judge(headers, limits, rule_matched=rule_matched)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(settle, "judge", trip)
+    bench.settle(bench.settler())
+    explanation = bench.reader.series_explain(poison)
+    assert (explanation.state, explanation.reason) == ("kept", settle.NOT_JUDGED)
+    assert "ZeroDivisionError" in explanation.sentences[0]
+    assert bench.reader.series_explain(sound).state == "planned"
+
+
+def test_a_file_that_is_gone_makes_its_slice_unusable(bench: Bench) -> None:
+    series = store(bench.ledger, bench.archive, mr_datasets())
+    archived_files(bench.archive, series)[2].unlink()
+    bench.settle(bench.settler())
+    explanation = bench.reader.series_explain(series)
+    assert explanation.reason == "unusable"
+    assert "its file is missing from the archive" in explanation.sentences[0]
+
+
+def test_a_series_beyond_all_measure_is_kept_without_reading_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "INSTANCES_LIMIT", 5)
+    series = store(bench.ledger, bench.archive, mr_datasets(slices=6))
+    bench.settle(bench.settler())
+    explanation = bench.reader.series_explain(series)
+    assert explanation.reason == settle.NOT_JUDGED
+    assert explanation.sentences[0] == "6 instances are more than the 5 that are judged."
+
+
+def test_a_retry_judges_the_same_revision_again(bench: Bench) -> None:
+    series = store(bench.ledger, bench.archive, mr_datasets())
+    bench.settle(bench.settler({"name": "knee", "match": {"BodyPartExamined": "KNEE"}}))
+    bench.ledger.retry_series(series, "an operator")
+    bench.settler({"name": "all"}).turn()
+    explanation = bench.reader.series_explain(series)
+    assert (explanation.revision, explanation.state) == (1, "planned")
+
+
+def test_the_thread_takes_its_turns_by_itself_and_ends_when_told(bench: Bench) -> None:
+    series = store(bench.ledger, bench.archive, mr_datasets())
+    settler = bench.settler()
+
+    def is_planned() -> bool:
+        bench.clock.elapsed_s += 10
+        settler.wake()
+        return bench.reader.series_explain(series).state == "planned"
+
+    settler.start()
+    wait_until(is_planned, 30)
+    settler.stop(10)

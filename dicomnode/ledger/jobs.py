@@ -112,13 +112,16 @@ def supersede_old(act: Act, series_id: SeriesId, detail: str) -> None:
 
 
 def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
-    """The one job for this verdict: the one that stands already, with its attempts given back, or a new one."""
+    """The one job for this verdict: the one that stands already, with its attempts given back, or a new one.
+
+    Of the jobs of a revision all but one are done or gave way, since each verdict takes up or cancels the one before.
+    """
     chosen: JobId | None = None
     for row in act.connection.execute(_OF_REVISION, {"of_series": series_id, "of_revision": revision}).all():
         state = JobState(row.state)
         if state is JobState.RUNNING:
             chosen = JobId(row.id)  # claimed before the new verdict came; its end is the answer
-        elif state is not JobState.DONE and chosen is None and _makes_the_same(row, planned):
+        elif state is not JobState.DONE and _makes_the_same(row, planned):
             act.connection.execute(
                 _AS_NOW_PLANNED, {"job": row.id, "peers": list(planned.deliver_to), "the_verdict": planned.sentence}
             )

@@ -21,7 +21,8 @@ from dicomnode.archive import Archive, FileState
 from dicomnode.ids import AeTitle, ItemId
 from dicomnode.ledger.rows import Delivery, DeliveryItem
 from dicomnode.ledger.store import Ledger
-from dicomnode.push.scu import Link, Offer, Outcome, Reason, associate, contexts, offered
+from dicomnode.push.outcome import Outcome, Reason
+from dicomnode.push.scu import Link, Offer, associate, contexts, offered
 from dicomnode.seams import checkpoint
 from dicomnode.settings import PeerSettings, PushSettings
 
@@ -52,7 +53,7 @@ class End(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a delivery waits, beside the reasons of ``scu.Reason``."""
+    """Why a delivery waits, beside those of ``outcome.Reason``."""
 
     ALTERED = "altered"
     MISSING = "missing"

@@ -20,7 +20,8 @@ from dicomnode.ids import AeTitle, DeliveryId, ItemId
 from dicomnode.ledger.rows import Delivery
 from dicomnode.ledger.store import Ledger
 from dicomnode.push.attempt import Attempt, End, Ending, lease_s
-from dicomnode.push.scu import Link, Reason
+from dicomnode.push.outcome import Reason
+from dicomnode.push.scu import Link
 from dicomnode.seams import checkpoint
 from dicomnode.settings import PeerSettings, PushSettings
 

@@ -6,16 +6,12 @@ Nothing here raises for what a peer does or fails to do: every ending of an asso
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
-from ssl import SSLContext
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
@@ -23,92 +19,23 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
-from pynetdicom import AE, _config, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.dsutils import encode, split_dataset
-from pynetdicom.events import Event
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
-from pynetdicom.pdu_primitives import MaximumLengthNotification
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicomnode import wire
-from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
+from dicomnode.ids import AeTitle
+from dicomnode.push import requestor
+from dicomnode.push.outcome import Outcome, Reason
 from dicomnode.settings import PeerSettings, PushSettings
-
-_config.LOG_HANDLER_LEVEL = "none"  # the library's own handlers format every PDU for its log, patient text and all
 
 RELEASE_TIMEOUT_S = 10.0  # NODE 2.1
 OFFERS_PER_ASSOCIATION = wire.MAXIMUM_CONTEXTS // 2  # each may bring implicit little endian along
 _TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 _MESSAGE_IDS = 0xFFFF  # PS3.7 section 9.1.1.1: 16 bits
 _MEDIUM = 0x0000  # priority, PS3.7 section 9.1.1.1
-_POLL_S = 0.0002  # the library's thread sleeps so long between two looks, 1 ms by default: that is half of a send
-
-
-class Reason(StrEnum):
-    """How an association, or a request on it, ended."""
-
-    ANSWERED = "answered"
-    UNRESOLVED = "unresolved"
-    UNREACHABLE = "unreachable"
-    UNANSWERED = "unanswered"
-    REJECTED = "rejected"
-    BUSY = "busy"
-    NO_CONTEXT = "no_context"
-    ABORTED = "aborted"
-    LOST = "lost"
-    NO_RESPONSE = "no_response"
-    UNREADABLE = "unreadable"
-
-
-SENTENCES = {
-    Reason.ANSWERED: "The peer answered{detail}.",
-    Reason.UNRESOLVED: "The peer's host name has no address{detail}.",
-    Reason.UNREACHABLE: "No connection to the peer{detail}.",
-    Reason.UNANSWERED: "The peer took the connection but did not answer the association request{detail}.",
-    Reason.REJECTED: "The peer rejected the association{detail}.",
-    Reason.BUSY: "The peer rejected the association for now{detail}.",
-    Reason.NO_CONTEXT: "The peer accepts none of what was offered{detail}.",
-    Reason.ABORTED: "The peer aborted the association{detail}.",
-    Reason.LOST: "The connection to the peer was lost{detail}.",
-    Reason.NO_RESPONSE: "The peer did not answer in time{detail}.",
-    Reason.UNREADABLE: "The file could not be read{detail}.",
-}
-
-HINTS = {
-    Reason.UNRESOLVED: "Correct the host in the peer's `address`, or the name service.",
-    Reason.UNREACHABLE: "Check that the peer runs, its `address`, and the firewall between.",
-    Reason.UNANSWERED: "Check that a DICOM service listens at the peer's `address`, without TLS.",
-    Reason.REJECTED: "Compare our AE title and the peer's with what is registered there.",
-    Reason.BUSY: "Nothing to do here unless it lasts: the node tries again.",
-    Reason.NO_CONTEXT: "Let the peer accept MR Image Storage in explicit or implicit VR little endian.",
-    Reason.ABORTED: "See the peer's log.",
-    Reason.LOST: "Check the network between the node and the peer; see the peer's log.",
-    Reason.NO_RESPONSE: "See the peer's log; `push.response_timeout_s` is how long the node waits.",
-    Reason.UNREADABLE: "Check that the file is DICOM with file meta (PS3.10) and may be read.",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How it ended: a status where the peer gave one, else the reason why there is none."""
-
-    reason: Reason
-    status: int | None = None
-    detail: str = ""  # ours, never the peer's free text: that may quote the patient
-    offending: tuple[str, ...] = ()  # keywords of the elements that the peer complains about
-
-    @property
-    def sentence(self) -> str:
-        """What happened, for an operator."""
-        return SENTENCES[self.reason].format(detail=f": {self.detail}" if self.detail else "")
-
-    @property
-    def hint(self) -> str:
-        """What an operator can do."""
-        return HINTS.get(self.reason, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -130,7 +57,7 @@ class SentFile:
 class Link:
     """An established association. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, association: Association, heard: _Heard, response_timeout_s: float) -> None:
+    def __init__(self, association: Association, heard: requestor.Heard, response_timeout_s: float) -> None:
         self._association = association
         self._heard = heard
         self._response_timeout_s = response_timeout_s
@@ -180,18 +107,21 @@ class Link:
 
     def abort(self) -> None:
         """End the association at once (A-ABORT 0/0): a request that waits for its response ends too."""
+        self._ended = self._ended or Outcome(reason=Reason.LOST, detail="the node ended it")
         self._association.abort()
         # The library wakes who waits for a response when the peer aborts, not when we do.
         self._association.dimse.msg_queue.put((None, None))
 
     def _request(self, request: C_STORE | C_ECHO, context_id: int | None) -> Outcome:
-        """Send and wait. The library's ``send_c_store`` is not used: see ``_stop_reactor``."""
+        """Send and wait. The library's ``send_c_store`` is not used: see ``requestor.stop_reactor``."""
         assert context_id is not None, "an accepted context has an id"
         if self._ended is not None:
             return self._ended
         if self._association.acse.is_release_requested():  # between two requests a peer may
             self._association.acse.send_release(is_response=True)
-            return self._end(Outcome(reason=Reason.LOST, detail="the peer released the association"))
+            self._association.kill()
+            self._ended = Outcome(reason=Reason.LOST, detail="the peer released the association")
+            return self._ended
         self._message_id = self._message_id % _MESSAGE_IDS + 1
         request.MessageID = self._message_id
         began_s = time.monotonic()
@@ -221,16 +151,16 @@ class Link:
 def associate(peer: PeerSettings, offers: Iterable[Offer], *, ae_title: AeTitle, push: PushSettings) -> Link | Outcome:
     """Open an association that proposes these offers, or say why there is none."""
     proposed = contexts(offers)
-    heard = _Heard()
+    heard = requestor.Heard()
     began_s = time.monotonic()
     try:
-        association = _entity(ae_title, push).associate(
+        association = requestor.entity(ae_title, push).associate(
             peer.host,
             peer.port,
             proposed,
             ae_title=peer.ae_title,
             evt_handlers=[
-                (evt.EVT_CONN_OPEN, _set_socket_options, [push.response_timeout_s]),
+                (evt.EVT_CONN_OPEN, requestor.set_socket_options, [push.response_timeout_s]),
                 (evt.EVT_PDU_RECV, heard.listen),
             ],
         )
@@ -238,8 +168,8 @@ def associate(peer: PeerSettings, offers: Iterable[Offer], *, ae_title: AeTitle,
         return Outcome(reason=Reason.UNRESOLVED, detail=f"{peer.host}, {exc}")
     if association.is_established:
         association.acse_timeout = RELEASE_TIMEOUT_S
-        _stop_reactor(association)
-        _bound_pdu(association)
+        requestor.stop_reactor(association)
+        requestor.bound_pdu(association)
         return Link(association, heard, push.response_timeout_s)
     if heard.rejection:
         reason = Reason.BUSY if heard.rejection.result == _TRANSIENT else Reason.REJECTED
@@ -250,7 +180,7 @@ def associate(peer: PeerSettings, offers: Iterable[Offer], *, ae_title: AeTitle,
     if heard.abort:
         return Outcome(reason=Reason.ABORTED, detail=heard.abort)
     where = f"{peer.host}:{peer.port}"
-    if (failure := _connect_failure(association)) is not None:
+    if (failure := requestor.connect_failure(association)) is not None:
         return Outcome(reason=Reason.UNREACHABLE, detail=f"{where}, {failure.strerror or failure}")
     waited_s = time.monotonic() - began_s
     is_silent = waited_s >= push.connect_timeout_s
@@ -374,96 +304,3 @@ def _keywords(answer: C_STORE | C_ECHO) -> tuple[str, ...]:
     """The elements that a response names as offending (0000,0901); private ones have no keyword."""
     tags = getattr(answer, "OffendingElement", None) or []
     return tuple(keyword_for_tag(tag) for tag in (tags if isinstance(tags, MultiValue | list) else [tags]))
-
-
-# Below: how pynetdicom 3 is brought to do this. Four private names of it are leaned on; tests/push/test_scu.py fails
-# when a new version changes them.
-
-
-class _Heard:
-    """What the peer said before the end; the library keeps it for the shortest of times."""
-
-    def __init__(self) -> None:
-        self.abort = ""
-        self.rejection: wire.Rejection | None = None
-
-    def listen(self, event: Event) -> None:
-        """Runs in the library's thread, before whoever waits for a response is woken."""
-        if isinstance(event.pdu, A_ABORT_RQ):
-            self.abort = f"source {event.pdu.source}, reason {event.pdu.reason_diagnostic}"
-        elif isinstance(event.pdu, A_ASSOCIATE_RJ):
-            numbers = event.pdu.result, event.pdu.source, event.pdu.reason_diagnostic
-            self.rejection = wire.rejection(*(number or 0 for number in numbers))
-
-
-class _Socket(AssociationSocket):
-    """Remembers why it could not connect, and is closed then too.
-
-    The library logs the reason, shuts down a socket that was never connected, fails, and so never closes it.
-    """
-
-    failure: OSError | None = None
-
-    def _shutdown_socket(self) -> None:
-        if isinstance(reason := sys.exception(), OSError):
-            self.failure = reason
-        if self.socket is not None:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
-            self.socket.close()
-
-
-class _Entity(AE):
-    def _create_socket(
-        self, assoc: Association, address: AddressInformation, tls_args: tuple[SSLContext, str] | None
-    ) -> AssociationSocket:
-        assert tls_args is None, "TLS is not built yet"
-        return _Socket(assoc, address=address)
-
-
-def _entity(ae_title: AeTitle, push: PushSettings) -> AE:
-    entity = _Entity(ae_title=ae_title)
-    entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.connection_timeout = push.connect_timeout_s
-    entity.acse_timeout = push.connect_timeout_s
-    entity.dimse_timeout = push.response_timeout_s
-    entity.network_timeout = None  # never idle by accident: between two requests stands one commit of the ledger
-    return entity
-
-
-def _set_socket_options(event: Event, response_timeout_s: float) -> None:
-    """No Nagle: a small command PDU before the data costs a delayed ACK on each instance (2 to 6 times, NODE 3.5).
-
-    The time limit frees the library's thread from a peer that stops in the middle of a PDU, reading or writing.
-    """
-    wrapped = event.assoc.dul.socket
-    assert wrapped is not None
-    assert wrapped.socket is not None
-    wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    wrapped.socket.settimeout(response_timeout_s)
-
-
-def _stop_reactor(association: Association) -> None:
-    """Let nobody but us take messages off the association.
-
-    ``send_c_store`` pauses the library's reactor thread by a flag that the thread may be just past: on a busy machine
-    it then takes the response for a request of the peer and aborts (MEASURED, 2 in 2400 sends at a load of 8 on two
-    cores). We need no reactor: responses and aborts wake ``get_msg``, and a release is looked for before each request.
-    """
-    association._kill = True  # looked at every millisecond; ``kill()`` would end the connection too
-    association.join()
-    association.dul._run_loop_delay = _POLL_S
-
-
-def _bound_pdu(association: Association) -> None:
-    """Give a peer without limit (0, or none told: PS3.8 Annex D.1) one: the library would make one PDU of it all."""
-    told = [item for item in association.acceptor.user_information if isinstance(item, MaximumLengthNotification)]
-    for item in told:
-        if item.maximum_length_received == 0:
-            item.maximum_length_received = wire.MAXIMUM_PDU_BYTES
-
-
-def _connect_failure(association: Association) -> OSError | None:
-    wrapped = association.dul.socket
-    return wrapped.failure if isinstance(wrapped, _Socket) else None

@@ -15,7 +15,6 @@ import queue
 import signal
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -68,12 +67,10 @@ def child_main(connection: Connection, parent_pid: int, setup: Setup) -> NoRetur
 def _warm_up(connection: Connection, setup: Setup) -> Models:
     from dicomnode.work.job import Models  # numpy, pydicom and, for a learned model, torch
 
-    begun = time.monotonic()
     models = Models()
     for name in setup.models:
         models.warm(name)
-    ready = orders.Ready(models=models.loaded, device=setup.device, seconds=time.monotonic() - begun)
-    connection.send_bytes(orders.encode(ready))
+    connection.send_bytes(orders.encode(orders.Ready(models=models.loaded, device=setup.device)))
     return models
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import time
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +29,11 @@ from dicomnode.seams import checkpoint
 from dicomnode.work import orders
 
 LOGGER = logging.getLogger(__name__)
+
+# Flushes of several files at once share the disk's journal, and encoding goes on meanwhile: 120 files of 131 kB in
+# 0.15 s with four threads, in 1.0 s one after the other (MEASURED on ext4, two busy cores).
+WRITERS = 4
+AHEAD = 16  # encoded instances that wait for the disk, at most
 
 VERIFY = "verify"  # the stage before the pipeline's own
 
@@ -92,9 +98,7 @@ class Models:
         return self._generators[key]
 
 
-def run(
-    order: orders.Order, *, data: Path, device: str, models: Models, progress: Progress
-) -> orders.Finished:
+def run(order: orders.Order, *, data: Path, device: str, models: Models, progress: Progress) -> orders.Finished:
     """Do the job. Raises what ``refusal_of`` understands, and anything else where another attempt may do better."""
     begun = time.monotonic()
     checkpoint("job.begun")
@@ -103,22 +107,25 @@ def run(
     paths = _verified(order, archive)
     facts, generator = models.get(order.model, order.model_digest)
     output = Path(order.output)
-    made: list[DerivedInstance] = []
+    writing: list[Future[DerivedInstance]] = []
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as writers:
 
-    def write(file: DerivedFile) -> None:
-        made.append(_write(output, file))
-        checkpoint("job.file_written")
+        def write(file: DerivedFile) -> None:
+            if len(writing) >= AHEAD:
+                writing[-AHEAD].result()  # bounds the memory, and raises what went wrong
+            writing.append(writers.submit(_write, output, file))
 
-    outcome = run_pipeline(
-        list(paths),
-        generator=generator,
-        plan=_plan(order, facts),
-        limits=_limits(order, facts),
-        device=device,
-        write=write,
-        digests=paths,
-        progress=progress,
-    )
+        outcome = run_pipeline(
+            list(paths),
+            generator=generator,
+            plan=_plan(order, facts),
+            limits=_limits(order, facts),
+            device=device,
+            write=write,
+            digests=paths,
+            progress=progress,
+        )
+        made = tuple(future.result() for future in writing)
     if outcome.series_uid is None:  # the verdict that planned the job was another: the pinned limits changed meaning
         raise InputError(outcome.verdict.sentence)
     durable.sync_folder(output)
@@ -131,7 +138,7 @@ def run(
     return orders.Finished(
         job=order.job,
         series_uid=outcome.series_uid,
-        instances=tuple(made),
+        instances=made,
         notes=outcome.notes[len(outcome.verdict.notes) :],  # the verdict's stand with the series already
         seconds=seconds,
     )
@@ -215,6 +222,7 @@ def _write(folder: Path, file: DerivedFile) -> DerivedInstance:
     instance = new_instance_id()
     name = file_stem(instance) + FILE_SUFFIX
     durable.write_file(folder / name, [file.content])
+    checkpoint("job.file_written")
     return DerivedInstance(
         id=instance,
         file_name=name,

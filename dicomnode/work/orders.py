@@ -41,7 +41,6 @@ class Order:
     ratio: int
     parameters: str  # canonical JSON of the rule's keys
     derivation_number: int
-    source_series: int
     created_at: str  # ISO 8601, UTC: date and time that the derived objects carry
 
 
@@ -51,7 +50,6 @@ class Ready:
 
     models: tuple[str, ...]  # those that could be loaded
     device: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,8 @@ TICK_S = 5.0  # the longest wait when no wake comes
 POLL_S = 0.5  # how often a running child's time and memory are looked at
 WARM_LIMIT_S = 300.0  # importing torch and reading weights, from a cold and slow disk
 RESTART_WAIT_S = (1.0, 60.0)  # before a child that never became warm is tried again: doubled from … to
-PAUSE_S = 10.0  # after the ledger or the disk refused, which another try at once would only meet again
+PAUSE_S = 10.0  # after the ledger refused, which another try at once would only meet again
+DISK_WAIT_S = (10.0, 300.0)  # before the next job after the disk refused one: doubled from … to
 KILL_MARGIN_S = 15.0  # for killing the child and returning the job, once the limit of ``stop`` has passed
 MEMORY_SHARE = 0.75  # of the machine, where no limit is set
 
@@ -88,6 +89,7 @@ class Supervisor:
         self._stop_at = float("inf")
         self._worker: WorkerProcess | None = None
         self._restart_wait_s = RESTART_WAIT_S[0]
+        self._disk_wait_s = DISK_WAIT_S[0]
         self._thread = threading.Thread(target=self._run, name="work")
 
     def start(self) -> None:
@@ -158,8 +160,9 @@ class Supervisor:
             return worker
         ended = worker.kill()
         if not self._stopping.is_set():
+            why = ended.sentence if said else f"the worker was not ready after {WARM_LIMIT_S:g} s"
             log.event(
-                LOGGER, "worker_not_warm", level=logging.ERROR, sentence=_capitalised(ended.sentence),
+                LOGGER, "worker_not_warm", level=logging.ERROR, sentence=_capitalised(why),
                 wait_s=self._restart_wait_s,
             )  # fmt: skip
             self._pause(self._restart_wait_s)
@@ -183,7 +186,8 @@ class Supervisor:
                 case orders.Refused():
                     self._hold(job, order, outcome)
                 case orders.Failed():
-                    self._discard_worker()  # after an exception that nobody foresaw, a fresh process is a known state
+                    if not outcome.is_storage:  # nobody foresaw this exception: a fresh process is a known state
+                        self._discard_worker()
                     self._return(job, outcome.sentence, counts=not outcome.is_storage)
                 case GivenUp():
                     self._return(job, outcome.sentence, counts=outcome.counts)
@@ -213,7 +217,6 @@ class Supervisor:
             ratio=planned.ratio,
             parameters=planned.parameters,
             derivation_number=job.derivation_number,
-            source_series=job.series,
             created_at=job.created_at.astimezone(UTC).isoformat(),
         )
 
@@ -273,7 +276,9 @@ class Supervisor:
             raise _LeaseLost
 
     def _finish(self, job: Job, made: orders.Finished) -> None:
-        self._archive.publish_output(job.output_series)
+        folder = self._archive.publish_output(job.output_series)
+        names = {path.name for path in folder.iterdir()}
+        assert names == {one.file_name for one in made.instances}, "the manifest is not what lies in the folder"
         checkpoint("work.published")
         derived = DerivedSeries(
             series_uid=made.series_uid, instances=made.instances, notes=made.notes, seconds=made.seconds
@@ -281,6 +286,7 @@ class Supervisor:
         if not self._persist(lambda: self._ledger.finish_job(job, derived)):
             raise _LeaseLost
         checkpoint("work.committed")
+        self._disk_wait_s = DISK_WAIT_S[0]
         log.event(
             LOGGER, "job_done", job=job.id, series=job.series, instances=len(made.instances), seconds=made.seconds
         )
@@ -319,8 +325,9 @@ class Supervisor:
             LOGGER, "job_returned", level=logging.WARNING, job=job.id, series=job.series,
             attempts=job.attempts + counts, state=state, sentence=sentence,
         )  # fmt: skip
-        if not counts:
-            self._pause(PAUSE_S)  # a full disk is no emptier a moment later
+        if not counts:  # a full disk is no emptier a moment later
+            self._pause(self._disk_wait_s)
+            self._disk_wait_s = min(2 * self._disk_wait_s, DISK_WAIT_S[1])
 
     def _persist(self, write: Callable[[], T]) -> T | None:
         """Write to the ledger, again and again while it is locked or its disk is full; None when we stop first.

@@ -176,6 +176,15 @@ def test_a_job_that_runs_when_a_late_instance_comes_is_finished_but_not_delivere
     assert "not_delivered" in scene.kinds("job", job.id)
 
 
+def test_the_next_revision_counts_the_derivation_that_still_runs(scene: Scene) -> None:
+    """Both end as series at a viewer, which sorts them by a Series Number made of the derivation number."""
+    series = scene.queued("pacs")
+    first = scene.claim_job()
+    scene.receive(series, images=1)
+    scene.replan(series, 2, "pacs")
+    assert (first.derivation_number, scene.claim_job().derivation_number) == (1, 2)
+
+
 @pytest.mark.parametrize("how", ["returned", "held", "lease lost", "restart"])
 def test_a_job_of_an_old_revision_that_comes_back_is_superseded(scene: Scene, how: str) -> None:
     series = scene.queued("pacs")

@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -273,7 +274,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.acknowledged[item.id] += 1
 
 
-TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine = pytest.mark.timeout(600)(LedgerMachine.TestCase)  # 8 s of CPU, more where others work too
 TestLedgerMachine.settings = settings(
     max_examples=100,
     stateful_step_count=30,

@@ -151,6 +151,16 @@ def test_another_process_that_keeps_the_ledger_locked_is_reported(
     ledger.close()
 
 
+def test_a_transaction_has_the_write_lock_from_its_first_moment(scene: Scene) -> None:
+    """One that reads first and takes the lock when it writes fails at once if somebody wrote in between."""
+    other = sqlite3.connect(scene.path, isolation_level=None, timeout=0)
+    database = Database(url_of(scene.path))
+    with database.transaction("test"), pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+    other.close()
+    database.close()
+
+
 def test_a_thread_that_keeps_its_turn_is_reported(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.1)
     database = Database(url_of(scene.path))

@@ -13,14 +13,17 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pynetdicom.pdu_primitives import MaximumLengthNotification
 
 from dicomnode.ids import AeTitle
-from dicomnode.push.scu import Link, Offer, Outcome, Reason, associate, contexts, echo, send_files
+from dicomnode.push.outcome import Outcome, Reason
+from dicomnode.push.requestor import bound_pdu
+from dicomnode.push.scu import Link, Offer, associate, contexts, echo, send_files
 from dicomnode.settings import PeerSettings, PushSettings
 from dicomnode.wire import ENHANCED_MR_IMAGE, IMPLICIT, MR_IMAGE
 from tests.support.dcmtk import free_port, needs_dcmtk, storescp
-from tests.support.misbehaving_pacs import MisbehavingPacs, Trick, silent_listener, stalling_relay
 from tests.support.dicom import dataset_bytes
+from tests.support.misbehaving_pacs import MisbehavingPacs, Trick, silent_listener, stalling_relay
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
 from tests.support.orthanc import AE_TITLE, needs_orthanc, orthanc
 from tests.support.wait import wait_until
@@ -113,7 +116,7 @@ def test_a_peer_that_releases_between_two_requests_is_answered(pacs: Misbehaving
     link = link_to(pacs.port)
     assert send(link, path).status == 0x0000
     pacs.release_all()
-    wait_until(link._association.acse.is_release_requested)
+    wait_until(link._association.dul.peek_next_pdu)
     assert send(link, path).reason is Reason.LOST
     link.release()
     wait_until(pacs.is_idle)
@@ -127,6 +130,25 @@ def test_a_peer_without_a_maximum_length_gets_pdus_of_128_kib(tmp_path: Path) ->
         assert send(link, path).status == 0x0000
         link.release()
     assert pacs.arrivals[0].dataset == dataset_bytes(path)
+
+
+def test_a_peer_that_tells_no_maximum_length_counts_as_one_without(pacs: MisbehavingPacs) -> None:
+    link = link_to(pacs.port)
+    told = link._association.acceptor.user_information
+    told[:] = [item for item in told if not isinstance(item, MaximumLengthNotification)]
+    bound_pdu(link._association)
+    assert link._association.dimse.maximum_pdu_size == 131072
+    link.release()
+
+
+def test_an_association_that_we_aborted_is_over_for_every_call(pacs: MisbehavingPacs, tmp_path: Path) -> None:
+    path = write_mr_series(tmp_path, slices=1)[0]
+    link = link_to(pacs.port)
+    link.abort()
+    assert send(link, path).reason is Reason.LOST
+    link.release()
+    wait_until(pacs.is_idle)
+    assert pacs.arrivals == []
 
 
 def test_echo_says_that_a_peer_is_there(pacs: MisbehavingPacs) -> None:

@@ -15,7 +15,7 @@ import pytest
 from dicomnode.ids import InstanceId, JobId
 from dicomnode.ledger.rows import DerivedInstance
 from dicomnode.work import orders
-from dicomnode.work.child import Setup
+from dicomnode.work.child import PARENT_GONE, Setup
 from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
 from tests.support.node import CHECKOUT, is_running
 from tests.support.wait import wait_until
@@ -34,7 +34,6 @@ ORDER = orders.Order(
     ratio=3,
     parameters="{}",
     derivation_number=1,
-    source_series=1,
     created_at="2026-01-02T03:04:05+00:00",
 )
 
@@ -61,7 +60,7 @@ def _warm(worker: WorkerProcess) -> orders.Ready:
     "message",
     [
         ORDER,
-        orders.Ready(models=("cubic-dc",), device="cpu", seconds=1.5),
+        orders.Ready(models=("cubic-dc",), device="cpu"),
         orders.Stage(job=JobId(4), stage="generate", share=0.25),
         orders.Finished(
             job=JobId(4),
@@ -124,6 +123,14 @@ def test_a_stopped_worker_can_be_killed(worker: WorkerProcess) -> None:
     assert worker.kill().exit_code == -signal.SIGKILL
 
 
+def test_a_worker_whose_pipe_is_closed_ends_by_itself(worker: WorkerProcess) -> None:
+    """What ends it where the kernel does not: a machine without PR_SET_PDEATHSIG."""
+    _warm(worker)
+    worker._connection.close()
+    wait_until(lambda: not is_running(worker.pid), 5, "the worker has ended")
+    assert worker.kill().exit_code == PARENT_GONE
+
+
 def test_a_worker_does_not_end_by_the_signals_that_stop_the_service(worker: WorkerProcess) -> None:
     _warm(worker)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -146,7 +153,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, is_stopped: bool) -> None
             f"""
             import sys
             from pathlib import Path
-            from dicomnode.work.child import Setup
+            from dicomnode.work.child import PARENT_GONE, Setup
             from dicomnode.work.process import WorkerProcess
 
             if __name__ == "__main__":

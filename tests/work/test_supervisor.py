@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from dicomnode.ledger.lines import JobLine
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.settings import WorkSettings
+from dicomnode.work import supervisor as supervisor_module
 from dicomnode.work.child import Setup
 from dicomnode.work.supervisor import Supervisor
 from tests.support.mr_series import mr_datasets
@@ -246,3 +249,45 @@ def test_a_late_instance_lets_a_running_job_end_and_supersedes_what_waits(bench:
         bench.wait_for(series, "done")
     detail = bench.reader.series_show(series)
     assert (detail.revision, detail.state, detail.deliveries) == (2, "receiving", ())
+
+
+def test_the_lease_of_a_long_job_is_renewed_so_that_nobody_else_can_claim_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "LEASE_S", 3.0)
+    series, _ = bench.planned(slices=60, size=256)
+    with bench.supervisor() as supervisor:
+        pid = _warm_pid(supervisor)
+        wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
+        os.kill(pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        while time.monotonic() - begun < 6:
+            assert bench.ledger.claim_job("2:other:2", lease_s=60) is None
+            supervisor.wake()
+        os.kill(pid, signal.SIGCONT)
+        bench.wait_for(series, "done")
+
+
+def test_a_job_that_another_owner_took_is_left_to_it_and_our_child_is_killed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "LEASE_S", 0.2)
+    monkeypatch.setattr(supervisor_module, "POLL_S", 2.0)
+    series, _ = bench.planned(slices=60, size=256)
+    with bench.supervisor() as supervisor:
+        pid = _warm_pid(supervisor)
+        wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: bench.ledger.claim_job("2:other:2", lease_s=60), 10, "the lease ran out")
+        wait_until(lambda: not is_running(pid), 10, "our child is gone")
+        assert bench.job(series).state == "running"
+
+
+def test_a_child_that_cannot_become_warm_costs_no_job_an_attempt(bench: Bench) -> None:
+    series, _ = bench.planned()
+    with bench.supervisor() as supervisor:
+        wait_until(lambda: multiprocessing.active_children(), LIMIT_S, "a child starts")
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        job = bench.wait_for(series, "done")
+        assert supervisor.worker_pid is not None
+    assert job.attempts == 0

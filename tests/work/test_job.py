@@ -1,0 +1,159 @@
+"""What the child does with one order, called in this process."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from dicomnode.archive import Archive
+from dicomnode.durable import TEMPORARY_SUFFIX
+from dicomnode.errors import InputError, ModelError, StorageError
+from dicomnode.generators import model_dir
+from dicomnode.ids import JobId, SeriesId, digest
+from dicomnode.ledger.store import open_ledger
+from dicomnode.rules import pinned
+from dicomnode.settings import RuleSettings
+from dicomnode.work import job, orders
+from tests.support.dicom import dataset_bytes
+from tests.support.mr_series import mr_datasets
+from tests.support.stored import archived_files, store
+
+OUTPUT = SeriesId(99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """An archive with one series, and the order to derive it."""
+
+    archive: Archive
+    order: orders.Order
+    series: SeriesId
+
+    def run(self, order: orders.Order | None = None, stages: list[str] | None = None) -> orders.Finished:
+        """Do the job into an empty output folder."""
+        self.archive.begin_output(OUTPUT)
+        return job.run(
+            order or self.order,
+            data=self.archive.data,
+            device="cpu",
+            models=job.Models(),
+            progress=lambda stage, _share: (stages if stages is not None else []).append(stage),
+        )
+
+    @property
+    def output(self) -> Path:
+        return self.archive.output_folder(OUTPUT)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    archive = Archive(tmp_path)
+    series = store(ledger, archive, mr_datasets(slices=6))
+    facts = model_dir.model_facts("cubic-dc")
+    order = orders.Order(
+        job=JobId(1),
+        files=tuple(
+            orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
+            for one in ledger.instances_of(series, 1)
+        ),
+        output=str(archive.output_folder(OUTPUT)),
+        node_uuid=str(ledger.node_uuid),
+        ae_title="NODE",
+        rule="every series",
+        model=facts.name,
+        model_digest=facts.digest,
+        ratio=3,
+        parameters=pinned(RuleSettings(name="every series")),
+        derivation_number=1,
+        created_at="2026-01-02T03:04:05+00:00",
+    )
+    yield Bench(archive=archive, order=order, series=series)
+    ledger.close()
+
+
+def test_the_manifest_is_what_lies_in_the_folder(bench: Bench) -> None:
+    stages: list[str] = []
+    made = bench.run(stages=stages)
+    assert list(dict.fromkeys(stages)) == ["verify", "read", "generate", "write"]
+    assert {path.name for path in bench.output.iterdir()} == {one.file_name for one in made.instances}
+    for one in made.instances:
+        content = dataset_bytes(bench.output / one.file_name)
+        assert (len(content), digest(content)) == (one.size_bytes, one.sha256)
+        assert not one.file_name.endswith(TEMPORARY_SUFFIX)
+
+
+def test_a_second_attempt_writes_the_same_uids_and_the_same_bytes(bench: Bench) -> None:
+    """A PACS that got half of the first attempt must not find other bytes under a UID that it holds."""
+    first, second = bench.run(), bench.run()
+    assert second.series_uid == first.series_uid
+    assert [(one.sop_instance_uid, one.sha256) for one in second.instances] == [
+        (one.sop_instance_uid, one.sha256) for one in first.instances
+    ]
+
+
+def test_another_derivation_number_is_another_series(bench: Bench) -> None:
+    assert bench.run(replace(bench.order, derivation_number=2)).series_uid != bench.run().series_uid
+
+
+def test_a_file_that_is_no_dicom_file_any_more_is_altered_and_its_whole_digest_is_told(bench: Bench) -> None:
+    victim = archived_files(bench.archive, bench.series)[0]
+    victim.write_bytes(b"not what was received")
+    with pytest.raises(job.AlteredFile) as caught:
+        bench.run()
+    refused = job.refusal_of(caught.value, bench.order)
+    assert refused is not None
+    assert refused.cause is orders.Cause.ALTERED
+    assert refused.found_sha256 == digest(b"not what was received")
+
+
+def test_a_series_whose_verdict_is_no_longer_to_process_is_refused_with_the_verdict(bench: Bench) -> None:
+    strict = pinned(RuleSettings(name="every series", refuse_terms=("ND",)))
+    with pytest.raises(InputError, match="This is a ND image, not an anatomical stack"):
+        bench.run(replace(bench.order, parameters=strict))
+
+
+def test_a_tampered_model_is_refused_with_its_file_and_both_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = model_dir.shipped_models()
+    if not shipped:
+        pytest.skip("no learned model is shipped")
+    name, folder = next(iter(shipped.items()))
+    shutil.copytree(folder, tmp_path / "models" / name)
+    monkeypatch.setattr(model_dir, "SHIPPED", tmp_path / "models")
+    models = job.Models()
+    planned = model_dir.model_facts(name).digest
+    models.get(name, planned)
+    assert models.loaded == (name,)
+    weights = tmp_path / "models" / name / model_dir.WEIGHTS_FILE
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        models.get(name, planned)  # although it is loaded already
+    for told in (str(weights), digest(content), digest(bytes(content[:-1]) + bytes([content[-1] ^ 1]))):
+        assert told in caught.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("problem", "is_the_disks"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (StorageError("gone"), True),
+        (OSError(errno.EINVAL, "Invalid argument"), False),
+        (MemoryError(), False),
+        (ZeroDivisionError("Smith^Anna"), False),
+    ],
+)
+def test_only_the_disks_failures_cost_no_attempt_and_no_foreign_text_is_told(
+    problem: Exception, is_the_disks: bool
+) -> None:
+    assert job.is_storage(problem) == is_the_disks
+    assert "Smith" not in job.words_of(problem)
