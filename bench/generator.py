@@ -38,7 +38,7 @@ from dicomnode.generators.thin import ThinNet
 RATIO = 4
 BAR = 40.0
 FULL_EXTENT, FULL_ROUNDS = 512, 8
-TOY_EXTENT, TOY_ROUNDS = 64, 2
+TOY_EXTENT, TOY_ROUNDS = 32, 1
 
 
 def measure(extent: int, rounds: int, device: torch.device) -> dict[str, float | str]:

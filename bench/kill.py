@@ -38,8 +38,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dicomnode.ids import digest
 from tests.support.dcmtk import environment, find_program, free_port, is_listening, program
@@ -48,6 +47,7 @@ from tests.support.misbehaving_pacs import MisbehavingPacs
 from tests.support.mr_series import mr_datasets, write_series
 from tests.support.orthanc import Orthanc, orthanc
 
+ROOT = Path(__file__).resolve().parents[1]
 SLICES, RATIO = 8, 4
 LIFE_LIMIT_S = 90.0  # until a seam is reached, or everything is done
 KILLS_A_ROUND = 5

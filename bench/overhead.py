@@ -3,10 +3,10 @@
     python bench/overhead.py          30 slices of 256 × 256 at ratio 4, five rounds to storescp and to Orthanc
     python bench/overhead.py --toy    small and short, to see that it still runs
 
-A real ``dicomnode serve`` with a warm worker gets the series by ``storescu``. The time runs from the verdict to the last
-acknowledgement of the PACS, both as the ledger's events have them. The reference, in the same round: the same derived
-files written anew with one fdatasync each, then sent to the same PACS by one ``storescu`` with TCP_NODELAY=1, process
-start included. Bar: time <= the generator's own time + 1.5 x reference, by the median of the rounds.
+A real ``dicomnode serve`` with a warm worker gets the series by ``storescu``. The time runs from the verdict to the
+last acknowledgement of the PACS, both as the ledger's events have them. The reference, in the same round: the same
+derived files written anew with one fdatasync each, then sent to the same PACS by one ``storescu`` with TCP_NODELAY=1,
+process start included. Bar: time <= the generator's own time + 1.5 x reference, by the median of the rounds.
 
 storescp only writes, without a flush: the fastest PACS there is, and the hardest to keep up with.
 """
@@ -31,14 +31,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.dcmtk import environment, find_program, free_port, is_listening, program, storescp
 from tests.support.mr_series import write_mr_series
 from tests.support.orthanc import orthanc
 from tests.support.wait import wait_until
 
+ROOT = Path(__file__).resolve().parents[1]
 BAR = 1.5
 LIMIT_S = 300.0
 
@@ -190,7 +190,7 @@ def orthanc_pacs(folder: Path) -> Iterator[tuple[int, Callable[[], None]]]:
             assert isinstance(series, list)
             for one in series:
                 url = f"http://127.0.0.1:{running.http_port}/series/{one}"
-                urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30).close()  # noqa: S310
+                urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30).close()
 
         yield running.dicom_port, empty
 

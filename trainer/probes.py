@@ -86,7 +86,7 @@ def _figures(thin: Thin, case: Case) -> Iterator[tuple[str, float]]:
             changed = case.truth + np.float32(sign * LESION_CONTRAST) * lesions
             difference = thin(np.tensordot(profile, changed, axes=1)) - healthy
             recovered = float(difference[lesions > 0].mean()) / (sign * LESION_CONTRAST)
-            yield f"{word} lesion, {extent:g} thick slices long: share of its contrast recovered", recovered
+            yield f"{word} lesion, {extent:g} × slice spacing long: share of its contrast recovered", recovered
 
 
 def draw_lesions(case: Case, extent: float) -> FloatArray:

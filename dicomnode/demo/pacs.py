@@ -7,6 +7,7 @@ For the demo and for trying settings without a hospital; it keeps no promise abo
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class Pacs:
         self._held: dict[str, HeldInstance] = {}
         self._lock = threading.Lock()
         self._server: ThreadedAssociationServer | None = None
+        self._sockets: dict[int, socket.socket] = {}  # by the association's identity
         _config.LOG_HANDLER_LEVEL = "none"  # the library's own handlers would format patient text for its log
         self._entity = AE(ae_title=ae_title)
         self._entity.maximum_pdu_size = wire.MAXIMUM_PDU_BYTES
@@ -119,6 +121,8 @@ class Pacs:
             except (InvalidDicomError, AttributeError):
                 log.event(LOGGER, "demo_file_skipped", level=logging.WARNING)
         handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_CONN_OPEN, self._open),
+            (evt.EVT_CONN_CLOSE, self._close),
             (evt.EVT_C_ECHO, _answer_echo),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_FIND, self._find),
@@ -138,6 +142,16 @@ class Pacs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _open(self, event: Event) -> None:
+        wrapped = event.assoc.dul.socket
+        if wrapped is not None and wrapped.socket is not None:
+            self._sockets[id(event.assoc)] = wrapped.socket
+
+    def _close(self, event: Event) -> None:
+        """pynetdicom leaves the socket open where the peer closed its end first."""
+        if (left := self._sockets.pop(id(event.assoc), None)) is not None:
+            left.close()
 
     def _store(self, event: Event) -> int:
         assert isinstance(event.request, C_STORE)

@@ -32,7 +32,7 @@ from dicomnode.settings import PeerSettings, Settings, parse
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 SCANNER = AeTitle("SCANNER")
 QUIET_S = 1.0  # the scanner is ours and never pauses
-LIMIT_S = 600.0  # for one sample on a slow machine
+LIMIT_S = 900.0  # for one sample on a slow and busy machine
 POLL_S = 0.2
 
 Say = Callable[[str], None]

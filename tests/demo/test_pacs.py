@@ -14,7 +14,8 @@ from pynetdicom import AE
 
 from dicomnode.demo.pacs import FIND_MODELS, Pacs, find
 from dicomnode.ids import AeTitle
-from dicomnode.push.scu import Reason, echo, send_files
+from dicomnode.push.outcome import Reason
+from dicomnode.push.scu import echo, send_files
 from dicomnode.settings import PeerSettings, PushSettings
 from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.dicom import dataset_bytes

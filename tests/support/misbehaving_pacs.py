@@ -70,6 +70,7 @@ class MisbehavingPacs:
         self._port = port
         self._lock = threading.Lock()
         self._numbers: dict[int, int] = {}  # association's identity → its number
+        self._sockets: dict[int, socket.socket] = {}
         self._entity = AE(ae_title=ae_title)
         self._entity.maximum_pdu_size = maximum_pdu_bytes
         self._entity.add_supported_context(VERIFICATION)
@@ -84,6 +85,8 @@ class MisbehavingPacs:
     def start(self) -> None:
         """Listen; after ``stop`` on the same port."""
         handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_CONN_OPEN, self._open),
+            (evt.EVT_CONN_CLOSE, self._close),
             (evt.EVT_REQUESTED, self._request),
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_C_STORE, self._store),
@@ -123,6 +126,16 @@ class MisbehavingPacs:
             for arrival in self.arrivals:
                 found.setdefault(arrival.sop_instance_uid, set()).add(arrival.sha256)
             return found
+
+    def _open(self, event: Event) -> None:
+        wrapped = event.assoc.dul.socket
+        if wrapped is not None and wrapped.socket is not None:
+            self._sockets[id(event.assoc)] = wrapped.socket
+
+    def _close(self, event: Event) -> None:
+        """The library leaves the socket open where the peer closed its end first."""
+        if (left := self._sockets.pop(id(event.assoc), None)) is not None:
+            left.close()
 
     def _request(self, event: Event) -> None:
         with self._lock:
