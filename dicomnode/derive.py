@@ -1,7 +1,7 @@
 """A thin ``Volume`` and the thick series it came from → the derived series, encoded once (DERIVED §3).
 
 Built by allow-list from an empty dataset, never by copy-and-edit: what no table names (COPIED of ``mr_attributes``,
-SERIES_ATTRIBUTES and INSTANCE_ATTRIBUTES below) does not come out, private elements among it, and nothing that differs
+SERIES_, SLAB_ and INSTANCE_ATTRIBUTES below) does not come out, private elements among it, and nothing that differs
 between source slices survives unless it is computed anew. Each instance is encoded once to Explicit VR Little Endian;
 the caller keeps those bytes and sends them, the same for ever.
 """
@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import struct
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from pydicom.charset import convert_encodings
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -43,7 +46,7 @@ from dicomnode.imaging.headers import (
     verbatim,
 )
 from dicomnode.imaging.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
-from dicomnode.imaging.stack import Stack, dataset_start
+from dicomnode.imaging.stack import Stack
 from dicomnode.imaging.verdict import MR_IMAGE_STORAGE, RESAMPLED_TERM, RESAMPLING_CODE, believed_thickness_mm
 from dicomnode.imaging.volume import Vector, Volume
 
@@ -64,6 +67,10 @@ MINUTES_PER_DAY = 24 * 60
 THIN_GRID_MM = 1e-3  # a generator's grid may differ so far from the block-aligned one
 
 _OFFSET = re.compile(r"[+-]\d{4}")
+_ELEMENT = struct.Struct("<HH2sH")  # tag, value representation, and the length where it is short
+_LENGTH = struct.Struct("<L")
+_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,17 +114,18 @@ class Derivation:
 
     def files(self) -> Iterator[DerivedFile]:
         """The instances in order of Instance Number; each call encodes anew, and to the same bytes."""
-        dataset = _series_dataset(self.facts)
+        shared = _Shared.of(self.facts)
         order = range(self.count) if self.facts.stack.number_direction > 0 else range(self.count - 1, -1, -1)
         for index in order:
-            yield _encode(dataset, self.facts, index)
+            yield _encode(shared, self.facts, index)
 
 
 def derive(stack: Stack, thin: Volume, plan: DerivationPlan) -> Derivation:
     """Prepare the derived series of ``thin``, which must lie on the block-aligned grid of ``stack`` (DERIVED §3.1)."""
     facts = _facts(stack, thin, plan)
-    every = range(len(thin.voxels))
-    clipped = sum(int(np.count_nonzero(stored > stack.format.highest)) for stored in map(facts.stored, every))
+    brightest = stack.format.highest * facts.slope + facts.intercept
+    bright = [index for index, frame in enumerate(thin.voxels) if not frame.max() <= brightest]  # NaN too
+    clipped = sum(int(np.count_nonzero(stored > stack.format.highest)) for stored in map(facts.stored, bright))
     clipped = max(clipped - stack.saturated * facts.ratio, 0)
     notes = []
     if clipped > CLIPPED_SHARE * thin.voxels.size:
@@ -398,9 +406,8 @@ def _source_items(facts: _Facts, keyword: str) -> list[Dataset]:
     return [_clean(item) for item in element.value or ()] if isinstance(element, DataElement) else []
 
 
-def _source_images(facts: _Facts, index: int) -> list[Dataset]:
-    """The thick slices around a thin one."""
-    owner = index // facts.ratio
+def _source_images(facts: _Facts, owner: int) -> list[Dataset]:
+    """The thick slices around the one that owns a thin slice."""
     items = []
     for header in facts.stack.headers[max(owner - SOURCE_WINDOW, 0) : owner + SOURCE_WINDOW + 1]:
         item = _item()
@@ -474,8 +481,10 @@ INSTANCE_ATTRIBUTES: Mapping[str, Callable[[_Facts, int], object]] = {
     "InstanceNumber": _instance_number,
     "ImagePositionPatient": lambda facts, index: [coordinate_text(mm) for mm in facts.position_mm(index)],
     "SliceLocation": _slice_location,
-    "SourceImageSequence": _source_images,
 }
+
+# One value for the thin slices of one thick slice, which the second argument counts along the normal.
+SLAB_ATTRIBUTES: Mapping[str, Callable[[_Facts, int], object]] = {"SourceImageSequence": _source_images}
 PIXEL_DATA = "PixelData"
 
 
@@ -520,33 +529,78 @@ def _is_same(one: RawDataElement | DataElement | None, other: RawDataElement | D
     return one == other
 
 
-def _encode(dataset: Dataset, facts: _Facts, index: int) -> DerivedFile:
-    """Fill in what is the instance's own, and write; ``dataset`` serves all instances one after the other."""
-    with _without_warnings():
-        for keyword, value in INSTANCE_ATTRIBUTES.items():
-            _set(dataset, keyword, value(facts, index))
-    pixels = _pixels(facts, index)
-    dataset.add(DataElement(_tag(PIXEL_DATA), "OB" if facts.stack.format.bits_allocated == 8 else "OW", pixels))
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Shared:
+    """Elements that more than one instance holds, encoded once: that is most of an instance's header."""
+
+    series: Mapping[BaseTag, bytes]
+    slabs: tuple[Mapping[BaseTag, bytes], ...]  # one for each thick slice
+
+    @classmethod
+    def of(cls, facts: _Facts) -> _Shared:
+        slabs = []
+        for owner in range(len(facts.stack.headers)):
+            slab = _item()
+            for keyword, value in SLAB_ATTRIBUTES.items():
+                _set(slab, keyword, value(facts, owner))
+            slabs.append(_elements(_written(slab)))
+        return cls(series=_elements(_written(_series_dataset(facts))), slabs=tuple(slabs))
+
+
+def _encode(shared: _Shared, facts: _Facts, index: int) -> DerivedFile:
+    """Write what is the instance's own and lay it, tag by tag, between what it shares."""
+    own = _item()
+    for keyword, value in INSTANCE_ATTRIBUTES.items():
+        _set(own, keyword, value(facts, index))
+    vr = "OB" if facts.stack.format.bits_allocated == 8 else "OW"
+    own.add(DataElement(_tag(PIXEL_DATA), vr, _pixels(facts, index)))
+    elements = {**shared.series, **shared.slabs[index // facts.ratio], **_elements(_written(own))}
+    dataset = b"".join(elements[tag] for tag in sorted(elements))
+    head = DicomBytesIO()
+    head.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(head, _file_meta(own.SOPInstanceUID))
+    return DerivedFile(
+        instance_number=int(own.InstanceNumber),
+        sop_class_uid=MR_IMAGE_STORAGE,
+        sop_instance_uid=str(own.SOPInstanceUID),
+        transfer_syntax_uid=str(ExplicitVRLittleEndian),
+        content=head.getvalue() + dataset,
+        sha256=digest(dataset),
+        size_bytes=len(dataset),
+    )
+
+
+def _file_meta(sop_instance_uid: UID) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID = UID(MR_IMAGE_STORAGE)
+    meta.MediaStorageSOPInstanceUID = sop_instance_uid
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return meta
+
+
+def _written(dataset: Dataset) -> bytes:
+    """The dataset alone in Explicit VR Little Endian."""
     buffer = BytesIO()
     with _without_warnings():
-        dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    content = buffer.getvalue()
-    start = dataset_start(content)
-    return DerivedFile(
-        instance_number=int(dataset.InstanceNumber),
-        sop_class_uid=MR_IMAGE_STORAGE,
-        sop_instance_uid=str(dataset.SOPInstanceUID),
-        transfer_syntax_uid=str(ExplicitVRLittleEndian),
-        content=content,
-        sha256=digest(memoryview(content)[start:]),
-        size_bytes=len(content) - start,
-    )
+        dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True)
+    return buffer.getvalue()
+
+
+def _elements(written: bytes) -> dict[BaseTag, bytes]:
+    """Each top-level element as it was written in Explicit VR Little Endian (PS3.5 §7.1.2)."""
+    elements: dict[BaseTag, bytes] = {}
+    at = 0
+    while at < len(written):
+        group, element, vr, short = _ELEMENT.unpack_from(written, at)
+        header, length = (12, _LENGTH.unpack_from(written, at + 8)[0]) if vr in _LONG_VRS else (8, short)
+        assert length != _UNDEFINED_LENGTH, "sequences are built anew, and those pydicom writes with their length"
+        elements[Tag(group, element)] = written[at : at + header + length]
+        at += header + length
+    assert at == len(written), "the last element ends with the dataset"
+    return elements
 
 
 def _pixels(facts: _Facts, index: int) -> bytes:
