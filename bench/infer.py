@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -44,11 +43,12 @@ def measure(model: str, shape: tuple[int, int, int], device: str) -> dict[str, f
     warm_up, thick = noise(WARM_UP_SHAPE), noise(shape)
     # Kernels, threads and the allocator's first pages belong to the process and not to the series.
     generator.generate(warm_up, thin_grid(warm_up, RATIO), device=device)
-    before = _peak_bytes()
+    _reset_peak()
+    before = _resident_bytes("VmRSS")
     began, busy = time.perf_counter(), time.process_time()
     thin = generator.generate(thick, thin_grid(thick, RATIO), device=device)
     seconds, processor_s = time.perf_counter() - began, time.process_time() - busy
-    grown = _peak_bytes() - before
+    grown = _resident_bytes("VmHWM") - before
     return {
         "bench": "infer",
         "peak_to_result": round(grown / thin.voxels.nbytes, 2),
@@ -57,7 +57,7 @@ def measure(model: str, shape: tuple[int, int, int], device: str) -> dict[str, f
         "processor_s": round(processor_s, 2),
         "peak_mib": round(grown / KIB**2),
         "result_mib": round(thin.voxels.nbytes / KIB**2),
-        "process_mib": round(_peak_bytes() / KIB**2),
+        "process_mib": round(_resident_bytes("VmHWM") / KIB**2),
         "slices": len(thin.voxels),
         "model": generator.name,
         "device": device,
@@ -79,9 +79,14 @@ def noise(shape: tuple[int, int, int]) -> Volume:
     )
 
 
-def _peak_bytes() -> int:
-    # The largest resident size that the process ever had, which Linux gives in KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+def _resident_bytes(field: str) -> int:
+    """``VmRSS``, or ``VmHWM``: its peak since the last reset. Not ``ru_maxrss``, which begins with the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{field}:")[2].split()[0]) * KIB
+
+
+def _reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def main() -> None:

@@ -179,9 +179,9 @@ from dicomnode.generators.served import paper_planes
 from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
 log.start_logging("info", "text")
 torch.set_num_threads(1)
-network = paper_planes(fold_batch_norm(SRResNet(outputs=1, channels=16, blocks=1)))
+network = paper_planes(fold_batch_norm(SRResNet(outputs=1, channels=64, blocks=1)))
 infer.serving_dtype = lambda device: torch.float32
-planes = torch.rand(8, 1, 256, 256)
+planes = torch.rand(8, 1, 256, 256)  # all at once: 128 MiB for each tensor of the block
 done = []
 run = lambda: infer.stream(network, 8, (256, 256), read=lambda a, b: planes[a:b],
                            write=lambda a, p: done.append(p[:, :, ::32, ::32].clone()), device=CPU)
@@ -189,7 +189,7 @@ run()  # so that threads and kernels have what they need before the limit
 whole = torch.cat(done)
 infer.BATCH_BYTES = infer.WORKING_BYTES = 8 << 30  # an estimate that is far too high for the machine
 pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + (50 << 20)
+limit = pages * resource.getpagesize() + (200 << 20)  # kernels for new shapes and a heap take some of it
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 run()
 assert torch.allclose(torch.cat(done)[-8:], whole, atol=1e-5), "another result under the limit"
@@ -204,7 +204,6 @@ def test_a_real_limit_of_the_machines_memory_costs_only_speed() -> None:
 
 
 BOUNDED = """
-import resource
 import torch
 from dicomnode.generators import infer
 from dicomnode.generators.device import CPU
@@ -217,9 +216,13 @@ network = paper_planes(fold_batch_norm(SRResNet(outputs=1, channels=64, blocks=1
 def derive(extent):
     plane = torch.rand(1, 1, extent, extent)
     infer.stream(network, 1, (extent, extent), read=lambda a, b: plane, write=lambda a, p: None, device=CPU)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = derive(64)
-print(derive(512) - before)
+def resident(field):  # not ru_maxrss: a child's begins with its parent's
+    return int(open("/proc/self/status").read().partition(field + ":")[2].split()[0]) * 1024
+derive(64)
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = resident("VmRSS")
+derive(512)
+print(resident("VmHWM") - before)
 """
 
 
@@ -227,7 +230,8 @@ def test_the_working_memory_of_a_large_matrix_stays_within_its_bound() -> None:
     """Whole, the activations of this plane would be 256 MiB; the plane itself is there, in strips and joined."""
     report = subprocess.run([sys.executable, "-c", BOUNDED], capture_output=True, text=True, check=True).stdout
     plane_bytes = 512 * 512 * 4
-    assert int(report) < (48 << 20) + 4 * plane_bytes
+    # Half as much again is what the allocator may hold beside the tensors that the bound counts.
+    assert int(report) < 1.5 * (48 << 20) + 4 * plane_bytes
 
 
 def test_a_result_that_is_not_a_number_derives_nothing() -> None:
