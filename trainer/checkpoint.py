@@ -18,6 +18,7 @@ class Checkpoint:
 
     step: int
     settings: dict[str, float | int | str]
+    schedule: tuple[tuple[int, int], ...]  # (from this step on, the cosine ended at that one)
     master: Tensor
     average: Tensor  # exponential moving average of ``master``
     first_moment: Tensor
@@ -31,11 +32,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     """Writes beside ``path`` first: a run killed here keeps the checkpoint that it had."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_suffix(".new")
-    save_file(
-        {name: getattr(checkpoint, name) for name in TENSORS},
-        written,
-        metadata={"step": str(checkpoint.step), "settings": json.dumps(checkpoint.settings, sort_keys=True)},
-    )
+    metadata = {
+        "step": str(checkpoint.step),
+        "settings": json.dumps(checkpoint.settings, sort_keys=True),
+        "schedule": json.dumps(checkpoint.schedule),
+    }
+    save_file({name: getattr(checkpoint, name) for name in TENSORS}, written, metadata=metadata)
     with written.open("rb") as file:
         os.fsync(file.fileno())
     written.replace(path)
@@ -46,4 +48,9 @@ def load(path: Path) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in TENSORS}
-    return Checkpoint(step=int(metadata["step"]), settings=json.loads(metadata["settings"]), **tensors)
+    return Checkpoint(
+        step=int(metadata["step"]),
+        settings=json.loads(metadata["settings"]),
+        schedule=tuple((begin, end) for begin, end in json.loads(metadata["schedule"])),
+        **tensors,
+    )

@@ -46,8 +46,7 @@ def write_model(folder: Path, saved: Checkpoint, rows: list[Row], probes: list[P
     net = averaged_net(saved)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    metadata = {"steps": str(saved.step), "settings": json.dumps(saved.settings, sort_keys=True)}
-    durable.write_file(folder / model_dir.WEIGHTS_FILE, [safetensors_bytes(weights, metadata)])
+    durable.write_file(folder / model_dir.WEIGHTS_FILE, [safetensors_bytes(weights)])
     durable.write_file(folder / model_dir.METRICS_FILE, [metrics_json(saved, rows, probes).encode()])
     model_dir.write_card(folder, card(saved, rows, probes))
     digest = model_dir.seal(folder)
@@ -113,7 +112,7 @@ def metrics_json(saved: Checkpoint, rows: list[Row], probes: list[Probe]) -> str
     content = {
         "range": "1.0 = 99.5th percentile of the truth's body voxels",
         "thick": "averaged from the truth with the profile and thickness / spacing of the row",
-        "training": {"steps_done": saved.step, **saved.settings},
+        "training": {"steps_done": saved.step, "schedule": saved.schedule, **saved.settings},
         "rows": [asdict(row) for row in rows],
         "probes": [asdict(probe) for probe in probes],
     }

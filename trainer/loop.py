@@ -80,13 +80,21 @@ class Trainee:
             fused=True,
         )
         self.step = 0
+        self.schedule: tuple[tuple[int, int], ...] = ((0, settings.steps),)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Continue where ``saved`` ended; refuses a checkpoint of other settings."""
-        if saved.settings != dataclasses.asdict(self.settings):
+        """Continue where ``saved`` ended; refuses a checkpoint of other settings.
+
+        Only the number of steps may differ: a machine that turns out slower or faster ends the cosine sooner or
+        later. The checkpoint remembers it, so that the run can be repeated.
+        """
+        if saved.settings | {"steps": self.settings.steps} != dataclasses.asdict(self.settings):
             raise InputError(
                 "The checkpoint belongs to a run with other settings.", hint="Resume with the settings of that run."
             )
+        self.schedule = saved.schedule
+        if saved.settings["steps"] != self.settings.steps:
+            self.schedule += ((saved.step, self.settings.steps),)
         self.step = saved.step
         self.master.copy_(saved.master)
         self.average.copy_(saved.average)
@@ -103,6 +111,7 @@ class Trainee:
         return Checkpoint(
             step=self.step,
             settings=dataclasses.asdict(self.settings),
+            schedule=self.schedule,
             master=self.master.detach(),
             average=self.average,
             first_moment=moments["exp_avg"],

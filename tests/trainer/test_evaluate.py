@@ -40,6 +40,7 @@ def untrained() -> Checkpoint:
     return Checkpoint(
         step=0,
         settings=dataclasses.asdict(settings),
+        schedule=((0, 1),),
         master=weights,
         average=weights,
         first_moment=nothing,

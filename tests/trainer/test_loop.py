@@ -101,6 +101,15 @@ def test_a_checkpoint_of_other_settings_is_refused(volumes: tuple[GreyVolume, ..
         Trainee(dataclasses.replace(SMALL, seed=2)).restore(trainee.checkpoint())
 
 
+def test_a_run_may_end_at_another_step_and_remembers_it(volumes: tuple[GreyVolume, ...], tmp_path: Path) -> None:
+    trainee = Trainee(SMALL)
+    trainee.train_step(batch_of(volumes, 0))
+    checkpoint.save(trainee.checkpoint(), tmp_path / "last.safetensors")
+    shorter = Trainee(dataclasses.replace(SMALL, steps=4))
+    shorter.restore(checkpoint.load(tmp_path / "last.safetensors"))
+    assert shorter.checkpoint().schedule == ((0, SMALL.steps), (1, 4))
+
+
 def test_a_checkpoint_that_could_not_be_written_leaves_the_old_one(
     volumes: tuple[GreyVolume, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
