@@ -164,6 +164,16 @@ class Archive:
         sync_folder(source.parent)
         return name
 
+    def restore(self, file: str, lost_file: str) -> None:
+        """Put a file just written in the place of one that the archive lost. Raises OSError as it comes."""
+        source, target = self.path(file), self.path(lost_file)
+        self._ensure_folder(target.parent)
+        source.rename(target)
+        checkpoint("archive.restored")
+        sync_folder(target.parent)
+        if source.parent != target.parent:
+            sync_folder(source.parent)
+
     # What work and push read.
 
     def folder_of(self, series: SeriesId) -> Path:
@@ -188,6 +198,14 @@ class Archive:
     def digest(self, file: str) -> str:
         """SHA-256 of the dataset bytes of an archived file, read in pieces."""
         return _dataset_digest(self.path(file))
+
+    def digest_of_altered(self, file: str) -> str:
+        """SHA-256 of a file that may not be one of ours any more: of its dataset, else of all of it."""
+        path = self.path(file)
+        try:
+            return _dataset_digest(path)
+        except _NotAFileOfOurs:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def verify(self, file: str, sha256: str) -> FileState:
         """Are the dataset bytes still those whose digest the ledger holds?
@@ -345,12 +363,8 @@ class Archive:
             self._folders_made.add(folder)
 
     def _set_orphan_aside(self, file: str) -> Orphan:
-        path = self.path(file)
-        try:
-            sha256 = _dataset_digest(path)
-        except _NotAFileOfOurs:
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        origin = read_origin(path)
+        sha256 = self.digest_of_altered(file)
+        origin = read_origin(self.path(file))
         return Orphan(file=self.quarantine_file(file), sha256=sha256, peer=origin.peer if origin else "")
 
 

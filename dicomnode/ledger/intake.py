@@ -20,13 +20,14 @@ _MAKE_SERIES = insert_if_new(series)
 _KNOWN = select(
     instance.c.id,
     instance.c.series_id,
+    instance.c.file,
     instance.c.sha256,
     instance.c.transfer_syntax_uid,
     instance.c.origin,
 ).where(instance.c.sop_instance_uid == bindparam("uid"))
-_SERIES = select(series.c.id, series.c.state, series.c.revision, series.c.aborted, series.c.first_at).where(
-    series.c.id == bindparam("series")
-)
+_SERIES = select(
+    series.c.id, series.c.state, series.c.revision, series.c.aborted, series.c.first_at, series.c.origin
+).where(series.c.id == bindparam("series"))
 _ADD = insert_if_new(instance)
 _REOPEN = (
     moving(series, Event.LATE_INSTANCE)
@@ -54,6 +55,7 @@ class _Open:
 
     state: SeriesState
     revision: int
+    is_derived: bool
     aborted: bool
     first_at: datetime | None
     added: list[datetime]
@@ -94,6 +96,7 @@ def known_instance(connection: Connection, sop_instance_uid: str) -> KnownInstan
     return KnownInstance(
         id=InstanceId(row.id),
         series=SeriesId(row.series_id),
+        file=row.file,
         sha256=row.sha256,
         transfer_syntax_uid=row.transfer_syntax_uid,
         is_derived=row.origin != RECEIVED,
@@ -113,6 +116,13 @@ def mark_aborted(act: Act, series_id: SeriesId) -> None:
     """The association that stored into it ended without a release: more may come, so it settles later."""
     if act.connection.execute(_ABORTED, {"series": series_id}).rowcount:
         act.note("aborted", table=series.name, row=series_id)
+
+
+def mark_cut_off(act: Act) -> None:
+    """The service was killed: whether a sender had finished a series that still comes in, nobody knows any more."""
+    receiving = select(series.c.id).where(stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
+    for series_id in act.connection.execute(receiving).scalars().all():
+        mark_aborted(act, SeriesId(series_id))
 
 
 def set_aside(act: Act, file: QuarantinedFile) -> QuarantineId:
@@ -140,6 +150,10 @@ def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) ->
     now_open = opened.get(one.series)
     if now_open is None:
         now_open = opened[one.series] = _look_up(act.connection, one.series)
+    if now_open.is_derived:  # a PACS may give our objects UIDs of its own; what we derived stays as it was derived
+        sender = Act(connection=act.connection, now=act.now, by=one.peer)
+        sender.note(StoreOutcome.OWN_OUTPUT, table=series.name, row=one.series)
+        return StoreOutcome.OWN_OUTPUT
     is_late = now_open.state is not SeriesState.RECEIVING
     row = {
         "id": one.id,
@@ -166,7 +180,12 @@ def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) ->
 def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
     row = connection.execute(_SERIES, {"series": series_id}).one()
     return _Open(
-        state=SeriesState(row.state), revision=row.revision, aborted=row.aborted, first_at=row.first_at, added=[]
+        state=SeriesState(row.state),
+        revision=row.revision,
+        is_derived=row.origin != RECEIVED,
+        aborted=row.aborted,
+        first_at=row.first_at,
+        added=[],
     )
 
 

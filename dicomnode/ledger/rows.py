@@ -55,6 +55,7 @@ class KnownInstance:
 
     id: InstanceId
     series: SeriesId
+    file: str  # path below the archive folder
     sha256: str
     transfer_syntax_uid: str
     is_derived: bool

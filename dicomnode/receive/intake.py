@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive import Archive, FileState
 from dicomnode.errors import LedgerError, NodeError
 from dicomnode.ids import SeriesId, digest, is_uid, new_instance_id
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.rows import QuarantinedFile, QuarantineReason, StoredInstance, StoreOutcome
+from dicomnode.ledger.rows import KnownInstance, QuarantinedFile, QuarantineReason, StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger
 from dicomnode.receive.commit import GroupCommit, OutcomeUnknownError
 from dicomnode.receive.header_walk import Flaw, HeaderUids, read_uids
@@ -142,10 +142,14 @@ class Intake:
 
     def _set_aside(self, instance: StoredInstance, outcome: StoreOutcome) -> None:
         """The UID is taken: a copy goes, anything else is kept beside the first, which stays what it is."""
-        if outcome in (StoreOutcome.DUPLICATE, StoreOutcome.OWN_OUTPUT):
+        if outcome is StoreOutcome.OWN_OUTPUT:
             self._archive.discard(instance.file)
             return
         first = self._ledger.find_instance(instance.sop_instance_uid)
+        if outcome is StoreOutcome.DUPLICATE:
+            assert first is not None, "a copy has its first"
+            self._drop_or_restore(instance, first)
+            return
         self._record(
             QuarantinedFile(
                 file=self._archive.quarantine_file(instance.file),
@@ -156,6 +160,27 @@ class Intake:
                 kept_sha256=first.sha256 if first else None,
             )
         )
+
+    def _drop_or_restore(self, copy: StoredInstance, first: KnownInstance) -> None:
+        """A copy of what lies whole in the archive goes; where the first is lost or altered, it takes its place."""
+        state = self._archive.verify(first.file, first.sha256)
+        if state is FileState.WHOLE:
+            self._archive.discard(copy.file)
+            return
+        if state is FileState.ALTERED:
+            found = self._archive.digest_of_altered(first.file)
+            altered = QuarantinedFile(
+                file=self._archive.quarantine_file(first.file),
+                reason=QuarantineReason.ALTERED,
+                sha256=found,
+                peer=copy.peer,
+                instance=first.id,
+                kept_sha256=first.sha256,
+            )
+            self._record(altered)
+        self._archive.restore(copy.file, first.file)
+        self._ledger.note("restored", table="instance", row=first.id, detail=f"its file was {state}", by=copy.peer)
+        log.event(LOGGER, "instance_restored", level=logging.WARNING, peer=copy.peer, instance=first.id, state=state)
 
     def _not_understood(self, offer: Offer, why: str, received_at: datetime) -> Answer:
         log.event(LOGGER, "object_not_understood", level=logging.WARNING, peer=offer.peer, detail=why)

@@ -21,7 +21,7 @@ from dicomnode.derive import DerivationPlan, DerivedFile
 from dicomnode.errors import InputError, ModelError, NodeError, StorageError
 from dicomnode.generators.base import Generator
 from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts
-from dicomnode.ids import AeTitle, digest, file_stem, new_instance_id
+from dicomnode.ids import AeTitle, file_stem, new_instance_id
 from dicomnode.imaging.verdict import Limits
 from dicomnode.ledger.rows import DerivedInstance
 from dicomnode.pipeline import Progress, run_pipeline
@@ -183,17 +183,10 @@ def _verified(order: orders.Order, archive: Archive) -> dict[Path, str]:
             case FileState.MISSING:
                 raise AlteredFile(source, None)
             case FileState.ALTERED:
-                raise AlteredFile(source, _digest_of_altered(archive, source))
+                raise AlteredFile(source, archive.digest_of_altered(source.file))
             case FileState.WHOLE:
                 pass
     return {archive.path(source.file): source.sha256 for source in order.files}
-
-
-def _digest_of_altered(archive: Archive, source: orders.SourceFile) -> str:
-    try:
-        return archive.digest(source.file)
-    except StorageError:  # it no longer begins as a DICOM file of ours: the digest of all of it, then
-        return digest(archive.path(source.file).read_bytes())
 
 
 def _limits(order: orders.Order, facts: ModelFacts) -> Limits:

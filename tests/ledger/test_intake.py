@@ -91,6 +91,17 @@ def test_what_we_derived_is_known_when_it_comes_back(scene: Scene) -> None:
     assert scene.state("series", job.output_series) == "kept"
 
 
+def test_a_foreign_object_under_the_uid_of_a_derived_series_does_not_open_it_again(scene: Scene) -> None:
+    """As from a PACS that gives objects UIDs of its own."""
+    scene.queued()
+    scene.finish_job()
+    ((number,),) = scene.ask("SELECT id FROM series WHERE origin = 'derived'")
+    assert isinstance(number, int)
+    assert scene.ledger.accept([stored(SeriesId(number))]) == [StoreOutcome.OWN_OUTPUT]
+    assert scene.ask("SELECT state, revision FROM series WHERE id = ?", number) == [("kept", 1)]
+    assert "own_output" in scene.kinds("series", number)
+
+
 def test_an_unknown_uid_is_not_found(scene: Scene) -> None:
     assert scene.ledger.find_instance(new_uid()) is None
 

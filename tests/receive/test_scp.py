@@ -121,6 +121,24 @@ def test_the_same_object_again_is_success_and_one_copy(node: House, guest: Visit
     assert not node.quarantined()
 
 
+@pytest.mark.parametrize("harm", ["missing", "altered"])
+def test_an_object_that_the_archive_lost_is_back_after_it_was_sent_again(
+    node: House, guest: Visitor, harm: str
+) -> None:
+    one = made(1)
+    assert store(guest, one) == 0x0000
+    (file,) = node.stored(one.series_uid)
+    path = node.archive.path(file)
+    if harm == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert store(guest, one) == 0x0000
+    assert bytes(node.archive.read_dataset(file)) == one.dataset
+    assert node.files() == [path]
+    assert len(node.quarantined()) == (harm == "altered")
+
+
 def test_other_bytes_under_the_same_uid_are_set_aside_and_the_first_is_kept(node: House, guest: Visitor) -> None:
     first = made(1)
     second = made(2, series_uid=first.series_uid, sop_instance_uid=first.sop_instance_uid)
@@ -148,7 +166,12 @@ def test_our_own_output_coming_back_is_success_and_not_stored(
     known = node.ledger.find_instance(one.sop_instance_uid)
     assert known is not None
     derived = KnownInstance(
-        id=known.id, series=known.series, sha256="0" * 64, transfer_syntax_uid=EXPLICIT, is_derived=True
+        file=known.file,
+        id=known.id,
+        series=known.series,
+        sha256="0" * 64,
+        transfer_syntax_uid=EXPLICIT,
+        is_derived=True,
     )
     monkeypatch.setattr(node.ledger, "find_instance", lambda _uid: derived)
     assert store(guest, one) == 0x0000
