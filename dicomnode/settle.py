@@ -180,8 +180,10 @@ class Settler:
 
     def turn(self) -> float:
         """Settle what is quiet, judge what is settled; seconds until something may be due again."""
-        receiving = self._ledger.receiving_series()
-        due, next_s = self._watch.look(receiving, self._open_series() if receiving else frozenset())
+        # First who is open, then the rows: an association lost in between is marked in its row before it counts as
+        # closed, and so its series is seen as open, as aborted, or as both, but never as quiet.
+        open_series = self._open_series()
+        due, next_s = self._watch.look(self._ledger.receiving_series(), open_series)
         for one in due:
             self._settle(one)
         for series in self._ledger.settled_series():

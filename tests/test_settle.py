@@ -166,7 +166,12 @@ class Bench:
     reader: Reader
     clock: HandClock
 
-    def settler(self, *rules: Mapping[str, object], planned: Callable[[], None] = lambda: None) -> Settler:
+    def settler(
+        self,
+        *rules: Mapping[str, object],
+        planned: Callable[[], None] = lambda: None,
+        open_series: Callable[[], frozenset[SeriesId]] = frozenset,
+    ) -> Settler:
         """One whose turns the test takes itself."""
         facts = model_facts("cubic-dc")
         return Settler(
@@ -175,7 +180,7 @@ class Bench:
             self.ledger,
             self.archive,
             models={None: facts, "cubic-dc": facts},
-            open_series=frozenset,
+            open_series=open_series,
             planned=planned,
             clock=self.clock,
         )
@@ -220,6 +225,25 @@ def test_nothing_is_decided_before_the_series_is_quiet(bench: Bench) -> None:
     settler = bench.settler()
     settler.turn()
     bench.clock.elapsed_s += 29
+    settler.turn()
+    assert bench.reader.series_explain(series).state == "receiving"
+
+
+def test_an_association_that_breaks_off_between_two_looks_does_not_settle_its_series(bench: Bench) -> None:
+    """The door knows it as closed from then on, and its row as aborted."""
+    series = store(bench.ledger, bench.archive, mr_datasets())
+    is_lost: list[bool] = []
+
+    def open_series() -> frozenset[SeriesId]:
+        if is_lost:
+            bench.ledger.mark_aborted([series])
+            return frozenset()
+        return frozenset({series})
+
+    settler = bench.settler(open_series=open_series)
+    settler.turn()
+    bench.clock.elapsed_s += 30
+    is_lost.append(True)
     settler.turn()
     assert bench.reader.series_explain(series).state == "receiving"
 

@@ -152,7 +152,7 @@ def migration_connection(url: str) -> Iterator[Connection]:
 
 
 def _engine(path: Path, synchronous: str) -> Engine:
-    """One connection, used by whichever thread has its turn."""
+    """One connection, used by whichever thread has its turn. Its errors, which are logged, show no UID."""
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
@@ -162,7 +162,10 @@ def _engine(path: Path, synchronous: str) -> Engine:
         return connection
 
     return _beginning(
-        "BEGIN IMMEDIATE", create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=1, max_overflow=0)
+        "BEGIN IMMEDIATE",
+        create_engine(
+            "sqlite://", creator=connect, poolclass=QueuePool, pool_size=1, max_overflow=0, hide_parameters=True
+        ),
     )
 
 
@@ -171,7 +174,9 @@ def _reading_engine(path: Path) -> Engine:
         uri = f"file:{quote(str(path))}?mode=ro"
         return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=READERS, max_overflow=-1)
+    engine = create_engine(
+        "sqlite://", creator=connect, poolclass=QueuePool, pool_size=READERS, max_overflow=-1, hide_parameters=True
+    )
     return _beginning("BEGIN", engine)
 
 

@@ -88,10 +88,13 @@ class Ledger:
             made = act.connection.execute(
                 insert(boot).returning(boot.c.id), {"pid": pid, "host": host, "began_at": act.now}
             ).scalar_one()
-            detail = "the service ended" if last is None or last.ended_at else "the service was killed"
+            ended_cleanly = last is None or last.ended_at is not None
+            detail = "the service ended" if ended_cleanly else "the service was killed"
+            if not ended_cleanly:
+                intake.mark_cut_off(act)
             return BootReport(
                 boot=BootId(made),
-                ended_cleanly=last is None or last.ended_at is not None,
+                ended_cleanly=ended_cleanly,
                 returned_jobs=jobs.return_all(act, detail),
                 returned_deliveries=deliveries.return_all(act, detail),
             )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import traceback
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import ClauseElement
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import IntegrityError
 
 from dicomnode import seams
 from dicomnode.errors import LedgerError
@@ -29,6 +32,16 @@ def stamp(path: Path, version: str) -> None:
     connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
     connection.commit()
     connection.close()
+
+
+def test_a_broken_constraint_shows_no_uid_in_what_is_logged_of_it(scene: Scene) -> None:
+    series = scene.ledger.series_for(new_uid())
+    negative = replace(stored(series), size_bytes=-1)
+    with pytest.raises(IntegrityError) as caught:
+        scene.ledger.accept([negative])
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "CHECK constraint failed" in shown
+    assert negative.sop_instance_uid not in shown
 
 
 def test_a_fresh_ledger_is_made_with_a_uuid_of_its_own(tmp_path: Path) -> None:
@@ -133,6 +146,16 @@ def test_a_boot_knows_how_the_one_before_ended(scene: Scene) -> None:
     scene.ledger.end_boot(first.boot)
     assert scene.ledger.begin_boot(pid=2, host="h").ended_cleanly
     assert not scene.ledger.begin_boot(pid=3, host="h").ended_cleanly
+
+
+def test_after_a_kill_every_series_that_was_coming_in_is_given_the_longer_wait(scene: Scene) -> None:
+    scene.ledger.end_boot(scene.ledger.begin_boot(pid=1, host="h").boot)
+    cut, whole = scene.receive(), scene.settled()
+    scene.ledger.begin_boot(pid=2, host="h")
+    assert [one.aborted for one in scene.ledger.receiving_series()] == [False], "an ordered stop cuts nothing off"
+    scene.ledger.begin_boot(pid=3, host="h")
+    assert [(one.id, one.aborted) for one in scene.ledger.receiving_series()] == [(cut, True)]
+    assert scene.state("series", whole) == "settled"
 
 
 def test_another_process_that_keeps_the_ledger_locked_is_reported(
