@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from io import BytesIO
 
 import numpy as np
@@ -256,6 +256,8 @@ def _seed(stack: Stack, plan: DerivationPlan, ratio: int) -> str:
         "model": plan.model_digest,
         "derive": DERIVE_VERSION,
         "derivation": plan.derivation_number,
+        # Pinned in the job like the rest. A ledger put back from a copy counts derivations anew, at another moment.
+        "created": plan.created_at.astimezone(UTC).isoformat(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
