@@ -12,29 +12,26 @@ import hashlib
 import json
 import math
 import re
-import struct
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmwrite
 from pydicom.charset import convert_encodings
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomnode import __version__
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle, derived_uid, digest
+from dicomnode.imaging import explicit_vr
+from dicomnode.imaging.explicit_vr import tag_of
 from dicomnode.imaging.fitness import is_lossy
 from dicomnode.imaging.headers import (
     IDENTITY_GROUPS,
@@ -67,10 +64,6 @@ MINUTES_PER_DAY = 24 * 60
 THIN_GRID_MM = 1e-3  # a generator's grid may differ so far from the block-aligned one
 
 _OFFSET = re.compile(r"[+-]\d{4}")
-_ELEMENT = struct.Struct("<HH2sH")  # tag, value representation, and the length where it is short
-_LENGTH = struct.Struct("<L")
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,7 +347,7 @@ def _plane(facts: _Facts, keyword: str) -> object:
 def _rescale(facts: _Facts, keyword: str) -> object:
     """As the source has it, byte for byte; one of our own where its slices differ; none where it has none."""
     if facts.stack.format.has_uniform_rescale:
-        return verbatim(facts.first.dataset, _tag(keyword))
+        return verbatim(facts.first.dataset, Tag(tag_of(keyword)))
     own = {"RescaleSlope": decimal_text(facts.slope), "RescaleIntercept": decimal_text(facts.intercept)}
     return own.get(keyword) or facts.first.text(keyword) or "US"
 
@@ -363,7 +356,7 @@ def _padding_value(facts: _Facts) -> object:
     if facts.stack.padding_value is None:
         return None
     vr = "SS" if facts.stack.format.is_signed else "US"
-    return DataElement(_tag("PixelPaddingValue"), vr, facts.stack.padding_value)
+    return DataElement(tag_of("PixelPaddingValue"), vr, facts.stack.padding_value)
 
 
 def _lossy(facts: _Facts, keyword: str) -> object:
@@ -408,17 +401,15 @@ def _source_items(facts: _Facts, keyword: str) -> list[Dataset]:
     return [_clean(item) for item in element.value or ()] if isinstance(element, DataElement) else []
 
 
-def _source_images(facts: _Facts, owner: int) -> list[Dataset]:
-    """The thick slices around the one that owns a thin slice."""
-    items = []
-    for header in facts.stack.headers[max(owner - SOURCE_WINDOW, 0) : owner + SOURCE_WINDOW + 1]:
-        item = _item()
-        item.ReferencedSOPClassUID = header.sop_class_uid
-        item.ReferencedSOPInstanceUID = header.sop_instance_uid
-        item.SpatialLocationsPreserved = "NO"
-        item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
-        items.append(item)
-    return items
+def _source_image(facts: _Facts, index: int) -> Dataset:
+    """A thick slice, as its neighbours' thin ones name it."""
+    header = facts.stack.headers[index]
+    item = _item()
+    item.ReferencedSOPClassUID = header.sop_class_uid
+    item.ReferencedSOPInstanceUID = header.sop_instance_uid
+    item.SpatialLocationsPreserved = "NO"
+    item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
+    return item
 
 
 def _slice_location(facts: _Facts, index: int) -> str:
@@ -485,8 +476,9 @@ INSTANCE_ATTRIBUTES: Mapping[str, Callable[[_Facts, int], object]] = {
     "SliceLocation": _slice_location,
 }
 
-# One value for the thin slices of one thick slice, which the second argument counts along the normal.
-SLAB_ATTRIBUTES: Mapping[str, Callable[[_Facts, int], object]] = {"SourceImageSequence": _source_images}
+# Sequences for the thin slices of one thick slice, with an item for it and for each of its neighbours; the second
+# argument counts thick slices along the normal.
+SLAB_ATTRIBUTES: Mapping[str, Callable[[_Facts, int], Dataset]] = {"SourceImageSequence": _source_image}
 PIXEL_DATA = "PixelData"
 
 
@@ -507,7 +499,7 @@ def _series_dataset(facts: _Facts) -> Dataset:
                 setattr(dataset, keyword, None)
             _add(dataset, element)
     written = texts(dataset, "SpecificCharacterSet")
-    with _without_warnings():
+    with explicit_vr.without_warnings():
         for keyword, value in SERIES_ATTRIBUTES.items():
             _set(dataset, keyword, value(facts))
         encodings = convert_encodings(list(written)) if written else None
@@ -517,7 +509,7 @@ def _series_dataset(facts: _Facts) -> Dataset:
 
 def _common(headers: Sequence[InstanceHeader], keyword: str) -> RawDataElement | DataElement | None:
     """The element that all source slices share, or None."""
-    tag = _tag(keyword)
+    tag = Tag(tag_of(keyword))
     try:
         first, *others = (verbatim(header.dataset, tag) for header in headers)
     except MALFORMED:
@@ -533,76 +525,74 @@ def _is_same(one: RawDataElement | DataElement | None, other: RawDataElement | D
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Shared:
-    """Elements that more than one instance holds, encoded once: that is most of an instance's header."""
+    """Elements that more than one instance holds, by tag, encoded once: that is most of an instance's header."""
 
-    series: Mapping[BaseTag, bytes]
-    slabs: tuple[Mapping[BaseTag, bytes], ...]  # one for each thick slice
+    series: Mapping[int, bytes]
+    slabs: tuple[Mapping[int, bytes], ...]  # one for each thick slice
+    meta: Mapping[int, bytes]  # of the file meta
 
     @classmethod
     def of(cls, facts: _Facts) -> _Shared:
+        count = len(facts.stack.headers)
+        items = {
+            keyword: [explicit_vr.item(value(facts, index)) for index in range(count)]
+            for keyword, value in SLAB_ATTRIBUTES.items()
+        }
         slabs = []
-        for owner in range(len(facts.stack.headers)):
-            slab = _item()
-            for keyword, value in SLAB_ATTRIBUTES.items():
-                _set(slab, keyword, value(facts, owner))
-            slabs.append(_elements(_written(slab)))
-        return cls(series=_elements(_written(_series_dataset(facts))), slabs=tuple(slabs))
+        for owner in range(count):
+            around = slice(max(owner - SOURCE_WINDOW, 0), owner + SOURCE_WINDOW + 1)
+            slabs.append(
+                {tag_of(key): explicit_vr.element(tag_of(key), "SQ", *of[around]) for key, of in items.items()}
+            )
+        return cls(
+            series=explicit_vr.elements(explicit_vr.written(_series_dataset(facts))),
+            slabs=tuple(slabs),
+            meta=_file_meta(),
+        )
 
 
 def _encode(shared: _Shared, facts: _Facts, index: int) -> DerivedFile:
     """Write what is the instance's own and lay it, tag by tag, between what it shares."""
-    own = _item()
-    for keyword, value in INSTANCE_ATTRIBUTES.items():
-        _set(own, keyword, value(facts, index))
-    vr = "OB" if facts.stack.format.bits_allocated == 8 else "OW"
-    own.add(DataElement(_tag(PIXEL_DATA), vr, _pixels(facts, index)))
-    elements = {**shared.series, **shared.slabs[index // facts.ratio], **_elements(_written(own))}
+    own = {keyword: value(facts, index) for keyword, value in INSTANCE_ATTRIBUTES.items()}
+    elements = {**shared.series, **shared.slabs[index // facts.ratio]}
+    elements |= {tag_of(keyword): explicit_vr.text_element(keyword, value) for keyword, value in own.items()}
+    pixels_vr = "OB" if facts.stack.format.bits_allocated == 8 else "OW"
+    elements[tag_of(PIXEL_DATA)] = explicit_vr.element(tag_of(PIXEL_DATA), pixels_vr, _pixels(facts, index))
     dataset = b"".join(elements[tag] for tag in sorted(elements))
-    head = DicomBytesIO()
-    head.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(head, _file_meta(own.SOPInstanceUID))
+    sop_instance_uid = own["SOPInstanceUID"]
+    assert isinstance(sop_instance_uid, str)
     return DerivedFile(
-        instance_number=int(own.InstanceNumber),
+        instance_number=_instance_number(facts, index),
         sop_class_uid=MR_IMAGE_STORAGE,
-        sop_instance_uid=str(own.SOPInstanceUID),
+        sop_instance_uid=sop_instance_uid,
         transfer_syntax_uid=str(ExplicitVRLittleEndian),
-        content=head.getvalue() + dataset,
+        content=_head(shared.meta, sop_instance_uid) + dataset,
         sha256=digest(dataset),
         size_bytes=len(dataset),
     )
 
 
-def _file_meta(sop_instance_uid: UID) -> FileMetaDataset:
+def _file_meta() -> dict[int, bytes]:
+    """The file meta (PS3.10 §7.1) but for what is the instance's own."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\0\1"
     meta.MediaStorageSOPClassUID = UID(MR_IMAGE_STORAGE)
-    meta.MediaStorageSOPInstanceUID = sop_instance_uid
+    meta.MediaStorageSOPInstanceUID = UID("0.0")  # every instance writes its own in its place
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    return meta
+    buffer = DicomBytesIO()
+    write_file_meta_info(buffer, meta)
+    return explicit_vr.elements(buffer.getvalue())
 
 
-def _written(dataset: Dataset) -> bytes:
-    """The dataset alone in Explicit VR Little Endian."""
-    buffer = BytesIO()
-    with _without_warnings():
-        dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True)
-    return buffer.getvalue()
-
-
-def _elements(written: bytes) -> dict[BaseTag, bytes]:
-    """Each top-level element as it was written in Explicit VR Little Endian (PS3.5 §7.1.2)."""
-    elements: dict[BaseTag, bytes] = {}
-    at = 0
-    while at < len(written):
-        group, element, vr, short = _ELEMENT.unpack_from(written, at)
-        header, length = (12, _LENGTH.unpack_from(written, at + 8)[0]) if vr in _LONG_VRS else (8, short)
-        assert length != _UNDEFINED_LENGTH, "sequences are built anew, and those pydicom writes with their length"
-        elements[Tag(group, element)] = written[at : at + header + length]
-        at += header + length
-    assert at == len(written), "the last element ends with the dataset"
-    return elements
+def _head(meta: Mapping[int, bytes], sop_instance_uid: str) -> bytes:
+    """Preamble and file meta of an instance."""
+    own, length = tag_of("MediaStorageSOPInstanceUID"), tag_of("FileMetaInformationGroupLength")
+    elements = {**meta, own: explicit_vr.text_element("MediaStorageSOPInstanceUID", sop_instance_uid)}
+    del elements[length]
+    content = b"".join(elements[tag] for tag in sorted(elements))
+    return bytes(128) + b"DICM" + explicit_vr.element(length, "UL", len(content).to_bytes(4, "little")) + content
 
 
 def _pixels(facts: _Facts, index: int) -> bytes:
@@ -618,20 +608,6 @@ def _pixels(facts: _Facts, index: int) -> bytes:
     kind = f"{'i' if form.is_signed else 'u'}{form.bits_allocated // 8}"
     words = stored.astype(f"<{kind}").tobytes()
     return words + b"\0" * (len(words) % 2)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Of values that were malformed in the source and stay so; pydicom's warnings quote them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _tag(keyword: str) -> BaseTag:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return Tag(tag)
 
 
 def _item() -> Dataset:

@@ -132,6 +132,8 @@ class Pacs:
     def stop(self) -> None:
         """Stop listening; associations are aborted."""
         self._entity.shutdown()
+        while self._sockets:  # of associations that ended while it was shut down
+            self._sockets.popitem()[1].close()
         self._server = None
 
     def __enter__(self) -> Self:

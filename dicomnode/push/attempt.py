@@ -75,6 +75,31 @@ class Ending:
 
 
 @dataclass(slots=True, kw_only=True)
+class OnItsWay:
+    """What the peer may hold of a delivery without our knowing; kept while the process lasts."""
+
+    is_first: bool  # this process has seen every attempt, from the first one
+    sent: set[ItemId] = field(default_factory=set)  # went out in this process and is not acknowledged
+    _is_looked_at: bool = False
+    _in_flight: ItemId | None = None  # what an earlier process may have sent without hearing the answer
+
+    def look(self, pending: Sequence[DeliveryItem]) -> None:
+        """Before anything is sent: instances go out in order, so only the first without any answer was in flight."""
+        if not self.is_first and not self._is_looked_at:
+            self._in_flight = next((item.id for item in pending if item.status is None), None)
+        self._is_looked_at = True
+
+    def may_hold(self, item: DeliveryItem) -> bool:
+        """Can the peer have this instance from us?
+
+        What it once refused with 0111 it had before we sent it; any other answer says that it had not.
+        """
+        if any(wire.status_of(status).action is wire.Action.DUPLICATE for status in item.refusals):
+            return False
+        return item.id in self.sent or item.id == self._in_flight or item.status is not None
+
+
+@dataclass(slots=True, kw_only=True)
 class Attempt:
     """Made for one claim, run once, thrown away."""
 
@@ -86,7 +111,7 @@ class Attempt:
     archive: Archive
     stop: threading.Event
     linked: Callable[[Link | None], None]  # hears of the association while it is open, so that a stop can end it
-    sent: set[ItemId] | None  # items that went out before; None: this process did not see every attempt so far
+    on_its_way: OnItsWay  # of this delivery, from one attempt to the next
     acknowledged: int = 0
     refused: Counter[int] = field(default_factory=Counter)  # by status
     warned: Counter[int] = field(default_factory=Counter)
@@ -99,6 +124,7 @@ class Attempt:
         items = self.ledger.pending_items(self.delivery)
         if not items:
             return Ending(end=End.FINISH)
+        self.on_its_way.look(items)
         if (unfit := self._verify(items)) is not None:
             return unfit
         checkpoint("push.verified")
@@ -151,13 +177,14 @@ class Attempt:
                 return Ending(end=End.STOPPED)
             if not self._beat():
                 return Ending(end=End.GONE)
-            may_have_arrived = self.sent is None or item.id in self.sent
-            if self.sent is not None:
-                self.sent.add(item.id)
+            is_repeat, may_have_arrived = item.id in self.on_its_way.sent, self.on_its_way.may_hold(item)
+            self.on_its_way.sent.add(item.id)
             dataset = self.archive.read_dataset(item.file)
             outcome = link.store(dataset, _offer(item), item.sop_instance_uid)
             checkpoint("push.sent")
-            if (ending := self._obey(item, outcome, may_have_arrived=may_have_arrived)) is not None:
+            if (
+                ending := self._obey(item, outcome, is_repeat=is_repeat, may_have_arrived=may_have_arrived)
+            ) is not None:
                 return ending
             checkpoint("push.acknowledged")
         if self._failed:
@@ -165,7 +192,7 @@ class Attempt:
             return Ending(end=End.RETRY, reason=Cause.PROCESSING_FAILURE, sentence=sentence)
         return Ending(end=End.FINISH)
 
-    def _obey(self, item: DeliveryItem, outcome: Outcome, *, may_have_arrived: bool) -> Ending | None:
+    def _obey(self, item: DeliveryItem, outcome: Outcome, *, is_repeat: bool, may_have_arrived: bool) -> Ending | None:
         """Write into the ledger what the answer says of the instance; an ending where it says it of the delivery."""
         if outcome.status is None:
             if self.stop.is_set():
@@ -176,10 +203,10 @@ class Attempt:
         sentence = f"{_in_words(outcome.status)} {entry.remedy}".strip()
         match entry.action:
             case wire.Action.ACCEPT:
-                return self._acknowledge(item, outcome.status, is_repeat=may_have_arrived)
+                return self._acknowledge(item, outcome.status, is_repeat=is_repeat)
             case wire.Action.WARN:
                 self._warn(outcome)
-                return self._acknowledge(item, outcome.status, is_repeat=may_have_arrived)
+                return self._acknowledge(item, outcome.status, is_repeat=is_repeat)
             case wire.Action.DUPLICATE:
                 # Only what we sent before can be there already: the same UID means the same bytes (DERIVED).
                 if may_have_arrived:
@@ -207,10 +234,9 @@ class Attempt:
         if not self.ledger.acknowledge(self.delivery, item, status=status):
             return Ending(end=End.GONE)
         self.acknowledged += 1
-        if self.sent is not None:
-            self.sent.discard(item.id)
-            if is_repeat:
-                self.ledger.note("repeated", table="delivery_item", row=item.id, detail="sent again, the same bytes")
+        self.on_its_way.sent.discard(item.id)
+        if is_repeat:
+            self.ledger.note("repeated", table="delivery_item", row=item.id, detail="sent again, the same bytes")
         return None
 
     def _refuse(self, item: DeliveryItem, status: int) -> None:

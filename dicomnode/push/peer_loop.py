@@ -16,10 +16,10 @@ from collections import Counter
 from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.errors import NodeError
-from dicomnode.ids import AeTitle, DeliveryId, ItemId
+from dicomnode.ids import AeTitle, DeliveryId
 from dicomnode.ledger.rows import Delivery
 from dicomnode.ledger.store import Ledger
-from dicomnode.push.attempt import Attempt, End, Ending, lease_s
+from dicomnode.push.attempt import Attempt, End, Ending, OnItsWay, lease_s
 from dicomnode.push.outcome import Reason
 from dicomnode.push.scu import Link
 from dicomnode.seams import checkpoint
@@ -61,8 +61,7 @@ class PeerLoop:
         self._stop = threading.Event()
         self._link_lock = threading.Lock()
         self._link: Link | None = None
-        # What this process saw of a delivery since its first claim; see ``Attempt.sent``.
-        self._sent: dict[DeliveryId, set[ItemId]] = {}
+        self._on_its_way: dict[DeliveryId, OnItsWay] = {}
         # Rejections in a row. A restart forgets them and the delivery gets three more tries, never hot all the same:
         # the time of the next one is in the ledger.
         self._rejections: dict[DeliveryId, int] = {}
@@ -116,8 +115,6 @@ class PeerLoop:
             return False
         checkpoint("push.claimed")
         began_s = time.monotonic()
-        if delivery.attempts == 1:
-            self._sent[delivery.id] = set()
         attempt = Attempt(
             delivery=delivery,
             peer=self._peer,
@@ -127,7 +124,7 @@ class PeerLoop:
             archive=self._archive,
             stop=self._stop,
             linked=self._linked,
-            sent=self._sent.get(delivery.id),
+            on_its_way=self._on_its_way.setdefault(delivery.id, OnItsWay(is_first=delivery.attempts == 1)),
         )
         try:
             ending = attempt.run()
@@ -149,7 +146,7 @@ class PeerLoop:
         match ending.end:
             case End.FINISH:
                 is_sent = self._ledger.finish_delivery(delivery)
-                self._sent.pop(delivery.id, None)
+                self._on_its_way.pop(delivery.id, None)
                 log.event(
                     LOGGER,
                     "delivery_sent" if is_sent else "delivery_held",

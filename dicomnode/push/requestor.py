@@ -1,8 +1,7 @@
-"""How pynetdicom 3 is brought to send for us: no Nagle, limits on every wait, and nobody else at our messages.
+"""How pynetdicom 3 is brought to negotiate for us, and to leave the association to ``exchange`` then.
 
-Four private names of the library are leaned on, ``AE._create_socket``, ``AssociationSocket._shutdown_socket``,
-``Association._kill`` and ``DULServiceProvider._run_loop_delay``; tests/push/test_scu.py fails when a new version
-changes them.
+Three private names of the library are leaned on, ``AE._create_socket``, ``AssociationSocket._shutdown_socket`` and
+``Association._kill``; tests/push/test_scu.py fails when a new version changes them.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicomnode import wire
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
+from dicomnode.push.exchange import Exchange
 from dicomnode.settings import PushSettings
 
 _config.LOG_HANDLER_LEVEL = "none"  # the library's own handlers format every PDU for its log, patient text and all
-
-_POLL_S = 0.0002  # the library's thread sleeps so long between two looks, 1 ms by default: that is half of a send
 
 
 class Heard:
@@ -94,29 +92,33 @@ def set_socket_options(event: Event, response_timeout_s: float) -> None:
     wrapped.socket.settimeout(response_timeout_s)
 
 
-def stop_reactor(association: Association) -> None:
-    """Let nobody but us take messages off the association.
+def take_over(association: Association, *, response_timeout_s: float) -> Exchange | None:
+    """End both threads of the library on an established association, and talk over its socket from then on.
 
-    ``send_c_store`` pauses the library's reactor thread by a flag that the thread may be just past: on a busy machine
-    it then takes the response off the queue, and the association is lost (MEASURED at a load of 8 on two cores: 2 in
-    about 600 sends; without the thread none in 3000). We need no reactor: responses and aborts wake ``get_msg``, and a
-    release is looked for before each request.
+    The one takes messages off the association that are ours (MEASURED at a load of 8 on two cores: 2 of about 600
+    responses), the other looks for work every millisecond. None: the peer ended it in the moment before.
     """
     association._kill = True  # looked at every millisecond; ``kill()`` would end the connection too
     association.join()
-    association.dul._run_loop_delay = _POLL_S
+    association.dul.kill_dul()
+    association.dul.join()
+    wrapped = association.dul.socket
+    assert wrapped is not None
+    if wrapped.socket is None:
+        return None
+    if association.acse.is_release_requested():
+        wrapped.socket.close()
+        return None
+    return Exchange(
+        wrapped.socket, maximum_pdu_bytes=maximum_pdu_bytes(association), response_timeout_s=response_timeout_s
+    )
 
 
-def bound_pdu(association: Association) -> None:
-    """Give a peer without limit (0, or none told: PS3.8 Annex D.1) one: the library would make one PDU of it all."""
+def maximum_pdu_bytes(association: Association) -> int:
+    """The longest PDU that the peer takes; one of ours for a peer without limit (0, or none told: PS3.8 Annex D.1)."""
     items = association.acceptor.user_information
     told = next((item for item in items if isinstance(item, MaximumLengthNotification)), None)
-    if told is None:
-        told = MaximumLengthNotification()
-        told.maximum_length_received = 0
-        items.append(told)
-    if told.maximum_length_received == 0:
-        told.maximum_length_received = wire.MAXIMUM_PDU_BYTES
+    return (told.maximum_length_received if told else 0) or wire.MAXIMUM_PDU_BYTES
 
 
 def connect_failure(association: Association) -> OSError | None:

@@ -13,29 +13,24 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.multival import MultiValue
 from pydicom.uid import UID
 from pynetdicom import evt
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicomnode import wire
 from dicomnode.ids import AeTitle
 from dicomnode.push import requestor
+from dicomnode.push.exchange import C_ECHO_RQ, C_STORE_RQ, Exchange
 from dicomnode.push.outcome import Outcome, Reason
 from dicomnode.settings import PeerSettings, PushSettings
 
 RELEASE_TIMEOUT_S = 10.0  # NODE 2.1
 OFFERS_PER_ASSOCIATION = wire.MAXIMUM_CONTEXTS // 2  # each may bring implicit little endian along
 _TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
-_MESSAGE_IDS = 0xFFFF  # PS3.7 section 9.1.1.1: 16 bits
-_MEDIUM = 0x0000  # priority, PS3.7 section 9.1.1.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -57,17 +52,13 @@ class SentFile:
 class Link:
     """An established association. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, association: Association, heard: requestor.Heard, response_timeout_s: float) -> None:
-        self._association = association
-        self._heard = heard
-        self._response_timeout_s = response_timeout_s
-        self._message_id = 0
-        self._ended: Outcome | None = None
+    def __init__(self, exchange: Exchange, accepted: Iterable[PresentationContext]) -> None:
+        self._exchange = exchange
         self._context_ids = {
             Offer(
                 sop_class_uid=str(context.abstract_syntax), transfer_syntax_uid=str(context.transfer_syntax[0])
             ): context.context_id
-            for context in association.accepted_contexts
+            for context in accepted
         }
 
     def carries(self, offer: Offer) -> bool:
@@ -86,66 +77,31 @@ class Link:
         content = dataset if chosen == offer else _re_encoded(dataset)
         if content is None:
             return Outcome(reason=Reason.UNREADABLE, detail="its elements cannot be encoded anew")
-        request = C_STORE()
-        request.AffectedSOPClassUID = UID(offer.sop_class_uid)
-        request.AffectedSOPInstanceUID = UID(sop_instance_uid)
-        request.Priority = _MEDIUM
-        request.DataSet = BytesIO(content)
-        return self._request(request, self._context_ids[chosen])
+        return self._exchange.request(
+            C_STORE_RQ,
+            self._context_id(chosen),
+            offer.sop_class_uid,
+            instance_uid=sop_instance_uid,
+            dataset=memoryview(content),
+        )
 
     def echo(self) -> Outcome:
         """C-ECHO: is there a DICOM application that answers?"""
-        request = C_ECHO()
-        request.AffectedSOPClassUID = UID(wire.VERIFICATION)
         verification = Offer(sop_class_uid=wire.VERIFICATION, transfer_syntax_uid=wire.IMPLICIT)
-        return self._request(request, self._context_ids[verification])
+        return self._exchange.request(C_ECHO_RQ, self._context_id(verification), wire.VERIFICATION)
 
     def release(self) -> None:
         """End the association in order; a peer that does not answer the release within 10 s is aborted."""
-        if self._ended is None:
-            self._association.acse.negotiate_release()
+        self._exchange.release(RELEASE_TIMEOUT_S)
 
     def abort(self) -> None:
         """End the association at once (A-ABORT 0/0): a request that waits for its response ends too."""
-        self._ended = self._ended or Outcome(reason=Reason.LOST, detail="the node ended it")
-        self._association.abort()
-        # The library wakes who waits for a response when the peer aborts, not when we do.
-        self._association.dimse.msg_queue.put((None, None))
+        self._exchange.abort()
 
-    def _request(self, request: C_STORE | C_ECHO, context_id: int | None) -> Outcome:
-        """Send and wait. The library's ``send_c_store`` is not used: see ``requestor.stop_reactor``."""
+    def _context_id(self, offer: Offer) -> int:
+        context_id = self._context_ids[offer]
         assert context_id is not None, "an accepted context has an id"
-        if self._ended is not None:
-            return self._ended
-        if self._association.acse.is_release_requested():  # between two requests a peer may
-            self._association.acse.send_release(is_response=True)
-            self._association.kill()
-            self._ended = Outcome(reason=Reason.LOST, detail="the peer released the association")
-            return self._ended
-        self._message_id = self._message_id % _MESSAGE_IDS + 1
-        request.MessageID = self._message_id
-        began_s = time.monotonic()
-        self._association.dimse.send_msg(request, context_id)
-        _, answer = self._association.dimse.get_msg(block=True)
-        if (
-            isinstance(answer, C_STORE | C_ECHO)
-            and answer.MessageIDBeingRespondedTo == self._message_id
-            and answer.Status is not None
-        ):
-            return Outcome(reason=Reason.ANSWERED, status=answer.Status, offending=_keywords(answer))
-        waited_s = time.monotonic() - began_s
-        if self._heard.abort:
-            return self._end(Outcome(reason=Reason.ABORTED, detail=self._heard.abort))
-        if answer is not None:
-            return self._end(Outcome(reason=Reason.LOST, detail="the peer sent a message that is not legal here"))
-        if waited_s >= self._response_timeout_s:
-            return self._end(Outcome(reason=Reason.NO_RESPONSE, detail=f"{waited_s:.0f} s"))
-        return self._end(Outcome(reason=Reason.LOST))
-
-    def _end(self, outcome: Outcome) -> Outcome:
-        self._ended = outcome
-        self._association.abort()
-        return outcome
+        return context_id
 
 
 def associate(peer: PeerSettings, offers: Iterable[Offer], *, ae_title: AeTitle, push: PushSettings) -> Link | Outcome:
@@ -167,10 +123,11 @@ def associate(peer: PeerSettings, offers: Iterable[Offer], *, ae_title: AeTitle,
     except (socket.gaierror, UnicodeError) as exc:
         return Outcome(reason=Reason.UNRESOLVED, detail=f"{peer.host}, {exc}")
     if association.is_established:
-        association.acse_timeout = RELEASE_TIMEOUT_S
-        requestor.stop_reactor(association)
-        requestor.bound_pdu(association)
-        return Link(association, heard, push.response_timeout_s)
+        exchange = requestor.take_over(association, response_timeout_s=push.response_timeout_s)
+        if exchange is None:
+            detail = heard.abort or "the peer released it"
+            return Outcome(reason=Reason.ABORTED if heard.abort else Reason.LOST, detail=detail)
+        return Link(exchange, association.accepted_contexts)
     if heard.rejection:
         reason = Reason.BUSY if heard.rejection.result == _TRANSIENT else Reason.REJECTED
         called = f"(we are {ae_title}, the peer is {peer.ae_title})"
@@ -298,9 +255,3 @@ def _re_encoded(dataset: bytes | memoryview) -> bytes | None:
     """Explicit VR little endian → implicit."""
     read = Dataset(read_dataset(BytesIO(dataset), is_implicit_VR=False, is_little_endian=True))
     return encode(read, is_implicit_vr=True, is_little_endian=True)
-
-
-def _keywords(answer: C_STORE | C_ECHO) -> tuple[str, ...]:
-    """The elements that a response names as offending (0000,0901); private ones have no keyword."""
-    tags = getattr(answer, "OffendingElement", None) or []
-    return tuple(keyword_for_tag(tag) for tag in (tags if isinstance(tags, MultiValue | list) else [tags]))

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,86 @@ def test_a_duplicate_is_acknowledged_when_we_sent_it_before(node: Node, pacs: Mi
     sent = node.wait_for("sent")
     assert sent.acknowledged == 2
     assert {answer.status for answer in sent.answers} == {"0111", "0000"}
+
+
+@contextmanager
+def _killed_in_flight(folder: Path, pacs: MisbehavingPacs, *, instances: int) -> Iterator[Node]:
+    """The second process; the first one sent the second instance and ended without hearing the answer."""
+    before = Node(folder)
+    before.derive("pacs", instances=instances)
+    pacs.answers.extend([0x0000, Trick.HANG])
+    loop = before.push_to("pacs", pacs.port, SWIFT.model_copy(update={"response_timeout_s": 60.0}))
+    wait_until(lambda: len(pacs.arrivals) == 2)
+    loop.stop(0.1)
+    pacs.let_go.set()
+    before.close()
+    after = Node(folder)
+    yield after
+    after.close()
+
+
+def test_after_a_restart_only_the_instance_that_was_in_flight_may_be_there_already(
+    pacs: MisbehavingPacs, tmp_path: Path
+) -> None:
+    """The peer answers 0111 for all that is left: one can be ours, the others came to it from elsewhere."""
+    with _killed_in_flight(tmp_path, pacs, instances=4) as node:
+        pacs.answers.extend([0x0111, 0x0111, 0x0111])
+        node.push_to("pacs", pacs.port)
+        held = node.wait_for("held")
+    assert (held.acknowledged, held.refused, held.reason) == (2, 2, "refused")
+    assert "0111" in held.sentence
+
+
+def test_what_was_in_flight_may_still_be_there_when_the_first_association_after_a_restart_fails(
+    pacs: MisbehavingPacs, tmp_path: Path
+) -> None:
+    with _killed_in_flight(tmp_path, pacs, instances=3) as node:
+        pacs.rejections.append((2, 3, 2))
+        pacs.answers.extend([0x0111, 0x0000])
+        node.push_to("pacs", pacs.port)
+        assert node.wait_for("sent").acknowledged == 3
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_duplicate_that_was_refused_stays_refused_however_often_it_is_tried_again(
+    pacs: MisbehavingPacs, tmp_path: Path, is_restarted: bool
+) -> None:
+    """The peer held the UID before us: what it has under it, nobody here knows. A failure between changes nothing."""
+    node = Node(tmp_path)
+    node.derive("pacs", instances=2)
+    pacs.answers.extend([0x0111, 0x0000])
+    loop = node.push_to("pacs", pacs.port)
+    assert node.wait_for("held").refused == 1
+    if is_restarted:
+        node.close()
+        node = Node(tmp_path)
+        loop = node.push_to("pacs", pacs.port)
+    pacs.answers.extend([0x0110, Trick.LOSE_ANSWER, 0x0111])
+    node.retry()
+    loop.wake()
+    wait_until(lambda: len(pacs.arrivals) == 5)
+    held = node.wait_for("held")
+    assert (held.acknowledged, held.refused) == (1, 1)
+    node.close()
+
+
+def test_a_duplicate_is_acknowledged_after_a_restart_when_the_peer_had_failed_to_process_it(
+    pacs: MisbehavingPacs, tmp_path: Path
+) -> None:
+    """Its first answer was 0110 and not 0111: it did not hold the instance before we sent it."""
+    before = Node(tmp_path)
+    before.derive("pacs", instances=2)
+    pacs.answers.append(0x0110)
+    patient = SWIFT.model_copy(update={"backoff_min_s": 300.0, "backoff_max_s": 900.0})
+    before.push_to("pacs", pacs.port, patient)
+    wait_until(lambda: before.delivery().failures == 1)
+    before.close()
+    after = Node(tmp_path)
+    pacs.answers.append(0x0111)
+    after.retry()
+    after.push_to("pacs", pacs.port)
+    assert after.wait_for("sent").acknowledged == 2
+    after.close()
 
 
 def test_a_change_of_patient_at_the_peer_is_written_down_by_keyword(node: Node, pacs: MisbehavingPacs) -> None:

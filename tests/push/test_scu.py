@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import select
 import socket
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
-from pynetdicom.pdu_primitives import MaximumLengthNotification
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
 
 from dicomnode.ids import AeTitle
 from dicomnode.push.outcome import Outcome, Reason
-from dicomnode.push.requestor import bound_pdu
+from dicomnode.push.requestor import maximum_pdu_bytes
 from dicomnode.push.scu import Link, Offer, associate, contexts, echo, send_files
 from dicomnode.settings import PeerSettings, PushSettings
 from dicomnode.wire import ENHANCED_MR_IMAGE, IMPLICIT, MR_IMAGE
@@ -93,22 +98,22 @@ def test_each_class_and_syntax_has_a_context_of_its_own_and_implicit_stands_besi
 
 def test_nagle_is_off_and_no_read_or_write_lasts_for_ever(pacs: MisbehavingPacs) -> None:
     link = link_to(pacs.port)
-    wrapped = link._association.dul.socket
-    assert wrapped is not None
-    assert wrapped.socket is not None
-    assert wrapped.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
-    assert wrapped.socket.gettimeout() == PATIENT.response_timeout_s
+    connected = link._exchange._socket
+    assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    assert connected.gettimeout() == PATIENT.response_timeout_s
     link.release()
+    assert connected.fileno() == -1
 
 
-def test_no_thread_but_ours_takes_messages_off_the_association(pacs: MisbehavingPacs) -> None:
-    """The library's own thread would now and then take a response for a request; it ends before the first send."""
+def test_no_thread_of_the_library_is_left_on_an_association(pacs: MisbehavingPacs) -> None:
+    """They would take a response for a request now and then, and poll."""
     link = link_to(pacs.port)
-    assert not link._association.is_alive()
-    assert link._association.dul.is_alive()
-    assert link._association.dul._run_loop_delay < 0.001
+    threads = threading.enumerate()
+    providers = [one.assoc for one in threads if isinstance(one, DULServiceProvider)]
+    associations = [one for one in threads if isinstance(one, Association)]
+    assert providers, "those of the peer, which uses the same library"
+    assert [one for one in providers + associations if one.is_requestor] == []
     link.release()
-    assert not link._association.dul.is_alive()
 
 
 def test_a_peer_that_releases_between_two_requests_is_answered(pacs: MisbehavingPacs, tmp_path: Path) -> None:
@@ -116,7 +121,7 @@ def test_a_peer_that_releases_between_two_requests_is_answered(pacs: Misbehaving
     link = link_to(pacs.port)
     assert send(link, path).status == 0x0000
     pacs.release_all()
-    wait_until(link._association.dul.peek_next_pdu)
+    wait_until(lambda: select.select([link._exchange._socket], [], [], 0)[0])
     assert send(link, path).reason is Reason.LOST
     link.release()
     wait_until(pacs.is_idle)
@@ -126,19 +131,15 @@ def test_a_peer_without_a_maximum_length_gets_pdus_of_128_kib(tmp_path: Path) ->
     path = write_mr_series(tmp_path, slices=1, size=512)[0]
     with MisbehavingPacs(maximum_pdu_bytes=0) as pacs:
         link = link_to(pacs.port)
-        assert link._association.dimse.maximum_pdu_size == 131072
+        assert link._exchange._fragment_bytes == 131072 - 6
         assert send(link, path).status == 0x0000
         link.release()
     assert pacs.arrivals[0].dataset == dataset_bytes(path)
 
 
-def test_a_peer_that_tells_no_maximum_length_counts_as_one_without(pacs: MisbehavingPacs) -> None:
-    link = link_to(pacs.port)
-    told = link._association.acceptor.user_information
-    told[:] = [item for item in told if not isinstance(item, MaximumLengthNotification)]
-    bound_pdu(link._association)
-    assert link._association.dimse.maximum_pdu_size == 131072
-    link.release()
+def test_a_peer_that_tells_no_maximum_length_counts_as_one_without() -> None:
+    accepted = SimpleNamespace(acceptor=SimpleNamespace(user_information=[]))
+    assert maximum_pdu_bytes(cast("Association", accepted)) == 131072
 
 
 def test_an_association_that_we_aborted_is_over_for_every_call(pacs: MisbehavingPacs, tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_a_missing_answer_says_why(pacs: MisbehavingPacs, tmp_path: Path, trick:
 def test_a_peer_that_stops_reading_in_the_middle_of_an_instance_does_not_hold_us(
     pacs: MisbehavingPacs, tmp_path: Path
 ) -> None:
-    """4 MB fill the buffers of the kernel, so that the library's thread blocks in ``send``."""
+    """4 MB fill the buffers of the kernel, so that we block in ``send``."""
     path = write_mr_series(tmp_path, slices=1, size=1448)[0]
     with stalling_relay(pacs.port, after_bytes=65536) as port:
         link = link_to(port, HASTY)

@@ -100,6 +100,8 @@ class MisbehavingPacs:
         """Stop listening, as a PACS that is switched off."""
         self.let_go.set()
         self._entity.shutdown()
+        while self._sockets:  # of associations that ended while it was shut down
+            self._sockets.popitem()[1].close()
 
     def __enter__(self) -> Self:
         self.start()
