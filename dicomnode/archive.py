@@ -195,6 +195,17 @@ class Archive:
             raise _unreadable(path, exc) from exc
         return memoryview(content)[_dataset_offset(path, content) :]
 
+    def has(self, file: str) -> bool:
+        """Is there such a file? A disk that does not say is StorageError: it says nothing of the file."""
+        path = self.path(file)
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as exc:
+            raise _unreadable(path, exc) from exc
+        return True
+
     def digest(self, file: str) -> str:
         """SHA-256 of the dataset bytes of an archived file, read in pieces."""
         return _dataset_digest(self.path(file))
@@ -205,18 +216,20 @@ class Archive:
         try:
             return _dataset_digest(path)
         except _NotAFileOfOurs:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            try:
+                return hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as exc:
+                raise _unreadable(path, exc) from exc
 
     def verify(self, file: str, sha256: str) -> FileState:
         """Are the dataset bytes still those whose digest the ledger holds?
 
         A disk that cannot be read is StorageError, not a verdict on the file.
         """
-        path = self.path(file)
-        if not path.exists():
+        if not self.has(file):
             return FileState.MISSING
         try:
-            found = _dataset_digest(path)
+            found = _dataset_digest(self.path(file))
         except _NotAFileOfOurs:
             return FileState.ALTERED
         return FileState.WHOLE if found == sha256 else FileState.ALTERED

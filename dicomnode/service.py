@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,9 +25,9 @@ from types import FrameType
 from dicomnode import __version__, log
 from dicomnode.archive import Archive
 from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
-from dicomnode.generators.model_dir import ModelFacts, default_model, model_facts
+from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import BootReport, QuarantinedFile, QuarantineReason
+from dicomnode.ledger.rows import BootReport, ImportedModel, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.scu import echo
@@ -36,6 +36,7 @@ from dicomnode.schedule import Ticks
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.settle import Settler
+from dicomnode.shelf import Shelf
 from dicomnode.work.child import Setup
 from dicomnode.work.supervisor import Supervisor
 
@@ -129,7 +130,8 @@ class Service:
         boot = ledger.begin_boot(pid=os.getpid(), host=host)
         parts.callback(ledger.end_boot, boot.boot)
         sweep(archive, ledger, boot)
-        models = known_models(settings)
+        shelf = Shelf(ledger.active_models, settings.node.data.absolute())
+        models = known_models(settings, shelf)
         owner = f"{boot.boot}:{host}:{os.getpid()}"
 
         supervisor = self._supervisor = Supervisor(
@@ -140,7 +142,7 @@ class Service:
             setup=Setup(
                 data=settings.node.data.absolute(),
                 device=settings.work.device,
-                models=tuple(sorted({models[rule.model].name for rule in settings.rule})),
+                models=tuple(sorted({models[rule.model].pinned for rule in settings.rule})),
                 log_level=settings.log.level,
                 log_format=settings.log.format,
             ),
@@ -163,7 +165,7 @@ class Service:
             settings.rule,
             ledger,
             archive,
-            models=models,
+            model_of=shelf.model_of,
             open_series=receiver.open_series,
             planned=supervisor.wake,
             clock=self._clock,
@@ -285,10 +287,11 @@ def _check_ledger(settings: Settings) -> CheckRow:
 
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
-    names = {rule.model or default_model(): rule.name for rule in reversed(settings.rule)}
+    shelf = Shelf(lambda: _active_models(settings), settings.node.data.absolute())
+    names = {rule.model or shelf.default: rule.name for rule in reversed(settings.rule)}
     for name, rule in sorted(names.items()):
         try:
-            facts = model_facts(name)
+            facts = shelf.verified(name)
         except ModelError as exc:
             sentence = f"Rule {rule} asks for it: {exc.sentence}"
             yield CheckRow(what=f"model {name}", mark=Mark.FAIL, sentence=sentence, hint=exc.hint)
@@ -296,6 +299,15 @@ def _check_models(settings: Settings) -> Iterator[CheckRow]:
             lowest, highest = facts.ratios
             sentence = f"Kind {facts.kind}, ratios {lowest}–{highest}, digest {facts.digest}: verified."
             yield CheckRow(what=f"model {name}", mark=Mark.OK, sentence=sentence)
+
+
+def _active_models(settings: Settings) -> dict[str, ImportedModel]:
+    """None of a ledger that is not there, or cannot be read: another line of the sheet says so."""
+    try:
+        with closing(open_reader(settings.ledger_url)) as reader:
+            return reader.active_models()
+    except NodeError:
+        return {}
 
 
 def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> CheckRow:
@@ -341,13 +353,13 @@ def introduction(settings: Settings, port: int) -> str:
     )
 
 
-def known_models(settings: Settings) -> dict[str | None, ModelFacts]:
+def known_models(settings: Settings, shelf: Shelf) -> dict[str | None, ModelFacts]:
     """The facts of every model that a rule names, and of the default one under None; all their files verified."""
-    models: dict[str | None, ModelFacts] = {None: model_facts(default_model())}
+    models: dict[str | None, ModelFacts] = {None: shelf.verified(None)}
     for rule in settings.rule:
         if rule.model not in models:
             try:
-                models[rule.model] = model_facts(rule.model or default_model())
+                models[rule.model] = shelf.verified(rule.model)
             except ModelError as exc:
                 raise SettingsError(
                     f"Rule {rule.name} asks for model {rule.model}, which cannot be used: {exc.sentence}",

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 
 from dicomnode import log
 from dicomnode.archive import Archive
-from dicomnode.errors import NodeError, StorageError
+from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ids import SeriesId
 from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_header_or_reason
@@ -132,7 +132,7 @@ class Settler:
         ledger: Ledger,
         archive: Archive,
         *,
-        models: Mapping[str | None, ModelFacts],  # by a rule's ``model``; None: the default model
+        model_of: Callable[[str | None], ModelFacts],  # what a rule's ``model`` is now; None: the default model
         open_series: Callable[[], AbstractSet[SeriesId]],  # those that an open association stored into
         planned: Callable[[], None],  # called after a job was made
         clock: Clock = SYSTEM_CLOCK,
@@ -140,11 +140,12 @@ class Settler:
         self._rules = rules
         self._ledger = ledger
         self._archive = archive
-        self._models = models
+        self._model_of = model_of
         self._open_series = open_series
         self._planned = planned
         self._clock = clock
         self._watch = QuietWatch(settings, clock)
+        self._waiting: dict[SeriesId, str] = {}  # for a disk that cannot be read, and what was said of it
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="settle")
@@ -192,9 +193,18 @@ class Settler:
             try:
                 self._judge(series)
             except StorageError as exc:  # of this series' files: those behind it may lie on sound ground
-                log.event(LOGGER, "judge_failed", level=logging.ERROR, series=series.id, sentence=exc.sentence)
+                self._wait_for_disk(series, exc.sentence)
                 next_s = max(next_s, PAUSE_S)
+            else:
+                self._waiting.pop(series.id, None)
         return max(next_s, SHORTEST_WAIT_S)
+
+    def _wait_for_disk(self, series: SettledSeries, sentence: str) -> None:
+        """It says nothing of the images: they are judged when it can be read. Told once, not at every look."""
+        if self._waiting.get(series.id) != sentence:
+            self._waiting[series.id] = sentence
+            self._ledger.note("judge_failed", table="series", row=series.id, detail=f"{sentence} It is tried again.")
+            log.event(LOGGER, "judge_failed", level=logging.ERROR, series=series.id, sentence=sentence)
 
     def _settle(self, due: Due) -> None:
         """Freeze the set of instances; one that came since the look takes the quiet away again."""
@@ -212,11 +222,14 @@ class Settler:
         instances = self._ledger.instances_of(series.id, series.revision)
         begun = self._clock.monotonic()
         try:
-            choice, verdict = self._verdict(instances)
+            choice, facts, verdict = self._verdict(instances)
         except _Stopped:
             return
         except _TooMuch as exc:
             self._keep(series, reason=NOT_JUDGED, sentence=str(exc), alert=True)
+        except ModelError as exc:  # rolled back to none while a rule names it: no other takes its place
+            sentence = f"{exc.sentence} Activate one, then `dicomnode series retry {series.id}`."
+            self._keep(series, reason=NOT_JUDGED, sentence=sentence, alert=True)
         except NodeError:
             raise  # the disk's or the ledger's matter, not the series'
         except Exception as exc:  # noqa: BLE001 (border: one series' judgement)
@@ -225,7 +238,7 @@ class Settler:
             self._keep(series, reason=NOT_JUDGED, sentence=sentence, alert=True)
         else:
             if verdict.process:
-                self._plan(series, choice, verdict)
+                self._plan(series, choice, facts, verdict)
             else:
                 notes = (*choice.passed_over, *verdict.notes)
                 self._keep(series, reason=verdict.reason, sentence=verdict.sentence, alert=verdict.alert, notes=notes)
@@ -233,12 +246,12 @@ class Settler:
                 LOGGER, "series_judged", level=logging.DEBUG, series=series.id, seconds=self._clock.monotonic() - begun
             )
 
-    def _verdict(self, instances: Sequence[ArchivedInstance]) -> tuple[RuleChoice, Verdict]:
+    def _verdict(self, instances: Sequence[ArchivedInstance]) -> tuple[RuleChoice, ModelFacts, Verdict]:
         headers = self._headers(instances)
         choice = choose_rule([one for one in headers if isinstance(one, InstanceHeader)], self._rules)
-        facts = self._models[choice.rule.model if choice.rule else None]
+        facts = self._model_of(choice.rule.model if choice.rule else None)
         verdict = judge(headers, limits_of(choice.rule, facts), rule_matched=choice.rule is not None)
-        return choice, verdict
+        return choice, facts, verdict
 
     def _headers(self, instances: Sequence[ArchivedInstance]) -> list[InstanceHeader | UnreadableHeader]:
         """Headers of the whole revision, within bounds; a file that is gone stands in its place as unreadable."""
@@ -250,7 +263,7 @@ class Settler:
             if self._stopping.is_set():
                 raise _Stopped
             path = self._archive.path(instance.file)
-            if path.exists():
+            if self._archive.has(instance.file):
                 headers.append(read_header_or_reason(path))
             else:
                 headers.append(UnreadableHeader(path=path, reason="its file is missing from the archive"))
@@ -269,11 +282,10 @@ class Settler:
                 revision=series.revision, reason=reason, sentence=sentence,
             )  # fmt: skip
 
-    def _plan(self, series: SettledSeries, choice: RuleChoice, verdict: Verdict) -> None:
+    def _plan(self, series: SettledSeries, choice: RuleChoice, facts: ModelFacts, verdict: Verdict) -> None:
         rule = choice.rule
         assert rule is not None
         assert verdict.ratio is not None
-        facts = self._models[rule.model]
         job = PlannedJob(
             rule=rule.name,
             model=facts.name,
@@ -289,7 +301,7 @@ class Settler:
             checkpoint("settle.planned")
             log.event(
                 LOGGER, "series_planned", series=series.id, revision=series.revision, job=job_id, rule=rule.name,
-                model=facts.name, ratio=verdict.ratio, sentence=verdict.sentence,
+                model=facts.name, model_digest=facts.digest, ratio=verdict.ratio, sentence=verdict.sentence,
             )  # fmt: skip
             self._planned()
 

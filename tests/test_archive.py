@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dicomnode.archive import Archive, FileState, read_origin
 from dicomnode.errors import StorageError
 from dicomnode.ids import InstanceId, SeriesId
 from tests.support.dicom import dataset_bytes, made, mr_dataset, write_part10
+from tests.support.mounts import unreachable, unreadable
 from tests.support.pdu import EXPLICIT
 
 AT = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -100,6 +103,18 @@ def test_verify_tells_whole_altered_and_missing_apart(tmp_path: Path) -> None:
     assert archive.verify(file, digest) is FileState.ALTERED
     archive.path(file).unlink()
     assert archive.verify(file, digest) is FileState.MISSING
+
+
+@pytest.mark.parametrize("disk", [unreadable, unreachable])
+def test_a_disk_that_cannot_be_read_is_no_verdict_on_the_file(
+    tmp_path: Path, disk: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    archive = Archive(tmp_path)
+    file = put(archive, dataset=b"abcd")
+    digest = hashlib.sha256(b"abcd").hexdigest()
+    with disk(archive.path(file)), pytest.raises(StorageError, match="could not be read"):
+        archive.verify(file, digest)
+    assert archive.verify(file, digest) is FileState.WHOLE
 
 
 def test_an_altered_file_is_not_read(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,9 @@ from dicomnode.ids import digest
 from dicomnode.ledger.store import open_ledger
 from dicomnode.service import Mark, Service, check, ensure_writable, introduction, notify
 from dicomnode.settings import Settings, parse
+from dicomnode.shelf import import_model
 from tests.support.dcmtk import free_port
+from tests.support.model_folders import write_thin
 from tests.support.mounts import tmpfs
 from tests.support.mr_series import mr_datasets
 from tests.support.node import CHECKOUT, is_running, kill, make_node, running_node
@@ -125,6 +129,30 @@ def test_a_rule_with_an_unknown_model_is_named_before_anything_listens(tmp_path:
         service.start()
     assert "cubic-dc" in caught.value.hint
     Archive(settings.node.data).lock()
+
+
+def test_a_rule_may_name_an_imported_model_once_it_is_active_and_whole(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, rule=[{"name": "knees", "model": "knee"}])
+    data = settings.node.data
+    data.mkdir()
+    with closing(open_ledger(settings.ledger_url)) as ledger:
+        made = write_thin(tmp_path / "made", name="knee")
+        imported, _ = import_model(made, data=data, ledger=ledger, by="operator")
+        with pytest.raises(SettingsError, match="Rule knees asks for model knee"):
+            Service(settings).start()
+        assert {row.what: row.mark for row in check(settings)}["model knee"] is Mark.FAIL
+        assert imported.id is not None
+        ledger.activate_model(imported.id, "operator")
+    service = Service(settings)
+    service.start()
+    service.stop()
+    row = next(row for row in check(settings) if row.what == "model knee")
+    assert row.mark is Mark.OK
+    assert imported.digest in row.sentence
+    shutil.rmtree(data / "models")
+    with pytest.raises(SettingsError, match=f"expected digest {imported.digest}, found none"):
+        Service(settings).start()
+    assert {row.what: row.mark for row in check(settings)}["model knee"] is Mark.FAIL
 
 
 def test_a_data_folder_that_cannot_be_written_to_is_a_storage_error(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from dicomnode import settle
 from dicomnode.archive import Archive
-from dicomnode.generators.model_dir import model_facts
+from dicomnode.errors import ModelError
+from dicomnode.generators.model_dir import ModelFacts, model_facts
 from dicomnode.ids import SeriesId
 from dicomnode.imaging.verdict import Limits, Verdict, judge
 from dicomnode.ledger.queries import Reader, open_reader
@@ -19,6 +21,7 @@ from dicomnode.ledger.rows import ReceivingSeries
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.settings import SettleSettings, parse
 from dicomnode.settle import QuietWatch, Settler
+from tests.support.mounts import unreachable, unreadable
 from tests.support.mr_series import mr_datasets
 from tests.support.stored import archived_files, store
 from tests.support.wait import wait_until
@@ -171,15 +174,15 @@ class Bench:
         *rules: Mapping[str, object],
         planned: Callable[[], None] = lambda: None,
         open_series: Callable[[], frozenset[SeriesId]] = frozenset,
+        model_of: Callable[[str | None], ModelFacts] = lambda _name: model_facts("cubic-dc"),
     ) -> Settler:
         """One whose turns the test takes itself."""
-        facts = model_facts("cubic-dc")
         return Settler(
             SETTINGS,
             parse({"rule": list(rules) or [{"name": "all"}]}).rule,
             self.ledger,
             self.archive,
-            models={None: facts, "cubic-dc": facts},
+            model_of=model_of,
             open_series=open_series,
             planned=planned,
             clock=self.clock,
@@ -299,6 +302,26 @@ def test_a_file_that_is_gone_makes_its_slice_unusable(bench: Bench) -> None:
     assert "its file is missing from the archive" in explanation.sentences[0]
 
 
+@pytest.mark.parametrize("disk", [unreadable, unreachable])
+def test_a_disk_that_cannot_be_read_says_nothing_of_the_series_which_is_judged_when_it_can(
+    bench: Bench, disk: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    poor = store(bench.ledger, bench.archive, mr_datasets(slices=5))
+    sound = store(bench.ledger, bench.archive, mr_datasets(slices=6))
+    settler = bench.settler()
+    with disk(archived_files(bench.archive, poor)[2]):
+        bench.settle(settler)
+        settler.turn()
+        waiting = bench.reader.series_explain(poor)
+        assert waiting.state == "settled"
+        told = [event for event in waiting.events if event.kind == "judge_failed"]
+        assert [event.count for event in told] == [1], "it is said once, not at every look"
+        assert "could not be read" in told[0].detail or "cannot be read" in told[0].detail
+        assert bench.reader.series_explain(sound).state == "planned"
+    settler.turn()
+    assert bench.reader.series_explain(poor).state == "planned"
+
+
 def test_a_series_beyond_all_measure_is_kept_without_reading_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "INSTANCES_LIMIT", 5)
     series = store(bench.ledger, bench.archive, mr_datasets(slices=6))
@@ -306,6 +329,47 @@ def test_a_series_beyond_all_measure_is_kept_without_reading_it(bench: Bench, mo
     explanation = bench.reader.series_explain(series)
     assert explanation.reason == settle.NOT_JUDGED
     assert explanation.sentences[0] == "6 instances are more than the 5 that are judged."
+
+
+def test_each_verdict_asks_anew_which_model_a_rule_gets_and_pins_its_digest(bench: Bench) -> None:
+    facts = model_facts("cubic-dc")
+    now = [facts, replace(facts, digest="another")]
+    settler = bench.settler(model_of=lambda _name: now[0])
+    first = store(bench.ledger, bench.archive, mr_datasets())
+    bench.settle(settler)
+    now.pop(0)
+    second = store(bench.ledger, bench.archive, mr_datasets())
+    bench.settle(settler)
+    planned = [bench.reader.series_explain(series).job for series in (first, second)]
+    assert [job.model_digest for job in planned if job] == [facts.digest, "another"]
+
+
+def test_a_rule_whose_model_was_rolled_back_to_none_gets_no_other_and_its_series_waits_for_the_operator(
+    bench: Bench,
+) -> None:
+    gone = {"knee"}
+
+    def model_of(name: str | None) -> ModelFacts:
+        if name in gone:
+            raise ModelError(f"There is no model named {name}.")
+        return model_facts("cubic-dc")
+
+    rules = ({"name": "knees", "match": {"BodyPartExamined": "KNEE"}, "model": "knee"}, {"name": "all"})
+    settler = bench.settler(*rules, model_of=model_of)
+    knee = store(bench.ledger, bench.archive, mr_datasets(attributes={"BodyPartExamined": "KNEE"}))
+    other = store(bench.ledger, bench.archive, mr_datasets())
+    bench.settle(settler)
+    explanation = bench.reader.series_explain(knee)
+    assert (explanation.state, explanation.reason) == ("kept", settle.NOT_JUDGED)
+    assert explanation.sentences[0] == (
+        f"There is no model named knee. Activate one, then `dicomnode series retry {knee}`."
+    )
+    assert bench.reader.series_explain(other).state == "planned"
+    assert [line.id for line in bench.reader.status().attention] == [knee]
+    gone.clear()
+    bench.ledger.retry_series(knee, "an operator")
+    settler.turn()
+    assert bench.reader.series_explain(knee).state == "planned"
 
 
 def test_a_retry_judges_the_same_revision_again(bench: Bench) -> None:

@@ -1,61 +1,170 @@
-"""``dicomnode model list|show|verify``: which models there are, what they say of themselves, and are they whole?"""
+"""``dicomnode model …``: which models there are, are they whole, and which one rules get under a name."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import json_option
+from dicomnode.cli.options import config_option, json_option, load_settings, operator, writer
 
 if TYPE_CHECKING:
     from dicomnode.generators.card import Card
-    from dicomnode.generators.model_dir import ModelFacts
+    from dicomnode.ledger.lines import EventLine, ModelRow
+    from dicomnode.settings import Settings
+    from dicomnode.shelf import ModelLine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What ``model show`` prints; a model without weights has no card."""
+    """What ``model show`` prints; a model without weights has no card, one that was not imported no events."""
 
-    model: ModelFacts
+    model: ModelLine
     card: Card | None
+    events: tuple[EventLine, ...]
 
 
-@click.group(short_help="The models, and whether they are whole.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """What ``import``, ``activate`` and ``rollback`` print; after a rollback to no model there is no digest."""
+
+    name: str
+    digest: str | None
+    changed: bool  # False: it was so already
+    done: str
+
+
+@click.group(short_help="The models: list, show, verify, import, activate, rollback.")
 def model() -> None:
-    """The models that came with the node."""
+    """The models that came with the node, and those that were imported."""
 
 
-@model.command("list")
+@model.command("list", short_help="All models, and which ones rules get.")
+@config_option
 @json_option
-def list_models(as_json: bool) -> None:
-    """List the models a rule may name."""
-    from dicomnode.generators import model_dir
-
-    facts = [model_dir.model_facts(name) for name in model_dir.model_names()]
-    columns = {"name": "name", "kind": "kind", "ratios": "ratios", "digest": "digest", "default": "default"}
-    output.print_rows(facts, columns, as_json=as_json, none="No models.")
+def list_models(config: Path | None, as_json: bool) -> None:
+    """List the models; a rule that names one gets the active one of that name."""
+    lines = _lines(load_settings(config))
+    columns = {name: name for name in ("name", "kind", "ratios", "digest", "origin", "active", "default")}
+    output.print_rows(lines, columns, as_json=as_json, none="No models.")
 
 
-@model.command()
-@click.argument("name")
+@model.command(short_help="The card of a model.")
+@click.argument("name", metavar="NAME[@DIGEST]")
+@config_option
 @json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str, config: Path | None, as_json: bool) -> None:
     """Show the card of model NAME: parameters, data, licence, intended use, where it fails, metrics."""
+    settings = load_settings(config)
+    from dicomnode import shelf
     from dicomnode.generators import model_dir
 
-    facts = model_dir.model_facts(name)
-    folder = model_dir.shipped_models().get(name)
-    output.print_facts(Shown(model=facts, card=model_dir.read_card(folder) if folder else None), as_json=as_json)
+    line = shelf.find_model(_lines(settings), name)
+    folder = shelf.folder_of(line, settings.node.data.absolute(), name)
+    card = model_dir.read_card(folder) if folder else None
+    output.print_facts(Shown(model=line, card=card, events=_history(settings, line)), as_json=as_json)
 
 
 @model.command()
-@click.argument("name")
+@click.argument("name", metavar="NAME[@DIGEST]")
+@config_option
 @json_option
-def verify(name: str, as_json: bool) -> None:
+def verify(name: str, config: Path | None, as_json: bool) -> None:
     """Compare every file of model NAME with its digest."""
+    settings = load_settings(config)
+    from dicomnode import shelf
     from dicomnode.generators import model_dir
 
-    output.print_facts(model_dir.model_facts(name), as_json=as_json)
+    line = shelf.find_model(_lines(settings), name)
+    if line.origin is shelf.Origin.IMPORTED:
+        model_dir.pinned_model(line.name, line.digest, settings.node.data.absolute())
+    output.print_facts(line, as_json=as_json)
+
+
+@model.command("import", short_help="Take a model directory into the data folder; activates nothing.")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@config_option
+@json_option
+def import_model(folder: Path, config: Path | None, as_json: bool) -> None:
+    """Verify the model directory DIR, load its weights once, and copy it into the data folder. Activates nothing."""
+    settings = load_settings(config)
+    from dicomnode import shelf
+
+    with writer(config) as ledger:
+        imported, is_new = shelf.import_model(folder, data=settings.node.data.absolute(), ledger=ledger, by=operator())
+    done = "is imported; it is not active yet" if is_new else "was imported before; its files are whole"
+    _print_changed(imported.name, imported.digest, is_new, done, as_json=as_json)
+
+
+@model.command(short_help="Let rules that name it get an imported model.")
+@click.argument("name", metavar="NAME[@DIGEST]")
+@config_option
+@json_option
+def activate(name: str, config: Path | None, as_json: bool) -> None:
+    """Let rules that name it get the imported model NAME, from the next verdict on; jobs that are there keep theirs."""
+    settings = load_settings(config)
+    from dicomnode import shelf
+
+    with writer(config) as ledger:
+        row = shelf.find_imported(_imported(settings), name)
+        is_new = shelf.activate(row, data=settings.node.data.absolute(), ledger=ledger, by=operator())
+    done = "is what rules get under this name from now on" if is_new else "was active already"
+    _print_changed(row.name, row.digest, is_new, done, as_json=as_json)
+
+
+@model.command(short_help="Go back to the model that was active before.")
+@click.argument("name")
+@config_option
+@json_option
+def rollback(name: str, config: Path | None, as_json: bool) -> None:
+    """Go back to the model NAME that was active before, in the end to the one that came with the node."""
+    settings = load_settings(config)
+    from dicomnode import shelf
+
+    with writer(config) as ledger:
+        facts = shelf.roll_back(
+            name,
+            rules=[rule.name for rule in settings.rule if rule.model == name],
+            data=settings.node.data.absolute(),
+            ledger=ledger,
+            by=operator(),
+        )
+    done = "is what rules get under this name again" if facts else "is not known any more: no other is active"
+    _print_changed(name, facts.digest if facts else None, True, done, as_json=as_json)
+
+
+def _lines(settings: Settings) -> list[ModelLine]:
+    from dicomnode.shelf import model_lines
+
+    return model_lines(_imported(settings))
+
+
+def _imported(settings: Settings) -> list[ModelRow]:
+    """The models in the ledger; none where there is no ledger yet."""
+    from dicomnode.ledger.engine import ledger_path
+    from dicomnode.ledger.queries import open_reader
+
+    if not ledger_path(settings.ledger_url).is_file():
+        return []
+    with closing(open_reader(settings.ledger_url)) as reader:
+        return reader.imported_models()
+
+
+def _history(settings: Settings, line: ModelLine) -> tuple[EventLine, ...]:
+    from dicomnode.ledger.queries import open_reader
+
+    if line.id is None:
+        return ()
+    with closing(open_reader(settings.ledger_url)) as reader:
+        return reader.model_history(line.id)
+
+
+def _print_changed(name: str, digest: str | None, changed: bool, done: str, *, as_json: bool) -> None:
+    if as_json:
+        output.print_facts(Changed(name=name, digest=digest, changed=changed, done=done), as_json=True)
+    else:
+        click.echo(f"Model {name}{f' ({digest})' if digest else ''} {done}.")

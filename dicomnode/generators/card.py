@@ -25,6 +25,8 @@ class Kind(StrEnum):
     SLICE = "slice"
     SLAB3 = "slab3"
     THIN = "thin"
+    SRCNN = "srcnn"  # these two to be compared with; no rule may use them
+    VDSR = "vdsr"
 
 
 class _Strict(BaseModel):
@@ -52,6 +54,21 @@ class SRResNetParameters(_Strict):
     blocks: int = Field(default=16, ge=1, le=128)
 
 
+class SRCNNParameters(_Strict):
+    """Shape of ``srcnn.SRCNN``; the defaults are its authors' best."""
+
+    channels: int = Field(default=64, ge=1, le=1024)
+    mapped: int = Field(default=32, ge=1, le=1024)
+    middle: Literal[1, 3, 5] = 5  # pixels, side of the second kernel
+
+
+class VDSRParameters(_Strict):
+    """Shape of ``vdsr.VDSR``; the defaults are its authors'."""
+
+    channels: int = Field(default=64, ge=1, le=1024)
+    layers: int = Field(default=20, ge=2, le=128)
+
+
 class DataRow(_Strict):
     """A volume that the model has met, and in which role."""
 
@@ -59,6 +76,9 @@ class DataRow(_Strict):
     subject: str = Field(min_length=1)  # volumes of one person never stand in two splits
     split: Literal["train", "validation"]
     licence: str = Field(min_length=1)
+    pairs: str = ""  # simulated, real: how its slices came to have a truth
+    field_strength_t: float | None = None  # as its headers say; NIfTI says nothing
+    sequence: str = ""  # such as "3D, GR\\IR"
 
 
 class MetricRow(_Strict):
@@ -79,6 +99,8 @@ class _Card(_Strict):
     licence: str = Field(min_length=1)
     intended_use: str = Field(min_length=1)
     failure_modes: tuple[str, ...] = Field(min_length=1)
+    recipe: str = ""  # of the trainer
+    training: str = ""  # in words: steps, pairs, what it cost
     data: tuple[DataRow, ...] = Field(min_length=1)
     metrics: tuple[MetricRow, ...] = ()
 
@@ -107,7 +129,21 @@ class SRResNetCard(_Card):
     parameters: SRResNetParameters = SRResNetParameters()
 
 
-Card = ThinCard | SRResNetCard
+class SRCNNCard(_Card):
+    """Card of the kind ``srcnn``, which predicts a slice from its interpolation."""
+
+    kind: Literal[Kind.SRCNN] = Kind.SRCNN
+    parameters: SRCNNParameters = SRCNNParameters()
+
+
+class VDSRCard(_Card):
+    """Card of the kind ``vdsr``, which predicts what an interpolated slice lacks."""
+
+    kind: Literal[Kind.VDSR] = Kind.VDSR
+    parameters: VDSRParameters = VDSRParameters()
+
+
+Card = ThinCard | SRResNetCard | SRCNNCard | VDSRCard
 _CARD: TypeAdapter[Card] = TypeAdapter(Annotated[Card, Field(discriminator="kind")])
 
 
@@ -149,4 +185,5 @@ def card_toml(card: Card) -> str:
 
 def _toml_lines(entries: Mapping[str, object]) -> str:
     # Strings, numbers, booleans and flat arrays of them look the same in JSON and in TOML.
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in entries.items())
+    filled = {key: value for key, value in entries.items() if value not in (None, "")}
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in filled.items())

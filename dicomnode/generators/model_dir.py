@@ -13,10 +13,12 @@ were compared are the bytes that are loaded.
 from __future__ import annotations
 
 import re
+import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from dicomnode import durable, ids
 from dicomnode.errors import ModelError
@@ -32,6 +34,9 @@ SUMS_FILE = "SHA256SUMS"
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models"
 LEARNED_DEFAULT = "thin"
+EVALUATE_ONLY: Final = frozenset({Kind.SRCNN, Kind.VDSR})  # no rule may use these (DESIGN §8)
+IMPORTED_FOLDER = "models"  # below the data folder: <name>/<first digits of the digest>/
+DIGEST_DIGITS = 12
 FILE_LIMIT_BYTES = 1 << 30  # of any file of the directory: 200 times the largest network that we know of
 # Plain names only: a listed "../x" would be read outside the folder.
 SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)")
@@ -46,6 +51,11 @@ class ModelFacts:
     digest: str
     ratios: tuple[int, int]
     default: bool
+
+    @property
+    def pinned(self) -> str:
+        """``NAME@DIGEST``: this model and no other of its name."""
+        return f"{self.name}@{self.digest}"
 
 
 def read_card(folder: Path) -> Card:
@@ -79,9 +89,9 @@ def shipped_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{CARD_FILE}"))}
 
 
-def default_model() -> str:
-    """The model of a rule that names none: ``thin`` once its weights ship, until then ``cubic-dc``."""
-    return LEARNED_DEFAULT if LEARNED_DEFAULT in shipped_models() else Kind.CUBIC_DC.value
+def default_model(imported: Collection[str] = ()) -> str:
+    """The model of a rule that names none: ``thin`` once it ships or is among ``imported``, else ``cubic-dc``."""
+    return LEARNED_DEFAULT if LEARNED_DEFAULT in {*shipped_models(), *imported} else Kind.CUBIC_DC.value
 
 
 def model_names() -> tuple[str, ...]:
@@ -97,7 +107,7 @@ def model_facts(model: str | Path) -> ModelFacts:
         return ModelFacts(
             name=generator.name, kind=Kind.CUBIC_DC, digest=generator.digest, ratios=RATIO_LIMITS, default=default
         )
-    verified = _find_verified(model)
+    verified = find_verified(model)
     card = verified.card
     return ModelFacts(name=card.name, kind=card.kind, digest=verified.digest, ratios=card.ratios, default=default)
 
@@ -108,10 +118,75 @@ def load_generator(model: str | Path) -> Generator:
         return CubicDc()
     from dicomnode.generators.served import serve  # torch: seconds that nobody else should have to wait for
 
-    return serve(_find_verified(model))
+    return serve(find_verified(model))
 
 
-def _find_verified(model: str | Path) -> VerifiedModel:
+def imported_folder(data: Path, name: str, digest: str) -> Path:
+    """Where an imported model lies below the node's data folder."""
+    return data / IMPORTED_FOLDER / name / digest[:DIGEST_DIGITS]
+
+
+def pinned_model(name: str, digest: str, data: Path | None) -> tuple[ModelFacts, str | Path]:
+    """Facts of the one model with this name and digest, and what ``load_generator`` takes for it.
+
+    It came with the package or was imported into the data folder; its files were just compared with their digests.
+    Raises ModelError where it is altered or nowhere: another model is never given in its place.
+    """
+    places: list[str | Path] = [name] if name in model_names() else []
+    if data is not None:
+        places.append(imported_folder(data, name, digest))
+    found = []
+    for place in places:
+        seen = _digest_at(place)
+        if seen == digest:
+            facts = model_facts(place)
+            if (facts.name, facts.digest) == (name, digest):
+                return facts, place
+            seen = facts.digest
+        found += [seen] if seen else []
+    raise ModelError(
+        f"Model {name} is not here with the digest that was asked for: expected digest {digest}, "
+        f"found {' and '.join(found) or 'none'}. No other model was used.",
+        hint="Import that very model (`dicomnode model import`), or have the series judged again: "
+        "`dicomnode series retry`.",
+    )
+
+
+def copy_model(folder: Path, target: Path) -> str:
+    """Copy a verified model directory, flushed and in one step; the digest of the copy, which was read back.
+
+    What lay at ``target`` is replaced. Raises ModelError, and OSError as it comes.
+    """
+    expected = _parse_sums(_read(folder, SUMS_FILE), folder)
+    growing, old = (target.with_name(f"{target.name}{word}{durable.TEMPORARY_SUFFIX}") for word in ("", ".old"))
+    for left_over in (growing, old):  # of an import that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    durable.make_folder(target.parent.parent)
+    durable.make_folder(target.parent)
+    growing.mkdir(mode=0o750)
+    try:
+        for name in (*expected, SUMS_FILE):
+            durable.write_file(growing / name, [_read(folder, name)])
+        digest = verify(growing)
+        if target.exists():
+            target.rename(old)
+        durable.rename_folder(growing, target)
+    finally:
+        for done_with in (growing, old):
+            shutil.rmtree(done_with, ignore_errors=True)
+    return digest
+
+
+def _digest_at(place: str | Path) -> str | None:
+    """What a place says its digest is, without a look at the files behind it; None where no model is."""
+    if place == Kind.CUBIC_DC:
+        return CubicDc().digest
+    folder = place if isinstance(place, Path) else shipped_models()[place]
+    return ids.digest(_read(folder, SUMS_FILE)) if (folder / SUMS_FILE).is_file() else None
+
+
+def find_verified(model: str | Path) -> VerifiedModel:
+    """Card and weights of a shipped model or a folder, after its files were compared with their digests."""
     if isinstance(model, Path) or "/" in model:
         return _read_verified(Path(model))
     folder = shipped_models().get(model)

@@ -1,7 +1,8 @@
 """Networks as generators: what goes in, what is done with what comes out, and what was measured put back.
 
 All start from cubic-dc, computed into the array that is returned, and refine it in place:
-``thin`` adds residuals to it, ``slice`` replaces its slices, ``slab3`` averages three predictions of each.
+``thin`` adds residuals to it, ``slice`` replaces its slices, ``slab3`` averages three predictions of each. Of the
+networks that are only compared with, ``srcnn`` replaces slices and ``vdsr`` adds residuals to them.
 """
 
 from __future__ import annotations
@@ -21,12 +22,23 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dicomnode.errors import ModelError
 from dicomnode.generators.base import Progress, thin_volume
-from dicomnode.generators.card import REINSTALL, Card, Kind, SRResNetCard, ThinCard, VerifiedModel
+from dicomnode.generators.card import (
+    REINSTALL,
+    Card,
+    Kind,
+    SRCNNCard,
+    SRResNetCard,
+    ThinCard,
+    VDSRCard,
+    VerifiedModel,
+)
 from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.generators.device import choose_device
 from dicomnode.generators.infer import Forward, PlaneNetwork, restore_measured, stream
+from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
 from dicomnode.generators.thin import RATIOS, SHRINK, ThinNet, thick_windows
+from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.body import body_scale
 from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency
 from dicomnode.imaging.volume import Volume
@@ -38,6 +50,7 @@ NETWORK_SHARE = 0.98  # of the work; the rest is the projection
 # Of a residual block at its widest: long skip, block input, and two of conv–ReLU–conv–add; and half as much again
 # that the allocator holds between them (measured on resident memory, ``test_infer``).
 LIVE_TENSORS = 6
+CHAIN_LIVE_TENSORS = 3  # without a skip: what a convolution reads and writes, and half as much again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,14 +140,30 @@ def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: 
 
 
 def replace_slices(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
-    """``slice``: each slice of cubic-dc becomes what the network makes of it."""
-    assert isinstance(net, SRResNet)
+    """``slice`` and ``srcnn``: each slice of cubic-dc becomes what the network makes of it."""
 
     def write(start: int, predicted: Tensor) -> None:
         stack.thin[start : start + len(predicted)] = predicted[:, 0].numpy() * np.float32(stack.scale)
 
     stream(
-        paper_planes(net),
+        paper_planes(net) if isinstance(net, SRResNet) else chain_planes(net),
+        len(stack.thin),
+        stack.plane,
+        read=_slices_of(stack),
+        write=write,
+        device=device,
+        progress=progress,
+    )
+
+
+def add_slice_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
+    """``vdsr``: each slice of cubic-dc gets, in float32, what the network says that it lacks."""
+
+    def write(start: int, residuals: Tensor) -> None:
+        stack.thin[start : start + len(residuals)] += residuals[:, 0].numpy() * np.float32(stack.scale)
+
+    stream(
+        chain_planes(net),
         len(stack.thin),
         stack.plane,
         read=_slices_of(stack),
@@ -200,6 +229,26 @@ def paper_planes(net: SRResNet) -> PlaneNetwork:
     )
 
 
+def chain_planes(net: nn.Module) -> PlaneNetwork:
+    """A chain of convolutions, of the networks to be compared with, as streaming sees it."""
+
+    def place(device: torch.device, dtype: torch.dtype) -> Forward:
+        placed = _placed(net, device, dtype)
+        if isinstance(placed, VDSR):
+            return placed.residual
+        assert isinstance(placed, SRCNN)
+        placed.tail.float()
+        return placed
+
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    return PlaneNetwork(
+        place=place,
+        border_rows=sum(convolution.kernel_size[0] // 2 for convolution in convolutions),
+        alignment_rows=1,
+        live_values=CHAIN_LIVE_TENSORS * max(convolution.out_channels for convolution in convolutions),
+    )
+
+
 def _build_thin(card: Card) -> tuple[nn.Module, Refine]:
     assert isinstance(card, ThinCard)
     lowest, highest = card.ratios
@@ -219,10 +268,23 @@ def _build_slab3(card: Card) -> tuple[nn.Module, Refine]:
     return SRResNet(outputs=3, channels=card.parameters.channels, blocks=card.parameters.blocks), average_predictions
 
 
+def _build_srcnn(card: Card) -> tuple[nn.Module, Refine]:
+    assert isinstance(card, SRCNNCard)
+    shape = card.parameters
+    return SRCNN(channels=shape.channels, mapped=shape.mapped, middle=shape.middle), replace_slices
+
+
+def _build_vdsr(card: Card) -> tuple[nn.Module, Refine]:
+    assert isinstance(card, VDSRCard)
+    return VDSR(channels=card.parameters.channels, layers=card.parameters.layers), add_slice_residuals
+
+
 _BUILDERS: dict[Kind, Callable[[Card], tuple[nn.Module, Refine]]] = {
     Kind.SLICE: _build_slice,
     Kind.SLAB3: _build_slab3,
     Kind.THIN: _build_thin,
+    Kind.SRCNN: _build_srcnn,
+    Kind.VDSR: _build_vdsr,
 }
 
 

@@ -174,10 +174,10 @@ class Verdict:
 Header = InstanceHeader | UnreadableHeader
 
 
-def judge(headers: Sequence[Header], limits: Limits, *, own: bool = False, rule_matched: bool = True) -> Verdict:
-    """The verdict on one series. ``own``: the ledger knows one of its UIDs as made by this node."""
+def judge(headers: Sequence[Header], limits: Limits, *, rule_matched: bool = True) -> Verdict:
+    """The verdict on one series."""
     assert headers, "a series has at least one instance"
-    case = _Case(headers=headers, limits=limits, own=own)
+    case = _Case(headers=headers, limits=limits)
     for check in _SERIES_CHECKS:
         if refusal := check(case):
             return refusal
@@ -219,7 +219,6 @@ class _Case:
 
     headers: Sequence[Header]
     limits: Limits
-    own: bool
 
     @property
     def instances(self) -> list[InstanceHeader]:
@@ -242,11 +241,11 @@ def _answer(case: _Case, reason: Reason, /, *, alert: bool = False, **words: str
 
 
 def _own_output(case: _Case) -> Verdict | None:
-    """The ledger's word, or a mark that survives a PACS round trip (DERIVED §1.5)."""
+    """A mark that survives a PACS round trip (DERIVED §1.5)."""
     marked = next((h for h in case.instances if _is_derived_by_us(h)), None)
-    if marked is None and not case.own:
+    if marked is None:
         return None
-    _, _, number = marked.text("ImageComments").rpartition(READ_WITH) if marked else ("", "", "")
+    _, _, number = marked.text("ImageComments").rpartition(READ_WITH)
     number = number.strip(" .")
     return _answer(case, Reason.OWN_OUTPUT, number=number if number.isdecimal() else "of unknown number")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -12,7 +13,7 @@ from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
 from dicomnode.ledger.act import Act, moving, stands
 from dicomnode.ledger.rows import Delivery, DeliveryItem
-from dicomnode.ledger.schema import delivery, delivery_item, instance, job
+from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job
 from dicomnode.ledger.states import DeliveryState, Event, ItemState
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
@@ -71,6 +72,7 @@ _PENDING_ITEMS = (
         delivery_item.c.id,
         delivery_item.c.instance_id,
         delivery_item.c.tries,
+        delivery_item.c.status,
         instance.c.file,
         instance.c.sop_class_uid,
         instance.c.sop_instance_uid,
@@ -81,6 +83,16 @@ _PENDING_ITEMS = (
     .join_from(delivery_item, instance)
     .where(delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING))
     .order_by(delivery_item.c.id)
+)
+# From the events, which nothing overwrites: the operator's retry and every later answer leave them standing.
+_REFUSALS = select(events.c.row_id, events.c.detail).where(
+    events.c.table_name == delivery_item.name,
+    events.c.to_state == ItemState.REFUSED,
+    events.c.row_id.in_(
+        select(delivery_item.c.id).where(
+            delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING)
+        )
+    ),
 )
 _THE_ITEM = and_(
     delivery_item.c.id == bindparam("item"), delivery_item.c.delivery_id == bindparam("delivery"), _STILL_MINE
@@ -216,6 +228,9 @@ def beat(act: Act, claimed: Delivery, until: datetime) -> bool:
 
 def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryItem]:
     """What the peer has still to get, in the order of the slices."""
+    refusals: defaultdict[int, set[int]] = defaultdict(set)
+    for row in connection.execute(_REFUSALS, {"delivery": claimed.id}):
+        refusals[row.row_id].add(int(row.detail, 16))
     return [
         DeliveryItem(
             id=ItemId(row.id),
@@ -227,6 +242,8 @@ def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryIte
             size_bytes=row.size_bytes,
             sha256=row.sha256,
             tries=row.tries,
+            status=row.status,
+            refusals=frozenset(refusals[row.id]),
         )
         for row in connection.execute(_PENDING_ITEMS, {"delivery": claimed.id})
     ]

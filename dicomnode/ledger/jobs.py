@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
@@ -70,7 +71,7 @@ _CLAIM = (
     .where(
         job.c.id
         == select(job.c.id)
-        .where(stands(job, JobState.QUEUED))
+        .where(stands(job, JobState.QUEUED), job.c.id.not_in(bindparam("but", expanding=True)))
         .order_by(job.c.queued_at, job.c.id)
         .limit(1)
         .scalar_subquery()
@@ -162,11 +163,11 @@ def return_all(act: Act, detail: str) -> int:
     return returned
 
 
-def claim(act: Act, owner: str, until: datetime) -> Job | None:
-    """Take the job that has waited longest."""
+def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job | None:
+    """Take the job that has waited longest, but none of those."""
     if act.move(_LEASE_LOST, "the lease ran out"):
         act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
-    parameters = {"now": act.now, "by": act.by, "detail": "", "owner": owner, "until": until}
+    parameters = {"now": act.now, "by": act.by, "detail": "", "owner": owner, "until": until, "but": list(but)}
     row = act.connection.execute(_CLAIM, parameters).one_or_none()
     if row is None:
         return None

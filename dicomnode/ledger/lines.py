@@ -205,3 +205,17 @@ class Status:
     quarantine: dict[str, int]  # reason → number
     waiting_since: datetime | None  # the job that has been queued longest
     attention: tuple[AttentionLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """An imported model."""
+
+    id: int
+    name: str
+    digest: str
+    kind: str
+    ratios: tuple[int, int]
+    state: str
+    place: int | None  # in the line of its name; the foremost has the highest
+    imported_at: datetime

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, Row, Select, bindparam, func, literal, or_, select, tuple_
 
 from dicomnode.errors import InputError, LedgerError
+from dicomnode.ledger import models
 from dicomnode.ledger.engine import ReadingDatabase, require_head, schema_version
 from dicomnode.ledger.lines import (
     AnswerLine,
@@ -18,12 +19,25 @@ from dicomnode.ledger.lines import (
     Explanation,
     InstanceLine,
     JobLine,
+    ModelRow,
     QuarantineLine,
     SeriesDetail,
     SeriesLine,
     Status,
 )
-from dicomnode.ledger.schema import RECEIVED, boot, delivery, delivery_item, events, instance, job, quarantine, series
+from dicomnode.ledger.rows import ImportedModel
+from dicomnode.ledger.schema import (
+    RECEIVED,
+    boot,
+    delivery,
+    delivery_item,
+    events,
+    instance,
+    job,
+    model,
+    quarantine,
+    series,
+)
 from dicomnode.ledger.sentences import Arrival, Standing, explain
 from dicomnode.ledger.states import DeliveryState, ItemState, JobState, SeriesState
 
@@ -221,6 +235,38 @@ class Reader:
                 for row in connection.execute(question)
             ]
 
+    def imported_models(self) -> list[ModelRow]:
+        """The models that were imported, the oldest first."""
+        with self._database.reading() as connection:
+            return [
+                ModelRow(
+                    id=row.id,
+                    name=row.name,
+                    digest=row.digest,
+                    kind=row.kind,
+                    ratios=(row.lowest_ratio, row.highest_ratio),
+                    state=row.state,
+                    place=row.place,
+                    imported_at=row.imported_at,
+                )
+                for row in connection.execute(select(model).order_by(model.c.id))
+            ]
+
+    def active_models(self) -> dict[str, ImportedModel]:
+        """By name: the imported model that rules get instead of the one that came with the node."""
+        with self._database.reading() as connection:
+            return models.active(connection)
+
+    def model_history(self, model_id: int) -> tuple[EventLine, ...]:
+        """What happened to one imported model."""
+        question = (
+            select(events, literal(1).label("times"))
+            .where(events.c.table_name == model.name, events.c.row_id == model_id)
+            .order_by(events.c.id)
+        )
+        with self._database.reading() as connection:
+            return tuple(_event_line(row, row.row_id) for row in connection.execute(question))
+
     def status(self) -> Status:
         """The whole ledger in numbers."""
         with self._database.reading() as connection:
@@ -357,19 +403,20 @@ def _events(
     for table, members in (("instance", of_images), ("delivery_item", of_items)):
         of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
         found += [(row.id, row, None) for row in connection.execute(of_members)]
-    return tuple(
-        EventLine(
-            at=row.at,
-            table=row.table_name,
-            row=row_id,
-            kind=row.kind,
-            from_state=row.from_state,
-            to_state=row.to_state,
-            by=row.actor,
-            detail=row.detail,
-            count=row.times,
-        )
-        for _, row, row_id in sorted(found, key=lambda entry: entry[0])
+    return tuple(_event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
+
+
+def _event_line(row: _AnyRow, row_id: int | None) -> EventLine:
+    return EventLine(
+        at=row.at,
+        table=row.table_name,
+        row=row_id,
+        kind=row.kind,
+        from_state=row.from_state,
+        to_state=row.to_state,
+        by=row.actor,
+        detail=row.detail,
+        count=row.times,
     )
 
 

@@ -10,6 +10,7 @@ from typing import NewType
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
 
 BootId = NewType("BootId", int)
+ModelId = NewType("ModelId", int)
 
 
 class StoreOutcome(StrEnum):
@@ -182,6 +183,19 @@ class DeliveryItem:
     size_bytes: int
     sha256: str
     tries: int  # processing failures (0110 …) so far
+    status: int | None  # the peer's last answer, from an earlier try
+    refusals: frozenset[int]  # statuses with which it was refused before an operator had it tried again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedModel:
+    """A model directory that was verified and copied into the data folder."""
+
+    id: ModelId | None = None  # None: not in the ledger yet
+    name: str
+    digest: str
+    kind: str
+    ratios: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,11 +44,12 @@ from dicomnode.ledger.states import (
     DeliveryState,
     ItemState,
     JobState,
+    ModelState,
     SeriesState,
     changes,
 )
 
-HEAD: Final = "0001"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0002"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -322,6 +323,29 @@ delivery_item = Table(
     CheckConstraint("(state = 'acknowledged') = (attempt IS NOT NULL)", name="item_acknowledged_in_attempt"),
     CheckConstraint("tries >= 0", name="item_tries"),
 )
+
+model = Table(
+    "model",
+    METADATA,
+    Column("id", Integer, nullable=False),
+    Column("name", String(32), nullable=False),
+    Column("digest", String(SHA256_LENGTH), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("lowest_ratio", Integer, nullable=False),
+    Column("highest_ratio", Integer, nullable=False),
+    *_state_columns(),
+    Column("imported_at", UtcDateTime, nullable=False),
+    Column("place", Integer),  # in the line of its name, the foremost has the highest; empty: not in it
+    PrimaryKeyConstraint("id", name="model_key"),
+    UniqueConstraint("digest", name="model_digest_once"),
+    UniqueConstraint("place", name="model_place_once"),
+    CheckConstraint(f"state IN ({_quoted(list(ModelState))})", name="model_state"),
+    CheckConstraint(f"length(digest) = {SHA256_LENGTH}", name="model_digest"),
+    CheckConstraint("lowest_ratio >= 2 AND highest_ratio >= lowest_ratio", name="model_ratios"),
+    CheckConstraint("(state IN ('active', 'replaced')) = (place IS NOT NULL)", name="model_has_place"),
+    CheckConstraint("name <> 'cubic-dc'", name="model_of_no_weights"),
+)
+Index("model_active_once", model.c.name, unique=True, sqlite_where=text("state = 'active'"))
 
 events = Table(
     "event",

@@ -123,8 +123,10 @@ def _job(job: JobLine, standing: Standing) -> str:
 
 
 def _after(job: JobLine) -> str:
-    if job.attempts == 0:
+    if not job.sentence:
         return ""
+    if job.attempts == 0:
+        return f"; the last try ended without counting as one: {job.sentence.rstrip('.')}"
     times = "once" if job.attempts == 1 else f"{job.attempts} times"
     return f"; it failed {times} before: {job.sentence.rstrip('.')}"
 

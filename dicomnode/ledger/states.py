@@ -1,10 +1,10 @@
 """The states of everything that the ledger moves, and every change of state that may happen.
 
-Four kinds of row have a state. A **series** is what a scanner sent under one Series Instance UID; a **job** derives
-one revision of it; a **delivery** brings what one job made to one peer; an **item** is one instance of a delivery.
-Each worker takes a row that is due, does its work, and moves the row by one step in the same transaction that writes
-what it did. A crash at any moment therefore leaves a row that says what to do next, and nothing else has to be
-remembered anywhere.
+Five kinds of row have a state. A **series** is what a scanner sent under one Series Instance UID; a **job** derives
+one revision of it; a **delivery** brings what one job made to one peer; an **item** is one instance of a delivery; an
+imported **model** is what rules that name it may get. Each worker takes a row that is due, does its work, and moves the
+row by one step in the same transaction that writes what it did. A crash at any moment therefore leaves a row that says
+what to do next, and nothing else has to be remembered anywhere.
 
 Three rules hold everywhere.
 
@@ -38,6 +38,11 @@ a good series), and each delivery that was being sent is due again. Acknowledged
 held or failed one is queued anew with all its attempts; a done one gets a successor with the next derivation number,
 and once that is done, what was made before and has not reached its peer is not sent any more. Where the new verdict
 plans something else, or keeps the series, the old job is cancelled. A job that was claimed meanwhile is let end.
+
+**Models** that an operator imported stand in a line for each name. The active one is what rules get that name it, from
+the next verdict on; none is active: the one of that name that came with the node. Activating another puts it in front;
+a rollback takes the foremost out of the line and goes back to the one behind it, in the end to what came with the node.
+A job is pinned to the digest of a model when it is planned, so none of this touches a job that is there.
 
 There is no state for "deleted", "missing" or "error": a file that is gone holds its job, and the reason is a column.
 """
@@ -87,7 +92,16 @@ class ItemState(StrEnum):
     REFUSED = "refused"  # the peer will not take it; its status is kept
 
 
-State = SeriesState | JobState | DeliveryState | ItemState
+class ModelState(StrEnum):
+    """Where an imported model stands among those of its name."""
+
+    IMPORTED = "imported"  # verified and copied; no rule has got it yet
+    ACTIVE = "active"  # what rules get that name it
+    REPLACED = "replaced"  # another was activated after it; a rollback returns to the last of these
+    WITHDRAWN = "withdrawn"  # rolled back; comes again only by name
+
+
+State = SeriesState | JobState | DeliveryState | ItemState | ModelState
 
 
 class Event(StrEnum):
@@ -109,6 +123,9 @@ class Event(StrEnum):
     REFUSE = "refuse"
     RELEASE = "release"  # operator: go on as it is
     RETRY = "retry"  # operator: again, from the beginning
+    ACTIVATE = "activate"  # operator: rules are to get this model
+    WITHDRAW = "withdraw"  # operator: a rollback takes it away from the rules
+    RESTORE = "restore"  # the rollback of the one that had replaced it
 
 
 SERIES_TRANSITIONS: Final[dict[SeriesState, dict[Event, SeriesState]]] = {
@@ -191,11 +208,29 @@ ITEM_TRANSITIONS: Final[dict[ItemState, dict[Event, ItemState]]] = {
     ItemState.ACKNOWLEDGED: {},
 }
 
+MODEL_TRANSITIONS: Final[dict[ModelState, dict[Event, ModelState]]] = {
+    ModelState.IMPORTED: {
+        Event.ACTIVATE: ModelState.ACTIVE,
+    },
+    ModelState.ACTIVE: {
+        Event.SUPERSEDE: ModelState.REPLACED,
+        Event.WITHDRAW: ModelState.WITHDRAWN,
+    },
+    ModelState.REPLACED: {
+        Event.ACTIVATE: ModelState.ACTIVE,
+        Event.RESTORE: ModelState.ACTIVE,
+    },
+    ModelState.WITHDRAWN: {
+        Event.ACTIVATE: ModelState.ACTIVE,
+    },
+}
+
 Transitions = (
     dict[SeriesState, dict[Event, SeriesState]]
     | dict[JobState, dict[Event, JobState]]
     | dict[DeliveryState, dict[Event, DeliveryState]]
     | dict[ItemState, dict[Event, ItemState]]
+    | dict[ModelState, dict[Event, ModelState]]
 )
 
 # By table name: what the ``transition`` table is filled from, the guards are made of, and docs/states.md shows.
@@ -204,6 +239,7 @@ TRANSITIONS: Final[dict[str, Transitions]] = {
     "job": JOB_TRANSITIONS,
     "delivery": DELIVERY_TRANSITIONS,
     "delivery_item": ITEM_TRANSITIONS,
+    "model": MODEL_TRANSITIONS,
 }
 
 # The states in which a row may come into being.
@@ -212,6 +248,7 @@ BIRTHS: Final[dict[str, tuple[State, ...]]] = {
     "job": (JobState.QUEUED,),
     "delivery": (DeliveryState.DUE, DeliveryState.HELD),
     "delivery_item": (ItemState.PENDING,),
+    "model": (ModelState.IMPORTED,),
 }
 
 LIVE_JOB_STATES: Final = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)  # one of these per revision and model

@@ -3,13 +3,13 @@
 Everything durable goes through here, from any thread of the service and from the operator's commands beside it. A
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
 (its lease was lost, a late instance came) and that nothing was written. How each act changes which rows stands in
-``intake``, ``verdicts``, ``jobs`` and ``deliveries``; which changes there are at all, in ``states``.
+``intake``, ``verdicts``, ``jobs``, ``deliveries`` and ``models``; which changes there are at all, in ``states``.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,7 +18,7 @@ from sqlalchemy import insert, select, text, update
 
 from dicomnode.errors import LedgerError
 from dicomnode.ids import DeliveryId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries, intake, jobs, verdicts
+from dicomnode.ledger import deliveries, intake, jobs, models, verdicts
 from dicomnode.ledger.act import NODE, Act
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
 from dicomnode.ledger.rows import (
@@ -28,8 +28,10 @@ from dicomnode.ledger.rows import (
     Delivery,
     DeliveryItem,
     DerivedSeries,
+    ImportedModel,
     Job,
     KnownInstance,
+    ModelId,
     PlannedJob,
     QuarantinedFile,
     ReceivingSeries,
@@ -189,10 +191,10 @@ class Ledger:
 
     # Work.
 
-    def claim_job(self, owner: str, *, lease_s: float) -> Job | None:
-        """The job that has waited longest, under a lease."""
+    def claim_job(self, owner: str, *, lease_s: float, but: Collection[JobId] = ()) -> Job | None:
+        """The job that has waited longest, but none of those, under a lease."""
         with self._act("claim_job", owner) as act:
-            return jobs.claim(act, owner, act.now + timedelta(seconds=lease_s))
+            return jobs.claim(act, owner, act.now + timedelta(seconds=lease_s), but)
 
     def beat_job(self, job: Job, *, lease_s: float = LEASE_S) -> bool:
         """Renew the lease; False: stop, and discard what was made."""
@@ -295,6 +297,33 @@ class Ledger:
         """A held delivery is due. Raises InputError where it is not held."""
         with self._act("release_delivery", by) as act:
             deliveries.release(act, delivery)
+
+    # Models.
+
+    def active_models(self) -> dict[str, ImportedModel]:
+        """By name: the imported model that rules get instead of the one that came with the node."""
+        with self._database.reading() as connection:
+            return models.active(connection)
+
+    def model_before(self, name: str) -> ImportedModel | None:
+        """What a rollback of this name goes back to; None: to what came with the node, or none."""
+        with self._database.reading() as connection:
+            return models.before_active(connection, name)
+
+    def import_model(self, imported: ImportedModel, by: str) -> tuple[ModelId, bool]:
+        """Its files are flushed and in their folder; False: the ledger knew it already."""
+        with self._act("import_model", by) as act:
+            return models.take_in(act, imported)
+
+    def activate_model(self, model: ModelId, by: str) -> bool:
+        """From the next verdict on rules get this model under its name; False: they did already."""
+        with self._act("activate_model", by) as act:
+            return models.activate(act, model)
+
+    def roll_back_model(self, name: str, by: str, *, to: ModelId | None) -> None:
+        """Undo the last activation of a name. Raises InputError where ``to`` is not what that leads to."""
+        with self._act("roll_back_model", by) as act:
+            models.roll_back(act, name, to=to)
 
     @contextmanager
     def _act(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[Act]:

@@ -42,7 +42,7 @@ class Setup:
 
     data: Path  # the node's data folder
     device: str  # auto | cpu | cuda | cuda:N
-    models: tuple[str, ...]  # names to load before the first job
+    models: tuple[str, ...]  # to load before the first job: NAME, or NAME@DIGEST
     log_level: str
     log_format: Literal["auto", "text", "json"]
 
@@ -67,9 +67,9 @@ def child_main(connection: Connection, parent_pid: int, setup: Setup) -> NoRetur
 def _warm_up(connection: Connection, setup: Setup) -> Models:
     from dicomnode.work.job import Models  # numpy, pydicom and, for a learned model, torch
 
-    models = Models()
-    for name in setup.models:
-        models.warm(name)
+    models = Models(setup.data)
+    for wanted in setup.models:
+        models.warm(wanted)
     connection.send_bytes(orders.encode(orders.Ready(models=models.loaded, device=setup.device)))
     return models
 
@@ -99,7 +99,7 @@ def _answer(order: orders.Order, setup: Setup, models: Models, connection: Conne
             job=order.job,
             stage=stage,
             sentence=f"The job failed at “{stage}”: {job.words_of(exc)}; the log holds the traceback.",
-            is_storage=job.is_storage(exc),
+            blame=job.blame_of(exc),
         )
 
 

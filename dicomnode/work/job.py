@@ -20,7 +20,7 @@ from dicomnode.archive import FILE_SUFFIX, Archive, FileState
 from dicomnode.derive import DerivationPlan, DerivedFile
 from dicomnode.errors import InputError, ModelError, NodeError, StorageError
 from dicomnode.generators.base import Generator
-from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts
+from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts, pinned_model
 from dicomnode.ids import AeTitle, file_stem, new_instance_id
 from dicomnode.imaging.verdict import Limits
 from dicomnode.ledger.rows import DerivedInstance
@@ -38,6 +38,7 @@ AHEAD = 16  # encoded instances that wait for the disk, at most
 VERIFY = "verify"  # the stage before the pipeline's own
 
 # What passes when somebody makes room, closes files or mounts the disk again: no attempt of the job's is spent on it.
+# They come from writing the result; what cannot be read of the archive is a StorageError.
 _DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EACCES}
 )
@@ -65,7 +66,8 @@ class AlteredFile(Exception):
 class Models:
     """The models that this process has loaded: each is loaded once and stays warm."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
+        self._data = data  # with the imported models; None: only those that came with the node
         self._generators: dict[tuple[str, str], Generator] = {}
 
     @property
@@ -73,28 +75,29 @@ class Models:
         """Names of the models that are warm."""
         return tuple(name for name, _ in self._generators)
 
-    def warm(self, name: str) -> None:
-        """Load a model before it is asked for; one that cannot be loaded is the matter of the job that needs it."""
+    def warm(self, wanted: str) -> None:
+        """Load ``NAME`` or ``NAME@DIGEST`` before it is asked for.
+
+        One that cannot be loaded is the matter of the job that needs it.
+        """
+        name, _, digest = wanted.partition("@")
         try:
-            self._load(model_facts(name))
+            self._load(*(pinned_model(name, digest, self._data) if digest else (model_facts(name), name)))
         except ModelError as exc:
             log.event(LOGGER, "model_not_loaded", level=logging.ERROR, model=name, sentence=exc.sentence)
 
     def get(self, name: str, model_digest: str) -> tuple[ModelFacts, Generator]:
         """The model that a job was planned with. All its files are compared with their digests before each job."""
-        facts = model_facts(name)
-        if facts.digest != model_digest:
-            raise ModelError(
-                f"Model {name} is not the one that the job was planned with: expected digest {model_digest}, "
-                f"found {facts.digest}.",
-                hint="Put the model back, or have the series judged again: `dicomnode series retry`.",
-            )
-        return facts, self._load(facts)
+        facts, place = pinned_model(name, model_digest, self._data)
+        return facts, self._load(facts, place)
 
-    def _load(self, facts: ModelFacts) -> Generator:
+    def _load(self, facts: ModelFacts, place: str | Path) -> Generator:
         key = (facts.name, facts.digest)
         if key not in self._generators:
-            self._generators[key] = load_generator(facts.name)
+            generator = load_generator(place)
+            if generator.digest != facts.digest:
+                raise ModelError(f"The files of model {facts.name} changed while it was loaded; it was not used.")
+            self._generators[key] = generator
         return self._generators[key]
 
 
@@ -164,9 +167,11 @@ def refusal_of(exc: Exception, order: orders.Order) -> orders.Refused | None:
             return None
 
 
-def is_storage(exc: Exception) -> bool:
-    """Is it the disk's fault, so that the job is not to blame?"""
-    return isinstance(exc, StorageError) or (isinstance(exc, OSError) and exc.errno in _DISK_ERRORS)
+def blame_of(exc: Exception) -> orders.Blame:
+    """Whose fault is it, and so: does it count as an attempt, and what has to wait?"""
+    if isinstance(exc, StorageError):
+        return orders.Blame.SOURCE
+    return orders.Blame.DISK if isinstance(exc, OSError) and exc.errno in _DISK_ERRORS else orders.Blame.JOB
 
 
 def words_of(exc: Exception) -> str:

@@ -91,6 +91,14 @@ class Refused:
     found_sha256: str | None = None  # None: the file is missing
 
 
+class Blame(StrEnum):
+    """Whose fault a failed attempt is."""
+
+    JOB = "job"  # nobody's that we know: it counts as an attempt
+    SOURCE = "source"  # a disk that does not let the job's own files be read: this job waits, the others go on
+    DISK = "disk"  # a disk that takes nothing, as a full one: no job could end, so all wait
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """The attempt failed for a reason that another attempt may not meet again."""
@@ -98,7 +106,7 @@ class Failed:
     job: JobId
     stage: str
     sentence: str
-    is_storage: bool  # the disk's fault, so not counted against the job
+    blame: Blame
 
 
 Answer = Ready | Stage | Finished | Refused | Failed
@@ -125,4 +133,6 @@ def decode(text: bytes) -> Message:
         fields["models"] = tuple(fields["models"])
     elif kind is Refused:
         fields["cause"] = Cause(fields["cause"])
+    elif kind is Failed:
+        fields["blame"] = Blame(fields["blame"])
     return kind(**fields)

@@ -6,8 +6,11 @@ and ``finish_job`` is committed.
 
     claim ─ begin output folder ─ order ──▶ child ──▶ Finished ─ publish folder ─ finish_job
                                               ├─────▶ Refused ─ hold_job         (input, model, altered file)
-                                              ├─────▶ Failed ─ return_job        (counts as an attempt; the disk's
+                                              ├─────▶ Failed ─ return_job        (counts as an attempt; a disk's
                                               └ dies, hangs, too large ─ return_job   fault and our stop do not)
+
+A disk that takes nothing more stops all work for a while; one that does not give back the files of one job only
+that job, for the others may lie on sound ground.
 
 A job is claimed only once a child is warm, so a child that cannot start costs no job an attempt.
 """
@@ -24,7 +27,7 @@ from typing import TypeVar
 from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.errors import LedgerError, NodeError, StorageError
-from dicomnode.ids import AeTitle
+from dicomnode.ids import AeTitle, JobId
 from dicomnode.ledger.rows import DerivedSeries, Job, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import Ledger
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
@@ -43,7 +46,7 @@ POLL_S = 0.5  # how often a running child's time and memory are looked at
 WARM_LIMIT_S = 300.0  # importing torch and reading weights, from a cold and slow disk
 RESTART_WAIT_S = (1.0, 60.0)  # before a child that never became warm is tried again: doubled from … to
 PAUSE_S = 10.0  # after the ledger refused, which another try at once would only meet again
-DISK_WAIT_S = (10.0, 300.0)  # before the next job after the disk refused one: doubled from … to
+DISK_WAIT_S = (10.0, 300.0)  # before the next try after a disk refused: doubled from … to
 KILL_MARGIN_S = 15.0  # for killing the child and returning the job, once the limit of ``stop`` has passed
 MEMORY_SHARE = 0.75  # of the machine, where no limit is set
 
@@ -54,6 +57,14 @@ class GivenUp:
 
     sentence: str
     counts: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rest:
+    """A job whose files could not be read, and when it is tried again. A restart forgets it: it is tried at once."""
+
+    until_s: float  # on the monotonic clock
+    wait_s: float
 
 
 class _LeaseLost(Exception):
@@ -90,6 +101,7 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._restart_wait_s = RESTART_WAIT_S[0]
         self._disk_wait_s = DISK_WAIT_S[0]
+        self._rests: dict[JobId, _Rest] = {}
         self._thread = threading.Thread(target=self._run, name="work")
 
     def start(self) -> None:
@@ -133,7 +145,7 @@ class Supervisor:
         worker = self._worker or self._start_worker()
         if worker is None:
             return
-        job = self._ledger.claim_job(self._owner, lease_s=LEASE_S)
+        job = self._ledger.claim_job(self._owner, lease_s=LEASE_S, but=self._resting())
         if job is not None:
             self._do(job, worker)
             return
@@ -179,6 +191,8 @@ class Supervisor:
             order = self._order(job)
             worker.send(order)
             outcome = self._watch(job, worker)
+            if not isinstance(outcome, orders.Failed):
+                self._rests.pop(job.id, None)
             checkpoint("work.child_done")
             match outcome:
                 case orders.Finished():
@@ -186,9 +200,7 @@ class Supervisor:
                 case orders.Refused():
                     self._hold(job, order, outcome)
                 case orders.Failed():
-                    if not outcome.is_storage:  # nobody foresaw this exception: a fresh process is a known state
-                        self._discard_worker()
-                    self._return(job, outcome.sentence, counts=not outcome.is_storage)
+                    self._fail(job, outcome)
                 case GivenUp():
                     self._return(job, outcome.sentence, counts=outcome.counts)
         except _LeaseLost:
@@ -319,15 +331,38 @@ class Supervisor:
         )
         self._persist(lambda: self._ledger.record_quarantine(entry))
 
+    def _fail(self, job: Job, failed: orders.Failed) -> None:
+        match failed.blame:
+            case orders.Blame.JOB:  # nobody foresaw this exception: a fresh process is a known state
+                self._discard_worker()
+                self._return(job, failed.sentence, counts=True)
+            case orders.Blame.DISK:
+                self._return(job, failed.sentence, counts=False)
+            case orders.Blame.SOURCE:
+                before = self._rests.get(job.id)
+                wait_s = DISK_WAIT_S[0] if before is None else min(2 * before.wait_s, DISK_WAIT_S[1])
+                self._rests[job.id] = _Rest(until_s=self._clock.monotonic() + wait_s, wait_s=wait_s)
+                self._give_back(job, failed.sentence, counts=False, wait_s=wait_s)
+
+    def _resting(self) -> list[JobId]:
+        """Jobs that are not to be tried now."""
+        now_s = self._clock.monotonic()
+        return [job for job, rest in self._rests.items() if now_s < rest.until_s]
+
     def _return(self, job: Job, sentence: str, *, counts: bool) -> None:
+        """Give a job back; where it is not to blame, nothing else is tried for a while either."""
+        wait_s = None if counts else self._disk_wait_s
+        self._give_back(job, sentence, counts=counts, wait_s=wait_s)
+        if wait_s is not None:  # a full disk is no emptier a moment later
+            self._pause(wait_s)
+            self._disk_wait_s = min(2 * wait_s, DISK_WAIT_S[1])
+
+    def _give_back(self, job: Job, sentence: str, *, counts: bool, wait_s: float | None) -> None:
         state = self._persist(lambda: self._ledger.return_job(job, detail=sentence, counts=counts))
         log.event(
             LOGGER, "job_returned", level=logging.WARNING, job=job.id, series=job.series,
-            attempts=job.attempts + counts, state=state, sentence=sentence,
+            attempts=job.attempts + counts, state=state, sentence=sentence, wait_s=wait_s,
         )  # fmt: skip
-        if not counts:  # a full disk is no emptier a moment later
-            self._pause(self._disk_wait_s)
-            self._disk_wait_s = min(2 * self._disk_wait_s, DISK_WAIT_S[1])
 
     def _persist(self, write: Callable[[], T]) -> T | None:
         """Write to the ledger, again and again while it is locked or its disk is full; None when we stop first.

@@ -17,7 +17,7 @@ from dicomnode.generators import model_dir
 from dicomnode.generators.card import DataRow, Kind, MetricRow, SRResNetParameters, ThinCard, ThinParameters
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.generators.model_dir import load_generator, model_facts, read_card, seal, verify, write_card
-from tests.support.model_folders import random_srresnet, write_paper, write_thin
+from tests.support.model_folders import random_srresnet, random_thin, write_paper, write_thin
 
 
 @pytest.fixture
@@ -231,24 +231,53 @@ def test_the_digest_changes_with_any_file_and_with_nothing_else(tmp_path: Path) 
     assert seal(tmp_path / "b") != first
 
 
+def test_a_pinned_model_is_found_by_its_digest_whether_it_was_shipped_or_imported(
+    shipped: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    there = verify(write_thin(shipped / "thin", net=random_thin(blocks=1), name="thin"))
+    made = write_thin(tmp_path / "made" / "thin", net=random_thin(blocks=2), name="thin")
+    imported = model_dir.copy_model(made, model_dir.imported_folder(data, "thin", verify(made)))
+    for digest in (there, imported):
+        facts, place = model_dir.pinned_model("thin", digest, data)
+        assert (facts.digest, facts.pinned) == (digest, f"thin@{digest}")
+        assert load_generator(place).digest == digest
+    with pytest.raises(ModelError, match=f"expected digest {imported}, found {there}"):
+        model_dir.pinned_model("thin", imported, None)
+
+
+def test_a_folder_of_the_right_place_with_another_model_in_it_is_not_taken_for_the_pinned_one(tmp_path: Path) -> None:
+    made = write_thin(tmp_path / "made", name="knee")
+    wanted = verify(made)[:12] + "0" * 52
+    model_dir.copy_model(made, model_dir.imported_folder(tmp_path / "data", "knee", wanted))
+    with pytest.raises(ModelError, match=f"expected digest {wanted}, found {verify(made)}"):
+        model_dir.pinned_model("knee", wanted, tmp_path / "data")
+
+
 def test_what_ships_is_whole() -> None:
     for name, folder in model_dir.shipped_models().items():
         facts = model_facts(name)
         assert (facts.name, facts.digest) == (name, verify(folder))
 
 
-def test_facts_cards_and_digests_are_read_without_torch(folder: Path) -> None:
+def test_facts_cards_and_digests_are_read_and_copied_without_torch(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from dicomnode.generators import model_dir\n"
         "folder = Path(sys.argv[1])\n"
         "model_dir.read_card(folder), model_dir.verify(folder), model_dir.model_facts(folder)\n"
         "[model_dir.model_facts(name) for name in model_dir.model_names()]\n"
         "model_dir.load_generator('cubic-dc')\n"
+        "digest, data = model_dir.verify(folder), Path(sys.argv[2])\n"
+        "model_dir.copy_model(folder, model_dir.imported_folder(data, 'small', digest))\n"
+        "model_dir.pinned_model('small', digest, data)\n"
         "assert not {'torch', 'safetensors'} & sys.modules.keys()\n"
         "model_dir.load_generator(folder)\n"
         "assert 'torch' in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    words = [sys.executable, "-c", code, str(folder), str(tmp_path / "data")]
+    (tmp_path / "data").mkdir()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -17,10 +17,20 @@ from dicomnode.generators.card import Kind
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.generators.model_dir import load_generator
 from dicomnode.generators.served import paper_planes
+from dicomnode.generators.srcnn import SRCNN
+from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.body import body_scale
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.volume import Volume
-from tests.support.model_folders import random_srresnet, random_stack, random_thin, write_paper, write_thin
+from tests.support.model_folders import (
+    random_srresnet,
+    random_stack,
+    random_thin,
+    write_paper,
+    write_srcnn,
+    write_thin,
+    write_vdsr,
+)
 
 FloatArray = NDArray[np.float32]
 
@@ -29,7 +39,22 @@ WRITERS: dict[str, Writer] = {
     "thin": lambda folder: write_thin(folder),
     "slice": lambda folder: write_paper(folder, Kind.SLICE, net=random_srresnet(outputs=1)),
     "slab3": lambda folder: write_paper(folder, Kind.SLAB3, net=random_srresnet(outputs=3)),
+    "srcnn": lambda folder: write_srcnn(folder, random_srcnn()),
+    "vdsr": lambda folder: write_vdsr(folder, random_vdsr()),
 }
+
+
+def random_srcnn() -> SRCNN:
+    torch.manual_seed(0)
+    return SRCNN(channels=8, mapped=4, middle=3).eval()
+
+
+def random_vdsr() -> VDSR:
+    """Its residual is not small, as it would be at the start of training."""
+    torch.manual_seed(0)
+    net = VDSR(channels=8, layers=4)
+    net.tail.weight.data.mul_(10)
+    return net.eval()
 
 
 def derived(folder: Path, thick: Volume, ratio: int) -> FloatArray:
@@ -71,6 +96,23 @@ def test_slice_sends_each_slice_of_cubic_dc_through_the_network(tmp_path: Path) 
     with torch.inference_mode():
         expected = net(torch.from_numpy(cubic_dc_of(thick, 4)[:, None] / scale)).numpy()[:, 0] * scale
     assert near(derived(write_paper(tmp_path, Kind.SLICE, net=net, consistency=False), thick, 4), expected)
+
+
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.parametrize("kind", ["srcnn", "vdsr"])
+@pytest.mark.parametrize("working_bytes", [infer.WORKING_BYTES, 1])
+def test_networks_to_compare_with_are_given_each_slice_of_cubic_dc(
+    tmp_path: Path, kind: str, working_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, and in the smallest strips: these overlap by as far as the network sees."""
+    net = random_srcnn() if kind == "srcnn" else random_vdsr()
+    folder = write_srcnn(tmp_path, net) if isinstance(net, SRCNN) else write_vdsr(tmp_path, net)
+    thick = random_stack(2, 70, 18)
+    scale = body_scale(thick.voxels)
+    with torch.inference_mode():
+        expected = net(torch.from_numpy(cubic_dc_of(thick, 4)[:, None] / scale)).numpy()[:, 0] * scale
+    monkeypatch.setattr(infer, "WORKING_BYTES", working_bytes)
+    assert near(derived(_without_consistency(folder), thick, 4), expected)
 
 
 @pytest.mark.usefixtures("in_float32")

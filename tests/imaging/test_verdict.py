@@ -194,10 +194,6 @@ def test_a_resampled_object_with_the_code_of_resampling_is_our_kind_wherever_it_
     assert _judged(changes).reason is Reason.TERM
 
 
-def test_what_the_ledger_knows_as_ours_is_ours() -> None:
-    assert judge(_headers(STACK.datasets()), Limits(), own=True).reason is Reason.OWN_OUTPUT
-
-
 @pytest.mark.parametrize(
     ("keyword", "value", "words", "alert"),
     [

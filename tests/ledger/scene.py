@@ -13,7 +13,9 @@ from dicomnode.ledger.rows import (
     Delivery,
     DerivedInstance,
     DerivedSeries,
+    ImportedModel,
     Job,
+    ModelId,
     PlannedJob,
     StoredInstance,
     StoreOutcome,
@@ -169,6 +171,12 @@ class Scene:
         if self._eye is None:
             self._eye = sqlite3.connect(self.path, isolation_level=None)
         return self._eye.execute(question, parameters).fetchall()
+
+    def imported(self, name: str = "thin", content: str = "weights") -> ModelId:
+        """A model that was imported and is not active."""
+        model = ImportedModel(name=name, digest=digest(content.encode()), kind="thin", ratios=(2, 6))
+        number, _ = self.ledger.import_model(model, "operator")
+        return number
 
     def close(self) -> None:
         self.ledger.close()

@@ -176,6 +176,15 @@ def test_a_job_tells_of_its_attempts(scene: Scene, reader: Reader, attempts: int
     assert sentence in reader.series_explain(series).sentences
 
 
+def test_a_job_that_waits_for_a_disk_says_so_although_no_attempt_was_spent(scene: Scene, reader: Reader) -> None:
+    series = scene.queued()
+    scene.ledger.return_job(scene.claim_job(), detail="No space left on device.", counts=False)
+    assert (
+        "Job 1 waits for its turn; the last try ended without counting as one: No space left on device."
+        in reader.series_explain(series).sentences
+    )
+
+
 def test_deliveries_are_listed_with_their_progress(scene: Scene, reader: Reader) -> None:
     scene.queued("pacs", "workstation")
     scene.finish_job()

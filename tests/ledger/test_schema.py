@@ -73,6 +73,7 @@ def test_a_change_of_state_passes_only_if_the_table_of_transitions_has_it(
     scene: Scene, sql: sqlite3.Connection, table: str, source: str, target: str
 ) -> None:
     scene.queued("pacs")
+    scene.imported()
     if table.startswith("delivery"):
         scene.finish_job(images=1)
     if table == "series":
@@ -110,6 +111,7 @@ def _trigger(scene: Scene, table: str) -> str:
 )
 def test_a_row_begins_only_in_a_state_of_birth(scene: Scene, sql: sqlite3.Connection, table: str, state: str) -> None:
     scene.queued("pacs")
+    scene.imported()
     scene.finish_job(images=1)
     columns = [row[1] for row in sql.execute(f"PRAGMA table_info({table})") if row[1] not in ("id", "state")]
     names = ", ".join(columns)
@@ -181,12 +183,26 @@ def test_a_delivery_is_not_sent_before_its_items(scene: Scene, sql: sqlite3.Conn
         "UPDATE job SET finished_at = '2026-01-01'",
         "UPDATE job SET series_id = 99",
         "INSERT INTO node VALUES (2, 'x', '2026-01-01')",
+        "UPDATE model SET digest = 'short'",
+        "UPDATE model SET name = 'cubic-dc'",
+        "UPDATE model SET highest_ratio = 1",
+        "UPDATE model SET place = 7",
+        "UPDATE model SET state = 'active'",
     ],
 )
 def test_a_row_that_says_what_cannot_be_is_refused(scene: Scene, sql: sqlite3.Connection, statement: str) -> None:
     scene.queued("pacs")
+    scene.imported()
     with pytest.raises(sqlite3.IntegrityError):
         sql.execute(statement)
+
+
+def test_one_model_of_a_name_is_active(scene: Scene, sql: sqlite3.Connection) -> None:
+    for content in ("a", "b"):
+        scene.imported("thin", content)
+    sql.execute("UPDATE model SET state = 'active', place = 1 WHERE id = 1")
+    with pytest.raises(sqlite3.IntegrityError, match=r"model\.name"):
+        sql.execute("UPDATE model SET state = 'active', place = 2 WHERE id = 2")
 
 
 def test_a_second_plan_of_the_same_revision_changes_nothing(scene: Scene) -> None:

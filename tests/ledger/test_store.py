@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import traceback
@@ -19,6 +20,7 @@ from dicomnode.errors import LedgerError
 from dicomnode.ledger import deliveries, engine, jobs, verdicts
 from dicomnode.ledger.engine import Database, LedgerBusyError, ReadingDatabase
 from dicomnode.ledger.queries import open_reader
+from dicomnode.ledger.schema import HEAD
 from dicomnode.ledger.store import open_ledger
 from tests.ledger.scene import FakeClock, Scene, new_uid, stored
 
@@ -79,7 +81,7 @@ def test_an_older_ledger_is_refused_with_the_command_that_helps(scene: Scene) ->
 def test_a_newer_ledger_is_refused_with_both_versions(scene: Scene) -> None:
     stamp(scene.path, "9999")
     for open_it in (open_ledger, open_reader):
-        with pytest.raises(LedgerError, match=r"9999.*0001"):
+        with pytest.raises(LedgerError, match=rf"9999.*{HEAD}"):
             open_it(url_of(scene.path))
 
 
@@ -318,6 +320,7 @@ def test_a_queue_is_read_through_its_index_however_long_the_history(
     scene: Scene, statement: ClauseElement, index: str
 ) -> None:
     """A partial index serves only a statement that spells the index's condition."""
-    compiled = statement.compile(dialect=sqlite.dialect())
-    steps = scene.ask(f"EXPLAIN QUERY PLAN {compiled}", *[None] * str(compiled).count("?"))
+    # A list of values is spelt out only when it is known: here it has one.
+    words = re.sub(r"__\[POSTCOMPILE_\w+\]", "?", str(statement.compile(dialect=sqlite.dialect())))
+    steps = scene.ask(f"EXPLAIN QUERY PLAN {words}", *[None] * words.count("?"))
     assert any(index in str(step) for step in steps), steps

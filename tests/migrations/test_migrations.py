@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from alembic.script import ScriptDirectory
 from dicomnode.errors import LedgerError
 from dicomnode.ledger import migrate
 from dicomnode.ledger.engine import migration_connection
+from dicomnode.ledger.rows import ImportedModel
 from dicomnode.ledger.schema import HEAD
 from dicomnode.ledger.store import open_ledger
 
@@ -151,3 +153,89 @@ def test_a_wheel_finds_them_in_the_package(tmp_path: Path, monkeypatch: pytest.M
     (package / "migrations").symlink_to(MIGRATIONS)
     monkeypatch.setattr(migrate, "_PACKAGE", package)
     assert migrate.upgrade(url_of(tmp_path / "ledger.sqlite")) == (None, HEAD)
+
+
+# A ledger of version 0001 as its program left it: a received series, its done job, what that made, and a delivery.
+OF_0001 = """
+INSERT INTO boot VALUES (1, 7, 'node', '2026-01-01 00:00:00.000000', NULL);
+INSERT INTO series VALUES (1, '1.2.3', 'received', 1, 'receiving', 'receive', '2026-01-01 00:00:00.000000', 'node', '',
+    '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', 0, NULL, '', '[]', 0);
+INSERT INTO series VALUES (2, '1.2.4', 'derived', 1, 'kept', 'own_output', '2026-01-01 00:00:00.000000', 'node', '',
+    '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', 0, 'own_output',
+    'Made here.', '[]', 0);
+UPDATE series SET state = 'settled', state_cause = 'settle' WHERE id = 1;
+UPDATE series SET state = 'planned', state_cause = 'plan', reason = 'process' WHERE id = 1;
+INSERT INTO job VALUES (1, 1, 1, 2, 'queued', 'plan', '2026-01-01 00:00:00.000000', 'node', '', 'all', 'thin', 'd1', 4,
+    '{}', 1, '["pacs"]', 'Why.', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', 0, NULL, 0, NULL, NULL,
+    '', NULL, NULL, '[]');
+UPDATE job SET state = 'running', state_cause = 'claim', lease_owner = 'x', lease_until = '2026-01-01 00:01:00.000000';
+UPDATE job SET state = 'done', state_cause = 'finish', lease_owner = NULL, lease_until = NULL,
+    finished_at = '2026-01-01 00:00:30.000000', seconds = 30.0;
+INSERT INTO instance VALUES (11, 1, 1, '1.2', '1.2.3.1', '1.2.1', 10, printf('%064d', 1), '1/b.dcm', 'received', NULL,
+    NULL, 'mr1', '2026-01-01 00:00:00.000000');
+INSERT INTO instance VALUES (12, 2, 1, '1.2', '1.2.4.1', '1.2.1', 10, printf('%064d', 2), '2/c.dcm', 'derived', 1, 1,
+    NULL, '2026-01-01 00:00:30.000000');
+INSERT INTO delivery VALUES (1, 1, 'pacs', 'due', 'finish', '2026-01-01 00:00:30.000000', 'node', '',
+    '2026-01-01 00:00:30.000000', '2026-01-01 00:00:30.000000', 0, 0, NULL, 0, NULL, NULL, '', NULL, NULL);
+INSERT INTO delivery_item VALUES (1, 1, 12, 'pending', 'finish', '2026-01-01 00:00:30.000000', 'node', '', NULL, 0,
+    NULL);
+INSERT INTO quarantine VALUES (1, 'q.dcm', 'conflict', printf('%064d', 3), 'mr1', 11, printf('%064d', 1),
+    '2026-01-01 00:00:00.000000');
+"""
+TABLES_OF_0001 = ("node", "boot", "series", "job", "instance", "delivery", "delivery_item", "quarantine", "event")
+
+
+@pytest.fixture
+def of_0001(tmp_path: Path) -> Path:
+    path = tmp_path / "old.sqlite"
+    with migration_connection(url_of(path)) as connection:
+        migrate.run_migrations(connection, "0001")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OF_0001)
+    return path
+
+
+def test_a_service_refuses_a_ledger_of_0001_and_says_what_to_do(of_0001: Path) -> None:
+    before = shape(of_0001)
+    with pytest.raises(LedgerError, match="run `dicomnode db upgrade`"):
+        open_ledger(url_of(of_0001))
+    assert shape(of_0001) == before
+
+
+def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Path) -> None:
+    rows = {table: contents(of_0001, table) for table in TABLES_OF_0001}
+    triggers = {entry: words for entry, words in shape(of_0001).items() if entry[0] == "trigger"}
+    assert len(rows["event"]) == 8, "births and moves of series, job and delivery"
+    assert migrate.upgrade(url_of(of_0001)) == ("0001", HEAD)
+    assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows
+    assert triggers.items() <= shape(of_0001).items()
+    assert shape(of_0001) == shape(fresh)
+    assert contents(of_0001, "transition") == contents(fresh, "transition")
+
+
+def test_a_ledger_of_0001_goes_on_after_the_upgrade_and_takes_a_model(of_0001: Path) -> None:
+    migrate.upgrade(url_of(of_0001))
+    ledger = open_ledger(url_of(of_0001))
+    assert ledger.known_files() == {"1/b.dcm", "2/c.dcm"}
+    delivery = ledger.claim_delivery("pacs", "1:node:7", lease_s=60)
+    assert delivery is not None
+    model = ImportedModel(name="thin", digest="a" * 64, kind="thin", ratios=(2, 6))
+    number, _ = ledger.import_model(model, "operator")
+    assert ledger.activate_model(number, "operator")
+    assert ledger.active_models()["thin"].digest == "a" * 64
+    ledger.close()
+    with (
+        closing(sqlite3.connect(of_0001)) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="no such change of state of model"),
+    ):
+        connection.execute("UPDATE model SET state = 'imported', place = NULL")
+
+
+def test_an_upgrade_to_0002_that_breaks_off_leaves_0001(of_0001: Path) -> None:
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("CREATE TRIGGER model_moved AFTER INSERT ON boot BEGIN SELECT 1; END")  # stands in the way
+    before, rows = shape(of_0001), contents(of_0001, "transition")
+    with pytest.raises(LedgerError, match="model_moved"):
+        migrate.upgrade(url_of(of_0001))
+    assert (shape(of_0001), contents(of_0001, "transition")) == (before, rows)
+    assert migrate.current(url_of(of_0001)) == "0001"

@@ -11,9 +11,23 @@ from safetensors.torch import save
 from torch import nn
 
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import Card, DataRow, Kind, SRResNetCard, SRResNetParameters, ThinCard, ThinParameters
+from dicomnode.generators.card import (
+    Card,
+    DataRow,
+    Kind,
+    SRCNNCard,
+    SRCNNParameters,
+    SRResNetCard,
+    SRResNetParameters,
+    ThinCard,
+    ThinParameters,
+    VDSRCard,
+    VDSRParameters,
+)
+from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.srresnet import SRResNet
 from dicomnode.generators.thin import ThinNet
+from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.volume import Volume
 
 DATA = (DataRow(volume="noise", subject="nobody", split="train", licence="CC0-1.0"),)
@@ -80,6 +94,41 @@ def write_paper(folder: Path, kind: Literal[Kind.SLICE, Kind.SLAB3], *, net: SRR
         failure_modes=("Knows nothing.",),
         data=DATA,
         parameters=SRResNetParameters(channels=net.join.out_channels, blocks=len(net.blocks)),
+    )
+    return _write(folder, card.model_copy(update=changes), net)
+
+
+def write_srcnn(folder: Path, net: SRCNN, **changes: object) -> Path:
+    """A sealed directory of the kind ``srcnn``; ``changes`` go into its card."""
+    shape = SRCNNParameters.model_validate(
+        {
+            "channels": net.head.out_channels,
+            "mapped": net.middle.out_channels,
+            "middle": net.middle.kernel_size[0],
+        }
+    )
+    card = SRCNNCard(
+        name="small",
+        ratios=(2, 6),
+        licence="CC0-1.0",
+        intended_use="Tests.",
+        failure_modes=("Knows nothing.",),
+        data=DATA,
+        parameters=shape,
+    )
+    return _write(folder, card.model_copy(update=changes), net)
+
+
+def write_vdsr(folder: Path, net: VDSR, **changes: object) -> Path:
+    """A sealed directory of the kind ``vdsr``; ``changes`` go into its card."""
+    card = VDSRCard(
+        name="small",
+        ratios=(2, 6),
+        licence="CC0-1.0",
+        intended_use="Tests.",
+        failure_modes=("Knows nothing.",),
+        data=DATA,
+        parameters=VDSRParameters(channels=net.head.out_channels, layers=len(net.trunk) + 2),
     )
     return _write(folder, card.model_copy(update=changes), net)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from dicomnode.archive import Archive
 from dicomnode.durable import TEMPORARY_SUFFIX
@@ -20,6 +21,7 @@ from dicomnode.rules import pinned
 from dicomnode.settings import RuleSettings
 from dicomnode.work import job, orders
 from tests.support.dicom import dataset_bytes
+from tests.support.model_folders import random_thin, write_thin
 from tests.support.mr_series import mr_datasets
 from tests.support.stored import archived_files, store
 
@@ -41,7 +43,7 @@ class Bench:
             order or self.order,
             data=self.archive.data,
             device="cpu",
-            models=job.Models(),
+            models=job.Models(self.archive.data),
             progress=lambda stage, _share: (stages if stages is not None else []).append(stage),
         )
 
@@ -141,19 +143,69 @@ def test_a_tampered_model_is_refused_with_its_file_and_both_digests(
         assert told in caught.value.sentence
 
 
+@pytest.fixture
+def imported(tmp_path: Path) -> list[str]:
+    """Two models of one name below the data folder; their digests."""
+    digests = []
+    for blocks in (1, 2):
+        made = write_thin(tmp_path / "made" / str(blocks), net=random_thin(blocks=blocks), name="knee")
+        digests.append(model_dir.verify(made))
+        model_dir.copy_model(made, model_dir.imported_folder(tmp_path, "knee", digests[-1]))
+    return digests
+
+
+def test_a_job_is_done_by_the_model_that_it_was_planned_with_whichever_others_there_are(
+    bench: Bench, imported: list[str]
+) -> None:
+    made = []
+    for digest_of_model in imported:
+        bench.run(replace(bench.order, model="knee", model_digest=digest_of_model))
+        said = {dcmread(path).DerivationDescription for path in bench.output.iterdir()}
+        assert len(said) == 1
+        assert digest_of_model[:16] in said.pop()
+        made.append(sorted(digest(path.read_bytes()) for path in bench.output.iterdir()))
+    assert made[0] != made[1]
+
+
+def test_a_job_whose_model_is_nowhere_is_held_and_not_done_by_another_of_the_name(
+    bench: Bench, imported: list[str]
+) -> None:
+    first, second = imported
+    shutil.rmtree(model_dir.imported_folder(bench.archive.data, "knee", first))
+    order = replace(bench.order, model="knee", model_digest=first)
+    with pytest.raises(ModelError) as caught:
+        bench.run(order)
+    assert list(bench.output.iterdir()) == []
+    refused = job.refusal_of(caught.value, order)
+    assert refused is not None
+    assert refused.cause is orders.Cause.MODEL
+    assert f"Model knee is not here with the digest that was asked for: expected digest {first}" in refused.sentence
+    assert second not in refused.sentence
+
+
+def test_a_model_is_warmed_by_name_and_digest_and_one_that_is_not_there_waits_for_its_job(
+    tmp_path: Path, imported: list[str]
+) -> None:
+    models = job.Models(tmp_path)
+    for wanted in (f"knee@{imported[1]}", f"knee@{'0' * 64}", "cubic-dc"):
+        models.warm(wanted)
+    assert models.loaded == ("knee", "cubic-dc")
+    assert models.get("knee", imported[1])[1].digest == imported[1]
+
+
 @pytest.mark.parametrize(
-    ("problem", "is_the_disks"),
+    ("problem", "blame"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), True),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
-        (StorageError("gone"), True),
-        (OSError(errno.EINVAL, "Invalid argument"), False),
-        (MemoryError(), False),
-        (ZeroDivisionError("Smith^Anna"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), orders.Blame.DISK),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), orders.Blame.DISK),
+        (StorageError("gone"), orders.Blame.SOURCE),
+        (OSError(errno.EINVAL, "Invalid argument"), orders.Blame.JOB),
+        (MemoryError(), orders.Blame.JOB),
+        (ZeroDivisionError("Smith^Anna"), orders.Blame.JOB),
     ],
 )
 def test_only_the_disks_failures_cost_no_attempt_and_no_foreign_text_is_told(
-    problem: Exception, is_the_disks: bool
+    problem: Exception, blame: orders.Blame
 ) -> None:
-    assert job.is_storage(problem) == is_the_disks
+    assert job.blame_of(problem) is blame
     assert "Smith" not in job.words_of(problem)

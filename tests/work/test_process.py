@@ -80,7 +80,7 @@ def _warm(worker: WorkerProcess) -> orders.Ready:
             seconds=0.5,
         ),
         orders.Refused(job=JobId(4), cause=orders.Cause.ALTERED, sentence="x", instance=InstanceId(5)),
-        orders.Failed(job=JobId(4), stage="write", sentence="x", is_storage=True),
+        orders.Failed(job=JobId(4), stage="write", sentence="x", blame=orders.Blame.DISK),
     ],
     ids=lambda message: type(message).__name__,
 )

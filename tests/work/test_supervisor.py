@@ -24,6 +24,7 @@ from dicomnode.settings import WorkSettings
 from dicomnode.work import supervisor as supervisor_module
 from dicomnode.work.child import Setup
 from dicomnode.work.supervisor import Supervisor
+from tests.support.mounts import unreadable
 from tests.support.mr_series import mr_datasets
 from tests.support.node import is_running
 from tests.support.stored import archived_files, plan, store
@@ -132,7 +133,7 @@ def test_a_job_whose_child_is_killed_goes_back_and_a_new_child_does_it(bench: Be
 
 
 def test_a_child_that_hangs_is_killed_at_the_time_limit_and_the_job_fails_after_three_attempts(bench: Bench) -> None:
-    series, _ = bench.planned(slices=60, size=256)
+    series, _ = bench.planned(slices=60, size=512)  # more than a second of work, wherever the signal finds it
     with bench.supervisor(time_limit_s=1.0) as supervisor:
         for _ in range(3):
             pid = _warm_pid(supervisor)
@@ -282,6 +283,31 @@ def test_a_job_that_another_owner_took_is_left_to_it_and_our_child_is_killed(
         wait_until(lambda: bench.ledger.claim_job("2:other:2", lease_s=60), 10, "the lease ran out")
         wait_until(lambda: not is_running(pid), 10, "our child is gone")
         assert bench.job(series).state == "running"
+
+
+def test_a_job_whose_file_cannot_be_read_waits_with_its_sentence_and_does_not_stall_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that answers with an I/O error says nothing of the image; once it can be read, the job is done."""
+    monkeypatch.setattr(supervisor_module, "DISK_WAIT_S", (1.0, 1.0))
+    monkeypatch.setattr(supervisor_module, "TICK_S", 0.1)
+    poor, _ = bench.planned()
+    sound = [bench.planned()[0] for _ in range(2)]
+    with bench.supervisor(), unreadable(archived_files(bench.archive, poor)[2]):
+        for series in sound:
+            bench.wait_for(series, "done")
+        wait_until(lambda: _returns(bench, poor) >= 2, LIMIT_S, "the job was tried again")
+        job = bench.wait_for(poor, "queued")
+        assert job.attempts == 0
+        (told,) = [one for one in bench.reader.series_explain(poor).sentences if one.startswith(f"Job {job.id}")]
+        assert "could not be read: Input/output error" in told
+        assert _returns(bench, poor) < 20, "it is not tried without a pause"
+    with bench.supervisor():
+        assert bench.wait_for(poor, "done").attempts == 0
+
+
+def _returns(bench: Bench, series: SeriesId) -> int:
+    return sum(event.count for event in bench.reader.series_explain(series).events if event.kind == "return")
 
 
 def test_a_child_that_cannot_become_warm_costs_no_job_an_attempt(bench: Bench) -> None:

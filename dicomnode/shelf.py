@@ -1,0 +1,249 @@
+"""The models that this node may use: those that came with it, and those that an operator imported.
+
+A rule names a model; what it gets is the imported one of that name that is active, else the one that came with the
+node. Which that is can change from one verdict to the next; a job that is there keeps the digest that it was planned
+with. An imported model is copied into the data folder, and its row comes last: a row without its files cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from dicomnode.errors import InputError, ModelError, StorageError
+from dicomnode.generators import model_dir
+from dicomnode.generators.card import Kind
+from dicomnode.generators.model_dir import EVALUATE_ONLY, ModelFacts
+from dicomnode.ledger.lines import ModelRow
+from dicomnode.ledger.rows import ImportedModel, ModelId
+from dicomnode.ledger.states import ModelState
+from dicomnode.ledger.store import Ledger
+
+ASK_THE_LIST = "`dicomnode model list` shows them with their digests."
+
+
+class Origin(StrEnum):
+    """How a model came to this node."""
+
+    SHIPPED = "shipped"  # with the package; ``cubic-dc`` among them
+    IMPORTED = "imported"
+    FOLDER = "folder"  # not at all: somebody looks at a model directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLine:
+    """A line of ``model list``."""
+
+    name: str
+    kind: str
+    ratios: tuple[int, int]
+    digest: str
+    origin: Origin
+    state: str | None  # of an imported one
+    active: bool  # what a rule gets that names it
+    default: bool  # what a rule gets that names none
+    imported_at: datetime | None
+    id: int | None  # of an imported one, in the ledger
+
+
+class Shelf:
+    """What rules get, from verdict to verdict. Used by one thread."""
+
+    def __init__(self, active: Callable[[], Mapping[str, ImportedModel]], data: Path) -> None:
+        self._active = active
+        self._data = data
+        self._shipped: dict[str, ModelFacts] = {}  # verified once; the worker does it again before each job
+
+    @property
+    def default(self) -> str:
+        """Name of the model that a rule gets which names none."""
+        return model_dir.default_model(self._active())
+
+    def model_of(self, name: str | None) -> ModelFacts:
+        """The model that a rule gets which names it, or which names none. Raises ModelError where there is none."""
+        active = self._active()
+        default = model_dir.default_model(active)
+        wanted = name or default
+        imported = active.get(wanted)
+        if imported is not None:
+            return ModelFacts(
+                name=imported.name, kind=_kind(imported), digest=imported.digest, ratios=imported.ratios,
+                default=wanted == default,
+            )  # fmt: skip
+        if wanted not in self._shipped:
+            facts = model_dir.model_facts(wanted)
+            refuse_evaluate_only(facts)
+            self._shipped[wanted] = facts
+        return replace(self._shipped[wanted], default=wanted == default)
+
+    def verified(self, name: str | None) -> ModelFacts:
+        """The same, after all its files were compared with their digests."""
+        facts = self.model_of(name)
+        model_dir.pinned_model(facts.name, facts.digest, self._data)
+        return facts
+
+
+def refuse_evaluate_only(facts: ModelFacts) -> None:
+    """Raise ModelError for a kind that is there to be measured against, not to derive for a PACS."""
+    if facts.kind in EVALUATE_ONLY:
+        raise ModelError(
+            f"Model {facts.name} is of the kind {facts.kind}, which is there for `dicomnode evaluate` only.",
+            hint="Name a model of another kind.",
+        )
+
+
+def model_lines(imported: Sequence[ModelRow]) -> list[ModelLine]:
+    """Every model of the node: those that came with it, their files just verified, then the imported ones."""
+    active = {row.name for row in imported if row.state == ModelState.ACTIVE}
+    default = model_dir.default_model(active)
+    lines = []
+    for name in model_dir.model_names():
+        facts = model_dir.model_facts(name)
+        is_active = name not in active and facts.kind not in EVALUATE_ONLY
+        lines.append(_line(facts, Origin.SHIPPED, active=is_active, default=is_active and name == default))
+    for row in imported:
+        is_active = row.state == ModelState.ACTIVE
+        lines.append(
+            ModelLine(
+                name=row.name, kind=row.kind, ratios=row.ratios, digest=row.digest, origin=Origin.IMPORTED,
+                state=row.state, active=is_active, default=is_active and row.name == default,
+                imported_at=row.imported_at, id=row.id,
+            )
+        )  # fmt: skip
+    return lines
+
+
+def find_model(lines: Sequence[ModelLine], wanted: str) -> ModelLine:
+    """The model that ``NAME``, ``NAME@DIGEST-PREFIX`` or a folder means; of several of a name the active one.
+
+    Raises ModelError where none or more than one is meant.
+    """
+    if "/" in wanted:
+        return _line(model_dir.model_facts(Path(wanted)), Origin.FOLDER, active=False, default=False)
+    name, at, prefix = wanted.partition("@")
+    named = [line for line in lines if line.name == name]
+    if not named:
+        known = ", ".join(dict.fromkeys(line.name for line in lines))
+        raise ModelError(f"There is no model named {name}.", hint=f"Use one of {known}, or the path of a folder.")
+    meant = [line for line in named if line.digest.startswith(prefix)] if at else named
+    if not at:
+        meant = [line for line in named if line.active] or named
+    # What came with the node may be imported as well: the very same model, twice on the shelf.
+    if len(digests := {line.digest for line in meant}) != 1:
+        raise _not_one(wanted, len(digests), [line.digest for line in named])
+    return max(meant, key=lambda line: line.active)
+
+
+def find_imported(rows: Sequence[ModelRow], wanted: str) -> ModelRow:
+    """The imported model that ``NAME`` or ``NAME@DIGEST-PREFIX`` means. Raises ModelError where not exactly one is."""
+    name, _, prefix = wanted.partition("@")
+    named = [row for row in rows if row.name == name]
+    if not named:
+        hint = "`dicomnode model import DIR` comes first."
+        if name in model_dir.model_names():
+            hint += f" What came with the node is what rules get until then; `model rollback {name}` goes back to it."
+        raise ModelError(f"No model named {name} was imported.", hint=hint)
+    meant = [row for row in named if row.digest.startswith(prefix)]
+    if len(meant) != 1:
+        raise _not_one(wanted, len(meant), [row.digest for row in named])
+    return meant[0]
+
+
+def folder_of(line: ModelLine, data: Path, wanted: str) -> Path | None:
+    """The directory of a model; None for one without weights."""
+    match line.origin:
+        case Origin.FOLDER:
+            return Path(wanted)
+        case Origin.IMPORTED:
+            return model_dir.imported_folder(data, line.name, line.digest)
+        case Origin.SHIPPED:
+            return model_dir.shipped_models().get(line.name)
+
+
+def import_model(folder: Path, *, data: Path, ledger: Ledger, by: str) -> tuple[ImportedModel, bool]:
+    """Verify a model directory, load its weights once, copy it and write it down; False: it was imported before.
+
+    Importing it again puts its files back where they were altered or lost. It is not active. Raises ModelError for
+    what is no whole model of a kind that rules may use, StorageError where the copy cannot be kept.
+    """
+    facts = model_dir.model_facts(folder)
+    if facts.name == Kind.CUBIC_DC:
+        raise ModelError(f"The name {facts.name} is taken by a method that needs no weights; nothing was imported.")
+    refuse_evaluate_only(facts)
+    model_dir.load_generator(folder)  # do the weights fit the network that the card describes?
+    target = model_dir.imported_folder(data, facts.name, facts.digest)
+    try:
+        if not _is_whole(target, facts.digest):
+            copied = model_dir.copy_model(folder, target)
+            if copied != facts.digest:
+                raise ModelError(f"The files of {folder} changed while they were copied; nothing was imported.")
+    except OSError as exc:
+        raise StorageError(
+            f"Model {facts.name} could not be copied to {target}: {exc.strerror}; nothing was imported.",
+            hint="Run the command as the node's user, and see that there is room on the disk.",
+        ) from exc
+    imported = ImportedModel(name=facts.name, digest=facts.digest, kind=facts.kind, ratios=facts.ratios)
+    number, is_new = ledger.import_model(imported, by)
+    return replace(imported, id=number), is_new
+
+
+def activate(row: ModelRow, *, data: Path, ledger: Ledger, by: str) -> bool:
+    """From the next verdict on rules get this model; its files are compared first. False: they did already."""
+    model_dir.pinned_model(row.name, row.digest, data)
+    return ledger.activate_model(ModelId(row.id), by)
+
+
+def roll_back(name: str, *, rules: Sequence[str], data: Path, ledger: Ledger, by: str) -> ModelFacts | None:
+    """Undo the last activation of a name; what rules get from now on, None: there is no model of that name any more.
+
+    Its files are compared first. ``rules``: those that name this model. Raises InputError where they would be left
+    without one.
+    """
+    to, facts = ledger.model_before(name), None
+    if to is not None:
+        facts, _ = model_dir.pinned_model(to.name, to.digest, data)
+    elif name in model_dir.shipped_models():
+        facts = model_dir.model_facts(name)
+    elif rules and name in ledger.active_models():
+        raise InputError(
+            f"Rule {rules[0]} asks for model {name}, and no other of that name would be left; nothing was rolled back.",
+            hint="Import and activate another model of that name, or let the rule name another.",
+        )
+    ledger.roll_back_model(name, by, to=to.id if to else None)
+    return facts
+
+
+def _not_one(wanted: str, meant: int, digests: Sequence[str]) -> ModelError:
+    name = wanted.partition("@")[0]
+    there = ", ".join(f"{name}@{digest[: model_dir.DIGEST_DIGITS]}" for digest in dict.fromkeys(digests))
+    how_many = f"{meant} models" if meant else "no model"
+    return ModelError(f"{wanted} means {how_many}; of that name there are {there}.", hint=ASK_THE_LIST)
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    if not folder.is_dir():
+        return False
+    try:
+        return model_dir.verify(folder) == digest
+    except ModelError:
+        return False
+
+
+def _kind(imported: ImportedModel) -> Kind:
+    try:
+        return Kind(imported.kind)
+    except ValueError as exc:
+        raise ModelError(
+            f"Model {imported.name} is of the kind {imported.kind}, which this version does not know.",
+            hint="Install the newer dicomnode again, or `dicomnode model rollback`.",
+        ) from exc
+
+
+def _line(facts: ModelFacts, origin: Origin, *, active: bool, default: bool) -> ModelLine:
+    return ModelLine(
+        name=facts.name, kind=facts.kind, ratios=facts.ratios, digest=facts.digest, origin=origin, state=None,
+        active=active, default=default, imported_at=None, id=None,
+    )  # fmt: skip
