@@ -27,7 +27,9 @@ def _help(*words: str) -> str:
     )
 
 
-@pytest.mark.parametrize("words", [[], ["serve"], ["infer"], ["series"], ["series", "explain"], ["model"], ["db"]])
+@pytest.mark.parametrize(
+    "words", [[], ["serve"], ["infer"], ["series"], ["series", "explain"], ["model"], ["db"], ["train"], ["evaluate"]]
+)
 def test_help_loads_no_heavy_library(words: list[str]) -> None:
     assert _loaded(_help(*words)).isdisjoint(HEAVY)
 

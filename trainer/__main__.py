@@ -1,69 +1,56 @@
-"""``python -m trainer``: train the first model, judge a checkpoint, write a model directory."""
+"""``python -m trainer RUN``: go on with a planned run; what ``torch.distributed.run`` starts in several processes.
+
+dicomnode train … --out RUN --plan-only
+python -m torch.distributed.run --nproc-per-node 2 -m trainer RUN
+dicomnode train --resume --out RUN        # writes the models
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 import torch
 
-from trainer import checkpoint
-from trainer.evaluate import evaluate, summarise
-from trainer.handoff import write_model
-from trainer.loop import TrainSettings, averaged_net, train
-from trainer.probes import probe, probed_case
+from dicomnode.errors import NodeError
+from dicomnode.generators.device import choose_device
+from trainer.training.loop import Line, local_device, train
+
+INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses, calls one function, returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    first = commands.add_parser("first-model", help="train the thin network on the volumes of the train split")
-    first.add_argument("--data", type=Path, required=True, help="folder of the source volumes")
-    first.add_argument("--steps", type=int, required=True)
-    first.add_argument("--out", type=Path, required=True, help="folder of checkpoint and journal")
-    first.add_argument("--seed", type=int, default=1)
-    first.add_argument("--strips", type=int, default=4, help="strips of three windows per step")
-    first.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
-    first.add_argument("--resume", action="store_true")
-    first.set_defaults(run=_first_model)
-    judge = commands.add_parser("evaluate", help="compare a checkpoint with cubic-dc on volumes it has not seen")
-    judge.add_argument("--data", type=Path, required=True, help="folder of the source volumes")
-    judge.add_argument("--checkpoint", type=Path, required=True, help="last.safetensors of a run")
-    judge.add_argument("--model-dir", type=Path, help="also write the model, with these figures, to this folder")
-    judge.set_defaults(run=_evaluate)
-    for command in (first, judge):
-        command.add_argument("--threads", type=int, default=1)
+    """Parses, goes on, returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="folder that `dicomnode train --plan-only` made")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, help="of a CPU, for each process")
     parsed = parser.parse_args(arguments)
-    torch.set_num_threads(parsed.threads)
-    parsed.run(parsed)
-    return 0
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    asked: list[int] = []
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    try:
+        device = local_device(choose_device(parsed.device))
+        is_done = train(parsed.run, report=_print_line, stop=lambda: bool(asked), device=device)
+    except NodeError as exc:
+        sys.stderr.write(f"{exc.sentence} {exc.hint}\n")
+        return exc.exit_code
+    return 0 if is_done else INTERRUPTED
 
 
-def _first_model(parsed: argparse.Namespace) -> None:
-    settings = TrainSettings(steps=parsed.steps, seed=parsed.seed, strips=parsed.strips, precision=parsed.precision)
-    train(settings, parsed.data, parsed.out, resume=parsed.resume, report=_print_line)
-
-
-def _evaluate(parsed: argparse.Namespace) -> None:
-    saved = checkpoint.load(parsed.checkpoint)
-    net = averaged_net(saved)
-    rows = evaluate(net, parsed.data, report=_print_line)
-    for summary in summarise(rows):
-        _print_line(
-            f"{summary.subject} ({summary.split}): gain over cubic-dc {summary.mean_gain:+.2f} dB, "
-            f"smallest of {summary.cases}: {summary.smallest_gain:+.2f} dB"
-        )
-    probes = probe(net, probed_case(parsed.data))
-    for figure in probes:
-        _print_line(f"{figure.what}: cubic-dc {figure.cubic_dc:.4f}, model {figure.model:.4f}")
-    if parsed.model_dir is not None:
-        _print_line(f"digest {write_model(parsed.model_dir, saved, rows, probes)}")
-
-
-def _print_line(line: str) -> None:
-    sys.stdout.write(line + "\n")
+def _print_line(line: Line) -> None:
+    sys.stdout.write(json.dumps(asdict(line)) + "\n")
     sys.stdout.flush()
 
 

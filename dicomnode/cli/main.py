@@ -31,6 +31,8 @@ COMMANDS = {
     "check": "dicomnode.cli.check:check",
     "echo": "dicomnode.cli.echo:echo",
     "send": "dicomnode.cli.send:send",
+    "train": "dicomnode.cli.train:train",
+    "evaluate": "dicomnode.cli.evaluate:evaluate",
     "model": "dicomnode.cli.model:model",
     "db": "dicomnode.cli.db:db",
 }

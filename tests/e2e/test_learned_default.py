@@ -1,4 +1,4 @@
-"""A rule that names no model: the one that ships derives, in the worker, and says which it was."""
+"""The models that ship, in the worker: a rule that names none gets the default, one that names the paper's gets it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicomnode.generators.model_dir import LEARNED_DEFAULT, default_model, model_facts
+from dicomnode.generators.model_dir import LEARNED_DEFAULT, default_model, model_facts, shipped_models
 from tests.support.dcmtk import needs_dcmtk
 from tests.support.dicom import storescu
 from tests.support.misbehaving_pacs import MisbehavingPacs
+from tests.support.mr_series import write_mr_series
 from tests.support.node import AE_TITLE, running_node
 from tests.support.shared import DATA, needs_shared
 
-pytestmark = [
-    needs_shared,
-    needs_dcmtk,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(default_model() != LEARNED_DEFAULT, reason="no learned model is shipped"),
-]
+pytestmark = [needs_dcmtk, pytest.mark.timeout(600)]
 
 SLICES, RATIO = 15, 3
+PAPER_SRGAN = "paper-model1-srgan"
 
 
+@needs_shared
+@pytest.mark.skipif(default_model() != LEARNED_DEFAULT, reason="no learned model is shipped")
 def test_the_shipped_network_derives_a_real_series_and_the_result_names_it(tmp_path: Path) -> None:
     files = sorted((DATA / "prostatex" / "t2_cor").glob("*.dcm"))
     rules = [{"name": "every series", "deliver_to": ["pacs"]}]
@@ -42,3 +41,20 @@ def test_the_shipped_network_derives_a_real_series_and_the_result_names_it(tmp_p
         dataset = dcmread(BytesIO(arrival.dataset), force=True)
         assert dataset.SeriesDescription.startswith("AI ")
         assert facts.digest[:16] in dataset.DerivationDescription
+
+
+@pytest.mark.skipif(PAPER_SRGAN not in shipped_models(), reason="the paper's model is not shipped")
+def test_a_rule_selects_the_papers_srgan_and_its_series_is_delivered(tmp_path: Path) -> None:
+    """Six slices of 4 mm with pixels of 1 mm: ratio 4, the slices of cubic-dc through the network, projected."""
+    files = write_mr_series(tmp_path / "thick", slices=6, slice_spacing_mm=4.0, size=48)
+    rules = [{"name": "paper", "model": PAPER_SRGAN, "deliver_to": ["pacs"]}]
+    with MisbehavingPacs() as pacs, running_node(tmp_path, pacs_port=pacs.port, rules=rules) as node:
+        sent = storescu(node.port, files, called=AE_TITLE)
+        assert sent.returncode == 0, sent.stderr
+        (delivery,) = node.wait_for_deliveries("sent", limit_s=300)
+        job = node.job(delivery.series)
+    facts = model_facts(PAPER_SRGAN)
+    assert (job.model, job.model_digest) == (facts.name, facts.digest)
+    assert len(pacs.arrivals) == 6 * 4
+    thin = sorted((dcmread(BytesIO(one.dataset), force=True) for one in pacs.arrivals), key=lambda d: d.InstanceNumber)
+    assert all(facts.digest[:16] in dataset.DerivationDescription for dataset in thin)

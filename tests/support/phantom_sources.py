@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from trainer.sources import SOURCES
+from tests.support import mr_series
+from tests.support.mr_series import mr_datasets
+from trainer.data.sources import OPEN_DATA
 
 EXTENT = 97  # a warped patch needs 96 in every direction; odd matrices are the harder case
 
@@ -27,33 +28,39 @@ def phantom(seed: int, *, extent: int = EXTENT) -> NDArray[np.float32]:
 
 
 def write_sources(data: Path) -> None:
-    """Every volume of the table: 97³ where thin, 12 slices where thick."""
-    for seed, source in enumerate(SOURCES.values()):
-        path = data / source.path
-        voxels = phantom(seed)
+    """Every volume of the inventory of open data: 97³ of 1 mm where thin, 12 slices of 3 mm where thick."""
+    for seed, row in enumerate(tomllib.loads(OPEN_DATA.read_text())["source"]):
+        path, voxels = data / row["path"], phantom(seed)
         if path.suffix == ".gz":
             path.parent.mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)  # type: ignore[no-untyped-call]
+        elif row["split"] == "unseen":
+            write_series(path, voxels[40:52], slice_spacing_mm=3.0, patient=row["subject"])
         else:
-            write_series(path, voxels if source.split != "unseen" else voxels[40:52])
+            write_series(path, voxels, slice_spacing_mm=1.0, patient=row["subject"])
 
 
-def write_series(folder: Path, voxels: NDArray[np.float32]) -> None:
-    """Slices as MR images of slope 2, intercept -10, whose file names run against their positions."""
-    folder.mkdir(parents=True)
-    for k, pixels in enumerate(voxels):
-        meta = FileMetaDataset()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.MediaStorageSOPClassUID = MRImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(folder), str(k)])
-        instance = Dataset()
-        instance.file_meta = meta
-        instance.SOPClassUID, instance.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-        instance.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        instance.ImagePositionPatient = [0, 0, 3.0 * k]
-        instance.RescaleSlope, instance.RescaleIntercept = 2, -10
-        instance.Rows, instance.Columns = pixels.shape
-        instance.SamplesPerPixel, instance.PhotometricInterpretation = 1, "MONOCHROME2"
-        instance.BitsAllocated, instance.BitsStored, instance.HighBit, instance.PixelRepresentation = 16, 16, 15, 0
-        instance.PixelData = ((pixels + 10) / 2).astype(np.uint16).tobytes()
-        instance.save_as(folder / f"{len(voxels) - k:04d}.dcm", enforce_file_format=True)
+def write_series(
+    folder: Path,
+    voxels: NDArray[np.float32],
+    *,
+    slice_spacing_mm: float,
+    first_mm: float = 0.0,
+    corner_mm: tuple[float, float] = (0.0, 0.0),
+    patient: str = "P-1",
+    **attributes: object,
+) -> list[Path]:
+    """Slices as MR images of slope 2, intercept -10, whose file names run against their positions.
+
+    ``corner_mm`` and ``first_mm`` are the place of the first pixel of the first slice.
+    """
+    datasets = mr_datasets(slices=len(voxels), slice_spacing_mm=slice_spacing_mm, size=voxels.shape[1])
+    for k, (dataset, pixels) in enumerate(zip(datasets, voxels, strict=True)):
+        dataset.PatientID = patient
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.ImagePositionPatient = [*corner_mm, first_mm + slice_spacing_mm * k]
+        dataset.RescaleSlope, dataset.RescaleIntercept = 2, -10
+        dataset.PixelData = ((pixels + 10) / 2).astype("<u2").tobytes()
+        for keyword, value in attributes.items():
+            setattr(dataset, keyword, value)
+    return mr_series.write_series(folder, datasets[::-1])

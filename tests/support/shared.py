@@ -8,5 +8,6 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 DATA = SHARED / "data"
+WEIGHTS = SHARED / "weights"
 
 needs_shared = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not beside the checkout")

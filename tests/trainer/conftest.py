@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.phantom_sources import write_sources
 
@@ -15,3 +16,9 @@ def phantom_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("data")
     write_sources(data)
     return data
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny networks: more threads than free cores only wait for each other."""
+    torch.set_num_threads(1)

@@ -1,0 +1,173 @@
+"""``dicomnode evaluate``: how near methods come to the truth on studies that nothing was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dicomnode.cli.options import json_option
+from dicomnode.cli.several import SeveralValues
+from dicomnode.errors import InputError
+
+if TYPE_CHECKING:
+    from trainer.features import Features
+    from trainer.judging.cases import Selection
+    from trainer.judging.evaluate import Request
+
+STUDY_TITLE = "Image quality of reformatted MR series"  # names no method: readers see it
+KEY_SUFFIX = ".key.json"  # as trainer.judging.reader_study writes it
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=SeveralValues, short_help="Judge models on studies with a known truth.")
+@click.option("--studies", metavar="DIR…", multiple=True, type=FOLDER, help="Folders of DICOM series or NIfTI files.")
+@click.option("--inventory", metavar="FILE", type=FILE, help="TOML: label, subject, split and licence of each series.")
+@click.option("--model", "models", metavar="NAME|DIR…", multiple=True, help="A model's name or directory.")
+@click.option("--out", metavar="FOLDER", type=FOLDER, help="New or empty folder for report.json and report.html.")
+@click.option("--subjects", metavar="WORD…", multiple=True, help="Only these subjects or volumes.")
+@click.option("--planes", default="0,1,2", show_default=True, help="Axes that slices are taken along.")
+@click.option("--ratios", default="3,4,5", show_default=True, help="Thin slices per thick one.")
+@click.option("--paper-table", is_flag=True, help="Also judge slice by slice, as the paper's Table 1 does.")
+@click.option("--allow-contrast", is_flag=True, help="Of slice pairs: also those whose contrast differs.")
+@click.option("--probes", is_flag=True, help="Also a constant, a ramp, noise, and lesions put into a head.")
+@click.option("--features", metavar="SPEC", help="For a feature distance, such as vgg19:relu3_4.")
+@click.option("--features-file", metavar="FILE", type=FILE, help="Weights of the features; else they are downloaded.")
+@click.option("--features-sha256", metavar="HEX", help="Of that file.")
+@click.option("--figure-style", type=click.Choice(["one-window", "paper"]), default="one-window", show_default=True)
+@click.option("--reader-study", metavar="PAGE.html", type=NEW_FILE, help="Write a page for blinded readers instead.")
+@click.option(
+    "--reader-scores",
+    metavar="FILE…",
+    multiple=True,
+    type=FILE,
+    help="Print the scores of readers' answer files; the key, PAGE.html.key.json, is one of them or beside them.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of bootstrap and reader study.")
+@json_option
+def evaluate(
+    studies: tuple[Path, ...], inventory: Path | None, models: tuple[str, ...], out: Path | None,
+    subjects: tuple[str, ...], planes: str, ratios: str, paper_table: bool, allow_contrast: bool, probes: bool,
+    features: str | None, features_file: Path | None, features_sha256: str | None, figure_style: str,
+    reader_study: Path | None, reader_scores: tuple[Path, ...], device: str, seed: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Judge models beside nearest, linear, cubic and cubic-dc on volumes whose thin truth is known.
+
+    With --reader-study a page for blinded readers is written instead; with --reader-scores their answers are counted.
+    """
+    if reader_scores:
+        _print_scores(reader_scores, as_json=as_json)
+        return
+    if not studies:
+        raise InputError("No studies were named.", hint="Name folders with --studies.")
+    if out is not None and out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; nothing was judged.", hint="Name a new folder.")
+    _refuse_without_trainer()
+    from trainer.judging.evaluate import Request
+    from trainer.judging.figures import FigureStyle
+
+    request = Request(
+        studies=studies, inventory=inventory, models=models, selection=_selection(planes, ratios, subjects),
+        device=device, features=_features(features, features_file, features_sha256), with_paper_table=paper_table,
+        allow_contrast=allow_contrast, with_probes=probes, style=FigureStyle(figure_style), seed=seed,
+    )  # fmt: skip
+    if reader_study is not None:
+        _write_study(request, reader_study)
+    else:
+        _judge(request, out, as_json=as_json)
+
+
+def _refuse_without_trainer() -> None:
+    try:
+        import trainer.judging.report  # noqa: F401 (seconds; and whole only with the extra)
+    except ModuleNotFoundError as exc:
+        raise InputError(
+            f"To judge models the package {exc.name} is needed, which is not installed.",
+            hint="Install the extra: pip install 'dicomnode[train]'.",
+        ) from exc
+
+
+def _selection(planes: str, ratios: str, subjects: tuple[str, ...]) -> Selection:
+    from dicomnode.imaging.profile import RATIO_LIMITS
+    from trainer.judging.cases import PLANES, Selection
+
+    lowest, highest = RATIO_LIMITS
+    return Selection(
+        planes=_numbers("planes", planes, range(len(PLANES))),
+        ratios=_numbers("ratios", ratios, range(lowest, highest + 1)),
+        subjects=subjects,
+    )
+
+
+def _features(spec: str | None, file: Path | None, sha256: str | None) -> Features | None:
+    if spec is None:
+        if file is not None or sha256 is not None:
+            raise InputError("A features file was given, but no --features to say which layer.")
+        return None
+    from trainer import features
+
+    return features.load(spec, file=file, sha256=sha256)
+
+
+def _numbers(option: str, text: str, allowed: range) -> tuple[int, ...]:
+    """``3,4,5``; InputError names what is allowed."""
+    numbers = tuple(dict.fromkeys(int(word) if word.strip().isdecimal() else -1 for word in text.split(",")))
+    if not all(number in allowed for number in numbers):
+        raise InputError(
+            f"--{option} {text} is not understood.",
+            hint=f"Numbers from {allowed.start} to {allowed.stop - 1} with commas between.",
+        )
+    return numbers
+
+
+def _judge(request: Request, out: Path | None, *, as_json: bool) -> None:
+    from trainer.judging import report
+    from trainer.judging.evaluate import evaluate as judge
+
+    evaluation, figures = judge(request, report=_say)
+    if out is not None:
+        report.write_report(out, evaluation, figures)
+    click.echo(report.to_json(evaluation).rstrip() if as_json else "\n".join(report.lines(evaluation)))
+
+
+def _write_study(request: Request, page: Path) -> None:
+    from trainer.judging import reader_study
+    from trainer.judging.evaluate import study_cases
+
+    if page.exists():
+        raise InputError(f"{page} is there already; nothing was written.", hint="Name a new file.")
+    panels = []
+    for case, results in study_cases(request, report=_say):
+        shape = {case.label: case.voxel_mm}
+        panels += reader_study.panels_from([(case.label, case.truth, results)], voxel_mm=shape)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    reader_study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
+    click.echo(f"{page}: {len(panels)} panels; keep {reader_study.key_path(page).name} away from readers.")
+
+
+def _print_scores(files: tuple[Path, ...], *, as_json: bool) -> None:
+    keys = [file for file in files if file.name.endswith(KEY_SUFFIX)]
+    keys = keys or sorted(files[0].parent.glob(f"*{KEY_SUFFIX}"))
+    if len(keys) != 1:
+        raise InputError(
+            f"Among or beside the files of --reader-scores are {len(keys) or 'no'} keys; one is needed.",
+            hint=f"Name the readers' files and the one key that was written beside the page, PAGE.html{KEY_SUFFIX}.",
+        )
+    _refuse_without_trainer()
+    from dicomnode.cli import output
+    from trainer.judging import reader_scores
+
+    scores = reader_scores.read_scores([file for file in files if file not in keys], keys[0])
+    if as_json:
+        output.print_json(scores)
+    else:
+        click.echo("\n".join(reader_scores.score_lines(scores)))
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

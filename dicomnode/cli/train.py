@@ -1,0 +1,261 @@
+"""``dicomnode train``: archived studies in, a verified model directory out."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from dicomnode.cli import output
+from dicomnode.cli.options import config_option, json_option, load_settings, reader
+from dicomnode.cli.several import SeveralValues
+from dicomnode.errors import InputError
+
+if TYPE_CHECKING:
+    from trainer.training.loop import Line
+    from trainer.training.prepare import Request
+
+INTERRUPTED = 130
+UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=SeveralValues, short_help="Train a generator on archived studies.")
+@click.option("--studies", metavar="DIR|UID…", multiple=True, help="Folders, or Study Instance UIDs of the archive.")
+@click.option("--inventory", metavar="FILE", type=FILE, help="TOML: label, subject, split and licence of each series.")
+@click.option("--validate", metavar="DIR…", multiple=True, type=FOLDER, help="Studies that are only judged on.")
+@click.option("--recipe", default="thin", show_default=True, help="A recipe's name, or a TOML file.")
+@click.option("--out", metavar="RUN", type=FOLDER, help="New or empty folder of the run; its models are put there too.")
+@click.option("--steps", metavar="N[,N]", default="", help="Steps of all stages together, or one number for each.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), help="Instead: as many steps as take so long, once timed.")
+@click.option("--pairs", type=click.Choice(["simulated", "real", "both"]), default="simulated", show_default=True)
+@click.option("--pairing", type=click.Choice(["monotone", "paper"]), default="monotone", show_default=True)
+@click.option("--allow-contrast", is_flag=True, help="Pair series whose contrast differs; the model is not to ship.")
+@click.option("--in-plane", is_flag=True, help="Also learn from the rows and columns of thick series.")
+@click.option("--begin-with", metavar="NAME|DIR", help="A model whose weights the first stage begins with.")
+@click.option("--features", metavar="SPEC", help="Instead of the recipe's, such as vgg19:relu3_4.")
+@click.option("--features-file", metavar="FILE", type=FILE, help="Weights of the features; else they are downloaded.")
+@click.option("--features-sha256", metavar="HEX", help="Of that file.")
+@click.option("--name", help="Of the model; else the recipe's.")
+@click.option("--licence", help="Of the model; else as the training data allow.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of a CPU; all of them if left out.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Only show what would be trained on and what not, and why.")
+@click.option("--plan-only", is_flag=True, help="Only write RUN/plan.json, for `python -m trainer RUN`.")
+@click.option("--tensorboard", is_flag=True, help="Also write RUN/board for TensorBoard.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; nothing else need be said again.")
+@config_option
+@json_option
+def train(
+    studies: tuple[str, ...], inventory: Path | None, validate: tuple[Path, ...], recipe: str, out: Path | None,
+    steps: str, minutes: float | None, pairs: str, pairing: str, allow_contrast: bool, in_plane: bool,
+    begin_with: str | None, features: str | None, features_file: Path | None, features_sha256: str | None,
+    name: str | None, licence: str | None, device: str, threads: int | None, seed: int, dry_run: bool, plan_only: bool,
+    tensorboard: bool, resume: bool, config: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Find pairs of thick and thin slices in studies, real or simulated, and train a model on them.
+
+    An interrupt stops after the step in hand; --resume goes on, bit for bit.
+    """
+    _refuse_without_trainer()
+    if resume:
+        if out is None:
+            raise InputError("No run was named to go on with.", hint="Name its folder with --out.")
+        return _go_on(out, device, threads, name, licence, tensorboard=tensorboard, as_json=as_json)
+    if not studies:
+        raise InputError("No studies were named.", hint="Name folders with --studies.")
+    from trainer.data.pairs import Pairing
+    from trainer.training import plan as plans
+    from trainer.training.plan import PairKind
+    from trainer.training.prepare import Request
+
+    request = Request(
+        studies=tuple(_folders(studies, config)), inventory=inventory, validate=validate, recipe=recipe,
+        steps=_numbers(steps), minutes=minutes, seed=seed, pairs=PairKind(pairs), pairing=Pairing(pairing),
+        allow_contrast=allow_contrast, in_plane=in_plane, begin_with=begin_with, features=features,
+        features_file=features_file, features_sha256=features_sha256,
+    )  # fmt: skip
+    if dry_run:
+        _show(request, as_json=as_json)
+        return 0
+    if out is None:
+        raise InputError("No folder was named for the run.", hint="Name one with --out.")
+    _plan(request, out, device, threads)
+    if plan_only:
+        return 0
+    try:
+        return _go_on(out, device, threads, name, licence, tensorboard=tensorboard, as_json=as_json)
+    except InputError:  # what only shows when pixels are looked at
+        plans.withdraw(out)
+        raise
+
+
+def _refuse_without_trainer() -> None:
+    try:
+        import trainer.training.prepare  # noqa: F401 (seconds; and whole only with the extra)
+    except ModuleNotFoundError as exc:
+        raise InputError(
+            f"To train, the package {exc.name} is needed, which is not installed.",
+            hint="Install the extra: pip install 'dicomnode[train]'.",
+        ) from exc
+
+
+def _folders(words: tuple[str, ...], config: Path | None) -> Iterator[Path]:
+    """Folders as they are; a Study Instance UID becomes the folders of its series in the node's archive."""
+    uids = [word for word in words if UID.fullmatch(word) and not Path(word).exists()]
+    yield from (Path(word) for word in words if word not in uids)
+    if not uids:
+        return
+    from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
+
+    archive = load_settings(config).node.data / "archive"
+    found: dict[str, list[Path]] = {uid: [] for uid in uids}
+    with reader(config) as ledger:
+        numbers = [line.id for line in ledger.series_list()]
+    for number in numbers:
+        folder = archive / str(number)
+        header = next((read_header_or_reason(path) for path in sorted(folder.glob("*.dcm"))), None)
+        if isinstance(header, InstanceHeader) and header.study_uid in found:
+            found[header.study_uid].append(folder)
+    for position, uid in enumerate(uids, start=1):
+        if not found[uid]:
+            raise InputError(f"Study {position} of those named by UID is not in the node's archive.")
+        yield from found[uid]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    if not text:
+        return ()
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words) or not any(map(int, words)):
+        raise InputError(
+            f"--steps {text} is not understood.", hint="A number of steps, or several with commas between."
+        )
+    return tuple(map(int, words))
+
+
+def _show(request: Request, *, as_json: bool) -> None:
+    from trainer.data.survey import dry_run_lines
+    from trainer.training.prepare import dry_run
+
+    told = dry_run(request)
+    if as_json:
+        output.print_json(told)
+    else:
+        click.echo("\n".join(dry_run_lines(told)))
+
+
+def _plan(request: Request, out: Path, device: str, threads: int | None) -> None:
+    import torch
+
+    from dicomnode.generators.device import choose_device
+    from trainer.training import plan as plans
+    from trainer.training.prepare import prepare
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; nothing was trained.", hint="Go on with a run by --resume.")
+    plans.write(prepare(request, choose_device(device)), out)
+
+
+def _go_on(
+    run: Path,
+    device: str,
+    threads: int | None,
+    name: str | None,
+    licence: str | None,
+    *,
+    tensorboard: bool,
+    as_json: bool,
+) -> int:
+    import torch
+
+    from dicomnode.generators.device import choose_device
+    from trainer.training import handoff, loop
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with ExitStack() as stack:
+        shown = [stack.enter_context(_shown(quiet=as_json))]
+        if tensorboard:
+            from trainer.training.board import board
+
+            shown.append(stack.enter_context(board(run)))
+        stop = stack.enter_context(_stop_on_interrupt())
+
+        def report(line: Line) -> None:
+            for show in shown:
+                show(line)
+
+        is_done = loop.train(run, report=report, stop=stop, device=choose_device(device))
+    if not is_done:
+        click.echo(f"Interrupted; `dicomnode train --resume --out {run}` goes on.", err=True)
+        return INTERRUPTED
+    models = handoff.write_models(run, name=name, licence=licence, report=_say)
+    if as_json:
+        output.print_json(models)
+    else:
+        output.print_rows(models, {"name": "name", "folder": "folder", "digest": "digest"}, as_json=False, none="")
+    return 0
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop after the step in hand; the second one ends the program."""
+    asked: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _shown(*, quiet: bool) -> Iterator[Callable[[Line], None]]:
+    """A bar on a terminal, plain lines off it."""
+    import sys
+
+    if quiet:
+        yield lambda _line: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("begins", total=1.0)
+
+            def update(line: Line) -> None:
+                bar.update(task, description=_words(line), completed=line.step, total=line.steps)
+
+            yield update
+    else:
+        yield lambda line: _say(f"{line.step} of {line.steps}: {_words(line)}")
+
+
+def _words(line: Line) -> str:
+    words = [line.stage, f"loss {line.loss:.4g}"]
+    if line.validation_psnr is not None:
+        words.append(f"validation {line.validation_psnr:.2f} dB")
+    if line.accuracy is not None:
+        words.append(f"discriminator right in {line.accuracy:.0%}")
+    minutes = line.seconds_left / 60
+    return ", ".join([*words, f"{line.images_per_s:.1f} patches/s", f"{minutes:.0f} min left"])
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

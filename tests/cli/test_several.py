@@ -1,0 +1,37 @@
+"""Several values after one option, as a shell's wildcard writes them."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dicomnode.cli.several import SeveralValues
+
+
+@click.command(cls=SeveralValues)
+@click.option("--studies", multiple=True)
+@click.option("--model", "models", multiple=True)
+@click.option("--seed", default=0)
+@click.option("--json", "as_json", is_flag=True)
+def show(studies: tuple[str, ...], models: tuple[str, ...], seed: int, as_json: bool) -> None:
+    """Print what was understood."""
+    click.echo(f"{studies} {models} {seed} {as_json}")
+
+
+@pytest.mark.parametrize(
+    ("words", "understood"),
+    [
+        ("--studies a b c --model x", "('a', 'b', 'c') ('x',) 0 False"),
+        ("--studies a --studies b", "('a', 'b') () 0 False"),
+        ("--studies=a b --seed 3 --model x y", "('a', 'b') ('x', 'y') 3 False"),
+        ("--json --studies a - b", "('a', '-', 'b') () 0 True"),
+    ],
+)
+def test_words_belong_to_the_option_before_them(words: str, understood: str) -> None:
+    assert CliRunner().invoke(show, words.split()).output.strip() == understood
+
+
+@pytest.mark.parametrize("words", ["stray", "--seed 3 stray", "--json stray", "--studies"])
+def test_a_word_that_belongs_to_nothing_is_refused(words: str) -> None:
+    assert CliRunner().invoke(show, words.split()).exit_code == 2

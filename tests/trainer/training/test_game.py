@@ -1,0 +1,119 @@
+"""One step of a stage: does it learn, and is it what the recipe says?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from dicomnode.generators.card import Kind
+from tests.support.phantom_sources import phantom
+from tests.support.recipes import FIDELITY, SHARP, Trainable, slice_recipe, thin_recipe
+from trainer.training import game, losses, networks, slices, strips
+from trainer.training.batches import Batch
+from trainer.training.game import Game, new_game
+from trainer.training.recipe import Degradation, Discriminator, Losses, Recipe, Stage
+from trainer.training.simulate import grey_volume
+
+CPU = torch.device("cpu")
+
+
+def strip_batch(recipe: Recipe) -> strips.StripBatch:
+    """Three strips of ratio 3, without noise."""
+    clean = recipe.model_copy(update={"degradation": Degradation()})
+    volumes = (grey_volume(phantom(0, extent=41)),)
+    drawn = [strips.draw_strip(volumes, 3, clean, np.random.default_rng(seed)) for seed in range(3)]
+    return strips.stacked(drawn, 3)
+
+
+def slice_batch(recipe: Recipe) -> slices.SliceBatch:
+    """Two patches."""
+    pairs = list(slices.simulated(phantom(0, extent=41), "person-0", recipe, np.random.default_rng(0), axes=(0,)))
+    return slices.draw_batch(pairs, recipe, range(2), seed=1, step=0)
+
+
+def game_of(recipe: Recipe, stage: Stage) -> Game:
+    """Freshly begun."""
+    torch.manual_seed(0)
+    net = networks.build(recipe.network)
+    return new_game(
+        recipe, stage, net, seed=1, dtype=torch.float32, device=CPU, features_file=None, features_sha256=None
+    )
+
+
+def play(one: Game, batch: Batch, steps: int, rate: float) -> Sequence[float]:
+    """The weighted loss of each step."""
+    told = [one.step(batch, number, rate, look_closer=False) for number in range(steps)]
+    return [float(sum(step.terms.values())) for step in told]
+
+
+def test_the_thin_network_starts_at_cubic_dc_and_gets_better() -> None:
+    """One batch, seen twenty-five times."""
+    recipe = thin_recipe()
+    batch = strip_batch(recipe)
+    base, truth = torch.from_numpy(batch.base), torch.from_numpy(batch.truth)
+    found = play(game_of(recipe, FIDELITY), batch, 25, 3e-3)
+    assert found[0] == pytest.approx(losses.fidelity_loss(base, truth).item(), rel=0.02)
+    assert found[-1] < 0.985 * found[0]
+
+
+@pytest.mark.parametrize("kind", [Kind.SLICE, Kind.SLAB3, Kind.SRCNN, Kind.VDSR])
+def test_every_slice_network_learns(kind: Trainable) -> None:
+    recipe = slice_recipe(kind, input="cubic" if kind in (Kind.SRCNN, Kind.VDSR) else "thick")
+    found = play(game_of(recipe, recipe.stage[0]), slice_batch(recipe), 12, 1e-3)
+    assert found[-1] < 0.97 * found[0]  # SRCNN and VDSR begin at cubic interpolation, which is good already
+
+
+def test_the_discriminator_learns_to_tell_and_the_generator_moves_against_it() -> None:
+    """With the adversarial term alone leading, the generator's logit must rise against a resting opponent."""
+    recipe = thin_recipe(FIDELITY, SHARP)
+    one = game_of(recipe, SHARP)
+    batch = strip_batch(recipe)
+    before = one.opponent.master.clone() if one.opponent is not None else None
+    told = one.step(batch, 0, 1e-3, look_closer=True)
+    assert one.opponent is not None
+    assert before is not None
+    assert not torch.equal(one.opponent.master, before)
+    assert told.discriminator_loss is not None
+    assert float(told.discriminator_loss) == pytest.approx(np.log(2), abs=0.2)  # undecided at first
+    assert told.adversarial_gradient is not None
+    assert 0 < told.adversarial_gradient < 10
+
+
+def test_the_opponent_is_not_taught_by_the_generators_turn() -> None:
+    """A generator's step leaves no gradient in the discriminator."""
+    recipe = thin_recipe(FIDELITY, SHARP)
+    one = game_of(recipe, SHARP)
+    one.step(strip_batch(recipe), 0, 1e-3, look_closer=True)
+    assert one.opponent is not None
+    assert all(parameter.grad is None for parameter in one.opponent.net.parameters())
+    assert all(parameter.requires_grad for parameter in one.opponent.net.parameters())
+
+
+def test_the_published_weights_make_the_adversarial_term_vanish() -> None:
+    """Raw values: beside an MSE of 1e4 and more, 1e-3 of a cross entropy is less than 1e-5 (SCIENCE §1.5)."""
+    stage = Stage(
+        name="srgan",
+        share=1,
+        losses=Losses(mse=1.0, adversarial=1e-3),
+        learning_rate=1e-4,
+        discriminator=Discriminator(kind="paper"),
+    )
+    recipe = slice_recipe(Kind.SLICE, stage, scale="raw", patch=32)
+    told = game_of(recipe, stage).step(slice_batch(recipe), 0, 1e-4, look_closer=False)
+    assert float(told.terms["adversarial"]) < 1e-5 * float(sum(told.terms.values()))
+
+
+def test_a_consistency_term_is_zero_behind_the_projection_only() -> None:
+    stage = FIDELITY.model_copy(update={"losses": Losses(consistency=1.0, charbonnier=1.0)})
+    recipe = thin_recipe(stage)
+    one = game_of(recipe, stage)
+    with torch.no_grad():
+        for parameter in one.generator.net.parameters():
+            parameter.uniform_(-0.1, 0.1)
+    batch = strip_batch(recipe)
+    served, before = game.predict(one.generator.net, batch, torch.float32, CPU)
+    thick, profile = strips.measured(batch, CPU), strips.profile(batch, CPU)
+    assert losses.consistency_loss(served, thick, profile) < 1e-5 * losses.consistency_loss(before, thick, profile)

@@ -1,0 +1,116 @@
+"""From a request to a plan: what is trained on, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dicomnode.errors import InputError
+from tests.support.phantom_sources import phantom, write_series
+from tests.support.recipes import nifti_sources
+from tests.support.shared import DATA, WEIGHTS, needs_shared
+from trainer.data.sources import Split
+from trainer.training.plan import PairKind, Use
+from trainer.training.prepare import Request, prepare
+
+CPU = torch.device("cpu")
+
+
+def test_thin_series_are_split_by_subject(tmp_path: Path) -> None:
+    nifti_sources(tmp_path, [Split.TRAIN] * 3)
+    plan = prepare(Request(studies=(tmp_path,), recipe="thin", steps=(10,)), CPU)
+    assert plan.steps == (10,)
+    assert [source.split for source in plan.sources].count(Split.VALIDATION) == 1
+    assert {source.use for source in plan.sources} == {Use.THIN}
+    assert all(source.licence == "not stated" for source in plan.sources)
+
+
+def test_steps_may_be_given_for_each_stage(tmp_path: Path) -> None:
+    nifti_sources(tmp_path, [Split.TRAIN])
+    request = Request(studies=(tmp_path,), recipe="thin-sharp", steps=(0, 7), begin_with="thin")
+    plan = prepare(request, CPU)
+    assert plan.steps == (0, 7)
+    assert plan.begin_digest is not None
+    with pytest.raises(InputError, match="3 numbers of steps"):
+        prepare(Request(studies=(tmp_path,), recipe="thin-sharp", steps=(1, 2, 3)), CPU)
+
+
+def test_a_model_of_another_network_is_no_beginning(tmp_path: Path) -> None:
+    nifti_sources(tmp_path, [Split.TRAIN])
+    with pytest.raises(InputError, match="not those of the recipe's network"):
+        prepare(Request(studies=(tmp_path,), recipe="paper-model1", features="vgg19:relu1_1", begin_with="thin"), CPU)
+
+
+def test_a_thick_stack_is_of_use_for_its_in_plane_detail_only(tmp_path: Path) -> None:
+    write_series(tmp_path / "thick", phantom(0, extent=41)[:12], slice_spacing_mm=4.0)
+    with pytest.raises(InputError, match="no thin series to train on"):
+        prepare(Request(studies=(tmp_path,)), CPU)
+    plan = prepare(Request(studies=(tmp_path,), in_plane=True), CPU)
+    assert [source.use for source in plan.sources] == [Use.IN_PLANE]
+
+
+def test_a_study_with_no_thin_partner_says_so(tmp_path: Path) -> None:
+    write_series(tmp_path / "thick", phantom(0, extent=41)[:12], slice_spacing_mm=4.0)
+    with pytest.raises(InputError, match=r"no real pairs to train on; subject-1/1: .*no thin partner"):
+        prepare(Request(studies=(tmp_path,), recipe="paper-model1", pairs=PairKind.REAL), CPU)
+
+
+def test_the_same_pictures_in_both_splits_are_a_leak(tmp_path: Path) -> None:
+    voxels = phantom(0, extent=41)
+    write_series(tmp_path / "train", voxels, slice_spacing_mm=1.0, patient="A")
+    write_series(tmp_path / "judge", np.ascontiguousarray(voxels[::-1]), slice_spacing_mm=1.0, patient="B")
+    request = Request(studies=(tmp_path / "train",), validate=(tmp_path / "judge",))
+    with pytest.raises(InputError):
+        prepare(request, CPU)
+
+
+@needs_shared
+def test_features_that_are_not_the_file_stated_are_refused_before_training(tmp_path: Path) -> None:
+    nifti_sources(tmp_path, [Split.TRAIN])
+    request = Request(
+        studies=(tmp_path,), recipe="paper-model1", features="vgg19:relu3_4",
+        features_file=WEIGHTS / "vgg19_relu3_4.safetensors", features_sha256="0" * 64,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="sha256"):
+        prepare(request, CPU)
+
+
+@needs_shared
+def test_the_one_real_pair_trains_when_its_contrast_is_allowed() -> None:
+    """SOURCES: T1 TSE 3.3 mm with T1 FLASH 0.9 mm, 18 slice pairs."""
+    request = Request(
+        studies=(DATA / "mimbcd_uta11",), recipe="paper-model1", pairs=PairKind.REAL, features="vgg19:relu3_4",
+        features_file=WEIGHTS / "vgg19_relu3_4.safetensors",
+        features_sha256="8c6aa0e5fbf5192176b82ed155229e8a20845ffaeacc105d9eb40b96d2f8ef72",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="contrast differs"):
+        prepare(request, CPU)
+    plan = prepare(replace(request, allow_contrast=True), CPU)
+    (pair,) = plan.real
+    assert len(pair.matches) == 18
+    assert pair.registration is not None
+    assert {source.use for source in plan.sources} == {Use.THICK, Use.THIN}
+
+
+@needs_shared
+def test_the_inventory_decides_what_is_trained_on(tmp_path: Path) -> None:
+    """Of the open data: an unseen series is neither trained on nor judged on."""
+    rows = [
+        f'[[source]]\npath = "{path}"\nlabel = "{label}"\nsubject = "{label}"\nsplit = "{split}"\nlicence = "CC0"\n'
+        for path, label, split in (
+            ("thin_nifti/stroke_a_t2.nii.gz", "stroke", "train"),
+            ("thin_nifti/m2307_t2.nii.gz", "m2307", "validation"),
+            ("prostatex/t2_tra", "prostate", "unseen"),
+        )
+    ]
+    inventory = tmp_path / "mine.toml"
+    inventory.write_text("".join(rows))
+    plan = prepare(Request(studies=(DATA,), inventory=inventory, steps=(10,), in_plane=True), CPU)
+    assert [(source.label, source.split) for source in plan.sources] == [
+        ("stroke", Split.TRAIN),
+        ("m2307", Split.VALIDATION),
+    ]

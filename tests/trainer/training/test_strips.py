@@ -1,0 +1,85 @@
+"""Samples of the thin network: what a strip promises to the loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.phantom_sources import phantom
+from tests.support.recipes import thin_recipe
+from trainer.training import networks, strips
+from trainer.training.recipe import Degradation, Recipe
+from trainer.training.simulate import GreyVolume, grey_volume
+from trainer.training.strips import PREDICTED_SLICES, STRIP_SLICES, Strip, draw_strip
+
+DRAWS = 60  # enough for every branch of the draw: warp, ramp, noise, remap, both ends
+RECIPE = thin_recipe()
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def volumes() -> tuple[GreyVolume, ...]:
+    """Two phantoms."""
+    return tuple(grey_volume(phantom(seed, extent=41)) for seed in (0, 1))
+
+
+def draw_many(volumes: tuple[GreyVolume, ...], ratio: int, recipe: Recipe = RECIPE) -> list[Strip]:
+    """Strips of one ratio, seeds 0, 1, …"""
+    return [draw_strip(volumes, ratio, recipe, np.random.default_rng(seed)) for seed in range(DRAWS)]
+
+
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_a_strip_is_thick_slices_with_the_truth_of_three(volumes: tuple[GreyVolume, ...], ratio: int) -> None:
+    for strip in draw_many(volumes, ratio):
+        assert strip.thick.shape == (STRIP_SLICES, 16, 16)
+        assert strip.truth.shape == strip.base.shape == (PREDICTED_SLICES * ratio, 16, 16)
+        assert strip.thick.dtype == strip.truth.dtype == strip.base.dtype == np.float32
+        assert np.isfinite(strip.thick).all()
+        assert strip.thickness_over_spacing <= 1.0
+
+
+def test_the_truth_averages_to_the_thick_slices(volumes: tuple[GreyVolume, ...]) -> None:
+    """With a contiguous box and no noise: whatever flip, contrast, ramp or rotation was drawn."""
+    clean = RECIPE.model_copy(update={"degradation": Degradation()})
+    for strip in draw_many(volumes, 3, clean):
+        means = strip.truth.reshape(PREDICTED_SLICES, 3, 16, 16).mean(axis=1)
+        np.testing.assert_allclose(means, strip.thick[strip.first : strip.first + PREDICTED_SLICES], atol=1e-4)
+
+
+def test_some_strips_end_the_stack(volumes: tuple[GreyVolume, ...]) -> None:
+    places = {strip.first for strip in draw_many(volumes, 3)}
+    assert places == {0, (STRIP_SLICES - PREDICTED_SLICES) // 2, STRIP_SLICES - PREDICTED_SLICES}
+
+
+def test_a_sample_depends_on_its_random_numbers_alone(volumes: tuple[GreyVolume, ...]) -> None:
+    first, second, other = (draw_strip(volumes, 3, RECIPE, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first.thick, second.thick)
+    np.testing.assert_array_equal(first.truth, second.truth)
+    assert not np.array_equal(first.thick, other.thick)
+
+
+def test_the_prediction_is_consistent_with_the_measured_slices(volumes: tuple[GreyVolume, ...]) -> None:
+    """A contiguous stack: block means of the prediction are the thick slices, even of a net that is far off."""
+    strip = next(strip for strip in draw_many(volumes, 3) if strip.thickness_over_spacing == 1.0)
+    batch = strips.stacked([strip], 3)
+    torch.manual_seed(0)
+    net = networks.build(RECIPE.network)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.uniform_(-0.1, 0.1)
+        served, before = (thin[0].numpy() for thin in strips.predict(net, batch, torch.float32, CPU))
+    measured = batch.thick[0, batch.first[0] : batch.first[0] + 3]
+
+    def missed(thin: np.ndarray) -> float:
+        return float(np.abs(thin.reshape(3, 3, 16, 16).mean(axis=1) - measured).max())
+
+    assert missed(served) < 2e-3 * missed(before)
+
+
+def test_an_untrained_network_predicts_cubic_dc(volumes: tuple[GreyVolume, ...]) -> None:
+    batch = strips.stacked(draw_many(volumes, 2)[:3], 2)
+    with torch.no_grad():
+        served, before = strips.predict(networks.build(RECIPE.network), batch, torch.float32, CPU)
+    np.testing.assert_array_equal(before.numpy(), batch.base)
+    np.testing.assert_allclose(served.numpy(), batch.base, atol=2e-3)

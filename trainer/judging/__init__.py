@@ -1,0 +1,1 @@
+"""How near a model comes to the truth, for programs, for people, and by people."""

@@ -1,0 +1,253 @@
+"""``dicomnode evaluate``: studies and models in; tables, figures and what could not be said out.
+
+Volumes are judged one at a time: what stays in memory of each is its numbers and, where it is shown, its pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomnode.errors import InputError
+from dicomnode.generators import model_dir
+from dicomnode.generators.device import choose_device
+from trainer.data import sources
+from trainer.data.pairs import SlicePairs, load_pairs, simulated_pairs
+from trainer.data.partners import find_pairs
+from trainer.data.sources import Role, Series, Source, Split
+from trainer.features import Features
+from trainer.judging.cases import Case, Selection, cases_of, is_thin, judged_sources, prepare
+from trainer.judging.figures import Figure, FigureStyle, is_shown, pair_figure, reformat_figures
+from trainer.judging.judge import Judged, Row, judge, progress_line
+from trainer.judging.methods import BASELINE, Method, load_methods
+from trainer.judging.paper_table import PairRow, paper_table
+from trainer.judging.probes import Probe, is_probed, probe
+from trainer.judging.summary import ComparisonRow, MethodRow, SubjectRow, comparison_rows, method_rows, subject_rows
+
+FloatArray = NDArray[np.float32]
+Report = Callable[[str], None]
+
+PREFERRED_RATIO = 4  # of the figures, the paper's table and the reader study, where it is among those asked for
+NO_FEATURES = "feature distance: not computed, features not given"
+NO_PERCEPTUAL = "LPIPS, DISTS: not computed, their features (AlexNet, VGG16) not given"
+SCANNED = (
+    "The studies were scanned, not read from an inventory: whether a model was trained on one of them is not known."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """What is to be judged, and how."""
+
+    studies: tuple[Path, ...] = ()
+    inventory: Path | None = None
+    sources: tuple[Source, ...] = ()  # instead of both, by who knows them already
+    models: tuple[str | Path, ...] = ()
+    selection: Selection = Selection()  # noqa: RUF009 (frozen)
+    device: str = "cpu"
+    features: Features | None = None
+    with_paper_table: bool = False
+    allow_contrast: bool = False  # of real pairs: take those whose contrast differs
+    with_probes: bool = False
+    style: FigureStyle = FigureStyle.ONE_WINDOW
+    seed: int = 0  # of the bootstrap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodFacts:
+    """Which method a name means."""
+
+    name: str
+    kind: str
+    digest: str
+    ratios: tuple[int, int]
+    is_model: bool
+    is_projected: bool  # onto what was measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Every number, and what was not computed. This is the JSON document."""
+
+    seed: int
+    sources: tuple[tuple[str, str, Split, str], ...]  # label, subject, split, licence
+    methods: tuple[MethodFacts, ...]
+    features: str | None
+    rows: tuple[Row, ...]
+    subjects: tuple[SubjectRow, ...]
+    estimates: tuple[MethodRow, ...]
+    comparisons: tuple[ComparisonRow, ...]
+    paper_table: tuple[PairRow, ...]
+    probes: tuple[Probe, ...]
+    notes: tuple[str, ...]  # what was not computed, and why
+
+
+def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Figure, ...]]:
+    """Everything that was asked for; a progress line for each method of each case.
+
+    Raises InputError and ModelError before anything is computed: an empty folder, a damaged model, a model that was
+    trained on a subject it is to be judged on.
+    """
+    choose_device(request.device)
+    methods = load_methods(request.models)
+    found, series = find_sources(request)
+    judged = judged_sources(found, request.selection)
+    if request.inventory is not None:
+        refuse_leaks(request.models, judged)
+    notes = [SCANNED] if series else []
+    rows: list[Row] = []
+    figures: list[Figure] = []
+    probes: list[Probe] = []
+    table: list[PairRow] = []
+    for one in judged_cases(request, judged, methods, report):
+        rows.extend(one.rows)
+        if one.results:
+            figures.extend(reformat_figures(one, methods, request.style))
+        if request.with_probes and is_probed(one.case):
+            report(f"{one.case.name}: probes")
+            probes.extend(probe(methods, one.case, device=request.device))
+    if not rows:
+        raise InputError("No volume has slices enough to be judged.", hint="At least four thick slices are needed.")
+    if request.with_paper_table:
+        pairs = slice_pairs(request, judged, series, notes)
+        for pair_rows, pictures in paper_table(pairs, methods, device=request.device, report=report):
+            table.extend(pair_rows)
+            figures.append(pair_figure(pictures, request.style))
+    if request.with_probes and not probes:
+        notes.append("probes: not computed, no case of plane 0 and ratio 4 with a thin truth, or no model")
+    notes.extend([NO_FEATURES] if request.features is None else [])
+    notes.append(NO_PERCEPTUAL)
+    return _evaluation(request, judged, methods, rows, table, probes, notes), tuple(figures)
+
+
+def _evaluation(
+    request: Request,
+    judged: Sequence[Source],
+    methods: Sequence[Method],
+    rows: Sequence[Row],
+    table: Sequence[PairRow],
+    probes: Sequence[Probe],
+    notes: Sequence[str],
+) -> Evaluation:
+    subjects = subject_rows(rows)
+    return Evaluation(
+        seed=request.seed,
+        sources=tuple((source.label, source.subject, source.split, source.licence) for source in judged),
+        methods=tuple(
+            MethodFacts(
+                name=method.name,
+                kind=method.kind,
+                digest=method.digest,
+                ratios=method.ratios,
+                is_model=method.is_model,
+                is_projected=method.is_projected,
+            )
+            for method in methods
+        ),
+        features=None if request.features is None else request.features.spec,
+        rows=tuple(rows),
+        subjects=tuple(subjects),
+        estimates=tuple(method_rows(subjects, seed=request.seed)),
+        comparisons=tuple(comparison_rows(subjects)),
+        paper_table=tuple(table),
+        probes=tuple(probes),
+        notes=tuple(notes),
+    )
+
+
+def find_sources(request: Request) -> tuple[tuple[Source, ...], tuple[Series, ...]]:
+    """The sources, of an inventory or scanned, and of scanned ones what their headers tell."""
+    if request.sources:
+        return request.sources, ()
+    if request.inventory is not None:
+        return sources.read_inventory(request.inventory, request.studies), ()
+    series = sources.scan(request.studies)
+    usable = [replace(one.source, split=Split.UNSEEN) for one in series if one.role is not Role.UNUSABLE]
+    return tuple(usable), series
+
+
+def refuse_leaks(models: Sequence[str | Path], judged: Sequence[Source]) -> None:
+    """InputError where a model's card names a subject to be judged on among those that it was trained on."""
+    for model in models:
+        folder = model_dir.shipped_models().get(str(model), Path(model))
+        if not folder.is_dir():
+            continue  # cubic-dc; that others are there was seen when they were loaded
+        card = model_dir.read_card(folder)
+        trained_on = {row.subject for row in card.data if row.split == "train"}
+        if leaked := sorted(trained_on & {source.subject for source in judged}):
+            raise InputError(
+                f"Model {card.name} was trained on {leaked[0]}; judged on it, it would look better than it is.",
+                hint="Leave the subject out with --subjects, or judge another model.",
+            )
+
+
+def judged_cases(
+    request: Request, judged: Sequence[Source], methods: Sequence[Method], report: Report
+) -> Iterator[Judged]:
+    """Case after case; results are kept of those that are shown."""
+    ratio = preferred_ratio(request.selection)
+    for source in judged:
+        for case in cases_of(source, sources.load(source), request.selection):
+            one = judge(
+                case,
+                methods,
+                device=request.device,
+                features=request.features,
+                keep_results=is_shown(case, ratio),
+            )
+            for row in one.rows:
+                report(progress_line(case, row))
+            yield one
+
+
+def preferred_ratio(selection: Selection) -> int:
+    """The one ratio of whatever shows only one."""
+    return PREFERRED_RATIO if PREFERRED_RATIO in selection.ratios else selection.ratios[len(selection.ratios) // 2]
+
+
+def slice_pairs(
+    request: Request, judged: Sequence[Source], series: Sequence[Series], notes: list[str]
+) -> Iterator[SlicePairs]:
+    """Real pairs among the sources, then simulated ones of the thin volumes; why others are none goes to ``notes``."""
+    known = [one for one in series if one.source.label in {source.label for source in judged}]
+    known = known or [sources.describe(source) for source in judged if not source.is_nifti]
+    table = find_pairs(known, allow_contrast=request.allow_contrast)
+    notes.extend(f"no pair: {' and '.join(no.labels)}: {no.sentence}" for no in table.rejections)
+    for pair in table.pairs:
+        yield load_pairs(pair.thick.source, pair.thin.source, matches=pair.matches, registration=pair.registration)
+    ratio = preferred_ratio(request.selection)
+    for source in judged:
+        volume = sources.load(source)
+        if is_thin(volume):
+            case = prepare(source, volume, plane=0, ratio=ratio)
+            yield simulated_pairs(case.truth * np.float32(case.scale), case.subject, plane=0, ratio=ratio)
+
+
+def study_cases(request: Request, *, report: Report) -> Iterator[tuple[Case, dict[str, FloatArray]]]:
+    """For a reader study: one case of each volume, and what every method makes of it; all methods on every case."""
+    choose_device(request.device)
+    methods = load_methods(request.models)
+    found, _ = find_sources(request)
+    judged = judged_sources(found, request.selection)
+    if request.inventory is not None:
+        refuse_leaks(request.models, judged)
+    ratio = preferred_ratio(request.selection)
+    one_plane = replace(request.selection, planes=(0,), ratios=(ratio,), mismatches=False)
+    for source in judged:
+        for case in cases_of(source, sources.load(source), one_plane):
+            shown = [
+                method for method in methods if method.name == BASELINE or (method.is_model and not method.is_twin)
+            ]
+            unable = [method.name for method in shown if not method.serves(case.ratio)]
+            if unable:
+                raise InputError(
+                    f"Model {unable[0]} was not made for ratio {case.ratio}; readers would see it on some cases only.",
+                    hint="Leave the model or the case out, or name another ratio.",
+                )
+            report(f"{case.name}: panels for readers")
+            thick = case.thick_volume()
+            yield case, {method.name: method.thin(thick, case.ratio, device=request.device) for method in shown}

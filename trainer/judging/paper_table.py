@@ -1,0 +1,210 @@
+"""The paper's Table 1, slice by slice, with the columns and rows that it lacks (SCIENCE §1.5).
+
+Columns: its own error (Σ over a slice ÷ rows, which is 512 times the mean), the true mean squared error, PSNR, SSIM.
+Rows: the low-resolution slice as it is, which the paper never compared with; interpolations where the thin slices lie
+on the grid that thick ones are thinned to; slice networks on the thick slice itself, as the paper runs them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dicomnode.generators.card import Kind
+from dicomnode.generators.device import choose_device
+from dicomnode.generators.served import ServedNetwork
+from dicomnode.imaging import metrics
+from dicomnode.imaging.body import body_mask
+from dicomnode.imaging.volume import Volume
+from trainer.data.pairs import Origin, SlicePairs
+from trainer.judging.methods import Method
+from trainer.published import table_mse, true_mse
+
+FloatArray = NDArray[np.float32]
+
+PAIRS_JUDGED = 24  # of each patient, evenly spread: the paper's network takes seconds for a slice without a GPU
+LOW = "low as it is"
+LOW_SCALED = "low, both series scaled"
+CHANNELS = ("before", "middle", "after")  # of a network that predicts a slice and its neighbours
+ALL_CHANNELS = "all three"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRow:
+    """One method on the slice pairs of one patient."""
+
+    subject: str
+    origin: Origin
+    method: str
+    channel: str  # of a network with three outputs; empty otherwise
+    pairs: int
+    mse_table: float  # raw units squared: Σ over a slice ÷ its rows, mean over slices
+    mse: float  # raw units squared: Σ ÷ pixels, mean over slices
+    psnr: float  # dB, inside the body mask of the thin slices, range 1 = their scale
+    ssim: float  # 2-D, inside the mask, mean over slices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairPictures:
+    """One pair as every method shows it, in units of the thin scale."""
+
+    subject: str
+    origin: Origin
+    low: FloatArray  # (H, W), by its own scale
+    high: FloatArray
+    results: dict[str, FloatArray]  # method → (H, W); of three outputs the middle one, neighbours under their own name
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What a row is made of, slice after slice."""
+
+    squares: list[float] = field(default_factory=list)  # per slice, all pixels, thin scale squared
+    tables: list[float] = field(default_factory=list)
+    masked: float = 0.0
+    voxels: int = 0
+    similarities: list[float] = field(default_factory=list)
+
+    def add(self, image: FloatArray, truth: FloatArray, mask: metrics.Mask) -> None:
+        self.squares.append(true_mse(image, truth))
+        self.tables.append(table_mse(image, truth))
+        self.masked += float(np.square(image[mask] - truth[mask], dtype=np.float64).sum())
+        self.voxels += int(np.count_nonzero(mask))
+        if mask.any():
+            self.similarities.append(metrics.ssim(image[None], truth[None], mask[None]))
+
+
+def paper_table(
+    pairs: Iterable[SlicePairs],
+    methods: Sequence[Method],
+    *,
+    device: str = "cpu",
+    report: Callable[[str], None] = lambda _line: None,
+) -> Iterator[tuple[list[PairRow], PairPictures]]:
+    """Rows and one picture for each patient's pairs, one patient in memory at a time."""
+    for own in pairs:
+        rows, pictures = judge_pairs(own, methods, device=device)
+        for row in rows:
+            channel = f", {row.channel}" if row.channel else ""
+            report(
+                f"{row.subject}, {row.pairs} {row.origin} pairs: {row.method}{channel} "
+                f"MSE {row.mse:.4g}, PSNR {row.psnr:.2f} dB, SSIM {row.ssim:.4f}"
+            )
+        yield rows, pictures
+
+
+def judge_pairs(
+    pairs: SlicePairs, methods: Sequence[Method], *, device: str = "cpu"
+) -> tuple[list[PairRow], PairPictures]:
+    """Every method on the same pairs of one patient."""
+    mask = body_mask(pairs.thin)
+    chosen = _spread(pairs.matches)
+    sums: dict[tuple[str, str], _Sums] = {}
+    shown: dict[str, FloatArray] = {}
+    pictured = chosen[len(chosen) // 2]
+    stacks = _served_stacks(pairs, methods, device)
+    for thick_index, thin_index in chosen:
+        low = pairs.thick[thick_index]
+        found = {
+            (LOW, ""): (low * np.float32(pairs.thick_scale / pairs.thin_scale), thin_index),
+            (LOW_SCALED, ""): (low, thin_index),
+        }
+        found |= {(name, ""): (stack[thin_index], thin_index) for name, stack in stacks.items()}
+        for method in methods:
+            found |= _predicted(method, low, thin_index, len(pairs.thin), device)
+        for key, (image, index) in found.items():
+            sums.setdefault(key, _Sums()).add(image, pairs.thin[index], mask[index])
+            if key[1] in CHANNELS:
+                sums.setdefault((key[0], ALL_CHANNELS), _Sums()).add(image, pairs.thin[index], mask[index])
+            if (thick_index, thin_index) == pictured and key[0] not in (LOW, LOW_SCALED):
+                shown[key[0] if key[1] in ("", CHANNELS[1]) else f"{key[0]}, {key[1]}"] = image
+    rows = [_row(pairs, method, channel, len(chosen), own) for (method, channel), own in sums.items()]
+    pictures = PairPictures(
+        subject=pairs.subject,
+        origin=pairs.origin,
+        low=pairs.thick[pictured[0]],
+        high=pairs.thin[pictured[1]],
+        results=shown,
+    )
+    return rows, pictures
+
+
+def _row(pairs: SlicePairs, method: str, channel: str, count: int, sums: _Sums) -> PairRow:
+    unit = pairs.thin_scale**2
+    error = sums.masked / sums.voxels if sums.voxels else math.nan
+    return PairRow(
+        subject=pairs.subject,
+        origin=pairs.origin,
+        method=method,
+        channel=channel,
+        pairs=count,
+        mse_table=math.fsum(sums.tables) / len(sums.tables) * unit,
+        mse=math.fsum(sums.squares) / len(sums.squares) * unit,
+        psnr=-10.0 * math.log10(error) if error > 0 else math.inf if error == 0 else math.nan,
+        ssim=math.fsum(sums.similarities) / len(sums.similarities) if sums.similarities else math.nan,
+    )
+
+
+def _spread(matches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    if len(matches) <= PAIRS_JUDGED:
+        return list(matches)
+    places = (np.arange(PAIRS_JUDGED) + 0.5) / PAIRS_JUDGED * len(matches)
+    return [matches[int(place)] for place in places]
+
+
+def _served_stacks(pairs: SlicePairs, methods: Sequence[Method], device: str) -> dict[str, FloatArray]:
+    """What methods make of the whole thick stack, where its thin slices tile it: of simulated pairs alone."""
+    ratio, left = divmod(len(pairs.thin), len(pairs.thick))
+    if pairs.origin is not Origin.SIMULATED or left or ratio < 2:
+        return {}
+    thick = Volume(
+        voxels=pairs.thick,
+        origin_mm=np.zeros(3),
+        row_direction=np.array([1.0, 0.0, 0.0]),
+        column_direction=np.array([0.0, 1.0, 0.0]),
+        slice_step_mm=np.array([0.0, 0.0, float(ratio)]),
+        row_spacing_mm=1.0,
+        column_spacing_mm=1.0,
+        slice_thickness_mm=float(ratio),
+    )
+    return {
+        f"{method.name}, as served" if method.is_model else method.name: method.thin(thick, ratio, device=device)
+        for method in methods
+        if method.serves(ratio)
+    }
+
+
+def _predicted(
+    method: Method, low: FloatArray, thin_index: int, thin_slices: int, device: str
+) -> dict[tuple[str, str], tuple[FloatArray, int]]:
+    """(method, channel) → the slice that a network makes of the low one, and which thin slice that is.
+
+    A projected twin has the same network, so it is passed over; ``thin`` networks see a stack, not a slice.
+    """
+    served = method.generator
+    if not isinstance(served, ServedNetwork) or served.kind is Kind.THIN or method.is_twin:
+        return {}
+    outputs = _run(served.net, low, device)
+    if len(outputs) == 1:
+        return {(method.name, ""): (outputs[0], thin_index)}
+    if thin_slices < len(CHANNELS):
+        return {}
+    middle = min(max(thin_index, 1), thin_slices - 2)  # the published code shifted the stack at its ends instead
+    return {
+        (method.name, channel): (output, middle + step)
+        for step, channel, output in zip((-1, 0, 1), CHANNELS, outputs, strict=True)
+    }
+
+
+def _run(net: nn.Module, low: FloatArray, device: str) -> FloatArray:
+    chosen = choose_device(device)
+    placed = net.to(chosen)
+    with torch.inference_mode():
+        outputs: FloatArray = placed(torch.from_numpy(low[None, None].copy()).to(chosen))[0].float().cpu().numpy()
+    return outputs

@@ -1,0 +1,125 @@
+"""What a method makes of stacks whose right answer is known: a constant, a ramp, noise, a lesion put into a head.
+
+Interpolation "invents" too (it rings), so every figure stands beside that of cubic-dc (SCIENCE §3.5, §4.7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomnode.imaging.profile import profile_matrix
+from dicomnode.imaging.volume import Volume
+from trainer.judging.cases import Case
+from trainer.judging.methods import BASELINE, Method
+
+FloatArray = NDArray[np.float32]
+
+SLICES, EXTENT = 12, 64  # of the empty stacks
+END_SLICES = 2  # left out at each end, where interpolation of a ramp bends
+NOISE_SIGMA = 0.02
+LESIONS = 12
+LESION_RADIUS_PIXELS = 3.0
+LESION_CONTRAST = 0.3  # of the scale
+LESION_EXTENTS = (0.5, 1.0, 2.0)  # along z, in thick slices
+LESION_TISSUE = 0.25  # lesions go where the scan is brighter than this: into tissue
+LESION_MARGIN_SLICES, LESION_MARGIN_PIXELS = 3, 8  # from the volume's faces: thick slices, pixels
+SEED = 7
+PROBED_PLANE, PROBED_RATIO = 0, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One figure, of a method and of cubic-dc."""
+
+    what: str
+    label: str  # the volume that lesions were put into; "made" for stacks without anatomy
+    method: str
+    cubic_dc: float
+    model: float
+
+
+def is_probed(case: Case) -> bool:
+    """Are lesions put into this case? A thin truth, one plane, one ratio, and room for lesions."""
+    margin = LESION_MARGIN_SLICES * case.ratio, LESION_MARGIN_PIXELS, LESION_MARGIN_PIXELS
+    has_room = all(extent > 2 * edge for extent, edge in zip(case.truth.shape, margin, strict=True))
+    return (
+        has_room
+        and not case.is_rethickened
+        and case.is_nominal
+        and (case.plane, case.ratio) == (PROBED_PLANE, PROBED_RATIO)
+    )
+
+
+def probe(methods: Sequence[Method], case: Case, *, device: str = "cpu") -> list[Probe]:
+    """Every probe of every model at the ratio of ``case``, into whose truth the lesions are put."""
+    base = next(method for method in methods if method.name == BASELINE)
+    models = [method for method in methods if method.is_model and method.serves(case.ratio)]
+    if not models:
+        return []
+    of_base = dict(_figures(base, case, device))
+    return [
+        Probe(what=what, label=label, method=method.name, cubic_dc=of_base[what, label], model=value)
+        for method in models
+        for (what, label), value in _figures(method, case, device)
+    ]
+
+
+def _figures(method: Method, case: Case, device: str) -> Iterator[tuple[tuple[str, str], float]]:
+    template = replace(case, thickness_over_spacing=1.0).thick_volume()
+
+    def thin(thick: FloatArray) -> FloatArray:
+        return method.thin(_with_voxels(template, thick), case.ratio, device=device)
+
+    flat = np.ones((SLICES, EXTENT, EXTENT), dtype=np.float32)
+    yield ("constant 0.5: largest deviation", "made"), float(np.abs(thin(flat * np.float32(0.5)) - 0.5).max())
+
+    rise = np.linspace(0.0, 1.0, SLICES, dtype=np.float32)
+    step = 1.0 / (SLICES - 1)
+    position = (np.arange(SLICES * case.ratio) + 0.5) / case.ratio - 0.5
+    deviation = np.abs(thin(flat * rise[:, None, None]) - (position * step)[:, None, None])
+    yield ("ramp 0 to 1 along z: largest deviation", "made"), float(_middle(deviation, case.ratio).max())
+
+    noise = NOISE_SIGMA * np.random.default_rng(SEED).standard_normal(flat.shape, dtype=np.float32)
+    gain = float(_middle(thin(flat * np.float32(0.5) + noise), case.ratio).std() / NOISE_SIGMA)
+    yield ("white noise on 0.5: σ out / σ in", "made"), gain
+
+    profile = profile_matrix(len(case.truth) // case.ratio, case.ratio).astype(np.float32)
+    healthy = thin(np.tensordot(profile, case.truth, axes=1))
+    for extent in LESION_EXTENTS:
+        lesions = draw_lesions(case, extent)
+        for sign, word in ((1.0, "bright"), (-1.0, "dark")):
+            changed = case.truth + np.float32(sign * LESION_CONTRAST) * lesions
+            difference = thin(np.tensordot(profile, changed, axes=1)) - healthy
+            recovered = float(difference[lesions > 0].mean()) / (sign * LESION_CONTRAST)
+            what = f"{word} lesion, {extent:g} × slice spacing long: share of its contrast recovered"
+            yield (what, case.label), recovered
+
+
+def draw_lesions(case: Case, extent: float) -> FloatArray:
+    """1 inside ellipsoids at random places of the tissue, 0 elsewhere; ``extent`` in thick slices along z."""
+    rng = np.random.default_rng(SEED)
+    radii = np.array([extent * case.ratio / 2, LESION_RADIUS_PIXELS, LESION_RADIUS_PIXELS])
+    margin = np.array([LESION_MARGIN_SLICES * case.ratio, LESION_MARGIN_PIXELS, LESION_MARGIN_PIXELS])
+    tissue = np.argwhere(case.truth > LESION_TISSUE)
+    tissue = tissue[((tissue >= margin) & (tissue < case.truth.shape - margin)).all(axis=1)]
+    chosen = rng.choice(len(tissue), min(LESIONS, len(tissue)), replace=False)
+    lesions = np.zeros_like(case.truth)
+    for centre in tissue[chosen] + rng.uniform(-0.5, 0.5, (len(chosen), 3)):
+        low = np.floor(centre - radii).astype(int)
+        high = np.ceil(centre + radii).astype(int) + 1
+        box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
+        grid = np.stack(np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij"), axis=-1)
+        lesions[box][(((grid - centre) / radii) ** 2).sum(axis=-1) <= 1.0] = 1.0
+    return lesions
+
+
+def _with_voxels(template: Volume, voxels: FloatArray) -> Volume:
+    return replace(template, voxels=np.ascontiguousarray(voxels, dtype=np.float32))
+
+
+def _middle(volume: NDArray[np.float32], ratio: int) -> NDArray[np.float32]:
+    return volume[END_SLICES * ratio : -END_SLICES * ratio]

@@ -1,0 +1,1 @@
+"""A recipe and studies become a plan, the plan becomes weights, the weights a model directory."""

@@ -1,0 +1,194 @@
+"""One step of one stage: the generator's losses and, in an adversarial stage, the discriminator's turn before them.
+
+What a sample is (a strip, a slice) is known here and in the two sample files; the loop around it knows steps only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dicomnode.generators.card import Kind
+from trainer import features
+from trainer.published import code_vgg_input
+from trainer.training import discriminator, losses, slices, strips
+from trainer.training.batches import Batch
+from trainer.training.player import Player
+from trainer.training.recipe import Discriminator, Recipe, Stage
+from trainer.training.strips import StripBatch
+
+REFORMATS_EVERY = 8  # rows and columns; neighbours say the same, and each has its turn
+
+
+@dataclass(slots=True, kw_only=True)
+class Told:
+    """What a step tells of itself; tensors, so that nothing waits for a GPU that nobody asked."""
+
+    terms: dict[str, Tensor] = field(default_factory=dict)  # each loss term, weighted
+    gradient_norm: Tensor | None = None
+    discriminator_loss: Tensor | None = None
+    accuracy: float | None = None  # share of pairs in which the discriminator told the real one
+    adversarial_gradient: float | None = None  # norm of the adversarial term's gradient ÷ the other terms'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Game:
+    """The players and the rules of one stage."""
+
+    recipe: Recipe
+    stage: Stage
+    dtype: torch.dtype
+    device: torch.device
+    generator: Player
+    opponent: Player | None
+    eyes: features.Features | None
+
+    def step(self, batch: Batch, number: int, rate: float, *, look_closer: bool) -> Told:
+        """Step ``number`` of the stage; ``look_closer`` also measures whose gradient leads, at the cost of a pass."""
+        told = Told()
+        predicted, unprojected = predict(self.generator.net, batch, self.dtype, self.device)
+        truth = truth_of(batch, self.device)
+        if self.opponent is not None:
+            real, fake = (self.seen(images, batch, number) for images in (truth, predicted.detach()))
+            self._teach_opponent(real, fake, number, rate, told)
+        terms = self._terms(batch, predicted, unprojected, truth, number)
+        if look_closer and "adversarial" in terms:
+            told.adversarial_gradient = self._gradient_share(terms)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        told.terms = {name: term.detach() for name, term in terms.items()}
+        told.gradient_norm = self.generator.step(rate, self.recipe.clip_norm)
+        return told
+
+    def seen(self, images: Tensor, batch: Batch, number: int) -> Tensor:
+        """What the discriminator is shown."""
+        if not isinstance(batch, StripBatch):
+            return images
+        base = torch.from_numpy(batch.base).to(self.device)
+        return discriminator.reformats(images, base, every=REFORMATS_EVERY, first=number % REFORMATS_EVERY)
+
+    def _teach_opponent(self, real: Tensor, fake: Tensor, number: int, rate: float, told: Told) -> None:
+        rules, opponent = self.stage.discriminator, self.opponent
+        assert rules is not None
+        assert opponent is not None
+        real_logits, fake_logits = opponent.net(real), opponent.net(fake)
+        if rules.loss == "relativistic":
+            loss = losses.relativistic_discriminator_loss(real_logits, fake_logits)
+        else:
+            loss = losses.paper_discriminator_loss(real_logits, fake_logits)
+        told.discriminator_loss = loss.detach()
+        told.accuracy = losses.discriminator_accuracy(real_logits, fake_logits)
+        if number % rules.penalty_every == 0:
+            for weight, images in ((rules.r1, real), (rules.r2, fake)):
+                if weight > 0:
+                    loss = loss + weight * rules.penalty_every * losses.gradient_penalty(opponent.net, images)
+        loss.backward()  # type: ignore[no-untyped-call]
+        opponent.step(_opponent_rate(rules, rate), 0.0)
+
+    def _terms(
+        self, batch: Batch, predicted: Tensor, unprojected: Tensor, truth: Tensor, number: int
+    ) -> dict[str, Tensor]:
+        weights = self.stage.losses
+        terms: dict[str, Tensor] = {}
+        if weights.mse:
+            terms["mse"] = weights.mse * losses.mse(predicted, truth)
+        if weights.charbonnier:
+            terms["charbonnier"] = weights.charbonnier * losses.charbonnier(predicted - truth)
+        if weights.z_gradient:
+            terms["z_gradient"] = weights.z_gradient * losses.z_gradient(predicted, truth)
+        if weights.consistency:
+            assert isinstance(batch, StripBatch)
+            thick, profile = strips.measured(batch, self.device), strips.profile(batch, self.device)
+            terms["consistency"] = weights.consistency * losses.consistency_loss(unprojected, thick, profile)
+        if weights.content:
+            assert self.eyes is not None
+            distance = losses.content_distance(self.eyes, predicted, truth)
+            terms["content"] = weights.content / self.eyes.energy * distance
+        if weights.content_raw:
+            assert self.eyes is not None
+            fed = [code_vgg_input(images) for images in (predicted, truth)]
+            terms["content_raw"] = weights.content_raw * losses.content_distance(self.eyes, *fed)
+        if weights.adversarial:
+            terms["adversarial"] = weights.adversarial * self._adversarial(batch, predicted, truth, number)
+        return terms
+
+    def _adversarial(self, batch: Batch, predicted: Tensor, truth: Tensor, number: int) -> Tensor:
+        assert self.opponent is not None
+        assert self.stage.discriminator is not None
+        net = self.opponent.net
+        for parameter in net.parameters():
+            parameter.requires_grad_(False)
+        fake = net(self.seen(predicted, batch, number))
+        if self.stage.discriminator.loss == "relativistic":
+            with torch.no_grad():
+                real = net(self.seen(truth, batch, number))
+            loss = losses.relativistic_generator_loss(real, fake)
+        else:
+            loss = losses.paper_generator_loss(fake)
+        for parameter in net.parameters():
+            parameter.requires_grad_(True)
+        return loss
+
+    def _gradient_share(self, terms: dict[str, Tensor]) -> float:
+        parameters = list(self.generator.net.parameters())
+
+        def norm(names: list[str]) -> float:
+            total = torch.stack([terms[name] for name in names]).sum()
+            found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
+            return math.sqrt(sum(float(gradient.float().square().sum()) for gradient in found if gradient is not None))
+
+        others = norm([name for name in terms if name != "adversarial"])
+        return norm(["adversarial"]) / others if others > 0 else math.inf
+
+
+def new_game(
+    recipe: Recipe,
+    stage: Stage,
+    net: nn.Module,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    features_file: Path | None,
+    features_sha256: str | None,
+) -> Game:
+    """The stage's players; the generator begins with the weights of ``net``, the discriminator at random."""
+    eyes = None
+    if stage.features is not None:
+        eyes = features.load(stage.features, file=features_file, sha256=features_sha256).to(device)
+    opponent = None
+    if (rules := stage.discriminator) is not None:
+        torch.manual_seed(seed + 1)
+        channels = 2 if recipe.samples.design == "strips" else 3 if recipe.network.kind is Kind.SLAB3 else 1
+        opposing = discriminator.build(discriminator.DiscriminatorKind(rules.kind), channels=channels)
+        opponent = Player(opposing, stage, dtype=torch.float32, device=device, average_decay=0.0)
+    return Game(
+        recipe=recipe,
+        stage=stage,
+        dtype=dtype,
+        device=device,
+        generator=Player(net, stage, dtype=dtype, device=device, average_decay=recipe.average_decay),
+        opponent=opponent,
+        eyes=eyes,
+    )
+
+
+def predict(net: nn.Module, batch: Batch, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(as served, before the projection), each (B, C, P, P) in float32."""
+    if isinstance(batch, StripBatch):
+        return strips.predict(net, batch, dtype, device)
+    predicted = slices.predict(net, batch, dtype, device)
+    return predicted, predicted
+
+
+def truth_of(batch: Batch, device: torch.device) -> Tensor:
+    """(B, C, P, P): what should have been predicted."""
+    return torch.from_numpy(batch.truth if isinstance(batch, StripBatch) else batch.targets).to(device)
+
+
+def _opponent_rate(rules: Discriminator, rate: float) -> float:
+    """Its own rate where it has one; else it shares the generator's, as in the published code."""
+    return rate if rules.learning_rate is None else rules.learning_rate

@@ -1,0 +1,269 @@
+"""From a stage of a run to a model directory that the node can serve, with a card that says where it comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from dicomnode import durable
+from dicomnode.errors import InputError
+from dicomnode.generators import model_dir
+from dicomnode.generators.card import (
+    Card,
+    DataRow,
+    Kind,
+    MetricRow,
+    SRCNNCard,
+    SRResNetCard,
+    SRResNetParameters,
+    ThinCard,
+    ThinParameters,
+    VDSRCard,
+    VDSRParameters,
+)
+from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
+from trainer.data.sources import Split
+from trainer.judging.card_metrics import card_metrics
+from trainer.judging.cases import Selection
+from trainer.judging.evaluate import Request, evaluate, preferred_ratio
+from trainer.judging.report import to_json
+from trainer.training import checkpoint, networks
+from trainer.training import plan as plans
+from trainer.training.loop import LAST
+from trainer.training.plan import PairKind, Plan, PlannedSource, Use
+from trainer.training.player import set_weights
+from trainer.training.recipe import Recipe
+
+SIZE_LIMIT_BYTES = 5 * 1024 * 1024  # of a directory that is to ship in the wheel
+RESTRICTED = "not for redistribution: the licence of the training data is not stated, or not a permissive one"
+# As SPDX writes them or as people do; whatever else an inventory says ("internal", CC BY-SA, CC BY-NC) restricts.
+PERMISSIVE = re.compile(
+    r"(?:MIT|ISC|CC0|PDDL|0BSD|BSD|Apache|CC[ -]BY|ODC[ -]By)(?:[ -]v?[0-9.]+(?:[ -]Clause)?)?", re.IGNORECASE
+)
+
+INTENDED_USE = (
+    "Research and education: thinner slices of structural MR series that were taken in thick ones, for viewing "
+    "reformats and for testing software. Not for diagnosis."
+)
+COMMON_FAILURES = (
+    "What lies within a thick slice is a guess from its neighbours; only the mean over each thick slice is measured.",
+    "Small findings lose contrast, by any method.",
+    "On anatomy, contrast or scanners that are not in the data below it was not judged.",
+    "Where the true slice profile is not the box of the header's thickness, the gain is smaller.",
+    "Noise of the thick slices is kept: all thin slices of one thick slice carry the same noise.",
+    "Slices that moved between excitations show steps at slab borders, as cubic-dc does.",
+)
+SLICE_FAILURE = (
+    "It sees one slice at a time and nothing of its neighbours: it changes the look of the slices that cubic-dc made, "
+    "and cannot thin a series by itself."
+)
+GAN_FAILURE = (
+    "Its last stage was trained against a discriminator: fine texture may be invented, and PSNR is below that of the "
+    "stage before."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What an evaluation adds to the directory."""
+
+    metrics: tuple[MetricRow, ...] = ()
+    rows_json: str = "{}\n"  # all of it, for metrics.json
+
+
+def model_name(recipe: Recipe, stage: int, name: str | None) -> str:
+    """The name asked for or the recipe's, and which stage where it has several."""
+    if len(recipe.stage) == 1:
+        return name or recipe.name
+    return f"{name or recipe.name}-{recipe.stage[stage].name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenModel:
+    """A sealed directory."""
+
+    name: str
+    folder: Path
+    digest: str
+
+
+def write_models(
+    run: Path, *, name: str | None, licence: str | None, report: Callable[[str], None]
+) -> list[WrittenModel]:
+    """The model of each stage of a finished run, in ``RUN/models/<name>``, judged on the validation subjects.
+
+    Judged at one plane and one ratio, as the node serves it, which takes minutes; ``dicomnode evaluate`` judges more.
+    """
+    plan = plans.read(run)
+    written = []
+    for stage in range(len(plan.recipe.stage)):
+        if plan.steps[stage] == 0:
+            continue
+        called = model_name(plan.recipe, stage, name)
+        folder = run / "models" / called
+        write_model(run, stage, folder, name=called, licence=licence, judged=Judged())
+        judged = _judge(plan, folder, report)
+        digest = write_model(run, stage, folder, name=called, licence=licence, judged=judged)
+        written.append(WrittenModel(name=called, folder=folder, digest=digest))
+    return written
+
+
+def _judge(plan: Plan, folder: Path, report: Callable[[str], None]) -> Judged:
+    """Nothing where there is nobody to judge on."""
+    held_out = tuple(source.source() for source in plan.of_split(Split.VALIDATION) if source.use is Use.THIN)
+    if not held_out:
+        report("No validation subject: the card holds no metrics.")
+        return Judged()
+    ratio = preferred_ratio(Selection(ratios=plan.recipe.samples.ratios))
+    selection = Selection(planes=(0,), ratios=(ratio,), mismatches=False)
+    evaluation, _ = evaluate(Request(sources=held_out, models=(folder,), selection=selection), report=report)
+    return Judged(metrics=card_metrics(evaluation, folder.name), rows_json=to_json(evaluation))
+
+
+def write_model(run: Path, stage: int, folder: Path, *, name: str, licence: str | None = None, judged: Judged) -> str:
+    """Write and seal the directory of a finished stage; returns the model's digest.
+
+    Weights are half precision, statistics of normalisations single. InputError where the stage is not finished, or
+    where ``folder`` holds something that is no model directory.
+    """
+    plan = plans.read(run)
+    saved = checkpoint.load(run / plan.recipe.stage[stage].name / LAST)
+    steps = plan.steps[stage]
+    if saved.step < steps:
+        raise InputError(
+            f"{saved.step} of {steps} steps of {plan.recipe.stage[stage].name} are done; no model was made.",
+            hint="Finish the run with --resume.",
+        )
+    net = networks.build(plan.recipe.network)
+    set_weights(net, saved.tensors, "generator")
+    card = _card(plan, stage, name, licence, saved.seconds, judged)
+    if folder.exists() and any(path.name not in _FILES for path in folder.iterdir()):
+        raise InputError(f"{folder} holds other files; no model was written.", hint="Name a new folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    durable.write_file(folder / model_dir.WEIGHTS_FILE, [safetensors_bytes(_half(net))])
+    durable.write_file(folder / model_dir.METRICS_FILE, [judged.rows_json.encode()])
+    model_dir.write_card(folder, card)
+    return model_dir.seal(folder)
+
+
+_FILES = frozenset({model_dir.WEIGHTS_FILE, model_dir.METRICS_FILE, model_dir.CARD_FILE, model_dir.SUMS_FILE})
+
+
+def _half(net: nn.Module) -> dict[str, Tensor]:
+    """All weights in half precision: rounding them costs less than 0.001 dB, and halves what is shipped."""
+    parameters = {name for name, _ in net.named_parameters()}
+    state = {
+        name: tensor.detach().to(torch.float16 if name in parameters else tensor.dtype).contiguous()
+        for name, tensor in net.state_dict().items()
+    }
+    overflown = [name for name, tensor in state.items() if not torch.isfinite(tensor.float()).all()]
+    if overflown:
+        raise InputError(
+            f"The weights {overflown[0]} are not numbers in half precision; no model was written.",
+            hint="The training diverged: look at metrics.jsonl, and take a smaller learning rate.",
+        )
+    return state
+
+
+def _card(plan: Plan, stage: int, name: str, licence: str | None, seconds: float, judged: Judged) -> Card:
+    recipe = plan.recipe
+    data = tuple(_data_rows(plan))
+    facts: dict[str, object] = {
+        "name": name,
+        "ratios": (min(recipe.samples.ratios), max(recipe.samples.ratios)),
+        "licence": licence or (RESTRICTED if _is_restricted(plan) else "MIT"),
+        "intended_use": INTENDED_USE,
+        "failure_modes": tuple(_failure_modes(plan, stage)),
+        "recipe": recipe.name,
+        "training": _training_words(plan, stage, seconds),
+        "data": data,
+        "metrics": judged.metrics,
+    }
+    shape = recipe.network
+    match shape.kind:
+        case Kind.THIN:
+            thin = ThinParameters(window=shape.window, channels=shape.channels, blocks=shape.blocks)
+            return ThinCard.model_validate({**facts, "parameters": thin})
+        case Kind.SRCNN:
+            return SRCNNCard.model_validate(facts)
+        case Kind.VDSR:
+            vdsr = VDSRParameters(channels=shape.channels, layers=shape.blocks)
+            return VDSRCard.model_validate({**facts, "parameters": vdsr})
+        case Kind.SLICE | Kind.SLAB3:
+            srresnet = SRResNetParameters(channels=shape.channels, blocks=shape.blocks)
+            return SRResNetCard.model_validate({**facts, "kind": shape.kind, "parameters": srresnet})
+
+
+def _failure_modes(plan: Plan, stage: int) -> Iterable[str]:
+    subjects = {source.subject for source in plan.of_split(Split.TRAIN)}
+    if plan.recipe.network.kind is not Kind.THIN:
+        yield SLICE_FAILURE
+    if plan.recipe.stage[stage].discriminator is not None:
+        yield GAN_FAILURE
+    differing = sorted({words for pair in plan.real for words in pair.contrast})
+    if differing:
+        yield f"Its thick and thin slices differ in contrast, which it learned to translate: {'; '.join(differing)}."
+    yield from COMMON_FAILURES
+    yield f"Trained on {len(subjects)} {'person' if len(subjects) == 1 else 'people'}."
+
+
+def _training_words(plan: Plan, stage: int, seconds: float) -> str:
+    stages = ", ".join(
+        f"{plan.steps[k]} steps of stage {plan.recipe.stage[k].name}" for k in range(stage + 1) if plan.steps[k]
+    )
+    if plan.begin_with is not None:
+        assert plan.begin_digest is not None
+        stages = f"begun with the model of digest {plan.begin_digest[:12]}; {stages}"
+    return (
+        f"{stages}; batch {plan.recipe.samples.batch}, seed {plan.seed}, {plan.precision}, {plan.pairs} pairs; "
+        f"the last stage took {seconds / 60:.0f} minutes."
+    )
+
+
+def _is_restricted(plan: Plan) -> bool:
+    """Unless every licence of the training data is known to ask for no more than to be named."""
+    licences = [source.licence for source in plan.of_split(Split.TRAIN)] + [row.licence for row in plan.begin_data]
+    return not all(PERMISSIVE.fullmatch(licence.strip()) for licence in licences)
+
+
+def _data_rows(plan: Plan) -> Iterable[DataRow]:
+    splits: Sequence[tuple[Split, Literal["train", "validation"]]] = (
+        (Split.TRAIN, "train"),
+        (Split.VALIDATION, "validation"),
+    )
+    for split, word in splits:
+        for source in plan.of_split(split):
+            strength, sequence = _acquisition(source)
+            yield DataRow(
+                volume=source.label,
+                subject=source.subject,
+                split=word,
+                licence=source.licence,
+                pairs=str(PairKind.SIMULATED if plan.recipe.samples.design == "strips" else plan.pairs),
+                field_strength_t=strength,
+                sequence=sequence,
+            )
+    own = {(source.label, source.subject) for source in plan.sources}
+    for row in plan.begin_data:
+        if (row.volume, row.subject) not in own:
+            yield row.model_copy(update={"subject": f"{row.subject}, by the model begun with"})
+
+
+def _acquisition(source: PlannedSource) -> tuple[float | None, str]:
+    """(field strength in tesla, sequence in the header's words), of what the first header says."""
+    header = None if source.source().is_nifti else read_header_or_reason(source.paths[0])
+    if not isinstance(header, InstanceHeader):
+        return None, ""
+    words = [header.text(keyword).replace("\\", "/") for keyword in ("MRAcquisitionType", "ScanningSequence")]
+    try:
+        strength = float(header.text("MagneticFieldStrength"))
+    except ValueError:
+        return None, ", ".join(filter(None, words))
+    return strength, ", ".join(filter(None, words))
