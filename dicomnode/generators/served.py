@@ -145,15 +145,8 @@ def replace_slices(net: nn.Module, stack: Stack, device: torch.device, progress:
     def write(start: int, predicted: Tensor) -> None:
         stack.thin[start : start + len(predicted)] = predicted[:, 0].numpy() * np.float32(stack.scale)
 
-    stream(
-        paper_planes(net) if isinstance(net, SRResNet) else chain_planes(net),
-        len(stack.thin),
-        stack.plane,
-        read=_slices_of(stack),
-        write=write,
-        device=device,
-        progress=progress,
-    )
+    planes = paper_planes(net) if isinstance(net, SRResNet) else chain_planes(net)
+    _stream_slices(planes, stack, write, device, progress)
 
 
 def add_slice_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
@@ -162,15 +155,7 @@ def add_slice_residuals(net: nn.Module, stack: Stack, device: torch.device, prog
     def write(start: int, residuals: Tensor) -> None:
         stack.thin[start : start + len(residuals)] += residuals[:, 0].numpy() * np.float32(stack.scale)
 
-    stream(
-        chain_planes(net),
-        len(stack.thin),
-        stack.plane,
-        read=_slices_of(stack),
-        write=write,
-        device=device,
-        progress=progress,
-    )
+    _stream_slices(chain_planes(net), stack, write, device, progress)
 
 
 def average_predictions(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
@@ -190,9 +175,7 @@ def average_predictions(net: nn.Module, stack: Stack, device: torch.device, prog
             thin[start - 1] += before[0]
         said_of_next[...] = after[-1]
 
-    stream(
-        paper_planes(net), len(thin), stack.plane, read=_slices_of(stack), write=write, device=device, progress=progress
-    )
+    _stream_slices(paper_planes(net), stack, write, device, progress)
     thin[1:-1] /= 3
     thin[[0, -1]] /= 2
 
@@ -309,9 +292,16 @@ def _placed(net: Net, device: torch.device, dtype: torch.dtype) -> Net:
     return placed
 
 
-def _slices_of(stack: Stack) -> Callable[[int, int], Tensor]:
+def _stream_slices(
+    planes: PlaneNetwork, stack: Stack, write: Callable[[int, Tensor], None], device: torch.device, progress: Progress
+) -> None:
+    """The slices of ``stack.thin``, in order, through a network that sees one at a time."""
     thin = torch.from_numpy(stack.thin)
-    return lambda start, stop: thin[start:stop, None] / stack.scale
+
+    def read(start: int, stop: int) -> Tensor:
+        return thin[start:stop, None] / stack.scale
+
+    stream(planes, len(stack.thin), stack.plane, read=read, write=write, device=device, progress=progress)
 
 
 def _as_tensor(voxels: FloatArray) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 CHARBONNIER_EPSILON = 1e-3  # about the noise floor of the volumes' scale (SCIENCE §4.2)
-GRADIENT_WEIGHT = 0.5  # SCIENCE §4.2
 
 Network = Callable[[Tensor], Tensor]
 
@@ -36,11 +35,6 @@ def z_gradient(thin: Tensor, truth: Tensor) -> Tensor:
     """Charbonnier of the steps along z (axis -3): penalises edges that are too soft across the slices."""
     assert thin.shape == truth.shape
     return charbonnier((thin - truth).diff(dim=-3))
-
-
-def fidelity_loss(thin: Tensor, truth: Tensor) -> Tensor:
-    """Charbonnier of the values and, at half weight, of their steps along z (axis -3)."""
-    return charbonnier(thin - truth) + GRADIENT_WEIGHT * z_gradient(thin, truth)
 
 
 def consistency_loss(thin: Tensor, thick: Tensor, profile: Tensor) -> Tensor:
