@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from io import BytesIO
@@ -125,7 +126,13 @@ def test_random_bytes_give_a_flaw_and_no_exception(content: bytes, implicit: boo
     assert isinstance(found, Flaw | HeaderUids)
 
 
+def bare(uid: str) -> str:
+    """Without padding at either end: where it stands in front, ``is_uid`` refuses what the walk read."""
+    return re.sub(r"^[\0\s]+|[\0\s]+$", "", uid)
+
+
 @settings(max_examples=400, deadline=None)
+@example(implicit=False, edits=[(52, 0)], cut=0)  # a NUL in front of the first UID
 @given(
     implicit=st.booleans(),
     edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),
@@ -146,7 +153,7 @@ def test_where_the_walk_reads_uids_in_a_damaged_header_pydicom_reads_the_same(
     found = read_uids(damaged, implicit=implicit)
     theirs = by_pydicom(damaged, implicit=implicit)
     if isinstance(found, HeaderUids) and theirs is not None:
-        assert tuple(one.strip() for one in as_tuple(found)) == tuple(one.strip("\0 ") for one in theirs)
+        assert tuple(map(bare, as_tuple(found))) == tuple(map(bare, theirs))
 
 
 @needs_shared
