@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 from dicomnode.receive.header_walk import MAX_DEPTH, MAX_ELEMENTS, Flaw, HeaderUids, read_uids
@@ -27,9 +28,14 @@ def by_pydicom(content: bytes, *, implicit: bool) -> tuple[str, ...] | None:
         warnings.simplefilter("ignore")
         try:
             dataset = read_dataset(BytesIO(content), implicit, True, stop_when=lambda tag, _vr, _len: tag > 0x0020000E)
-            return tuple(str(dataset[keyword].value) for keyword in FOUR)
+            return tuple(_joined(dataset[keyword].value) for keyword in FOUR)
         except Exception:  # noqa: BLE001 - whatever it raises, it does not read this
             return None
+
+
+def _joined(value: object) -> str:
+    """As it stood: a backslash within makes the library see several values."""
+    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
 
 
 def as_tuple(uids: HeaderUids) -> tuple[str, ...]:
@@ -127,12 +133,13 @@ def test_random_bytes_give_a_flaw_and_no_exception(content: bytes, implicit: boo
 
 
 def bare(uid: str) -> str:
-    """Without padding at either end: where it stands in front, ``is_uid`` refuses what the walk read."""
-    return re.sub(r"^[\0\s]+|[\0\s]+$", "", uid)
+    """Without padding at the ends, of each value: elsewhere than behind it, ``is_uid`` refuses what the walk read."""
+    return "\\".join(re.sub(r"^[\0\s]+|[\0\s]+$", "", one) for one in uid.split("\\"))
 
 
 @settings(max_examples=400, deadline=None)
 @example(implicit=False, edits=[(52, 0)], cut=0)  # a NUL in front of the first UID
+@example(implicit=False, edits=[(52, 92)], cut=0)  # a backslash in it
 @given(
     implicit=st.booleans(),
     edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),
