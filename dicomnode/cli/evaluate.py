@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dicomnode.cli.options import json_option
+from dicomnode.cli.options import config_option, json_option
 from dicomnode.cli.several import SeveralValues
+from dicomnode.cli.studies import study_folders
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(cls=SeveralValues, short_help="Judge models on studies with a known truth.")
-@click.option("--studies", metavar="DIR…", multiple=True, type=FOLDER, help="Folders of DICOM series or NIfTI files.")
+@click.option("--studies", metavar="DIR|UID…", multiple=True, help="Folders, or Study Instance UIDs of the archive.")
 @click.option("--inventory", metavar="FILE", type=FILE, help="TOML: label, subject, split and licence of each series.")
 @click.option("--model", "models", metavar="NAME|DIR…", multiple=True, help="A model's name or directory.")
 @click.option("--out", metavar="FOLDER", type=FOLDER, help="New or empty folder for report.json and report.html.")
@@ -48,13 +49,14 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of bootstrap and reader study.")
+@config_option
 @json_option
 def evaluate(
-    studies: tuple[Path, ...], inventory: Path | None, models: tuple[str, ...], out: Path | None,
+    studies: tuple[str, ...], inventory: Path | None, models: tuple[str, ...], out: Path | None,
     subjects: tuple[str, ...], planes: str, ratios: str, paper_table: bool, allow_contrast: bool, probes: bool,
     features: str | None, features_file: Path | None, features_sha256: str | None, figure_style: str,
     reader_study: Path | None, reader_scores: tuple[Path, ...], device: str, seed: int,
-    as_json: bool,
+    config: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Judge models beside nearest, linear, cubic and cubic-dc on volumes whose thin truth is known.
 
@@ -72,8 +74,9 @@ def evaluate(
     from trainer.judging.figures import FigureStyle
 
     request = Request(
-        studies=studies, inventory=inventory, models=models, selection=_selection(planes, ratios, subjects),
-        device=device, features=_features(features, features_file, features_sha256), with_paper_table=paper_table,
+        studies=tuple(study_folders(studies, config)), inventory=inventory, models=models,
+        selection=_selection(planes, ratios, subjects), device=device,
+        features=_features(features, features_file, features_sha256), with_paper_table=paper_table,
         allow_contrast=allow_contrast, with_probes=probes, style=FigureStyle(figure_style), seed=seed,
     )  # fmt: skip
     if reader_study is not None:

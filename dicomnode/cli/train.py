@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import config_option, json_option, load_settings, reader
+from dicomnode.cli.options import config_option, json_option
 from dicomnode.cli.several import SeveralValues
+from dicomnode.cli.studies import study_folders
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trainer.training.prepare import Request
 
 INTERRUPTED = 130
-UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -78,7 +77,7 @@ def train(
     from trainer.training.prepare import Request
 
     request = Request(
-        studies=tuple(_folders(studies, config)), inventory=inventory, validate=validate, recipe=recipe,
+        studies=tuple(study_folders(studies, config)), inventory=inventory, validate=validate, recipe=recipe,
         steps=_numbers(steps), minutes=minutes, seed=seed, pairs=PairKind(pairs), pairing=Pairing(pairing),
         allow_contrast=allow_contrast, in_plane=in_plane, begin_with=begin_with, features=features,
         features_file=features_file, features_sha256=features_sha256,
@@ -89,9 +88,10 @@ def train(
     if out is None:
         raise InputError("No folder was named for the run.", hint="Name one with --out.")
     _plan(request, out, device, threads)
-    if plan_only:
-        return 0
     try:
+        if plan_only:
+            _look_at_pixels(out)
+            return 0
         return _go_on(out, device, threads, name, licence, tensorboard=tensorboard, as_json=as_json)
     except InputError:  # what only shows when pixels are looked at
         plans.withdraw(out)
@@ -106,29 +106,6 @@ def _refuse_without_trainer() -> None:
             f"To train, the package {exc.name} is needed, which is not installed.",
             hint="Install the extra: pip install 'dicomnode[train]'.",
         ) from exc
-
-
-def _folders(words: tuple[str, ...], config: Path | None) -> Iterator[Path]:
-    """Folders as they are; a Study Instance UID becomes the folders of its series in the node's archive."""
-    uids = [word for word in words if UID.fullmatch(word) and not Path(word).exists()]
-    yield from (Path(word) for word in words if word not in uids)
-    if not uids:
-        return
-    from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
-
-    archive = load_settings(config).node.data / "archive"
-    found: dict[str, list[Path]] = {uid: [] for uid in uids}
-    with reader(config) as ledger:
-        numbers = [line.id for line in ledger.series_list()]
-    for number in numbers:
-        folder = archive / str(number)
-        header = next((read_header_or_reason(path) for path in sorted(folder.glob("*.dcm"))), None)
-        if isinstance(header, InstanceHeader) and header.study_uid in found:
-            found[header.study_uid].append(folder)
-    for position, uid in enumerate(uids, start=1):
-        if not found[uid]:
-            raise InputError(f"Study {position} of those named by UID is not in the node's archive.")
-        yield from found[uid]
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -165,6 +142,17 @@ def _plan(request: Request, out: Path, device: str, threads: int | None) -> None
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; nothing was trained.", hint="Go on with a run by --resume.")
     plans.write(prepare(request, choose_device(device)), out)
+
+
+def _look_at_pixels(run: Path) -> None:
+    """Whoever is to start the run, on several GPUs perhaps, should not be the one to learn that it cannot be done."""
+    from trainer.data.sources import Split
+    from trainer.training import batches, loop
+    from trainer.training import plan as plans
+
+    plan = plans.read(run)
+    loop.check_features(plan)
+    batches.load_material(plan, Split.TRAIN)
 
 
 def _go_on(

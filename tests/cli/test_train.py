@@ -136,6 +136,17 @@ def test_a_plan_can_be_made_without_training(run: Run, studies: Path, recipe: Pa
     assert (plan["steps"], plan["seed"], plan["recipe"]["name"]) == ([STEPS], 1, "tiny")
 
 
+def test_a_plan_that_could_not_be_trained_is_not_made(run: Run, recipe: Path, tmp_path: Path) -> None:
+    """Only the pixels tell that the body is too small; the ones to learn of it would be the processes of a cluster."""
+    write_series(tmp_path / "studies" / "a", phantom(1, extent=41)[:18], slice_spacing_mm=1.0, patient="P-1")
+    write_thin_series(tmp_path / "others" / "b", 2)
+    asked = ["--validate", tmp_path / "others", "--plan-only"]
+    ran = run(*words(tmp_path / "studies", recipe, tmp_path / "run"), *asked)
+    assert ran.code == 2, ran.out
+    assert "is too small to be trained on" in ran.err
+    assert not list((tmp_path / "run").iterdir())
+
+
 def corrupt_file(folder: Path) -> None:
     """One slice was cut off in its header."""
     path = write_thin_series(folder, 0)[7]

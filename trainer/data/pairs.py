@@ -193,16 +193,18 @@ def simulated_pairs(
     offset: float = 0.0,
     pairing: Pairing = Pairing.MONOTONE,
     window: int = WINDOW,
+    scale: float | None = None,
 ) -> SlicePairs:
     """Thick slices averaged from a thin volume along one of its axes, matched by place as real ones are.
 
     Slices beyond the last whole block of ``ratio`` are left out. ``offset`` moves the thin grid, in thick spacings.
+    ``scale`` is that of the body in ``voxels`` unless it is known from elsewhere.
     """
     thin = np.moveaxis(voxels, plane, 0)
     blocks = len(thin) // ratio
     if blocks < 1:
         raise InputError(f"{subject} has {len(thin)} slices along axis {plane}, too few for a ratio of {ratio}.")
-    scale = body_scale(voxels)
+    scale = body_scale(voxels) if scale is None else scale
     thin = np.ascontiguousarray(thin[: blocks * ratio]) / np.float32(scale)
     profile = profile_matrix(blocks, ratio, kind=kind, thickness_over_spacing=thickness_over_spacing, offset=offset)
     thick_place = np.arange(blocks, dtype=np.float64)

@@ -20,11 +20,11 @@ from trainer.data.pairs import SlicePairs, load_pairs, simulated_pairs
 from trainer.data.partners import find_pairs
 from trainer.data.sources import Role, Series, Source, Split
 from trainer.features import Features
-from trainer.judging.cases import Case, Selection, cases_of, is_thin, judged_sources, prepare
+from trainer.judging.cases import Case, Selection, cases_of, judged_sources
 from trainer.judging.figures import Figure, FigureStyle, is_shown, pair_figure, reformat_figures
 from trainer.judging.judge import Judged, Row, judge, progress_line
 from trainer.judging.methods import BASELINE, Method, load_methods
-from trainer.judging.paper_table import PairRow, paper_table
+from trainer.judging.paper_table import PairRow, judge_pairs, pair_line, thin_stacks
 from trainer.judging.probes import Probe, is_probed, probe
 from trainer.judging.summary import ComparisonRow, MethodRow, SubjectRow, comparison_rows, method_rows, subject_rows
 
@@ -102,26 +102,27 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
     rows: list[Row] = []
     figures: list[Figure] = []
     probes: list[Probe] = []
-    table: list[PairRow] = []
+    table = _PaperTable(request, methods, report)
     for one in judged_cases(request, judged, methods, report):
         rows.extend(one.rows)
         if one.results:
             figures.extend(reformat_figures(one, methods, request.style))
+        if request.with_paper_table and one.results and not one.case.is_rethickened:
+            table.add(pairs_of_case(one.case), stacks=thin_stacks(one.results, methods))
         if request.with_probes and is_probed(one.case):
             report(f"{one.case.name}: probes")
             probes.extend(probe(methods, one.case, device=request.device))
     if not rows:
         raise InputError("No volume has slices enough to be judged.", hint="At least four thick slices are needed.")
     if request.with_paper_table:
-        pairs = slice_pairs(request, judged, series, notes)
-        for pair_rows, pictures in paper_table(pairs, methods, device=request.device, report=report):
-            table.extend(pair_rows)
-            figures.append(pair_figure(pictures, request.style))
+        for pairs in real_pairs(request, judged, series, notes):
+            table.add(pairs)
+        figures.extend(table.figures)
     if request.with_probes and not probes:
         notes.append("probes: not computed, no case of plane 0 and ratio 4 with a thin truth, or no model")
     notes.extend([NO_FEATURES] if request.features is None else [])
     notes.append(NO_PERCEPTUAL)
-    return _evaluation(request, judged, methods, rows, table, probes, notes), tuple(figures)
+    return _evaluation(request, judged, methods, rows, table.rows, probes, notes), tuple(figures)
 
 
 def _evaluation(
@@ -209,22 +210,38 @@ def preferred_ratio(selection: Selection) -> int:
     return PREFERRED_RATIO if PREFERRED_RATIO in selection.ratios else selection.ratios[len(selection.ratios) // 2]
 
 
-def slice_pairs(
+class _PaperTable:
+    """Grows patient by patient, so that one is in memory at a time."""
+
+    def __init__(self, request: Request, methods: Sequence[Method], report: Report) -> None:
+        self.request, self.methods, self.report = request, methods, report
+        self.rows: list[PairRow] = []
+        self.figures: list[Figure] = []
+
+    def add(self, pairs: SlicePairs, stacks: dict[str, FloatArray] | None = None) -> None:
+        rows, pictures = judge_pairs(pairs, self.methods, stacks=stacks, device=self.request.device)
+        for row in rows:
+            self.report(pair_line(row))
+        self.rows.extend(rows)
+        self.figures.append(pair_figure(pictures, self.request.style))
+
+
+def pairs_of_case(case: Case) -> SlicePairs:
+    """The case's own slices, thick and thin, matched by place."""
+    raw = case.truth * np.float32(case.scale)
+    return simulated_pairs(raw, case.subject, plane=0, ratio=case.ratio, scale=case.scale)
+
+
+def real_pairs(
     request: Request, judged: Sequence[Source], series: Sequence[Series], notes: list[str]
 ) -> Iterator[SlicePairs]:
-    """Real pairs among the sources, then simulated ones of the thin volumes; why others are none goes to ``notes``."""
+    """Those among the sources; why others are none goes to ``notes``."""
     known = [one for one in series if one.source.label in {source.label for source in judged}]
     known = known or [sources.describe(source) for source in judged if not source.is_nifti]
     table = find_pairs(known, allow_contrast=request.allow_contrast)
     notes.extend(f"no pair: {' and '.join(no.labels)}: {no.sentence}" for no in table.rejections)
     for pair in table.pairs:
         yield load_pairs(pair.thick.source, pair.thin.source, matches=pair.matches, registration=pair.registration)
-    ratio = preferred_ratio(request.selection)
-    for source in judged:
-        volume = sources.load(source)
-        if is_thin(volume):
-            case = prepare(source, volume, plane=0, ratio=ratio)
-            yield simulated_pairs(case.truth * np.float32(case.scale), case.subject, plane=0, ratio=ratio)
 
 
 def study_cases(request: Request, *, report: Report) -> Iterator[tuple[Case, dict[str, FloatArray]]]:

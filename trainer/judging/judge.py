@@ -19,7 +19,7 @@ from dicomnode.imaging.volume import Volume
 from trainer.data.sources import Split
 from trainer.features import Features
 from trainer.judging.cases import Case
-from trainer.judging.methods import BASELINE, Method
+from trainer.judging.methods import BASELINE, Method, thinned
 from trainer.judging.perception import feature_distance
 from trainer.published import table_mse
 
@@ -112,10 +112,7 @@ def judge(
     sigma = metrics.noise_sigma(case.truth, case.mask)
     facts = case_facts(case, sigma, flat)
     results, scored = {}, {}
-    for method in methods:
-        if not method.serves(case.ratio):
-            continue
-        image = method.thin(thick, case.ratio, device=device)
+    for method, image in thinned(methods, thick, case.ratio, device=device):
         assert image.shape == case.truth.shape, method.name
         scored[method] = scores(image, case, thick, sigma=sigma, flat=flat, features=features)
         if keep_results:

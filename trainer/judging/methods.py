@@ -17,8 +17,17 @@ from numpy.typing import NDArray
 from dicomnode.generators import model_dir
 from dicomnode.generators.base import Generator, Progress, thin_volume
 from dicomnode.generators.card import Kind
+from dicomnode.generators.infer import restore_measured
 from dicomnode.generators.served import ServedNetwork
-from dicomnode.imaging.profile import RATIO_LIMITS, Matrix, ThinGrid, spline_matrix, thin_grid
+from dicomnode.imaging.profile import (
+    RATIO_LIMITS,
+    Matrix,
+    ThinGrid,
+    assumed_thickness_over_spacing,
+    consistency,
+    spline_matrix,
+    thin_grid,
+)
 from dicomnode.imaging.volume import Volume
 
 FloatArray = NDArray[np.float32]
@@ -70,6 +79,29 @@ class Method:
     def serves(self, ratio: int) -> bool:
         """Was it made for that ratio?"""
         return self.ratios[0] <= ratio <= self.ratios[1]
+
+
+def thinned(
+    methods: Sequence[Method], thick: Volume, ratio: int, *, device: str
+) -> Iterator[tuple[Method, FloatArray]]:
+    """Each method that serves ``ratio``, and its thin stack in the units of ``thick``.
+
+    A network that is judged with and without the projection runs once: it is what takes the time.
+    """
+    serving = [method for method in methods if method.serves(ratio)]
+    twins = {method.digest: method for method in serving if method.is_twin}
+    for method in serving:
+        if method.is_twin:
+            continue
+        if (twin := twins.get(method.digest)) is None:
+            yield method, method.thin(thick, ratio, device=device)
+            continue
+        plain = twin.thin(thick, ratio, device=device)
+        projected = plain.copy()
+        matrices = consistency(len(thick.voxels), ratio, assumed_thickness_over_spacing(thick))
+        restore_measured(projected, thick.voxels, matrices)
+        yield method, projected
+        yield twin, plain
 
 
 def nearest_matrix(thick_slices: int, ratio: int) -> Matrix:

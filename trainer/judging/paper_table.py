@@ -8,7 +8,7 @@ on the grid that thick ones are thinned to; slice networks on the thick slice it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,6 @@ from dicomnode.generators.device import choose_device
 from dicomnode.generators.served import ServedNetwork
 from dicomnode.imaging import metrics
 from dicomnode.imaging.body import body_mask
-from dicomnode.imaging.volume import Volume
 from trainer.data.pairs import Origin, SlicePairs
 from trainer.judging.methods import Method
 from trainer.published import table_mse, true_mse
@@ -80,42 +79,26 @@ class _Sums:
             self.similarities.append(metrics.ssim(image[None], truth[None], mask[None]))
 
 
-def paper_table(
-    pairs: Iterable[SlicePairs],
-    methods: Sequence[Method],
-    *,
-    device: str = "cpu",
-    report: Callable[[str], None] = lambda _line: None,
-) -> Iterator[tuple[list[PairRow], PairPictures]]:
-    """Rows and one picture for each patient's pairs, one patient in memory at a time."""
-    for own in pairs:
-        rows, pictures = judge_pairs(own, methods, device=device)
-        for row in rows:
-            channel = f", {row.channel}" if row.channel else ""
-            report(
-                f"{row.subject}, {row.pairs} {row.origin} pairs: {row.method}{channel} "
-                f"MSE {row.mse:.4g}, PSNR {row.psnr:.2f} dB, SSIM {row.ssim:.4f}"
-            )
-        yield rows, pictures
-
-
 def judge_pairs(
-    pairs: SlicePairs, methods: Sequence[Method], *, device: str = "cpu"
+    pairs: SlicePairs, methods: Sequence[Method], *, stacks: Mapping[str, FloatArray] | None = None, device: str = "cpu"
 ) -> tuple[list[PairRow], PairPictures]:
-    """Every method on the same pairs of one patient."""
+    """Every method on the same pairs of one patient.
+
+    ``stacks``: what methods made of the whole thick stack, (m, H, W) in units of the thin scale, under the names of
+    ``thin_stacks``. Real pairs have none: their thin slices do not tile the thick ones.
+    """
     mask = body_mask(pairs.thin)
     chosen = _spread(pairs.matches)
     sums: dict[tuple[str, str], _Sums] = {}
     shown: dict[str, FloatArray] = {}
     pictured = chosen[len(chosen) // 2]
-    stacks = _served_stacks(pairs, methods, device)
     for thick_index, thin_index in chosen:
         low = pairs.thick[thick_index]
         found = {
             (LOW, ""): (low * np.float32(pairs.thick_scale / pairs.thin_scale), thin_index),
             (LOW_SCALED, ""): (low, thin_index),
         }
-        found |= {(name, ""): (stack[thin_index], thin_index) for name, stack in stacks.items()}
+        found |= {(name, ""): (stack[thin_index], thin_index) for name, stack in (stacks or {}).items()}
         for method in methods:
             found |= _predicted(method, low, thin_index, len(pairs.thin), device)
         for key, (image, index) in found.items():
@@ -133,6 +116,21 @@ def judge_pairs(
         results=shown,
     )
     return rows, pictures
+
+
+def thin_stacks(results: Mapping[str, FloatArray], methods: Sequence[Method]) -> dict[str, FloatArray]:
+    """Stacks that methods made, under names that tell a network on thin slices from the same one on the thick slice."""
+    served = {method.name for method in methods if method.is_model and not method.is_twin}
+    return {f"{name}, as served" if name in served else name: stack for name, stack in results.items()}
+
+
+def pair_line(row: PairRow) -> str:
+    """What a progress report says of a row."""
+    channel = f", {row.channel}" if row.channel else ""
+    return (
+        f"{row.subject}, {row.pairs} {row.origin} pairs: {row.method}{channel} "
+        f"MSE {row.mse:.4g}, PSNR {row.psnr:.2f} dB, SSIM {row.ssim:.4f}"
+    )
 
 
 def _row(pairs: SlicePairs, method: str, channel: str, count: int, sums: _Sums) -> PairRow:
@@ -156,28 +154,6 @@ def _spread(matches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         return list(matches)
     places = (np.arange(PAIRS_JUDGED) + 0.5) / PAIRS_JUDGED * len(matches)
     return [matches[int(place)] for place in places]
-
-
-def _served_stacks(pairs: SlicePairs, methods: Sequence[Method], device: str) -> dict[str, FloatArray]:
-    """What methods make of the whole thick stack, where its thin slices tile it: of simulated pairs alone."""
-    ratio, left = divmod(len(pairs.thin), len(pairs.thick))
-    if pairs.origin is not Origin.SIMULATED or left or ratio < 2:
-        return {}
-    thick = Volume(
-        voxels=pairs.thick,
-        origin_mm=np.zeros(3),
-        row_direction=np.array([1.0, 0.0, 0.0]),
-        column_direction=np.array([0.0, 1.0, 0.0]),
-        slice_step_mm=np.array([0.0, 0.0, float(ratio)]),
-        row_spacing_mm=1.0,
-        column_spacing_mm=1.0,
-        slice_thickness_mm=float(ratio),
-    )
-    return {
-        f"{method.name}, as served" if method.is_model else method.name: method.thin(thick, ratio, device=device)
-        for method in methods
-        if method.serves(ratio)
-    }
 
 
 def _predicted(

@@ -10,9 +10,16 @@ import copy
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.optim import Adam, AdamW
+from torch.optim import Adam, AdamW, Optimizer
 
+from trainer.training.muon import Muon
 from trainer.training.recipe import Stage
+
+CONVOLUTION_AXES = 4  # of its weights: output channels, input channels, rows, columns
+OUTER_LAYERS = ("head", "tail")  # from values and to values: for Muon's equal directions there is no reason
+# torch's names of what an optimiser remembers of each weight → ours in a checkpoint.
+ADAM_MOMENTS = {"exp_avg": "first_moment", "exp_avg_sq": "second_moment"}
+MUON_MOMENTS = {"momentum_buffer": "momentum"}
 
 
 class Player:
@@ -26,16 +33,9 @@ class Player:
         self.master = flatten(list(net.parameters()))
         self.average = self.master.clone()
         self.master.grad = torch.zeros_like(self.master)
+        self.optimizers = _optimizers(stage, self.master, list(net.named_parameters()))
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         lower_precision(self.net, dtype)
-        optimizer = AdamW if stage.optimizer == "adamw" else Adam
-        self.optimizer = optimizer(
-            [self.master],
-            lr=stage.learning_rate,
-            betas=(stage.beta1, stage.beta2),
-            weight_decay=stage.weight_decay,
-            fused=True,
-        )
 
     def step(self, rate: float, clip_norm: float) -> Tensor:
         """One optimiser step on the gradients that are there; returns their norm before clipping."""
@@ -44,8 +44,9 @@ class Player:
         self.master.grad.copy_(gradient)
         limit = clip_norm if clip_norm > 0 else float("inf")
         norm = torch.nn.utils.clip_grad_norm_([self.master], limit)
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
         self.average.lerp_(self.master.detach(), 1.0 - self.average_decay)
         unflatten(self.master.detach(), list(self.net.parameters()))
         return norm
@@ -63,10 +64,12 @@ class Player:
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Everything, by name; tensors are copies on the CPU."""
-        moments = self.optimizer.state.get(self.master, {})
         tensors = {"master": self.master.detach(), "average": self.average, "buffers": flatten(buffers(self.net))}
-        if moments:
-            tensors |= {"first_moment": moments["exp_avg"], "second_moment": moments["exp_avg_sq"]}
+        for optimizer in self.optimizers:
+            remembered = [optimizer.state[part] for part in optimizer.param_groups[0]["params"]]
+            for theirs, ours in _moments(optimizer).items():
+                if theirs in remembered[0]:  # not before the first step
+                    tensors[ours] = flatten([moments[theirs] for moments in remembered])
         return {f"{prefix}.{name}": tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def restore(self, prefix: str, tensors: dict[str, Tensor], step: int) -> None:
@@ -75,12 +78,14 @@ class Player:
             self.master.copy_(tensors[f"{prefix}.master"])
             self.average.copy_(tensors[f"{prefix}.average"])
         unflatten(tensors[f"{prefix}.buffers"], buffers(self.net))
-        if f"{prefix}.first_moment" in tensors:
-            self.optimizer.state[self.master] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"{prefix}.first_moment"].to(self.master.device),
-                "exp_avg_sq": tensors[f"{prefix}.second_moment"].to(self.master.device),
-            }
+        for optimizer in self.optimizers:
+            parts = optimizer.param_groups[0]["params"]
+            for theirs, ours in _moments(optimizer).items():
+                if f"{prefix}.{ours}" in tensors:
+                    restored = [torch.empty_like(part) for part in parts]
+                    unflatten(tensors[f"{prefix}.{ours}"], restored)
+                    for part, moment in zip(parts, restored, strict=True):
+                        optimizer.state[part] |= {"step": torch.tensor(float(step)), theirs: moment}
         unflatten(self.master.detach(), list(self.net.parameters()))
 
     def averaged(self) -> nn.Module:
@@ -88,6 +93,33 @@ class Player:
         net: nn.Module = copy.deepcopy(self.net).float()
         unflatten(self.average, list(net.parameters()))
         return net.eval()
+
+
+def _optimizers(stage: Stage, master: Tensor, parameters: list[tuple[str, nn.Parameter]]) -> list[Optimizer]:
+    """What steps ``master``, whose gradient is there, in parts that are views of it."""
+    if stage.optimizer != "muon":
+        return [_adam(AdamW if stage.optimizer == "adamw" else Adam, [master], stage)]
+    assert master.grad is not None
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    start = 0
+    for name, parameter in parameters:
+        piece = slice(start, start := start + parameter.numel())
+        is_matrix = parameter.ndim == CONVOLUTION_AXES and not name.startswith(OUTER_LAYERS)
+        part = master[piece].view(len(parameter), -1) if is_matrix else master[piece]
+        part.grad = master.grad[piece].view_as(part)
+        (matrices if is_matrix else others).append(part)
+    muon = Muon(matrices, lr=stage.learning_rate, rate_factor=stage.muon_rate, weight_decay=stage.weight_decay)
+    return [muon, _adam(AdamW, others, stage)]
+
+
+def _adam(kind: type[Adam], parts: list[Tensor], stage: Stage) -> Optimizer:
+    betas, decay = (stage.beta1, stage.beta2), stage.weight_decay
+    return kind(parts, lr=stage.learning_rate, betas=betas, weight_decay=decay, fused=True)
+
+
+def _moments(optimizer: Optimizer) -> dict[str, str]:
+    return MUON_MOMENTS if isinstance(optimizer, Muon) else ADAM_MOMENTS
 
 
 def lower_precision(net: nn.Module, dtype: torch.dtype) -> None:

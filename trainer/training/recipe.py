@@ -128,7 +128,8 @@ class Stage(_Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
     share: Positive  # of the run's steps, beside the other stages' shares
     losses: Losses
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
+    muon_rate: Positive = 1.0  # × learning_rate; of the convolutions that muon takes, AdamW has the other weights
     beta1: Share = 0.9
     beta2: Share = 0.999
     weight_decay: Weight = 0.0

@@ -7,14 +7,16 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from dicomnode.errors import ModelError
 from dicomnode.generators import model_dir
 from dicomnode.generators.card import Kind
+from dicomnode.generators.srresnet import SRResNet
 from dicomnode.imaging.profile import thin_grid
 from tests.support.model_folders import random_srresnet, random_stack, random_thin, write_paper, write_thin
-from trainer.judging.methods import baselines, linear_matrix, load_methods, nearest_matrix
+from trainer.judging.methods import baselines, linear_matrix, load_methods, nearest_matrix, thinned
 
 STACK = random_stack(7, 5, 6)
 SPLINE_ORDERS: dict[str, Literal[0, 1, 3]] = {"nearest": 0, "linear": 1, "cubic": 3}
@@ -76,3 +78,24 @@ def test_a_model_that_is_not_there_or_not_whole_is_an_error_before_anything_is_c
         load_methods([folder])
     with pytest.raises(ModelError, match="There is no model named nonesuch"):
         load_methods(["nonesuch"])
+
+
+def test_a_network_that_is_judged_twice_runs_once_and_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_paper(tmp_path / "model", Kind.SLICE, net=random_srresnet(outputs=1))
+    methods = load_methods([folder])
+    expected = {method.name: method.thin(STACK, 3, device="cpu") for method in methods}
+    runs: list[int] = []
+    forward = SRResNet.forward
+
+    def counted(net: SRResNet, images: torch.Tensor) -> torch.Tensor:
+        runs.append(len(images))
+        return forward(net, images)
+
+    monkeypatch.setattr(SRResNet, "forward", counted)
+    found = dict(thinned(methods, STACK, 3, device="cpu"))
+    assert [method.name for method in found] == list(expected)
+    for method, stack in found.items():
+        np.testing.assert_array_equal(stack, expected[method.name], err_msg=method.name)
+    assert sum(runs) == 7 * 3, "a thin slice each"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from torch import nn
 
 from dicomnode.generators.card import Kind
 from dicomnode.generators.srresnet import SRResNet
-from tests.support.model_folders import random_srresnet, write_paper, write_thin
+from tests.support.model_folders import random_srresnet, random_stack, write_paper, write_thin
 from tests.support.phantom_sources import phantom
 from trainer.data.pairs import Origin, SlicePairs, simulated_pairs
-from trainer.judging.methods import baselines, load_methods
+from trainer.judging.methods import baselines, load_methods, thinned
 from trainer.judging.paper_table import (
     ALL_CHANNELS,
     CHANNELS,
@@ -24,7 +25,7 @@ from trainer.judging.paper_table import (
     PAIRS_JUDGED,
     PairRow,
     judge_pairs,
-    paper_table,
+    thin_stacks,
 )
 
 
@@ -119,10 +120,14 @@ def test_simulated_pairs_have_interpolations_and_served_models_beside_the_slice_
         write_paper(tmp_path / "slice", Kind.SLICE, net=passing_through(1), name="slice"),
         write_thin(tmp_path / "thin", name="stack"),
     ]
+    methods = load_methods(models)
     pairs = simulated_pairs(phantom(2, extent=48), "somebody", plane=0, ratio=3)
-    ((rows, _),) = paper_table([pairs], load_methods(models))
+    thick = replace(random_stack(len(pairs.thick), 48, 48), voxels=pairs.thick)
+    results = {method.name: image for method, image in thinned(methods, thick, 3, device="cpu")}
+    rows, _ = judge_pairs(pairs, methods, stacks=thin_stacks(results, methods))
     names = {row.method for row in rows}
-    assert {LOW, "nearest", "linear", "cubic", "cubic-dc", "slice", "slice, as served", "stack, as served"} <= names
+    assert {LOW, "nearest", "linear", "cubic", "cubic-dc"} <= names
+    assert {"slice", "slice, as served", "slice, not projected", "stack, as served"} <= names
     assert "stack" not in names, "it sees a stack, not a slice"
     assert found(rows, "nearest").mse == pytest.approx(found(rows, LOW).mse, rel=1e-5)
     assert found(rows, "slice").mse == pytest.approx(found(rows, LOW_SCALED).mse, rel=1e-3)

@@ -20,6 +20,8 @@ from trainer.training.handoff import write_models
 from trainer.training.loop import LAST, Line, train
 from trainer.training.recipe import Discriminator, Losses, Recipe, Stage
 
+MUON = FIDELITY.model_copy(update={"optimizer": "muon"})
+
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[3]
 GAN = Stage(
@@ -67,9 +69,10 @@ def tensors_of(run: Path, stage: str) -> dict[str, torch.Tensor]:
     ("recipe", "stages"),
     [
         (thin_recipe(FIDELITY, SHARP), ("fidelity", "sharp")),
+        (thin_recipe(MUON, SHARP), ("fidelity", "sharp")),
         (slice_recipe(Kind.SLICE, slice_recipe().stage[0], GAN), ("mse", "srgan")),
     ],
-    ids=["thin-sharp", "paper"],
+    ids=["thin-sharp", "muon", "paper"],
 )
 def test_interrupted_in_both_stages_a_run_ends_bit_for_bit_the_same(
     recipe: Recipe, stages: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -160,9 +163,10 @@ def test_minutes_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 1 <= few < many
 
 
-def test_processes_that_share_a_batch_end_where_one_would(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [FIDELITY, MUON], ids=["adamw", "muon"])
+def test_processes_that_share_a_batch_end_where_one_would(stage: Stage, tmp_path: Path) -> None:
     """Two processes with half of the batch each, against one: the sum of gradients is taken in another order."""
-    alone, shared = (planned(tmp_path / name, thin_recipe(batch=4), (3,)) for name in ("alone", "shared"))
+    alone, shared = (planned(tmp_path / name, thin_recipe(stage, batch=4), (3,)) for name in ("alone", "shared"))
     run_through(alone)
     done = in_two_processes(shared)
     assert done.returncode == 0, done.stderr
