@@ -27,7 +27,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dicomnode.derive import coordinate_text, decimal_text
+from dicomnode.derive.decimals import coordinate_text, decimal_text
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
 from dicomnode.imaging.profile import profile_matrix
 from dicomnode.imaging.verdict import MR_IMAGE_STORAGE

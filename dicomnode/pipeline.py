@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from dicomnode.derive import DerivationPlan, DerivedFile, derive
+from dicomnode.derive.encode import DerivedFile, derive
+from dicomnode.derive.facts import DerivationPlan
 from dicomnode.generators.base import Generator
 from dicomnode.imaging.headers import UnreadableHeader, read_headers
 from dicomnode.imaging.profile import thin_grid

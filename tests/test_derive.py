@@ -25,8 +25,8 @@ from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
 
-from dicomnode import derive
-from dicomnode.derive import decimal_text
+from dicomnode.derive import attributes
+from dicomnode.derive.decimals import decimal_text
 from dicomnode.imaging import mr_attributes
 from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
 from dicomnode.imaging.verdict import Limits, Reason, judge
@@ -282,10 +282,10 @@ def test_every_attribute_of_the_standards_modules_was_decided_on() -> None:
     by_group = {keyword for keyword in listed if (tag_for_keyword(keyword) or 0) >> 16 in IDENTITY_GROUPS}
     decided = [
         *by_group,
-        *derive.SERIES_ATTRIBUTES,
-        *derive.SLAB_ATTRIBUTES,
-        *derive.INSTANCE_ATTRIBUTES,
-        derive.PIXEL_DATA,
+        *attributes.SERIES_ATTRIBUTES,
+        *attributes.SLAB_ATTRIBUTES,
+        *attributes.INSTANCE_ATTRIBUTES,
+        attributes.PIXEL_DATA,
     ]
     for table in (mr_attributes.COPIED, mr_attributes.DROPPED):
         decided += [keyword for keywords in table.values() for keyword in keywords]
@@ -309,7 +309,12 @@ def test_only_what_a_table_names_comes_out(tmp_path: Path) -> None:
         dataset.RequestAttributesSequence = [item]
     made = made_of(tmp_path, datasets).datasets[0]
     named = {keyword for keywords in mr_attributes.COPIED.values() for keyword in keywords}
-    named |= {*derive.SERIES_ATTRIBUTES, *derive.SLAB_ATTRIBUTES, *derive.INSTANCE_ATTRIBUTES, derive.PIXEL_DATA}
+    named |= {
+        *attributes.SERIES_ATTRIBUTES,
+        *attributes.SLAB_ATTRIBUTES,
+        *attributes.INSTANCE_ATTRIBUTES,
+        attributes.PIXEL_DATA,
+    }
     for element in made:
         assert not element.tag.is_private
         assert element.tag.group in IDENTITY_GROUPS or keyword_for_tag(element.tag) in named

@@ -51,7 +51,7 @@ def test_the_receiver_loads_no_numpy_through_us() -> None:
 
 
 def test_imaging_loads_no_network_and_no_database() -> None:
-    code = "import dicomnode.imaging.stack, dicomnode.imaging.verdict, dicomnode.derive"
+    code = "import dicomnode.imaging.stack, dicomnode.imaging.verdict, dicomnode.derive.encode"
     assert _loaded(code).isdisjoint({"pynetdicom", "sqlalchemy", "click", "pydantic", "torch"})
 
 

@@ -32,6 +32,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--subjects", metavar="WORD…", multiple=True, help="Only these subjects or volumes.")
 @click.option("--planes", default="0,1,2", show_default=True, help="Axes that slices are taken along.")
 @click.option("--ratios", default="3,4,5", show_default=True, help="Thin slices per thick one.")
+@click.option("--nominal", is_flag=True, help="Leave out cases whose slice profile is not the one that methods assume.")
 @click.option("--paper-table", is_flag=True, help="Also judge slice by slice, as the paper's Table 1 does.")
 @click.option("--allow-contrast", is_flag=True, help="Of slice pairs: also those whose contrast differs.")
 @click.option("--probes", is_flag=True, help="Also a constant, a ramp, noise, and lesions put into a head.")
@@ -53,8 +54,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @json_option
 def evaluate(
     studies: tuple[str, ...], inventory: Path | None, models: tuple[str, ...], out: Path | None,
-    subjects: tuple[str, ...], planes: str, ratios: str, paper_table: bool, allow_contrast: bool, probes: bool,
-    features: str | None, features_file: Path | None, features_sha256: str | None, figure_style: str,
+    subjects: tuple[str, ...], planes: str, ratios: str, nominal: bool, paper_table: bool, allow_contrast: bool,
+    probes: bool, features: str | None, features_file: Path | None, features_sha256: str | None, figure_style: str,
     reader_study: Path | None, reader_scores: tuple[Path, ...], device: str, seed: int,
     config: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -75,7 +76,7 @@ def evaluate(
 
     request = Request(
         studies=tuple(study_folders(studies, config)), inventory=inventory, models=models,
-        selection=_selection(planes, ratios, subjects), device=device,
+        selection=_selection(planes, ratios, subjects, nominal=nominal), device=device,
         features=_features(features, features_file, features_sha256), with_paper_table=paper_table,
         allow_contrast=allow_contrast, with_probes=probes, style=FigureStyle(figure_style), seed=seed,
     )  # fmt: skip
@@ -95,7 +96,7 @@ def _refuse_without_trainer() -> None:
         ) from exc
 
 
-def _selection(planes: str, ratios: str, subjects: tuple[str, ...]) -> Selection:
+def _selection(planes: str, ratios: str, subjects: tuple[str, ...], *, nominal: bool) -> Selection:
     from dicomnode.imaging.profile import RATIO_LIMITS
     from trainer.judging.cases import PLANES, Selection
 
@@ -104,6 +105,7 @@ def _selection(planes: str, ratios: str, subjects: tuple[str, ...]) -> Selection
         planes=_numbers("planes", planes, range(len(PLANES))),
         ratios=_numbers("ratios", ratios, range(lowest, highest + 1)),
         subjects=subjects,
+        mismatches=not nominal,
     )
 
 

@@ -76,7 +76,8 @@ def _derive(
     paths: list[Path], out: Path, model: str | None, device: str, progress: Callable[[str, float], None]
 ) -> Derived:
     from dicomnode import durable, log
-    from dicomnode.derive import DerivationPlan, DerivedFile
+    from dicomnode.derive.encode import DerivedFile
+    from dicomnode.derive.facts import DerivationPlan
     from dicomnode.generators import model_dir
     from dicomnode.ids import AeTitle
     from dicomnode.imaging.verdict import Limits

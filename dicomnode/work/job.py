@@ -17,7 +17,8 @@ from pathlib import Path
 
 from dicomnode import durable, log
 from dicomnode.archive import FILE_SUFFIX, Archive, FileState
-from dicomnode.derive import DerivationPlan, DerivedFile
+from dicomnode.derive.encode import DerivedFile
+from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError, ModelError, NodeError, StorageError
 from dicomnode.generators.base import Generator
 from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts, pinned_model

@@ -12,8 +12,8 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicomnode import derive
-from dicomnode.derive import DerivationPlan, DerivedFile
+from dicomnode.derive.encode import DerivedFile, derive
+from dicomnode.derive.facts import DerivationPlan
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.profile import thin_grid
@@ -66,7 +66,7 @@ def made_from(
     stack = load_volume(paths)
     grid = thin_grid(stack.volume, ratio)
     thin = generate(stack.volume) if generate else CubicDc().generate(stack.volume, grid, device="cpu")
-    derivation = derive.derive(stack, thin, plan)
+    derivation = derive(stack, thin, plan)
     files = list(derivation.files())
     assert len(files) == derivation.count == ratio * len(stack.headers)
     return Made(stack=stack, files=files, notes=derivation.notes, clipped=derivation.clipped)

@@ -1,0 +1,323 @@
+"""What each attribute of a derived series says, and why (DERIVED §3.4).
+
+Built by allow-list from an empty dataset, never by copy-and-edit: what no table names (COPIED of ``mr_attributes``,
+SERIES_, SLAB_ and INSTANCE_ATTRIBUTES below) does not come out, private elements among it, and nothing that differs
+between source slices survives unless it is computed anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import numpy as np
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from dicomnode import __version__
+from dicomnode.derive.decimals import coordinate_text, decimal_text
+from dicomnode.derive.facts import Facts
+from dicomnode.ids import derived_uid
+from dicomnode.imaging import explicit_vr
+from dicomnode.imaging.explicit_vr import tag_of
+from dicomnode.imaging.fitness import is_lossy
+from dicomnode.imaging.headers import (
+    IDENTITY_GROUPS,
+    MALFORMED,
+    PRODUCT,
+    READ_WITH,
+    InstanceHeader,
+    texts,
+    verbatim,
+)
+from dicomnode.imaging.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
+from dicomnode.imaging.verdict import MR_IMAGE_STORAGE, RESAMPLED_TERM, RESAMPLING_CODE, believed_thickness_mm
+
+INTERPOLATORS = ("cubic-dc",)  # model kinds that learned nothing: their series are not labelled AI
+NOT_FOR_DIAGNOSIS = "Not for primary diagnosis."
+SERIES_NUMBER_FACTOR, SERIES_NUMBER_OFFSET = 100, 50  # +50 stays clear of GE's own n·100 + 0… (DERIVED §3.4)
+SERIES_NUMBER_WITHOUT_SOURCE = 99000
+LARGEST_IS = 2**31 - 1  # PS3.5 §6.2
+LO_LENGTH, SH_LENGTH, ST_LENGTH = 64, 16, 1024  # characters, PS3.5 §6.2
+LENGTH_DECIMALS = 6  # of a spacing in mm: what the least-squares line has beyond is noise of the header's own digits
+
+
+def _series_number(facts: Facts) -> int:
+    source, derivation = facts.first.series_number, facts.plan.derivation_number
+    if source is not None and source >= 0:
+        number = source * SERIES_NUMBER_FACTOR + SERIES_NUMBER_OFFSET + derivation - 1
+        if number <= LARGEST_IS:
+            return number
+    return SERIES_NUMBER_WITHOUT_SOURCE + derivation
+
+
+def _series_description(facts: Facts) -> str:
+    """The marker first: lists of series cut the tail."""
+    plan = facts.plan
+    marker = "INTERP" if plan.model_kind in INTERPOLATORS else "AI"
+    revision = f"r{plan.derivation_number} " if plan.derivation_number > 1 else ""
+    source = facts.first.text("SeriesDescription")
+    return f"{marker} {facts.spacing_mm:.1f}mm DERIVED {revision}{source}"[:LO_LENGTH].rstrip()
+
+
+def _derivation_description(facts: Facts) -> str:
+    plan, thick = facts.plan, facts.stack.volume
+    gap = max(1.0 - thick.slice_thickness_mm / thick.slice_spacing_mm, 0.0)
+    is_known = believed_thickness_mm(facts.stack.headers, thick.slice_spacing_mm) is not None
+    width = f"{thick.slice_thickness_mm:.4g} mm thick, gap fraction {gap:.2f}" if is_known else "of unknown thickness"
+    sentences = [
+        f"{facts.ratio} thin slices computed for each of {len(thick.voxels)} thick ones by {PRODUCT} {__version__}",
+        f" with model {plan.model} (digest {plan.model_digest[:16]}).",
+        f" Source: series {facts.series_number}, slices {thick.slice_spacing_mm:.4g} mm apart,",
+        f" {width}.",
+    ]
+    if plan.derivation_number > 1:
+        sentences.append(f" Replaces series {_series_number(facts) - 1}.")
+    return "".join([*sentences, f" {NOT_FOR_DIAGNOSIS}"])[:ST_LENGTH]
+
+
+def _acquired(facts: Facts) -> tuple[str | None, str | None]:
+    """Date and time of the earliest source slice: one value for all, whatever package a slice was acquired in."""
+    moments = [(header.text("AcquisitionDate"), header.text("AcquisitionTime")) for header in facts.stack.headers]
+    stated = [moment for moment in moments if any(moment)]
+    if not stated:
+        return None, None
+    date, time = min(stated)
+    return date or None, time or None
+
+
+def _median_window(facts: Facts, keyword: str) -> str | None:
+    """First value of each slice's window, the middle one over the series: per-slice windows flicker."""
+    values = []
+    for header in facts.stack.headers:
+        with suppress(ValueError, IndexError):
+            values.append(float(texts(header.dataset, keyword)[0]))
+    middle = float(np.median(values)) if values else math.nan
+    return decimal_text(middle) if math.isfinite(middle) else None
+
+
+def _plane(facts: Facts, keyword: str) -> object:
+    """As the source wrote it; the median where its slices differ by less than the verdict's tolerance."""
+    element = _common(facts.stack.headers, keyword)
+    if element is not None:
+        return element
+    stated = [[float(text) for text in texts(header.dataset, keyword)] for header in facts.stack.headers]
+    return [coordinate_text(number) for number in np.median(stated, axis=0)]
+
+
+def _rescale(facts: Facts, keyword: str) -> object:
+    """As the source has it, byte for byte; one of our own where its slices differ; none where it has none."""
+    if facts.stack.format.has_uniform_rescale:
+        return verbatim(facts.first.dataset, Tag(tag_of(keyword)))
+    own = {"RescaleSlope": decimal_text(facts.slope), "RescaleIntercept": decimal_text(facts.intercept)}
+    return own.get(keyword) or facts.first.text(keyword) or "US"
+
+
+def _padding_value(facts: Facts) -> object:
+    if facts.stack.padding_value is None:
+        return None
+    vr = "SS" if facts.stack.format.is_signed else "US"
+    return DataElement(tag_of("PixelPaddingValue"), vr, facts.stack.padding_value)
+
+
+def _lossy(facts: Facts, keyword: str) -> object:
+    """Once lossy, always lossy: worst ratio and all methods of the source (C.7.6.1.1.5); nothing is asserted anew."""
+    headers = [header for header in facts.stack.headers if is_lossy(header)]
+    if not headers:
+        return _common(facts.stack.headers, keyword)
+    if keyword == "LossyImageCompression":
+        return "01"
+    if keyword == "LossyImageCompressionRatio":
+        worst = max((ratio for header in headers for ratio in header.lossy_ratios), default=None)
+        return None if worst is None else decimal_text(worst)
+    return sorted({method for header in headers for method in texts(header.dataset, keyword)}) or None
+
+
+def _contributing_equipment(facts: Facts) -> list[Dataset]:
+    """Source's own items, the node, and the scanner last: dcm2niix reports the last one (DERIVED §3.4)."""
+    plan = facts.plan
+    node = _item()
+    node.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
+    node.Manufacturer = PRODUCT
+    node.ManufacturerModelName = plan.model[:LO_LENGTH]
+    node.SoftwareVersions = [__version__, plan.model_digest[:LO_LENGTH]]
+    node.DeviceSerialNumber = str(plan.namespace)
+    node.StationName = plan.ae_title[:SH_LENGTH]
+    node.ContributionDateTime = facts.moment.strftime("%Y%m%d%H%M%S.%f%z")
+    node.ContributionDescription = f"Thin slices computed between thick ones. {NOT_FOR_DIAGNOSIS}"
+    scanner = _item()
+    scanner.PurposeOfReferenceCodeSequence = [_code("109101", "Acquisition Equipment")]
+    for keyword in (
+        "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName",
+        "InstitutionName", "InstitutionalDepartmentName",
+    ):  # fmt: skip
+        _add(scanner, _common(facts.stack.headers, keyword))
+    if not texts(scanner, "Manufacturer"):
+        scanner.Manufacturer = "unknown"  # type 1 in this sequence
+    return [*_source_items(facts, "ContributingEquipmentSequence"), node, scanner]
+
+
+def _source_items(facts: Facts, keyword: str) -> list[Dataset]:
+    element = _common(facts.stack.headers, keyword)
+    return [_clean(item) for item in element.value or ()] if isinstance(element, DataElement) else []
+
+
+def _source_image(facts: Facts, index: int) -> Dataset:
+    """A thick slice, as its neighbours' thin ones name it."""
+    header = facts.stack.headers[index]
+    item = _item()
+    item.ReferencedSOPClassUID = header.sop_class_uid
+    item.ReferencedSOPInstanceUID = header.sop_instance_uid
+    item.SpatialLocationsPreserved = "NO"
+    item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
+    return item
+
+
+def _slice_location(facts: Facts, index: int) -> str:
+    location_mm = float(facts.position_mm(index) @ facts.thin.normal)
+    if facts.location is not None:
+        per_slice, start = facts.location
+        location_mm = start + per_slice * (index - (facts.ratio - 1) / 2) / facts.ratio
+    return decimal_text(round(location_mm, LENGTH_DECIMALS))
+
+
+def instance_number(facts: Facts, index: int) -> int:
+    """Rises in the direction in which the source's rose: scrolling goes the same way."""
+    return index + 1 if facts.stack.number_direction > 0 else len(facts.thin.voxels) - index
+
+
+# One value for the whole series (DERIVED §3.4, letters N and R). None: the attribute is left out.
+SERIES_ATTRIBUTES: Mapping[str, Callable[[Facts], object]] = {
+    "SOPClassUID": lambda _: MR_IMAGE_STORAGE,
+    "SeriesInstanceUID": lambda facts: facts.series_uid,
+    "SeriesNumber": _series_number,
+    "SeriesDescription": _series_description,
+    "SeriesDate": lambda facts: facts.moment.strftime("%Y%m%d"),
+    "SeriesTime": lambda facts: facts.moment.strftime("%H%M%S.%f"),
+    "ContentDate": lambda facts: facts.moment.strftime("%Y%m%d"),
+    "ContentTime": lambda facts: facts.moment.strftime("%H%M%S.%f"),
+    "InstanceCreationDate": lambda facts: facts.moment.strftime("%Y%m%d"),
+    "InstanceCreationTime": lambda facts: facts.moment.strftime("%H%M%S.%f"),
+    "AcquisitionDate": lambda facts: _acquired(facts)[0],
+    "AcquisitionTime": lambda facts: _acquired(facts)[1],
+    # The equipment that produced the instance is the node (C.7.5.1).
+    "Manufacturer": lambda _: PRODUCT,
+    "ManufacturerModelName": lambda _: PRODUCT,
+    "SoftwareVersions": lambda _: __version__,
+    "DeviceSerialNumber": lambda facts: str(facts.plan.namespace),
+    "StationName": lambda facts: facts.plan.ae_title[:SH_LENGTH],
+    # Value 3 of C.8.3.1.1.1, value 4 as in C.8.16.1.4, "spatially re-sampled".
+    "ImageType": lambda _: ["DERIVED", "SECONDARY", "OTHER", RESAMPLED_TERM],
+    "ImageComments": lambda facts: f"Computed thin slices. {NOT_FOR_DIAGNOSIS} {READ_WITH}{facts.series_number}.",
+    "DerivationDescription": _derivation_description,
+    "DerivationCodeSequence": lambda _: [_code(RESAMPLING_CODE, "Spatial resampling")],  # CID 7203 has none for AI
+    "ImageOrientationPatient": lambda facts: _plane(facts, "ImageOrientationPatient"),
+    "PixelSpacing": lambda facts: _plane(facts, "PixelSpacing"),
+    # An unchanged thick value would lie, and makes MIP and slab tools wrong.
+    "SliceThickness": lambda facts: decimal_text(round(facts.spacing_mm, LENGTH_DECIMALS)),
+    "SpacingBetweenSlices": lambda facts: decimal_text(round(facts.spacing_mm, LENGTH_DECIMALS)),
+    "PixelPaddingValue": _padding_value,
+    "LossyImageCompression": lambda facts: _lossy(facts, "LossyImageCompression"),
+    "LossyImageCompressionRatio": lambda facts: _lossy(facts, "LossyImageCompressionRatio"),
+    "LossyImageCompressionMethod": lambda facts: _lossy(facts, "LossyImageCompressionMethod"),
+    "WindowCenter": lambda facts: _median_window(facts, "WindowCenter"),
+    "WindowWidth": lambda facts: _median_window(facts, "WindowWidth"),
+    "RescaleIntercept": lambda facts: _rescale(facts, "RescaleIntercept"),
+    "RescaleSlope": lambda facts: _rescale(facts, "RescaleSlope"),
+    "RescaleType": lambda facts: _rescale(facts, "RescaleType"),
+    "ContentQualification": lambda _: "RESEARCH",  # the coded "not a product"
+    "ContributingEquipmentSequence": _contributing_equipment,
+}
+
+# One value for each instance; the second argument counts thin slices along the normal.
+INSTANCE_ATTRIBUTES: Mapping[str, Callable[[Facts, int], object]] = {
+    "SOPInstanceUID": lambda facts, index: derived_uid(facts.plan.namespace, f"instance:{facts.seed}:{index}"),
+    "InstanceNumber": instance_number,
+    "ImagePositionPatient": lambda facts, index: [coordinate_text(mm) for mm in facts.position_mm(index)],
+    "SliceLocation": _slice_location,
+}
+
+# Sequences for the thin slices of one thick slice, with an item for it and for each of its neighbours; the second
+# argument counts thick slices along the normal.
+SLAB_ATTRIBUTES: Mapping[str, Callable[[Facts, int], Dataset]] = {"SourceImageSequence": _source_image}
+PIXEL_DATA = "PixelData"
+
+
+def series_dataset(facts: Facts) -> Dataset:
+    """All attributes that the instances share."""
+    headers = facts.stack.headers
+    dataset = _item()
+    for tag in headers[0].dataset.keys():  # noqa: SIM118 (iterating a Dataset itself gives elements, decoded)
+        if tag.group in IDENTITY_GROUPS:
+            _add(dataset, verbatim(headers[0].dataset, tag))
+    for keyword in PATIENT_TYPE_2:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
+    for keywords in COPIED.values():
+        for keyword in keywords:
+            element = _common(headers, keyword)
+            if element is None and keyword in TYPE_2 and any(header.has(keyword) for header in headers):
+                setattr(dataset, keyword, None)
+            _add(dataset, element)
+    written = texts(dataset, "SpecificCharacterSet")
+    with explicit_vr.without_warnings():
+        for keyword, value in SERIES_ATTRIBUTES.items():
+            _set(dataset, keyword, value(facts))
+        encodings = convert_encodings(list(written)) if written else None
+    dataset.set_original_encoding(False, True, encodings)
+    return dataset
+
+
+def _common(headers: Sequence[InstanceHeader], keyword: str) -> RawDataElement | DataElement | None:
+    """The element that all source slices share, or None."""
+    tag = Tag(tag_of(keyword))
+    try:
+        first, *others = (verbatim(header.dataset, tag) for header in headers)
+    except MALFORMED:
+        return None
+    return first if all(_is_same(first, other) for other in others) else None
+
+
+def _is_same(one: RawDataElement | DataElement | None, other: RawDataElement | DataElement | None) -> bool:
+    if isinstance(one, RawDataElement) and isinstance(other, RawDataElement):
+        return (one.value or b"").rstrip(b" \0") == (other.value or b"").rstrip(b" \0")
+    return one == other
+
+
+def _item() -> Dataset:
+    """An empty dataset that writes raw elements as they are, instead of decoding and encoding them."""
+    item = Dataset()
+    item.set_original_encoding(False, True)
+    return item
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = _item()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def _set(dataset: Dataset, keyword: str, value: object) -> None:
+    if isinstance(value, RawDataElement | DataElement):
+        _add(dataset, value)
+    elif value is not None:
+        setattr(dataset, keyword, value)
+
+
+def _add(dataset: Dataset, element: RawDataElement | DataElement | None) -> None:
+    """Add a source's element; private ones in the items of a sequence stay behind."""
+    if isinstance(element, DataElement) and element.VR == "SQ":
+        element = DataElement(element.tag, "SQ", [_clean(item) for item in element.value or ()])
+    if element is not None:
+        dataset[element.tag] = element
+
+
+def _clean(item: Dataset) -> Dataset:
+    clean = _item()
+    for tag in item.keys():  # noqa: SIM118 (as above)
+        if not tag.is_private:
+            _add(clean, verbatim(item, tag))
+    return clean

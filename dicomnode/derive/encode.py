@@ -1,0 +1,171 @@
+"""A thin ``Volume`` and the thick series it came from → the derived series, encoded once (DERIVED §3).
+
+Each instance is encoded once to Explicit VR Little Endian; the caller keeps those bytes and sends them, the same for
+ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from dicomnode.derive.attributes import (
+    INSTANCE_ATTRIBUTES,
+    PIXEL_DATA,
+    SLAB_ATTRIBUTES,
+    instance_number,
+    series_dataset,
+)
+from dicomnode.derive.facts import DerivationPlan, Facts, facts_of
+from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, digest
+from dicomnode.imaging import explicit_vr
+from dicomnode.imaging.explicit_vr import tag_of
+from dicomnode.imaging.stack import Stack
+from dicomnode.imaging.verdict import MR_IMAGE_STORAGE
+from dicomnode.imaging.volume import Volume
+
+SOURCE_WINDOW = 2  # thick slices on each side that are named as sources; all would be quadratic in the file count
+CLIPPED_SHARE = 1e-4  # of the voxels; more than that at the top of the format is worth a sentence (DERIVED §3.3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedFile:
+    """One derived instance, encoded: a whole Part 10 file."""
+
+    instance_number: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    content: bytes
+    sha256: str  # of the dataset, without preamble and file meta
+    size_bytes: int  # of the dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Derivation:
+    """A derived series, ready to be encoded instance by instance."""
+
+    series_uid: str
+    count: int
+    clipped: int  # voxels that were brighter than the pixel format holds, beyond what was at its top already
+    notes: tuple[str, ...]  # sentences for ``series explain``
+    facts: Facts
+
+    def files(self) -> Iterator[DerivedFile]:
+        """The instances in order of Instance Number; each call encodes anew, and to the same bytes."""
+        shared = _Shared.of(self.facts)
+        order = range(self.count) if self.facts.stack.number_direction > 0 else range(self.count - 1, -1, -1)
+        for index in order:
+            yield _encode(shared, self.facts, index)
+
+
+def derive(stack: Stack, thin: Volume, plan: DerivationPlan) -> Derivation:
+    """Prepare the derived series of ``thin``, which must lie on the block-aligned grid of ``stack`` (DERIVED §3.1)."""
+    facts = facts_of(stack, thin, plan)
+    brightest = stack.format.highest * facts.slope + facts.intercept
+    bright = [index for index, frame in enumerate(thin.voxels) if not frame.max() <= brightest]  # NaN too
+    clipped = sum(int(np.count_nonzero(stored > stack.format.highest)) for stored in map(facts.stored, bright))
+    clipped = max(clipped - stack.saturated * facts.ratio, 0)
+    notes = []
+    if clipped > CLIPPED_SHARE * thin.voxels.size:
+        share = 100.0 * clipped / thin.voxels.size
+        notes.append(f"{clipped} voxels ({share:.2g} %) were brighter than the pixel format holds and were clipped.")
+    if not stack.format.has_uniform_rescale:
+        notes.append("Rescale Slope or Intercept varies between the source slices; the result has one for all.")
+    return Derivation(
+        series_uid=facts.series_uid, count=len(thin.voxels), clipped=clipped, notes=tuple(notes), facts=facts
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Shared:
+    """Elements that more than one instance holds, by tag, encoded once: that is most of an instance's header."""
+
+    series: Mapping[int, bytes]
+    slabs: tuple[Mapping[int, bytes], ...]  # one for each thick slice
+    meta: Mapping[int, bytes]  # of the file meta
+
+    @classmethod
+    def of(cls, facts: Facts) -> _Shared:
+        count = len(facts.stack.headers)
+        with explicit_vr.without_warnings():  # a damaged UID is named as it is
+            items = {
+                keyword: [explicit_vr.item(value(facts, index)) for index in range(count)]
+                for keyword, value in SLAB_ATTRIBUTES.items()
+            }
+        slabs = []
+        for owner in range(count):
+            around = slice(max(owner - SOURCE_WINDOW, 0), owner + SOURCE_WINDOW + 1)
+            slabs.append(
+                {tag_of(key): explicit_vr.element(tag_of(key), "SQ", *of[around]) for key, of in items.items()}
+            )
+        return cls(
+            series=explicit_vr.elements(explicit_vr.written(series_dataset(facts))),
+            slabs=tuple(slabs),
+            meta=_file_meta(),
+        )
+
+
+def _encode(shared: _Shared, facts: Facts, index: int) -> DerivedFile:
+    """Write what is the instance's own and lay it, tag by tag, between what it shares."""
+    own = {keyword: value(facts, index) for keyword, value in INSTANCE_ATTRIBUTES.items()}
+    elements = {**shared.series, **shared.slabs[index // facts.ratio]}
+    elements |= {tag_of(keyword): explicit_vr.text_element(keyword, value) for keyword, value in own.items()}
+    pixels_vr = "OB" if facts.stack.format.bits_allocated == 8 else "OW"
+    elements[tag_of(PIXEL_DATA)] = explicit_vr.element(tag_of(PIXEL_DATA), pixels_vr, _pixels(facts, index))
+    dataset = b"".join(elements[tag] for tag in sorted(elements))
+    sop_instance_uid = own["SOPInstanceUID"]
+    assert isinstance(sop_instance_uid, str)
+    return DerivedFile(
+        instance_number=instance_number(facts, index),
+        sop_class_uid=MR_IMAGE_STORAGE,
+        sop_instance_uid=sop_instance_uid,
+        transfer_syntax_uid=str(ExplicitVRLittleEndian),
+        content=_head(shared.meta, sop_instance_uid) + dataset,
+        sha256=digest(dataset),
+        size_bytes=len(dataset),
+    )
+
+
+def _file_meta() -> dict[int, bytes]:
+    """The file meta (PS3.10 §7.1) but for what is the instance's own."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID = UID(MR_IMAGE_STORAGE)
+    meta.MediaStorageSOPInstanceUID = UID("0.0")  # every instance writes its own in its place
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    buffer = DicomBytesIO()
+    write_file_meta_info(buffer, meta)
+    return explicit_vr.elements(buffer.getvalue())
+
+
+def _head(meta: Mapping[int, bytes], sop_instance_uid: str) -> bytes:
+    """Preamble and file meta of an instance."""
+    own, length = tag_of("MediaStorageSOPInstanceUID"), tag_of("FileMetaInformationGroupLength")
+    elements = {**meta, own: explicit_vr.text_element("MediaStorageSOPInstanceUID", sop_instance_uid)}
+    del elements[length]
+    content = b"".join(elements[tag] for tag in sorted(elements))
+    return bytes(128) + b"DICM" + explicit_vr.element(length, "UL", len(content).to_bytes(4, "little")) + content
+
+
+def _pixels(facts: Facts, index: int) -> bytes:
+    """Stored values of one slice, fitted into the source's format and never below what the source holds.
+
+    A spline swings under the air beside an edge; a magnitude image has nothing there.
+    """
+    stack, form = facts.stack, facts.stack.format
+    lowest = max(form.lowest, round((stack.minimum - facts.intercept) / facts.slope))
+    stored = np.clip(facts.stored(index), lowest, form.highest)
+    if stack.padding is not None:
+        stored[stack.padding[index // facts.ratio]] = stack.padding_value
+    kind = f"{'i' if form.is_signed else 'u'}{form.bits_allocated // 8}"
+    words = stored.astype(f"<{kind}").tobytes()
+    return words + b"\0" * (len(words) % 2)
