@@ -37,7 +37,7 @@ from dicomnode.errors import InputError
 MEAN, SIGMA = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPEC = re.compile(r"vgg19:(?P<layer>(?:conv|relu)[1-5]_[1-4]|pool[1-5])(?:@(?P<side>[1-9][0-9]{1,3}))?")
 SPEC_HINT = "Name a layer such as vgg19:relu3_4 or vgg19:pool4@224."
-FILE_HINT = "Give --features-file a safetensors file of VGG19 and --features-sha256 its sha256."
+FILE_HINT = "Name a safetensors file with torchvision's names of layers (--features-file) and its sha256."
 REFERENCE_SIDE_PIXELS = 96
 # Operators of the compiled extension that torchvision 0.28 registers shapes for while it is imported.
 OPERATORS = {
@@ -92,6 +92,19 @@ def load(spec: str, *, file: Path | None = None, sha256: str | None = None) -> F
     return Features(spec, layers, int(match["side"]) if match["side"] else None)
 
 
+def load_vgg16(file: Path, sha256: str | None, *, end: int) -> tuple[nn.Sequential, Mapping[str, Tensor]]:
+    """The first ``end`` layers of VGG16, frozen, and all that the file holds; InputError as of ``load``."""
+    _prepare_torchvision()
+    from torchvision.models.vgg import cfgs, make_layers  # type: ignore[import-untyped]
+
+    tensors = _read_tensors(file, sha256)
+    with torch.device("meta"):
+        layers = make_layers(cfgs["D"])[:end]
+    _fill(layers, tensors, "VGG16")
+    frozen: nn.Sequential = layers.eval().requires_grad_(False)
+    return frozen, tensors
+
+
 def reference_picture() -> Tensor:
     """(1, 1, 96, 96): noise with the 1/f spectrum of natural images, mean 0.4, standard deviation 0.2, in 0 … 1."""
     side = REFERENCE_SIDE_PIXELS
@@ -106,7 +119,7 @@ def reference_picture() -> Tensor:
 def _build_layers(layer: str) -> nn.Sequential:
     """VGG19 up to and with ``layer``, on no device yet: 20 million weights must not be drawn to be thrown away."""
     _prepare_torchvision()
-    from torchvision.models.vgg import cfgs, make_layers  # type: ignore[import-untyped]
+    from torchvision.models.vgg import cfgs, make_layers
 
     stage, convolution = 1, 0
     for count, entry in enumerate(cfgs["E"], 1):
@@ -135,7 +148,7 @@ def _fill(layers: nn.Sequential, tensors: Mapping[str, Tensor], spec: str) -> No
     try:
         layers.load_state_dict(found, assign=True)
     except RuntimeError as exc:
-        raise InputError("The features file does not hold the layers of VGG19.", hint=FILE_HINT) from exc
+        raise InputError("The features file does not hold the layers of VGG.", hint=FILE_HINT) from exc
 
 
 def _read_tensors(file: Path, sha256: str | None) -> Mapping[str, Tensor]:
@@ -150,7 +163,7 @@ def _read_tensors(file: Path, sha256: str | None) -> Mapping[str, Tensor]:
         raise InputError(
             f"{file} is not the features file that was asked for: expected sha256 {sha256}, found {found}. "
             "Nothing was loaded from it.",
-            hint="Get the file again, or correct --features-sha256.",
+            hint="Get the file again, or correct the sha256.",
         )
     try:
         tensors: Mapping[str, Tensor] = safetensors.torch.load(content)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trainer.features import Features
     from trainer.judging.cases import Selection
     from trainer.judging.evaluate import Request
+    from trainer.judging.perception import Distance
 
 STUDY_TITLE = "Image quality of reformatted MR series"  # names no method: readers see it
 KEY_SUFFIX = ".key.json"  # as trainer.judging.reader_study writes it
@@ -39,6 +40,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--features", metavar="SPEC", help="For a feature distance, such as vgg19:relu3_4.")
 @click.option("--features-file", metavar="FILE", type=FILE, help="Weights of the features; else they are downloaded.")
 @click.option("--features-sha256", metavar="HEX", help="Of that file.")
+@click.option("--perceptual-file", metavar="FILE", type=FILE, help="Weights of LPIPS and DISTS, to judge by them too.")
+@click.option("--perceptual-sha256", metavar="HEX", help="Of that file.")
 @click.option("--figure-style", type=click.Choice(["one-window", "paper"]), default="one-window", show_default=True)
 @click.option("--reader-study", metavar="PAGE.html", type=NEW_FILE, help="Write a page for blinded readers instead.")
 @click.option(
@@ -55,9 +58,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def evaluate(
     studies: tuple[str, ...], inventory: Path | None, models: tuple[str, ...], out: Path | None,
     subjects: tuple[str, ...], planes: str, ratios: str, nominal: bool, paper_table: bool, allow_contrast: bool,
-    probes: bool, features: str | None, features_file: Path | None, features_sha256: str | None, figure_style: str,
-    reader_study: Path | None, reader_scores: tuple[Path, ...], device: str, seed: int,
-    config: Path | None, as_json: bool,
+    probes: bool, features: str | None, features_file: Path | None, features_sha256: str | None,
+    perceptual_file: Path | None, perceptual_sha256: str | None, figure_style: str, reader_study: Path | None,
+    reader_scores: tuple[Path, ...], device: str, seed: int, config: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Judge models beside nearest, linear, cubic and cubic-dc on volumes whose thin truth is known.
 
@@ -77,7 +80,8 @@ def evaluate(
     request = Request(
         studies=tuple(study_folders(studies, config)), inventory=inventory, models=models,
         selection=_selection(planes, ratios, subjects, nominal=nominal), device=device,
-        features=_features(features, features_file, features_sha256), with_paper_table=paper_table,
+        features=_features(features, features_file, features_sha256),
+        perceptual=_perceptual(perceptual_file, perceptual_sha256), with_paper_table=paper_table,
         allow_contrast=allow_contrast, with_probes=probes, style=FigureStyle(figure_style), seed=seed,
     )  # fmt: skip
     if reader_study is not None:
@@ -117,6 +121,16 @@ def _features(spec: str | None, file: Path | None, sha256: str | None) -> Featur
     from trainer import features
 
     return features.load(spec, file=file, sha256=sha256)
+
+
+def _perceptual(file: Path | None, sha256: str | None) -> dict[str, Distance]:
+    if file is None:
+        if sha256 is not None:
+            raise InputError("The sha256 of a file for LPIPS and DISTS was given, but no file.")
+        return {}
+    from trainer.judging import perceptual
+
+    return perceptual.load(file, sha256)
 
 
 def _numbers(option: str, text: str, allowed: range) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from dicomnode.imaging import metrics
+from tests.support.piq import import_piq
 
 FloatArray = NDArray[np.float32]
 
@@ -59,15 +59,8 @@ def test_ssim_is_that_of_scikit_image(shape: tuple[int, int, int]) -> None:
 
 def piq_haarpsi(images: FloatArray, references: FloatArray) -> NDArray[np.float64]:
     """Of (N, H, W) pairs."""
-    # piq imports torchvision, which fails where its compiled operators are absent unless their names are known.
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            library.define(schema)  # type: ignore[no-untyped-call]
-    piq = importlib.import_module("piq")
     pair = (torch.from_numpy(volume)[:, None].double() for volume in (images, references))
-    similarity: NDArray[np.float64] = piq.haarpsi(*pair, reduction="none").flatten().numpy()
+    similarity: NDArray[np.float64] = import_piq().haarpsi(*pair, reduction="none").flatten().numpy()
     return similarity
 
 

@@ -5,8 +5,8 @@ Volumes are judged one at a time: what stays in memory of each is its numbers an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ from trainer.judging.figures import Figure, FigureStyle, is_shown, pair_figure, 
 from trainer.judging.judge import Judged, Row, judge, progress_line
 from trainer.judging.methods import BASELINE, Method, load_methods
 from trainer.judging.paper_table import PairRow, judge_pairs, pair_line, thin_stacks
+from trainer.judging.perception import Distance
+from trainer.judging.perceptual import DISTS, LPIPS
 from trainer.judging.probes import Probe, is_probed, probe
 from trainer.judging.summary import ComparisonRow, MethodRow, SubjectRow, comparison_rows, method_rows, subject_rows
 
@@ -33,7 +35,7 @@ Report = Callable[[str], None]
 
 PREFERRED_RATIO = 4  # of the figures, the paper's table and the reader study, where it is among those asked for
 NO_FEATURES = "feature distance: not computed, features not given"
-NO_PERCEPTUAL = "LPIPS, DISTS: not computed, their features (AlexNet, VGG16) not given"
+NO_PERCEPTUAL = "{}: not computed, its weights not given"
 SCANNED = (
     "The studies were scanned, not read from an inventory: whether a model was trained on one of them is not known."
 )
@@ -50,6 +52,7 @@ class Request:
     selection: Selection = Selection()  # noqa: RUF009 (frozen)
     device: str = "cpu"
     features: Features | None = None
+    perceptual: Mapping[str, Distance] = field(default_factory=dict)
     with_paper_table: bool = False
     allow_contrast: bool = False  # of real pairs: take those whose contrast differs
     with_probes: bool = False
@@ -121,7 +124,7 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
     if request.with_probes and not probes:
         notes.append("probes: not computed, no case of plane 0 and ratio 4 with a thin truth, or no model")
     notes.extend([NO_FEATURES] if request.features is None else [])
-    notes.append(NO_PERCEPTUAL)
+    notes.extend(NO_PERCEPTUAL.format(name.upper()) for name in (LPIPS, DISTS) if name not in request.perceptual)
     return _evaluation(request, judged, methods, rows, table.rows, probes, notes), tuple(figures)
 
 
@@ -198,6 +201,7 @@ def judged_cases(
                 methods,
                 device=request.device,
                 features=request.features,
+                perceptual=request.perceptual,
                 keep_results=is_shown(case, ratio),
             )
             for row in one.rows:

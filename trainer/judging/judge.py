@@ -7,7 +7,7 @@ differ by the method alone. Ranges, masks and definitions: SCIENCE §3.2 and ``d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ from trainer.data.sources import Split
 from trainer.features import Features
 from trainer.judging.cases import Case
 from trainer.judging.methods import BASELINE, Method, thinned
-from trainer.judging.perception import feature_distance
+from trainer.judging.perception import Distance, feature_distance, mean_over_reformats
+from trainer.judging.perceptual import DISTS, LPIPS
 from trainer.published import table_mse
 
 FloatArray = NDArray[np.float32]
@@ -35,6 +36,8 @@ class Scores:
     ssim: float
     haarpsi: float  # mean of both reformats
     feature_distance: float | None  # None: no features were given
+    lpips: float | None  # None: its weights were not given
+    dists: float | None
     mse: float  # raw units squared
     mse_table: float  # as the paper's Table 1 counts: Σ over a slice ÷ its rows, raw units squared; no mask
     gradient_error: float  # rms error of the step from slice to slice
@@ -103,6 +106,7 @@ def judge(
     *,
     device: str = "cpu",
     features: Features | None = None,
+    perceptual: Mapping[str, Distance] | None = None,
     keep_results: bool = False,
 ) -> Judged:
     """Thick slices from the truth, thinned by each method; all assume a box, as they must for a real series."""
@@ -114,7 +118,9 @@ def judge(
     results, scored = {}, {}
     for method, image in thinned(methods, thick, case.ratio, device=device):
         assert image.shape == case.truth.shape, method.name
-        scored[method] = scores(image, case, thick, sigma=sigma, flat=flat, features=features)
+        scored[method] = scores(
+            image, case, thick, sigma=sigma, flat=flat, features=features, perceptual=perceptual or {}
+        )
         if keep_results:
             results[method.name] = image
     base = next(found.psnr for method, found in scored.items() if method.name == BASELINE)
@@ -154,9 +160,17 @@ def case_facts(case: Case, sigma: float, flat: metrics.Mask) -> CaseFacts:
 
 
 def scores(
-    image: FloatArray, case: Case, thick: Volume, *, sigma: float, flat: metrics.Mask, features: Features | None
+    image: FloatArray,
+    case: Case,
+    thick: Volume,
+    *,
+    sigma: float,
+    flat: metrics.Mask,
+    features: Features | None,
+    perceptual: Mapping[str, Distance],
 ) -> Scores:
     """All metrics of one result."""
+    perceived = {name: mean_over_reformats(one, image, case.truth, case.mask) for name, one in perceptual.items()}
     assumed = consistency(len(thick.voxels), case.ratio, assumed_thickness_over_spacing(thick)).profile
     residual = metrics.consistency_residual(image, thick.voxels, assumed)
     thick_sigma = sigma / math.sqrt(case.ratio)  # a thick slice averages ``ratio`` thin ones
@@ -168,6 +182,8 @@ def scores(
         ssim=metrics.ssim(image, case.truth, case.mask),
         haarpsi=metrics.reformat_haarpsi(image, case.truth, case.mask),
         feature_distance=None if features is None else feature_distance(features, image, case.truth, case.mask),
+        lpips=perceived.get(LPIPS),
+        dists=perceived.get(DISTS),
         mse=metrics.mse(image, case.truth, case.mask) * case.scale**2,
         mse_table=sum(map(table_mse, image, case.truth)) / len(image) * case.scale**2,
         gradient_error=metrics.gradient_error(image, case.truth, case.mask),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,19 +14,24 @@ from trainer.features import Features
 
 REFORMATS_COMPARED = 8  # of each of the two planes that contain z, evenly spread over the mask; all would take minutes
 
+Distance = Callable[[FloatArray, FloatArray], float]  # of one pair of images (H, W)
+
 
 def feature_distance(features: Features, image: FloatArray, truth: FloatArray, mask: Mask) -> float:
-    """Mean squared difference of the activations, over reformats of both planes that contain z.
+    """Mean squared difference of the activations, over reformats.
 
     Divided by the features' energy, so that weights of another scale give a number of the same order.
     """
+    return mean_over_reformats(partial(squared_distance, features), image, truth, mask)
+
+
+def mean_over_reformats(distance: Distance, image: FloatArray, truth: FloatArray, mask: Mask) -> float:
+    """Of some reformats of both planes that contain z, both planes alike."""
     assert image.shape == truth.shape == mask.shape
     means = []
     for axis in (1, 2):
         chosen = spread(np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))), REFORMATS_COMPARED)
-        distances = [
-            squared_distance(features, image.take(index, axis), truth.take(index, axis)) for index in chosen.tolist()
-        ]
+        distances = [distance(image.take(index, axis), truth.take(index, axis)) for index in chosen.tolist()]
         means.append(sum(distances) / len(distances))
     return sum(means) / len(means)
 

@@ -23,6 +23,8 @@ MEASURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "ssim": ("SSIM (3-D)", lambda row: row.scores.ssim),
     "haarpsi": ("HaarPSI (both reformats)", lambda row: row.scores.haarpsi),
     "feature_distance": ("feature distance", lambda row: row.scores.feature_distance),
+    "lpips": ("LPIPS (both reformats)", lambda row: row.scores.lpips),
+    "dists": ("DISTS (both reformats)", lambda row: row.scores.dists),
     "mse": ("MSE, raw units²", lambda row: row.scores.mse),
     "mse_table": ("MSE as the paper's table counts, Σ ÷ rows", lambda row: row.scores.mse_table),
     "gradient_error": ("gradient error along z", lambda row: row.scores.gradient_error),

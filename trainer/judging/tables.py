@@ -15,14 +15,15 @@ from trainer.judging.summary import MEASURES, MethodRow, SubjectRow
 
 DASH = "–"
 DIGITS = {
-    "psnr": 2, "gain": 2, "worst_phase_psnr": 2, "ssim": 4, "haarpsi": 4, "feature_distance": 4, "gradient_error": 4,
-    "z_detail": 3, "edge_width": 2, "noise_spread": 3, "residual": 3, "ceiling_share": 3,
+    "psnr": 2, "gain": 2, "worst_phase_psnr": 2, "ssim": 4, "haarpsi": 4, "feature_distance": 4, "lpips": 4,
+    "dists": 4, "gradient_error": 4, "z_detail": 3, "edge_width": 2, "noise_spread": 3, "residual": 3,
+    "ceiling_share": 3,
 }  # fmt: skip
 SHORT = {
     "psnr": "PSNR dB", "gain": "gain dB", "worst_phase_psnr": "worst phase dB", "ssim": "SSIM", "haarpsi": "HaarPSI",
-    "feature_distance": "features", "mse": "MSE raw²", "mse_table": "table MSE", "gradient_error": "z-gradient",
-    "z_detail": "z-detail", "edge_width": "edge", "noise_spread": "noise spread", "residual": "residual σ",
-    "ceiling_share": "of ceiling",
+    "feature_distance": "features", "lpips": "LPIPS", "dists": "DISTS", "mse": "MSE raw²", "mse_table": "table MSE",
+    "gradient_error": "z-gradient", "z_detail": "z-detail", "edge_width": "edge", "noise_spread": "noise spread",
+    "residual": "residual σ", "ceiling_share": "of ceiling",
 }  # fmt: skip
 PROBE_DIGITS = 4
 
@@ -208,7 +209,8 @@ def _models(evaluation: Evaluation) -> frozenset[str]:
 
 
 def _shown_measures(evaluation: Evaluation) -> list[str]:
-    return [name for name in MEASURES if name != "feature_distance" or evaluation.features is not None]
+    """But those that nobody has: their weights were not given."""
+    return [name for name in MEASURES if any(row.means[name] is not None for row in evaluation.subjects)]
 
 
 def _cell(measure: str, value: float | None, method: str) -> str:
