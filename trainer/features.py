@@ -37,7 +37,7 @@ from dicomnode.errors import InputError
 MEAN, SIGMA = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPEC = re.compile(r"vgg19:(?P<layer>(?:conv|relu)[1-5]_[1-4]|pool[1-5])(?:@(?P<side>[1-9][0-9]{1,3}))?")
 SPEC_HINT = "Name a layer such as vgg19:relu3_4 or vgg19:pool4@224."
-FILE_HINT = "Name a safetensors file with torchvision's names of layers (--features-file, --perceptual-file) and its sha256."
+FILE_HINT = "Name a safetensors file with torchvision's names of layers (--features-file) and its sha256."
 REFERENCE_SIDE_PIXELS = 96
 # Operators of the compiled extension that torchvision 0.28 registers shapes for while it is imported.
 OPERATORS = {

@@ -35,6 +35,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--ratios", default="3,4,5", show_default=True, help="Thin slices per thick one.")
 @click.option("--nominal", is_flag=True, help="Leave out cases whose slice profile is not the one that methods assume.")
 @click.option("--paper-table", is_flag=True, help="Also judge slice by slice, as the paper's Table 1 does.")
+@click.option(
+    "--slices-only", is_flag=True, help="Judge by the paper's table alone, which takes minutes without a GPU."
+)
 @click.option("--allow-contrast", is_flag=True, help="Of slice pairs: also those whose contrast differs.")
 @click.option("--probes", is_flag=True, help="Also a constant, a ramp, noise, and lesions put into a head.")
 @click.option("--features", metavar="SPEC", help="For a feature distance, such as vgg19:relu3_4.")
@@ -57,8 +60,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @json_option
 def evaluate(
     studies: tuple[str, ...], inventory: Path | None, models: tuple[str, ...], out: Path | None,
-    subjects: tuple[str, ...], planes: str, ratios: str, nominal: bool, paper_table: bool, allow_contrast: bool,
-    probes: bool, features: str | None, features_file: Path | None, features_sha256: str | None,
+    subjects: tuple[str, ...], planes: str, ratios: str, nominal: bool, paper_table: bool, slices_only: bool,
+    allow_contrast: bool, probes: bool, features: str | None, features_file: Path | None, features_sha256: str | None,
     perceptual_file: Path | None, perceptual_sha256: str | None, figure_style: str, reader_study: Path | None,
     reader_scores: tuple[Path, ...], device: str, seed: int, config: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -81,8 +84,9 @@ def evaluate(
         studies=tuple(study_folders(studies, config)), inventory=inventory, models=models,
         selection=_selection(planes, ratios, subjects, nominal=nominal), device=device,
         features=_features(features, features_file, features_sha256),
-        perceptual=_perceptual(perceptual_file, perceptual_sha256), with_paper_table=paper_table,
-        allow_contrast=allow_contrast, with_probes=probes, style=FigureStyle(figure_style), seed=seed,
+        perceptual=_perceptual(perceptual_file, perceptual_sha256),
+        with_paper_table=paper_table or slices_only, with_volumes=not slices_only, allow_contrast=allow_contrast,
+        with_probes=probes, style=FigureStyle(figure_style), seed=seed,
     )  # fmt: skip
     if reader_study is not None:
         _write_study(request, reader_study)

@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 
 from dicomnode.errors import InputError
 from dicomnode.generators import model_dir
+from dicomnode.generators.card import Kind
 from dicomnode.generators.device import choose_device
 from trainer.data import sources
 from trainer.data.pairs import SlicePairs, load_pairs, simulated_pairs
 from trainer.data.partners import find_pairs
 from trainer.data.sources import Role, Series, Source, Split
 from trainer.features import Features
-from trainer.judging.cases import Case, Selection, cases_of, judged_sources
+from trainer.judging.cases import Case, Selection, cases_of, is_thin, judged_sources, prepare
 from trainer.judging.figures import Figure, FigureStyle, is_shown, pair_figure, reformat_figures
 from trainer.judging.judge import Judged, Row, judge, progress_line
-from trainer.judging.methods import BASELINE, Method, load_methods
+from trainer.judging.methods import BASELINE, Method, load_methods, thinned
 from trainer.judging.paper_table import PairRow, judge_pairs, pair_line, thin_stacks
 from trainer.judging.perception import Distance
 from trainer.judging.perceptual import DISTS, LPIPS
@@ -54,6 +55,7 @@ class Request:
     features: Features | None = None
     perceptual: Mapping[str, Distance] = field(default_factory=dict)
     with_paper_table: bool = False
+    with_volumes: bool = True  # False: the paper's table alone
     allow_contrast: bool = False  # of real pairs: take those whose contrast differs
     with_probes: bool = False
     style: FigureStyle = FigureStyle.ONE_WINDOW
@@ -106,7 +108,7 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
     figures: list[Figure] = []
     probes: list[Probe] = []
     table = _PaperTable(request, methods, report)
-    for one in judged_cases(request, judged, methods, report):
+    for one in judged_cases(request, judged, methods, report) if request.with_volumes else ():
         rows.extend(one.rows)
         if one.results:
             figures.extend(reformat_figures(one, methods, request.style))
@@ -115,12 +117,15 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
         if request.with_probes and is_probed(one.case):
             report(f"{one.case.name}: probes")
             probes.extend(probe(methods, one.case, device=request.device))
-    if not rows:
-        raise InputError("No volume has slices enough to be judged.", hint="At least four thick slices are needed.")
     if request.with_paper_table:
         for pairs in real_pairs(request, judged, series, notes):
             table.add(pairs)
+        for case in () if request.with_volumes else table_cases(request, judged):
+            stacks = dict(table_stacks(case, methods, request.device))
+            table.add(pairs_of_case(case), stacks=thin_stacks(stacks, methods))
         figures.extend(table.figures)
+    if not rows and not table.rows:
+        raise InputError("No volume has slices enough to be judged.", hint="At least four thick slices are needed.")
     if request.with_probes and not probes:
         notes.append("probes: not computed, no case of plane 0 and ratio 4 with a thin truth, or no model")
     notes.extend([NO_FEATURES] if request.features is None else [])
@@ -228,6 +233,21 @@ class _PaperTable:
             self.report(pair_line(row))
         self.rows.extend(rows)
         self.figures.append(pair_figure(pictures, self.request.style))
+
+
+def table_cases(request: Request, judged: Sequence[Source]) -> Iterator[Case]:
+    """One of each thin volume, where no volumes are judged."""
+    for source in judged:
+        volume = sources.load(source)
+        if is_thin(volume):
+            yield prepare(source, volume, plane=0, ratio=preferred_ratio(request.selection))
+
+
+def table_stacks(case: Case, methods: Sequence[Method], device: str) -> Iterator[tuple[str, FloatArray]]:
+    """Of the methods that have no slice network, which the table shows on slices: that would take the longest."""
+    cheap = [method for method in methods if not method.is_model or method.kind == Kind.THIN]
+    for method, stack in thinned(cheap, case.thick_volume(), case.ratio, device=device):
+        yield method.name, stack
 
 
 def pairs_of_case(case: Case) -> SlicePairs:

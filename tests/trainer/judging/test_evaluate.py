@@ -86,6 +86,21 @@ def test_pairs_probes_and_pictures_come_along(done: tuple[Evaluation, tuple[Figu
     assert titles == ["low", "cubic-dc", "net", "net, not projected", "high"]
 
 
+def test_the_papers_table_can_be_had_without_judging_volumes(studies: Path, tmp_path: Path) -> None:
+    """Its rows are the same; a slice network is not run on whole stacks."""
+    net = write_paper(tmp_path / "net", Kind.SLICE, net=random_srresnet(outputs=1, channels=4, blocks=1), name="net")
+    request = Request(
+        studies=(studies,), inventory=studies / "inventory.toml", models=(net, "thin"), selection=SMALL,
+        with_paper_table=True, with_volumes=False,
+    )  # fmt: skip
+    evaluation, figures = evaluate(request, report=lambda _line: None)
+    assert not evaluation.rows
+    assert len(figures) == 1
+    found = {row.method for row in evaluation.paper_table}
+    assert {LOW, "nearest", "cubic-dc", "net", "thin, as served"} <= found
+    assert "net, as served" not in found
+
+
 def test_what_was_not_computed_is_said(done: tuple[Evaluation, tuple[Figure, ...], list[str]]) -> None:
     evaluation, _, _ = done
     assert NO_FEATURES in evaluation.notes
