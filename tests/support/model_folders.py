@@ -31,6 +31,14 @@ from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.volume import Volume
 
 DATA = (DataRow(volume="noise", subject="nobody", split="train", licence="CC0-1.0"),)
+FACTS: dict[str, object] = {
+    "name": "small",
+    "ratios": (2, 6),
+    "licence": "CC0-1.0",
+    "intended_use": "Tests.",
+    "failure_modes": ("Knows nothing.",),
+    "data": DATA,
+}
 
 
 def random_stack(slices: int, height: int, width: int, *, seed: int = 0) -> Volume:
@@ -67,70 +75,30 @@ def random_srresnet(*, outputs: int, channels: int = 8, blocks: int = 2) -> SRRe
     return net.eval()
 
 
-def write_thin(folder: Path, *, net: ThinNet | None = None, name: str = "small", **changes: object) -> Path:
+def write_thin(folder: Path, *, net: ThinNet | None = None, **changes: object) -> Path:
     """A sealed directory of the kind ``thin``; ``changes`` go into its card."""
     net = net or random_thin()
-    parameters = ThinParameters(window=net.window, channels=net.join.out_channels, blocks=len(net.blocks))
-    card = ThinCard(
-        name=name,
-        ratios=(2, 6),
-        licence="CC0-1.0",
-        intended_use="Tests.",
-        failure_modes=("Knows nothing.",),
-        data=DATA,
-        parameters=parameters,
-    )
-    return _write(folder, card.model_copy(update=changes), net)
+    shape = ThinParameters(window=net.window, channels=net.join.out_channels, blocks=len(net.blocks))
+    return _write(folder, ThinCard.model_validate({**FACTS, "parameters": shape, **changes}), net)
 
 
 def write_paper(folder: Path, kind: Literal[Kind.SLICE, Kind.SLAB3], *, net: SRResNet, **changes: object) -> Path:
     """A sealed directory of the kind ``slice`` or ``slab3``; ``changes`` go into its card."""
-    card = SRResNetCard(
-        name="small",
-        kind=kind,
-        ratios=(2, 6),
-        licence="CC0-1.0",
-        intended_use="Tests.",
-        failure_modes=("Knows nothing.",),
-        data=DATA,
-        parameters=SRResNetParameters(channels=net.join.out_channels, blocks=len(net.blocks)),
-    )
-    return _write(folder, card.model_copy(update=changes), net)
+    shape = SRResNetParameters(channels=net.join.out_channels, blocks=len(net.blocks))
+    return _write(folder, SRResNetCard.model_validate({**FACTS, "kind": kind, "parameters": shape, **changes}), net)
 
 
 def write_srcnn(folder: Path, net: SRCNN, **changes: object) -> Path:
     """A sealed directory of the kind ``srcnn``; ``changes`` go into its card."""
-    shape = SRCNNParameters.model_validate(
-        {
-            "channels": net.head.out_channels,
-            "mapped": net.middle.out_channels,
-            "middle": net.middle.kernel_size[0],
-        }
-    )
-    card = SRCNNCard(
-        name="small",
-        ratios=(2, 6),
-        licence="CC0-1.0",
-        intended_use="Tests.",
-        failure_modes=("Knows nothing.",),
-        data=DATA,
-        parameters=shape,
-    )
-    return _write(folder, card.model_copy(update=changes), net)
+    found = {"channels": net.head.out_channels, "mapped": net.middle.out_channels, "middle": net.middle.kernel_size[0]}
+    shape = SRCNNParameters.model_validate(found)
+    return _write(folder, SRCNNCard.model_validate({**FACTS, "parameters": shape, **changes}), net)
 
 
 def write_vdsr(folder: Path, net: VDSR, **changes: object) -> Path:
     """A sealed directory of the kind ``vdsr``; ``changes`` go into its card."""
-    card = VDSRCard(
-        name="small",
-        ratios=(2, 6),
-        licence="CC0-1.0",
-        intended_use="Tests.",
-        failure_modes=("Knows nothing.",),
-        data=DATA,
-        parameters=VDSRParameters(channels=net.head.out_channels, layers=len(net.trunk) + 2),
-    )
-    return _write(folder, card.model_copy(update=changes), net)
+    shape = VDSRParameters(channels=net.head.out_channels, layers=len(net.trunk) + 2)
+    return _write(folder, VDSRCard.model_validate({**FACTS, "parameters": shape, **changes}), net)
 
 
 def _write(folder: Path, card: Card, net: nn.Module) -> Path:

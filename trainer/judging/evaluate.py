@@ -119,7 +119,7 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
             probes.extend(probe(methods, one.case, device=request.device))
     if request.with_paper_table:
         for pairs in real_pairs(request, judged, series, notes):
-            table.add(pairs)
+            table.add(pairs, stacks={})
         for case in () if request.with_volumes else table_cases(request, judged):
             stacks = dict(table_stacks(case, methods, request.device))
             table.add(pairs_of_case(case), stacks=thin_stacks(stacks, methods))
@@ -227,7 +227,7 @@ class _PaperTable:
         self.rows: list[PairRow] = []
         self.figures: list[Figure] = []
 
-    def add(self, pairs: SlicePairs, stacks: dict[str, FloatArray] | None = None) -> None:
+    def add(self, pairs: SlicePairs, stacks: Mapping[str, FloatArray]) -> None:
         rows, pictures = judge_pairs(pairs, self.methods, stacks=stacks, device=self.request.device)
         for row in rows:
             self.report(pair_line(row))

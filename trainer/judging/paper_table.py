@@ -2,7 +2,8 @@
 
 Columns: its own error (Σ over a slice ÷ rows, which is 512 times the mean), the true mean squared error, PSNR, SSIM.
 Rows: the low-resolution slice as it is, which the paper never compared with; interpolations where the thin slices lie
-on the grid that thick ones are thinned to; slice networks on the thick slice itself, as the paper runs them.
+on the grid that thick ones are thinned to; slice networks on the thick slice itself, as the paper runs them, or on
+the interpolated one where they were made to refine it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ FloatArray = NDArray[np.float32]
 PAIRS_JUDGED = 24  # of each patient, evenly spread: the paper's network takes seconds for a slice without a GPU
 LOW = "low as it is"
 LOW_SCALED = "low, both series scaled"
+CUBIC = "cubic"  # the interpolation that refining networks were trained on
+REFINES_INTERPOLATION = (Kind.SRCNN, Kind.VDSR)
 CHANNELS = ("before", "middle", "after")  # of a network that predicts a slice and its neighbours
 ALL_CHANNELS = "all three"
 
@@ -80,7 +83,7 @@ class _Sums:
 
 
 def judge_pairs(
-    pairs: SlicePairs, methods: Sequence[Method], *, stacks: Mapping[str, FloatArray] | None = None, device: str = "cpu"
+    pairs: SlicePairs, methods: Sequence[Method], *, stacks: Mapping[str, FloatArray], device: str = "cpu"
 ) -> tuple[list[PairRow], PairPictures]:
     """Every method on the same pairs of one patient.
 
@@ -90,7 +93,7 @@ def judge_pairs(
     mask = body_mask(pairs.thin)
     chosen = _spread(pairs.matches)
     sums: dict[tuple[str, str], _Sums] = {}
-    shown: dict[str, FloatArray] = {}
+    results: dict[str, FloatArray] = {}
     pictured = chosen[len(chosen) // 2]
     for thick_index, thin_index in chosen:
         low = pairs.thick[thick_index]
@@ -98,22 +101,24 @@ def judge_pairs(
             (LOW, ""): (low * np.float32(pairs.thick_scale / pairs.thin_scale), thin_index),
             (LOW_SCALED, ""): (low, thin_index),
         }
-        found |= {(name, ""): (stack[thin_index], thin_index) for name, stack in (stacks or {}).items()}
+        found |= {(name, ""): (stack[thin_index], thin_index) for name, stack in stacks.items()}
         for method in methods:
-            found |= _predicted(method, low, thin_index, len(pairs.thin), device)
+            is_interpolated = method.kind in REFINES_INTERPOLATION and CUBIC in stacks
+            shown = stacks[CUBIC][thin_index] if is_interpolated else low
+            found |= _predicted(method, shown, thin_index, len(pairs.thin), device)
         for key, (image, index) in found.items():
             sums.setdefault(key, _Sums()).add(image, pairs.thin[index], mask[index])
             if key[1] in CHANNELS:
                 sums.setdefault((key[0], ALL_CHANNELS), _Sums()).add(image, pairs.thin[index], mask[index])
             if (thick_index, thin_index) == pictured and key[0] not in (LOW, LOW_SCALED):
-                shown[key[0] if key[1] in ("", CHANNELS[1]) else f"{key[0]}, {key[1]}"] = image
+                results[key[0] if key[1] in ("", CHANNELS[1]) else f"{key[0]}, {key[1]}"] = image
     rows = [_row(pairs, method, channel, len(chosen), own) for (method, channel), own in sums.items()]
     pictures = PairPictures(
         subject=pairs.subject,
         origin=pairs.origin,
         low=pairs.thick[pictured[0]],
         high=pairs.thin[pictured[1]],
-        results=shown,
+        results=results,
     )
     return rows, pictures
 

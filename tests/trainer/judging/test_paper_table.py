@@ -13,7 +13,8 @@ from torch import nn
 
 from dicomnode.generators.card import Kind
 from dicomnode.generators.srresnet import SRResNet
-from tests.support.model_folders import random_srresnet, random_stack, write_paper, write_thin
+from dicomnode.generators.vdsr import VDSR
+from tests.support.model_folders import random_srresnet, random_stack, write_paper, write_thin, write_vdsr
 from tests.support.phantom_sources import phantom
 from trainer.data.pairs import Origin, SlicePairs, simulated_pairs
 from trainer.judging.methods import baselines, load_methods, thinned
@@ -51,7 +52,7 @@ def found(rows: list[PairRow], method: str, channel: str = "") -> PairRow:
 def test_the_low_slice_as_it_is_stands_beside_the_models_in_both_units() -> None:
     """Raw values differ threefold; scaled they are equal. The table's column is the width times the true error."""
     pairs = real_pairs()
-    rows, _ = judge_pairs(pairs, baselines())
+    rows, _ = judge_pairs(pairs, baselines(), stacks={})
     low = found(rows, LOW)
     truth = np.stack([pairs.thin[j] for _, j in pairs.matches]).astype(np.float64)
     assert low.mse == pytest.approx(np.mean((200.0 * truth) ** 2), rel=1e-5)
@@ -67,7 +68,7 @@ def test_similarity_and_psnr_are_those_of_scikit_image() -> None:
         subject="s", origin=Origin.REAL, thick=noisy, thin=pairs.thin, thick_scale=300.0, thin_scale=300.0,
         matches=pairs.matches[2:3],
     )  # fmt: skip
-    rows, _ = judge_pairs(pairs, baselines())
+    rows, _ = judge_pairs(pairs, baselines(), stacks={})
     ((thick, thin),) = pairs.matches
     _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
         pairs.thin[thin].astype(np.float64),
@@ -105,7 +106,7 @@ def test_of_three_outputs_each_is_held_against_its_own_slice(tmp_path: Path) -> 
     """The network repeats its input three times: right in the middle, wrong by one slice beside it."""
     folder = write_paper(tmp_path / "model", Kind.SLAB3, net=passing_through(3))
     pairs = real_pairs()
-    rows, pictures = judge_pairs(pairs, load_methods([folder]))
+    rows, pictures = judge_pairs(pairs, load_methods([folder]), stacks={})
     truth = pairs.thin.astype(np.float64)
     for step, channel in zip((-1, 0, 1), CHANNELS, strict=True):
         expected = np.mean([(truth[j] - truth[j + step]) ** 2 for _, j in pairs.matches]) * 300.0**2
@@ -134,8 +135,23 @@ def test_simulated_pairs_have_interpolations_and_served_models_beside_the_slice_
     assert {row.origin for row in rows} == {Origin.SIMULATED}
 
 
+def test_a_network_that_refines_interpolation_is_shown_it(tmp_path: Path) -> None:
+    """VDSR that adds nothing gives what it is shown: the cubic slice, or of a real pair, which has none, the thick."""
+    net = VDSR(channels=4, layers=3)
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    methods = load_methods([write_vdsr(tmp_path / "vdsr", net)])
+    simulated = simulated_pairs(phantom(2, extent=48), "somebody", plane=0, ratio=3)
+    thick = replace(random_stack(len(simulated.thick), 48, 48), voxels=simulated.thick)
+    stacks = {method.name: stack for method, stack in thinned(baselines(), thick, 3, device="cpu")}
+    rows, _ = judge_pairs(simulated, methods, stacks=stacks)
+    assert found(rows, "small").mse == pytest.approx(found(rows, "cubic").mse, rel=1e-5)
+    rows, _ = judge_pairs(real_pairs(), methods, stacks={})
+    assert found(rows, "small").mse == found(rows, LOW_SCALED).mse
+
+
 def test_of_many_pairs_some_are_judged_and_their_number_is_said() -> None:
     pairs = simulated_pairs(phantom(2, extent=96), "somebody", plane=0, ratio=2)
-    rows, _ = judge_pairs(pairs, ())
+    rows, _ = judge_pairs(pairs, (), stacks={})
     assert len(pairs.matches) > PAIRS_JUDGED
     assert {row.pairs for row in rows} == {PAIRS_JUDGED}
