@@ -148,6 +148,8 @@ class Stage(_Strict):
             raise ValueError("a content weight and features belong together")
         if self.rates is not None and self.cosine_to is not None:
             raise ValueError("rates and cosine_to exclude each other")
+        if self.muon_rate != 1.0 and self.optimizer != "muon":
+            raise ValueError("muon_rate is for the optimizer muon")
         if not any(self.losses.model_dump().values()):
             raise ValueError("no loss has a weight")
         return self

@@ -32,7 +32,7 @@ def test_the_papers_recipes_have_the_papers_networks(name: str, parameters: int)
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     text = (RECIPES / "thin.toml").read_text()
-    text = text.replace("steps = 40000", "steps = 0").replace("clip_norm", "clipnorm").replace('"strips"', '"stripes"')
+    text = text.replace("steps = 20000", "steps = 0").replace("clip_norm", "clipnorm").replace('"strips"', '"stripes"')
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -46,6 +46,7 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     [
         ('kind = "thin"', 'kind = "slice"', "strips are for the kind thin"),
         ("z_gradient = 0.5", "z_gradient = 0.5, adversarial = 0.1", "belong together"),
+        ('optimizer = "muon"', 'optimizer = "adam"', "muon_rate is for the optimizer muon"),
         ("cosine_to = 0.01", "cosine_to = 0.01\nrates = [[0.0, 1.0]]", "exclude each other"),
     ],
 )
