@@ -87,17 +87,17 @@ def load(spec: str, *, file: Path | None = None, sha256: str | None = None) -> F
     if file is None and sha256 is not None:
         raise InputError("The sha256 of a features file was given, but no file.", hint=FILE_HINT)
     layers = _build_layers(match["layer"])
-    tensors = _download_tensors() if file is None else _read_tensors(file, sha256)
+    tensors = _download_tensors() if file is None else _read_tensors(file, sha256, FILE_HINT)
     _fill(layers, tensors, spec)
     return Features(spec, layers, int(match["side"]) if match["side"] else None)
 
 
-def load_vgg16(file: Path, sha256: str | None, *, end: int) -> tuple[nn.Sequential, Mapping[str, Tensor]]:
+def load_vgg16(file: Path, sha256: str | None, *, end: int, hint: str) -> tuple[nn.Sequential, Mapping[str, Tensor]]:
     """The first ``end`` layers of VGG16, frozen, and all that the file holds; InputError as of ``load``."""
     _prepare_torchvision()
     from torchvision.models.vgg import cfgs, make_layers  # type: ignore[import-untyped]
 
-    tensors = _read_tensors(file, sha256)
+    tensors = _read_tensors(file, sha256, hint)
     with torch.device("meta"):
         layers = make_layers(cfgs["D"])[:end]
     _fill(layers, tensors, "VGG16")
@@ -151,13 +151,13 @@ def _fill(layers: nn.Sequential, tensors: Mapping[str, Tensor], spec: str) -> No
         raise InputError("The features file does not hold the layers of VGG.", hint=FILE_HINT) from exc
 
 
-def _read_tensors(file: Path, sha256: str | None) -> Mapping[str, Tensor]:
+def _read_tensors(file: Path, sha256: str | None, hint: str) -> Mapping[str, Tensor]:
     if sha256 is None:
-        raise InputError(f"The sha256 that {file} must have was not given; it was not read.", hint=FILE_HINT)
+        raise InputError(f"The sha256 that {file} must have was not given; it was not read.", hint=hint)
     try:
         content = file.read_bytes()
     except OSError as exc:
-        raise InputError(f"The features file {file} cannot be read: {exc.strerror}.", hint=FILE_HINT) from exc
+        raise InputError(f"The features file {file} cannot be read: {exc.strerror}.", hint=hint) from exc
     found = ids.digest(content)
     if found != sha256.lower():
         raise InputError(
@@ -168,7 +168,7 @@ def _read_tensors(file: Path, sha256: str | None) -> Mapping[str, Tensor]:
     try:
         tensors: Mapping[str, Tensor] = safetensors.torch.load(content)
     except SafetensorError as exc:
-        raise InputError(f"{file} is not a safetensors file.", hint=FILE_HINT) from exc
+        raise InputError(f"{file} is not a safetensors file.", hint=hint) from exc
     return tensors
 
 

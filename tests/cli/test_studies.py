@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian
 
-from dicomnode import ids
-from dicomnode.ids import SeriesId, new_instance_id
-from dicomnode.ledger.rows import StoredInstance
+from dicomnode.archive import Archive
 from dicomnode.ledger.store import open_ledger
 from tests.cli.conftest import Run
-from tests.support.mr_series import MR_IMAGE_STORAGE
 from tests.support.phantom_sources import phantom, write_series
+from tests.support.stored import store
 
 
 @pytest.fixture
@@ -25,29 +21,12 @@ def study_uid(tmp_path: Path) -> str:
     """Of the second of two archived series, each of another study."""
     (tmp_path / "data").mkdir()
     with closing(open_ledger(f"sqlite:///{tmp_path}/data/ledger.sqlite")) as ledger:
+        archive = Archive(tmp_path / "data")
         for number in range(2):
-            series = ledger.series_for(f"2.25.{number + 1}")
-            folder = tmp_path / "data" / "archive" / str(series)
             thick = phantom(number, extent=49)[4:44:4]
-            paths = write_series(folder, thick, slice_spacing_mm=4.0, patient=f"P-{number}")
-            ledger.accept([stored(path, series, place) for place, path in enumerate(paths)])
+            paths = write_series(tmp_path / str(number), thick, slice_spacing_mm=4.0, patient=f"P-{number}")
+            store(ledger, archive, [pydicom.dcmread(path) for path in paths])
     return str(pydicom.dcmread(paths[0]).StudyInstanceUID)
-
-
-def stored(path: Path, series: SeriesId, place: int) -> StoredInstance:
-    """As the door tells the ledger of a file that it has written."""
-    return StoredInstance(
-        id=new_instance_id(),
-        series=series,
-        sop_class_uid=MR_IMAGE_STORAGE,
-        sop_instance_uid=f"2.25.{series}.{place + 1}",
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        size_bytes=path.stat().st_size,
-        sha256=ids.digest(path.read_bytes()),
-        file=f"{series}/{path.name}",
-        peer="mr1",
-        received_at=datetime.now(UTC),
-    )
 
 
 def test_a_study_of_the_archive_is_looked_at_for_training_and_judged(run: Run, study_uid: str) -> None:

@@ -124,8 +124,12 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
             stacks = dict(table_stacks(case, methods, request.device))
             table.add(pairs_of_case(case), stacks=thin_stacks(stacks, methods))
         figures.extend(table.figures)
+        if request.with_volumes and 0 not in request.selection.planes:
+            notes.append("paper's table: no simulated pairs, which are of plane 0")
     if not rows and not table.rows:
         raise InputError("No volume has slices enough to be judged.", hint="At least four thick slices are needed.")
+    if not request.with_volumes:
+        notes.append("whole volumes: not judged, slices only")
     if request.with_probes and not probes:
         notes.append("probes: not computed, no case of plane 0 and ratio 4 with a thin truth, or no model")
     notes.extend([NO_FEATURES] if request.features is None else [])

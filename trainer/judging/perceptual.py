@@ -30,7 +30,7 @@ CHANNELS = (3, 64, 128, 256, 512, 512)  # of the image and of each stage
 SMALLEST_SIDE_PIXELS = 16  # four poolings leave nothing of less
 DISTS_SIDE_PIXELS = 256  # larger images are brought to it, as its authors do
 LPIPS_EPSILON, DISTS_EPSILON, POOL_EPSILON = 1e-10, 1e-6, 1e-12
-HINT = "docs/evaluate.md says what it has to hold."
+HINT = "Name the file that docs/evaluate.md describes (--perceptual-file) and its sha256 (--perceptual-sha256)."
 
 Stages = tuple[nn.Sequential, ...]  # of VGG16; each but the first begins with a pooling
 Pool = Callable[[Tensor], Tensor]
@@ -85,7 +85,7 @@ class Dists:
 
 def load(file: Path, sha256: str | None) -> dict[str, Distance]:
     """The distances that a file holds weights of, by name; InputError where it is not the one meant, or has none."""
-    layers, tensors = features.load_vgg16(file, sha256, end=STAGE_ENDS[-1])
+    layers, tensors = features.load_vgg16(file, sha256, end=STAGE_ENDS[-1], hint=HINT)
     starts = (0, *STAGE_ENDS[:-1])
     stages = tuple(nn.Sequential(*list(layers)[start:end]) for start, end in zip(starts, STAGE_ENDS, strict=True))
     found: dict[str, Distance] = {}

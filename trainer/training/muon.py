@@ -44,7 +44,10 @@ class Muon(Optimizer):
         ahead = []
         for matrix in matrices:
             assert matrix.grad is not None
-            average = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+            state = self.state[matrix]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(matrix)
+            average = state["momentum_buffer"]
             average.lerp_(matrix.grad, 1.0 - MOMENTUM)
             ahead.append(matrix.grad.lerp(average, MOMENTUM))  # Nesterov's: where the momentum will be
         step = rate * UPDATE_RMS * max(matrices[0].shape) ** 0.5

@@ -95,10 +95,19 @@ def test_the_papers_table_can_be_had_without_judging_volumes(studies: Path, tmp_
     )  # fmt: skip
     evaluation, figures = evaluate(request, report=lambda _line: None)
     assert not evaluation.rows
+    assert "whole volumes: not judged, slices only" in evaluation.notes
     assert len(figures) == 1
     found = {row.method for row in evaluation.paper_table}
     assert {LOW, "nearest", "cubic-dc", "net", "thin, as served"} <= found
     assert "net, as served" not in found
+
+
+def test_a_table_without_simulated_pairs_says_why(studies: Path) -> None:
+    sides = Selection(planes=(1,), ratios=(4,), mismatches=False)
+    request = Request(studies=(studies,), inventory=studies / "inventory.toml", selection=sides, with_paper_table=True)
+    evaluation, _ = evaluate(request, report=lambda _line: None)
+    assert not evaluation.paper_table
+    assert "paper's table: no simulated pairs, which are of plane 0" in evaluation.notes
 
 
 def test_what_was_not_computed_is_said(done: tuple[Evaluation, tuple[Figure, ...], list[str]]) -> None:
