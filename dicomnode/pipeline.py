@@ -77,6 +77,7 @@ def run_pipeline(
     """
     tell = progress or (lambda _stage, _share: None)
     watch = _Watch()
+    tell(Stage.READ, 0.0)
     with watch(Stage.READ):
         verdict = judge(read_headers(paths), limits)
         if not verdict.process:
@@ -88,6 +89,7 @@ def run_pipeline(
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
         thin = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
+    tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
         derivation = derive(stack, thin, plan)
     written = []
