@@ -77,7 +77,6 @@ def run_pipeline(
     """
     tell = progress or (lambda _stage, _share: None)
     watch = _Watch()
-    tell(Stage.READ, 0.0)
     with watch(Stage.READ):
         verdict = judge(read_headers(paths), limits)
         if not verdict.process:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from dicomnode.imaging.explicit_vr import tag_of
 from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, name_of
-from dicomnode.imaging.representation import Element, Misfit, copy_of, vr_of
+from dicomnode.imaging.representation import Element, Misfit, copy_of, standard_vr, vr_of
 
 
 class Copies:
@@ -60,21 +59,13 @@ class Copies:
         if isinstance(element, Misfit):
             self._misfits[tag] = element
             return None
-        if vr_of(header.dataset.get_item(tag), tag) not in (element.VR, _words(tag)):
+        if vr_of(header.dataset.get_item(tag), tag) not in (element.VR, standard_vr(tag)):
             self._renamed[tag] = str(element.VR)
         return element
 
     def _is_one_name(self, keyword: str) -> bool:
         """Is it a person's name, spelled in more than one way?"""
-        return dictionary_VR(keyword) == "PN" and len({header.canonical(keyword) for header in self._headers}) == 1
-
-
-def _words(tag: BaseTag) -> str:
-    """What the dictionary says of a tag, "US or SS" for two; "" where it does not know it."""
-    try:
-        return dictionary_VR(tag)
-    except KeyError:
-        return ""
+        return standard_vr(Tag(keyword)) == "PN" and len({header.canonical(keyword) for header in self._headers}) == 1
 
 
 def _is_same(one: Element | None, other: Element | None) -> bool:

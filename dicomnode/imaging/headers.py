@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -25,7 +25,16 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicomnode.errors import InputError, StorageError
-from dicomnode.imaging.representation import ENCODED_TEXT, MALFORMED, SINGLE_TEXT, TEXT, items_of, vr_of
+from dicomnode.imaging.representation import (
+    ENCODED_TEXT,
+    LATER_SEQUENCES,
+    MALFORMED,
+    SINGLE_TEXT,
+    TEXT,
+    items_of,
+    standard_vr,
+    vr_of,
+)
 from dicomnode.imaging.spelling import canonical
 
 PRODUCT = "dicomnode"  # Manufacturer of what we derive; DERIVED §1.5 recognises our output by it
@@ -244,9 +253,9 @@ def attribute_name(keyword: str) -> str:
 def name_of(tag: BaseTag) -> str:
     """As ``attribute_name``; the tag itself where the dictionary does not know it."""
     try:
-        return dictionary_description(tag)
+        return LATER_SEQUENCES.get(tag) or dictionary_description(tag)
     except KeyError:
-        return f"attribute {tag}"
+        return f"Attribute {tag}"
 
 
 class _Reader:
@@ -381,11 +390,7 @@ def _content(dataset: Dataset, tag: BaseTag) -> str:
 
 
 def _canonical(dataset: Dataset, tag: BaseTag) -> list[str]:
-    try:
-        vr = dictionary_VR(tag)
-    except KeyError:
-        vr = ""
-    return [canonical(vr, value) for value in _texts(dataset, tag)]
+    return [canonical(standard_vr(tag), value) for value in _texts(dataset, tag)]
 
 
 def _digest(raw: RawDataElement | DataElement) -> str:

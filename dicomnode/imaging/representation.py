@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Mapping
 from enum import StrEnum
 
 from pydicom.config import RAISE
@@ -35,6 +36,17 @@ MALFORMED = (
     OverflowError, RecursionError, TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 
+# Sequences of the patient's group that came into the standard (2023) after the library's dictionary was made.
+LATER_SEQUENCES: Mapping[int, str] = {
+    0x00100011: "Person Names to Use Sequence",
+    0x00100014: "Third Person Pronouns Sequence",
+    0x00100015: "Pronoun Code Sequence",
+    0x00100041: "Gender Identity Sequence",
+    0x00100043: "Sex Parameters for Clinical Use Category Sequence",
+    0x00100044: "Gender Identity Code Sequence",
+    0x00100046: "Sex Parameters for Clinical Use Category Code Sequence",
+}
+
 UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 §7.5
 _HEAD = 8  # bytes of tag and length of an item
@@ -51,12 +63,17 @@ class Misfit(StrEnum):
 
 def vr_of(raw: Element, tag: BaseTag) -> str:
     """The VR as written; of the dictionary where the writer gave none (Implicit VR) or UN (PS3.5 §6.2.2)."""
-    if raw.VR is None or raw.VR == "UN":
-        try:
-            return dictionary_VR(tag)
-        except KeyError:
-            return "UN"
-    return str(raw.VR)
+    return (standard_vr(tag) or "UN") if raw.VR is None or raw.VR == "UN" else str(raw.VR)
+
+
+def standard_vr(tag: BaseTag) -> str:
+    """The dictionary's VR, "US or SS" where it leaves a choice; "" where it does not know the tag."""
+    if tag in LATER_SEQUENCES:
+        return "SQ"
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return ""
 
 
 def copy_of(dataset: Dataset, tag: BaseTag) -> Element | Misfit | None:
@@ -70,10 +87,7 @@ def copy_of(dataset: Dataset, tag: BaseTag) -> Element | Misfit | None:
         return None
     raw = dataset.get_item(tag)
     written = vr_of(raw, tag)
-    try:
-        allowed = dictionary_VR(tag).split(" or ")
-    except KeyError:
-        allowed = [written]  # of a later edition than ours: the writer's word stands alone
+    allowed = (standard_vr(tag) or written).split(" or ")  # of a later edition than ours: the writer's word stands
     try:
         return _fit(dataset, tag, raw, written, allowed)
     except MALFORMED:
