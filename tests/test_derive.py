@@ -466,6 +466,42 @@ def test_one_window_serves_all_slices(tmp_path: Path, small: Made) -> None:
     assert (made.WindowCenter, made.WindowWidth) == (42, 80), "the first pair; a slice without one has no say"
 
 
+NO_WINDOW = (None, None)
+
+
+@pytest.mark.parametrize(
+    ("centres", "widths", "function", "expected"),
+    [
+        ("800", "1600", None, (800, 1600)),
+        ("0", "0", None, NO_WINDOW),
+        ("800", "-1600", None, NO_WINDOW),
+        ("800", None, None, NO_WINDOW),
+        (None, "1600", None, NO_WINDOW),
+        ("800", "0.5", None, NO_WINDOW),
+        ("800", "0.5", "LINEAR", NO_WINDOW),
+        ("0.2", "0.5", "LINEAR_EXACT", (0.2, 0.5)),
+        ("0.2", "0.5", "SIGMOID", (0.2, 0.5)),
+        ("0.2", "0", "SIGMOID", NO_WINDOW),
+        (["0", "400"], ["0", "900"], None, (400, 900)),
+        (["800", "400"], "1600", None, (800, 1600)),
+    ],
+)
+def test_a_window_is_a_pair_that_a_viewer_can_use(
+    tmp_path: Path, centres: object, widths: object, function: str | None, expected: tuple[object, object]
+) -> None:
+    changes = {"WindowCenter": centres, "WindowWidth": widths, "VOILUTFunction": function}
+    made = made_of(tmp_path, replace(SMALL, changes=changes).datasets()).datasets[0]
+    assert (made.get("WindowCenter"), made.get("WindowWidth")) == expected
+
+
+def test_slices_without_a_usable_window_have_no_say_in_it(tmp_path: Path) -> None:
+    datasets = SMALL.datasets()
+    for dataset in datasets[:4]:
+        dataset.WindowCenter, dataset.WindowWidth = "0", "0"
+    made = made_of(tmp_path, datasets).datasets[0]
+    assert (made.WindowCenter, made.WindowWidth) == (504.5, 1004.5)
+
+
 def test_the_past_of_a_lossy_source_is_not_forgotten(tmp_path: Path) -> None:
     datasets = SMALL.datasets()
     for index, dataset in enumerate(datasets[:3]):

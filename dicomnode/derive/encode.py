@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom.dataset import FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -56,13 +56,13 @@ class Derivation:
     clipped: int  # voxels that were brighter than the pixel format holds, beyond what was at its top already
     notes: tuple[str, ...]  # sentences for ``series explain``
     facts: Facts
+    shared: Shared
 
     def files(self) -> Iterator[DerivedFile]:
         """The instances in order of Instance Number; each call encodes anew, and to the same bytes."""
-        shared = _Shared.of(self.facts)
         order = range(self.count) if self.facts.stack.number_direction > 0 else range(self.count - 1, -1, -1)
         for index in order:
-            yield _encode(shared, self.facts, index)
+            yield _encode(self.shared, self.facts, index)
 
 
 def derive(stack: Stack, thin: Volume, plan: DerivationPlan) -> Derivation:
@@ -78,13 +78,20 @@ def derive(stack: Stack, thin: Volume, plan: DerivationPlan) -> Derivation:
         notes.append(f"{clipped} voxels ({share:.2g} %) were brighter than the pixel format holds and were clipped.")
     if not stack.format.has_uniform_rescale:
         notes.append("Rescale Slope or Intercept varies between the source slices; the result has one for all.")
+    series = series_dataset(facts)
+    notes += facts.copies.notes(series)
     return Derivation(
-        series_uid=facts.series_uid, count=len(thin.voxels), clipped=clipped, notes=tuple(notes), facts=facts
+        series_uid=facts.series_uid,
+        count=len(thin.voxels),
+        clipped=clipped,
+        notes=tuple(notes),
+        facts=facts,
+        shared=Shared.of(facts, series),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Shared:
+class Shared:
     """Elements that more than one instance holds, by tag, encoded once: that is most of an instance's header."""
 
     series: Mapping[int, bytes]
@@ -92,7 +99,8 @@ class _Shared:
     meta: Mapping[int, bytes]  # of the file meta
 
     @classmethod
-    def of(cls, facts: Facts) -> _Shared:
+    def of(cls, facts: Facts, series: Dataset) -> Shared:
+        """Encode what ``series_dataset`` made, and the sequences of each slab."""
         count = len(facts.stack.headers)
         with explicit_vr.without_warnings():  # a damaged UID is named as it is
             items = {
@@ -106,13 +114,13 @@ class _Shared:
                 {tag_of(key): explicit_vr.element(tag_of(key), "SQ", *of[around]) for key, of in items.items()}
             )
         return cls(
-            series=explicit_vr.elements(explicit_vr.written(series_dataset(facts))),
+            series=explicit_vr.elements(explicit_vr.written(series)),
             slabs=tuple(slabs),
             meta=_file_meta(),
         )
 
 
-def _encode(shared: _Shared, facts: Facts, index: int) -> DerivedFile:
+def _encode(shared: Shared, facts: Facts, index: int) -> DerivedFile:
     """Write what is the instance's own and lay it, tag by tag, between what it shares."""
     own = {keyword: value(facts, index) for keyword, value in INSTANCE_ATTRIBUTES.items()}
     elements = {**shared.series, **shared.slabs[index // facts.ratio]}

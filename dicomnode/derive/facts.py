@@ -16,13 +16,14 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomnode.derive.copies import Copies
 from dicomnode.derive.decimals import decimal_text
 from dicomnode.ids import AeTitle, derived_uid
 from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.stack import Stack
 from dicomnode.imaging.volume import Vector, Volume
 
-DERIVE_VERSION = 1  # raised by hand when this room or the inference writes other bytes; part of every derived UID
+DERIVE_VERSION = 2  # raised by hand when this room or the inference writes other bytes; part of every derived UID
 SERIES_KIND = "thin"  # another kind of result of the same job needs UIDs of its own
 LINEAR_LOCATION_MM = 0.01  # Slice Location that runs so straight is the scanner's own axis, and is kept
 MINUTES_PER_DAY = 24 * 60
@@ -60,6 +61,7 @@ class Facts:
     slope: float  # of the stored values of the result
     intercept: float
     moment: datetime  # plan.created_at on the clock that is written
+    copies: Copies  # of what the source slices share
     location: tuple[float, float] | None  # the scanner's Slice Location as (per thick slice, at slice 0)
 
     @property
@@ -115,6 +117,7 @@ def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan) -> Facts:
         slope=slope,
         intercept=intercept,
         moment=_local(plan.created_at, stack.headers[0].text("TimezoneOffsetFromUTC")),
+        copies=Copies(stack.headers),
         location=_location_line(stack.headers),
     )
 

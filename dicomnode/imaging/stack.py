@@ -19,7 +19,8 @@ from pydicom.pixels.utils import pixel_array
 from dicomnode.errors import InputError, StorageError
 from dicomnode.ids import digest
 from dicomnode.imaging.geometry import SliceLine, directions, number_direction
-from dicomnode.imaging.headers import MALFORMED, InstanceHeader, header_of, read_dataset, texts
+from dicomnode.imaging.headers import InstanceHeader, header_of, read_dataset, texts
+from dicomnode.imaging.representation import MALFORMED
 from dicomnode.imaging.verdict import believed_thickness_mm, line_of
 from dicomnode.imaging.volume import Volume
 

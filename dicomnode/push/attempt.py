@@ -197,7 +197,7 @@ class Attempt:
         if outcome.status is None:
             if self.stop.is_set():
                 return Ending(end=End.STOPPED)
-            is_ours = outcome.reason is Reason.UNREADABLE
+            is_ours = outcome.reason in (Reason.UNREADABLE, Reason.NOT_ENCODABLE)
             return _unanswered(End.HOLD if is_ours else End.RETRY, outcome)
         entry = wire.status_of(outcome.status)
         sentence = f"{_in_words(outcome.status)} {entry.remedy}".strip()

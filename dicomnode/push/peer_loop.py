@@ -29,9 +29,13 @@ LOGGER = logging.getLogger(__name__)
 
 POLL_S = 5.0  # works without any tick or wake-up (NODE 5.5): also how soon another process's `retry` is seen
 REJECTIONS_BEFORE_HOLD = 3  # DESIGN section 6
+# Ends of an association, by the peer, at the same instance. A peer that restarts, or a network that fails, lets some
+# instance through within that many tries, the later ones `push.backoff_max_s` apart; what is left is the instance.
+ABORTS_BEFORE_HOLD = 10
 ABORT_LIMIT_S = 5.0  # after an association was aborted for a stop, its thread ends at once
 INTERNAL = "internal"
 
+_BROKEN_OFF = (Reason.ABORTED, Reason.LOST)
 _MAX_DOUBLINGS = 32  # of a wait that is at most a day
 
 
@@ -65,6 +69,7 @@ class PeerLoop:
         # Rejections in a row. A restart forgets them and the delivery gets three more tries, never hot all the same:
         # the time of the next one is in the ledger.
         self._rejections: dict[DeliveryId, int] = {}
+        self._aborts: dict[DeliveryId, int] = {}  # in a row, with nothing acknowledged between
         self._quiet_until_s = 0.0  # after a failed association: no other delivery tries its luck at once
         self._thread = threading.Thread(target=self._run, name=f"push-{peer.name}")
 
@@ -142,7 +147,7 @@ class PeerLoop:
         """Tell the ledger how the attempt ended, and when the next one is due."""
         delivery = attempt.delivery
         reason = str(ending.reason or "")
-        rejections = self._rejections.pop(delivery.id, 0)
+        rejections, aborts = self._rejections.pop(delivery.id, 0), self._aborts.pop(delivery.id, 0)
         match ending.end:
             case End.FINISH:
                 is_sent = self._ledger.finish_delivery(delivery)
@@ -169,8 +174,18 @@ class PeerLoop:
                     sentence = f"{ending.sentence} It did so {rejections + 1} times in a row."
                     self._hold(delivery, reason=reason, sentence=sentence)
             case End.UNREACHED:
+                if aborts:  # a peer that is away meanwhile says nothing of the instance
+                    self._aborts[delivery.id] = aborts
                 self._quiet()
                 self._defer(attempt, reason=reason, sentence=ending.sentence)
+            case End.RETRY if ending.reason in _BROKEN_OFF and not attempt.acknowledged:
+                # Instances go out in order: with none acknowledged, it was the same one as the last time.
+                if aborts + 1 < ABORTS_BEFORE_HOLD:
+                    self._aborts[delivery.id] = aborts + 1
+                    self._defer(attempt, reason=reason, sentence=ending.sentence)
+                else:
+                    sentence = f"{ending.sentence} It did so {aborts + 1} times in a row, at the same instance."
+                    self._hold(delivery, reason=reason, sentence=sentence)
             case End.RETRY:
                 self._defer(attempt, reason=reason, sentence=ending.sentence)
             case End.STOPPED:
