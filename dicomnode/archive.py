@@ -320,8 +320,8 @@ class Archive:
         )
 
     def folder_names(self) -> list[str]:
-        """The names of the series' folders, in no order: one listing, whatever they hold."""
-        return _names(self.root)
+        """The names of the series' folders, in no order: one listing, whatever they hold. A job's is none yet."""
+        return [name for name in _names(self.root) if not name.endswith(TEMPORARY_SUFFIX)]
 
     def quarantined_names(self) -> list[str]:
         """The names of the files in quarantine, in no order."""

@@ -4,7 +4,7 @@ A crash leaves three things: temporary files, whole files whose row was never wr
 files by hand, rows without a file. None of them is in the way of what comes in: own ids are random, so nothing new
 ever gets the name of something old. So the node opens its door first, and only what is quick comes before it:
 
-    before READY   unpublished folders of jobs; the folders that changed since the last clean stop, for a second
+    before READY   what no job had published; the folders that changed since the last clean stop, for a second
     at first use   a folder before this process first writes into it, whoever writes (``Archive.before_first_write``)
     behind         every other folder, the newest first, in small pieces with long pauses; quarantine without rows
 
@@ -63,11 +63,12 @@ class Sweep:
         self._done: set[str] = set()
         self._swept = self._orphans = self._missing = 0
         self._first_missing = ""
+        self._moved: list[Orphan] = []  # to quarantine, and still without a row there
         self._quarantined: list[str] = []  # names that were there before this process wrote any
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep")
         self._check = threading.Thread(target=self._check_ledger, name="ledger-check")
-        self._is_damaged = False
+        self._is_sound = boot.is_checked  # the ledger: only then does a file without a row mean anything
 
     def begin(self) -> None:
         """What comes before the door opens. Raises StorageError where the data folder cannot be listed or changed."""
@@ -117,8 +118,10 @@ class Sweep:
             if name in self._done:
                 return
             report = self._archive.sweep_folder(name, self._ledger.files_in(name))
+            self._moved += report.orphans
             checkpoint("sweep.set_aside")
-            self._record(report.orphans)
+            self._record(self._moved)
+            self._moved.clear()
             for sentence in report.failures:
                 log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
             self._swept += report.swept
@@ -130,10 +133,10 @@ class Sweep:
         """Border: a node that cannot look through its archive still does everything else."""
         began_s = self._clock.monotonic()
         try:
-            if not self._boot.is_checked:
+            if not self._is_sound:
                 self._check.start()
                 self._check.join()
-            if self._is_damaged or self._stopping.is_set():
+            if not self._is_sound:  # damaged, not readable, or stopped: each has had its word
                 return
             self._give_rows_to_quarantined()
             names = {str(number) for number in self._ledger.series_numbers()} | set(self._archive.folder_names())
@@ -153,12 +156,12 @@ class Sweep:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CHECK_NICENESS)
         try:
             self._ledger.check()
+            self._is_sound = True
         except CheckStoppedError:
             return
         except LedgerBusyError as exc:  # the disk's matter: it says nothing of the pages
             log.event(LOGGER, "sweep_failed", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
         except LedgerError as exc:
-            self._is_damaged = True
             self._damaged(exc)
 
     def _look_or_leave(self, name: str) -> None:

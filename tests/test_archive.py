@@ -199,6 +199,7 @@ def test_what_was_never_published_is_removed_and_nothing_else(tmp_path: Path) ->
     archive.quarantine_folder.mkdir()
     (archive.quarantine_folder / "9.dcm.tmp").write_bytes(b"half")
     (archive.quarantine_folder / "9.dcm").write_bytes(b"kept")
+    assert archive.folder_names() == ["7"], "a job's folder is no series' yet"
     assert archive.remove_unpublished() == 2
     assert archive.remove_unpublished() == 0
     assert archive.path(file).exists()

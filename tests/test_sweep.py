@@ -21,6 +21,7 @@ from dicomnode.archive import Archive, FileState
 from dicomnode.errors import LedgerError
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
 from dicomnode.ledger import store as ledger_store
+from dicomnode.ledger.engine import LedgerBusyError
 from dicomnode.ledger.lines import QuarantineLine
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import StoredInstance, StoreOutcome
@@ -187,6 +188,40 @@ def test_what_is_being_received_is_never_taken_for_an_orphan(tmp_path: Path) -> 
     life.look_behind()
     assert all(life.archive.path(one.file).exists() for one in coming)
     assert life.ledger.accept(coming) == [StoreOutcome.STORED] * 3
+    assert len(life.quarantined()) == 1
+    life.end()
+
+
+def test_what_a_job_has_written_but_not_published_is_left_to_it(tmp_path: Path) -> None:
+    life = begin(tmp_path / "data")
+    life.receive(made(1))
+    folder = life.archive.begin_output(SeriesId(2))
+    (folder / "derived.dcm").write_bytes(b"derived")
+    life.look_behind()
+    assert [path.name for path in life.archive.publish_output(SeriesId(2)).iterdir()] == ["derived.dcm"]
+    assert life.quarantined() == []
+    life.end()
+
+
+def test_an_orphan_gets_its_row_although_the_ledger_was_locked_when_it_was_moved(tmp_path: Path) -> None:
+    life = begin(tmp_path / "data")
+    (stored,) = life.receive(made(1))
+    orphan = leave_orphan(life, stored)
+    life.end()
+    age(orphan.parent)
+    life = begin(tmp_path / "data")
+
+    def lock(name: str) -> None:
+        if name == "sweep.set_aside":
+            seams.set_checkpoint_hook(None)
+            raise LedgerBusyError("Another process held the ledger.")
+
+    seams.set_checkpoint_hook(lock)
+    with pytest.raises(LedgerBusyError):
+        life.put(made(2), stored.series)
+    assert not orphan.exists()
+    coming = life.put(made(2), stored.series)
+    assert life.ledger.accept([coming]) == [StoreOutcome.STORED]
     assert len(life.quarantined()) == 1
     life.end()
 
