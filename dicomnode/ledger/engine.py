@@ -35,6 +35,10 @@ class LedgerBusyError(LedgerError):
     code = "ledger_busy"
 
 
+class CheckStoppedError(LedgerError):
+    """The look at every page was ended before it was through."""
+
+
 class Database:
     """One ledger file, for every thread of this process."""
 
@@ -45,6 +49,8 @@ class Database:
         # An acknowledgement that a power cut takes back costs one repeat of the same bytes (NODE 5.3).
         self._relaxed_writer = _engine(self.path, "NORMAL")
         self._reader = _reading_engine(self.path)
+        self._check_lock = threading.Lock()
+        self._checking: sqlite3.Connection | None = None
 
     @contextmanager
     def transaction(self, act: str, *, is_relaxed: bool = False) -> Iterator[Connection]:
@@ -65,6 +71,32 @@ class Database:
         """One consistent view: what is committed meanwhile is not seen."""
         with _failures_in_words(self.path), self._reader.connect() as connection, connection.begin():
             yield connection
+
+    def is_damaged(self) -> bool:
+        """Look at every page: seconds for each GB. Raises CheckStoppedError where another thread ends it."""
+        with self.reading() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            with self._check_lock:
+                self._checking = driver
+            try:
+                return bool(connection.execute(text("PRAGMA quick_check(1)")).scalar_one() != "ok")
+            finally:
+                with self._check_lock:  # from now on an interrupt would hit another question
+                    self._checking = None
+
+    def stop_check(self) -> None:
+        """End a look at every page that another thread takes; nothing where none is under way."""
+        with self._check_lock:
+            if self._checking is not None:
+                self._checking.interrupt()
+
+    def size_bytes(self) -> int:
+        """Of the file, without what is still in the write-ahead log."""
+        try:
+            return self.path.stat().st_size
+        except OSError as exc:
+            raise LedgerError(f"The ledger {self.path} cannot be looked at: {exc.strerror}.") from exc
 
     def close(self) -> None:
         """Readers first: the last writer to leave folds the write-ahead log into the file."""
@@ -214,6 +246,8 @@ def _in_words(cause: BaseException | None, path: Path) -> LedgerError:
                 f"The disk did not take what had to be written to the ledger {path}; nothing was written.",
                 hint="Make room on the disk that holds it.",
             )
+        case sqlite3.SQLITE_INTERRUPT:
+            return CheckStoppedError(f"The check of the ledger {path} was ended before it was through.")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return LedgerError(
                 f"The ledger {path} is damaged or not a ledger; nothing in it was changed.",

@@ -14,7 +14,7 @@ from dicomnode.ledger import deliveries
 from dicomnode.ledger.act import Act, moving, stands
 from dicomnode.ledger.rows import DerivedSeries, Job, PlannedJob
 from dicomnode.ledger.schema import DERIVED, MAX_ATTEMPTS, instance, job, series
-from dicomnode.ledger.states import ENDED_JOB_STATES, Event, JobState, SeriesState
+from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, Event, JobState, SeriesState
 
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 
@@ -28,7 +28,8 @@ _OF_OLD_REVISION = and_(
 )
 _SUPERSEDE = moving(job, Event.SUPERSEDE).where(_OF_OLD_REVISION)
 _SUPERSEDE_RETURNED = moving(job, Event.SUPERSEDE).where(
-    job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery()
+    stands(job, *LIVE_JOB_STATES),  # says nothing new, but lets SQLite look at the live jobs alone (job_live_once)
+    job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery(),
 )
 
 _OF_REVISION = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, literal, or_, select, tuple_
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, literal, or_, select
 
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ledger import models
@@ -388,11 +388,12 @@ def _events(
     connection: Connection, series_id: int, jobs: Iterable[JobLine], deliveries: Iterable[DeliveryLine]
 ) -> tuple[EventLine, ...]:
     """What happened to the series, its jobs and deliveries one by one; to its images and items, counted."""
-    rows = [("series", series_id)]
-    rows += [("job", line.id) for line in jobs]
     numbers = [line.id for line in deliveries]
-    rows += [("delivery", number) for number in numbers]
-    each = select(events, literal(1).label("times")).where(tuple_(events.c.table_name, events.c.row_id).in_(rows))
+    rows = {"series": [series_id], "job": [line.id for line in jobs], "delivery": numbers}
+    # Not as pairs in one list: SQLite would read every event there is.
+    each = select(events, literal(1).label("times")).where(
+        or_(*(and_(events.c.table_name == table, events.c.row_id.in_(ids)) for table, ids in rows.items()))
+    )
     of_images = select(instance.c.id).where(instance.c.series_id == series_id)
     of_items = select(delivery_item.c.id).where(delivery_item.c.delivery_id.in_(numbers))
     same = (events.c.table_name, events.c.kind, events.c.from_state, events.c.to_state, events.c.actor, events.c.detail)

@@ -204,5 +204,7 @@ class BootReport:
 
     boot: BootId
     ended_cleanly: bool  # False: the service before this one was killed
+    last_clean_stop: datetime | None  # of whichever service ended cleanly last; None: none did
+    is_checked: bool  # False: the file is so large that looking for damage is left for later
     returned_jobs: int
     returned_deliveries: int

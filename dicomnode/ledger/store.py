@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import bindparam, insert, select, update
 
 from dicomnode.errors import LedgerError
 from dicomnode.ids import DeliveryId, JobId, QuarantineId, SeriesId
@@ -39,11 +39,17 @@ from dicomnode.ledger.rows import (
     StoredInstance,
     StoreOutcome,
 )
-from dicomnode.ledger.schema import boot, create_ledger, instance, node
+from dicomnode.ledger.schema import boot, create_ledger, instance, node, quarantine, series
 from dicomnode.ledger.states import JobState
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
 LEASE_S: Final = 60.0  # renewed every third of it (NODE 5.4)
+CHECKED_AT_START_BYTES: Final = 64 << 20  # a third of a second's work; a larger ledger is checked behind the open door
+
+# From the index of the paths alone, whatever their rows hold: "0" is what comes after "/".
+_FILES_IN: Final = select(instance.c.file).where(
+    instance.c.file > bindparam("first"), instance.c.file < bindparam("beyond")
+)
 
 
 def open_ledger(url: str, *, clock: Clock = SYSTEM_CLOCK, create: bool = True) -> Ledger:
@@ -83,10 +89,18 @@ class Ledger:
     # The service itself.
 
     def begin_boot(self, *, pid: int, host: str) -> BootReport:
-        """A service starts: nobody else holds a lease any more. Raises LedgerError where the file is damaged."""
-        self._check_pages()
+        """A service starts: nobody else holds a lease any more.
+
+        Raises LedgerError where the file is damaged, as far as that is looked for: ``is_checked`` in the report says
+        whether ``check`` still has to be called.
+        """
+        is_checked = self._database.size_bytes() <= CHECKED_AT_START_BYTES
+        if is_checked:
+            self.check()
         with self._act("begin_boot") as act:
             last = act.connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
+            stopped = select(boot.c.ended_at).where(boot.c.ended_at.is_not(None)).order_by(boot.c.id.desc()).limit(1)
+            last_clean_stop = act.connection.execute(stopped).scalar_one_or_none()
             made = act.connection.execute(
                 insert(boot).returning(boot.c.id), {"pid": pid, "host": host, "began_at": act.now}
             ).scalar_one()
@@ -97,9 +111,23 @@ class Ledger:
             return BootReport(
                 boot=BootId(made),
                 ended_cleanly=ended_cleanly,
+                last_clean_stop=last_clean_stop,
+                is_checked=is_checked,
                 returned_jobs=jobs.return_all(act, detail),
                 returned_deliveries=deliveries.return_all(act, detail),
             )
+
+    def check(self) -> None:
+        """Look at every page of the file. Raises LedgerError where one is damaged, CheckStoppedError when told to."""
+        if self._database.is_damaged():
+            raise LedgerError(
+                f"The ledger {self._database.path} is damaged; the node stops, and repairs nothing in it.",
+                hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
+            )
+
+    def stop_check(self) -> None:
+        """From another thread: end a check that is under way."""
+        self._database.stop_check()
 
     def end_boot(self, ended: BootId) -> None:
         """The service stops in order."""
@@ -143,10 +171,30 @@ class Ledger:
         with self._act("quarantine", file.peer or NODE) as act:
             return intake.set_aside(act, file)
 
-    def known_files(self) -> set[str]:
-        """The files below the archive folder that have a row."""
+    def record_orphans(self, files: Sequence[QuarantinedFile]) -> None:
+        """Files without a row, which the sweep moved to the quarantine folder."""
+        with self._act("orphans") as act:
+            for file in files:
+                intake.set_aside(act, file)
+
+    # What the sweep compares the files with.
+
+    def series_numbers(self) -> list[SeriesId]:
+        """Every number that was handed out, the oldest first."""
         with self._database.reading() as connection:
-            return set(connection.execute(select(instance.c.file)).scalars())
+            return [
+                SeriesId(number) for number in connection.execute(select(series.c.id).order_by(series.c.id)).scalars()
+            ]
+
+    def files_in(self, folder: str) -> set[str]:
+        """The files in one folder of the archive that have a row, by their paths below the archive folder."""
+        with self._database.reading() as connection:
+            return set(connection.execute(_FILES_IN, {"first": f"{folder}/", "beyond": f"{folder}0"}).scalars())
+
+    def quarantined_files(self) -> set[str]:
+        """The names in the quarantine folder that have a row."""
+        with self._database.reading() as connection:
+            return set(connection.execute(select(quarantine.c.file)).scalars())
 
     # Settle.
 
@@ -329,12 +377,3 @@ class Ledger:
     def _act(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[Act]:
         with self._database.transaction(name, is_relaxed=is_relaxed) as connection:
             yield Act(connection=connection, now=self._clock.now(), by=by)
-
-    def _check_pages(self) -> None:
-        with self._database.reading() as connection:
-            found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
-        if found != "ok":
-            raise LedgerError(
-                f"The ledger {self._database.path} is damaged; nothing in it was changed.",
-                hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
-            )

@@ -100,7 +100,7 @@ def test_a_job_becomes_an_archived_series_of_n_times_ratio_slices_that_the_ledge
     assert job.output_series is not None
     files = archived_files(bench.archive, SeriesId(job.output_series))
     assert len(files) == 18
-    assert {f"{file.parent.name}/{file.name}" for file in files} <= bench.ledger.known_files()
+    assert {f"{file.parent.name}/{file.name}" for file in files} == bench.ledger.files_in(str(job.output_series))
     spacings = {float(dcmread(file).SpacingBetweenSlices) for file in files}
     assert list(spacings) == [pytest.approx(4 / 3, abs=1e-5)]
     assert not bench.archive.output_folder(SeriesId(job.output_series)).exists()
