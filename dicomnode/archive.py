@@ -31,6 +31,7 @@ from dicomnode.errors import StorageError
 from dicomnode.ids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
+    UID_BOUND,
     InstanceId,
     SeriesId,
     file_stem,
@@ -43,7 +44,6 @@ FILE_SUFFIX = ".dcm"
 _PREAMBLE = bytes(128) + b"DICM"  # PS3.10 section 7.1
 _GROUP_LENGTH = struct.Struct("<HH2sHL")  # (0002,0000) UL: tag, VR, length, value
 _META_LIMIT_BYTES = 65536  # ours takes about 500; anything near this was not written by us
-_UID_LIMIT = 64
 _STALE_SUFFIX = f".stale{TEMPORARY_SUFFIX}"
 
 
@@ -68,7 +68,7 @@ class Origin:
 class Orphan:
     """A whole file that no row of the ledger knows: it was never acknowledged."""
 
-    file: str  # its name below the quarantine folder, where the sweep moved it
+    file: str  # its name below the quarantine folder, where the sweep moved or found it
     sha256: str
     peer: str
 
@@ -151,6 +151,17 @@ class Archive:
         sync_folder(self.quarantine_folder)
         return name
 
+    def aside(self, name: str) -> Path:
+        """The place of a file below the quarantine folder, as the ledger keeps its name."""
+        assert "/" not in name, "not a name that the archive handed out"
+        return self.quarantine_folder / name
+
+    def aside_bytes(self) -> int:
+        """How many bytes lie in quarantine. Raises OSError as it comes."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.quarantine_folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
+        return 0
+
     def quarantine_file(self, file: str) -> str:
         """Move an archived file to quarantine; its name below the quarantine folder. Raises OSError as it comes."""
         source = self.path(file)
@@ -163,6 +174,17 @@ class Archive:
         sync_folder(self.quarantine_folder)
         sync_folder(source.parent)
         return name
+
+    def replace_aside(self, file: str, name: str) -> None:
+        """Move an archived file to quarantine under a name whose bytes are the same. Raises OSError as it comes.
+
+        Whoever removed that file has it again; where it lies there, it stays as it is, but for its file meta.
+        """
+        source = self.path(file)
+        self._ensure_folder(self.quarantine_folder)
+        source.replace(self.aside(name))
+        sync_folder(self.quarantine_folder)
+        sync_folder(source.parent)
 
     def restore(self, file: str, lost_file: str) -> None:
         """Put a file just written in the place of one that the archive lost. Raises OSError as it comes."""
@@ -212,14 +234,7 @@ class Archive:
 
     def digest_of_altered(self, file: str) -> str:
         """SHA-256 of a file that may not be one of ours any more: of its dataset, else of all of it."""
-        path = self.path(file)
-        try:
-            return _dataset_digest(path)
-        except _NotAFileOfOurs:
-            try:
-                return hashlib.sha256(path.read_bytes()).hexdigest()
-            except OSError as exc:
-                raise _unreadable(path, exc) from exc
+        return _digest_of_anything(self.path(file))
 
     def verify(self, file: str, sha256: str) -> FileState:
         """Are the dataset bytes still those whose digest the ledger holds?
@@ -306,11 +321,12 @@ class Archive:
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
 
-    def sweep(self, known_files: Set[str]) -> SweepReport:
+    def sweep(self, known_files: Set[str], known_aside: Set[str]) -> SweepReport:
         """Bring files and rows together at start, before the door opens.
 
         Temporary files and folders are removed. A whole file without a row was never acknowledged: it is moved to
-        quarantine. A row without a file is only reported.
+        quarantine, if it does not lie there. One that has its row in quarantine was on its way there. A row without a
+        file is only reported. ``known_aside``: names below the quarantine folder.
         """
         swept = 0
         orphans: list[Orphan] = []
@@ -327,12 +343,16 @@ class Archive:
                         swept += 1
                     elif file in known_files:
                         present.add(file)
+                    elif path.name in known_aside:
+                        self.quarantine_file(file)
                     else:
                         orphans.append(self._set_orphan_aside(file))
             for path in _entries(self.quarantine_folder):
                 if path.name.endswith(TEMPORARY_SUFFIX):
                     path.unlink()
                     swept += 1
+                elif path.name not in known_aside and path.name not in (orphan.file for orphan in orphans):
+                    orphans.append(_orphan(path))
         except OSError as exc:
             raise StorageError(
                 f"The archive {self.root} could not be swept: {exc.strerror}; the node did not start.",
@@ -344,6 +364,11 @@ class Archive:
         """Free space of the archive's disk in percent of its size."""
         total, free = self._usage()
         return 100.0 * free / total if total else 0.0
+
+    def size_bytes(self) -> int:
+        """Size of the archive's disk."""
+        total, _ = self._usage()
+        return total
 
     def free_bytes(self) -> int:
         """Free space of the archive's disk."""
@@ -376,9 +401,7 @@ class Archive:
             self._folders_made.add(folder)
 
     def _set_orphan_aside(self, file: str) -> Orphan:
-        sha256 = self.digest_of_altered(file)
-        origin = read_origin(self.path(file))
-        return Orphan(file=self.quarantine_file(file), sha256=sha256, peer=origin.peer if origin else "")
+        return _orphan(self.aside(self.quarantine_file(file)))
 
 
 def read_origin(path: Path) -> Origin | None:
@@ -428,7 +451,7 @@ def _file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: s
 
 def _uid(element: int, uid: str) -> bytes:
     """A peer's UID may be anything: what is not ASCII is shown as such, what is too long is cut."""
-    return _element(element, b"UI", _padded(uid.encode("ascii", "replace")[:_UID_LIMIT], b"\0"))
+    return _element(element, b"UI", _padded(uid.encode("ascii", "replace")[:UID_BOUND], b"\0"))
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:
@@ -463,6 +486,21 @@ def _dataset_digest(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as exc:
         raise _unreadable(path, exc) from exc
+
+
+def _digest_of_anything(path: Path) -> str:
+    try:
+        return _dataset_digest(path)
+    except _NotAFileOfOurs:
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as exc:
+            raise _unreadable(path, exc) from exc
+
+
+def _orphan(path: Path) -> Orphan:
+    origin = read_origin(path)
+    return Orphan(file=path.name, sha256=_digest_of_anything(path), peer=origin.peer if origin else "")
 
 
 def _unreadable(path: Path, exc: OSError) -> StorageError:

@@ -26,12 +26,14 @@ from dicomnode import __version__, log
 from dicomnode.archive import Archive
 from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
+from dicomnode.imaging.headers import PRODUCT, InstanceHeader, read_header_or_reason
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import BootReport, ImportedModel, QuarantinedFile, QuarantineReason
+from dicomnode.ledger.rows import BootReport, Examined, Finding, ImportedModel, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.scu import echo
 from dicomnode.receive.scp import Receiver
+from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.schedule import Ticks
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings import PeerSettings, Settings
@@ -255,6 +257,7 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
         sentence=f"{room}; below {limit:g} % nothing is accepted.",
         hint="" if free > limit else "Make room, or lower archive.refuse_free_percent.",
     )
+    yield _check_quarantine(archive)
     if (kind := _filesystem(archive.data)) in NETWORK_FILESYSTEMS:
         yield CheckRow(
             what="file system",
@@ -262,6 +265,17 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
             sentence=f"{data} lies on a network file system ({kind}), where a SQLite ledger may be damaged.",
             hint="Set `node.data` to a disk of this machine.",
         )
+
+
+def _check_quarantine(archive: Archive) -> CheckRow:
+    taken, share = archive.aside_bytes(), archive.size_bytes() * ASIDE_SHARE_PERCENT / 100
+    return CheckRow(
+        what="quarantine",
+        mark=Mark.OK if taken < share else Mark.WARN,
+        sentence=f"{taken / 2**20:.1f} MiB lie there; beyond {share / 2**30:.1f} GiB ({ASIDE_SHARE_PERCENT:g} % of the "
+        "disk) nothing more is set aside.",
+        hint="" if taken < share else "`dicomnode quarantine list`; what was seen may be removed from the folder.",
+    )
 
 
 def _check_ledger(settings: Settings) -> CheckRow:
@@ -370,7 +384,7 @@ def known_models(settings: Settings, shelf: Shelf) -> dict[str | None, ModelFact
 
 def sweep(archive: Archive, ledger: Ledger, boot: BootReport) -> None:
     """Bring files and rows together after whatever ended the service before this one."""
-    report = archive.sweep(ledger.known_files())
+    report = archive.sweep(ledger.known_files(), ledger.quarantined_files())
     for orphan in report.orphans:
         ledger.record_quarantine(
             QuarantinedFile(
@@ -382,6 +396,15 @@ def sweep(archive: Archive, ledger: Ledger, boot: BootReport) -> None:
                 kept_sha256=None,
             )
         )
+    for row, name, reason in ledger.quarantine_without_series():
+        header = read_header_or_reason(archive.aside(name)) if archive.aside(name).is_file() else None
+        finding = Finding.NOT_STORED if reason is QuarantineReason.ORPHAN else Finding.NOT_COMPARED
+        series = None
+        if isinstance(header, InstanceHeader) and PRODUCT in header.makers:
+            finding = Finding.SAME  # left by a job, which makes it again
+        elif isinstance(header, InstanceHeader):
+            series = ledger.find_series(header.series_uid)
+        ledger.quarantine_belongs(row, series, Examined(id=row, finding=finding))
     log.event(
         LOGGER, "swept", boot=boot.boot, state="clean" if boot.ended_cleanly else "killed",
         returned=boot.returned_jobs + boot.returned_deliveries, swept=report.swept, orphans=len(report.orphans),

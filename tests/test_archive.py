@@ -183,7 +183,7 @@ def test_the_sweep_removes_only_temporary_things_and_sets_orphans_aside(tmp_path
     (archive.quarantine_folder / "9.dcm.tmp").write_bytes(b"half")
     (archive.quarantine_folder / "9.dcm").write_bytes(b"kept")
     digest = archive.digest(orphan)
-    report = archive.sweep({known, "7/gone.dcm"})
+    report = archive.sweep({known, "7/gone.dcm"}, {"9.dcm"})
     assert report.swept == 3
     assert report.missing == ("7/gone.dcm",)
     assert [(one.sha256, one.peer) for one in report.orphans] == [(digest, "mr1")]
@@ -191,11 +191,24 @@ def test_the_sweep_removes_only_temporary_things_and_sets_orphans_aside(tmp_path
     assert not archive.path(orphan).exists()
     assert (archive.quarantine_folder / report.orphans[0].file).exists()
     assert (archive.quarantine_folder / "9.dcm").read_bytes() == b"kept"
-    assert archive.sweep({known}).swept == 0
+    again = archive.sweep({known}, {"9.dcm", report.orphans[0].file})
+    assert (again.swept, again.orphans) == (0, ())
+
+
+def test_the_sweep_ends_the_way_of_a_file_that_has_its_row_in_quarantine_and_finds_one_there_that_has_none(
+    tmp_path: Path,
+) -> None:
+    archive = Archive(tmp_path)
+    on_its_way, lies_there = put(archive, 1), archive.quarantine_file(put(archive, 2))
+    name = Path(on_its_way).name
+    report = archive.sweep(frozenset(), {name})
+    assert archive.aside(name).exists()
+    assert not archive.path(on_its_way).exists()
+    assert [(one.file, one.peer) for one in report.orphans] == [(lies_there, "mr1")]
 
 
 def test_the_sweep_of_an_empty_data_folder_finds_nothing(tmp_path: Path) -> None:
-    report = Archive(tmp_path / "new").sweep(frozenset())
+    report = Archive(tmp_path / "new").sweep(frozenset(), frozenset())
     assert (report.swept, report.orphans, report.missing) == (0, (), ())
 
 

@@ -207,6 +207,7 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     triggers = {entry: words for entry, words in shape(of_0001).items() if entry[0] == "trigger"}
     assert len(rows["event"]) == 8, "births and moves of series, job and delivery"
     assert migrate.upgrade(url_of(of_0001)) == ("0001", HEAD)
+    rows["quarantine"] = [(*row, None, None, "[]", None) for row in rows["quarantine"]]  # columns of 0003
     assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows
     assert triggers.items() <= shape(of_0001).items()
     assert shape(of_0001) == shape(fresh)

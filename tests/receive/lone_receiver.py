@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     archive = Archive(data)
     archive.lock()
     ledger = open_ledger(f"sqlite:///{data / 'ledger.sqlite'}")
-    report = archive.sweep(ledger.known_files())
+    report = archive.sweep(ledger.known_files(), ledger.quarantined_files())
     for orphan in report.orphans:
         ledger.record_quarantine(
             QuarantinedFile(
