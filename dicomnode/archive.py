@@ -14,6 +14,7 @@ What an earlier process left in a series' folder is looked through before this o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -33,6 +34,7 @@ from dicomnode.errors import StorageError
 from dicomnode.ids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
+    UID_BOUND,
     InstanceId,
     SeriesId,
     file_stem,
@@ -45,7 +47,6 @@ FILE_SUFFIX = ".dcm"
 _PREAMBLE = bytes(128) + b"DICM"  # PS3.10 section 7.1
 _GROUP_LENGTH = struct.Struct("<HH2sHL")  # (0002,0000) UL: tag, VR, length, value
 _META_LIMIT_BYTES = 65536  # ours takes about 500; anything near this was not written by us
-_UID_LIMIT = 64
 _STALE_SUFFIX = f".stale{TEMPORARY_SUFFIX}"
 
 
@@ -70,7 +71,7 @@ class Origin:
 class Orphan:
     """A whole file that no row of the ledger knows: it was never acknowledged."""
 
-    file: str  # its name below the quarantine folder, where the sweep moved it
+    file: str  # its name below the quarantine folder, where the sweep moved or found it
     sha256: str
     peer: str
 
@@ -157,6 +158,17 @@ class Archive:
         sync_folder(self.quarantine_folder)
         return name
 
+    def aside(self, name: str) -> Path:
+        """The place of a file below the quarantine folder, as the ledger keeps its name."""
+        assert "/" not in name, "not a name that the archive handed out"
+        return self.quarantine_folder / name
+
+    def aside_bytes(self) -> int:
+        """How many bytes lie in quarantine. Raises OSError as it comes."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.quarantine_folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
+        return 0
+
     def quarantine_file(self, file: str) -> str:
         """Move an archived file to quarantine; its name below the quarantine folder. Raises OSError as it comes."""
         source = self.path(file)
@@ -165,6 +177,17 @@ class Archive:
         sync_folder(self.quarantine_folder)
         sync_folder(source.parent)
         return name
+
+    def replace_aside(self, file: str, name: str) -> None:
+        """Move an archived file to quarantine under a name whose bytes are the same. Raises OSError as it comes.
+
+        Whoever removed that file has it again; where it lies there, it stays as it is, but for its file meta.
+        """
+        source = self.path(file)
+        self._ensure_folder(self.quarantine_folder)
+        source.replace(self.aside(name))
+        sync_folder(self.quarantine_folder)
+        sync_folder(source.parent)
 
     def restore(self, file: str, lost_file: str) -> None:
         """Put a file just written in the place of one that the archive lost. Raises OSError as it comes."""
@@ -338,11 +361,12 @@ class Archive:
         except OSError:  # in doubt it did; the look through it says what is wrong
             return True
 
-    def sweep_folder(self, name: str, known_files: Set[str]) -> FolderReport:
+    def sweep_folder(self, name: str, known_files: Set[str], known_aside: Set[str] = frozenset()) -> FolderReport:
         """Bring the files and the rows of one folder together, while nobody else writes into it.
 
         Temporary files are removed. A whole file without a row was never acknowledged: it is moved to quarantine,
-        and the caller owes it a row there. A row without a file is only reported.
+        and the caller owes it a row there. One that has its row in quarantine was on its way there (``known_aside``:
+        names below the quarantine folder). A row without a file is only reported.
         """
         folder = self.root / name
         swept = 0
@@ -356,6 +380,8 @@ class Archive:
                     swept += _remove_tree(folder / entry.name)
                 elif file in known_files:
                     present.add(file)
+                elif entry.name in known_aside:
+                    self.quarantine_file(file)
                 elif not entry.is_dir(follow_symlinks=False):  # a folder in here is nothing that we made
                     orphans.append(self._set_orphan_aside(folder / entry.name))
             except OSError as exc:
@@ -380,6 +406,11 @@ class Archive:
         """Free space of the archive's disk in percent of its size."""
         total, free = self._usage()
         return 100.0 * free / total if total else 0.0
+
+    def size_bytes(self) -> int:
+        """Size of the archive's disk."""
+        total, _ = self._usage()
+        return total
 
     def free_bytes(self) -> int:
         """Free space of the archive's disk."""
@@ -478,7 +509,7 @@ def _file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: s
 
 def _uid(element: int, uid: str) -> bytes:
     """A peer's UID may be anything: what is not ASCII is shown as such, what is too long is cut."""
-    return _element(element, b"UI", _padded(uid.encode("ascii", "replace")[:_UID_LIMIT], b"\0"))
+    return _element(element, b"UI", _padded(uid.encode("ascii", "replace")[:UID_BOUND], b"\0"))
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:

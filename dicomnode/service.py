@@ -33,6 +33,7 @@ from dicomnode.ledger.store import open_ledger
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.scu import echo
 from dicomnode.receive.scp import Receiver
+from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.schedule import Ticks
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings import PeerSettings, Settings
@@ -270,6 +271,7 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
         sentence=f"{room}; below {limit:g} % nothing is accepted.",
         hint="" if free > limit else "Make room, or lower archive.refuse_free_percent.",
     )
+    yield _check_quarantine(archive)
     if (kind := _filesystem(archive.data)) in NETWORK_FILESYSTEMS:
         yield CheckRow(
             what="file system",
@@ -277,6 +279,17 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
             sentence=f"{data} lies on a network file system ({kind}), where a SQLite ledger may be damaged.",
             hint="Set `node.data` to a disk of this machine.",
         )
+
+
+def _check_quarantine(archive: Archive) -> CheckRow:
+    taken, share = archive.aside_bytes(), archive.size_bytes() * ASIDE_SHARE_PERCENT / 100
+    return CheckRow(
+        what="quarantine",
+        mark=Mark.OK if taken < share else Mark.WARN,
+        sentence=f"{taken / 2**20:.1f} MiB lie there; beyond {share / 2**30:.1f} GiB ({ASIDE_SHARE_PERCENT:g} % of the "
+        "disk) nothing more is set aside.",
+        hint="" if taken < share else "`dicomnode quarantine list`; what was seen may be removed from the folder.",
+    )
 
 
 def _check_ledger(settings: Settings) -> CheckRow:

@@ -1,8 +1,8 @@
 """Files and rows brought together after whatever ended the service before this one, without keeping anyone waiting.
 
-A crash leaves three things: temporary files, whole files whose row was never written, and, where somebody removed
-files by hand, rows without a file. None of them is in the way of what comes in: own ids are random, so nothing new
-ever gets the name of something old. So the node opens its door first, and only what is quick comes before it:
+A crash leaves temporary files, whole files whose row was never written or stands in quarantine already, and, where
+somebody removed files by hand, rows without a file. None of them is in the way of what comes in: own ids are random, so
+nothing new ever gets the name of something old. So the node opens its door first, and only what is quick comes before:
 
     before READY   what no job had published; the folders that changed since the last clean stop, for a second
     at first use   a folder before this process first writes into it, whoever writes (``Archive.before_first_write``)
@@ -19,6 +19,7 @@ A large ledger is checked for damage here too, before the rest: a service that f
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,8 +27,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dicomnode import log
 from dicomnode.archive import Archive, Orphan
 from dicomnode.errors import LedgerError, NodeError, StorageError
+from dicomnode.imaging.headers import PRODUCT, InstanceHeader, read_header_or_reason
 from dicomnode.ledger.engine import CheckStoppedError, LedgerBusyError
-from dicomnode.ledger.rows import BootReport, QuarantinedFile, QuarantineReason
+from dicomnode.ledger.rows import BootReport, Examined, Finding, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import Ledger
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
@@ -83,6 +85,7 @@ class Sweep:
                     self._look_or_leave(name)
                 if self._clock.monotonic() - began_s > BEFORE_READY_S:
                     break
+            self._give_series_to_quarantined(until_s=began_s + BEFORE_READY_S)
         except OSError as exc:
             raise StorageError(
                 f"The archive {self._archive.root} could not be swept: {exc.strerror}; the node did not start.",
@@ -117,7 +120,7 @@ class Sweep:
         with self._turn:
             if name in self._done:
                 return
-            report = self._archive.sweep_folder(name, self._ledger.files_in(name))
+            report = self._archive.sweep_folder(name, self._ledger.files_in(name), self._ledger.aside_in(name))
             self._moved += report.orphans
             checkpoint("sweep.set_aside")
             self._record(self._moved)
@@ -141,8 +144,10 @@ class Sweep:
             self._give_rows_to_quarantined()
             names = {str(number) for number in self._ledger.series_numbers()} | set(self._archive.folder_names())
             log.event(LOGGER, "archive_sweep_begun", count=len(names - self._done))
+            self._give_series_to_quarantined()
             for name in self._in_pieces(_newest_first(names - self._done)):
                 self._look_or_leave(name)
+            self._give_series_to_quarantined()
         except NodeError as exc:
             log.event(LOGGER, "sweep_failed", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
         except Exception:  # noqa: BLE001 (border: sweep thread)
@@ -211,6 +216,21 @@ class Sweep:
                     sentence = exc.sentence if isinstance(exc, StorageError) else f"{name}: {exc.strerror}."
                     log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
             self._persist(lambda: self._record(found))  # noqa: B023 (called at once)
+
+    def _give_series_to_quarantined(self, *, until_s: float = math.inf) -> None:
+        """What was found without a row says itself to which series it belongs, which then lacks it."""
+        for row, name, reason in self._ledger.quarantine_without_series():
+            if self._stopping.is_set() or self._clock.monotonic() > until_s:
+                return
+            path = self._archive.aside(name)
+            header = read_header_or_reason(path) if path.is_file() else None
+            finding = Finding.NOT_STORED if reason is QuarantineReason.ORPHAN else Finding.NOT_COMPARED
+            series = None
+            if isinstance(header, InstanceHeader) and PRODUCT in header.makers:
+                finding = Finding.SAME  # left by a job, which makes it again
+            elif isinstance(header, InstanceHeader):
+                series = self._ledger.find_series(header.series_uid)
+            self._ledger.quarantine_belongs(row, series, Examined(id=row, finding=finding))
 
     def _record(self, orphans: Sequence[Orphan]) -> None:
         if orphans:

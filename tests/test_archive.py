@@ -225,6 +225,16 @@ def test_a_look_through_a_folder_removes_only_temporary_files_and_sets_orphans_a
     assert (again.swept, again.orphans, again.missing) == (0, (), ())
 
 
+def test_a_look_through_ends_the_way_of_a_file_that_has_its_row_in_quarantine(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    on_its_way = put(archive, 1)
+    name = Path(on_its_way).name
+    report = archive.sweep_folder("7", frozenset(), {name})
+    assert (report.orphans, report.failures) == ((), ())
+    assert archive.aside(name).exists()
+    assert not archive.path(on_its_way).exists()
+
+
 def test_a_look_through_leaves_what_is_no_file_of_ours(tmp_path: Path) -> None:
     """A storage system's own folder, say, in the midst of the images."""
     archive = Archive(tmp_path)

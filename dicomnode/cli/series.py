@@ -84,7 +84,7 @@ def retry(number: int, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def release(number: int, config: Path | None, as_json: bool) -> None:
-    """Let the held job of series ID go on as it is."""
+    """Let series ID go on as it is: what was set aside of it counts as seen, its alert ends, a held job goes on."""
     with writer(config) as ledger:
         ledger.release_series(SeriesId(number), operator())
-    output.print_done(f"The job of series {number} is queued.", row=number, as_json=as_json)
+    output.print_done(f"Series {number} goes on as it is.", row=number, as_json=as_json)

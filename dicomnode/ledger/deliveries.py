@@ -12,8 +12,8 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, s
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
 from dicomnode.ledger.act import Act, moving, stands
-from dicomnode.ledger.rows import Delivery, DeliveryItem
-from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job
+from dicomnode.ledger.rows import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
+from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine
 from dicomnode.ledger.states import DeliveryState, Event, ItemState
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
@@ -28,6 +28,24 @@ _PART_IS_THERE = exists().where(
 )
 # A clock that was set back stands before the moment at which the wait began: nobody waits for it to catch up.
 _IS_DUE = or_(delivery.c.next_at <= bindparam("now"), delivery.c.state_at > bindparam("now"))
+
+# Files set aside of which a series may lack something, once somebody has looked; of these a finding is harm, all but
+# one, and in doubt is a series while one of them is not looked at, or is harm, and no person has seen it.
+COMPARED: Final = quarantine.c.reason.in_(
+    [QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING, QuarantineReason.ORPHAN]
+)
+IS_HARM: Final = and_(COMPARED, quarantine.c.finding != Finding.SAME)
+_IS_IN_DOUBT = exists().where(
+    quarantine.c.series_id == bindparam("of_series"),
+    quarantine.c.seen_at.is_(None),
+    COMPARED,
+    func.coalesce(quarantine.c.finding, "") != Finding.SAME,
+)
+_HOLD_DOUBTFUL = (
+    moving(delivery, Event.SET_ASIDE)
+    .where(delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bindparam("of_series"))), ~_PART_IS_THERE)
+    .values(reason=SET_ASIDE, sentence=bindparam("words"))
+)
 
 _SUPERSEDE = moving(delivery, Event.SUPERSEDE).where(
     delivery.c.job_id.in_(
@@ -138,6 +156,14 @@ _FINISH = (
 )
 _DUE_NOW = {"next_at": bindparam("now"), "failures": 0, "reason": None, "sentence": ""}
 _RELEASE = moving(delivery, Event.RELEASE).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
+_RELEASE_DOUBTFUL = (
+    moving(delivery, Event.RELEASE)
+    .where(
+        delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bindparam("of_series"))),
+        delivery.c.reason == SET_ASIDE,
+    )
+    .values(**_DUE_NOW)
+)
 _RETRY = moving(delivery, Event.RETRY).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
 _HASTEN = update(delivery).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
 _RETRY_ITEMS = (
@@ -155,6 +181,21 @@ def supersede_unsent(act: Act, series_id: SeriesId, *, but_job: JobId | None, de
     act.move(_SUPERSEDE, detail, of_series=series_id, but_job=-1 if but_job is None else but_job)
 
 
+def is_in_doubt(connection: Connection, series_id: SeriesId) -> bool:
+    """Was something of the series set aside that may matter, and that no person has seen?"""
+    return bool(connection.execute(select(_IS_IN_DOUBT), {"of_series": series_id}).scalar_one())
+
+
+def hold_doubtful(act: Act, series_id: SeriesId) -> None:
+    """Something of the series was set aside: what has not begun its way to a peer waits until that is looked at."""
+    act.move(_HOLD_DOUBTFUL, of_series=series_id, words=_doubt(series_id))
+
+
+def release_doubtful(act: Act, series_id: SeriesId, detail: str) -> int:
+    """Let go what was held for that; how many deliveries."""
+    return act.move(_RELEASE_DOUBTFUL, detail, of_series=series_id)
+
+
 def open_deliveries(
     act: Act,
     *,
@@ -167,22 +208,25 @@ def open_deliveries(
     """Bring what a done job made to its peers, or hold it where an older revision was on its way before."""
     supersede_unsent(act, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
     begun_revision = act.connection.execute(_BEGUN_REVISION, {"of_series": series_id}).scalar_one()
-    is_held = begun_revision is not None and begun_revision < revision
+    reason = sentence = None
+    if begun_revision is not None and begun_revision < revision:
+        reason = EARLIER_REVISION
+        sentence = (
+            f"Revision {begun_revision} of this series was on its way to a peer before revision {revision} came; "
+            "this one waits for `dicomnode deliveries release`."
+        )
+    elif is_in_doubt(act.connection, series_id):
+        reason, sentence = SET_ASIDE, _doubt(series_id)
     born = {
         "job_id": job_id,
-        **act.born(DeliveryState.HELD if is_held else DeliveryState.DUE, "job_done"),
+        **act.born(DeliveryState.DUE if reason is None else DeliveryState.HELD, "job_done"),
         "created_at": act.now,
         "next_at": act.now,
         "attempts": 0,
         "failures": 0,
         "lease_token": 0,
-        "reason": EARLIER_REVISION if is_held else None,
-        "sentence": (
-            f"Revision {begun_revision} of this series was on its way to a peer before revision {revision} came; "
-            "this one waits for `dicomnode deliveries release`."
-            if is_held
-            else ""
-        ),
+        "reason": reason,
+        "sentence": sentence or "",
     }
     for peer in dict.fromkeys(peers):
         made = act.connection.execute(insert(delivery).returning(delivery.c.id), {**born, "peer": peer}).scalar_one()
@@ -335,6 +379,13 @@ def _state_for_operator(connection: Connection, delivery_id: DeliveryId) -> Deli
     if state is None:
         raise InputError(f"There is no delivery {delivery_id}.", hint="`dicomnode deliveries list` shows them.")
     return DeliveryState(state)
+
+
+def _doubt(series_id: SeriesId) -> str:
+    return (
+        f"Objects of series {series_id} were set aside (`dicomnode series explain {series_id}`) before this delivery "
+        "had begun; it waits for `dicomnode deliveries release`."
+    )
 
 
 def _claim_of(claimed: Delivery) -> dict[str, object]:

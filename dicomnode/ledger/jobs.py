@@ -148,13 +148,9 @@ def refuse_while_running(act: Act, series_id: SeriesId, revision: int) -> None:
             raise InputError(f"Job {row.id} of series {series_id} is running; wait until it has ended.")
 
 
-def release(act: Act, series_id: SeriesId, revision: int) -> None:
-    """The operator's *release*: the held job of this revision goes on as it is."""
-    if act.move(_RELEASE, of_series=series_id, of_revision=revision) == 0:
-        raise InputError(
-            f"Series {series_id} has no held job to release.",
-            hint=f"`dicomnode series explain {series_id}` shows where it stands.",
-        )
+def release(act: Act, series_id: SeriesId, revision: int) -> int:
+    """The operator's *release*: the held job of this revision goes on as it is; how many there were."""
+    return act.move(_RELEASE, of_series=series_id, of_revision=revision)
 
 
 def return_all(act: Act, detail: str) -> int:

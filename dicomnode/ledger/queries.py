@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, literal, or_, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, literal, or_, select
 
 from dicomnode.errors import InputError, LedgerError
-from dicomnode.ledger import models
+from dicomnode.ids import SeriesId
+from dicomnode.ledger import models, quarantine
 from dicomnode.ledger.engine import ReadingDatabase, require_head, schema_version
 from dicomnode.ledger.lines import (
     AnswerLine,
@@ -25,7 +26,7 @@ from dicomnode.ledger.lines import (
     SeriesLine,
     Status,
 )
-from dicomnode.ledger.rows import ImportedModel
+from dicomnode.ledger.rows import ImportedModel, QuarantineReason
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
@@ -35,10 +36,12 @@ from dicomnode.ledger.schema import (
     instance,
     job,
     model,
-    quarantine,
     series,
 )
-from dicomnode.ledger.sentences import Arrival, Standing, explain
+from dicomnode.ledger.schema import (
+    quarantine as aside,
+)
+from dicomnode.ledger.sentences import Arrival, Standing, alerting, explain
 from dicomnode.ledger.states import DeliveryState, ItemState, JobState, SeriesState
 
 MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
@@ -50,9 +53,12 @@ _reads, _makes = job.alias("reads"), job.alias("makes")
 _LAST_JOB = select(func.max(_reads.c.id)).where(_reads.c.series_id == series.c.id).scalar_subquery()
 _SOURCE = select(_makes.c.series_id).where(_makes.c.output_series_id == series.c.id).scalar_subquery()
 _COUNT = select(func.count()).where(instance.c.series_id == series.c.id).scalar_subquery()
+# The verdict's own, or because of what was set aside of the series, until a person has seen that.
+_IS_ALERT = or_(series.c.alert, exists().where(aside.c.series_id == series.c.id, quarantine.IS_ALERT)).label("alarms")
 _SERIES_LINES = (
     select(
         series,
+        _IS_ALERT,
         _COUNT.label("instances"),
         _SOURCE.label("source"),
         job.c.id.label("job"),
@@ -62,7 +68,7 @@ _SERIES_LINES = (
     .where(or_(series.c.first_at.is_not(None), series.c.revision > 1))
     .order_by(series.c.id)
 )
-_ONE_SERIES = select(series, _SOURCE.label("source")).where(series.c.id == bindparam("series"))
+_ONE_SERIES = select(series, _IS_ALERT, _SOURCE.label("source")).where(series.c.id == bindparam("series"))
 _FILES = (
     select(instance)
     .where(instance.c.series_id == bindparam("series"))
@@ -149,7 +155,7 @@ class Reader:
                 reason=row.reason,
                 sentence=row.sentence,
                 notes=tuple(row.notes),
-                alert=row.alert,
+                alert=row.alarms,
                 aborted=row.aborted,
                 origin=row.origin,
                 source=row.source,
@@ -184,6 +190,7 @@ class Reader:
             jobs = _jobs_of(connection, series_id)
             deliveries = _deliveries(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
+            set_aside = quarantine.notes(connection, SeriesId(series_id))
         last = jobs[-1] if jobs else None
         standing = Standing(
             state=SeriesState(row.state),
@@ -193,7 +200,9 @@ class Reader:
             verdict=row.sentence,
             arrivals=tuple(Arrival(revision=one.revision, peer=one.peer, instances=one.instances) for one in arrivals),
         )
-        notes = tuple(row.notes) + (last.notes if last else ())
+        # Where the verdict is that something was set aside, its sentence says so already.
+        notes = tuple(row.notes) + tuple(one for one in set_aside if one not in row.sentence)
+        notes += last.notes if last else ()
         return Explanation(
             id=row.id,
             state=row.state,
@@ -212,28 +221,12 @@ class Reader:
         with self._database.reading() as connection:
             return list(_deliveries(connection))
 
-    def quarantine_list(self) -> list[QuarantineLine]:
-        """The files that were set aside."""
-        question = (
-            select(quarantine, instance.c.file.label("kept_file"), instance.c.series_id)
-            .join_from(quarantine, instance, isouter=True)
-            .order_by(quarantine.c.id)
-        )
+    def quarantine_list(
+        self, *, limit: int | None = None, reason: QuarantineReason | None = None, is_all: bool = False
+    ) -> list[QuarantineLine]:
+        """The files that were set aside and wait for a person, or all of them; the newest first."""
         with self._database.reading() as connection:
-            return [
-                QuarantineLine(
-                    id=row.id,
-                    file=row.file,
-                    reason=row.reason,
-                    peer=row.peer,
-                    sha256=row.sha256,
-                    kept_sha256=row.kept_sha256,
-                    kept_file=row.kept_file,
-                    series=row.series_id,
-                    at=row.at,
-                )
-                for row in connection.execute(question)
-            ]
+            return quarantine.lines(connection, limit=limit, reason=reason, is_all=is_all)
 
     def imported_models(self) -> list[ModelRow]:
         """The models that were imported, the oldest first."""
@@ -288,9 +281,7 @@ class Reader:
                     DeliveryState,
                     _numbers(connection, select(delivery.c.state, func.count()).group_by(delivery.c.state)),
                 ),
-                quarantine=_numbers(
-                    connection, select(quarantine.c.reason, func.count()).group_by(quarantine.c.reason)
-                ),
+                quarantine=_numbers(connection, select(aside.c.reason, func.count()).group_by(aside.c.reason)),
                 waiting_since=connection.execute(
                     select(func.min(job.c.queued_at)).where(job.c.state == JobState.QUEUED)
                 ).scalar_one(),
@@ -305,7 +296,7 @@ def _series_line(row: _AnyRow) -> SeriesLine:
         revision=row.revision,
         reason=row.reason,
         instances=row.instances,
-        alert=row.alert,
+        alert=row.alarms,
         origin=row.origin,
         source=row.source,
         job=row.job,
@@ -401,7 +392,8 @@ def _events(
         *same, func.max(events.c.at).label("at"), func.max(events.c.id).label("id"), func.count().label("times")
     ).group_by(*same)
     found = [(row.id, row, row.row_id) for row in connection.execute(each)]
-    for table, members in (("instance", of_images), ("delivery_item", of_items)):
+    set_aside = select(aside.c.id).where(aside.c.series_id == series_id)
+    for table, members in (("instance", of_images), ("delivery_item", of_items), ("quarantine", set_aside)):
         of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
         found += [(row.id, row, None) for row in connection.execute(of_members)]
     return tuple(_event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
@@ -431,18 +423,15 @@ def _per(states: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
 
 
 def _attention(connection: Connection) -> tuple[AttentionLine, ...]:
-    """What waits for a person: alerts, held and failed jobs, held deliveries; the newest of each kind.
+    """What waits for a person: alerts, held and failed jobs, held deliveries, files set aside; the newest of each kind.
 
     A job that failed on an older revision waits for nobody: the newer one has its own.
     """
-    alerts = select(
-        literal("series").label("kind"),
-        series.c.id,
-        series.c.id.label("of_series"),
-        series.c.state,
-        series.c.reason,
-        series.c.sentence,
-    ).where(series.c.alert)
+    alerts = (
+        select(series.c.id, series.c.state, series.c.reason, series.c.sentence, series.c.notes)
+        .where(_IS_ALERT)
+        .order_by(series.c.id.desc())
+    )
     jobs = (
         select(
             literal("job").label("kind"),
@@ -467,14 +456,22 @@ def _attention(connection: Connection) -> tuple[AttentionLine, ...]:
         .join_from(delivery, job)
         .where(delivery.c.state == DeliveryState.HELD)
     )
-    return tuple(
+    found = [
+        AttentionLine(
+            table=series.name,
+            id=row.id,
+            series=row.id,
+            state=row.state,
+            reason=row.reason,
+            sentence=" ".join(quarantine.objections(connection, SeriesId(row.id))) or alerting(row.sentence, row.notes),
+        )
+        for row in connection.execute(alerts.limit(MOST_ATTENTION))
+    ]
+    found += [
         AttentionLine(
             table=row.kind, id=row.id, series=row.of_series, state=row.state, reason=row.reason, sentence=row.sentence
         )
-        for question in (
-            alerts.order_by(series.c.id.desc()),
-            jobs.order_by(job.c.id.desc()),
-            deliveries.order_by(delivery.c.id.desc()),
-        )
+        for question in (jobs.order_by(job.c.id.desc()), deliveries.order_by(delivery.c.id.desc()))
         for row in connection.execute(question.limit(MOST_ATTENTION))
-    )
+    ]
+    return (*found, *quarantine.attention(connection))

@@ -30,6 +30,11 @@ than half of it. A job of an old revision that comes back from its worker is sup
 is born ``held``: a second derived series beside the first is a decision of the operator. Once the operator has let a
 revision go, further derivations of that same revision go out like first ones.
 
+**An object that was set aside** (its SOP Instance UID was taken, and its bytes are other ones) changes no state of its
+series by itself. A series that is not judged yet is kept for it, until the operator's release lets it be judged as it
+is. Of one that was judged, deliveries of which nothing has reached a peer become ``held``, and later ones are born so,
+until it turns out that nothing differs that matters, or a person has seen it.
+
 **Restart.** One service owns a data folder, so at its start no lease can be alive: each running job goes back into the
 queue, behind the others (it may be what killed the service) but without a spent attempt (three power cuts must not fail
 a good series), and each delivery that was being sent is due again. Acknowledged items stay acknowledged.
@@ -116,6 +121,7 @@ class Event(StrEnum):
     RETURN = "return"  # given back: stopped, a transient failure, the child died
     LEASE_LOST = "lease_lost"  # taken back from a holder that is gone
     HOLD = "hold"
+    SET_ASIDE = "set_aside"  # an object of the series was set aside before the delivery began
     FAIL = "fail"  # the last attempt was spent
     SUPERSEDE = "supersede"  # something newer took its place
     CANCEL = "cancel"
@@ -141,6 +147,7 @@ SERIES_TRANSITIONS: Final[dict[SeriesState, dict[Event, SeriesState]]] = {
     SeriesState.KEPT: {
         Event.LATE_INSTANCE: SeriesState.RECEIVING,
         Event.RETRY: SeriesState.SETTLED,
+        Event.RELEASE: SeriesState.SETTLED,
     },
     SeriesState.PLANNED: {
         Event.LATE_INSTANCE: SeriesState.RECEIVING,
@@ -181,6 +188,7 @@ DELIVERY_TRANSITIONS: Final[dict[DeliveryState, dict[Event, DeliveryState]]] = {
     DeliveryState.DUE: {
         Event.CLAIM: DeliveryState.SENDING,
         Event.SUPERSEDE: DeliveryState.CANCELLED,
+        Event.SET_ASIDE: DeliveryState.HELD,
     },
     DeliveryState.SENDING: {
         Event.FINISH: DeliveryState.SENT,

@@ -17,8 +17,8 @@ from typing import Final
 from sqlalchemy import bindparam, insert, select, update
 
 from dicomnode.errors import LedgerError
-from dicomnode.ids import DeliveryId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries, intake, jobs, models, verdicts
+from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
+from dicomnode.ledger import deliveries, intake, jobs, models, quarantine, verdicts
 from dicomnode.ledger.act import NODE, Act
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
 from dicomnode.ledger.rows import (
@@ -28,18 +28,22 @@ from dicomnode.ledger.rows import (
     Delivery,
     DeliveryItem,
     DerivedSeries,
+    Examined,
+    Finding,
     ImportedModel,
     Job,
     KnownInstance,
     ModelId,
     PlannedJob,
     QuarantinedFile,
+    QuarantineReason,
     ReceivingSeries,
     SettledSeries,
     StoredInstance,
     StoreOutcome,
+    Unexamined,
 )
-from dicomnode.ledger.schema import boot, create_ledger, instance, node, quarantine, series
+from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
 from dicomnode.ledger.states import JobState
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
@@ -150,6 +154,11 @@ class Ledger:
         with self._act("series") as act:
             return intake.make_series(act, series_uid)
 
+    def find_series(self, series_uid: str) -> SeriesId | None:
+        """The number that a series has; none is handed out."""
+        with self._database.reading() as connection:
+            return intake.series_number(connection, series_uid)
+
     def find_instance(self, sop_instance_uid: str) -> KnownInstance | None:
         """What is held under a SOP Instance UID; a look without a lock."""
         with self._database.reading() as connection:
@@ -166,16 +175,21 @@ class Ledger:
             for series_id in series_ids:
                 intake.mark_aborted(act, series_id)
 
-    def record_quarantine(self, file: QuarantinedFile) -> QuarantineId:
-        """A file lies in the quarantine folder."""
+    def record_quarantine(self, file: QuarantinedFile, finding: Finding | None = None) -> QuarantineId:
+        """A file lies in the quarantine folder; ``finding``: where it is plain at once."""
         with self._act("quarantine", file.peer or NODE) as act:
-            return intake.set_aside(act, file)
+            return quarantine.record(act, file, finding)
+
+    def file_set_aside(self, kept: InstanceId, sha256: str) -> str | None:
+        """The name in quarantine of an object with these bytes, whose UID an instance has."""
+        with self._database.reading() as connection:
+            return quarantine.file_of(connection, kept, sha256)
 
     def record_orphans(self, files: Sequence[QuarantinedFile]) -> None:
         """Files without a row, which the sweep moved to the quarantine folder."""
         with self._act("orphans") as act:
             for file in files:
-                intake.set_aside(act, file)
+                quarantine.record(act, file)
 
     # What the sweep compares the files with.
 
@@ -191,10 +205,47 @@ class Ledger:
         with self._database.reading() as connection:
             return set(connection.execute(_FILES_IN, {"first": f"{folder}/", "beyond": f"{folder}0"}).scalars())
 
-    def quarantined_files(self) -> set[str]:
-        """The names in the quarantine folder that have a row."""
+    def aside_in(self, folder: str) -> set[str]:
+        """Names below the quarantine folder of what has its row there and may still lie in a series' folder."""
         with self._database.reading() as connection:
-            return set(connection.execute(select(quarantine.c.file)).scalars())
+            return quarantine.files_of(connection, SeriesId(int(folder))) if folder.isdecimal() else set()
+
+    # What was set aside.
+
+    def quarantined_files(self) -> set[str]:
+        """The files below the quarantine folder that have a row."""
+        with self._database.reading() as connection:
+            return quarantine.files(connection)
+
+    def quarantine_without_series(self) -> list[tuple[QuarantineId, str, QuarantineReason]]:
+        """Number, file and reason of what a series may lack, while it is not known which."""
+        with self._database.reading() as connection:
+            return quarantine.without_series(connection)
+
+    def quarantine_belongs(self, row: QuarantineId, series: SeriesId | None, otherwise: Examined) -> None:
+        """The series that a file set aside names, if the ledger knows it, or what is to be said instead."""
+        with self._act("quarantine_belongs") as act:
+            quarantine.belong(act, row, series, otherwise)
+
+    def waiting_quarantine(self) -> list[SeriesId]:
+        """Judged series of which something was set aside since."""
+        with self._database.reading() as connection:
+            return quarantine.waiting_series(connection)
+
+    def unexamined(self, series: SeriesId) -> list[Unexamined]:
+        """What was set aside of a series and is to be looked at."""
+        with self._database.reading() as connection:
+            return quarantine.unexamined(connection, series)
+
+    def examined(self, series: SeriesId, found: Sequence[Examined]) -> None:
+        """What the look found."""
+        with self._act("examined") as act:
+            quarantine.examined(act, series, found)
+
+    def objections(self, series: SeriesId) -> tuple[str, ...]:
+        """Why the series is not derived as it is: what was set aside of it, and seen by nobody."""
+        with self._database.reading() as connection:
+            return quarantine.objections(connection, series)
 
     # Settle.
 
@@ -232,10 +283,12 @@ class Ledger:
         with self._act("keep") as act:
             return verdicts.keep(act, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes)
 
-    def plan(self, series: SeriesId, revision: int, planned: PlannedJob, notes: Sequence[str] = ()) -> JobId | None:
+    def plan(
+        self, series: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str] = (), alert: bool = False
+    ) -> JobId | None:
         """Verdict: derived by a job."""
         with self._act("plan") as act:
-            return verdicts.plan(act, series, revision, planned, notes=notes)
+            return verdicts.plan(act, series, revision, planned, notes=notes, alert=alert)
 
     # Work.
 
@@ -332,7 +385,7 @@ class Ledger:
             verdicts.retry(act, series)
 
     def release_series(self, series: SeriesId, by: str) -> None:
-        """Let the held job go on as it is. Raises InputError where there is none."""
+        """Let the series go on as it is. Raises InputError where nothing holds it."""
         with self._act("release_series", by) as act:
             verdicts.release(act, series)
 
@@ -345,6 +398,11 @@ class Ledger:
         """A held delivery is due. Raises InputError where it is not held."""
         with self._act("release_delivery", by) as act:
             deliveries.release(act, delivery)
+
+    def see_quarantine(self, rows: Collection[int] | None, by: str) -> int:
+        """A person has seen these rows of quarantine, or all; how many were new. Raises InputError for no such row."""
+        with self._act("see_quarantine", by) as act:
+            return quarantine.see(act, rows)
 
     # Models.
 

@@ -25,6 +25,7 @@ from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME,
 from dicomnode.ledger.store import Ledger
 from dicomnode.receive.admission import Occasion, admit, contexts_for
 from dicomnode.receive.door import Door
+from dicomnode.receive.header_walk import unpadded
 from dicomnode.receive.intake import Intake, Offer
 from dicomnode.receive.space import Condition, Space
 from dicomnode.receive.throttle import Throttle
@@ -236,8 +237,8 @@ class Receiver:
             assert isinstance(request, C_STORE)
             offer = Offer(
                 peer=association.peer.name,
-                sop_class_uid=str(request.AffectedSOPClassUID or ""),
-                sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+                sop_class_uid=unpadded(str(request.AffectedSOPClassUID or "")),
+                sop_instance_uid=unpadded(str(request.AffectedSOPInstanceUID or "")),
                 context_sop_class_uid=str(context.abstract_syntax),
                 transfer_syntax_uid=str(context.transfer_syntax),
                 dataset=request.DataSet.getbuffer() if request.DataSet else memoryview(b""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +59,11 @@ def test_one_batch_tells_new_copies_quarrels_and_other_encodings_apart(scene: Sc
         StoreOutcome.OTHER_ENCODING,
         StoreOutcome.STORED,
     ]
-    assert scene.kinds("instance", first.id) == ["duplicate"]
+    assert scene.kinds("instance", first.id) == ["duplicate", "conflict", "other_encoding"]
+    assert scene.ask("SELECT file, reason, series_id FROM quarantine ORDER BY id") == [
+        (Path(batch[2].file).name, "conflict", series),
+        (Path(batch[3].file).name, "other_encoding", series),
+    ]
     assert len(scene.ledger.instances_of(series, 1)) == 2
 
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, SeriesId
-from dicomnode.ledger.rows import Delivery, DeliveryItem, Job, StoreOutcome
+from dicomnode.ledger.rows import Delivery, DeliveryItem, Examined, Finding, Job, StoreOutcome
 from dicomnode.ledger.states import BIRTHS, TRANSITIONS
 from dicomnode.ledger.store import Ledger, open_ledger
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, derived, new_uid, plan_for, stored
@@ -44,6 +44,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.scene: Scene
         self.series: list[SeriesId] = []
         self.accepted: dict[str, SeriesId] = {}
+        self.aside: dict[str, SeriesId] = {}
         self.jobs: list[Job] = []
         self.deliveries: list[Delivery] = []
         self.acknowledged: Counter[int] = Counter()
@@ -98,8 +99,35 @@ class LedgerMachine(RuleBasedStateMachine):
         uid = list(self.accepted)[which % len(self.accepted)]
         before = self.scene.states("series")
         (outcome,) = self.ledger.accept([stored(self.accepted[uid], uid=uid, content=content)])
-        assert outcome == (StoreOutcome.DUPLICATE if content == "pixels" else StoreOutcome.CONFLICT)
+        if content == "pixels":
+            assert outcome == StoreOutcome.DUPLICATE
+        else:
+            assert outcome == (StoreOutcome.ASIDE_ALREADY if uid in self.aside else StoreOutcome.CONFLICT)
+            self.aside[uid] = self.accepted[uid]
         assert self.scene.states("series") == before
+
+    @precondition(lambda self: self.accepted)
+    @rule(which=pick)
+    def receive_a_copy_of_a_series(self, which: int) -> None:
+        """Another series bears the UID of an image that is there; perhaps nothing else ever comes of it."""
+        uid = list(self.accepted)[which % len(self.accepted)]
+        series = self.ledger.series_for(new_uid())
+        (outcome,) = self.ledger.accept([stored(series, uid=uid, content=f"copy {which} in {series}")])
+        assert outcome == StoreOutcome.CONFLICT
+
+    @rule(finding=st.sampled_from([Finding.SAME, Finding.OTHER_CONTENT]))
+    def examine_all(self, finding: Finding) -> None:
+        for series in self.ledger.waiting_quarantine():
+            found = [Examined(id=one.id, finding=finding) for one in self.ledger.unexamined(series)]
+            self.ledger.examined(series, found)
+
+    @rule(which=pick)
+    def see(self, which: int) -> None:
+        rows = self.scene.ask("SELECT id FROM quarantine ORDER BY id")
+        if rows:
+            (number,) = rows[which % len(rows)]
+            assert isinstance(number, int)
+            self.ledger.see_quarantine([number], "operator")
 
     # Settle.
 
@@ -112,7 +140,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def judge_all(self, model: str, keeps: bool, delivers: bool) -> None:
         for line in self.ledger.settled_series():
             if keeps:
-                assert self.ledger.keep(line.id, line.revision, reason="gaps", sentence="Gaps.")
+                reason = "set_aside" if self.ledger.unexamined(line.id) else "gaps"
+                assert self.ledger.keep(line.id, line.revision, reason=reason, sentence="Kept.")
             else:
                 planned = plan_for(*(PEERS if delivers else ()), digest_of_model=model)
                 assert self.ledger.plan(line.id, line.revision, planned) is not None
@@ -231,6 +260,29 @@ class LedgerMachine(RuleBasedStateMachine):
     def every_accepted_image_has_its_row(self) -> None:
         rows = self.scene.ask("SELECT sop_instance_uid FROM instance WHERE origin = 'received'")
         assert {uid for (uid,) in rows} == set(self.accepted)
+
+    @invariant()
+    def every_image_that_was_set_aside_has_its_row_and_series(self) -> None:
+        rows = self.scene.ask("SELECT 1 FROM quarantine WHERE series_id IS NULL")
+        assert not rows
+        own = self.scene.ask(
+            "SELECT sop_instance_uid FROM quarantine JOIN instance ON instance.id = instance_id "
+            "WHERE quarantine.series_id = instance.series_id"
+        )
+        assert {uid for (uid,) in own} == set(self.aside)
+        assert len(own) == len(self.aside), "each once"
+
+    @invariant()
+    def nothing_begins_while_its_series_is_in_doubt(self) -> None:
+        """But what a person let go, or had begun before."""
+        doubtful = (
+            "SELECT delivery.id FROM delivery JOIN job ON job.id = delivery.job_id WHERE delivery.state = 'due' "
+            "AND delivery.attempts = 0 AND job.series_id IN (SELECT series_id FROM quarantine "
+            "WHERE seen_at IS NULL AND coalesce(finding, '') <> 'same')"
+        )
+        for (number,) in self.scene.ask(doubtful):
+            assert isinstance(number, int)
+            assert {"release", "retry"} & set(self.scene.kinds("delivery", number))
 
     @invariant()
     def nothing_is_acknowledged_twice_or_forgotten(self) -> None:
