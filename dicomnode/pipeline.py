@@ -89,7 +89,7 @@ def run_pipeline(
         grid = thin_grid(stack.volume, ratio)
         thin = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
     with watch(Stage.DERIVE):
-        derivation = derive(stack, thin, plan)
+        derivation = derive(stack, thin, plan, consistency=generator.consistency)
     written = []
     files = derivation.files()
     for _ in range(derivation.count):

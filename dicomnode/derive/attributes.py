@@ -112,7 +112,7 @@ def _rescale(facts: Facts, keyword: str) -> object:
     """As the source has it, byte for byte; one of our own where its slices differ; none where it has none."""
     if facts.stack.format.has_uniform_rescale:
         return verbatim(facts.first.dataset, Tag(tag_of(keyword)))
-    own = {"RescaleSlope": decimal_text(facts.slope), "RescaleIntercept": decimal_text(facts.intercept)}
+    own = {"RescaleSlope": decimal_text(facts.storage.slope), "RescaleIntercept": decimal_text(facts.storage.intercept)}
     return own.get(keyword) or facts.first.text(keyword) or "US"
 
 
