@@ -90,7 +90,7 @@ def run_pipeline(
         thin = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
     tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
-        derivation = derive(stack, thin, plan)
+        derivation = derive(stack, thin, plan, consistency=generator.consistency)
     written = []
     files = derivation.files()
     for _ in range(derivation.count):

@@ -391,7 +391,7 @@ class Settler:
             model=facts.name,
             model_digest=facts.digest,
             ratio=verdict.ratio,
-            parameters=pinned(rule),
+            parameters=pinned(rule, self._clock.now()),
             deliver_to=rule.deliver_to,
             sentence=verdict.sentence,
         )

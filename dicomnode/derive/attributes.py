@@ -122,7 +122,7 @@ def _rescale(facts: Facts, keyword: str) -> object:
         (element := facts.copies.first(keyword)) is not None or not facts.first.has(keyword)
     ):
         return element
-    own = {"RescaleSlope": decimal_text(facts.slope), "RescaleIntercept": decimal_text(facts.intercept)}
+    own = {"RescaleSlope": decimal_text(facts.storage.slope), "RescaleIntercept": decimal_text(facts.storage.intercept)}
     return own.get(keyword) or facts.first.text(keyword) or "US"
 
 

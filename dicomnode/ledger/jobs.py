@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from datetime import datetime
 from typing import Final
@@ -12,7 +13,7 @@ from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries
 from dicomnode.ledger.act import Act, moving, stands
-from dicomnode.ledger.rows import DerivedSeries, Job, PlannedJob
+from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob
 from dicomnode.ledger.schema import DERIVED, MAX_ATTEMPTS, instance, job, series
 from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, Event, JobState, SeriesState
 
@@ -257,8 +258,14 @@ def hold(act: Act, claimed: Job, *, reason: str, sentence: str) -> bool:
 
 
 def _makes_the_same(row: Row[*tuple[object, ...]], planned: PlannedJob) -> bool:
-    pinned = (row.rule, row.model, row.model_digest, row.ratio, row.parameters)
-    return pinned == (planned.rule, planned.model, planned.model_digest, planned.ratio, planned.parameters)
+    pinned = (row.rule, row.model, row.model_digest, row.ratio, _of_the_rule(row.parameters))
+    wanted = (planned.rule, planned.model, planned.model_digest, planned.ratio, _of_the_rule(planned.parameters))
+    return pinned == wanted
+
+
+def _of_the_rule(parameters: str) -> dict[str, object]:
+    """Without the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
+    return {key: value for key, value in json.loads(parameters).items() if key != UTC_OFFSET_MIN}
 
 
 def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:

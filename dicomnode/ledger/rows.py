@@ -9,6 +9,8 @@ from typing import Final, NewType
 
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
 
+UTC_OFFSET_MIN = "utc_offset_min"  # in a job's parameters: the time zone in which its dates and times are written
+
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
 
@@ -162,7 +164,7 @@ class PlannedJob:
     model: str
     model_digest: str
     ratio: int
-    parameters: str  # canonical JSON of the rule's keys that change pixels or tags
+    parameters: str  # canonical JSON: the rule's keys that change pixels or tags, and UTC_OFFSET_MIN
     deliver_to: tuple[str, ...]  # peer names
     sentence: str  # the verdict in words
 
