@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -262,6 +262,17 @@ def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | 
     return moment
 
 
+def without_peer(connection: Connection, reachable: Collection[str]) -> dict[str, int]:
+    """The peers that are not among those that can be sent to, and how many deliveries are due to each."""
+    question = (
+        select(delivery.c.peer, func.count())
+        .where(stands(delivery, DeliveryState.DUE), delivery.c.peer.not_in(sorted(reachable)))
+        .group_by(delivery.c.peer)
+        .order_by(delivery.c.peer)
+    )
+    return {peer: number for peer, number in connection.execute(question)}
+
+
 def beat(act: Act, claimed: Delivery, until: datetime) -> bool:
     """Keep the lease; False: it is no longer ours."""
     return act.connection.execute(_BEAT, {**_claim_of(claimed), "until": until}).rowcount == 1
@@ -423,6 +434,12 @@ def cancel(act: Act, delivery_id: DeliveryId) -> None:
     row = _row_for_operator(act.connection, delivery_id)
     if act.move(_CANCEL, delivery=delivery_id, words="An operator cancelled it.") == 0:
         raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to cancel.")
+
+
+def peer_of(connection: Connection, delivery_id: DeliveryId) -> str:
+    """To whom a delivery goes. Raises InputError where there is none."""
+    peer: str = _row_for_operator(connection, delivery_id).peer
+    return peer
 
 
 def _stands(row: Row[*tuple[object, ...]]) -> str:

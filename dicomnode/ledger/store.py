@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import insert, select, update
 
-from dicomnode.errors import LedgerError
 from dicomnode.ids import DeliveryId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger import deliveries, intake, jobs, models, verdicts
 from dicomnode.ledger.act import NODE, Act
-from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
+from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, require_sound, schema_version
 from dicomnode.ledger.rows import (
     ArchivedInstance,
     BootId,
@@ -84,7 +83,8 @@ class Ledger:
 
     def begin_boot(self, *, pid: int, host: str) -> BootReport:
         """A service starts: nobody else holds a lease any more. Raises LedgerError where the file is damaged."""
-        self._check_pages()
+        with self._database.reading() as connection:
+            require_sound(connection, self._database.path)
         with self._act("begin_boot") as act:
             last = act.connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
             made = act.connection.execute(
@@ -238,6 +238,11 @@ class Ledger:
         with self._database.reading() as connection:
             return deliveries.is_ours(connection, delivery)
 
+    def peer_of_delivery(self, delivery: DeliveryId) -> str:
+        """To whom it goes. Raises InputError where there is none."""
+        with self._database.reading() as connection:
+            return deliveries.peer_of(connection, delivery)
+
     def delivery_state(self, delivery: DeliveryId) -> DeliveryState:
         """Where a delivery stands."""
         with self._database.reading() as connection:
@@ -298,6 +303,11 @@ class Ledger:
             now = self._clock.now()
             moment = deliveries.next_due_at(connection, peer, now)
         return None if moment is None else max(0.0, (moment - now).total_seconds())
+
+    def deliveries_without_peer(self, reachable: Collection[str]) -> dict[str, int]:
+        """The peers that are not among those that can be sent to, and how many deliveries are due to each."""
+        with self._database.reading() as connection:
+            return deliveries.without_peer(connection, reachable)
 
     # The operator.
 
@@ -370,12 +380,3 @@ class Ledger:
     def _act(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[Act]:
         with self._database.transaction(name, is_relaxed=is_relaxed) as connection:
             yield Act(connection=connection, now=self._clock.now(), by=by)
-
-    def _check_pages(self) -> None:
-        with self._database.reading() as connection:
-            found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
-        if found != "ok":
-            raise LedgerError(
-                f"The ledger {self._database.path} is damaged; nothing in it was changed.",
-                hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
-            )
