@@ -128,10 +128,10 @@ class Service:
         ledger = open_ledger(settings.ledger_url, clock=self._clock)
         parts.callback(ledger.close)
         host = socket.gethostname()
-        for peer, number in ledger.deliveries_without_peer(settings.reachable_peers).items():
-            log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         boot = ledger.begin_boot(pid=os.getpid(), host=host)
         parts.callback(ledger.end_boot, boot.boot)
+        for peer, number in ledger.deliveries_without_peer(settings.reachable_peers).items():
+            log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         sweep(archive, ledger, boot)
         shelf = Shelf(ledger.active_models, settings.node.data.absolute())
         models = known_models(settings, shelf)

@@ -156,13 +156,12 @@ def test_a_locked_ledger_is_a_pause_and_no_failure_of_the_push(
     tmp_path: Path, pacs: MisbehavingPacs, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.1)
-    node = Node(tmp_path / "busy")
-    node.derive("pacs")
-    with closing(sqlite3.connect(tmp_path / "busy" / "ledger.sqlite", isolation_level=None)) as backup:
-        backup.execute("BEGIN IMMEDIATE")
-        node.push_to("pacs", pacs.port)
-        wait_until(_told(log, "push_paused"))
-        backup.execute("ROLLBACK")
-    node.wait_for("sent", limit_s=15)
-    node.close()
+    with closing(Node(tmp_path / "busy")) as node:
+        node.derive("pacs")
+        with closing(sqlite3.connect(tmp_path / "busy" / "ledger.sqlite", isolation_level=None)) as backup:
+            backup.execute("BEGIN IMMEDIATE")
+            node.push_to("pacs", pacs.port)
+            wait_until(_told(log, "push_paused"))
+            backup.execute("ROLLBACK")
+        node.wait_for("sent", limit_s=15)
     assert "push_failed" not in log.messages
