@@ -299,6 +299,21 @@ class Archive:
             ) from exc
         return target
 
+    def discard_output(self, series: SeriesId) -> None:
+        """What a job that was cancelled has written, published or not: no row names it, and no other attempt comes."""
+        stale = self.root / f"{series}{_STALE_SUFFIX}"
+        try:
+            _remove_tree(stale)
+            if self.folder_of(series).exists():
+                self.folder_of(series).rename(stale)
+            for folder in (stale, self.output_folder(series)):
+                _remove_tree(folder)
+        except OSError as exc:
+            raise StorageError(
+                f"What a cancelled job wrote for series {series} could not be removed: {exc.strerror}.",
+                hint="Nothing needs it; the next start of the service moves it to quarantine.",
+            ) from exc
+
     # Start of the service, and the disk.
 
     def lock(self) -> None:

@@ -27,6 +27,7 @@ from dicomnode import __version__, log
 from dicomnode.archive import Archive
 from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
+from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import ImportedModel
 from dicomnode.ledger.store import open_ledger
@@ -142,6 +143,8 @@ class Service:
         host = socket.gethostname()
         boot = ledger.begin_boot(pid=os.getpid(), host=host)
         parts.callback(ledger.end_boot, boot.boot)
+        for peer, number in ledger.deliveries_without_peer(settings.reachable_peers).items():
+            log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
         shelf = Shelf(ledger.active_models, settings.node.data.absolute())
@@ -247,7 +250,7 @@ def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
         )
     ]
     rows += _check_disk(settings)
-    rows.append(_check_ledger(settings))
+    rows += _check_ledger(settings)
     rows += _check_models(settings)
     rows += [_check_peer(settings, peer, with_echo=with_echo) for peer in settings.peer]
     return rows
@@ -257,6 +260,7 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
     data = settings.node.data.absolute()
     archive = Archive(next(folder for folder in (data, *data.parents) if folder.is_dir()))
     try:
+        require_room_for(data)
         ensure_writable(archive)
     except StorageError as exc:
         yield CheckRow(what="data folder", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
@@ -273,12 +277,7 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
     )
     yield _check_quarantine(archive)
     if (kind := _filesystem(archive.data)) in NETWORK_FILESYSTEMS:
-        yield CheckRow(
-            what="file system",
-            mark=Mark.FAIL,
-            sentence=f"{data} lies on a network file system ({kind}), where a SQLite ledger may be damaged.",
-            hint="Set `node.data` to a disk of this machine.",
-        )
+        yield _on_network(data, kind, "Set `node.data` to a disk of this machine.")
 
 
 def _check_quarantine(archive: Archive) -> CheckRow:
@@ -292,26 +291,52 @@ def _check_quarantine(archive: Archive) -> CheckRow:
     )
 
 
-def _check_ledger(settings: Settings) -> CheckRow:
-    if not (settings.node.data / "ledger.sqlite").exists() and not settings.ledger.url:
-        return CheckRow(
-            what="ledger", mark=Mark.OK, sentence="There is none yet; `dicomnode serve` makes an empty one."
-        )
-    try:
-        reader = open_reader(settings.ledger_url)
-        try:
-            status = reader.status()
-        finally:
-            reader.close()
-    except NodeError as exc:
-        return CheckRow(what="ledger", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
-    held = len(status.attention)
+def _on_network(place: Path, kind: str, hint: str) -> CheckRow:
     return CheckRow(
+        what="file system",
+        mark=Mark.FAIL,
+        sentence=f"{place} lies on a network file system ({kind}), where a SQLite ledger may be damaged.",
+        hint=hint,
+    )
+
+
+def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
+    """The answer that `serve` would get: it makes a ledger where there is none, in a folder that is there."""
+    try:
+        path = ledger_path(settings.ledger_url)
+        if (kind := _filesystem(path)) in NETWORK_FILESYSTEMS and settings.ledger.url:
+            yield _on_network(path, kind, "Set `ledger.url` to a file on a disk of this machine.")
+        is_made = require_usable(
+            settings.ledger_url, is_folder_made=path.parent.resolve() == settings.node.data.resolve()
+        )
+        if is_made:
+            yield CheckRow(
+                what="ledger",
+                mark=Mark.OK,
+                sentence=f"There is none yet; `dicomnode serve` makes an empty one: {path}.",
+            )
+            return
+        with closing(open_reader(settings.ledger_url, peers=settings.reachable_peers)) as reader:
+            reader.require_sound()
+            status = reader.status()
+    except NodeError as exc:
+        yield CheckRow(what="ledger", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+        return
+    held = len(status.attention)
+    yield CheckRow(
         what="ledger",
         mark=Mark.WARN if held else Mark.OK,
         sentence=f"Version {status.version}, {status.instances} instances; {held} rows wait for a person.",
         hint="`dicomnode status` names them." if held else "",
     )
+    for peer, number in status.no_peer.items():
+        yield CheckRow(
+            what=f"peer {peer}",
+            mark=Mark.WARN,
+            sentence=f"The settings name no peer {peer} with an address, and {number} deliveries are due to it.",
+            hint="Name the peer again, or see `dicomnode deliveries list --reason no_peer`: `deliveries retry ID --to "
+            "PEER` sends one to another, `deliveries cancel ID` gives it up.",
+        )
 
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
@@ -394,6 +419,17 @@ def known_models(settings: Settings, shelf: Shelf) -> dict[str | None, ModelFact
                     hint=exc.hint,
                 ) from exc
     return models
+
+
+def require_room_for(data: Path) -> None:
+    """Raise StorageError where the data folder neither is a folder nor can become one."""
+    if (taken := next((place for place in (data, *data.parents) if os.path.lexists(place)), data)) and (
+        not taken.is_dir()
+    ):
+        raise StorageError(
+            f"The data folder {data} cannot be used: {taken} is not a folder; the node did not start.",
+            hint="Set `node.data` to a folder.",
+        )
 
 
 def ensure_writable(archive: Archive) -> None:

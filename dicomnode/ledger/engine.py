@@ -8,10 +8,11 @@ Readers have an engine of their own, because that listener would make a SELECT t
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -72,15 +73,18 @@ class Database:
         with _failures_in_words(self.path), self._reader.connect() as connection, connection.begin():
             yield connection
 
-    def is_damaged(self) -> bool:
-        """Look at every page: seconds for each GB. Raises CheckStoppedError where another thread ends it."""
+    def check(self) -> None:
+        """Look at every page: seconds for each GB. Raises LedgerError for a damaged one.
+
+        Raises CheckStoppedError where another thread ends it.
+        """
         with self.reading() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
             with self._check_lock:
                 self._checking = driver
             try:
-                return bool(connection.execute(text("PRAGMA quick_check(1)")).scalar_one() != "ok")
+                require_sound(connection, self.path)
             finally:
                 with self._check_lock:  # from now on an interrupt would hit another question
                     self._checking = None
@@ -134,6 +138,33 @@ def ledger_path(url: str) -> Path:
     if parsed.get_backend_name() != "sqlite" or not is_file:
         raise LedgerError("A ledger is a SQLite file for now; its URL looks like sqlite:////path/to/ledger.sqlite.")
     return Path(parsed.database or "").absolute()
+
+
+def require_usable(url: str, *, is_folder_made: bool) -> bool:
+    """Could a service open this ledger for writing? True: it would make a new one. Nothing is made here.
+
+    ``is_folder_made``: the service makes the folder first. Raises LedgerError with what the service would say.
+    """
+    path = ledger_path(url)
+    if is_folder_made and not path.parent.is_dir():
+        return True
+    is_there = path.is_file()
+    may_write = path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
+    if not may_write or path.is_dir() or (is_there and not os.access(path, os.R_OK | os.W_OK)):
+        raise _not_to_be_opened(path)
+    if not is_there:
+        return True
+    with closing(ReadingDatabase(url)) as database, database.reading() as connection:
+        return schema_version(connection) is None
+
+
+def require_sound(connection: Connection, path: Path) -> None:
+    """Raise LedgerError where pages of the file are damaged."""
+    if connection.execute(text("PRAGMA quick_check(1)")).scalar_one() != "ok":
+        raise LedgerError(
+            f"The ledger {path} is damaged; nothing in it was changed.",
+            hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
+        )
 
 
 def require_file(path: Path) -> None:
@@ -254,9 +285,12 @@ def _in_words(cause: BaseException | None, path: Path) -> LedgerError:
                 hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
             )
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_AUTH:
-            return LedgerError(
-                f"The ledger {path} cannot be opened for writing.",
-                hint="Does its folder exist, and may this user write there?",
-            )
+            return _not_to_be_opened(path)
         case _:
             return LedgerError(f"The ledger {path} failed: {cause}.")
+
+
+def _not_to_be_opened(path: Path) -> LedgerError:
+    return LedgerError(
+        f"The ledger {path} cannot be opened for writing.", hint="Does its folder exist, and may this user write there?"
+    )

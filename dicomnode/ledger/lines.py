@@ -94,6 +94,8 @@ class DeliveryLine:
     proof: str | None
     sent_at: datetime | None
     answers: tuple[AnswerLine, ...]
+    created_at: datetime
+    changed_at: datetime  # since when it is in this state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +211,7 @@ class Status:
     deliveries: dict[str, int]
     quarantine: dict[str, int]  # reason → number
     waiting_since: datetime | None  # the job that has been queued longest
+    no_peer: dict[str, int]  # peer that cannot be sent to → number of deliveries that are due to it
     attention: tuple[AttentionLine, ...]
 
 

@@ -49,7 +49,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0003"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0004"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -258,7 +258,7 @@ instance = Table(
     CheckConstraint("id >= 0 AND revision >= 1 AND size_bytes >= 0", name="instance_numbers"),
     CheckConstraint(f"length(sha256) = {SHA256_LENGTH}", name="instance_sha256"),
 )
-Index("instance_series", instance.c.series_id, instance.c.revision)
+Index("instance_series", instance.c.series_id, instance.c.revision, instance.c.peer)
 Index("instance_derived", instance.c.job_id, sqlite_where=text("job_id IS NOT NULL"))
 
 quarantine = Table(

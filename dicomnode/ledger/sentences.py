@@ -14,7 +14,7 @@ from typing import Final
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.lines import DeliveryLine, JobLine
 from dicomnode.ledger.rows import Finding, SetAside
-from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+from dicomnode.ledger.states import OPERATOR, DeliveryState, JobState, SeriesState
 
 SHOWN_DIGEST: Final = 12  # digits, as in the folder of an imported model
 SHOWN_NAMES: Final = 6  # of attributes that differ
@@ -179,7 +179,7 @@ def _job(job: JobLine, standing: Standing) -> str:
         case JobState.SUPERSEDED:
             return f"{name} gave way to a newer revision."
         case JobState.CANCELLED:
-            return f"{name} was cancelled by a new verdict."
+            return f"{name} was cancelled by {'an operator' if job.reason == OPERATOR else 'a new verdict'}."
 
 
 def _after(job: JobLine) -> str:
@@ -207,7 +207,8 @@ def _delivery(line: DeliveryLine, revision: int) -> str:
         case DeliveryState.HELD:
             words = f"{name} is held: {progress}.{_because(line)}"
         case DeliveryState.CANCELLED:
-            words = f"{name} was cancelled: something newer took its place."
+            why = line.sentence if line.reason == OPERATOR else "Something newer took its place."
+            words = f"{name} was cancelled: {progress}. {why}"
     return words + _answers(line)
 
 

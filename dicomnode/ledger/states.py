@@ -44,6 +44,12 @@ held or failed one is queued anew with all its attempts; a done one gets a succe
 and once that is done, what was made before and has not reached its peer is not sent any more. Where the new verdict
 plans something else, or keeps the series, the old job is cancelled. A job that was claimed meanwhile is let end.
 
+**Cancel** is the operator's, and takes effect at once, also on a claimed row. Who holds a cancelled job finds its claim
+gone within seconds and drops what it made; a later retry of the series plans a new job. Who sends a cancelled delivery
+ends the instance that is on its way, whose answer is still written down, and sends no other. Nothing that the peer has
+is taken back. A delivery that was cancelled is due again after a retry, unless something newer took its place. To send
+it to another peer is to cancel it and to open a delivery of the same images to that one.
+
 **Models** that an operator imported stand in a line for each name. The active one is what rules get that name it, from
 the next verdict on; none is active: the one of that name that came with the node. Activating another puts it in front;
 a rollback takes the foremost out of the line and goes back to the one behind it, in the end to what came with the node.
@@ -76,7 +82,7 @@ class JobState(StrEnum):
     HELD = "held"  # cannot go on without the operator: its input, its model or its result is not fit
     FAILED = "failed"  # the attempts are spent
     SUPERSEDED = "superseded"  # a newer revision took its place before it began
-    CANCELLED = "cancelled"  # a new verdict on the same revision planned something else
+    CANCELLED = "cancelled"  # by an operator, or a new verdict on the same revision planned something else
 
 
 class DeliveryState(StrEnum):
@@ -86,7 +92,7 @@ class DeliveryState(StrEnum):
     SENDING = "sending"  # claimed under a lease
     SENT = "sent"  # every instance acknowledged
     HELD = "held"  # waits for the operator
-    CANCELLED = "cancelled"  # a newer revision or derivation takes its place, and nothing of it was sent
+    CANCELLED = "cancelled"  # by an operator, or by something newer before anything of it was sent
 
 
 class ItemState(StrEnum):
@@ -167,7 +173,8 @@ JOB_TRANSITIONS: Final[dict[JobState, dict[Event, JobState]]] = {
         Event.LEASE_LOST: JobState.QUEUED,
         Event.HOLD: JobState.HELD,
         Event.FAIL: JobState.FAILED,
-        # Not superseded, not cancelled: what runs is finished or comes back first.
+        # Not superseded: what runs is finished or comes back first, unless an operator gives it up.
+        Event.CANCEL: JobState.CANCELLED,
     },
     JobState.HELD: {
         Event.RELEASE: JobState.QUEUED,
@@ -189,20 +196,25 @@ DELIVERY_TRANSITIONS: Final[dict[DeliveryState, dict[Event, DeliveryState]]] = {
         Event.CLAIM: DeliveryState.SENDING,
         Event.SUPERSEDE: DeliveryState.CANCELLED,
         Event.SET_ASIDE: DeliveryState.HELD,
+        Event.CANCEL: DeliveryState.CANCELLED,
     },
     DeliveryState.SENDING: {
         Event.FINISH: DeliveryState.SENT,
         Event.RETURN: DeliveryState.DUE,
         Event.LEASE_LOST: DeliveryState.DUE,
         Event.HOLD: DeliveryState.HELD,
+        Event.CANCEL: DeliveryState.CANCELLED,
     },
     DeliveryState.HELD: {
         Event.RELEASE: DeliveryState.DUE,
         Event.RETRY: DeliveryState.DUE,
         Event.SUPERSEDE: DeliveryState.CANCELLED,
+        Event.CANCEL: DeliveryState.CANCELLED,
     },
     DeliveryState.SENT: {},
-    DeliveryState.CANCELLED: {},
+    DeliveryState.CANCELLED: {
+        Event.RETRY: DeliveryState.DUE,
+    },
 }
 
 ITEM_TRANSITIONS: Final[dict[ItemState, dict[Event, ItemState]]] = {
@@ -260,7 +272,9 @@ BIRTHS: Final[dict[str, tuple[State, ...]]] = {
 }
 
 LIVE_JOB_STATES: Final = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)  # one of these per revision and model
-ENDED_JOB_STATES: Final = (JobState.SUPERSEDED, JobState.CANCELLED)  # gave way to another job
+ENDED_JOB_STATES: Final = (JobState.SUPERSEDED, JobState.CANCELLED)  # gave way to another job, or was given up
+
+OPERATOR: Final = "operator"  # reason of a cancelled row: an operator's; any other: something newer took its place
 
 
 def step(table: str, event: Event) -> tuple[tuple[State, ...], State]:

@@ -16,7 +16,6 @@ from typing import Final
 
 from sqlalchemy import bindparam, insert, select, update
 
-from dicomnode.errors import LedgerError
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger import deliveries, intake, jobs, models, quarantine, verdicts
 from dicomnode.ledger.act import NODE, Act
@@ -44,7 +43,7 @@ from dicomnode.ledger.rows import (
     Unexamined,
 )
 from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
-from dicomnode.ledger.states import JobState
+from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
 LEASE_S: Final = 60.0  # renewed every third of it (NODE 5.4)
@@ -123,11 +122,7 @@ class Ledger:
 
     def check(self) -> None:
         """Look at every page of the file. Raises LedgerError where one is damaged, CheckStoppedError when told to."""
-        if self._database.is_damaged():
-            raise LedgerError(
-                f"The ledger {self._database.path} is damaged; the node stops, and repairs nothing in it.",
-                hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
-            )
+        self._database.check()
 
     def stop_check(self) -> None:
         """From another thread: end a check that is under way."""
@@ -297,6 +292,16 @@ class Ledger:
         with self._act("claim_job", owner) as act:
             return jobs.claim(act, owner, act.now + timedelta(seconds=lease_s), but)
 
+    def is_job_ours(self, job: Job) -> bool:
+        """Does the claim hold? A look without a lock; no after its lease was lost or an operator cancelled it."""
+        with self._database.reading() as connection:
+            return jobs.is_ours(connection, job)
+
+    def job_state(self, job: JobId) -> JobState:
+        """Where a job stands."""
+        with self._database.reading() as connection:
+            return jobs.state_of(connection, job)
+
     def beat_job(self, job: Job, *, lease_s: float = LEASE_S) -> bool:
         """Renew the lease; False: stop, and discard what was made."""
         with self._act("beat_job", is_relaxed=True) as act:
@@ -307,8 +312,8 @@ class Ledger:
         with self._act("finish_job") as act:
             return jobs.finish(act, job, derived)
 
-    def return_job(self, job: Job, *, detail: str, counts: bool) -> JobState:
-        """Give the job back; ``counts``: it cost an attempt."""
+    def return_job(self, job: Job, *, detail: str, counts: bool) -> JobState | None:
+        """Give the job back; ``counts``: it cost an attempt. Where it stands now; None: it was no longer ours."""
         with self._act("return_job") as act:
             return jobs.give_back(act, job, detail=detail, counts=counts)
 
@@ -324,6 +329,21 @@ class Ledger:
         with self._act("claim_delivery", owner) as act:
             return deliveries.claim(act, peer, owner, act.now + timedelta(seconds=lease_s))
 
+    def is_delivery_ours(self, delivery: Delivery) -> bool:
+        """Does the claim hold? A look without a lock; no after its lease was lost or an operator cancelled it."""
+        with self._database.reading() as connection:
+            return deliveries.is_ours(connection, delivery)
+
+    def peer_of_delivery(self, delivery: DeliveryId) -> str:
+        """To whom it goes. Raises InputError where there is none."""
+        with self._database.reading() as connection:
+            return deliveries.peer_of(connection, delivery)
+
+    def delivery_state(self, delivery: DeliveryId) -> DeliveryState:
+        """Where a delivery stands."""
+        with self._database.reading() as connection:
+            return deliveries.state_of(connection, delivery)
+
     def beat_delivery(self, delivery: Delivery, *, lease_s: float = LEASE_S) -> bool:
         """Renew the lease; False: stop."""
         with self._act("beat_delivery", is_relaxed=True) as act:
@@ -335,12 +355,15 @@ class Ledger:
             return deliveries.pending_items(connection, delivery)
 
     def acknowledge(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> bool:
-        """The peer answered success or a warning; committed before the next instance is sent."""
+        """The peer answered success or a warning; committed before the next instance is sent.
+
+        False: the delivery is no longer ours; nothing more of it may be sent.
+        """
         with self._act("acknowledge", delivery.peer, is_relaxed=True) as act:
             return deliveries.acknowledge(act, delivery, item, status)
 
     def refuse(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> bool:
-        """The peer will not take this instance."""
+        """The peer will not take this instance. False: as of ``acknowledge``."""
         with self._act("refuse", delivery.peer) as act:
             return deliveries.refuse(act, delivery, item, status)
 
@@ -360,8 +383,8 @@ class Ledger:
         with self._act("hold_delivery") as act:
             return deliveries.hold(act, delivery, reason=reason, sentence=sentence)
 
-    def finish_delivery(self, delivery: Delivery) -> bool:
-        """Every item is answered. True: sent; False: held with what was refused, or no longer ours."""
+    def finish_delivery(self, delivery: Delivery) -> DeliveryState | None:
+        """Every item is answered: sent, or held with what was refused; None: it was no longer ours."""
         with self._act("finish_delivery") as act:
             return deliveries.finish(act, delivery)
 
@@ -377,6 +400,11 @@ class Ledger:
             moment = deliveries.next_due_at(connection, peer, now)
         return None if moment is None else max(0.0, (moment - now).total_seconds())
 
+    def deliveries_without_peer(self, reachable: Collection[str]) -> dict[str, int]:
+        """The peers that are not among those that can be sent to, and how many deliveries are due to each."""
+        with self._database.reading() as connection:
+            return deliveries.without_peer(connection, reachable)
+
     # The operator.
 
     def retry_series(self, series: SeriesId, by: str) -> None:
@@ -389,10 +417,28 @@ class Ledger:
         with self._act("release_series", by) as act:
             verdicts.release(act, series)
 
+    def cancel_series(self, series: SeriesId, by: str) -> tuple[JobId, ...]:
+        """Give its jobs up, the running one too; which they were. Raises InputError where there is none."""
+        with self._act("cancel_series", by) as act:
+            return verdicts.cancel(act, series)
+
     def retry_delivery(self, delivery: DeliveryId, by: str) -> None:
         """Due now, refused items pending again. Raises InputError where that means nothing."""
         with self._act("retry_delivery", by) as act:
             deliveries.retry(act, delivery)
+
+    def send_delivery_to(self, delivery: DeliveryId, peer: str, by: str) -> DeliveryId:
+        """Bring its images to another peer, and give up what is not sent yet; the delivery to that peer.
+
+        Raises InputError where the peer has them already, or is about to get them.
+        """
+        with self._act("send_delivery_to", by) as act:
+            return deliveries.send_to(act, delivery, peer)
+
+    def cancel_delivery(self, delivery: DeliveryId, by: str) -> None:
+        """Send no more of it. Raises InputError where it has ended already."""
+        with self._act("cancel_delivery", by) as act:
+            deliveries.cancel(act, delivery)
 
     def release_delivery(self, delivery: DeliveryId, by: str) -> None:
         """A held delivery is due. Raises InputError where it is not held."""

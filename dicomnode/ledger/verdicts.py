@@ -158,10 +158,18 @@ def release(act: Act, series_id: SeriesId) -> None:
         )
 
 
+def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
+    """The operator's *cancel*: the jobs of the series are given up, the running one too."""
+    _row_for_operator(act.connection, series_id)
+    return jobs.cancel(act, series_id)
+
+
 def _row_for_operator(connection: Connection, series_id: SeriesId) -> Row[*tuple[object, ...]]:
     row = connection.execute(_ROW, {"series": series_id}).one_or_none()
     if row is None:
         raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")
     if row.origin != RECEIVED:
-        raise InputError(f"Series {series_id} was made by this node; retry or release the series that it comes from.")
+        raise InputError(
+            f"Series {series_id} was made by this node; retry, release or cancel the series that it comes from."
+        )
     return row

@@ -18,8 +18,9 @@ from dicomnode.archive import Archive
 from dicomnode.errors import NodeError
 from dicomnode.ids import AeTitle, DeliveryId
 from dicomnode.ledger.rows import Delivery
+from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger
-from dicomnode.push.attempt import Attempt, End, Ending, OnItsWay, lease_s
+from dicomnode.push.attempt import Attempt, Cause, End, Ending, OnItsWay, lease_s
 from dicomnode.push.outcome import Reason
 from dicomnode.push.scu import Link
 from dicomnode.seams import checkpoint
@@ -93,6 +94,8 @@ class PeerLoop:
                 log.event(LOGGER, "association_aborted", level=logging.WARNING, peer=self._peer.name, limit=limit_s)
                 link.abort()
             self._thread.join(ABORT_LIMIT_S)
+        if self._thread.is_alive():
+            log.event(LOGGER, "push_not_stopped", level=logging.ERROR, peer=self._peer.name)
         return not self._thread.is_alive()
 
     @property
@@ -107,6 +110,12 @@ class PeerLoop:
                 is_idle = not self._serve_next()
                 if is_idle and not self._stop.is_set():
                     self._wake.wait(self._idle_s())
+            except NodeError as exc:  # the ledger's matter, locked by a backup, say
+                log.event(
+                    LOGGER, "push_paused", level=logging.ERROR, peer=self._peer.name, code=exc.code,
+                    sentence=exc.sentence,
+                )  # fmt: skip
+                self._stop.wait(POLL_S)
             except Exception:  # noqa: BLE001 (border: peer loop)
                 log.failure(LOGGER, "push_failed", peer=self._peer.name)
                 self._stop.wait(POLL_S)
@@ -150,18 +159,7 @@ class PeerLoop:
         rejections, aborts = self._rejections.pop(delivery.id, 0), self._aborts.pop(delivery.id, 0)
         match ending.end:
             case End.FINISH:
-                is_sent = self._ledger.finish_delivery(delivery)
-                self._on_its_way.pop(delivery.id, None)
-                log.event(
-                    LOGGER,
-                    "delivery_sent" if is_sent else "delivery_held",
-                    level=logging.WARNING if attempt.refused or attempt.warned else logging.INFO,
-                    delivery=delivery.id,
-                    peer=self._peer.name,
-                    instances=attempt.acknowledged,
-                    status=_listed(attempt.refused + attempt.warned),
-                    seconds=seconds,
-                )
+                self._finish(attempt, seconds=seconds)
             case End.HOLD:
                 self._hold(delivery, reason=reason, sentence=ending.sentence)
             case End.UNREACHED if ending.reason is Reason.REJECTED:
@@ -189,20 +187,53 @@ class PeerLoop:
             case End.RETRY:
                 self._defer(attempt, reason=reason, sentence=ending.sentence)
             case End.STOPPED:
-                self._ledger.release_claim(delivery)
-                log.event(LOGGER, "delivery_stopped", delivery=delivery.id, instances=attempt.acknowledged)
+                if self._ledger.release_claim(delivery):
+                    log.event(
+                        LOGGER, "delivery_stopped", delivery=delivery.id, peer=self._peer.name,
+                        instances=attempt.acknowledged,
+                    )  # fmt: skip
+                else:
+                    self._tell_gone(delivery)
             case End.GONE:
-                log.event(LOGGER, "delivery_lease_lost", level=logging.WARNING, delivery=delivery.id)
+                self._tell_gone(delivery)
             case _:
                 raise AssertionError(f"an attempt does not end so: {ending.end}")
         checkpoint("push.concluded")
+
+    def _finish(self, attempt: Attempt, *, seconds: float) -> None:
+        delivery = attempt.delivery
+        state = self._ledger.finish_delivery(delivery)
+        self._on_its_way.pop(delivery.id, None)
+        if state is None:
+            self._tell_gone(delivery)
+            return
+        log.event(
+            LOGGER,
+            "delivery_sent" if state is DeliveryState.SENT else "delivery_held",
+            level=logging.WARNING if attempt.refused or attempt.warned else logging.INFO,
+            delivery=delivery.id,
+            peer=self._peer.name,
+            instances=attempt.acknowledged,
+            reason=None if state is DeliveryState.SENT else str(Cause.REFUSED),
+            status=_listed(attempt.refused + attempt.warned),
+            seconds=seconds,
+        )
+
+    def _tell_gone(self, delivery: Delivery) -> None:
+        """What we hold no claim to any more: by an operator's cancel, or because the lease ran out."""
+        if self._ledger.delivery_state(delivery.id) is DeliveryState.CANCELLED:
+            log.event(LOGGER, "delivery_cancelled", delivery=delivery.id, peer=self._peer.name)
+        else:
+            log.event(LOGGER, "delivery_lease_lost", level=logging.WARNING, delivery=delivery.id, peer=self._peer.name)
 
     def _defer(self, attempt: Attempt, *, reason: str, sentence: str, wait_s: float | None = None) -> None:
         delivery = attempt.delivery
         # "In a row" ends with progress, for the ledger's count and for ours.
         failures = 0 if attempt.acknowledged else delivery.failures
         wait_s = backoff_s(failures, self._push, self._chance) if wait_s is None else wait_s
-        self._ledger.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence)
+        if not self._ledger.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence):
+            self._tell_gone(delivery)
+            return
         log.event(
             LOGGER,
             "delivery_deferred",
@@ -215,7 +246,9 @@ class PeerLoop:
         )
 
     def _hold(self, delivery: Delivery, *, reason: str, sentence: str) -> None:
-        self._ledger.hold_delivery(delivery, reason=reason, sentence=sentence)
+        if not self._ledger.hold_delivery(delivery, reason=reason, sentence=sentence):
+            self._tell_gone(delivery)
+            return
         log.event(
             LOGGER,
             "delivery_held",

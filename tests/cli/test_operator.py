@@ -109,7 +109,7 @@ def test_a_list_is_an_array_with_the_promised_fields(run: Run, ledger: Ledger, s
     assert row.items() >= {"id": series, "state": "receiving", "revision": 1, "reason": None, "instances": 6}.items()
     _finish(ledger, _plan(ledger, series))
     assert len(json.loads(run("series", "list", "--json").out)) == 1
-    received, derived = json.loads(run("series", "list", "--derived", "--json").out)
+    derived, received = json.loads(run("series", "list", "--derived", "--json").out)
     assert (received["state"], derived["state"], derived["reason"]) == ("planned", "kept", "own_output")
     (delivery,) = json.loads(run("deliveries", "list", "--json").out)
     assert {"id", "state", "peer", "items", "acknowledged", "next_at", "reason"} <= delivery.keys()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, SeriesId
-from dicomnode.ledger.rows import Delivery, DeliveryItem, Examined, Finding, Job, StoreOutcome
+from dicomnode.ledger.rows import Delivery, Examined, Finding, Job, StoreOutcome
 from dicomnode.ledger.states import BIRTHS, TRANSITIONS
 from dicomnode.ledger.store import Ledger, open_ledger
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, derived, new_uid, plan_for, stored
@@ -190,14 +191,15 @@ class LedgerMachine(RuleBasedStateMachine):
         items = self.ledger.pending_items(delivery)
         if not items:
             return
-        ours = self._is_ours(delivery)
+        ours, is_written = self._is_ours(delivery), self._is_answer_written(delivery)
         if answer == "acknowledge":
             assert self.ledger.acknowledge(delivery, items[0], status=0) == ours
-            self._count(items[0], ours=ours)
+            if is_written:
+                self.acknowledged[items[0].id] += 1
         elif answer == "refuse":
             assert self.ledger.refuse(delivery, items[0], status=0xA900) == ours
         else:
-            assert self.ledger.fail_item(delivery, items[0], status=0x0110) == items[0].tries + ours
+            assert self.ledger.fail_item(delivery, items[0], status=0x0110) == items[0].tries + is_written
 
     @precondition(lambda self: self.deliveries)
     @rule(which=pick, end=st.sampled_from(["finish", "defer", "hold", "release"]))
@@ -209,7 +211,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 refused = self.scene.ask(
                     "SELECT 1 FROM delivery_item WHERE delivery_id = ? AND state = 'refused'", delivery.id
                 )
-                assert self.ledger.finish_delivery(delivery) == (ours and not refused)
+                end_state = "held" if refused else "sent"
+                assert self.ledger.finish_delivery(delivery) == (end_state if ours else None)
         elif end == "defer":
             assert self.ledger.defer(delivery, wait_s=30, reason="no_answer", sentence="x") == ours
         elif end == "hold":
@@ -220,22 +223,32 @@ class LedgerMachine(RuleBasedStateMachine):
     # The operator.
 
     @precondition(lambda self: self.series)
-    @rule(which=pick, verb=st.sampled_from(["retry", "release"]))
+    @rule(which=pick, verb=st.sampled_from(["retry", "release", "cancel"]))
     def operate_series(self, which: int, verb: str) -> None:
         series = self.series[which % len(self.series)]
         try:
-            (self.ledger.retry_series if verb == "retry" else self.ledger.release_series)(series, "operator")
+            getattr(self.ledger, f"{verb}_series")(series, "operator")
         except InputError:
             return  # a verb that means nothing here changes nothing: the invariants look
 
-    @rule(which=pick, verb=st.sampled_from(["retry", "release"]))
+    @rule(which=pick, verb=st.sampled_from(["retry", "release", "cancel"]))
     def operate_delivery(self, which: int, verb: str) -> None:
-        count = len(self.scene.states("delivery"))
-        number = DeliveryId(1 + which % (count + 1))
+        with suppress(InputError):
+            getattr(self.ledger, f"{verb}_delivery")(self._some_delivery(which), "operator")
+
+    @rule(which=pick, peer=st.sampled_from(PEERS))
+    def send_delivery_to(self, which: int, peer: str) -> None:
+        """What was not sent is given up in favour of the other peer; what was stays sent."""
+        number = self._some_delivery(which)
+        before = self.scene.ask("SELECT state, peer FROM delivery WHERE id = ?", number)
         try:
-            (self.ledger.retry_delivery if verb == "retry" else self.ledger.release_delivery)(number, "operator")
+            there = self.ledger.send_delivery_to(number, peer, "operator")
         except InputError:
+            assert self.scene.ask("SELECT state, peer FROM delivery WHERE id = ?", number) == before
             return
+        assert self.scene.ask("SELECT state, peer FROM delivery WHERE id = ?", there) == [("due", peer)]
+        if there != number:
+            assert self.scene.state("delivery", number) == ("sent" if before[0][0] == "sent" else "cancelled")
 
     # What always holds.
 
@@ -307,7 +320,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self.scene.ask(
             "SELECT 1 FROM series WHERE state = 'planned' AND NOT EXISTS ("
             "SELECT 1 FROM job WHERE job.series_id = series.id AND job.revision = series.revision "
-            "AND job.state NOT IN ('superseded', 'cancelled'))"
+            "AND (job.state NOT IN ('superseded', 'cancelled') OR job.reason = 'operator'))"
         )
 
     @invariant()
@@ -321,9 +334,14 @@ class LedgerMachine(RuleBasedStateMachine):
         row = self.scene.ask("SELECT state, lease_token FROM delivery WHERE id = ?", delivery.id)
         return row == [("sending", delivery.lease_token)]
 
-    def _count(self, item: DeliveryItem, *, ours: bool) -> None:
-        if ours:
-            self.acknowledged[item.id] += 1
+    def _is_answer_written(self, delivery: Delivery) -> bool:
+        """Also of what was on its way when an operator cancelled the delivery."""
+        row = self.scene.ask("SELECT state, state_cause, lease_token FROM delivery WHERE id = ?", delivery.id)
+        return self._is_ours(delivery) or row == [("cancelled", "cancel", delivery.lease_token)]
+
+    def _some_delivery(self, which: int) -> DeliveryId:
+        """One that is there, or the number behind the last."""
+        return DeliveryId(1 + which % (len(self.scene.states("delivery")) + 1))
 
 
 TestLedgerMachine = pytest.mark.timeout(600)(LedgerMachine.TestCase)  # 8 s of CPU, more where others work too

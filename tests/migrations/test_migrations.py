@@ -216,6 +216,16 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     assert contents(of_0001, "transition") == contents(fresh, "transition")
 
 
+def test_0004_lets_an_operator_cancel_what_was_claimed_before_the_upgrade(of_0001: Path) -> None:
+    migrate.upgrade(url_of(of_0001))
+    ledger = open_ledger(url_of(of_0001))
+    delivery = ledger.claim_delivery("pacs", "1:node:7", lease_s=60)
+    assert delivery is not None
+    ledger.cancel_delivery(delivery.id, "operator")
+    ledger.retry_delivery(delivery.id, "operator")
+    ledger.close()
+
+
 def test_a_ledger_of_0001_goes_on_after_the_upgrade_and_takes_a_model(of_0001: Path) -> None:
     migrate.upgrade(url_of(of_0001))
     ledger = open_ledger(url_of(of_0001))

@@ -115,10 +115,10 @@ class Node:
         return loop
 
     def deliveries(self) -> list[DeliveryLine]:
-        """What ``deliveries list`` shows."""
+        """What ``deliveries list`` shows, the oldest first."""
         reader = open_reader(self.url)
         try:
-            return reader.deliveries_list()
+            return reader.deliveries_list()[::-1]
         finally:
             reader.close()
 
