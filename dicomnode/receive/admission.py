@@ -12,7 +12,7 @@ from functools import cache
 
 from pynetdicom.presentation import PresentationContext, build_context
 
-from dicomnode.receive.visitor import AssociateRequest
+from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.settings import PeerSettings
 from dicomnode.wire import (
     APPLICATION_CONTEXT,
@@ -38,11 +38,10 @@ class Occasion:
     is_refusing: bool  # stopping, or without room
     is_over_limit: bool
     address: str
-    application_context: str
 
 
 def admit(
-    request: AssociateRequest, occasion: Occasion, *, ae_title: str, peers: Sequence[PeerSettings]
+    request: AssociationRequest, occasion: Occasion, *, ae_title: str, peers: Sequence[PeerSettings]
 ) -> PeerSettings | Rejection:
     """The peer behind a request, or why there is none."""
     if occasion.is_refusing:
@@ -55,7 +54,7 @@ def admit(
     peer = next((one for one in peers if calling is not None and one.may_send(calling, occasion.address)), None)
     if peer is None:
         return CALLING_UNKNOWN
-    if occasion.application_context != APPLICATION_CONTEXT:
+    if request.application_context != APPLICATION_CONTEXT:
         return CONTEXT_UNKNOWN
     if not request.is_version_1:
         return PROTOCOL_UNKNOWN

@@ -1,0 +1,266 @@
+"""The beginning of an association, at either end: pynetdicom encodes, decodes and negotiates, the bytes are ours.
+
+Nothing of the library runs here but pure functions: no thread, no socket, no state machine. PS3.8 sections 7.1 and
+9.3.2 to 9.3.4, PS3.7 Annex D.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydicom.uid import UID
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+)
+from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor, negotiate_as_requestor
+
+from dicomnode import wire
+from dicomnode.dimse.link import Ended, Link
+from dicomnode.dimse.messages import (
+    INVALID_VALUE,
+    ControlPdu,
+    PduType,
+    Phase,
+    ReadLimits,
+    Violation,
+    encode_pdu,
+)
+from dicomnode.dimse.outcome import Outcome, Reason
+from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
+
+RESPONSE_LIMITS = ReadLimits(pdu_bytes=1 << 20, dataset_bytes=1 << 20)  # of what a peer answers: some hundred bytes
+
+_FIXED_BYTES = 68  # of an A-ASSOCIATE-RQ or -AC before its items (PS3.8 Table 9-11)
+_TITLES = slice(4, 36)  # called, then calling AE title
+_ACCEPTED = 0  # result of a presentation context (PS3.8 Table 9-18)
+_TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
+
+Wrap = Callable[[socket.socket], socket.socket]
+Ourselves = MaximumLengthNotification | ImplementationClassUIDNotification | ImplementationVersionNameNotification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """An accepted presentation context."""
+
+    id: int
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociationRequest:
+    """What a requestor says of itself."""
+
+    called: str | None  # None: not an AE title at all (PS3.5 section 6.2)
+    calling: str | None
+    is_version_1: bool
+    application_context: str
+    primitive: A_ASSOCIATE
+    titles: bytes  # as they came, to be sent back (PS3.8 Table 9-17)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """What an A-ASSOCIATE-AC says: our answer, or the peer's."""
+
+    pdu: bytes
+    contexts: Mapping[int, Context]  # the accepted ones, by id
+    maximum_pdu_bytes: int  # the longest PDU that the peer takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Associated:
+    """An association that we asked for."""
+
+    link: Link
+    contexts: Mapping[int, Context]
+
+
+def read_request(body: bytes) -> AssociationRequest | Violation:
+    """Read an A-ASSOCIATE-RQ, whatever its titles and version are: whether they will do is the listener's matter."""
+    if len(body) < _FIXED_BYTES:
+        return Violation(reason=0, code="request_malformed")
+    # The library refuses a version with more bits than the lowest (PS3.8 section 9.3.2 has only that one tested) and
+    # empty titles: it gets harmless ones.
+    harmless = b"\x00\x01" + body[2:4] + b"?".ljust(16) * 2 + body[36:]
+    pdu = A_ASSOCIATE_RQ()
+    try:
+        pdu.decode(encode_pdu(PduType.ASSOCIATE_RQ, harmless))
+        primitive = pdu.to_primitive()
+    except Exception:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return Violation(reason=INVALID_VALUE, code="request_malformed")
+    return AssociationRequest(
+        called=ae_title(body[4:20]),
+        calling=ae_title(body[20:36]),
+        is_version_1=bool(body[1] & 1),
+        application_context=str(primitive.application_context_name or ""),
+        primitive=primitive,
+        titles=body[_TITLES],
+    )
+
+
+def ae_title(field: bytes) -> str | None:
+    """An AE title without its padding: blanks, or whatever stands behind a NUL; None where it is none."""
+    text = field.split(b"\0", 1)[0].strip(b" ")
+    if not text or any(byte < 0x20 or byte > 0x7E or byte == 0x5C for byte in text):
+        return None
+    return text.decode("ascii")
+
+
+def accept(
+    request: AssociationRequest, supported: Sequence[PresentationContext], *, maximum_pdu_bytes: int
+) -> Acceptance | Violation:
+    """Negotiate contexts and roles, and answer. ``maximum_pdu_bytes``: the longest PDU that we take."""
+    asked = request.primitive
+    roles = {
+        item.sop_class_uid: (item.scu_role, item.scp_role)
+        for item in asked.user_information
+        if isinstance(item, SCP_SCU_RoleSelectionNegotiation) and item.sop_class_uid is not None
+    }
+    try:
+        proposed = asked.presentation_context_definition_list
+        results, role_items = negotiate_as_acceptor(proposed, list(supported), roles)
+    except Exception:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return Violation(reason=INVALID_VALUE, code="request_malformed")
+    answer = A_ASSOCIATE()
+    answer.application_context_name = UID(wire.APPLICATION_CONTEXT)
+    answer.called_ae_title, answer.calling_ae_title = asked.called_ae_title, asked.calling_ae_title
+    answer.result, answer.result_source = 0, 1
+    answer.presentation_context_definition_results_list = results
+    answer.user_information.extend(_ourselves(maximum_pdu_bytes))
+    answer.user_information.extend(role_items)
+    pdu = bytearray(A_ASSOCIATE_AC(answer).encode())
+    pdu[6 + _TITLES.start : 6 + _TITLES.stop] = request.titles
+    return Acceptance(pdu=bytes(pdu), contexts=_accepted(results), maximum_pdu_bytes=_longest(asked))
+
+
+def reject(rejection: wire.Rejection) -> bytes:
+    """An A-ASSOCIATE-RJ."""
+    return encode_pdu(PduType.ASSOCIATE_RJ, bytes((0, rejection.result, rejection.source, rejection.reason)))
+
+
+def associate(
+    address: tuple[str, int],
+    proposed: Sequence[PresentationContext],
+    *,
+    calling: AeTitle,
+    called: AeTitle,
+    connect_timeout_s: float,
+    wrap: Wrap = lambda connected: connected,
+) -> Associated | Outcome:
+    """Connect and ask for an association with these contexts, or say why there is none.
+
+    ``wrap``: makes a TLS socket of the plain one. The answer may take as long as the connection.
+    """
+    where = "{}:{}".format(*address)
+    try:
+        connected = wrap(socket.create_connection(address, timeout=connect_timeout_s))
+    except (socket.gaierror, UnicodeError) as exc:
+        return Outcome(reason=Reason.UNRESOLVED, detail=f"{address[0]}, {exc}")
+    except OSError as exc:
+        return Outcome(reason=Reason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
+    # No Nagle: a small command PDU before the data costs a delayed ACK on each instance (2 to 6 times).
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link = Link(connected, Phase.AWAITING_ANSWER, RESPONSE_LIMITS)
+    began_s = time.monotonic()
+    until_s = began_s + connect_timeout_s
+    request = _request(proposed, calling=calling, called=called)
+    answer = link.send(A_ASSOCIATE_RQ(request).encode(), until_s) or link.next_event(until_s)
+    outcome: Outcome
+    match answer:
+        case ControlPdu(kind=PduType.ASSOCIATE_AC):
+            acceptance = _read_acceptance(answer.body, request)
+            if acceptance is None:
+                link.abort(2, INVALID_VALUE)
+                outcome = Outcome(
+                    reason=Reason.NOT_UNDERSTOOD, detail=f"its answer to the association request, {where}"
+                )
+            elif acceptance.contexts:
+                link.phase = Phase.ESTABLISHED
+                link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
+                return Associated(link=link, contexts=acceptance.contexts)
+            else:
+                link.abort(0, 0)
+                outcome = Outcome(reason=Reason.NO_CONTEXT)
+        case ControlPdu(kind=PduType.ASSOCIATE_RJ):
+            rejection = wire.rejection(*answer.numbers)
+            reason = Reason.BUSY if rejection.result == _TRANSIENT else Reason.REJECTED
+            titles = f"(we are {calling}, the peer is {called})"
+            outcome = Outcome(reason=reason, detail=f"{rejection.code}, {rejection.sentence} {titles}")
+        case ControlPdu():
+            outcome = aborted(answer)
+        case Ended.TIMED_OUT:
+            outcome = Outcome(reason=Reason.UNANSWERED, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
+        case Violation():
+            link.abort(2, answer.reason)
+            outcome = Outcome(reason=Reason.NOT_UNDERSTOOD, detail=f"its answer to the association request, {where}")
+        case _:
+            outcome = Outcome(reason=Reason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
+    link.close()
+    return outcome
+
+
+def aborted(pdu: ControlPdu) -> Outcome:
+    """The peer's A-ABORT as an outcome."""
+    _, source, reason = pdu.numbers
+    return Outcome(reason=Reason.ABORTED, detail=f"source {source}, reason {reason}")
+
+
+def _request(proposed: Sequence[PresentationContext], *, calling: AeTitle, called: AeTitle) -> A_ASSOCIATE:
+    request = A_ASSOCIATE()
+    request.application_context_name = UID(wire.APPLICATION_CONTEXT)
+    request.calling_ae_title, request.called_ae_title = calling, called
+    for number, context in enumerate(proposed):
+        context.context_id = 2 * number + 1  # odd (PS3.8 section 9.3.2.2)
+    request.presentation_context_definition_list = list(proposed)
+    request.user_information.extend(_ourselves(wire.MAXIMUM_PDU_BYTES))
+    return request
+
+
+def _read_acceptance(body: bytes, request: A_ASSOCIATE) -> Acceptance | None:
+    pdu = A_ASSOCIATE_AC()
+    harmless = body[:4] + b"?".ljust(16) * 2 + body[36:]  # not to be tested (PS3.8 Table 9-17)
+    try:
+        pdu.decode(encode_pdu(PduType.ASSOCIATE_AC, harmless))
+        primitive = pdu.to_primitive()
+        results = negotiate_as_requestor(
+            request.presentation_context_definition_list, primitive.presentation_context_definition_results_list
+        )
+    except Exception:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return None
+    return Acceptance(pdu=body, contexts=_accepted(results), maximum_pdu_bytes=_longest(primitive))
+
+
+def _accepted(results: Sequence[PresentationContext]) -> dict[int, Context]:
+    return {
+        one.context_id: Context(
+            id=one.context_id, abstract_syntax=str(one.abstract_syntax), transfer_syntax=str(one.transfer_syntax[0])
+        )
+        for one in results
+        if one.result == _ACCEPTED and one.context_id is not None and one.transfer_syntax
+    }
+
+
+def _longest(primitive: A_ASSOCIATE) -> int:
+    """The longest PDU that the peer takes; ours for a peer without limit (0, or none told: PS3.8 Annex D.1)."""
+    told = next((item for item in primitive.user_information if isinstance(item, MaximumLengthNotification)), None)
+    return (told.maximum_length_received if told else 0) or wire.MAXIMUM_PDU_BYTES
+
+
+def _ourselves(maximum_pdu_bytes: int) -> list[Ourselves]:
+    longest = MaximumLengthNotification()
+    longest.maximum_length_received = maximum_pdu_bytes
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    version = ImplementationVersionNameNotification()
+    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    return [longest, implementation, version]
