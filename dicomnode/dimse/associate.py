@@ -20,7 +20,12 @@ from pynetdicom.pdu_primitives import (
     MaximumLengthNotification,
     SCP_SCU_RoleSelectionNegotiation,
 )
-from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor, negotiate_as_requestor
+from pynetdicom.presentation import (
+    PresentationContext,
+    build_context,
+    negotiate_as_acceptor,
+    negotiate_as_requestor,
+)
 
 from dicomnode import wire
 from dicomnode.dimse.link import Ended, Link
@@ -45,6 +50,14 @@ _TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 
 Wrap = Callable[[socket.socket], socket.socket]
 Ourselves = MaximumLengthNotification | ImplementationClassUIDNotification | ImplementationVersionNameNotification
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A presentation context that is proposed, or that an acceptor supports: its transfer syntaxes by preference."""
+
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +130,7 @@ def ae_title(field: bytes) -> str | None:
 
 
 def accept(
-    request: AssociationRequest, supported: Sequence[PresentationContext], *, maximum_pdu_bytes: int
+    request: AssociationRequest, supported: Sequence[Proposal], *, maximum_pdu_bytes: int
 ) -> Acceptance | Violation:
     """Negotiate contexts and roles, and answer. ``maximum_pdu_bytes``: the longest PDU that we take."""
     asked = request.primitive
@@ -128,7 +141,7 @@ def accept(
     }
     try:
         proposed = asked.presentation_context_definition_list
-        results, role_items = negotiate_as_acceptor(proposed, list(supported), roles)
+        results, role_items = negotiate_as_acceptor(proposed, [_for_library(one) for one in supported], roles)
     except Exception:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
         return Violation(reason=INVALID_VALUE, code="request_malformed")
     answer = A_ASSOCIATE()
@@ -150,7 +163,7 @@ def reject(rejection: wire.Rejection) -> bytes:
 
 def associate(
     address: tuple[str, int],
-    proposed: Sequence[PresentationContext],
+    proposed: Sequence[Proposal],
     *,
     calling: AeTitle,
     called: AeTitle,
@@ -215,13 +228,14 @@ def aborted(pdu: ControlPdu) -> Outcome:
     return Outcome(reason=Reason.ABORTED, detail=f"source {source}, reason {reason}")
 
 
-def _request(proposed: Sequence[PresentationContext], *, calling: AeTitle, called: AeTitle) -> A_ASSOCIATE:
+def _request(proposed: Sequence[Proposal], *, calling: AeTitle, called: AeTitle) -> A_ASSOCIATE:
     request = A_ASSOCIATE()
     request.application_context_name = UID(wire.APPLICATION_CONTEXT)
     request.calling_ae_title, request.called_ae_title = calling, called
-    for number, context in enumerate(proposed):
+    contexts = [_for_library(one) for one in proposed]
+    for number, context in enumerate(contexts):
         context.context_id = 2 * number + 1  # odd (PS3.8 section 9.3.2.2)
-    request.presentation_context_definition_list = list(proposed)
+    request.presentation_context_definition_list = contexts
     request.user_information.extend(_ourselves(wire.MAXIMUM_PDU_BYTES))
     return request
 
@@ -238,6 +252,10 @@ def _read_acceptance(body: bytes, request: A_ASSOCIATE) -> Acceptance | None:
     except Exception:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
         return None
     return Acceptance(pdu=body, contexts=_accepted(results), maximum_pdu_bytes=_longest(primitive))
+
+
+def _for_library(proposal: Proposal) -> PresentationContext:
+    return build_context(proposal.abstract_syntax, list(proposal.transfer_syntaxes))
 
 
 def _accepted(results: Sequence[PresentationContext]) -> dict[int, Context]:

@@ -7,7 +7,6 @@ association always goes on, whatever the others hold, and what is held is at mos
 from __future__ import annotations
 
 import threading
-import time
 
 EXEMPT_BYTES = 1 << 20  # of each object: an ordinary slice never asks, and 64 associations hold 64 MiB by this
 IN_FLIGHT_BYTES = 512 << 20  # over all associations; as much as one object of the default `receive.max_instance_mb`
@@ -21,20 +20,28 @@ class ByteBudget:
         self._limit_bytes = limit_bytes
         self._held: dict[int, int] = {}  # bytes by holder, in the order in which their objects began
         self._changed = threading.Condition()
+        self.waiting = 0  # holders that want more than there is
+
+    @property
+    def held_bytes(self) -> int:
+        """How much all objects together hold beyond what is exempt from asking."""
+        with self._changed:
+            return sum(self._held.values())
 
     def hold(self, holder: int, size_bytes: int, wait_s: float) -> bool:
         """Let a holder have so many bytes in all; False: not within the time, ask again."""
         if size_bytes <= EXEMPT_BYTES:
             return True
-        until_s = time.monotonic() + wait_s
         with self._changed:
             self._held.setdefault(holder, 0)
-            while not self._has_room(holder, size_bytes):
-                left_s = until_s - time.monotonic()
-                if left_s <= 0 or not self._changed.wait(left_s):
-                    return False
-            self._held[holder] = size_bytes
-            return True
+            self.waiting += 1
+            try:
+                has_room = self._changed.wait_for(lambda: self._has_room(holder, size_bytes), wait_s)
+            finally:
+                self.waiting -= 1
+            if has_room:
+                self._held[holder] = size_bytes
+            return has_room
 
     def give_back(self, holder: int) -> None:
         """The object is stored or given up."""

@@ -16,9 +16,9 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 from pynetdicom.dsutils import encode, split_dataset
-from pynetdicom.presentation import PresentationContext, build_context
 
 from dicomnode import wire
+from dicomnode.dimse.associate import Proposal
 from dicomnode.dimse.associate import associate as associate_with
 from dicomnode.dimse.outcome import Outcome, Reason
 from dicomnode.dimse.requestor import Requestor
@@ -142,7 +142,7 @@ def send_files(
             link.release()
 
 
-def contexts(offers: Iterable[Offer]) -> list[PresentationContext]:
+def contexts(offers: Iterable[Offer]) -> list[Proposal]:
     """One context for each SOP class and transfer syntax: a context yields a single syntax (PS3.8 section 9.3.3.2).
 
     Implicit VR little endian is proposed beside uncompressed data, as PS3.5 section 10.1 asks.
@@ -150,15 +150,15 @@ def contexts(offers: Iterable[Offer]) -> list[PresentationContext]:
     wanted = set(offers)
     wanted |= {implicit for offer in wanted if (implicit := _implicit(offer)) is not None}
     assert 0 < len(wanted) <= wire.MAXIMUM_CONTEXTS, "an association proposes 1 to 128 presentation contexts"
-    return [build_context(offer.sop_class_uid, offer.transfer_syntax_uid) for offer in sorted(wanted)]
+    return [Proposal(offer.sop_class_uid, (offer.transfer_syntax_uid,)) for offer in sorted(wanted)]
 
 
-def offered(proposed: Iterable[PresentationContext]) -> str:
+def offered(proposed: Iterable[Proposal]) -> str:
     """What was offered, in the standard's words: ``MR Image Storage (Explicit VR Little Endian, …)``."""
     syntaxes: dict[str, list[str]] = {}
     for context in proposed:
-        sop_class = UID(str(context.abstract_syntax)).name
-        syntaxes.setdefault(sop_class, []).extend(syntax.name for syntax in context.transfer_syntax)
+        sop_class = UID(context.abstract_syntax).name
+        syntaxes.setdefault(sop_class, []).extend(UID(syntax).name for syntax in context.transfer_syntaxes)
     return "; ".join(f"{sop_class} ({', '.join(names)})" for sop_class, names in syntaxes.items())
 
 

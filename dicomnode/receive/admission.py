@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from pynetdicom.presentation import PresentationContext, build_context
-
-from dicomnode.dimse.associate import AssociationRequest
+from dicomnode.dimse.associate import AssociationRequest, Proposal
 from dicomnode.settings import PeerSettings
 from dicomnode.wire import (
     APPLICATION_CONTEXT,
@@ -61,15 +59,15 @@ def admit(
     return peer
 
 
-def contexts_for(peer: PeerSettings) -> list[PresentationContext]:
+def contexts_for(peer: PeerSettings) -> tuple[Proposal, ...]:
     """What this peer may propose: verification, MR, and other objects where the settings say so."""
-    return list(_contexts(stores_others=peer.other_objects == "store"))
+    return _contexts(stores_others=peer.other_objects == "store")
 
 
 @cache
-def _contexts(*, stores_others: bool) -> tuple[PresentationContext, ...]:
+def _contexts(*, stores_others: bool) -> tuple[Proposal, ...]:
     storage = SOP_CLASSES + OTHER_SOP_CLASSES if stores_others else SOP_CLASSES
     return (
-        build_context(VERIFICATION, list(UNCOMPRESSED)),
-        *(build_context(uid, list(TRANSFER_SYNTAXES)) for uid in storage),
+        Proposal(VERIFICATION, UNCOMPRESSED),
+        *(Proposal(uid, TRANSFER_SYNTAXES) for uid in storage),
     )

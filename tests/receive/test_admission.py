@@ -6,7 +6,6 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
-
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomnode.dimse.associate import AssociationRequest
@@ -78,4 +77,4 @@ def test_only_a_peer_that_may_is_offered_other_objects() -> None:
     assert mr_only == ["1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"]
     everything = contexts_for(MR2)
     assert len(everything) > 100
-    assert [str(one) for one in everything[-1].transfer_syntax] == list(TRANSFER_SYNTAXES)
+    assert [str(one) for one in everything[-1].transfer_syntaxes] == list(TRANSFER_SYNTAXES)
