@@ -18,7 +18,6 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
-    SCP_SCU_RoleSelectionNegotiation,
 )
 from pynetdicom.presentation import (
     PresentationContext,
@@ -28,10 +27,12 @@ from pynetdicom.presentation import (
 )
 
 from dicomnode import wire
+from dicomnode.dimse.items import CALLED, CALLING, Unreadable, as_sent, tidy_acceptance, tidy_request, title
 from dicomnode.dimse.link import Ended, Link
 from dicomnode.dimse.messages import (
     INVALID_VALUE,
     ControlPdu,
+    Flaw,
     PduType,
     Phase,
     ReadLimits,
@@ -43,7 +44,6 @@ from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME,
 
 RESPONSE_LIMITS = ReadLimits(pdu_bytes=1 << 20, dataset_bytes=1 << 20)  # of what a peer answers: some hundred bytes
 
-_FIXED_BYTES = 68  # of an A-ASSOCIATE-RQ or -AC before its items (PS3.8 Table 9-11)
 _TITLES = slice(4, 36)  # called, then calling AE title
 _ACCEPTED = 0  # result of a presentation context (PS3.8 Table 9-18)
 _TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
@@ -79,6 +79,17 @@ class AssociationRequest:
     application_context: str
     primitive: A_ASSOCIATE
     titles: bytes  # as they came, to be sent back (PS3.8 Table 9-17)
+    left_out: str = ""  # items that are not of the standard, for the log
+
+    @property
+    def called_as_sent(self) -> str:
+        """For the log: what is not printable stands as \\xNN."""
+        return as_sent(self.titles[:16])
+
+    @property
+    def calling_as_sent(self) -> str:
+        """As ``called_as_sent``."""
+        return as_sent(self.titles[16:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,57 +111,42 @@ class Associated:
 
 def read_request(body: bytes) -> AssociationRequest | Violation:
     """Read an A-ASSOCIATE-RQ, whatever its titles and version are: whether they will do is the listener's matter."""
-    if len(body) < _FIXED_BYTES:
-        return Violation(reason=0, code="request_malformed")
-    # The library refuses a version with more bits than the lowest (PS3.8 section 9.3.2 has only that one tested) and
-    # empty titles: it gets harmless ones.
-    harmless = b"\x00\x01" + body[2:4] + b"?".ljust(16) * 2 + body[36:]
+    tidied = tidy_request(body)
+    if isinstance(tidied, Unreadable):
+        return Violation(Flaw.REQUEST_MALFORMED, tidied.why)
     pdu = A_ASSOCIATE_RQ()
     try:
-        pdu.decode(encode_pdu(PduType.ASSOCIATE_RQ, harmless))
+        pdu.decode(encode_pdu(PduType.ASSOCIATE_RQ, tidied.body))
         primitive = pdu.to_primitive()
-    except Exception:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
-        return Violation(reason=INVALID_VALUE, code="request_malformed")
+    except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return Violation(Flaw.REQUEST_MALFORMED, type(exc).__name__)
     return AssociationRequest(
-        called=ae_title(body[4:20]),
-        calling=ae_title(body[20:36]),
-        is_version_1=bool(body[1] & 1),
+        called=title(body[CALLED]),
+        calling=title(body[CALLING]),
+        is_version_1=bool(body[1] & 1),  # one bit a version, and only that of version 1 is tested
         application_context=str(primitive.application_context_name or ""),
         primitive=primitive,
         titles=body[_TITLES],
+        left_out=tidied.summary,
     )
-
-
-def ae_title(field: bytes) -> str | None:
-    """An AE title without its padding: blanks, or whatever stands behind a NUL; None where it is none."""
-    text = field.split(b"\0", 1)[0].strip(b" ")
-    if not text or any(byte < 0x20 or byte > 0x7E or byte == 0x5C for byte in text):
-        return None
-    return text.decode("ascii")
 
 
 def accept(
     request: AssociationRequest, supported: Sequence[Proposal], *, maximum_pdu_bytes: int
 ) -> Acceptance | Violation:
-    """Negotiate contexts and roles, and answer. ``maximum_pdu_bytes``: the longest PDU that we take."""
+    """Negotiate the contexts, and answer. ``maximum_pdu_bytes``: the longest PDU that we take."""
     asked = request.primitive
-    roles = {
-        item.sop_class_uid: (item.scu_role, item.scp_role)
-        for item in asked.user_information
-        if isinstance(item, SCP_SCU_RoleSelectionNegotiation) and item.sop_class_uid is not None
-    }
+    proposed = asked.presentation_context_definition_list
     try:
-        proposed = asked.presentation_context_definition_list
-        results, role_items = negotiate_as_acceptor(proposed, [_for_library(one) for one in supported], roles)
-    except Exception:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
-        return Violation(reason=INVALID_VALUE, code="request_malformed")
+        results, _ = negotiate_as_acceptor(proposed, [_for_library(one) for one in supported])
+    except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return Violation(Flaw.REQUEST_MALFORMED, type(exc).__name__)
     answer = A_ASSOCIATE()
     answer.application_context_name = UID(wire.APPLICATION_CONTEXT)
     answer.called_ae_title, answer.calling_ae_title = asked.called_ae_title, asked.calling_ae_title
     answer.result, answer.result_source = 0, 1
     answer.presentation_context_definition_results_list = results
     answer.user_information.extend(_ourselves(maximum_pdu_bytes))
-    answer.user_information.extend(role_items)
     pdu = bytearray(A_ASSOCIATE_AC(answer).encode())
     pdu[6 + _TITLES.start : 6 + _TITLES.stop] = request.titles
     return Acceptance(pdu=bytes(pdu), contexts=_accepted(results), maximum_pdu_bytes=_longest(asked))
@@ -192,18 +188,16 @@ def associate(
     match answer:
         case ControlPdu(kind=PduType.ASSOCIATE_AC):
             acceptance = _read_acceptance(answer.body, request)
-            if acceptance is None:
-                link.abort(2, INVALID_VALUE)
-                outcome = Outcome(
-                    reason=Reason.NOT_UNDERSTOOD, detail=f"its answer to the association request, {where}"
-                )
-            elif acceptance.contexts:
+            if isinstance(acceptance, Acceptance) and acceptance.contexts:
                 link.phase = Phase.ESTABLISHED
                 link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
                 return Associated(link=link, contexts=acceptance.contexts)
-            else:
-                link.abort(0, 0)
+            if isinstance(acceptance, Acceptance):
+                link.tell_abort(0, 0)
                 outcome = Outcome(reason=Reason.NO_CONTEXT)
+            else:
+                link.tell_abort(2, INVALID_VALUE)
+                outcome = Outcome(reason=Reason.ILLEGAL, detail=f"an acceptance that cannot be read: {acceptance}")
         case ControlPdu(kind=PduType.ASSOCIATE_RJ):
             rejection = wire.rejection(*answer.numbers)
             reason = Reason.BUSY if rejection.result == _TRANSIENT else Reason.REJECTED
@@ -214,8 +208,8 @@ def associate(
         case Ended.TIMED_OUT:
             outcome = Outcome(reason=Reason.UNANSWERED, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
         case Violation():
-            link.abort(2, answer.reason)
-            outcome = Outcome(reason=Reason.NOT_UNDERSTOOD, detail=f"its answer to the association request, {where}")
+            link.tell_abort(2, answer.reason)
+            outcome = Outcome(reason=Reason.ILLEGAL, detail=f"in place of an answer, {answer.sentence}")
         case _:
             outcome = Outcome(reason=Reason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
     link.close()
@@ -240,17 +234,19 @@ def _request(proposed: Sequence[Proposal], *, calling: AeTitle, called: AeTitle)
     return request
 
 
-def _read_acceptance(body: bytes, request: A_ASSOCIATE) -> Acceptance | None:
+def _read_acceptance(body: bytes, request: A_ASSOCIATE) -> Acceptance | str:
+    """What the peer accepted, or why that cannot be read."""
+    tidied = tidy_acceptance(body)
+    if isinstance(tidied, Unreadable):
+        return tidied.why
     pdu = A_ASSOCIATE_AC()
-    harmless = body[:4] + b"?".ljust(16) * 2 + body[36:]  # not to be tested (PS3.8 Table 9-17)
     try:
-        pdu.decode(encode_pdu(PduType.ASSOCIATE_AC, harmless))
+        pdu.decode(encode_pdu(PduType.ASSOCIATE_AC, tidied.body))
         primitive = pdu.to_primitive()
-        results = negotiate_as_requestor(
-            request.presentation_context_definition_list, primitive.presentation_context_definition_results_list
-        )
-    except Exception:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
-        return None
+        proposed = request.presentation_context_definition_list
+        results = negotiate_as_requestor(proposed, primitive.presentation_context_definition_results_list)
+    except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return type(exc).__name__
     return Acceptance(pdu=body, contexts=_accepted(results), maximum_pdu_bytes=_longest(primitive))
 
 

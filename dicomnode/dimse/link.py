@@ -28,6 +28,7 @@ class Ended(StrEnum):
     CLOSED = "closed"  # by the peer
     LOST = "lost"  # the network's word, or a reset
     TIMED_OUT = "timed_out"
+    TOO_SLOW = "too_slow"  # others wait for the memory that its object holds
     ABORTED_HERE = "aborted_here"  # by ``abort``
 
 
@@ -53,6 +54,11 @@ class Link:
     @phase.setter
     def phase(self, phase: Phase) -> None:
         self._reader.phase = phase
+
+    @property
+    def is_inside_pdu(self) -> bool:
+        """Has a PDU of the peer's begun that is not whole?"""
+        return self._reader.is_inside_pdu
 
     def next_event(self, until_s: float, *, pdu_timeout_s: float | None = None) -> Event | Ended:
         """The next event that the peer brings about, by the monotonic clock.
@@ -157,6 +163,8 @@ class Link:
         """Before more of an object is read. The peer is not blamed for the time: its PDU begins anew."""
         if self._budget is None:
             return None
+        if self._budget.is_late(id(self)):
+            return Ended.TOO_SLOW
         wanted = self._reader.held_bytes + len(self._reader.free())
         while not self._budget.hold(id(self), wanted, LOOK_S):
             self._pdu_began = None
@@ -168,11 +176,12 @@ class Link:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             return Ended.TIMED_OUT
+        is_large = self._budget is not None and self._reader.held_bytes > self._budget.exempt_bytes
         try:
-            self._socket.settimeout(left_s)
+            self._socket.settimeout(min(left_s, LOOK_S) if is_large else left_s)
             size = self._socket.recv_into(self._reader.free())
         except TimeoutError:
-            return Ended.TIMED_OUT
+            return None if is_large and left_s > LOOK_S else Ended.TIMED_OUT
         except (OSError, ValueError):  # ValueError: closed
             return Ended.ABORTED_HERE if self._is_aborted else Ended.LOST
         if not size:

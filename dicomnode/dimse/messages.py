@@ -12,11 +12,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 
 MAXIMUM_COMMAND_BYTES = 1 << 16  # a real command set has some hundred
 CONTROL_PDU_BYTES = 1 << 16  # every PDU but P-DATA-TF; a request for 128 contexts of seven syntaxes has about 30 kB
-SMALLEST_PDU_BYTES = 256  # of a peer that asks for less than a command set; no such peer is known
+SMALLEST_PDU_BYTES = 8  # a fragment of two bytes; of a peer that names less
 READ_BYTES = 1 << 16  # taken from the socket at once; the buffer of each association
 
 _PDU = struct.Struct(">BxL")  # type, length of the rest (PS3.8 Table 9-11 and following)
@@ -138,8 +138,11 @@ class CommandSet:
 
     @property
     def has_dataset(self) -> bool:
-        """Does a data set follow? (PS3.7 section 9.3.1.1: every value but 0101 says so.)"""
-        return self.number(Field.DATA_SET_TYPE) not in (None, _NO_DATASET)
+        """Does a data set follow? Every value but 0101 says so (PS3.7 section 9.3.1.1); a C-ECHO never has one."""
+        command, told = self.number(Field.COMMAND), self.number(Field.DATA_SET_TYPE)
+        if command == Command.C_ECHO_RQ or told == _NO_DATASET:
+            return False
+        return told is not None or command == Command.C_STORE_RQ
 
     def __repr__(self) -> str:
         command = self.number(Field.COMMAND)
@@ -169,16 +172,55 @@ class ControlPdu:
         return first, second, third
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Flaw(StrEnum):
+    """What a peer sent that is not legal, in words for the log."""
+
+    NO_PDU = "bytes that are no PDU"
+    PDU_UNEXPECTED = "a PDU that is not legal here"
+    PDU_TOO_LONG = "a PDU that is longer than agreed"
+    PDU_MALFORMED = "a PDU whose parts do not fit into it"
+    COMMAND_MALFORMED = "a command set that cannot be read"
+    COMMAND_TOO_LONG = "a command set that is longer than 64 KiB"
+    COMMAND_UNEXPECTED = "a command in the middle of a data set"
+    DATASET_UNEXPECTED = "a data set without a command"
+    CONTEXT_CHANGED = "a message on two presentation contexts"
+    OBJECT_TOO_LARGE = "an object that is larger than allowed"
+    REQUEST_MALFORMED = "an association request that cannot be read"
+    CONTEXT_UNKNOWN = "a message on a presentation context that was not accepted"
+    MESSAGE_UNEXPECTED = "a message that is no request, or that has no Message ID"
+
+
+UNSPECIFIED, UNRECOGNISED, UNEXPECTED, INVALID_VALUE = 0, 1, 2, 6  # reasons of an A-ABORT (PS3.8 Table 9-26)
+
+_REASONS: Mapping[Flaw, int] = {
+    Flaw.NO_PDU: UNRECOGNISED,
+    Flaw.PDU_UNEXPECTED: UNEXPECTED,
+    Flaw.COMMAND_UNEXPECTED: UNEXPECTED,
+    Flaw.DATASET_UNEXPECTED: UNEXPECTED,
+    Flaw.CONTEXT_CHANGED: UNEXPECTED,
+    Flaw.CONTEXT_UNKNOWN: UNEXPECTED,
+    Flaw.MESSAGE_UNEXPECTED: UNEXPECTED,
+    Flaw.REQUEST_MALFORMED: UNSPECIFIED,
+}  # every other: invalid value of a parameter
+
+
+@dataclass(frozen=True, slots=True)
 class Violation:
-    """The peer sent what is not legal here: the A-ABORT for it (PS3.8 Table 9-26, source 2), and the log's word."""
+    """The peer sent what is not legal: the association is over."""
 
-    reason: int
-    code: str
-    size_bytes: int = 0  # of what was too large
+    flaw: Flaw
+    detail: str = ""
 
+    @property
+    def reason(self) -> int:
+        """What the A-ABORT of the provider says."""
+        return _REASONS.get(self.flaw, INVALID_VALUE)
 
-UNSPECIFIED, UNRECOGNISED, UNEXPECTED, INVALID_VALUE = 0, 1, 2, 6  # reasons of an A-ABORT by the provider
+    @property
+    def sentence(self) -> str:
+        """What came, to be put behind "the peer sent"."""
+        return f"{self.flaw}: {self.detail}" if self.detail else str(self.flaw)
+
 
 Event = Message | ControlPdu | Violation
 
@@ -259,7 +301,7 @@ class PduReader:
                 if self._fragment_left is not None:
                     return None
             elif self._pdu_left < _PDV.size:
-                return _malformed()
+                return Violation(Flaw.PDU_MALFORMED)
             elif self._end - self._begin < _PDV.size:
                 return None
             elif (violation := self._open_fragment()) is not None:
@@ -271,9 +313,9 @@ class PduReader:
 
     def _illegal(self, kind: int) -> Violation | None:
         if kind not in PduType.__members__.values():
-            return Violation(reason=UNRECOGNISED, code="pdu_unrecognised")
+            return Violation(Flaw.NO_PDU)
         if kind not in self.phase.value:
-            return Violation(reason=UNEXPECTED, code="pdu_unexpected")
+            return Violation(Flaw.PDU_UNEXPECTED, f"type {kind:02X}H")
         return None
 
     def _open_pdu(self) -> Violation | None:
@@ -283,9 +325,9 @@ class PduReader:
         is_data = kind == PduType.P_DATA
         most = self._limits.pdu_bytes + _PDV_OVERHEAD if is_data else CONTROL_PDU_BYTES
         if length > most:
-            return Violation(reason=INVALID_VALUE, code="pdu_too_long", size_bytes=length)
+            return Violation(Flaw.PDU_TOO_LONG, f"{length} bytes")
         if is_data and length < _PDV.size:
-            return _malformed()
+            return Violation(Flaw.PDU_MALFORMED)
         self._begin += _PDU.size
         self._kind, self._pdu_left = PduType(kind), length
         return None
@@ -308,15 +350,19 @@ class PduReader:
         size = length - 2
         is_command = bool(control & _IS_COMMAND)
         if size < 0 or size > self._pdu_left or (size == 0 and not control & _IS_LAST):
-            return _malformed()
+            return Violation(Flaw.PDU_MALFORMED)
         if self._context_id is None:
             self._context_id = context_id
-        if context_id != self._context_id or is_command is (self._command_set is not None):
-            return Violation(reason=UNEXPECTED, code="fragment_unexpected")
+        if context_id != self._context_id:
+            return Violation(Flaw.CONTEXT_CHANGED)
+        if is_command and self._command_set is not None:
+            return Violation(Flaw.COMMAND_UNEXPECTED)
+        if not is_command and self._command_set is None:
+            return Violation(Flaw.DATASET_UNEXPECTED)
         if is_command and len(self._command) + size > MAXIMUM_COMMAND_BYTES:
-            return Violation(reason=INVALID_VALUE, code="command_too_long", size_bytes=len(self._command) + size)
+            return Violation(Flaw.COMMAND_TOO_LONG)
         if not is_command and len(self._dataset) + size > self._limits.dataset_bytes:
-            return Violation(reason=INVALID_VALUE, code="object_too_large", size_bytes=len(self._dataset) + size)
+            return Violation(Flaw.OBJECT_TOO_LARGE)
         self._control, self._fragment_left = control, size
         return None
 
@@ -336,7 +382,7 @@ class PduReader:
         if self._control & _IS_COMMAND:
             self._command_set = decode_command(self._command)
             if self._command_set is None:
-                return _malformed()
+                return Violation(Flaw.COMMAND_MALFORMED)
             if self._command_set.has_dataset:
                 return None
         assert self._command_set is not None
@@ -354,10 +400,6 @@ class PduReader:
         self._begin += size
         self._pdu_left -= size
         return part
-
-
-def _malformed() -> Violation:
-    return Violation(reason=INVALID_VALUE, code="pdu_malformed")
 
 
 def decode_command(content: bytes | bytearray) -> CommandSet | None:

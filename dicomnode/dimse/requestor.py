@@ -72,10 +72,11 @@ class Requestor:
         with self._in_use:
             return self._request(context_id, command, values, dataset)
 
-    def release(self, limit_s: float) -> None:
-        """End in order; a peer that does not answer within the limit is aborted."""
+    def release(self, limit_s: float) -> bool:
+        """End in order; False: the peer did not answer within the limit and was aborted."""
+        is_answered = True
         if self._ended is None:
-            self._ended = Outcome(reason=Reason.LOST, detail="the node released it")
+            self._ended = Outcome(reason=Reason.ENDED)
             self._link.phase = Phase.RELEASING
             until_s = time.monotonic() + limit_s
             event: Event | Ended | None = self._link.send(encode_pdu(PduType.RELEASE_RQ), until_s)
@@ -85,12 +86,14 @@ class Requestor:
                 if isinstance(event, ControlPdu) and event.kind is PduType.RELEASE_RQ:
                     event = self._link.send(encode_pdu(PduType.RELEASE_RP), until_s)
             if not isinstance(event, ControlPdu):
-                self._link.abort(0, 0)
+                is_answered = event is Ended.CLOSED
+                self._link.tell_abort(0, 0)
         self._link.close()
+        return is_answered
 
     def abort(self) -> None:
         """End at once (A-ABORT 0/0), from any thread: a request that waits for its response ends too."""
-        self._ended = self._ended or Outcome(reason=Reason.LOST, detail="the node ended it")
+        self._ended = self._ended or Outcome(reason=Reason.ENDED)
         self._link.abort(0, 0)
         if self._in_use.acquire(blocking=False):
             self._link.close()
@@ -132,10 +135,10 @@ class Requestor:
                 self._link.send(encode_pdu(PduType.RELEASE_RP), time.monotonic() + self._timeout_s)
                 return Outcome(reason=Reason.LOST, detail="the peer released the association")
             case Violation():
-                self._link.abort(2, event.reason)
-                return Outcome(reason=Reason.NOT_UNDERSTOOD, detail=event.code.replace("_", " "))
+                self._link.tell_abort(2, event.reason)
+                return Outcome(reason=Reason.ILLEGAL, detail=event.sentence)
             case Ended.TIMED_OUT:
-                self._link.abort(0, 0)
+                self._link.tell_abort(0, 0)
                 return Outcome(reason=Reason.NO_RESPONSE, detail=f"{waited_s:.0f} s")
             case _:
                 return Outcome(reason=Reason.LOST)
@@ -152,5 +155,5 @@ class Requestor:
         return Outcome(reason=Reason.ANSWERED, status=status, offending=offending)
 
     def _unasked(self) -> Outcome:
-        self._link.abort(2, UNEXPECTED)
-        return Outcome(reason=Reason.NOT_UNDERSTOOD, detail="a message that answers no request of ours")
+        self._link.tell_abort(2, UNEXPECTED)
+        return Outcome(reason=Reason.ILLEGAL, detail="a message that is no response to our request")

@@ -6,6 +6,7 @@ Nothing here raises for what a peer does or fails to do: every ending of an asso
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,13 +18,15 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 from pynetdicom.dsutils import encode, split_dataset
 
-from dicomnode import wire
+from dicomnode import log, wire
 from dicomnode.dimse.associate import Proposal
 from dicomnode.dimse.associate import associate as associate_with
 from dicomnode.dimse.outcome import Outcome, Reason
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.settings import PeerSettings, PushSettings
+
+LOGGER = logging.getLogger(__name__)
 
 RELEASE_TIMEOUT_S = 10.0  # NODE 2.1
 OFFERS_PER_ASSOCIATION = wire.MAXIMUM_CONTEXTS // 2  # each may bring implicit little endian along
@@ -51,7 +54,9 @@ class SentFile:
 class Link:
     """An established association. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, requestor: Requestor) -> None:
+    def __init__(self, requestor: Requestor, *, peer: str) -> None:
+        """``peer``: its name, for the log."""
+        self._peer = peer
         self._requestor = requestor
         self._context_ids = {
             Offer(sop_class_uid=context.abstract_syntax, transfer_syntax_uid=context.transfer_syntax): context.id
@@ -82,7 +87,9 @@ class Link:
 
     def release(self) -> None:
         """End the association in order; a peer that does not answer the release within 10 s is aborted."""
-        self._requestor.release(RELEASE_TIMEOUT_S)
+        if not self._requestor.release(RELEASE_TIMEOUT_S):
+            detail = "no answer to the release"
+            log.event(LOGGER, "association_aborted", peer=self._peer, detail=detail, limit=RELEASE_TIMEOUT_S)
 
     def abort(self) -> None:
         """End the association at once (A-ABORT 0/0): a request that waits for its response ends too."""
@@ -103,7 +110,7 @@ def associate(peer: PeerSettings, offers: Iterable[Offer], *, ae_title: AeTitle,
         if associated.reason is Reason.NO_CONTEXT:
             return Outcome(reason=Reason.NO_CONTEXT, detail=offered(proposed))
         return associated
-    return Link(Requestor(associated, response_timeout_s=push.response_timeout_s))
+    return Link(Requestor(associated, response_timeout_s=push.response_timeout_s), peer=peer.name)
 
 
 def echo(peer: PeerSettings, *, ae_title: AeTitle, push: PushSettings) -> Outcome:

@@ -19,12 +19,12 @@ from dicomnode.dimse.budget import ByteBudget
 from dicomnode.dimse.link import Ended, Link
 from dicomnode.dimse.messages import (
     RESPONSE,
-    UNEXPECTED,
     UNSPECIFIED,
     Command,
     ControlPdu,
     Event,
     Field,
+    Flaw,
     Message,
     PduType,
     Phase,
@@ -80,6 +80,9 @@ class Association:
         self.series: dict[str, SeriesId] = {}  # of this association, by Series Instance UID
         self.stored = 0  # answers 0000
         self.is_released = False
+        self.is_rejected = False
+        self.ending = ""  # what ended it, where that was no release
+        self.is_ended_by_us = False
         self._limits = limits
         self._handlers = handlers
         self._contexts: Mapping[int, Context] = {}
@@ -114,7 +117,7 @@ class Association:
                     pass
         except Exception:  # noqa: BLE001 (border: one association)
             log.failure(LOGGER, "association_failed", address=self.address)
-            self._link.abort(_PROVIDER, UNSPECIFIED)
+            self._abort("the node failed to serve it", UNSPECIFIED)
         finally:
             self._link.close()
             self._handlers.closed(self)
@@ -129,8 +132,13 @@ class Association:
         if isinstance(request, Violation):
             self._end(request)
             return False
+        if request.left_out:
+            log.event(
+                LOGGER, "association_items_skipped", level=logging.DEBUG, detail=request.left_out, address=self.address
+            )
         admitted = self._handlers.admit(self, request)
         if isinstance(admitted, Rejection):
+            self.is_rejected = True
             self._link.send(reject(admitted), self._soon())
             self._link.linger()
             return False
@@ -176,7 +184,7 @@ class Association:
         if field == Command.C_CANCEL_RQ:
             return None
         if context is None or message_id is None or field & RESPONSE:
-            return Violation(reason=UNEXPECTED, code="message_unexpected")
+            return Violation(Flaw.CONTEXT_UNKNOWN if context is None else Flaw.MESSAGE_UNEXPECTED)
         values: dict[Field, str | int] = {Field.MESSAGE_ID_RESPONDED_TO: message_id}
         if field == Command.C_ECHO_RQ:
             values |= {Field.AFFECTED_SOP_CLASS_UID: VERIFICATION, Field.STATUS: Answer.STORED}
@@ -202,32 +210,31 @@ class Association:
         return encode_command(Command.C_STORE_RSP, values, has_dataset=False)
 
     def _end(self, event: Event | Ended) -> None:
-        """The association, or what was to become one, ends otherwise than by a release: one line in the log."""
+        """The association, or what was to become one, ends otherwise than by a release."""
         match event:
+            case Violation(flaw=Flaw.OBJECT_TOO_LARGE):
+                self._abort("an object that is larger than receive.max_instance_mb", event.reason)
             case Violation():
-                self._say(event.code, size_bytes=event.size_bytes or None)
-                self._link.tell_abort(_PROVIDER, event.reason)
-                self._link.linger()
-            case Ended.TIMED_OUT if self.peer is not None:
-                self._say("timed_out")
-                self._link.abort(_PROVIDER, UNSPECIFIED)
+                self._abort(event.sentence, event.reason)
+            case Ended.TIMED_OUT if self.peer is None:  # PS3.8 section 9.2.3, AA-2: closed without a word
+                self.ending, self.is_ended_by_us = "no association request came in time", True
+            case Ended.TIMED_OUT if self._link.is_inside_pdu:
+                self._abort("a PDU was not whole within its time (receive.pdu_timeout_s)", UNSPECIFIED)
+            case Ended.TIMED_OUT:
+                self._abort("nothing came for longer than receive.idle_timeout_s", UNSPECIFIED)
+            case Ended.TOO_SLOW:
+                self._abort("it was too slow to send an object for whose memory others waited", UNSPECIFIED)
+            case Ended.ABORTED_HERE:
+                self.ending, self.is_ended_by_us = "the node stops", True
             case ControlPdu():
-                source, reason = event.numbers[1:]
-                self._say("aborted_by_peer", detail=f"source {source}, reason {reason}")
-            case _ if self.peer is not None or event is Ended.TIMED_OUT:
-                self._say(str(event))
+                self.ending = "the peer aborted it: source {}, reason {}".format(*event.numbers[1:])
+            case _:
+                self.ending = "the connection was lost"
 
-    def _say(self, code: str, *, size_bytes: int | None = None, detail: str | None = None) -> None:
-        log.event(
-            LOGGER,
-            "association_aborted",
-            level=logging.WARNING,
-            peer=self.peer.name if self.peer else None,
-            address=self.address,
-            code=code,
-            bytes=size_bytes,
-            detail=detail,
-        )
+    def _abort(self, why: str, reason: int) -> None:
+        self.ending, self.is_ended_by_us = why, True
+        self._link.tell_abort(_PROVIDER, reason)
+        self._link.linger()
 
     def _soon(self) -> float:
         """By when a PDU of ours has to be on its way."""

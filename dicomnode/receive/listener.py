@@ -23,6 +23,7 @@ LOGGER = logging.getLogger(__name__)
 
 BACKLOG = 128
 OVERBOOKING = 2  # sockets that have not asked for anything yet do not take the place of associations
+LARGEST_IN_FLIGHT = 2  # objects of the largest size, over all associations: whole series of usual slices fit into one
 RECOVERY_S = 0.1  # out of file descriptors: accept would fail again at once
 JOIN_S = 5.0  # for the thread that only has to see that its socket is closed
 
@@ -37,7 +38,7 @@ class Listener:
         self._limits = limits
         self._handlers = handlers
         self._is_near = is_near
-        self._budget = ByteBudget()
+        self.budget = ByteBudget(LARGEST_IN_FLIGHT * limits.instance_bytes, turn_s=limits.pdu_timeout_s)
         self._throttle = Throttle()
         self._associations: list[Association] = []
         self._lock = threading.Lock()
@@ -101,7 +102,7 @@ class Listener:
             return
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        association = Association(connected, address, self._limits, self._budget, self._handlers)
+        association = Association(connected, address, self._limits, self.budget, self._handlers)
         association.start()
         with self._lock:
             self._associations.append(association)

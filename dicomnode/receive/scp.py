@@ -171,8 +171,8 @@ class Receiver:
                 code=admitted.code,
                 sentence=admitted.sentence,
                 address=address,
-                calling=request.calling,
-                called=request.called,
+                calling=request.calling_as_sent,
+                called=request.called_as_sent,
                 count=count,
             )
         return admitted
@@ -188,13 +188,16 @@ class Receiver:
     def _closed(self, association: Association) -> None:
         """The end of an association, however it came. The series counts as open until this returns."""
         if association.peer is None:
+            self._say_that_it_went(association)
             return
         series = sorted(set(association.series.values()))
         log.event(
             LOGGER,
             "association_ended",
+            level=logging.WARNING if association.is_ended_by_us else logging.INFO,
             peer=association.peer.name,
             state="released" if association.is_released else "aborted",
+            detail=association.ending or None,
             instances=association.stored,
         )
         if not series:
@@ -206,6 +209,21 @@ class Receiver:
                 # The series then settles after the usual quiet time instead of the longer one.
                 log.event(LOGGER, "abort_not_noted", level=logging.ERROR, sentence=exc.sentence, code=exc.code)
         self._wake()
+
+    def _say_that_it_went(self, association: Association) -> None:
+        """Of a connection that nobody was admitted on, where we ended it; a rejection has its own line."""
+        if association.is_rejected or not association.is_ended_by_us or self._is_stopping:
+            return
+        if count := self._throttle.count(f"{association.address} {association.ending}"):
+            log.event(
+                LOGGER,
+                "association_ended",
+                level=logging.WARNING,
+                address=association.address,
+                state="aborted",
+                detail=association.ending,
+                count=count,
+            )
 
 
 def _wait(condition: Callable[[], bool], limit_s: float) -> None:

@@ -152,7 +152,7 @@ def test_two_pdus_in_one_record_of_tls_are_two_events(tmp_path: Path) -> None:
 
 def test_large_objects_share_one_budget_and_the_oldest_always_goes_on() -> None:
     """Three senders of 4 MiB each over a budget of 6: nobody is refused, nobody stands still, two wait."""
-    budget = ByteBudget(6 << 20)
+    budget = ByteBudget(6 << 20, turn_s=20)
     objects = 3
     pairs = [socket.socketpair() for _ in range(objects)]
     links = [Link(ours, Phase.ESTABLISHED, LIMITS, budget=budget) for ours, _ in pairs]
@@ -189,13 +189,13 @@ def test_large_objects_share_one_budget_and_the_oldest_always_goes_on() -> None:
 
 
 def test_small_objects_never_ask_the_budget() -> None:
-    budget = ByteBudget(1)
+    budget = ByteBudget(64 << 20, turn_s=20)
     assert budget.hold(1, EXEMPT_BYTES, 0)
     assert budget.held_bytes == 0
 
 
 def test_a_link_that_waits_for_memory_can_be_ended() -> None:
-    budget = ByteBudget(1 << 20)
+    budget = ByteBudget(1 << 20, turn_s=20)
     assert budget.hold(0, 2 << 20, 0)  # the oldest, which never gives back
     ours, theirs = socket.socketpair()
     link = Link(ours, Phase.ESTABLISHED, LIMITS, budget=budget)

@@ -140,7 +140,7 @@ ILLEGAL: dict[str, bytes] = {
 @pytest.mark.parametrize("answer", ILLEGAL.values(), ids=ILLEGAL)
 def test_what_is_no_answer_to_us_ends_the_association_with_an_abort(pair: Pair, answer: bytes) -> None:
     outcome = echo(pair, answer)
-    assert outcome.reason is Reason.NOT_UNDERSTOOD
+    assert outcome.reason is Reason.ILLEGAL
     said = left_over(pair[1])
     assert (said[:9], len(said)) == (bytes.fromhex("07 00 00000004 0000 02"), 10)
     assert pair[0].echo(VERIFYING) == outcome
@@ -207,7 +207,7 @@ def test_an_abort_from_another_thread_ends_the_wait_and_reaches_the_peer() -> No
         asking_side.abort()
         asking.join(5)
         assert left_over(theirs) == ABORTED_BY_US
-    assert [(one.reason, one.detail) for one in found] == [(Reason.LOST, "the node ended it")]
+    assert [one.sentence for one in found] == ["The node ended the association."]
     assert ours.fileno() == -1
 
 
