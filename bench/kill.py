@@ -66,6 +66,7 @@ class Seam:
 # In the order in which a series passes them, so that after a kill at one all later ones are still to come. The hits
 # of receive and push are fewer than a third of the instances: three kills in a round leave enough.
 SEAMS = (
+    Seam(name="sweep.set_aside"),
     Seam(name="service.started"),
     Seam(name="archive.folder_made"),
     Seam(name="durable.written", hits=2),

@@ -7,6 +7,9 @@
 Every name is made of our own ids: nothing that a peer sent ever becomes part of a path. The dataset is neither
 decoded nor changed. A file whose name ends in ``.tmp`` was never promised to anyone; nothing else is ever deleted
 here, but for a file that the ledger has just called a duplicate (``discard``).
+
+What an earlier process left in a series' folder is looked through before this one first writes into it
+(``before_first_write``): whatever lies there afterwards and has no row yet is this process's own, and on its way.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ import os
 import shutil
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +34,7 @@ from dicomnode.errors import StorageError
 from dicomnode.ids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
+    UID_BOUND,
     InstanceId,
     SeriesId,
     file_stem,
@@ -43,7 +47,6 @@ FILE_SUFFIX = ".dcm"
 _PREAMBLE = bytes(128) + b"DICM"  # PS3.10 section 7.1
 _GROUP_LENGTH = struct.Struct("<HH2sHL")  # (0002,0000) UL: tag, VR, length, value
 _META_LIMIT_BYTES = 65536  # ours takes about 500; anything near this was not written by us
-_UID_LIMIT = 64
 _STALE_SUFFIX = f".stale{TEMPORARY_SUFFIX}"
 
 
@@ -68,18 +71,19 @@ class Origin:
 class Orphan:
     """A whole file that no row of the ledger knows: it was never acknowledged."""
 
-    file: str  # its name below the quarantine folder, where the sweep moved it
+    file: str  # its name below the quarantine folder, where the sweep moved or found it
     sha256: str
     peer: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepReport:
-    """What the sweep at start found between files and rows."""
+class FolderReport:
+    """What a look through one folder found between files and rows."""
 
-    swept: int  # temporary files and folders removed
+    swept: int  # temporary files removed
     orphans: tuple[Orphan, ...]
     missing: tuple[str, ...]  # rows without a file, as the archive-relative paths of the ledger
+    failures: tuple[str, ...]  # a sentence for each file that had to be left where it is
 
 
 class Archive:
@@ -89,6 +93,8 @@ class Archive:
         self.data = data
         self.root = data / "archive"
         self.quarantine_folder = data / "quarantine"
+        self.before_first_write: Callable[[str], None] = _no_look  # the sweep's, told the name of a series' folder
+        self._published: set[SeriesId] = set()  # outputs that this process gave their names
         self._folders_lock = threading.Lock()
         self._folders_made: set[Path] = set()
         self._lock_descriptor: int | None = None
@@ -113,6 +119,7 @@ class Archive:
         on the errno.
         """
         folder = self.folder_of(series)
+        self.before_first_write(folder.name)
         self._ensure_folder(folder)
         name = file_stem(instance_id) + FILE_SUFFIX
         origin = Origin(id=instance_id, peer=peer, received_at=received_at)
@@ -151,22 +158,41 @@ class Archive:
         sync_folder(self.quarantine_folder)
         return name
 
+    def aside(self, name: str) -> Path:
+        """The place of a file below the quarantine folder, as the ledger keeps its name."""
+        assert "/" not in name, "not a name that the archive handed out"
+        return self.quarantine_folder / name
+
+    def aside_bytes(self) -> int:
+        """How many bytes lie in quarantine. Raises OSError as it comes."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.quarantine_folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
+        return 0
+
     def quarantine_file(self, file: str) -> str:
         """Move an archived file to quarantine; its name below the quarantine folder. Raises OSError as it comes."""
         source = self.path(file)
-        self._ensure_folder(self.quarantine_folder)
-        name = source.name
-        if (self.quarantine_folder / name).exists():
-            name = file_stem(new_instance_id()) + FILE_SUFFIX
-        source.rename(self.quarantine_folder / name)
-        checkpoint("archive.quarantined")
+        self.before_first_write(source.parent.name)
+        name = self._move_aside(source)
         sync_folder(self.quarantine_folder)
         sync_folder(source.parent)
         return name
 
+    def replace_aside(self, file: str, name: str) -> None:
+        """Move an archived file to quarantine under a name whose bytes are the same. Raises OSError as it comes.
+
+        Whoever removed that file has it again; where it lies there, it stays as it is, but for its file meta.
+        """
+        source = self.path(file)
+        self._ensure_folder(self.quarantine_folder)
+        source.replace(self.aside(name))
+        sync_folder(self.quarantine_folder)
+        sync_folder(source.parent)
+
     def restore(self, file: str, lost_file: str) -> None:
         """Put a file just written in the place of one that the archive lost. Raises OSError as it comes."""
         source, target = self.path(file), self.path(lost_file)
+        self.before_first_write(target.parent.name)
         self._ensure_folder(target.parent)
         source.rename(target)
         checkpoint("archive.restored")
@@ -212,14 +238,7 @@ class Archive:
 
     def digest_of_altered(self, file: str) -> str:
         """SHA-256 of a file that may not be one of ours any more: of its dataset, else of all of it."""
-        path = self.path(file)
-        try:
-            return _dataset_digest(path)
-        except _NotAFileOfOurs:
-            try:
-                return hashlib.sha256(path.read_bytes()).hexdigest()
-            except OSError as exc:
-                raise _unreadable(path, exc) from exc
+        return _digest_of_anything(self.path(file))
 
     def verify(self, file: str, sha256: str) -> FileState:
         """Are the dataset bytes still those whose digest the ledger holds?
@@ -244,6 +263,7 @@ class Archive:
         """An empty folder for a job's files; what an earlier attempt left in it is gone."""
         folder = self.output_folder(series)
         try:
+            self.before_first_write(self.folder_of(series).name)
             _remove_tree(folder)
             self._ensure_folder(self.root)
             make_folder(folder)
@@ -257,17 +277,19 @@ class Archive:
     def publish_output(self, series: SeriesId) -> Path:
         """Give a job's folder, whose files are all flushed, its final name and flush that too; the folder.
 
-        A folder that an earlier attempt published, but whose commit was lost, makes way: no row knows its files.
-        Call it only for a series that the ledger does not yet hold as derived.
+        A folder that this process published, but whose commit was lost, makes way: no row knows its files. Whole
+        files of an earlier process are never removed, since a ledger put back from an older copy may not know what
+        they are: the folder must be empty. Call it only for a series that the ledger does not yet hold as derived.
         """
         folder, target = self.output_folder(series), self.folder_of(series)
         stale = self.root / f"{series}{_STALE_SUFFIX}"
         try:
             _remove_tree(stale)
-            if target.exists():
+            if series in self._published and target.exists():
                 target.rename(stale)
             checkpoint("archive.cleared")
-            rename_folder(folder, target)
+            rename_folder(folder, target)  # onto an empty folder, or onto none (rename(2))
+            self._published.add(series)
             checkpoint("archive.published")
             _remove_tree(stale)
         except OSError as exc:
@@ -276,6 +298,21 @@ class Archive:
                 hint="Check free space and write permission of the data folder.",
             ) from exc
         return target
+
+    def discard_output(self, series: SeriesId) -> None:
+        """What a job that was cancelled has written, published or not: no row names it, and no other attempt comes."""
+        stale = self.root / f"{series}{_STALE_SUFFIX}"
+        try:
+            _remove_tree(stale)
+            if self.folder_of(series).exists():
+                self.folder_of(series).rename(stale)
+            for folder in (stale, self.output_folder(series)):
+                _remove_tree(folder)
+        except OSError as exc:
+            raise StorageError(
+                f"What a cancelled job wrote for series {series} could not be removed: {exc.strerror}.",
+                hint="Nothing needs it; the next start of the service moves it to quarantine.",
+            ) from exc
 
     # Start of the service, and the disk.
 
@@ -306,44 +343,89 @@ class Archive:
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
 
-    def sweep(self, known_files: Set[str]) -> SweepReport:
-        """Bring files and rows together at start, before the door opens.
+    # What an earlier process left.
 
-        Temporary files and folders are removed. A whole file without a row was never acknowledged: it is moved to
-        quarantine. A row without a file is only reported.
+    def remove_unpublished(self) -> int:
+        """Remove what no process had published: jobs' folders, half-written files in quarantine; how many.
+
+        Only before this process writes anything itself. Raises OSError as it comes.
         """
+        return sum(
+            _remove_tree(folder / name)
+            for folder in (self.root, self.quarantine_folder)
+            for name in _names(folder)
+            if name.endswith(TEMPORARY_SUFFIX)
+        )
+
+    def folder_names(self) -> list[str]:
+        """The names of the series' folders, in no order: one listing, whatever they hold. A job's is none yet."""
+        return [name for name in _names(self.root) if not name.endswith(TEMPORARY_SUFFIX)]
+
+    def quarantined_names(self) -> list[str]:
+        """The names of the files in quarantine, in no order."""
+        return _names(self.quarantine_folder)
+
+    def changed_since(self, name: str, moment: datetime | None) -> bool:
+        """Did a file come into a series' folder, or leave it, since then? As far as the file system's clock goes."""
+        if moment is None:
+            return True
+        try:
+            return (self.root / name).stat().st_mtime >= moment.timestamp()
+        except FileNotFoundError:
+            return False
+        except OSError:  # in doubt it did; the look through it says what is wrong
+            return True
+
+    def sweep_folder(self, name: str, known_files: Set[str], known_aside: Set[str] = frozenset()) -> FolderReport:
+        """Bring the files and the rows of one folder together, while nobody else writes into it.
+
+        Temporary files are removed. A whole file without a row was never acknowledged: it is moved to quarantine,
+        and the caller owes it a row there. One that has its row in quarantine was on its way there (``known_aside``:
+        names below the quarantine folder). A row without a file is only reported.
+        """
+        folder = self.root / name
         swept = 0
         orphans: list[Orphan] = []
         present: set[str] = set()
-        try:
-            for folder in _entries(self.root):
-                if folder.name.endswith(TEMPORARY_SUFFIX):
-                    swept += _remove_tree(folder)
-                    continue
-                for path in _entries(folder):
-                    file = f"{folder.name}/{path.name}"
-                    if path.name.endswith(TEMPORARY_SUFFIX):
-                        path.unlink()
-                        swept += 1
-                    elif file in known_files:
-                        present.add(file)
-                    else:
-                        orphans.append(self._set_orphan_aside(file))
-            for path in _entries(self.quarantine_folder):
-                if path.name.endswith(TEMPORARY_SUFFIX):
-                    path.unlink()
-                    swept += 1
-        except OSError as exc:
-            raise StorageError(
-                f"The archive {self.root} could not be swept: {exc.strerror}; the node did not start.",
-                hint="Check that the node's user owns every file of the data folder and that the disk is sound.",
-            ) from exc
-        return SweepReport(swept=swept, orphans=tuple(orphans), missing=tuple(sorted(known_files - present)))
+        failures: list[str] = []
+        for entry in _scan(folder):
+            file = f"{name}/{entry.name}"
+            try:
+                if entry.name.endswith(TEMPORARY_SUFFIX):
+                    swept += _remove_tree(folder / entry.name)
+                elif file in known_files:
+                    present.add(file)
+                elif entry.name in known_aside:
+                    self.quarantine_file(file)
+                elif not entry.is_dir(follow_symlinks=False):  # a folder in here is nothing that we made
+                    orphans.append(self._set_orphan_aside(folder / entry.name))
+            except OSError as exc:
+                failures.append(f"{folder / entry.name} could not be moved or removed: {exc.strerror}.")
+            except StorageError as exc:
+                failures.append(exc.sentence)
+        if orphans:
+            sync_folder(self.quarantine_folder)
+            sync_folder(folder)
+        return FolderReport(
+            swept=swept,
+            orphans=tuple(orphans),
+            missing=tuple(sorted(known_files - present)),
+            failures=tuple(failures),
+        )
+
+    def quarantined(self, name: str) -> Orphan:
+        """What a file in quarantine says of itself. Raises OSError and StorageError as they come."""
+        return self._described(self.quarantine_folder / name)
 
     def free_percent(self) -> float:
         """Free space of the archive's disk in percent of its size."""
         total, free = self._usage()
         return 100.0 * free / total if total else 0.0
+
+    def size_bytes(self) -> int:
+        """Size of the archive's disk."""
+        total, _ = self._usage()
+        return total
 
     def free_bytes(self) -> int:
         """Free space of the archive's disk."""
@@ -375,10 +457,24 @@ class Archive:
                 sync_folder(folder.parent)
             self._folders_made.add(folder)
 
-    def _set_orphan_aside(self, file: str) -> Orphan:
-        sha256 = self.digest_of_altered(file)
-        origin = read_origin(self.path(file))
-        return Orphan(file=self.quarantine_file(file), sha256=sha256, peer=origin.peer if origin else "")
+    def _set_orphan_aside(self, path: Path) -> Orphan:
+        found = self._described(path)
+        return replace(found, file=self._move_aside(path))
+
+    def _described(self, path: Path) -> Orphan:
+        sha256 = _digest_of_anything(path)
+        origin = read_origin(path)
+        return Orphan(file=path.name, sha256=sha256, peer=origin.peer if origin else "")
+
+    def _move_aside(self, source: Path) -> str:
+        """Move a file to quarantine, under another name where its own is taken; the caller flushes both folders."""
+        self._ensure_folder(self.quarantine_folder)
+        name = source.name
+        if (self.quarantine_folder / name).exists():
+            name = file_stem(new_instance_id()) + FILE_SUFFIX
+        source.rename(self.quarantine_folder / name)
+        checkpoint("archive.quarantined")
+        return name
 
 
 def read_origin(path: Path) -> Origin | None:
@@ -428,7 +524,7 @@ def _file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: s
 
 def _uid(element: int, uid: str) -> bytes:
     """A peer's UID may be anything: what is not ASCII is shown as such, what is too long is cut."""
-    return _element(element, b"UI", _padded(uid.encode("ascii", "replace")[:_UID_LIMIT], b"\0"))
+    return _element(element, b"UI", _padded(uid.encode("ascii", "replace")[:UID_BOUND], b"\0"))
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:
@@ -465,6 +561,17 @@ def _dataset_digest(path: Path) -> str:
         raise _unreadable(path, exc) from exc
 
 
+def _digest_of_anything(path: Path) -> str:
+    try:
+        return _dataset_digest(path)
+    except _NotAFileOfOurs:
+        try:
+            with path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as exc:
+            raise _unreadable(path, exc) from exc
+
+
 def _unreadable(path: Path, exc: OSError) -> StorageError:
     return StorageError(
         f"{path} could not be read: {exc.strerror}.",
@@ -472,10 +579,22 @@ def _unreadable(path: Path, exc: OSError) -> StorageError:
     )
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    """What lies in a folder, in a steady order; a folder that is not there is empty."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        yield from sorted(folder.iterdir())
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, in no order; a folder that is not there is empty."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in _scan(folder)]
+
+
+def _no_look(name: str) -> None:
+    """An archive that nobody sweeps: one that a command or a bench opens."""
+    del name
 
 
 def _remove_tree(folder: Path) -> int:

@@ -22,8 +22,13 @@ QuarantineId = NewType("QuarantineId", int)
 IMPLEMENTATION_CLASS_UID = "2.25.15120275358494966565776489282972198481"
 IMPLEMENTATION_VERSION_NAME = f"DICOMNODE_{__version__}"[:16]
 
+UID_LENGTH = 64  # PS3.5 section 9.1
+# Of what is archived all the same. Scanners were seen to write 65 characters; twice the rule leaves room for whatever
+# else they append, and is short enough for a file meta, a row and a header that is walked while the sender waits.
+UID_BOUND = 128
+
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
-_UID_LENGTH = 64  # PS3.5 section 9.1
+_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def new_instance_id() -> InstanceId:
@@ -46,7 +51,34 @@ def is_uid(text: str) -> bool:
     >>> is_uid("1.2.840.10008.5.1.4.1.1.4"), is_uid("../../etc/x"), is_uid("1.02")
     (True, False, False)
     """
-    return len(text) <= _UID_LENGTH and _UID.fullmatch(text) is not None
+    return len(text) <= UID_LENGTH and _UID.fullmatch(text) is not None
+
+
+def is_harmless_uid(text: str) -> bool:
+    """Can the text harm nobody who takes it for a UID: numbers between dots, at most ``UID_BOUND`` characters?
+
+    Scanners in the field write leading zeros and 65 characters, and PACSs archive them. Anything else is refused:
+    letters, control characters, what is a path ("..", an empty component), and what has no end.
+
+    >>> is_harmless_uid("1.02"), is_harmless_uid("1..2"), is_harmless_uid("1." + 64 * "7"), is_harmless_uid("")
+    (True, False, True, False)
+    """
+    return len(text) <= UID_BOUND and _NUMBERS.fullmatch(text) is not None
+
+
+def uid_fault(text: str) -> str | None:
+    """How a text breaks PS3.5 section 9.1, without its value; None where it does not.
+
+    >>> uid_fault("1.02"), uid_fault("1." + 63 * "7"), uid_fault("1.2")
+    ('has a leading zero in a component', 'has 65 characters, more than 64', None)
+    """
+    if is_uid(text):
+        return None
+    if not is_harmless_uid(text):
+        return "is no UID"
+    if len(text) > UID_LENGTH:
+        return f"has {len(text)} characters, more than {UID_LENGTH}"
+    return "has a leading zero in a component" if "." in text else "has a single component"
 
 
 def digest(content: bytes | bytearray | memoryview) -> str:

@@ -88,8 +88,9 @@ def run_pipeline(
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
         thin = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
+    tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
-        derivation = derive(stack, thin, plan)
+        derivation = derive(stack, thin, plan, consistency=generator.consistency)
     written = []
     files = derivation.files()
     for _ in range(derivation.count):

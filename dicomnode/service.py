@@ -1,9 +1,10 @@
 """The running node: its parts started in the order of their dependence, and stopped in the reverse.
 
-    data folder locked → ledger → archive swept → models known → work → settle → push, one a peer → receive
+    data folder locked → ledger → sweep begun → models known → work → settle → push, one a peer → receive → sweep
 
 Receive comes last, so that nothing is accepted before everything behind it stands; it stops first, so that nothing
-comes while the rest ends. What each part has begun is in the ledger at any moment: a stop in order only saves time.
+comes while the rest ends. Only the look through the archive goes on behind the open door, however large it is.
+What each part has begun is in the ledger at any moment: a stop in order only saves time.
 """
 
 from __future__ import annotations
@@ -26,17 +27,20 @@ from dicomnode import __version__, log
 from dicomnode.archive import Archive
 from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
+from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import BootReport, ImportedModel, QuarantinedFile, QuarantineReason
-from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.rows import ImportedModel
+from dicomnode.ledger.store import open_ledger
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.scu import echo
 from dicomnode.receive.scp import Receiver
+from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.schedule import Ticks
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.settle import Settler
 from dicomnode.shelf import Shelf
+from dicomnode.sweep import Sweep
 from dicomnode.work.child import Setup
 from dicomnode.work.supervisor import Supervisor
 
@@ -44,6 +48,7 @@ LOGGER = logging.getLogger(__name__)
 
 PUSH_STOP_S = 10.0  # for the instance that is on its way to a peer; then the association is aborted
 SETTLE_STOP_S = 10.0  # for the series that is being judged
+SWEEP_STOP_S = 10.0  # for the folder that is being looked through
 SIGNAL_POLL_S = 1.0
 
 
@@ -79,6 +84,9 @@ class Service:
         self._loops: list[PeerLoop] = []
         self._receiver: Receiver | None = None
         self._supervisor: Supervisor | None = None
+        # Why it is to end: a signal, or what it cannot go on with. A SimpleQueue, since it alone may be used in a
+        # signal handler that interrupts its own ``get`` (an Event may deadlock).
+        self._asked: SimpleQueue[int | NodeError] = SimpleQueue()
 
     @property
     def port(self) -> int:
@@ -95,15 +103,21 @@ class Service:
         """Start, serve until SIGTERM or Ctrl-C, stop in order.
 
         Returns after SIGTERM; after Ctrl-C raises KeyboardInterrupt once all is stopped, as an interrupted call does.
+        Raises LedgerError, once all is stopped, where the ledger proves to be damaged.
         """
-        with _signals() as asked:
+        with _signals(self._asked):
             self.start()
             notify("READY=1")
-            number = _wait_for_signal(asked)
-            log.event(LOGGER, "stopping", signal=signal.Signals(number).name)
+            why = _wait_for_end(self._asked)
+            if isinstance(why, NodeError):
+                log.event(LOGGER, "stopping", level=logging.ERROR, code=why.code, sentence=why.sentence)
+            else:
+                log.event(LOGGER, "stopping", signal=signal.Signals(why).name)
             notify("STOPPING=1")
             self.stop()
-        if number == signal.SIGINT:
+        if isinstance(why, NodeError):
+            raise why
+        if why == signal.SIGINT:
             raise KeyboardInterrupt
 
     def start(self) -> None:
@@ -129,7 +143,10 @@ class Service:
         host = socket.gethostname()
         boot = ledger.begin_boot(pid=os.getpid(), host=host)
         parts.callback(ledger.end_boot, boot.boot)
-        sweep(archive, ledger, boot)
+        for peer, number in ledger.deliveries_without_peer(settings.reachable_peers).items():
+            log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
+        sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
+        sweep.begin()
         shelf = Shelf(ledger.active_models, settings.node.data.absolute())
         models = known_models(settings, shelf)
         owner = f"{boot.boot}:{host}:{os.getpid()}"
@@ -195,6 +212,8 @@ class Service:
         receiver.start()
         parts.callback(lambda: receiver.stop(self._drain_s))
         self._receiver = receiver
+        sweep.start()
+        parts.callback(sweep.stop, SWEEP_STOP_S)
         checkpoint("service.started")
         log.event(
             LOGGER, "started", version=__version__, boot=boot.boot, pid=os.getpid(), host=settings.node.host,
@@ -231,7 +250,7 @@ def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
         )
     ]
     rows += _check_disk(settings)
-    rows.append(_check_ledger(settings))
+    rows += _check_ledger(settings)
     rows += _check_models(settings)
     rows += [_check_peer(settings, peer, with_echo=with_echo) for peer in settings.peer]
     return rows
@@ -241,6 +260,7 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
     data = settings.node.data.absolute()
     archive = Archive(next(folder for folder in (data, *data.parents) if folder.is_dir()))
     try:
+        require_room_for(data)
         ensure_writable(archive)
     except StorageError as exc:
         yield CheckRow(what="data folder", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
@@ -255,35 +275,68 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
         sentence=f"{room}; below {limit:g} % nothing is accepted.",
         hint="" if free > limit else "Make room, or lower archive.refuse_free_percent.",
     )
+    yield _check_quarantine(archive)
     if (kind := _filesystem(archive.data)) in NETWORK_FILESYSTEMS:
-        yield CheckRow(
-            what="file system",
-            mark=Mark.FAIL,
-            sentence=f"{data} lies on a network file system ({kind}), where a SQLite ledger may be damaged.",
-            hint="Set `node.data` to a disk of this machine.",
-        )
+        yield _on_network(data, kind, "Set `node.data` to a disk of this machine.")
 
 
-def _check_ledger(settings: Settings) -> CheckRow:
-    if not (settings.node.data / "ledger.sqlite").exists() and not settings.ledger.url:
-        return CheckRow(
-            what="ledger", mark=Mark.OK, sentence="There is none yet; `dicomnode serve` makes an empty one."
-        )
-    try:
-        reader = open_reader(settings.ledger_url)
-        try:
-            status = reader.status()
-        finally:
-            reader.close()
-    except NodeError as exc:
-        return CheckRow(what="ledger", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
-    held = len(status.attention)
+def _check_quarantine(archive: Archive) -> CheckRow:
+    taken, share = archive.aside_bytes(), archive.size_bytes() * ASIDE_SHARE_PERCENT / 100
     return CheckRow(
+        what="quarantine",
+        mark=Mark.OK if taken < share else Mark.WARN,
+        sentence=f"{taken / 2**20:.1f} MiB lie there; beyond {share / 2**30:.1f} GiB ({ASIDE_SHARE_PERCENT:g} % of the "
+        "disk) nothing more is set aside.",
+        hint="" if taken < share else "`dicomnode quarantine list`; what was seen may be removed from the folder.",
+    )
+
+
+def _on_network(place: Path, kind: str, hint: str) -> CheckRow:
+    return CheckRow(
+        what="file system",
+        mark=Mark.FAIL,
+        sentence=f"{place} lies on a network file system ({kind}), where a SQLite ledger may be damaged.",
+        hint=hint,
+    )
+
+
+def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
+    """The answer that `serve` would get: it makes a ledger where there is none, in a folder that is there."""
+    try:
+        path = ledger_path(settings.ledger_url)
+        if (kind := _filesystem(path)) in NETWORK_FILESYSTEMS and settings.ledger.url:
+            yield _on_network(path, kind, "Set `ledger.url` to a file on a disk of this machine.")
+        is_made = require_usable(
+            settings.ledger_url, is_folder_made=path.parent.resolve() == settings.node.data.resolve()
+        )
+        if is_made:
+            yield CheckRow(
+                what="ledger",
+                mark=Mark.OK,
+                sentence=f"There is none yet; `dicomnode serve` makes an empty one: {path}.",
+            )
+            return
+        with closing(open_reader(settings.ledger_url, peers=settings.reachable_peers)) as reader:
+            reader.require_sound()
+            status = reader.status()
+    except NodeError as exc:
+        yield CheckRow(what="ledger", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+        return
+    held = len(status.attention)
+    yield CheckRow(
         what="ledger",
         mark=Mark.WARN if held else Mark.OK,
         sentence=f"Version {status.version}, {status.instances} instances; {held} rows wait for a person.",
         hint="`dicomnode status` names them." if held else "",
     )
+    for peer, number in status.no_peer.items():
+        yield CheckRow(
+            what=f"peer {peer}",
+            mark=Mark.WARN,
+            sentence=f"The settings name no peer {peer} with an address, and {number} deliveries are due to it.",
+            hint="Name the peer again, or see `dicomnode deliveries list --reason no_peer`: `deliveries retry ID --to "
+            "PEER` sends one to another, `deliveries cancel ID` gives it up.",
+        )
 
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
@@ -368,29 +421,15 @@ def known_models(settings: Settings, shelf: Shelf) -> dict[str | None, ModelFact
     return models
 
 
-def sweep(archive: Archive, ledger: Ledger, boot: BootReport) -> None:
-    """Bring files and rows together after whatever ended the service before this one."""
-    report = archive.sweep(ledger.known_files())
-    for orphan in report.orphans:
-        ledger.record_quarantine(
-            QuarantinedFile(
-                file=orphan.file,
-                reason=QuarantineReason.ORPHAN,
-                sha256=orphan.sha256,
-                peer=orphan.peer,
-                instance=None,
-                kept_sha256=None,
-            )
+def require_room_for(data: Path) -> None:
+    """Raise StorageError where the data folder neither is a folder nor can become one."""
+    if (taken := next((place for place in (data, *data.parents) if os.path.lexists(place)), data)) and (
+        not taken.is_dir()
+    ):
+        raise StorageError(
+            f"The data folder {data} cannot be used: {taken} is not a folder; the node did not start.",
+            hint="Set `node.data` to a folder.",
         )
-    log.event(
-        LOGGER, "swept", boot=boot.boot, state="clean" if boot.ended_cleanly else "killed",
-        returned=boot.returned_jobs + boot.returned_deliveries, swept=report.swept, orphans=len(report.orphans),
-    )  # fmt: skip
-    if report.missing:  # a job that needs one of them is held and names it; a series not judged yet is kept
-        log.event(
-            LOGGER, "files_missing", level=logging.ERROR, count=len(report.missing), detail=report.missing[0],
-            hint="Files of the archive were removed by hand: restore them, or have their series sent again.",
-        )  # fmt: skip
 
 
 def ensure_writable(archive: Archive) -> None:
@@ -418,8 +457,8 @@ def notify(state: str) -> None:
             log.event(LOGGER, "notify_failed", level=logging.WARNING, error=exc.strerror)
 
 
-def _wait_for_signal(asked: SimpleQueue[int]) -> int:
-    """The first signal that came.
+def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:
+    """The first signal that came, or the first thing that the node cannot go on with.
 
     With a limit, again and again: a signal that arrives while the main thread begins to wait interrupts nothing, and
     its handler would run at the next signal only (seen in bench/kill.py).
@@ -432,12 +471,8 @@ def _wait_for_signal(asked: SimpleQueue[int]) -> int:
 
 
 @contextmanager
-def _signals() -> Iterator[SimpleQueue[int]]:
-    """SIGTERM and SIGINT come out of a queue; the second one ends the process at once, which no one is harmed by.
-
-    A SimpleQueue, since it alone may be used in a handler that interrupts its own ``get`` (an Event may deadlock).
-    """
-    asked: SimpleQueue[int] = SimpleQueue()
+def _signals(asked: SimpleQueue[int | NodeError]) -> Iterator[None]:
+    """SIGTERM and SIGINT go into the queue; the second one ends the process at once, which no one is harmed by."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if was_asked:
@@ -448,7 +483,7 @@ def _signals() -> Iterator[SimpleQueue[int]]:
     was_asked: list[int] = []
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

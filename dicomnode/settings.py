@@ -354,6 +354,11 @@ class Settings(_Table):
     rule: tuple[RuleSettings, ...] = (_EVERY_SERIES,)
 
     @property
+    def reachable_peers(self) -> tuple[str, ...]:
+        """The names of the peers that can be sent to."""
+        return tuple(peer.name for peer in self.peer if peer.address)
+
+    @property
     def ledger_url(self) -> str:
         """SQLAlchemy's URL of the ledger."""
         return self.ledger.url or f"sqlite:///{self.node.data.absolute() / 'ledger.sqlite'}"

@@ -3,7 +3,9 @@
 A series is *settled* once nothing came for a while: nothing in DICOM says that a series is complete. The set of its
 instances is then frozen as a revision, their headers are read from the archive, the first matching rule gives the
 limits, and the verdict either keeps the series, with the reason in one sentence, or plans a job with everything
-pinned that decides the result. Pixels are not looked at here, and torch is not loaded.
+pinned that decides the result. Torch is not loaded here, and pixels are looked at in one case only: what was set aside
+of a series, because its SOP Instance UID is taken, is compared with what was kept. As long as it differs in what
+matters, and nobody has seen it, the series is kept; of one that was judged before, deliveries are held (``ledger``).
 
 How long is quiet: ``settle.quiet_s`` after the last instance, while no association that stored into the series is
 open; ``settle.aborted_wait_s`` where the last such association broke off (the sender may come again); at the latest
@@ -20,15 +22,28 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive import Archive, FileState
 from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.ids import SeriesId
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_header_or_reason
+from dicomnode.ids import SeriesId, uid_fault
+from dicomnode.imaging.comparison import compare
+from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribute_name, read_header_or_reason
 from dicomnode.imaging.verdict import Limits, Verdict, judge
-from dicomnode.ledger.rows import ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
+from dicomnode.ledger.rows import (
+    SET_ASIDE,
+    ArchivedInstance,
+    Examined,
+    Finding,
+    PlannedJob,
+    QuarantineReason,
+    ReceivingSeries,
+    SettledSeries,
+    Unexamined,
+)
+from dicomnode.ledger.sentences import BROKEN_UID
 from dicomnode.ledger.store import Ledger
 from dicomnode.rules import RuleChoice, choose_rule, pinned
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
@@ -42,6 +57,7 @@ SHORTEST_WAIT_S = 0.05  # a series whose time has come this moment may need the 
 PAUSE_S = 10.0  # after the ledger or the disk refused
 INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
 READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
+UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 NOT_JUDGED = "not_judged"  # beside imaging.verdict.Reason: we could not do our part
 
 
@@ -69,6 +85,16 @@ class _Timing:
     seen: ReceivingSeries
     began: float
     changed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What the instances of a series are found to be."""
+
+    choice: RuleChoice
+    facts: ModelFacts
+    verdict: Verdict
+    broken: tuple[str, ...]  # sentences on UIDs that are none by the standard's rule
 
 
 class QuietWatch:
@@ -197,6 +223,7 @@ class Settler:
                 next_s = max(next_s, PAUSE_S)
             else:
                 self._waiting.pop(series.id, None)
+        self._examine_late()
         return max(next_s, SHORTEST_WAIT_S)
 
     def _wait_for_disk(self, series: SettledSeries, sentence: str) -> None:
@@ -222,7 +249,9 @@ class Settler:
         instances = self._ledger.instances_of(series.id, series.revision)
         begun = self._clock.monotonic()
         try:
-            choice, facts, verdict = self._verdict(instances)
+            self._examine(series.id)
+            objections = self._ledger.objections(series.id)
+            judged = self._verdict(instances) if instances else None
         except _Stopped:
             return
         except _TooMuch as exc:
@@ -237,21 +266,92 @@ class Settler:
             sentence = f"The headers could not be judged ({type(exc).__name__}); the log holds the traceback."
             self._keep(series, reason=NOT_JUDGED, sentence=sentence, alert=True)
         else:
-            if verdict.process:
-                self._plan(series, choice, facts, verdict)
-            else:
-                notes = (*choice.passed_over, *verdict.notes)
-                self._keep(series, reason=verdict.reason, sentence=verdict.sentence, alert=verdict.alert, notes=notes)
+            self._decide(series, judged, objections)
             log.event(
                 LOGGER, "series_judged", level=logging.DEBUG, series=series.id, seconds=self._clock.monotonic() - begun
             )
 
-    def _verdict(self, instances: Sequence[ArchivedInstance]) -> tuple[RuleChoice, ModelFacts, Verdict]:
+    def _decide(self, series: SettledSeries, judged: _Judged | None, objections: Sequence[str]) -> None:
+        """What was set aside of the series, and seen by nobody, comes before its verdict."""
+        if judged is None:
+            sentence = " ".join(objections) or "All that came of this series was set aside; there is nothing to derive."
+            self._keep(series, reason=SET_ASIDE, sentence=sentence, alert=False)
+            return
+        verdict = judged.verdict
+        notes = (*judged.choice.passed_over, *verdict.notes, *judged.broken)
+        alert = verdict.alert or bool(judged.broken)
+        if objections:
+            notes = (f"As it is, the verdict would be: {verdict.sentence}", *notes)
+            self._keep(series, reason=SET_ASIDE, sentence=" ".join(objections), alert=alert, notes=notes)
+        elif verdict.process:
+            self._plan(series, judged, notes, alert=alert)
+        else:
+            self._keep(series, reason=verdict.reason, sentence=verdict.sentence, alert=alert, notes=notes)
+
+    def _examine_late(self) -> None:
+        """Look at what was set aside of series that have their verdict already."""
+        for series in self._ledger.waiting_quarantine():
+            try:
+                self._examine(series)
+            except _Stopped:
+                return
+            except StorageError as exc:  # its deliveries stay held, and it is looked at again at the next turn
+                log.event(
+                    LOGGER, "examination_failed", level=logging.ERROR, series=series, code=exc.code,
+                    sentence=exc.sentence,
+                )  # fmt: skip
+
+    def _examine(self, series: SeriesId) -> None:
+        """Look at what was set aside of a series: how does it differ from what was kept?"""
+        until = self._clock.monotonic() + READ_LIMIT_S
+        found: list[Examined] = []
+        for one in self._ledger.unexamined(series):
+            if self._stopping.is_set():
+                raise _Stopped
+            if self._clock.monotonic() > until:
+                found.append(_not_compared(one, "there are too many of them"))
+            else:
+                found.append(self._examined(one))
+        if found:
+            self._ledger.examined(series, found)
+            checkpoint("settle.examined")
+            harmful = sum(one.finding is not Finding.SAME for one in found)
+            log.event(
+                LOGGER, "quarantine_examined", level=logging.WARNING if harmful else logging.INFO, series=series,
+                count=len(found), instances=harmful,
+            )  # fmt: skip
+
+    def _examined(self, one: Unexamined) -> Examined:
+        if one.is_stored:
+            return Examined(id=one.id, finding=Finding.SAME)
+        if one.reason is QuarantineReason.ORPHAN:
+            return Examined(id=one.id, finding=Finding.NOT_STORED)
+        kept = one.kept
+        if kept is None:
+            return _not_compared(one, "the first one is not known")
+        if kept.series != one.series:
+            return Examined(id=one.id, finding=Finding.OTHER_SERIES)
+        aside = self._archive.aside(one.file)
+        if not aside.is_file():
+            return _not_compared(one, "the file in quarantine is missing")
+        state = self._archive.verify(kept.file, kept.sha256)
+        if state is not FileState.WHOLE:
+            return _not_compared(one, f"the file of the first one is {state}")
+        try:
+            return _difference(one, aside, self._archive.path(kept.file))
+        except NodeError:
+            raise  # the disk's matter
+        except Exception as exc:  # noqa: BLE001 (border: one object that was set aside)
+            log.failure(LOGGER, "examination_failed", quarantine=one.id, series=one.series)
+            return _not_compared(one, f"they could not be compared ({type(exc).__name__})")
+
+    def _verdict(self, instances: Sequence[ArchivedInstance]) -> _Judged:
         headers = self._headers(instances)
-        choice = choose_rule([one for one in headers if isinstance(one, InstanceHeader)], self._rules)
+        readable = [one for one in headers if isinstance(one, InstanceHeader)]
+        choice = choose_rule(readable, self._rules)
         facts = self._model_of(choice.rule.model if choice.rule else None)
         verdict = judge(headers, limits_of(choice.rule, facts), rule_matched=choice.rule is not None)
-        return choice, facts, verdict
+        return _Judged(choice=choice, facts=facts, verdict=verdict, broken=broken_uids(readable))
 
     def _headers(self, instances: Sequence[ArchivedInstance]) -> list[InstanceHeader | UnreadableHeader]:
         """Headers of the whole revision, within bounds; a file that is gone stands in its place as unreadable."""
@@ -278,12 +378,12 @@ class Settler:
             series.id, series.revision, reason=reason, sentence=sentence, alert=alert, notes=tuple(notes)
         ):
             log.event(
-                LOGGER, "series_kept", level=logging.WARNING if alert else logging.INFO, series=series.id,
-                revision=series.revision, reason=reason, sentence=sentence,
+                LOGGER, "series_kept", level=logging.WARNING if alert or reason == SET_ASIDE else logging.INFO,
+                series=series.id, revision=series.revision, reason=reason, sentence=sentence,
             )  # fmt: skip
 
-    def _plan(self, series: SettledSeries, choice: RuleChoice, facts: ModelFacts, verdict: Verdict) -> None:
-        rule = choice.rule
+    def _plan(self, series: SettledSeries, judged: _Judged, notes: Sequence[str], *, alert: bool) -> None:
+        rule, facts, verdict = judged.choice.rule, judged.facts, judged.verdict
         assert rule is not None
         assert verdict.ratio is not None
         job = PlannedJob(
@@ -291,12 +391,11 @@ class Settler:
             model=facts.name,
             model_digest=facts.digest,
             ratio=verdict.ratio,
-            parameters=pinned(rule),
+            parameters=pinned(rule, self._clock.now()),
             deliver_to=rule.deliver_to,
             sentence=verdict.sentence,
         )
-        notes = (*choice.passed_over, *verdict.notes)
-        job_id = self._ledger.plan(series.id, series.revision, job, notes=notes)
+        job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert)
         if job_id is not None:
             checkpoint("settle.planned")
             log.event(
@@ -321,3 +420,37 @@ def limits_of(rule: RuleSettings | None, facts: ModelFacts) -> Limits:
         ratios=facts.ratios,
         model=facts.name,
     )
+
+
+def broken_uids(headers: Sequence[InstanceHeader]) -> tuple[str, ...]:
+    """A sentence for each way in which an attribute breaks the rule for UIDs; what is absent breaks none."""
+    faults: dict[tuple[str, str], int] = {}
+    for header in headers:
+        for keyword in UIDS:
+            text = header.text(keyword)
+            if text and (fault := uid_fault(text)) is not None:
+                faults[keyword, fault] = faults.get((keyword, fault), 0) + 1
+    return tuple(
+        f"{attribute_name(keyword)} {fault} in {number} of {len(headers)} instances, {BROKEN_UID}"
+        for (keyword, fault), number in faults.items()
+    )
+
+
+def _not_compared(one: Unexamined, why: str) -> Examined:
+    return Examined(id=one.id, finding=Finding.NOT_COMPARED, details=(why,))
+
+
+def _difference(one: Unexamined, aside: Path, kept: Path) -> Examined:
+    """Another encoding may differ in what places no slice and names nobody; the same one in nothing at all."""
+    found = compare(kept, aside)
+    if found is None:
+        return _not_compared(one, "a header cannot be read")
+    if found.identity:
+        return Examined(id=one.id, finding=Finding.OTHER_IDENTITY, details=found.identity)
+    others = found.others if one.reason is QuarantineReason.CONFLICT else ()
+    pixels = ("pixels",) if found.has_same_pixels is False else ()
+    if details := (*pixels, *found.place, *others):
+        return Examined(id=one.id, finding=Finding.OTHER_CONTENT, details=details)
+    if found.has_same_pixels is None:
+        return _not_compared(one, "pixels cannot be decoded")
+    return Examined(id=one.id, finding=Finding.SAME)

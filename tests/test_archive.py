@@ -174,29 +174,96 @@ def test_begin_output_clears_what_an_earlier_attempt_left(tmp_path: Path) -> Non
     assert not list(archive.begin_output(SERIES).iterdir())
 
 
-def test_the_sweep_removes_only_temporary_things_and_sets_orphans_aside(tmp_path: Path) -> None:
+def test_whole_files_of_an_earlier_process_are_never_removed_by_a_job(tmp_path: Path) -> None:
+    """A ledger put back from an older copy hands a number out again whose folder holds acknowledged instances."""
+    left = Archive(tmp_path)
+    file = put(left, 1)
     archive = Archive(tmp_path)
-    known, orphan = put(archive, 1), put(archive, 2)
-    (archive.folder_of(SERIES) / "3.dcm.tmp").write_bytes(b"half")
+    (archive.begin_output(SERIES) / "a.dcm").write_bytes(b"derived")
+    with pytest.raises(StorageError, match="could not be published"):
+        archive.publish_output(SERIES)
+    assert archive.path(file).exists()
+
+
+def test_an_empty_folder_of_an_earlier_process_is_no_hindrance(tmp_path: Path) -> None:
+    Archive(tmp_path).folder_of(SERIES).mkdir(parents=True)
+    archive = Archive(tmp_path)
+    (archive.begin_output(SERIES) / "a.dcm").write_bytes(b"derived")
+    assert [path.name for path in archive.publish_output(SERIES).iterdir()] == ["a.dcm"]
+
+
+def test_what_was_never_published_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    file = put(archive, 1)
     (archive.begin_output(SeriesId(8)) / "a.dcm").write_bytes(b"half")
     archive.quarantine_folder.mkdir()
     (archive.quarantine_folder / "9.dcm.tmp").write_bytes(b"half")
     (archive.quarantine_folder / "9.dcm").write_bytes(b"kept")
+    assert archive.folder_names() == ["7"], "a job's folder is no series' yet"
+    assert archive.remove_unpublished() == 2
+    assert archive.remove_unpublished() == 0
+    assert archive.path(file).exists()
+    assert archive.folder_names() == ["7"]
+    assert archive.quarantined_names() == ["9.dcm"]
+
+
+def test_a_look_through_a_folder_removes_only_temporary_files_and_sets_orphans_aside(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    known, orphan = put(archive, 1), put(archive, 2)
+    elsewhere = put(archive, 3, series=SeriesId(77))
+    (archive.folder_of(SERIES) / "3.dcm.tmp").write_bytes(b"half")
     digest = archive.digest(orphan)
-    report = archive.sweep({known, "7/gone.dcm"})
-    assert report.swept == 3
+    report = archive.sweep_folder("7", {known, "7/gone.dcm"})
+    assert report.swept == 1
     assert report.missing == ("7/gone.dcm",)
     assert [(one.sha256, one.peer) for one in report.orphans] == [(digest, "mr1")]
     assert archive.path(known).exists()
+    assert archive.path(elsewhere).exists()
     assert not archive.path(orphan).exists()
     assert (archive.quarantine_folder / report.orphans[0].file).exists()
-    assert (archive.quarantine_folder / "9.dcm").read_bytes() == b"kept"
-    assert archive.sweep({known}).swept == 0
+    again = archive.sweep_folder("7", {known})
+    assert (again.swept, again.orphans, again.missing) == (0, (), ())
 
 
-def test_the_sweep_of_an_empty_data_folder_finds_nothing(tmp_path: Path) -> None:
-    report = Archive(tmp_path / "new").sweep(frozenset())
-    assert (report.swept, report.orphans, report.missing) == (0, (), ())
+def test_a_look_through_ends_the_way_of_a_file_that_has_its_row_in_quarantine(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    on_its_way = put(archive, 1)
+    name = Path(on_its_way).name
+    report = archive.sweep_folder("7", frozenset(), {name})
+    assert (report.orphans, report.failures) == ((), ())
+    assert archive.aside(name).exists()
+    assert not archive.path(on_its_way).exists()
+
+
+def test_a_look_through_leaves_what_is_no_file_of_ours(tmp_path: Path) -> None:
+    """A storage system's own folder, say, in the midst of the images."""
+    archive = Archive(tmp_path)
+    known = put(archive, 1)
+    (archive.folder_of(SERIES) / "@eaDir").mkdir()
+    report = archive.sweep_folder("7", {known})
+    assert (report.swept, report.orphans, report.missing, report.failures) == (0, (), (), ())
+    assert (archive.folder_of(SERIES) / "@eaDir").is_dir()
+
+
+@pytest.mark.parametrize("target", ["/proc/self/mem", "x" * 300])
+def test_an_orphan_that_cannot_be_read_stays_and_does_not_keep_others_from_quarantine(
+    tmp_path: Path, target: str
+) -> None:
+    """Reading it is an I/O error (EIO), as on a bad disk; or its name leads to one that no disk can have."""
+    archive = Archive(tmp_path)
+    orphan = put(archive, 2)
+    unreadable_file = archive.folder_of(SERIES) / "0000000000000001.dcm"
+    unreadable_file.symlink_to(target)
+    report = archive.sweep_folder("7", set())
+    assert [one.file for one in report.orphans] == [orphan.removeprefix("7/")]
+    (failure,) = report.failures
+    assert unreadable_file.name in failure
+    assert unreadable_file.is_symlink()
+
+
+def test_a_folder_that_is_not_there_lacks_every_file_of_its_rows(tmp_path: Path) -> None:
+    report = Archive(tmp_path / "new").sweep_folder("7", {"7/a.dcm", "7/b.dcm"})
+    assert (report.swept, report.orphans, report.missing) == (0, (), ("7/a.dcm", "7/b.dcm"))
 
 
 def test_a_second_process_cannot_lock_the_data_folder(tmp_path: Path) -> None:

@@ -27,9 +27,13 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, genera
 
 from dicomnode.derive import attributes
 from dicomnode.derive.decimals import decimal_text
+from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.ids import AeTitle
 from dicomnode.imaging import mr_attributes
 from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
+from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.verdict import Limits, Reason, judge
+from dicomnode.imaging.volume import Volume
 from tests.support.derived import PLAN, SMALL, Made, made_from, made_of, unchanged
 from tests.support.phantom import BALLS, ORIENTATIONS, Phantom, write_datasets
 from tests.support.shared import DATA, needs_shared
@@ -430,7 +434,7 @@ def test_the_scanner_is_the_last_contributor(tmp_path: Path) -> None:
     assert items[2].ManufacturerModelName == "Three"
     assert list(items[2].SoftwareVersions) == ["v1", "v2"]
     assert items[2].InstitutionName == "Test House"
-    assert items[1].ContributionDateTime == PLAN.created_at.astimezone().strftime("%Y%m%d%H%M%S.089000%z")
+    assert items[1].ContributionDateTime == "20260304050607.089000+0000"
 
 
 def test_each_thin_slice_names_the_thick_ones_around_it(small: Made) -> None:
@@ -464,6 +468,42 @@ def test_one_window_serves_all_slices(tmp_path: Path, small: Made) -> None:
     del datasets[5].WindowCenter
     made = made_of(tmp_path, datasets).datasets[0]
     assert (made.WindowCenter, made.WindowWidth) == (42, 80), "the first pair; a slice without one has no say"
+
+
+NO_WINDOW = (None, None)
+
+
+@pytest.mark.parametrize(
+    ("centres", "widths", "function", "expected"),
+    [
+        ("800", "1600", None, (800, 1600)),
+        ("0", "0", None, NO_WINDOW),
+        ("800", "-1600", None, NO_WINDOW),
+        ("800", None, None, NO_WINDOW),
+        (None, "1600", None, NO_WINDOW),
+        ("800", "0.5", None, NO_WINDOW),
+        ("800", "0.5", "LINEAR", NO_WINDOW),
+        ("0.2", "0.5", "LINEAR_EXACT", (0.2, 0.5)),
+        ("0.2", "0.5", "SIGMOID", (0.2, 0.5)),
+        ("0.2", "0", "SIGMOID", NO_WINDOW),
+        (["0", "400"], ["0", "900"], None, (400, 900)),
+        (["800", "400"], "1600", None, (800, 1600)),
+    ],
+)
+def test_a_window_is_a_pair_that_a_viewer_can_use(
+    tmp_path: Path, centres: object, widths: object, function: str | None, expected: tuple[object, object]
+) -> None:
+    changes = {"WindowCenter": centres, "WindowWidth": widths, "VOILUTFunction": function}
+    made = made_of(tmp_path, replace(SMALL, changes=changes).datasets()).datasets[0]
+    assert (made.get("WindowCenter"), made.get("WindowWidth")) == expected
+
+
+def test_slices_without_a_usable_window_have_no_say_in_it(tmp_path: Path) -> None:
+    datasets = SMALL.datasets()
+    for dataset in datasets[:4]:
+        dataset.WindowCenter, dataset.WindowWidth = "0", "0"
+    made = made_of(tmp_path, datasets).datasets[0]
+    assert (made.WindowCenter, made.WindowWidth) == (504.5, 1004.5)
 
 
 def test_the_past_of_a_lossy_source_is_not_forgotten(tmp_path: Path) -> None:
@@ -550,6 +590,8 @@ def test_an_instance_is_what_pydicom_would_write_of_it_at_once(tmp_path: Path, s
         {"model_digest": "cubic-dc/2"},
         {"namespace": uuid.UUID(int=1)},
         {"parameters": '{"target_mm": 2.0}'},
+        {"ae_title": AeTitle("OTHER")},
+        {"model": "Cubic"},
         {"created_at": datetime(2027, 1, 1, tzinfo=UTC)},  # other times in the bytes
     ],
 )
@@ -560,25 +602,62 @@ def test_another_job_makes_other_uids(small: Made, change: dict[str, object]) ->
     assert uids.isdisjoint({file.sop_instance_uid for file in other.files} | {other.datasets[0].SeriesInstanceUID})
 
 
-def test_the_order_of_keys_and_the_zone_of_the_moment_change_no_uid(small: Made) -> None:
-    one = replace(PLAN, parameters='{"a": 1, "b": 2}')
-    zone = timezone(timedelta(hours=5))
-    two = replace(one, parameters='{"b": 2, "a": 1}', created_at=one.created_at.astimezone(zone))
+def test_the_order_of_keys_changes_no_uid(small: Made) -> None:
     paths = [header.path for header in small.stack.headers]
-    assert [file.sop_instance_uid for file in made_from(paths, 4, one).files] == [
-        file.sop_instance_uid for file in made_from(paths, 4, two).files
-    ]
+    one, two = (made_from(paths, 4, replace(PLAN, parameters=text)) for text in ('{"a":1,"b":2}', '{"b":2, "a":1}'))
+    assert [file.content for file in one.files] == [file.content for file in two.files]
+
+
+def test_voxels_that_differ_in_the_last_bit_make_other_uids(small: Made) -> None:
+    """As another device, precision, thread count or library makes them: nobody can list all that they depend on."""
+
+    def nearly(thick: Volume) -> Volume:
+        thin = CubicDc().generate(thick, thin_grid(thick, 4), device="cpu")
+        thin.voxels[7, 3, 4] = np.nextafter(thin.voxels[7, 3, 4], np.float32(np.inf))
+        return thin
+
+    other = made_from([header.path for header in small.stack.headers], 4, generate=nearly)
+    assert {file.sop_instance_uid for file in other.files}.isdisjoint({file.sop_instance_uid for file in small.files})
+    assert other.datasets[0].SeriesInstanceUID != small.datasets[0].SeriesInstanceUID
+
+
+@pytest.mark.parametrize("changed", ["dicomnode", "pydicom"])
+def test_an_upgrade_between_two_attempts_makes_other_uids(
+    small: Made, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Software Versions are in the bytes, and another encoder may write others."""
+    if changed == "dicomnode":
+        monkeypatch.setattr("dicomnode.derive.facts.__version__", "9.9.9")
+    else:
+        monkeypatch.setattr("pydicom.__version__", "9.9.9")
+    other = made_from([header.path for header in small.stack.headers], 4)
+    assert {file.sop_instance_uid for file in other.files}.isdisjoint({file.sop_instance_uid for file in small.files})
+
+
+@pytest.mark.parametrize(("stated", "is_same"), [("+0100", True), (None, False)])
+def test_a_planned_zone_that_is_written_makes_other_uids_and_one_that_is_not_does_not(
+    tmp_path: Path, stated: str | None, is_same: bool
+) -> None:
+    """Where the source states its own, that is written."""
+    datasets = replace(SMALL, changes={"TimezoneOffsetFromUTC": stated}).datasets()
+    zone = timezone(timedelta(hours=5))
+    one, two = (
+        made_of(tmp_path, datasets, plan=replace(PLAN, created_at=moment))
+        for moment in (PLAN.created_at, PLAN.created_at.astimezone(zone))
+    )
+    assert (one.files[0].content == two.files[0].content) == is_same
+    assert (one.files[0].sop_instance_uid == two.files[0].sop_instance_uid) == is_same
 
 
 @pytest.mark.parametrize(
     ("offset", "expected"),
     [("+0530", "103607"), ("-0800", "210607"), ("+9999", None), ("summer", None), (None, None)],
 )
-def test_the_job_is_told_on_the_sources_clock_or_the_houses(
+def test_the_job_is_told_on_the_sources_clock_or_the_planned_one(
     tmp_path: Path, offset: str | None, expected: str | None
 ) -> None:
     made = made_of(tmp_path, replace(SMALL, changes={"TimezoneOffsetFromUTC": offset}).datasets()).datasets[0]
-    assert made.SeriesTime == (expected or PLAN.created_at.astimezone().strftime("%H%M%S")) + ".089000"
+    assert made.SeriesTime == (expected or "050607") + ".089000"
 
 
 @pytest.mark.parametrize("change", ["pixel", "identity"])

@@ -47,6 +47,7 @@ class Forbidden:
 
     name: str = "forbidden"
     digest: str = "0"
+    consistency: bool = True
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
         """Fail."""

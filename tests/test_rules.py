@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from dicomnode.imaging.headers import InstanceHeader, read_header
 from dicomnode.rules import choose_rule, pinned
 from dicomnode.settings import RuleSettings, parse
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
+from tests.support.zone import machine_zone
 
 
 def _rules(*tables: Mapping[str, object]) -> tuple[RuleSettings, ...]:
@@ -92,9 +94,10 @@ def test_no_sentence_holds_text_from_a_header(tmp_path: Path) -> None:
 
 def test_what_decides_the_result_is_pinned_as_canonical_json() -> None:
     rule = _rules({"name": "r", "target_mm": 0.8, "refuse_terms": ["X*"], "match": {"Modality": "MR"}})[0]
-    text = pinned(rule)
+    with machine_zone("IST-5:30"):
+        text = pinned(rule, datetime(2026, 7, 1, tzinfo=UTC))
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
     assert json.loads(text) == {
         "target_mm": 0.8, "min_ratio": 1.5, "max_gap_fraction": 0.5, "derived": "process", "allow_lossy": False,
-        "refuse_terms": ["X*"],
+        "refuse_terms": ["X*"], "utc_offset_min": 330,
     }  # fmt: skip

@@ -22,6 +22,7 @@ from dicomnode.service import Mark, Service, check, ensure_writable, introductio
 from dicomnode.settings import Settings, parse
 from dicomnode.shelf import import_model
 from tests.support.dcmtk import free_port
+from tests.support.due_delivery import Node as Pushing
 from tests.support.model_folders import write_thin
 from tests.support.mounts import tmpfs
 from tests.support.mr_series import mr_datasets
@@ -244,6 +245,20 @@ def test_the_check_sheet_names_what_fails(tmp_path: Path) -> None:
     assert "Rule knee asks for it" in rows["model gone"].sentence
     assert "C-ECHO: No connection to the peer" in rows["peer pacs"].sentence
     assert rows["peer mr1"].sentence == "It may send as MR1 from 10.1.2.0/24."
+
+
+def test_at_its_start_it_names_a_peer_that_deliveries_are_due_to_and_the_settings_do_not_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Pushing(tmp_path / "data")) as before:
+        before.derive("old-pacs", instances=1)
+        assert before.ledger.claim_delivery("old-pacs", "killed", lease_s=60), "it was being sent when the node died"
+    caplog.set_level("WARNING", logger="dicomnode.service")
+    service = Service(_settings(tmp_path))
+    service.start()
+    service.stop()
+    (told,) = [record for record in caplog.records if record.message == "deliveries_without_peer"]
+    assert told.__dict__["dicomnode_fields"] == {"peer": "old-pacs", "count": 1}
 
 
 def test_a_folder_that_can_be_written_to_holds_nothing_afterwards(tmp_path: Path) -> None:

@@ -220,6 +220,7 @@ def test_a_quiet_series_gets_a_job_with_everything_pinned_that_decides_its_resul
     assert job is not None
     assert (job.rule, job.model, job.model_digest, job.ratio) == ("thick", "cubic-dc", "cubic-dc/1", 3)
     assert '"target_mm":1.3' in job.parameters
+    assert '"utc_offset_min":' in job.parameters, "the time zone in which the job's moment is written"
     assert explanation.notes[0].startswith("Rule very thick does not apply: slice_spacing_mm is to be >= 8")
 
 

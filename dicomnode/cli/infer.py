@@ -87,7 +87,7 @@ def _derive(
     facts = model_dir.model_facts(model or model_dir.default_model())
     plan = DerivationPlan(
         namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE), rule="infer", model=facts.name, model_kind=facts.kind,
-        model_digest=facts.digest, created_at=datetime.now(UTC),
+        model_digest=facts.digest, created_at=datetime.now(UTC).astimezone(),
     )  # fmt: skip
     beside = out.with_name(out.name + SIDE_FOLDER)
     shutil.rmtree(beside, ignore_errors=True)

@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "dicomnode.cli.status:status",
     "series": "dicomnode.cli.series:series",
     "deliveries": "dicomnode.cli.deliveries:deliveries",
+    "quarantine": "dicomnode.cli.quarantine:quarantine",
     "check": "dicomnode.cli.check:check",
     "echo": "dicomnode.cli.echo:echo",
     "send": "dicomnode.cli.send:send",

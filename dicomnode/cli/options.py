@@ -43,7 +43,7 @@ def reader(config: Path | None) -> Iterator[Reader]:
     settings = load_settings(config)
     from dicomnode.ledger.queries import open_reader
 
-    with closing(open_reader(settings.ledger_url)) as ledger:
+    with closing(open_reader(settings.ledger_url, peers=settings.reachable_peers)) as ledger:
         yield ledger
 
 
@@ -65,6 +65,11 @@ def operator() -> str:
         return f"operator:{getpass.getuser()}"
     except (OSError, KeyError):  # a container's user without a name
         return f"operator:{os.getuid()}"
+
+
+def configured_peers(config: Path | None) -> set[str]:
+    """The names in the settings, of those that send and those that are sent to."""
+    return {peer.name for peer in load_settings(config).peer}
 
 
 def find_peer(settings: Settings, name: str) -> PeerSettings:

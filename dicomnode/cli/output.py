@@ -35,6 +35,12 @@ def print_rows(rows: Sequence[object], columns: Columns, *, as_json: bool, none:
         print_table([[_cell(getattr(row, name)) for name in columns] for row in rows], list(columns.values()))
 
 
+def print_cut(shown: int, total: int, what: str) -> None:
+    """That a list was cut, on standard error: neither a table nor JSON holds anything but rows."""
+    if shown < total:
+        click.echo(f"The newest {shown} of {total} {what}; --limit N shows more of them, --all all.", err=True)
+
+
 def print_facts(value: object, *, as_json: bool, **more: object) -> None:
     """One dataclass: JSON, or one ``name  value`` a line; a field that is empty is left out of the text.
 

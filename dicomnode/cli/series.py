@@ -1,14 +1,16 @@
-"""``dicomnode series list|show|explain|retry|release``: what was received, and what became of it."""
+"""``dicomnode series list|show|explain|retry|release|cancel``: what was received, and what became of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dicomnode.cli import output
+from dicomnode.cli.filters import SERIES_STATES, list_options, reasons_of_series, require_known, wanted
 from dicomnode.cli.identity import find_identity
-from dicomnode.cli.options import config_option, id_argument, json_option, operator, reader, writer
+from dicomnode.cli.options import config_option, configured_peers, id_argument, json_option, operator, reader, writer
 from dicomnode.ids import SeriesId
 
 identify_option = click.option("--identify", is_flag=True, help="Show UIDs and the patient's and series' texts too.")
@@ -21,15 +23,25 @@ def series() -> None:
 
 @series.command("list")
 @click.option("--derived", is_flag=True, help="The series that this node made as well.")
+@list_options(SERIES_STATES)
 @config_option
 @json_option
-def list_series(derived: bool, config: Path | None, as_json: bool) -> None:
-    """List the series, the oldest first."""
+def list_series(derived: bool, config: Path | None, as_json: bool, **filters: Any) -> None:
+    """List the series, the newest first: 20 on a terminal, 100 to a pipe or as JSON.
+
+    STATE is one of the series or of its last job, REASON too. PEER sent one of its instances; its last one came since
+    WHEN.
+    """
+    want = wanted(**filters, as_json=as_json)
     with reader(config) as ledger:
-        rows = ledger.series_list(derived=derived)
+        require_known("reason of a series", want.reasons, reasons_of_series)
+        require_known("peer", want.peers, lambda: configured_peers(config), ledger.senders)
+        rows = ledger.series_list(want, derived=derived)
+        total = ledger.count_series(want, derived=derived) if len(rows) == want.limit else len(rows)
     columns = {name: name for name in ("id", "state", "revision", "reason", "instances", "job_state", "last_at")}
     columns |= {"source": "made from"} if derived else {}
-    output.print_rows(rows, columns, as_json=as_json, none="No series yet.")
+    output.print_rows(rows, columns, as_json=as_json, none="No series." if want.is_narrow else "No series yet.")
+    output.print_cut(len(rows), total, "series")
 
 
 @series.command()
@@ -84,7 +96,19 @@ def retry(number: int, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def release(number: int, config: Path | None, as_json: bool) -> None:
-    """Let the held job of series ID go on as it is."""
+    """Let series ID go on as it is: what was set aside of it counts as seen, its alert ends, a held job goes on."""
     with writer(config) as ledger:
         ledger.release_series(SeriesId(number), operator())
-    output.print_done(f"The job of series {number} is queued.", row=number, as_json=as_json)
+    output.print_done(f"Series {number} goes on as it is.", row=number, as_json=as_json)
+
+
+@series.command()
+@id_argument
+@config_option
+@json_option
+def cancel(number: int, config: Path | None, as_json: bool) -> None:
+    """Give up the jobs of series ID; one that runs is ended within seconds. `series retry` plans anew."""
+    with writer(config) as ledger:
+        cancelled = ledger.cancel_series(SeriesId(number), operator())
+    jobs = ", ".join(map(str, cancelled))
+    output.print_done(f"Of series {number} is cancelled: job {jobs}.", row=number, as_json=as_json)

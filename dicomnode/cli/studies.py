@@ -23,7 +23,7 @@ def study_folders(words: tuple[str, ...], config: Path | None) -> Iterator[Path]
     archive = load_settings(config).node.data / "archive"
     found: dict[str, list[Path]] = {uid: [] for uid in uids}
     with reader(config) as ledger:
-        numbers = [line.id for line in ledger.series_list()]
+        numbers = sorted(line.id for line in ledger.series_list())
     for number in numbers:
         folder = archive / str(number)
         header = next((read_header_or_reason(path) for path in sorted(folder.glob("*.dcm"))), None)

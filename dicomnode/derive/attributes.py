@@ -8,14 +8,13 @@ between source slices survives unless it is computed anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import numpy as np
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 
 from dicomnode import __version__
 from dicomnode.derive.decimals import coordinate_text, decimal_text
@@ -24,16 +23,9 @@ from dicomnode.ids import derived_uid
 from dicomnode.imaging import explicit_vr
 from dicomnode.imaging.explicit_vr import tag_of
 from dicomnode.imaging.fitness import is_lossy
-from dicomnode.imaging.headers import (
-    IDENTITY_GROUPS,
-    MALFORMED,
-    PRODUCT,
-    READ_WITH,
-    InstanceHeader,
-    texts,
-    verbatim,
-)
+from dicomnode.imaging.headers import PRODUCT, READ_WITH, InstanceHeader, texts
 from dicomnode.imaging.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
+from dicomnode.imaging.representation import items_of
 from dicomnode.imaging.verdict import MR_IMAGE_STORAGE, RESAMPLED_TERM, RESAMPLING_CODE, believed_thickness_mm
 
 INTERPOLATORS = ("cubic-dc",)  # model kinds that learned nothing: their series are not labelled AI
@@ -42,6 +34,8 @@ SERIES_NUMBER_FACTOR, SERIES_NUMBER_OFFSET = 100, 50  # +50 stays clear of GE's 
 SERIES_NUMBER_WITHOUT_SOURCE = 99000
 LARGEST_IS = 2**31 - 1  # PS3.5 §6.2
 LO_LENGTH, SH_LENGTH, ST_LENGTH = 64, 16, 1024  # characters, PS3.5 §6.2
+WINDOW = ("WindowCenter", "WindowWidth")
+ANY_WIDTH = ("SIGMOID", "LINEAR_EXACT")  # VOI LUT functions whose width is more than 0; of LINEAR it is 1 or more
 LENGTH_DECIMALS = 6  # of a spacing in mm: what the least-squares line has beyond is noise of the header's own digits
 
 
@@ -90,18 +84,32 @@ def _acquired(facts: Facts) -> tuple[str | None, str | None]:
 
 
 def _median_window(facts: Facts, keyword: str) -> str | None:
-    """First value of each slice's window, the middle one over the series: per-slice windows flicker."""
-    values = []
-    for header in facts.stack.headers:
-        with suppress(ValueError, IndexError):
-            values.append(float(texts(header.dataset, keyword)[0]))
-    middle = float(np.median(values)) if values else math.nan
-    return decimal_text(middle) if math.isfinite(middle) else None
+    """Of each slice's first usable window, the middle one over the series: per-slice windows flicker.
+
+    A window is a pair: a centre without a width, or a width that no viewer can divide by, is none.
+    """
+    function = facts.copies.common("VOILUTFunction")  # where slices differ in it, the result has none, which is LINEAR
+    is_any_width = function is not None and facts.first.text("VOILUTFunction") in ANY_WIDTH
+    found = (_window(header, is_any_width=is_any_width) for header in facts.stack.headers)
+    windows = [window for window in found if window is not None]
+    if not windows:
+        return None
+    return decimal_text(float(np.median([window[WINDOW.index(keyword)] for window in windows])))
+
+
+def _window(header: InstanceHeader, *, is_any_width: bool) -> tuple[float, float] | None:
+    """Centre and width; None where the slice has no pair that C.11.2.1.2.1 or C.11.2.1.3 can make anything of."""
+    for texts_of_pair in zip(*(texts(header.dataset, keyword) for keyword in WINDOW), strict=False):
+        with suppress(ValueError):
+            centre, width = map(float, texts_of_pair)
+            if math.isfinite(centre) and math.isfinite(width) and (width > 0 if is_any_width else width >= 1):
+                return centre, width
+    return None
 
 
 def _plane(facts: Facts, keyword: str) -> object:
     """As the source wrote it; the median where its slices differ by less than the verdict's tolerance."""
-    element = _common(facts.stack.headers, keyword)
+    element = facts.copies.common(keyword)
     if element is not None:
         return element
     stated = [[float(text) for text in texts(header.dataset, keyword)] for header in facts.stack.headers]
@@ -110,9 +118,11 @@ def _plane(facts: Facts, keyword: str) -> object:
 
 def _rescale(facts: Facts, keyword: str) -> object:
     """As the source has it, byte for byte; one of our own where its slices differ; none where it has none."""
-    if facts.stack.format.has_uniform_rescale:
-        return verbatim(facts.first.dataset, Tag(tag_of(keyword)))
-    own = {"RescaleSlope": decimal_text(facts.slope), "RescaleIntercept": decimal_text(facts.intercept)}
+    if facts.stack.format.has_uniform_rescale and (
+        (element := facts.copies.first(keyword)) is not None or not facts.first.has(keyword)
+    ):
+        return element
+    own = {"RescaleSlope": decimal_text(facts.storage.slope), "RescaleIntercept": decimal_text(facts.storage.intercept)}
     return own.get(keyword) or facts.first.text(keyword) or "US"
 
 
@@ -127,7 +137,7 @@ def _lossy(facts: Facts, keyword: str) -> object:
     """Once lossy, always lossy: worst ratio and all methods of the source (C.7.6.1.1.5); nothing is asserted anew."""
     headers = [header for header in facts.stack.headers if is_lossy(header)]
     if not headers:
-        return _common(facts.stack.headers, keyword)
+        return facts.copies.common(keyword)
     if keyword == "LossyImageCompression":
         return "01"
     if keyword == "LossyImageCompressionRatio":
@@ -154,15 +164,15 @@ def _contributing_equipment(facts: Facts) -> list[Dataset]:
         "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName",
         "InstitutionName", "InstitutionalDepartmentName",
     ):  # fmt: skip
-        _add(scanner, _common(facts.stack.headers, keyword))
+        _set(scanner, keyword, facts.copies.common(keyword))
     if not texts(scanner, "Manufacturer"):
         scanner.Manufacturer = "unknown"  # type 1 in this sequence
     return [*_source_items(facts, "ContributingEquipmentSequence"), node, scanner]
 
 
 def _source_items(facts: Facts, keyword: str) -> list[Dataset]:
-    element = _common(facts.stack.headers, keyword)
-    return [_clean(item) for item in element.value or ()] if isinstance(element, DataElement) else []
+    element = facts.copies.common(keyword)
+    return [] if element is None else items_of(element)
 
 
 def _source_image(facts: Facts, index: int) -> Dataset:
@@ -248,20 +258,18 @@ PIXEL_DATA = "PixelData"
 
 def series_dataset(facts: Facts) -> Dataset:
     """All attributes that the instances share."""
-    headers = facts.stack.headers
     dataset = _item()
-    for tag in headers[0].dataset.keys():  # noqa: SIM118 (iterating a Dataset itself gives elements, decoded)
-        if tag.group in IDENTITY_GROUPS:
-            _add(dataset, verbatim(headers[0].dataset, tag))
+    for element in facts.copies.identity():
+        dataset[element.tag] = element
     for keyword in PATIENT_TYPE_2:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
     for keywords in COPIED.values():
         for keyword in keywords:
-            element = _common(headers, keyword)
-            if element is None and keyword in TYPE_2 and any(header.has(keyword) for header in headers):
+            shared = facts.copies.common(keyword)
+            if shared is None and keyword in TYPE_2 and any(header.has(keyword) for header in facts.stack.headers):
                 setattr(dataset, keyword, None)
-            _add(dataset, element)
+            _set(dataset, keyword, shared)
     written = texts(dataset, "SpecificCharacterSet")
     with explicit_vr.without_warnings():
         for keyword, value in SERIES_ATTRIBUTES.items():
@@ -269,22 +277,6 @@ def series_dataset(facts: Facts) -> Dataset:
         encodings = convert_encodings(list(written)) if written else None
     dataset.set_original_encoding(False, True, encodings)
     return dataset
-
-
-def _common(headers: Sequence[InstanceHeader], keyword: str) -> RawDataElement | DataElement | None:
-    """The element that all source slices share, or None."""
-    tag = Tag(tag_of(keyword))
-    try:
-        first, *others = (verbatim(header.dataset, tag) for header in headers)
-    except MALFORMED:
-        return None
-    return first if all(_is_same(first, other) for other in others) else None
-
-
-def _is_same(one: RawDataElement | DataElement | None, other: RawDataElement | DataElement | None) -> bool:
-    if isinstance(one, RawDataElement) and isinstance(other, RawDataElement):
-        return (one.value or b"").rstrip(b" \0") == (other.value or b"").rstrip(b" \0")
-    return one == other
 
 
 def _item() -> Dataset:
@@ -302,22 +294,6 @@ def _code(value: str, meaning: str) -> Dataset:
 
 def _set(dataset: Dataset, keyword: str, value: object) -> None:
     if isinstance(value, RawDataElement | DataElement):
-        _add(dataset, value)
+        dataset[value.tag] = value
     elif value is not None:
         setattr(dataset, keyword, value)
-
-
-def _add(dataset: Dataset, element: RawDataElement | DataElement | None) -> None:
-    """Add a source's element; private ones in the items of a sequence stay behind."""
-    if isinstance(element, DataElement) and element.VR == "SQ":
-        element = DataElement(element.tag, "SQ", [_clean(item) for item in element.value or ()])
-    if element is not None:
-        dataset[element.tag] = element
-
-
-def _clean(item: Dataset) -> Dataset:
-    clean = _item()
-    for tag in item.keys():  # noqa: SIM118 (as above)
-        if not tag.is_private:
-            _add(clean, verbatim(item, tag))
-    return clean

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom.dataset import FileMetaDataset
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -23,10 +24,11 @@ from dicomnode.derive.attributes import (
     series_dataset,
 )
 from dicomnode.derive.facts import DerivationPlan, Facts, facts_of
+from dicomnode.derive.stored import clipped_above, largest_deviation
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, digest
 from dicomnode.imaging import explicit_vr
 from dicomnode.imaging.explicit_vr import tag_of
-from dicomnode.imaging.stack import Stack
+from dicomnode.imaging.stack import PixelFormat, Stack
 from dicomnode.imaging.verdict import MR_IMAGE_STORAGE
 from dicomnode.imaging.volume import Volume
 
@@ -53,38 +55,61 @@ class Derivation:
 
     series_uid: str
     count: int
-    clipped: int  # voxels that were brighter than the pixel format holds, beyond what was at its top already
+    clipped: int  # thin voxels brighter than the pixel format holds, beyond what was at its top already
     notes: tuple[str, ...]  # sentences for ``series explain``
     facts: Facts
+    shared: Shared
 
     def files(self) -> Iterator[DerivedFile]:
         """The instances in order of Instance Number; each call encodes anew, and to the same bytes."""
-        shared = _Shared.of(self.facts)
-        order = range(self.count) if self.facts.stack.number_direction > 0 else range(self.count - 1, -1, -1)
-        for index in order:
-            yield _encode(shared, self.facts, index)
+        facts = self.facts
+        for owner in _in_order(len(facts.stack.headers), facts):
+            slab = facts.storage.slab(facts.stack, facts.thin, owner)
+            for place in _in_order(facts.ratio, facts):
+                yield _encode(self.shared, facts, owner * facts.ratio + place, slab[place])
 
 
-def derive(stack: Stack, thin: Volume, plan: DerivationPlan) -> Derivation:
-    """Prepare the derived series of ``thin``, which must lie on the block-aligned grid of ``stack`` (DERIVED §3.1)."""
-    facts = facts_of(stack, thin, plan)
-    brightest = stack.format.highest * facts.slope + facts.intercept
-    bright = [index for index, frame in enumerate(thin.voxels) if not frame.max() <= brightest]  # NaN too
-    clipped = sum(int(np.count_nonzero(stored > stack.format.highest)) for stored in map(facts.stored, bright))
-    clipped = max(clipped - stack.saturated * facts.ratio, 0)
+def derive(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: bool) -> Derivation:
+    """Prepare the derived series of ``thin``, which must lie on the block-aligned grid of ``stack`` (DERIVED §3.1).
+
+    With ``consistency``, which all generators but a few promise, the stored values of the thin slices average to the
+    measured ones to half a step; a generator that does not promise it keeps the averages that it made, to the same.
+    """
+    facts = facts_of(stack, thin, plan, consistency=consistency)
+    clipped = clipped_above(facts.storage, stack, thin)
     notes = []
     if clipped > CLIPPED_SHARE * thin.voxels.size:
         share = 100.0 * clipped / thin.voxels.size
-        notes.append(f"{clipped} voxels ({share:.2g} %) were brighter than the pixel format holds and were clipped.")
+        notes.append(
+            f"{clipped} voxels ({share:.2g} %) were brighter than the pixel format holds and were clipped; "
+            "the averages over the thick slices are kept."
+        )
     if not stack.format.has_uniform_rescale:
         notes.append("Rescale Slope or Intercept varies between the source slices; the result has one for all.")
+    series = series_dataset(facts)
+    notes += facts.copies.notes(series)
+    if not consistency:
+        notes.append(
+            f"Model {plan.model} does not put back what was measured: the averages over the thick slices are off by "
+            f"up to {largest_deviation(facts.storage, stack, thin):.3g}, of values up to {stack.maximum:.4g}."
+        )
     return Derivation(
-        series_uid=facts.series_uid, count=len(thin.voxels), clipped=clipped, notes=tuple(notes), facts=facts
+        series_uid=facts.series_uid,
+        count=len(thin.voxels),
+        clipped=clipped,
+        notes=tuple(notes),
+        facts=facts,
+        shared=Shared.of(facts, series),
     )
 
 
+def _in_order(count: int, facts: Facts) -> range:
+    """Along the normal or against it, as the source's Instance Numbers rise."""
+    return range(count) if facts.stack.number_direction > 0 else range(count - 1, -1, -1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Shared:
+class Shared:
     """Elements that more than one instance holds, by tag, encoded once: that is most of an instance's header."""
 
     series: Mapping[int, bytes]
@@ -92,7 +117,8 @@ class _Shared:
     meta: Mapping[int, bytes]  # of the file meta
 
     @classmethod
-    def of(cls, facts: Facts) -> _Shared:
+    def of(cls, facts: Facts, series: Dataset) -> Shared:
+        """Encode what ``series_dataset`` made, and the sequences of each slab."""
         count = len(facts.stack.headers)
         with explicit_vr.without_warnings():  # a damaged UID is named as it is
             items = {
@@ -106,19 +132,21 @@ class _Shared:
                 {tag_of(key): explicit_vr.element(tag_of(key), "SQ", *of[around]) for key, of in items.items()}
             )
         return cls(
-            series=explicit_vr.elements(explicit_vr.written(series_dataset(facts))),
+            series=explicit_vr.elements(explicit_vr.written(series)),
             slabs=tuple(slabs),
             meta=_file_meta(),
         )
 
 
-def _encode(shared: _Shared, facts: Facts, index: int) -> DerivedFile:
+def _encode(shared: Shared, facts: Facts, index: int, stored: NDArray[np.int32]) -> DerivedFile:
     """Write what is the instance's own and lay it, tag by tag, between what it shares."""
     own = {keyword: value(facts, index) for keyword, value in INSTANCE_ATTRIBUTES.items()}
     elements = {**shared.series, **shared.slabs[index // facts.ratio]}
     elements |= {tag_of(keyword): explicit_vr.text_element(keyword, value) for keyword, value in own.items()}
     pixels_vr = "OB" if facts.stack.format.bits_allocated == 8 else "OW"
-    elements[tag_of(PIXEL_DATA)] = explicit_vr.element(tag_of(PIXEL_DATA), pixels_vr, _pixels(facts, index))
+    elements[tag_of(PIXEL_DATA)] = explicit_vr.element(
+        tag_of(PIXEL_DATA), pixels_vr, _words(facts.stack.format, stored)
+    )
     dataset = b"".join(elements[tag] for tag in sorted(elements))
     sop_instance_uid = own["SOPInstanceUID"]
     assert isinstance(sop_instance_uid, str)
@@ -156,16 +184,8 @@ def _head(meta: Mapping[int, bytes], sop_instance_uid: str) -> bytes:
     return bytes(128) + b"DICM" + explicit_vr.element(length, "UL", len(content).to_bytes(4, "little")) + content
 
 
-def _pixels(facts: Facts, index: int) -> bytes:
-    """Stored values of one slice, fitted into the source's format and never below what the source holds.
-
-    A spline swings under the air beside an edge; a magnitude image has nothing there.
-    """
-    stack, form = facts.stack, facts.stack.format
-    lowest = max(form.lowest, round((stack.minimum - facts.intercept) / facts.slope))
-    stored = np.clip(facts.stored(index), lowest, form.highest)
-    if stack.padding is not None:
-        stored[stack.padding[index // facts.ratio]] = stack.padding_value
+def _words(form: PixelFormat, stored: NDArray[np.int32]) -> bytes:
+    """Stored values of one slice as they stand in Pixel Data, which has an even length."""
     kind = f"{'i' if form.is_signed else 'u'}{form.bits_allocated // 8}"
     words = stored.astype(f"<{kind}").tobytes()
     return words + b"\0" * (len(words) % 2)

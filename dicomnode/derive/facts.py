@@ -1,6 +1,7 @@
 """What a derived series is computed from, and the UIDs that follow from it (DERIVED §3.1–3.3).
 
-The same source, plan and version of the code give the same UIDs and the same bytes; anything else gives other UIDs.
+The same source, plan, thin voxels and version of the code give the same UIDs and the same bytes; anything else gives
+other UIDs.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
-from numpy.typing import NDArray
+import pydicom
 
-from dicomnode.derive.decimals import decimal_text
+from dicomnode import __version__
+from dicomnode.derive.copies import Copies
+from dicomnode.derive.stored import Storage, storage_of
 from dicomnode.ids import AeTitle, derived_uid
 from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.stack import Stack
 from dicomnode.imaging.volume import Vector, Volume
 
-DERIVE_VERSION = 1  # raised by hand when this room or the inference writes other bytes; part of every derived UID
+DERIVE_VERSION = 2  # raised by hand when this room writes other bytes of the same voxels; part of every derived UID
 SERIES_KIND = "thin"  # another kind of result of the same job needs UIDs of its own
 LINEAR_LOCATION_MM = 0.01  # Slice Location that runs so straight is the scanner's own axis, and is kept
 MINUTES_PER_DAY = 24 * 60
@@ -43,7 +46,7 @@ class DerivationPlan:
     model_digest: str
     parameters: str = "{}"  # canonical JSON of the rule's keys that change pixels or tags
     derivation_number: int = 1
-    created_at: datetime  # aware; written on the source's clock, else on this machine's
+    created_at: datetime  # aware; written on the source's clock, else in the time zone that it has here
     ratio: int | None = None  # pinned by the job; None: as the verdict says
 
 
@@ -57,9 +60,9 @@ class Facts:
     ratio: int
     seed: str
     series_uid: str
-    slope: float  # of the stored values of the result
-    intercept: float
+    storage: Storage
     moment: datetime  # plan.created_at on the clock that is written
+    copies: Copies  # of what the source slices share
     location: tuple[float, float] | None  # the scanner's Slice Location as (per thick slice, at slice 0)
 
     @property
@@ -81,21 +84,12 @@ class Facts:
         """Centre of the first voxel of a thin slice, counted along the normal."""
         return self.thin.origin_mm + index * self.thin.slice_step_mm
 
-    def stored(self, index: int) -> NDArray[np.float64]:
-        """Stored values of a thin slice before they are fitted into the pixel format; half goes to even.
 
-        In float64, one slice at a time: float32 would lose the last bit of 16-bit values with an intercept.
-        """
-        frame = self.thin.voxels[index].astype(np.float64)
-        assert np.isfinite(frame).all(), "a generator returned what is no number"
-        frame -= self.intercept
-        frame /= self.slope
-        rounded: NDArray[np.float64] = np.rint(frame, out=frame)
-        return rounded
+def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: bool) -> Facts:
+    """Of ``thin``, which must lie on the block-aligned grid of ``stack``.
 
-
-def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan) -> Facts:
-    """Of ``thin``, which must lie on the block-aligned grid of ``stack``."""
+    ``consistency``: are the averages over the thick slices to be those that were measured?
+    """
     ratio, remainder = divmod(len(thin.voxels), len(stack.volume.voxels))
     assert ratio >= 1
     assert remainder == 0, "each thick slice owns the same number of thin ones"
@@ -103,8 +97,8 @@ def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan) -> Facts:
     aligned_mm = stack.volume.origin_mm - stack.volume.slice_step_mm * (ratio - 1) / (2 * ratio)
     assert np.abs(thin.origin_mm - aligned_mm).max() < THIN_GRID_MM, "half-block error (DERIVED §3.1)"
     assert np.abs(thin.slice_step_mm * ratio - stack.volume.slice_step_mm).max() < THIN_GRID_MM
-    slope, intercept = _stored_scale(stack)
-    seed = _seed(stack, plan, ratio)
+    moment = _local(plan.created_at, stack.headers[0].text("TimezoneOffsetFromUTC"))
+    seed = _seed(stack, thin, plan, ratio, moment)
     return Facts(
         stack=stack,
         thin=thin,
@@ -112,28 +106,19 @@ def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan) -> Facts:
         ratio=ratio,
         seed=seed,
         series_uid=derived_uid(plan.namespace, f"series:{seed}"),
-        slope=slope,
-        intercept=intercept,
-        moment=_local(plan.created_at, stack.headers[0].text("TimezoneOffsetFromUTC")),
+        storage=storage_of(stack, thin, ratio, consistency=consistency),
+        moment=moment,
+        copies=Copies(stack.headers),
         location=_location_line(stack.headers),
     )
 
 
-def _stored_scale(stack: Stack) -> tuple[float, float]:
-    """Slope and intercept of the result: the source's, or one for all slices that uses the whole pixel format."""
-    form = stack.format
-    if form.has_uniform_rescale:
-        return form.slope, form.intercept
-    # Unsigned words cannot hold what is below zero, so there the scale begins at the least value.
-    intercept = 0.0 if form.is_signed else float(decimal_text(min(stack.minimum, 0.0)))
-    slope = (stack.maximum - intercept) / form.highest
-    if form.is_signed:
-        slope = max(slope, stack.minimum / form.lowest)
-    return (float(decimal_text(slope)) if slope > 0 else 1.0), intercept
+def _seed(stack: Stack, thin: Volume, plan: DerivationPlan, ratio: int, moment: datetime) -> str:
+    """All that decides the bytes, in one digest: same UID must mean same bytes (DERIVED §3.2).
 
-
-def _seed(stack: Stack, plan: DerivationPlan, ratio: int) -> str:
-    """All that decides the bytes, in one digest: same UID must mean same bytes (DERIVED §3.2)."""
+    The thin voxels themselves are part of it. Their last digits depend on more than anyone can list (GPU or CPU,
+    precision, number of threads, libraries), and only here is it known where the network ran to its end.
+    """
     first = stack.headers[0]
     content = {
         "study": first.study_uid,
@@ -144,21 +129,30 @@ def _seed(stack: Stack, plan: DerivationPlan, ratio: int) -> str:
         "identity": first.identity_digest,
         "kind": SERIES_KIND,
         "ratio": ratio,
+        "voxels": _voxels_sha256(thin),
         "parameters": json.loads(plan.parameters),
-        "model": plan.model_digest,
-        "derive": DERIVE_VERSION,
+        "model": [plan.model, plan.model_kind, plan.model_digest],
         "derivation": plan.derivation_number,
         # Pinned in the job like the rest. A ledger put back from a copy counts derivations anew, at another moment.
-        "created": plan.created_at.astimezone(UTC).isoformat(),
+        "moment": moment.isoformat(),
+        "ae_title": plan.ae_title,
+        "code": [DERIVE_VERSION, __version__, pydicom.__version__],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def _voxels_sha256(thin: Volume) -> str:
+    digest = hashlib.sha256()
+    for frame in thin.voxels:
+        digest.update(np.ascontiguousarray(frame).data)
+    return digest.hexdigest()
+
+
 def _local(moment: datetime, offset: str) -> datetime:
-    """The moment on the clock that the source's other times are read by: its "+0100" (C.12.1.1.8), else the house's."""
+    """The moment on the clock that the source's other times are read by: its "+0100" (C.12.1.1.8), else as planned."""
     minutes = int(offset[1:3]) * 60 + int(offset[3:]) if _OFFSET.fullmatch(offset) else None
     if minutes is None or minutes >= MINUTES_PER_DAY:
-        return moment.astimezone()
+        return moment
     return moment.astimezone(timezone(timedelta(minutes=minutes if offset[0] == "+" else -minutes)))
 
 

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     LOST = "lost"
     NO_RESPONSE = "no_response"
     UNREADABLE = "unreadable"
+    NOT_ENCODABLE = "not_encodable"
 
 
 SENTENCES = {
@@ -38,6 +39,9 @@ SENTENCES = {
     Reason.LOST: "The connection to the peer was lost{detail}.",
     Reason.NO_RESPONSE: "The peer did not answer in time{detail}.",
     Reason.UNREADABLE: "The file could not be read{detail}.",
+    Reason.NOT_ENCODABLE: (
+        "The object cannot be encoded in implicit VR little endian, which is all that the peer accepts{detail}."
+    ),
 }
 
 HINTS = {
@@ -52,6 +56,7 @@ HINTS = {
     Reason.LOST: "Check the network between the node and the peer; see the peer's log.",
     Reason.NO_RESPONSE: "See the peer's log; `push.response_timeout_s` is how long the node waits.",
     Reason.UNREADABLE: "Check that the file is DICOM with file meta (PS3.10) and may be read.",
+    Reason.NOT_ENCODABLE: "Let the peer accept explicit VR little endian, or have the object mended where it was made.",
 }
 
 

@@ -25,6 +25,10 @@ class Generator(Protocol):
     def digest(self) -> str:
         """Identifies code or weights: the sha256 of a model directory's SHA256SUMS, or a version of the method."""
 
+    @property
+    def consistency(self) -> bool:
+        """Is what was measured put back: do the thin slices average to the thick ones?"""
+
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
         """``thick`` sampled on ``grid``, in the units of ``thick``."""
 

@@ -23,6 +23,7 @@ class CubicDc:
 
     name: str = "cubic-dc"
     digest: str = "cubic-dc/1"  # raised when the method's output changes
+    consistency: bool = True
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
         """One matrix product along the slice axis; ``device`` is not used."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
+from pydicom.tag import Tag
+
 from dicomnode.imaging.geometry import is_orthonormal
 from dicomnode.imaging.headers import InstanceHeader, attribute_name
+from dicomnode.imaging.representation import Misfit, copy_of
 
 # Always lossy, and JPEG 2000 that may be: a header that forgot to say so is not believed (PS3.5 §10).
 LOSSY_SYNTAXES = frozenset(
@@ -17,12 +22,26 @@ PIXEL_FORMAT = (
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
 )  # fmt: skip
+# Whose value goes into the result as it stands, or decides how pixels are read: read one way by a receiver that knows
+# the dictionary and another way by one that goes by what is written, they could name another patient or other pixels.
+_EXACT = (
+    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
+    "ScanningSequence", "SequenceVariant", *PIXEL_FORMAT,
+)  # fmt: skip
+# What keeps an image out of a stack, if only it could be read.
+_TELLING = (
+    "ImageType", "LossyImageCompression", "BurnedInAnnotation", "ComplexImageComponent", "EchoNumbers",
+    "DiffusionBValue",
+)  # fmt: skip
 _NEEDED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", *PIXEL_FORMAT, "PixelSpacing")
 
 
 def fault_of(header: InstanceHeader) -> str | None:
     """What keeps one MR image out of any stack (DERIVED §1.3)."""
-    for keyword in header.malformed:
+    exact = (keyword for keyword in _EXACT if isinstance(copy_of(header.dataset, Tag(keyword)), Misfit))
+    telling = (keyword for keyword in _TELLING if header.is_unreadable(keyword))
+    for keyword in chain(header.malformed, exact, telling):
         return f"its {attribute_name(keyword)} cannot be read"
     for keyword in _NEEDED:
         if not header.text(keyword):

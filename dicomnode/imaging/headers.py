@@ -9,39 +9,40 @@ from __future__ import annotations
 
 import hashlib
 import math
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicomnode.errors import InputError, StorageError
+from dicomnode.imaging.representation import (
+    ENCODED_TEXT,
+    LATER_SEQUENCES,
+    MALFORMED,
+    SINGLE_TEXT,
+    TEXT,
+    items_of,
+    standard_vr,
+    vr_of,
+)
+from dicomnode.imaging.spelling import canonical
 
 PRODUCT = "dicomnode"  # Manufacturer of what we derive; DERIVED §1.5 recognises our output by it
 READ_WITH = "Read with series "  # + number; ends ImageComments of what we derive (DERIVED §3.4)
 
 IDENTITY_GROUPS = (0x0010, 0x0012)  # patient, and clinical trial subject: copied whole, compared whole
-SINGLE_TEXT = frozenset({"LT", "ST", "UR", "UT"})  # VRs in which a backslash is text, not a separator (PS3.5 §6.2)
-TEXT = SINGLE_TEXT | frozenset(
-    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI"}
-)  # VRs whose bytes are the same in every transfer syntax
-ENCODED_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # VRs under Specific Character Set
 
-# What pydicom raises on malformed bytes, gathered from shared/data/odd and the fuzz tests. OSError is not among them:
-# a disk that cannot be read says nothing about the image.
-MALFORMED = (
-    InvalidDicomError, BytesLengthException, AttributeError, EOFError, LookupError, NotImplementedError,
-    OverflowError, RecursionError, TypeError, ValueError, struct.error, zlib.error,
-)  # fmt: skip
+_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # (FFFE,E000) in either byte order (PS3.5 §7.5)
 
 # (group, private creator, element) of the b-value before the standard had one, and of its direction.
 _B_VALUES = (
@@ -101,22 +102,33 @@ class InstanceHeader:
     gradient: tuple[str, ...]  # direction of diffusion weighting as written; () without weighting
     makers: tuple[str, ...]  # Manufacturer, of the instance and of its contributing equipment
     derivation_codes: tuple[str, ...]
-    identity: tuple[tuple[str, str], ...]  # (name of the attribute, text) of groups 0010 and 0012
+    identity: tuple[tuple[str, str], ...]  # (name of the attribute, canonical text) of groups 0010 and 0012
     malformed: tuple[str, ...]  # keywords whose value cannot be parsed
     dataset: Dataset  # no pixels, private elements or overlays; for stack and derive alone
 
     @property
     def identity_digest(self) -> str:
-        """SHA-256 over all of groups 0010 and 0012: equal for equal patients, tells nothing of them."""
+        """SHA-256 over all of groups 0010 and 0012: equal for equal patients, tells nothing of them.
+
+        Spellings of one value are equal ("X^Y" and "X^Y^^^"), and an attribute without a value says nothing.
+        """
         return hashlib.sha256(repr(self.identity).encode()).hexdigest()
 
     def text(self, keyword: str) -> str:
         """The attribute as a rule's glob sees it: decoded, several values joined by a backslash, "" when absent."""
         return "\\".join(texts(self.dataset, keyword))
 
+    def canonical(self, keyword: str) -> str:
+        """As ``text``, alike for all spellings of one value: to be compared, not to be shown."""
+        return "\\".join(_canonical(self.dataset, tag)) if (tag := _tag(keyword)) is not None else ""
+
     def has(self, keyword: str) -> bool:
         """Is the attribute there, be it empty?"""
         return keyword in self.dataset
+
+    def is_unreadable(self, keyword: str) -> bool:
+        """Does the attribute hold something that is no value of anything?"""
+        return _is_unreadable(self.dataset, keyword)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +166,31 @@ def read_header_or_reason(path: Path) -> InstanceHeader | UnreadableHeader:
 def read_dataset(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     """Read a file without pydicom's warnings, which quote values; raises one of MALFORMED, or StorageError."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
-            return pydicom.dcmread(path, stop_before_pixels=not pixels)
+            dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
+            _refuse_what_is_no_item(dataset, file)
+            return dataset
     except OSError as error:
+        if error.errno is None:  # the library's word for bytes that end too early, which another look will not mend
+            raise
         raise StorageError(
             f"The file {path.name} cannot be read: {error.strerror or type(error).__name__}.",
             hint="Look at the disk and its permissions.",
         ) from error
+
+
+def _refuse_what_is_no_item(dataset: pydicom.FileDataset, file: BinaryIO) -> None:
+    """Of sequences whose length is undefined: the library reads on through whatever stands in place of an item."""
+    if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:  # its places are not the file's
+        return
+    for tag in dataset.keys():  # noqa: SIM118 (iterating a Dataset itself gives elements, decoded)
+        element = dataset.get_item(tag)
+        if isinstance(element, DataElement) and element.VR == "SQ":
+            for item in element.value:
+                file.seek(item.seq_item_tell)
+                if file.read(4) not in _ITEM_TAGS:
+                    raise ValueError("a sequence is not made of items")
 
 
 def header_of(dataset: Dataset, path: Path) -> InstanceHeader:
@@ -211,8 +240,8 @@ def header_of(dataset: Dataset, path: Path) -> InstanceHeader:
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """The values of a public attribute as text, without padding; () when it is absent, empty or a sequence."""
-    tag = tag_for_keyword(keyword)
-    return () if tag is None else _texts(dataset, Tag(tag))
+    tag = _tag(keyword)
+    return () if tag is None else _texts(dataset, tag)
 
 
 def attribute_name(keyword: str) -> str:
@@ -221,21 +250,12 @@ def attribute_name(keyword: str) -> str:
     return keyword if tag is None else dictionary_description(tag)
 
 
-def verbatim(dataset: Dataset, tag: BaseTag) -> RawDataElement | DataElement | None:
-    """An element fit for Explicit VR Little Endian, text byte for byte as the source wrote it.
-
-    Decoding and encoding again would repair, replace or refuse malformed text; a study's own faults stay its own.
-    Raises one of MALFORMED where a binary value or a sequence cannot be parsed.
-    """
-    if tag not in dataset:
-        return None
-    raw = dataset.get_item(tag)
-    vr = _vr(raw, tag)
-    if isinstance(raw, RawDataElement) and vr in TEXT:
-        value = raw.value or b""
-        value += b"" if len(value) % 2 == 0 else b"\0" if vr == "UI" else b" "
-        return RawDataElement(tag, vr, len(value), value, 0, False, True)
-    return dataset[tag]
+def name_of(tag: BaseTag) -> str:
+    """As ``attribute_name``; the tag itself where the dictionary does not know it."""
+    try:
+        return LATER_SEQUENCES.get(tag) or dictionary_description(tag)
+    except KeyError:
+        return f"Attribute {tag}"
 
 
 class _Reader:
@@ -255,7 +275,7 @@ class _Reader:
     def whole(self, keyword: str) -> int | None:
         text = self.text(keyword)
         found = _whole(text)
-        if text and found is None:
+        if found is None and (text or _is_unreadable(self.dataset, keyword)):
             self.malformed.append(keyword)
         return found
 
@@ -263,6 +283,8 @@ class _Reader:
         """So many finite numbers, any number of them for None."""
         found = texts(self.dataset, keyword)
         if not found:
+            if _is_unreadable(self.dataset, keyword):
+                self.malformed.append(keyword)
             return None
         try:
             numbers = tuple(float(text) for text in found)
@@ -275,13 +297,14 @@ class _Reader:
 
 
 def _nested(dataset: Dataset, sequence: str, keyword: str) -> tuple[str, ...]:
-    """The texts of one attribute over all items of a sequence."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return tuple(text for item in dataset.get(sequence) or () for text in texts(item, keyword))
-        except MALFORMED:
-            return ()
+    """The texts of one attribute over all items of a sequence; () where it is none."""
+    tag = _tag(sequence)
+    if tag is None or tag not in dataset:
+        return ()
+    try:
+        return tuple(text for item in items_of(dataset.get_item(tag)) for text in texts(item, keyword))
+    except MALFORMED:
+        return ()
 
 
 def _whole(text: str) -> int | None:
@@ -297,7 +320,7 @@ def _texts(dataset: Dataset, tag: BaseTag) -> tuple[str, ...]:
     if tag not in dataset:
         return ()
     raw = dataset.get_item(tag)
-    vr = _vr(raw, tag)
+    vr = vr_of(raw, tag)
     if vr == "SQ":
         return ()
     if isinstance(raw, RawDataElement) and vr in TEXT:
@@ -318,14 +341,18 @@ def _texts(dataset: Dataset, tag: BaseTag) -> tuple[str, ...]:
     return values if any(values) else ()
 
 
-def _vr(raw: RawDataElement | DataElement, tag: BaseTag) -> str:
-    """The VR as written; of the dictionary where the writer gave none (Implicit VR) or UN (PS3.5 §6.2.2)."""
-    if raw.VR is None or raw.VR == "UN":
-        try:
-            return dictionary_VR(tag)
-        except KeyError:
-            return "UN"
-    return str(raw.VR)
+def _is_unreadable(dataset: Dataset, keyword: str) -> bool:
+    tag = _tag(keyword)
+    if tag is None or tag not in dataset or any(_texts(dataset, tag)):
+        return False
+    raw = dataset.get_item(tag)
+    value = raw.value
+    return bool(value.strip(b" \0") if isinstance(value, bytes) and vr_of(raw, tag) in TEXT else value)
+
+
+def _tag(keyword: str) -> BaseTag | None:
+    tag = tag_for_keyword(keyword)
+    return None if tag is None else Tag(tag)
 
 
 def _decoded(dataset: Dataset, value: bytes, vr: str) -> str:
@@ -342,26 +369,33 @@ def _decoded(dataset: Dataset, value: bytes, vr: str) -> str:
 
 
 def _identity(dataset: Dataset) -> list[tuple[str, str]]:
-    found = []
-    for tag in (tag for tag in sorted(dataset.keys()) if tag.group in IDENTITY_GROUPS):
-        if _vr(dataset.get_item(tag), tag) == "SQ":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    text = str(dataset[tag].value)
-                except MALFORMED:
-                    text = "malformed"
-        else:
-            text = "\\".join(_texts(dataset, tag))
-        found.append((_description(tag), text))
-    return found
+    tags = (tag for tag in sorted(dataset.keys()) if tag.group in IDENTITY_GROUPS and tag.element != 0)
+    found = [(name_of(tag), _content(dataset, tag)) for tag in tags]
+    return [(name, content) for name, content in found if content]
 
 
-def _description(tag: BaseTag) -> str:
-    try:
-        return dictionary_description(tag)
-    except KeyError:
-        return f"attribute {tag}"
+def _content(dataset: Dataset, tag: BaseTag) -> str:
+    """All that an element says, nested elements too, alike for all spellings; its bytes where they are no value."""
+    raw = dataset.get_item(tag)
+    if vr_of(raw, tag) == "SQ":
+        try:
+            items = [
+                {int(place): _content(item, place) for place in sorted(item.keys()) if not place.is_private}
+                for item in items_of(raw)
+            ]
+            return repr(items) if items else ""
+        except MALFORMED:
+            return _digest(raw)
+    return "\\".join(_canonical(dataset, tag)) or _digest(raw)
+
+
+def _canonical(dataset: Dataset, tag: BaseTag) -> list[str]:
+    return [canonical(standard_vr(tag), value) for value in _texts(dataset, tag)]
+
+
+def _digest(raw: RawDataElement | DataElement) -> str:
+    content = raw.value if isinstance(raw.value, bytes) else repr(raw.value or "").encode()
+    return hashlib.sha256(content).hexdigest() if content.strip(b" \0'") else ""
 
 
 def _diffusion(dataset: Dataset) -> tuple[float | None, tuple[str, ...]]:

@@ -19,7 +19,8 @@ from pydicom.pixels.utils import pixel_array
 from dicomnode.errors import InputError, StorageError
 from dicomnode.ids import digest
 from dicomnode.imaging.geometry import SliceLine, directions, number_direction
-from dicomnode.imaging.headers import MALFORMED, InstanceHeader, header_of, read_dataset, texts
+from dicomnode.imaging.headers import InstanceHeader, header_of, read_dataset, texts
+from dicomnode.imaging.representation import MALFORMED
 from dicomnode.imaging.verdict import believed_thickness_mm, line_of
 from dicomnode.imaging.volume import Volume
 
@@ -57,6 +58,7 @@ class Stack:
     """A thick series, sorted along the normal: its volume and everything of its headers that the result inherits."""
 
     volume: Volume
+    frames: tuple[Frame, ...]  # what the source stores, slice by slice
     headers: tuple[InstanceHeader, ...]  # ascending along the normal
     sha256: tuple[str, ...]  # of each source dataset, without preamble and file meta
     line: SliceLine
@@ -67,6 +69,13 @@ class Stack:
     saturated: int  # voxels at the top of their format
     padding: NDArray[np.bool_] | None  # (D, H, W), where the source has no signal by its own word
     padding_value: int | None  # stored value of those voxels
+
+    def measured(self, index: int) -> NDArray[np.float64]:
+        """Modality values (H, W) of a slice as exact as its header states them; the least value where is padding."""
+        values = _modality_value(self.headers[index], self.frames[index].astype(np.float64))
+        if self.padding is not None:
+            values[self.padding[index]] = self.minimum
+        return values
 
 
 def load_volume(paths: Sequence[Path], *, digests: Mapping[Path, str] | None = None) -> Stack:
@@ -85,12 +94,13 @@ def load_volume(paths: Sequence[Path], *, digests: Mapping[Path, str] | None = N
     saturated = sum(int(np.count_nonzero(frame == stored_format.highest)) for frame in frames)
     padding, padding_value = _padding(headers, frames)
     voxels = _modality_values(headers, frames)
-    minimum, maximum = _extremes(voxels, padding)
+    minimum, maximum = _extremes(headers, frames, padding)
     if padding is not None:
         voxels[padding] = minimum  # no edge for a generator to ring at (DERIVED §1.3)
     known = digests or {}
     return Stack(
         volume=_volume(voxels, headers, line),
+        frames=tuple(frames),
         headers=headers,
         sha256=tuple(known.get(header.path) or dataset_sha256(header.path) for header in headers),
         line=line,
@@ -192,12 +202,17 @@ def _intercept(header: InstanceHeader) -> float:
     return header.rescale_intercept or 0.0
 
 
+def _modality_value(header: InstanceHeader, stored: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of stored values, in place."""
+    stored *= _slope(header)
+    stored += _intercept(header)
+    return stored
+
+
 def _modality_values(headers: Sequence[InstanceHeader], frames: Sequence[Frame]) -> NDArray[np.float32]:
     voxels = np.empty((len(frames), *frames[0].shape), dtype=np.float32)
     for k, (header, frame) in enumerate(zip(headers, frames, strict=True)):
-        voxels[k] = frame
-        voxels[k] *= np.float32(_slope(header))
-        voxels[k] += np.float32(_intercept(header))
+        voxels[k] = _modality_value(header, frame.astype(np.float64))
     return voxels
 
 
@@ -223,11 +238,17 @@ def _stored_limit(header: InstanceHeader, keyword: str) -> int | None:
     return int(_cut(word, header.bits_stored, is_signed=header.pixel_representation == 1))
 
 
-def _extremes(voxels: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> tuple[float, float]:
-    if padding is None or padding.all():
-        return float(voxels.min()), float(voxels.max())
-    inside = ~padding
-    return float(voxels.min(where=inside, initial=np.inf)), float(voxels.max(where=inside, initial=-np.inf))
+def _extremes(
+    headers: Sequence[InstanceHeader], frames: Sequence[Frame], padding: NDArray[np.bool_] | None
+) -> tuple[float, float]:
+    """Least and greatest modality value of all that is no padding, or of all voxels where everything is."""
+    found = []
+    for k, (header, frame) in enumerate(zip(headers, frames, strict=True)):
+        stored = frame if padding is None or padding.all() else frame[~padding[k]]
+        if stored.size:
+            ends = np.array([stored.min(), stored.max()], dtype=np.float64)  # a slope is positive
+            found.extend(_modality_value(header, ends).tolist())
+    return min(found), max(found)
 
 
 def _volume(voxels: NDArray[np.float32], headers: Sequence[InstanceHeader], line: SliceLine) -> Volume:

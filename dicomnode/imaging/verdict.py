@@ -54,14 +54,30 @@ ECHO_TIME_MS = 0.05  # echo times that differ by less are one
 THICKEST = 2.1  # × spacing: no 2-D protocol overlaps more; beyond it is a projection's or a reformat's thickness
 REPORTED_DECIMALS = 6  # of a length in mm: beyond them stands the rounding of the header's own digits
 VALUES_SHOWN = 6  # of echo times and the like, in a sentence
+_BETWEEN_WORDS = re.compile(r"[\s_]+")
 CODE = re.compile(r"[A-Za-z0-9_ .+/*-]{1,64}")  # what a sentence quotes of a sender: coded values, CS and a little more
 
+# Values 3 and later of Image Type that are no anatomical stack, without blanks and underscores ("MIN_IP", "MIN IP" and
+# "MINIP" are one); `*` is a wildcard. Dixon's FAT, WATER, IN_PHASE, OUT_PHASE, and FILTERED, are anatomy and not here.
 REFUSED_TERMS = (
-    "LOCALIZER", "MIP*", "MPR*", "PROJECTION IMAGE", "MNIP", "MINIP", "SUB", "SUBTRACT*", "MODULUS SUBTRACT",
-    "PHASE SUBTRACT", "DIFFUSION", "ADC", "FA", "TRACEW", "TENSOR", "*MAP", "EADC", "PERFUSION", "ASL", "CBF",
-    "RELCBF", "CBV", "MTT", "TTP", "P", "PHASE", "R", "I", "REAL", "IMAGINARY", "VELOCITY", "CSA REPORT",
-    "RESAMPLED", "SCREEN SAVE",
+    # Results of operations on pixels: C.8.3.1.1.1, C.8.16.1.4, C.8.13.3.1, CT's common with MR.
+    "DIVISION", "MASKED", "MAXIMUM", "MINIMUM", "MULTIPLICATION", "RESAMPLED", "STDDEV*", "SUB", "SUBTRACT*",
+    "MODULUSSUBTRACT*", "PHASESUBTRACT*", "TTEST", "ZSCORE", "ENERGYPROPWT", "QUANTITY",
+    # Projections, and what is not a slice at all.
+    "LOCALIZER", "MIP*", "MAXIP*", "MINIP*", "MNIP*", "PROJECTION*", "MMODE", "SPECTROSCOPY", "CSAREPORT", "SCREENSAVE",
+    # Maps: diffusion, perfusion, relaxation, metabolites, motion. "*MAP" holds T1_MAP, FIELD_MAP, DENSITY MAP …
+    "*MAP", "DIFFUSION*", "ADC", "EADC", "FA", "TRACE*", "TENSOR", "ATTNTD", "PERFUSION*", "ASL", "CBF", "RCBF",
+    "RELCBF", "CBV", "RCBV", "RELCBV", "MTT", "TTP", "NEI", "RCOEFFICIENT", "RHO", "SCM", "TCS", "TEMPERATURE",
+    "VELOCITY", "FATFRACTION", "WATERFRACTION",
+    # Parts of the complex signal.
+    "P", "PHASE", "R", "I", "REAL", "IMAGINARY",
 )  # fmt: skip
+# GE writes MPR into the originals of a plain 2-D scan; what a scanner acquired is no reformat, whatever it says.
+REFUSED_UNLESS_ORIGINAL = ("MPR*",)
+# Means and sums over echoes, averages or coils (Dixon, MEDIC, MP2RAGE) are anatomy with the profile of their slices and
+# are processed. A mean over a slab is a projection like any other: derived, and thicker than the slices lie apart.
+SUMS = ("ADDITION", "IMAGEADDITION", "ADD", "SUM", "MEAN", "AVERAGE", "MEDIAN")
+OVERLAP = 1.05  # × spacing: thickness beyond it is more than rounding
 MOSAIC_TERM = "MOSAIC"
 RESAMPLED_TERM = "RESAMPLED"
 RESAMPLING_CODE = "113085"  # DCM, "Spatial resampling"
@@ -322,15 +338,35 @@ def _mosaic(case: _Case) -> Verdict | None:
 
 
 def _term(case: _Case) -> Verdict | None:
-    """Values 1 and 2 of Image Type clear nobody and accuse nobody (DERIVED §1.4)."""
-    terms = (*REFUSED_TERMS, *(term.upper() for term in case.limits.refuse_terms))
+    """Values 1 and 2 of Image Type clear nobody and accuse nobody (DERIVED §1.4), but of a reformat."""
+    of_rule = [_spaced(term.upper()) for term in case.limits.refuse_terms]
     for header in case.instances:
+        is_original = header.image_type[:1] == ("ORIGINAL",)
+        terms = REFUSED_TERMS if is_original else REFUSED_TERMS + REFUSED_UNLESS_ORIGINAL
         for value in header.image_type[2:]:
-            if any(fnmatchcase(value, term) for term in terms):
+            if _is_one_of(_joined(value), terms) or _is_one_of(_spaced(value), of_rule):
                 return _answer(case, Reason.TERM, term=_plain(value))
         if case.limits.derived == "keep" and header.image_type[:1] == ("DERIVED",):
             return _answer(case, Reason.TERM, term="DERIVED")
     return None
+
+
+def _is_one_of(value: str, terms: Sequence[str]) -> bool:
+    return any(fnmatchcase(value, term) for term in terms)
+
+
+def _joined(value: str) -> str:
+    """Writers put a blank, an underscore or nothing between the words of a term.
+
+    >>> _joined("STD_DEVIATION"), _joined("MIN IP")
+    ('STDDEVIATION', 'MINIP')
+    """
+    return _BETWEEN_WORDS.sub("", value)
+
+
+def _spaced(value: str) -> str:
+    """As ``_joined``, for terms of a rule: there "FAT *" is not to become "FAT*"."""
+    return _BETWEEN_WORDS.sub(" ", value).strip()
 
 
 def _lossy(case: _Case) -> Verdict | None:
@@ -428,6 +464,18 @@ def _stack(case: _Case) -> _Stack:
     )
 
 
+def _slabs(stack: _Stack) -> Verdict | None:
+    """A mean or a sum over slabs that overlap: a projection."""
+    stated_mm = float(np.median([header.slice_thickness_mm or 0.0 for header in stack.slices]))
+    if stated_mm <= OVERLAP * stack.spacing_mm:
+        return None
+    for header in stack.slices:
+        for value in header.image_type[2:]:
+            if header.image_type[0] == "DERIVED" and _is_one_of(_joined(value), SUMS):
+                return _answer(stack.case, Reason.TERM, term=_plain(value))
+    return None
+
+
 def _missing(stack: _Stack) -> Verdict | None:
     """Distances that are whole multiples of the usual one; no viewer is safe from them, so never filled."""
     distances = np.diff(stack.line.offsets_mm)
@@ -484,7 +532,7 @@ def _out_of_range(stack: _Stack) -> Verdict | None:
 
 
 _STACK_CHECKS: tuple[Callable[[_Stack], Verdict | None], ...] = (
-    _missing, _irregular, _gaps, _already_thin, _out_of_range,
+    _slabs, _missing, _irregular, _gaps, _already_thin, _out_of_range,
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Table, Update, bindparam, insert, literal_column, update
+from sqlalchemy import ColumnElement, Connection, FromClause, Table, Update, bindparam, insert, literal_column, update
 from sqlalchemy.dialects import sqlite
 
 from dicomnode.ledger.schema import events
@@ -51,7 +51,7 @@ def insert_if_new(table: Table) -> sqlite.Insert:
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
-def stands(table: Table, *states: State) -> ColumnElement[bool]:
+def stands(table: FromClause, *states: State) -> ColumnElement[bool]:
     """Is a row in one of these states?
 
     Spelt out, not bound: SQLite uses a partial index only for a statement that says the index's condition itself.

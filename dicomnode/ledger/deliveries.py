@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, literal_column, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
 from dicomnode.ledger.act import Act, moving, stands
-from dicomnode.ledger.rows import Delivery, DeliveryItem
-from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job
-from dicomnode.ledger.states import DeliveryState, Event, ItemState
+from dicomnode.ledger.rows import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
+from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine, series
+from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, JobState
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
+
+_later = job.alias("later")
 
 _NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 
 _MINE = and_(delivery.c.id == bindparam("delivery"), delivery.c.lease_token == bindparam("token"))
 _STILL_MINE = exists().where(_MINE, stands(delivery, DeliveryState.SENDING))
+# The answer to what was on its way when an operator cancelled: the peer has it, or has refused it, all the same.
+_CANCELLED_UNDER_WAY = exists().where(
+    _MINE, stands(delivery, DeliveryState.CANCELLED), delivery.c.state_cause == literal_column(f"'{Event.CANCEL}'")
+)
 _PART_IS_THERE = exists().where(
     delivery_item.c.delivery_id == delivery.c.id, stands(delivery_item, ItemState.ACKNOWLEDGED)
 )
 # A clock that was set back stands before the moment at which the wait began: nobody waits for it to catch up.
 _IS_DUE = or_(delivery.c.next_at <= bindparam("now"), delivery.c.state_at > bindparam("now"))
+
+# Files set aside of which a series may lack something, once somebody has looked; of these a finding is harm, all but
+# one, and in doubt is a series while one of them is not looked at, or is harm, and no person has seen it.
+COMPARED: Final = quarantine.c.reason.in_(
+    [QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING, QuarantineReason.ORPHAN]
+)
+IS_HARM: Final = and_(COMPARED, quarantine.c.finding != Finding.SAME)
+_IS_IN_DOUBT = exists().where(
+    quarantine.c.series_id == bindparam("of_series"),
+    quarantine.c.seen_at.is_(None),
+    COMPARED,
+    func.coalesce(quarantine.c.finding, "") != Finding.SAME,
+)
+_HOLD_DOUBTFUL = (
+    moving(delivery, Event.SET_ASIDE)
+    .where(delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bindparam("of_series"))), ~_PART_IS_THERE)
+    .values(reason=SET_ASIDE, sentence=bindparam("words"))
+)
 
 _SUPERSEDE = moving(delivery, Event.SUPERSEDE).where(
     delivery.c.job_id.in_(
@@ -95,7 +119,9 @@ _REFUSALS = select(events.c.row_id, events.c.detail).where(
     ),
 )
 _THE_ITEM = and_(
-    delivery_item.c.id == bindparam("item"), delivery_item.c.delivery_id == bindparam("delivery"), _STILL_MINE
+    delivery_item.c.id == bindparam("item"),
+    delivery_item.c.delivery_id == bindparam("delivery"),
+    or_(_STILL_MINE, _CANCELLED_UNDER_WAY),
 )
 _ACKNOWLEDGE = (
     moving(delivery_item, Event.ACKNOWLEDGE)
@@ -136,8 +162,37 @@ _FINISH = (
     .where(_MINE)
     .values(sent_at=bindparam("now"), proof="acknowledged", failures=0, reason=None, sentence="", **_NO_LEASE)
 )
+_CANCEL = (
+    moving(delivery, Event.CANCEL)
+    .where(delivery.c.id == bindparam("delivery"))
+    .values(reason=OPERATOR, sentence=bindparam("words"), **_NO_LEASE)
+)
+_SOMETHING_NEWER = select(
+    exists().where(
+        job.c.id == bindparam("job"),
+        or_(
+            job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery(),
+            exists().where(
+                _later.c.series_id == job.c.series_id, _later.c.id > job.c.id, stands(_later, JobState.DONE)
+            ),
+        ),
+    )
+)
+_INSTANCES = (
+    select(delivery_item.c.instance_id)
+    .where(delivery_item.c.delivery_id == bindparam("delivery"))
+    .order_by(delivery_item.c.id)
+)
 _DUE_NOW = {"next_at": bindparam("now"), "failures": 0, "reason": None, "sentence": ""}
 _RELEASE = moving(delivery, Event.RELEASE).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
+_RELEASE_DOUBTFUL = (
+    moving(delivery, Event.RELEASE)
+    .where(
+        delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bindparam("of_series"))),
+        delivery.c.reason == SET_ASIDE,
+    )
+    .values(**_DUE_NOW)
+)
 _RETRY = moving(delivery, Event.RETRY).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
 _HASTEN = update(delivery).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
 _RETRY_ITEMS = (
@@ -155,6 +210,21 @@ def supersede_unsent(act: Act, series_id: SeriesId, *, but_job: JobId | None, de
     act.move(_SUPERSEDE, detail, of_series=series_id, but_job=-1 if but_job is None else but_job)
 
 
+def is_in_doubt(connection: Connection, series_id: SeriesId) -> bool:
+    """Was something of the series set aside that may matter, and that no person has seen?"""
+    return bool(connection.execute(select(_IS_IN_DOUBT), {"of_series": series_id}).scalar_one())
+
+
+def hold_doubtful(act: Act, series_id: SeriesId) -> None:
+    """Something of the series was set aside: what has not begun its way to a peer waits until that is looked at."""
+    act.move(_HOLD_DOUBTFUL, of_series=series_id, words=_doubt(series_id))
+
+
+def release_doubtful(act: Act, series_id: SeriesId, detail: str) -> int:
+    """Let go what was held for that; how many deliveries."""
+    return act.move(_RELEASE_DOUBTFUL, detail, of_series=series_id)
+
+
 def open_deliveries(
     act: Act,
     *,
@@ -167,27 +237,49 @@ def open_deliveries(
     """Bring what a done job made to its peers, or hold it where an older revision was on its way before."""
     supersede_unsent(act, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
     begun_revision = act.connection.execute(_BEGUN_REVISION, {"of_series": series_id}).scalar_one()
-    is_held = begun_revision is not None and begun_revision < revision
-    born = {
-        "job_id": job_id,
-        **act.born(DeliveryState.HELD if is_held else DeliveryState.DUE, "job_done"),
-        "created_at": act.now,
-        "next_at": act.now,
-        "attempts": 0,
-        "failures": 0,
-        "lease_token": 0,
-        "reason": EARLIER_REVISION if is_held else None,
-        "sentence": (
+    reason = None
+    sentence = ""
+    if begun_revision is not None and begun_revision < revision:
+        reason = EARLIER_REVISION
+        sentence = (
             f"Revision {begun_revision} of this series was on its way to a peer before revision {revision} came; "
             "this one waits for `dicomnode deliveries release`."
-            if is_held
-            else ""
-        ),
-    }
+        )
+    elif is_in_doubt(act.connection, series_id):
+        reason, sentence = SET_ASIDE, _doubt(series_id)
     for peer in dict.fromkeys(peers):
-        made = act.connection.execute(insert(delivery).returning(delivery.c.id), {**born, "peer": peer}).scalar_one()
-        item = {"delivery_id": made, "tries": 0, **act.born(ItemState.PENDING, "job_done")}
-        act.connection.execute(insert(delivery_item), [{**item, "instance_id": one} for one in instances])
+        _open(act, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
+
+
+def _open(
+    act: Act,
+    job_id: JobId,
+    peer: str,
+    instances: Sequence[InstanceId],
+    *,
+    cause: str,
+    reason: str | None = None,
+    sentence: str = "",
+) -> DeliveryId:
+    """A new delivery with all its items; held where there is a reason why it waits."""
+    made = act.connection.execute(
+        insert(delivery).returning(delivery.c.id),
+        {
+            "job_id": job_id,
+            "peer": peer,
+            **act.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
+            "created_at": act.now,
+            "next_at": act.now,
+            "attempts": 0,
+            "failures": 0,
+            "lease_token": 0,
+            "reason": reason,
+            "sentence": sentence,
+        },
+    ).scalar_one()
+    item = {"delivery_id": made, "tries": 0, **act.born(ItemState.PENDING, cause)}
+    act.connection.execute(insert(delivery_item), [{**item, "instance_id": one} for one in instances])
+    return DeliveryId(made)
 
 
 def return_all(act: Act, detail: str) -> int:
@@ -221,6 +313,17 @@ def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | 
     return moment
 
 
+def without_peer(connection: Connection, reachable: Collection[str]) -> dict[str, int]:
+    """The peers that are not among those that can be sent to, and how many deliveries are due to each."""
+    question = (
+        select(delivery.c.peer, func.count())
+        .where(stands(delivery, DeliveryState.DUE), delivery.c.peer.not_in(sorted(reachable)))
+        .group_by(delivery.c.peer)
+        .order_by(delivery.c.peer)
+    )
+    return {peer: number for peer, number in connection.execute(question)}
+
+
 def beat(act: Act, claimed: Delivery, until: datetime) -> bool:
     """Keep the lease; False: it is no longer ours."""
     return act.connection.execute(_BEAT, {**_claim_of(claimed), "until": until}).rowcount == 1
@@ -249,15 +352,26 @@ def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryIte
     ]
 
 
+def is_ours(connection: Connection, claimed: Delivery) -> bool:
+    """Does the claim hold? Not after its lease was lost, or an operator cancelled the delivery."""
+    return bool(connection.execute(select(_STILL_MINE), _claim_of(claimed)).scalar_one())
+
+
+def state_of(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
+    """Where the delivery stands, whoever holds it."""
+    return DeliveryState(connection.execute(select(delivery.c.state).where(delivery.c.id == delivery_id)).scalar_one())
+
+
 def acknowledge(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
-    """The peer has it; False: the claim is no longer ours."""
+    """The peer has it. False: the claim is no longer ours, and no other item may be sent."""
     parameters = {**_claim_of(claimed), "item": item.id, "answer": status, "in_attempt": claimed.attempts}
-    return act.move(_ACKNOWLEDGE, f"{status:04X}", **parameters) == 1
+    return act.move(_ACKNOWLEDGE, f"{status:04X}", **parameters) == 1 and is_ours(act.connection, claimed)
 
 
 def refuse(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
-    """The peer will not take it."""
-    return act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, answer=status) == 1
+    """The peer will not take it. False: as of ``acknowledge``."""
+    moved = act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, answer=status)
+    return moved == 1 and is_ours(act.connection, claimed)
 
 
 def fail_item(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> int:
@@ -285,43 +399,107 @@ def hold(act: Act, claimed: Delivery, *, reason: str, sentence: str) -> bool:
     return act.move(_HOLD, sentence, **_claim_of(claimed), why=reason, words=sentence) == 1
 
 
-def finish(act: Act, claimed: Delivery) -> bool:
-    """All items are answered: sent when the peer took every one, else held with what it refused."""
+def finish(act: Act, claimed: Delivery) -> DeliveryState | None:
+    """All items are answered: sent when the peer took every one, else held with what it refused.
+
+    None: the claim is no longer ours.
+    """
+    if not is_ours(act.connection, claimed):
+        return None
     rows = act.connection.execute(_ITEMS_BY_STATE, {"delivery": claimed.id}).all()
     assert all(row.state != ItemState.PENDING for row in rows), "a delivery is finished when no item is pending"
     refused = [row for row in rows if row.state == ItemState.REFUSED]
     if not refused:
-        return act.move(_FINISH, "every image acknowledged", **_claim_of(claimed)) == 1
+        act.move(_FINISH, "every image acknowledged", **_claim_of(claimed))
+        return DeliveryState.SENT
     statuses = ", ".join(f"{row.items} x status {row.status:04X}" for row in refused)
     total = sum(row.items for row in rows)
     sentence = f"{claimed.peer} refused {sum(row.items for row in refused)} of {total} images: {statuses}."
     hold(act, claimed, reason=REFUSED, sentence=sentence)
-    return False
+    return DeliveryState.HELD
 
 
 def retry(act: Act, delivery_id: DeliveryId) -> None:
     """The operator's *retry*: due now, refused items pending again."""
-    state = _state_for_operator(act.connection, delivery_id)
-    if state is DeliveryState.HELD:
-        act.move(_RETRY, delivery=delivery_id)
-    elif state is DeliveryState.DUE:
-        act.connection.execute(_HASTEN, {"now": act.now, "delivery": delivery_id})
-        act.note(Event.RETRY, table=delivery.name, row=delivery_id)
-    else:
-        raise InputError(f"Delivery {delivery_id} is {_WHY_NOT[state]}; there is nothing to retry.")
+    row = _row_for_operator(act.connection, delivery_id)
+    match DeliveryState(row.state):
+        case DeliveryState.HELD:
+            act.move(_RETRY, delivery=delivery_id)
+        case DeliveryState.CANCELLED:
+            _refuse_outdated(act.connection, row)
+            act.move(_RETRY, delivery=delivery_id)
+        case DeliveryState.DUE:
+            act.connection.execute(_HASTEN, {"now": act.now, "delivery": delivery_id})
+            act.note(Event.RETRY, table=delivery.name, row=delivery_id)
+        case _:
+            raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to retry.")
     act.connection.execute(_FRESH_TRIES, {"delivery": delivery_id})
     act.move(_RETRY_ITEMS, delivery=delivery_id)
 
 
+def send_to(act: Act, delivery_id: DeliveryId, peer: str) -> DeliveryId:
+    """The operator's *retry* to another peer, which gets all images: what the first peer has says nothing of this one.
+
+    One that is not sent yet is cancelled in favour of it. The delivery to that peer: a new one, or the one of the same
+    job that was cancelled before.
+    """
+    row = _row_for_operator(act.connection, delivery_id)
+    if row.peer == peer:
+        retry(act, delivery_id)
+        return delivery_id
+    if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
+        _refuse_outdated(act.connection, row)
+    there = act.connection.execute(
+        select(delivery).where(delivery.c.job_id == row.job_id, delivery.c.peer == peer)
+    ).one_or_none()
+    if there is None:
+        instances = act.connection.execute(_INSTANCES, {"delivery": delivery_id}).scalars().all()
+        target = _open(act, row.job_id, peer, instances, cause=Event.RETRY)
+    elif there.state == DeliveryState.CANCELLED:
+        target = DeliveryId(there.id)
+        retry(act, target)
+    else:
+        raise InputError(
+            f"Delivery {there.id} brings the same images to {peer} and is {_stands(there)}; nothing was changed.",
+            hint=f"`dicomnode deliveries cancel {delivery_id}` gives this one up.",
+        )
+    act.move(
+        _CANCEL,
+        f"delivery {target} goes to {peer} instead",
+        delivery=delivery_id,
+        words=f"An operator sent it to {peer} instead: delivery {target}.",
+    )  # changes nothing where it is sent or cancelled already
+    return target
+
+
 def release(act: Act, delivery_id: DeliveryId) -> None:
     """The operator's *release*: a held delivery is due."""
-    state = _state_for_operator(act.connection, delivery_id)
-    if state is not DeliveryState.HELD:
-        raise InputError(f"Delivery {delivery_id} is {_WHY_NOT[state]}; only a held one can be released.")
+    row = _row_for_operator(act.connection, delivery_id)
+    if row.state != DeliveryState.HELD:
+        raise InputError(f"Delivery {delivery_id} is {_stands(row)}; only a held one can be released.")
     act.move(_RELEASE, delivery=delivery_id)
 
 
-_WHY_NOT: Final = {
+def cancel(act: Act, delivery_id: DeliveryId) -> None:
+    """The operator's *cancel*: nothing more of it is sent, once the instance on its way has its answer."""
+    row = _row_for_operator(act.connection, delivery_id)
+    if act.move(_CANCEL, delivery=delivery_id, words="An operator cancelled it.") == 0:
+        raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to cancel.")
+
+
+def peer_of(connection: Connection, delivery_id: DeliveryId) -> str:
+    """To whom a delivery goes. Raises InputError where there is none."""
+    peer: str = _row_for_operator(connection, delivery_id).peer
+    return peer
+
+
+def _stands(row: Row[*tuple[object, ...]]) -> str:
+    if row.state == DeliveryState.CANCELLED and row.reason == OPERATOR:
+        return "cancelled, by an operator"
+    return _IN_WORDS[DeliveryState(row.state)]
+
+
+_IN_WORDS: Final = {
     DeliveryState.DUE: "due already",
     DeliveryState.SENDING: "being sent at this moment",
     DeliveryState.SENT: "sent already",
@@ -330,11 +508,27 @@ _WHY_NOT: Final = {
 }
 
 
-def _state_for_operator(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
-    state = connection.execute(select(delivery.c.state).where(delivery.c.id == delivery_id)).scalar_one_or_none()
-    if state is None:
+def _refuse_outdated(connection: Connection, row: Row[*tuple[object, ...]]) -> None:
+    """What has ended goes out again only while nothing newer has taken its place."""
+    if connection.execute(_SOMETHING_NEWER, {"job": row.job_id}).scalar_one():
+        raise InputError(
+            f"Delivery {row.id} is {row.state}, and its series has a newer revision or derivation by now; "
+            "nothing was changed."
+        )
+
+
+def _row_for_operator(connection: Connection, delivery_id: DeliveryId) -> Row[*tuple[object, ...]]:
+    row = connection.execute(select(delivery).where(delivery.c.id == delivery_id)).one_or_none()
+    if row is None:
         raise InputError(f"There is no delivery {delivery_id}.", hint="`dicomnode deliveries list` shows them.")
-    return DeliveryState(state)
+    return row
+
+
+def _doubt(series_id: SeriesId) -> str:
+    return (
+        f"Objects of series {series_id} were set aside (`dicomnode series explain {series_id}`) before this delivery "
+        "had begun; it waits for `dicomnode deliveries release`."
+    )
 
 
 def _claim_of(claimed: Delivery) -> dict[str, object]:

@@ -8,10 +8,11 @@ Readers have an engine of their own, because that listener would make a SELECT t
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -35,6 +36,10 @@ class LedgerBusyError(LedgerError):
     code = "ledger_busy"
 
 
+class CheckStoppedError(LedgerError):
+    """The look at every page was ended before it was through."""
+
+
 class Database:
     """One ledger file, for every thread of this process."""
 
@@ -45,6 +50,8 @@ class Database:
         # An acknowledgement that a power cut takes back costs one repeat of the same bytes (NODE 5.3).
         self._relaxed_writer = _engine(self.path, "NORMAL")
         self._reader = _reading_engine(self.path)
+        self._check_lock = threading.Lock()
+        self._checking: sqlite3.Connection | None = None
 
     @contextmanager
     def transaction(self, act: str, *, is_relaxed: bool = False) -> Iterator[Connection]:
@@ -65,6 +72,35 @@ class Database:
         """One consistent view: what is committed meanwhile is not seen."""
         with _failures_in_words(self.path), self._reader.connect() as connection, connection.begin():
             yield connection
+
+    def check(self) -> None:
+        """Look at every page: seconds for each GB. Raises LedgerError for a damaged one.
+
+        Raises CheckStoppedError where another thread ends it.
+        """
+        with self.reading() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            with self._check_lock:
+                self._checking = driver
+            try:
+                require_sound(connection, self.path)
+            finally:
+                with self._check_lock:  # from now on an interrupt would hit another question
+                    self._checking = None
+
+    def stop_check(self) -> None:
+        """End a look at every page that another thread takes; nothing where none is under way."""
+        with self._check_lock:
+            if self._checking is not None:
+                self._checking.interrupt()
+
+    def size_bytes(self) -> int:
+        """Of the file, without what is still in the write-ahead log."""
+        try:
+            return self.path.stat().st_size
+        except OSError as exc:
+            raise LedgerError(f"The ledger {self.path} cannot be looked at: {exc.strerror}.") from exc
 
     def close(self) -> None:
         """Readers first: the last writer to leave folds the write-ahead log into the file."""
@@ -102,6 +138,33 @@ def ledger_path(url: str) -> Path:
     if parsed.get_backend_name() != "sqlite" or not is_file:
         raise LedgerError("A ledger is a SQLite file for now; its URL looks like sqlite:////path/to/ledger.sqlite.")
     return Path(parsed.database or "").absolute()
+
+
+def require_usable(url: str, *, is_folder_made: bool) -> bool:
+    """Could a service open this ledger for writing? True: it would make a new one. Nothing is made here.
+
+    ``is_folder_made``: the service makes the folder first. Raises LedgerError with what the service would say.
+    """
+    path = ledger_path(url)
+    if is_folder_made and not path.parent.is_dir():
+        return True
+    is_there = path.is_file()
+    may_write = path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
+    if not may_write or path.is_dir() or (is_there and not os.access(path, os.R_OK | os.W_OK)):
+        raise _not_to_be_opened(path)
+    if not is_there:
+        return True
+    with closing(ReadingDatabase(url)) as database, database.reading() as connection:
+        return schema_version(connection) is None
+
+
+def require_sound(connection: Connection, path: Path) -> None:
+    """Raise LedgerError where pages of the file are damaged."""
+    if connection.execute(text("PRAGMA quick_check(1)")).scalar_one() != "ok":
+        raise LedgerError(
+            f"The ledger {path} is damaged; nothing in it was changed.",
+            hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
+        )
 
 
 def require_file(path: Path) -> None:
@@ -214,15 +277,20 @@ def _in_words(cause: BaseException | None, path: Path) -> LedgerError:
                 f"The disk did not take what had to be written to the ledger {path}; nothing was written.",
                 hint="Make room on the disk that holds it.",
             )
+        case sqlite3.SQLITE_INTERRUPT:
+            return CheckStoppedError(f"The check of the ledger {path} was ended before it was through.")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return LedgerError(
                 f"The ledger {path} is damaged or not a ledger; nothing in it was changed.",
                 hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
             )
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_AUTH:
-            return LedgerError(
-                f"The ledger {path} cannot be opened for writing.",
-                hint="Does its folder exist, and may this user write there?",
-            )
+            return _not_to_be_opened(path)
         case _:
             return LedgerError(f"The ledger {path} failed: {cause}.")
+
+
+def _not_to_be_opened(path: Path) -> LedgerError:
+    return LedgerError(
+        f"The ledger {path} cannot be opened for writing.", hint="Does its folder exist, and may this user write there?"
+    )

@@ -1,4 +1,4 @@
-"""What came in: numbers for series, instances that are flushed, late ones, files set aside."""
+"""What came in: numbers for series, instances that are flushed, late ones, and those whose UID is taken."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from dicomnode.ids import InstanceId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries, jobs
+from dicomnode.ids import InstanceId, SeriesId
+from dicomnode.ledger import deliveries, jobs, quarantine
 from dicomnode.ledger.act import Act, insert_if_new, moving, stands
-from dicomnode.ledger.rows import KnownInstance, QuarantinedFile, StoredInstance, StoreOutcome
-from dicomnode.ledger.schema import RECEIVED, instance, quarantine, series
+from dicomnode.ledger.rows import KnownInstance, StoredInstance, StoreOutcome
+from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.states import Event, SeriesState
 
 _NUMBER = select(series.c.id).where(series.c.series_uid == bindparam("uid"))
@@ -125,27 +125,6 @@ def mark_cut_off(act: Act) -> None:
         mark_aborted(act, SeriesId(series_id))
 
 
-def set_aside(act: Act, file: QuarantinedFile) -> QuarantineId:
-    """Record a file in the quarantine folder, and the quarrel at the instance that was kept."""
-    made = act.connection.execute(
-        quarantine.insert().returning(quarantine.c.id),
-        {
-            "file": file.file,
-            "reason": file.reason,
-            "sha256": file.sha256,
-            "peer": file.peer,
-            "instance_id": file.instance,
-            "kept_sha256": file.kept_sha256,
-            "at": act.now,
-        },
-    ).scalar_one()
-    if file.instance is None:
-        act.note(file.reason, table=quarantine.name, row=made)
-    else:
-        act.note(file.reason, table=instance.name, row=file.instance, detail=f"set aside as quarantine {made}")
-    return QuarantineId(made)
-
-
 def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) -> StoreOutcome:
     now_open = opened.get(one.series)
     if now_open is None:
@@ -170,7 +149,7 @@ def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) ->
         "stored_at": one.received_at,
     }
     if act.connection.execute(_ADD, row).rowcount == 0:
-        return _compare(act, one)
+        return _compare(act, one, now_open, is_judged=is_late)
     now_open.added.append(one.received_at)
     if is_late:
         _reopen(act, one, now_open)
@@ -202,8 +181,12 @@ def _reopen(act: Act, late: StoredInstance, now_open: _Open) -> None:
     deliveries.supersede_unsent(sender, late.series, but_job=None, detail=detail)
 
 
-def _compare(act: Act, again: StoredInstance) -> StoreOutcome:
-    """A UID that has a row already: the first is kept, whatever the second is."""
+def _compare(act: Act, again: StoredInstance, now_open: _Open, *, is_judged: bool) -> StoreOutcome:
+    """A UID that has a row already: the first is kept, whatever the second is.
+
+    What is set aside belongs to its series all the same, which is therefore one that came.
+    """
+    sender = Act(connection=act.connection, now=act.now, by=again.peer)
     known = known_instance(act.connection, again.sop_instance_uid)
     assert known is not None, "an instance that was not added has its UID in the ledger"
     if known.id == again.id:
@@ -211,12 +194,18 @@ def _compare(act: Act, again: StoredInstance) -> StoreOutcome:
     if known.is_derived:
         outcome = StoreOutcome.OWN_OUTPUT
     elif known.transfer_syntax_uid != again.transfer_syntax_uid:
-        return StoreOutcome.OTHER_ENCODING  # its event comes with the quarantine, as that of a conflict
+        outcome = StoreOutcome.OTHER_ENCODING
     elif known.sha256 != again.sha256:
-        return StoreOutcome.CONFLICT
+        outcome = StoreOutcome.CONFLICT
     else:
         outcome = StoreOutcome.DUPLICATE
-    Act(connection=act.connection, now=act.now, by=again.peer).note(outcome, table=instance.name, row=known.id)
+    if outcome in (StoreOutcome.OWN_OUTPUT, StoreOutcome.DUPLICATE):
+        sender.note(outcome, table=instance.name, row=known.id)
+        return outcome
+    if not quarantine.take(sender, again, known, outcome, is_judged=is_judged):
+        return StoreOutcome.ASIDE_ALREADY
+    if not is_judged:
+        now_open.added.append(again.received_at)
     return outcome
 
 

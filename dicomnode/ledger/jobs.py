@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Row, and_, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries
 from dicomnode.ledger.act import Act, moving, stands
-from dicomnode.ledger.rows import DerivedSeries, Job, PlannedJob
+from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob
 from dicomnode.ledger.schema import DERIVED, MAX_ATTEMPTS, instance, job, series
-from dicomnode.ledger.states import ENDED_JOB_STATES, Event, JobState, SeriesState
+from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState, SeriesState
 
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 
@@ -28,7 +29,8 @@ _OF_OLD_REVISION = and_(
 )
 _SUPERSEDE = moving(job, Event.SUPERSEDE).where(_OF_OLD_REVISION)
 _SUPERSEDE_RETURNED = moving(job, Event.SUPERSEDE).where(
-    job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery()
+    stands(job, *LIVE_JOB_STATES),  # says nothing new, but lets SQLite look at the live jobs alone (job_live_once)
+    job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery(),
 )
 
 _OF_REVISION = (
@@ -44,6 +46,10 @@ _LAST_DERIVATION = select(func.coalesce(func.max(job.c.derivation_number), 0)).w
     job.c.series_id == bindparam("of_series"), stands(job, JobState.RUNNING, JobState.DONE)
 )
 _CANCEL = moving(job, Event.CANCEL).where(job.c.id == bindparam("job"))
+_CANCELLABLE = select(job.c.id).where(
+    job.c.series_id == bindparam("of_series"), ~stands(job, JobState.DONE, *ENDED_JOB_STATES)
+)
+_CANCEL_BY_OPERATOR = _CANCEL.values(reason=OPERATOR, sentence="An operator cancelled it.", **_NO_LEASE)
 _QUEUE_ANEW = (
     moving(job, Event.RETRY)
     .where(job.c.id == bindparam("job"))
@@ -100,6 +106,7 @@ _FILL_OUTPUT = (
 )
 _SERIES_REVISION = select(series.c.revision).where(series.c.id == bindparam("of_series"))
 _STATE = select(job.c.state).where(job.c.id == bindparam("job"))
+_STILL_MINE = select(exists().where(_MINE, stands(job, JobState.RUNNING)))
 _ATTEMPTS = select(job.c.attempts).where(_MINE, stands(job, JobState.RUNNING))
 _BACK: Final[dict[str, object]] = {"attempts": bindparam("spent"), "sentence": bindparam("words"), "reason": None}
 _RETURN = moving(job, Event.RETURN).where(_MINE).values(queued_at=bindparam("now"), **_BACK, **_NO_LEASE)
@@ -137,7 +144,8 @@ def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> J
 def cancel_waiting(act: Act, series_id: SeriesId, revision: int, detail: str) -> None:
     """The new verdict on a revision is to keep it: nothing of it is derived any more."""
     for row in act.connection.execute(_OF_REVISION, {"of_series": series_id, "of_revision": revision}).all():
-        act.move(_CANCEL, detail, job=row.id)  # changes nothing where it runs or is done
+        if row.state != JobState.RUNNING:  # what was claimed meanwhile is let end; a done one stays as it is
+            act.move(_CANCEL, detail, job=row.id)
 
 
 def refuse_while_running(act: Act, series_id: SeriesId, revision: int) -> None:
@@ -147,13 +155,22 @@ def refuse_while_running(act: Act, series_id: SeriesId, revision: int) -> None:
             raise InputError(f"Job {row.id} of series {series_id} is running; wait until it has ended.")
 
 
-def release(act: Act, series_id: SeriesId, revision: int) -> None:
-    """The operator's *release*: the held job of this revision goes on as it is."""
-    if act.move(_RELEASE, of_series=series_id, of_revision=revision) == 0:
+def release(act: Act, series_id: SeriesId, revision: int) -> int:
+    """The operator's *release*: the held job of this revision goes on as it is; how many there were."""
+    return act.move(_RELEASE, of_series=series_id, of_revision=revision)
+
+
+def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
+    """The operator's *cancel*: none of the jobs that wait, run or failed goes on; which ones that were."""
+    numbers = act.connection.execute(_CANCELLABLE, {"of_series": series_id}).scalars().all()
+    if not numbers:
         raise InputError(
-            f"Series {series_id} has no held job to release.",
-            hint=f"`dicomnode series explain {series_id}` shows where it stands.",
+            f"Series {series_id} has no job that waits, runs or failed; there is nothing to cancel.",
+            hint=f"`dicomnode series explain {series_id}` shows where it stands; a delivery has its own `cancel`.",
         )
+    for number in numbers:
+        act.move(_CANCEL_BY_OPERATOR, job=number)
+    return tuple(JobId(number) for number in numbers)
 
 
 def return_all(act: Act, detail: str) -> int:
@@ -191,6 +208,16 @@ def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job 
         attempts=row.attempts,
         lease_token=row.lease_token,
     )
+
+
+def is_ours(connection: Connection, claimed: Job) -> bool:
+    """Does the claim hold? Not after its lease was lost, or an operator cancelled the job."""
+    return bool(connection.execute(_STILL_MINE, _claim_of(claimed)).scalar_one())
+
+
+def state_of(connection: Connection, job_id: JobId) -> JobState:
+    """Where the job stands, whoever holds it."""
+    return JobState(connection.execute(_STATE, {"job": job_id}).scalar_one())
 
 
 def beat(act: Act, claimed: Job, until: datetime) -> bool:
@@ -241,14 +268,18 @@ def finish(act: Act, claimed: Job, derived: DerivedSeries) -> bool:
     return True
 
 
-def give_back(act: Act, claimed: Job, *, detail: str, counts: bool) -> JobState:
-    """Back into the queue, behind the others; failed when this was the last attempt; the state it is in now."""
+def give_back(act: Act, claimed: Job, *, detail: str, counts: bool) -> JobState | None:
+    """Back into the queue, behind the others; failed when this was the last attempt.
+
+    The state it is in now; None: the claim is no longer ours.
+    """
     attempts = act.connection.execute(_ATTEMPTS, _claim_of(claimed)).scalar_one_or_none()
-    if attempts is not None:
-        spent = attempts + 1 if counts else attempts
-        act.move(_FAIL if spent >= MAX_ATTEMPTS else _RETURN, detail, **_claim_of(claimed), spent=spent, words=detail)
-        supersede_old(act, claimed.series, "a newer revision came while it ran")
-    return JobState(act.connection.execute(_STATE, {"job": claimed.id}).scalar_one())
+    if attempts is None:
+        return None
+    spent = attempts + 1 if counts else attempts
+    act.move(_FAIL if spent >= MAX_ATTEMPTS else _RETURN, detail, **_claim_of(claimed), spent=spent, words=detail)
+    supersede_old(act, claimed.series, "a newer revision came while it ran")
+    return state_of(act.connection, claimed.id)
 
 
 def hold(act: Act, claimed: Job, *, reason: str, sentence: str) -> bool:
@@ -260,8 +291,14 @@ def hold(act: Act, claimed: Job, *, reason: str, sentence: str) -> bool:
 
 
 def _makes_the_same(row: Row[*tuple[object, ...]], planned: PlannedJob) -> bool:
-    pinned = (row.rule, row.model, row.model_digest, row.ratio, row.parameters)
-    return pinned == (planned.rule, planned.model, planned.model_digest, planned.ratio, planned.parameters)
+    pinned = (row.rule, row.model, row.model_digest, row.ratio, _of_the_rule(row.parameters))
+    wanted = (planned.rule, planned.model, planned.model_digest, planned.ratio, _of_the_rule(planned.parameters))
+    return pinned == wanted
+
+
+def _of_the_rule(parameters: str) -> dict[str, object]:
+    """Without the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
+    return {key: value for key, value in json.loads(parameters).items() if key != UTC_OFFSET_MIN}
 
 
 def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:

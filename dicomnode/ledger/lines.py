@@ -94,6 +94,8 @@ class DeliveryLine:
     proof: str | None
     sent_at: datetime | None
     answers: tuple[AnswerLine, ...]
+    created_at: datetime
+    changed_at: datetime  # since when it is in this state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,17 +157,22 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineLine:
-    """A file set aside."""
+    """A line of ``quarantine list``: a file set aside."""
 
     id: int
-    file: str
+    state: str  # unseen, seen, harmless
     reason: str
+    finding: str | None  # of a look at it; none yet, or none needed
+    details: tuple[str, ...]  # of the finding: attribute names and our own words
     peer: str
+    series: int | None  # to which it belongs by its own word
+    kept_series: int | None  # of the instance that was kept under its UID
+    file: str
     sha256: str
     kept_sha256: str | None
     kept_file: str | None
-    series: int | None
     at: datetime
+    seen_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +192,7 @@ class AttentionLine:
 
     table: str
     id: int
-    series: int
+    series: int | None  # none: of something set aside that belongs to no series
     state: str
     reason: str | None
     sentence: str
@@ -204,6 +211,7 @@ class Status:
     deliveries: dict[str, int]
     quarantine: dict[str, int]  # reason → number
     waiting_since: datetime | None  # the job that has been queued longest
+    no_peer: dict[str, int]  # peer that cannot be sent to → number of deliveries that are due to it
     attention: tuple[AttentionLine, ...]
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, literal, or_, select, tuple_
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, literal, or_, select
 
 from dicomnode.errors import InputError, LedgerError
-from dicomnode.ledger import models
-from dicomnode.ledger.engine import ReadingDatabase, require_head, schema_version
+from dicomnode.ids import SeriesId
+from dicomnode.ledger import lists, models, quarantine
+from dicomnode.ledger.deliveries import without_peer
+from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lines import (
-    AnswerLine,
     AttentionLine,
     BootLine,
     DeliveryLine,
@@ -25,7 +26,8 @@ from dicomnode.ledger.lines import (
     SeriesLine,
     Status,
 )
-from dicomnode.ledger.rows import ImportedModel
+from dicomnode.ledger.lists import ALL, IS_ALERT, Wanted
+from dicomnode.ledger.rows import ImportedModel, QuarantineReason
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
@@ -35,34 +37,22 @@ from dicomnode.ledger.schema import (
     instance,
     job,
     model,
-    quarantine,
     series,
 )
-from dicomnode.ledger.sentences import Arrival, Standing, explain
-from dicomnode.ledger.states import DeliveryState, ItemState, JobState, SeriesState
+from dicomnode.ledger.schema import (
+    quarantine as aside,
+)
+from dicomnode.ledger.sentences import Arrival, Standing, alerting, explain
+from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 
 MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
 
 
 _AnyRow = Row[*tuple[object, ...]]
 
-_reads, _makes = job.alias("reads"), job.alias("makes")
-_LAST_JOB = select(func.max(_reads.c.id)).where(_reads.c.series_id == series.c.id).scalar_subquery()
+_makes = job.alias("makes")
 _SOURCE = select(_makes.c.series_id).where(_makes.c.output_series_id == series.c.id).scalar_subquery()
-_COUNT = select(func.count()).where(instance.c.series_id == series.c.id).scalar_subquery()
-_SERIES_LINES = (
-    select(
-        series,
-        _COUNT.label("instances"),
-        _SOURCE.label("source"),
-        job.c.id.label("job"),
-        job.c.state.label("job_state"),
-    )
-    .join_from(series, job, job.c.id == _LAST_JOB, isouter=True)
-    .where(or_(series.c.first_at.is_not(None), series.c.revision > 1))
-    .order_by(series.c.id)
-)
-_ONE_SERIES = select(series, _SOURCE.label("source")).where(series.c.id == bindparam("series"))
+_ONE_SERIES = select(series, IS_ALERT, _SOURCE.label("source")).where(series.c.id == bindparam("series"))
 _FILES = (
     select(instance)
     .where(instance.c.series_id == bindparam("series"))
@@ -79,30 +69,13 @@ _JOBS = (
     .where(or_(job.c.series_id == bindparam("series"), job.c.output_series_id == bindparam("series")))
     .order_by(job.c.id)
 )
-_DELIVERIES = (
-    select(
-        delivery,
-        job.c.series_id,
-        job.c.revision,
-        func.count(delivery_item.c.id).label("items"),
-        func.count().filter(delivery_item.c.state == ItemState.ACKNOWLEDGED).label("acknowledged"),
-        func.count().filter(delivery_item.c.state == ItemState.REFUSED).label("refused"),
-    )
-    .join_from(delivery, job)
-    .join(delivery_item, isouter=True)
-    .group_by(delivery.c.id)
-    .order_by(delivery.c.id)
-)
-_ANSWERS = (
-    select(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state, func.count().label("items"))
-    .where(delivery_item.c.status.is_not(None))
-    .group_by(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state)
-    .order_by(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state)
-)
 
 
-def open_reader(url: str) -> Reader:
-    """Open a ledger beside its service. Raises LedgerError where there is none, or one of another version."""
+def open_reader(url: str, *, peers: Collection[str] | None = None) -> Reader:
+    """Open a ledger beside its service. Raises LedgerError where there is none, or one of another version.
+
+    ``peers``: the names that can be sent to; a delivery to another one is told as such. None: nobody asks.
+    """
     database = ReadingDatabase(url)
     try:
         with database.reading() as connection:
@@ -115,27 +88,35 @@ def open_reader(url: str) -> Reader:
     except BaseException:
         database.close()
         raise
-    return Reader(database, version)
+    return Reader(database, version, peers)
 
 
 class Reader:
     """The questions. Each answer is one consistent view of the ledger."""
 
-    def __init__(self, database: ReadingDatabase, version: str) -> None:
+    def __init__(self, database: ReadingDatabase, version: str, peers: Collection[str] | None = None) -> None:
         self._database = database
         self._version = version
+        self._peers = peers
 
     def close(self) -> None:
         """Give the connections back."""
         self._database.close()
 
-    def series_list(self, *, derived: bool = False) -> list[SeriesLine]:
-        """What was received; with ``derived`` also what this node made."""
-        question = _SERIES_LINES.where(or_(series.c.origin == RECEIVED, series.c.series_uid.is_not(None)))
-        if not derived:
-            question = _SERIES_LINES.where(series.c.origin == RECEIVED)
+    def series_list(self, wanted: Wanted = ALL, *, derived: bool = False) -> list[SeriesLine]:
+        """What was received; with ``derived`` also what this node made. The newest first."""
         with self._database.reading() as connection:
-            return [_series_line(row) for row in connection.execute(question)]
+            return lists.series_lines(connection, wanted, derived=derived)
+
+    def count_series(self, wanted: Wanted = ALL, *, derived: bool = False) -> int:
+        """How many series of those there are, whatever the limit."""
+        with self._database.reading() as connection:
+            return lists.count_series(connection, wanted, derived=derived)
+
+    def senders(self) -> set[str]:
+        """Who ever sent an instance that is here, by the names of then."""
+        with self._database.reading() as connection:
+            return lists.senders(connection)
 
     def series_show(self, series_id: int, *, identify: bool = False) -> SeriesDetail:
         """One series with its files, jobs and deliveries. Raises InputError where there is none."""
@@ -149,7 +130,7 @@ class Reader:
                 reason=row.reason,
                 sentence=row.sentence,
                 notes=tuple(row.notes),
-                alert=row.alert,
+                alert=row.alarms,
                 aborted=row.aborted,
                 origin=row.origin,
                 source=row.source,
@@ -161,7 +142,7 @@ class Reader:
                 size_bytes=sum(file.size_bytes for file in files),
                 peers=tuple(sorted({file.peer for file in files if file.peer is not None})),
                 jobs=_jobs_of(connection, series_id),
-                deliveries=_deliveries(connection, series_id),
+                deliveries=self._deliveries_of(connection, series_id),
                 files=tuple(
                     InstanceLine(
                         file=file.file,
@@ -182,8 +163,9 @@ class Reader:
             row = _series_row(connection, series_id)
             arrivals = connection.execute(_ARRIVALS, {"series": series_id}).all()
             jobs = _jobs_of(connection, series_id)
-            deliveries = _deliveries(connection, series_id)
+            deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
+            set_aside = quarantine.notes(connection, SeriesId(series_id))
         last = jobs[-1] if jobs else None
         standing = Standing(
             state=SeriesState(row.state),
@@ -193,7 +175,9 @@ class Reader:
             verdict=row.sentence,
             arrivals=tuple(Arrival(revision=one.revision, peer=one.peer, instances=one.instances) for one in arrivals),
         )
-        notes = tuple(row.notes) + (last.notes if last else ())
+        # Where the verdict is that something was set aside, its sentence says so already.
+        notes = tuple(row.notes) + tuple(one for one in set_aside if one not in row.sentence)
+        notes += last.notes if last else ()
         return Explanation(
             id=row.id,
             state=row.state,
@@ -207,33 +191,27 @@ class Reader:
             series_uid=row.series_uid if identify else None,
         )
 
-    def deliveries_list(self) -> list[DeliveryLine]:
-        """All deliveries, the oldest first."""
+    def deliveries_list(self, wanted: Wanted = ALL) -> list[DeliveryLine]:
+        """The deliveries, the newest first."""
         with self._database.reading() as connection:
-            return list(_deliveries(connection))
+            return lists.delivery_lines(connection, wanted, reachable=self._peers)
 
-    def quarantine_list(self) -> list[QuarantineLine]:
-        """The files that were set aside."""
-        question = (
-            select(quarantine, instance.c.file.label("kept_file"), instance.c.series_id)
-            .join_from(quarantine, instance, isouter=True)
-            .order_by(quarantine.c.id)
-        )
+    def count_deliveries(self, wanted: Wanted = ALL) -> int:
+        """How many deliveries of those there are, whatever the limit."""
         with self._database.reading() as connection:
-            return [
-                QuarantineLine(
-                    id=row.id,
-                    file=row.file,
-                    reason=row.reason,
-                    peer=row.peer,
-                    sha256=row.sha256,
-                    kept_sha256=row.kept_sha256,
-                    kept_file=row.kept_file,
-                    series=row.series_id,
-                    at=row.at,
-                )
-                for row in connection.execute(question)
-            ]
+            return lists.count_deliveries(connection, wanted, reachable=self._peers)
+
+    def receivers(self) -> set[str]:
+        """To whom a delivery ever was opened, by the names of then."""
+        with self._database.reading() as connection:
+            return lists.receivers(connection)
+
+    def quarantine_list(
+        self, *, limit: int | None = None, reason: QuarantineReason | None = None, is_all: bool = False
+    ) -> list[QuarantineLine]:
+        """The files that were set aside and wait for a person, or all of them; the newest first."""
+        with self._database.reading() as connection:
+            return quarantine.lines(connection, limit=limit, reason=reason, is_all=is_all)
 
     def imported_models(self) -> list[ModelRow]:
         """The models that were imported, the oldest first."""
@@ -267,6 +245,11 @@ class Reader:
         with self._database.reading() as connection:
             return tuple(_event_line(row, row.row_id) for row in connection.execute(question))
 
+    def require_sound(self) -> None:
+        """Raise LedgerError where the file is damaged: what a service looks at when it starts."""
+        with self._database.reading() as connection:
+            require_sound(connection, self._database.path)
+
     def status(self) -> Status:
         """The whole ledger in numbers."""
         with self._database.reading() as connection:
@@ -288,30 +271,18 @@ class Reader:
                     DeliveryState,
                     _numbers(connection, select(delivery.c.state, func.count()).group_by(delivery.c.state)),
                 ),
-                quarantine=_numbers(
-                    connection, select(quarantine.c.reason, func.count()).group_by(quarantine.c.reason)
-                ),
+                quarantine=_numbers(connection, select(aside.c.reason, func.count()).group_by(aside.c.reason)),
                 waiting_since=connection.execute(
                     select(func.min(job.c.queued_at)).where(job.c.state == JobState.QUEUED)
                 ).scalar_one(),
-                attention=_attention(connection),
+                no_peer={} if self._peers is None else without_peer(connection, self._peers),
+                attention=_attention(connection, self._peers),
             )
 
-
-def _series_line(row: _AnyRow) -> SeriesLine:
-    return SeriesLine(
-        id=row.id,
-        state=row.state,
-        revision=row.revision,
-        reason=row.reason,
-        instances=row.instances,
-        alert=row.alert,
-        origin=row.origin,
-        source=row.source,
-        job=row.job,
-        job_state=row.job_state,
-        last_at=row.last_at,
-    )
+    def _deliveries_of(self, connection: Connection, series_id: int) -> tuple[DeliveryLine, ...]:
+        """Of one series, the oldest first."""
+        lines = lists.delivery_lines(connection, ALL, reachable=self._peers, of_series=series_id)
+        return tuple(reversed(lines))
 
 
 def _series_row(connection: Connection, series_id: int) -> _AnyRow:
@@ -348,51 +319,16 @@ def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
     )
 
 
-def _deliveries(connection: Connection, series_id: int | None = None) -> tuple[DeliveryLine, ...]:
-    question, answers = _DELIVERIES, _ANSWERS
-    if series_id is not None:
-        of_series = or_(job.c.series_id == series_id, job.c.output_series_id == series_id)
-        question = question.where(of_series)
-        answers = answers.where(
-            delivery_item.c.delivery_id.in_(select(delivery.c.id).join_from(delivery, job).where(of_series))
-        )
-    answered: dict[int, list[AnswerLine]] = {}
-    for row in connection.execute(answers):
-        line = AnswerLine(status=f"{row.status:04X}", state=row.state, items=row.items)
-        answered.setdefault(row.delivery_id, []).append(line)
-    return tuple(
-        DeliveryLine(
-            id=row.id,
-            state=row.state,
-            peer=row.peer,
-            items=row.items,
-            acknowledged=row.acknowledged,
-            refused=row.refused,
-            next_at=row.next_at if row.state == DeliveryState.DUE else None,
-            reason=row.reason,
-            sentence=row.sentence,
-            series=row.series_id,
-            revision=row.revision,
-            job=row.job_id,
-            attempts=row.attempts,
-            failures=row.failures,
-            proof=row.proof,
-            sent_at=row.sent_at,
-            answers=tuple(answered.get(row.id, ())),
-        )
-        for row in connection.execute(question)
-    )
-
-
 def _events(
     connection: Connection, series_id: int, jobs: Iterable[JobLine], deliveries: Iterable[DeliveryLine]
 ) -> tuple[EventLine, ...]:
     """What happened to the series, its jobs and deliveries one by one; to its images and items, counted."""
-    rows = [("series", series_id)]
-    rows += [("job", line.id) for line in jobs]
     numbers = [line.id for line in deliveries]
-    rows += [("delivery", number) for number in numbers]
-    each = select(events, literal(1).label("times")).where(tuple_(events.c.table_name, events.c.row_id).in_(rows))
+    rows = {"series": [series_id], "job": [line.id for line in jobs], "delivery": numbers}
+    # Not as pairs in one list: SQLite would read every event there is.
+    each = select(events, literal(1).label("times")).where(
+        or_(*(and_(events.c.table_name == table, events.c.row_id.in_(ids)) for table, ids in rows.items()))
+    )
     of_images = select(instance.c.id).where(instance.c.series_id == series_id)
     of_items = select(delivery_item.c.id).where(delivery_item.c.delivery_id.in_(numbers))
     same = (events.c.table_name, events.c.kind, events.c.from_state, events.c.to_state, events.c.actor, events.c.detail)
@@ -400,7 +336,8 @@ def _events(
         *same, func.max(events.c.at).label("at"), func.max(events.c.id).label("id"), func.count().label("times")
     ).group_by(*same)
     found = [(row.id, row, row.row_id) for row in connection.execute(each)]
-    for table, members in (("instance", of_images), ("delivery_item", of_items)):
+    set_aside = select(aside.c.id).where(aside.c.series_id == series_id)
+    for table, members in (("instance", of_images), ("delivery_item", of_items), ("quarantine", set_aside)):
         of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
         found += [(row.id, row, None) for row in connection.execute(of_members)]
     return tuple(_event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
@@ -429,19 +366,17 @@ def _per(states: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
     return {str(state): numbers.get(state, 0) for state in states}
 
 
-def _attention(connection: Connection) -> tuple[AttentionLine, ...]:
-    """What waits for a person: alerts, held and failed jobs, held deliveries; the newest of each kind.
+def _attention(connection: Connection, peers: Collection[str] | None) -> tuple[AttentionLine, ...]:
+    """What waits for a person: alerts, held and failed jobs, held deliveries, those that are due to a peer that cannot
+    be sent to, files set aside; the newest of each kind.
 
     A job that failed on an older revision waits for nobody: the newer one has its own.
     """
-    alerts = select(
-        literal("series").label("kind"),
-        series.c.id,
-        series.c.id.label("of_series"),
-        series.c.state,
-        series.c.reason,
-        series.c.sentence,
-    ).where(series.c.alert)
+    alerts = (
+        select(series.c.id, series.c.state, series.c.reason, series.c.sentence, series.c.notes)
+        .where(IS_ALERT)
+        .order_by(series.c.id.desc())
+    )
     jobs = (
         select(
             literal("job").label("kind"),
@@ -466,14 +401,40 @@ def _attention(connection: Connection) -> tuple[AttentionLine, ...]:
         .join_from(delivery, job)
         .where(delivery.c.state == DeliveryState.HELD)
     )
-    return tuple(
+    stranded = (
+        select(delivery.c.id, delivery.c.peer, delivery.c.state, job.c.series_id)
+        .join_from(delivery, job)
+        .where(lists.has_no_peer(peers))
+        .order_by(delivery.c.id.desc())
+        .limit(MOST_ATTENTION)
+    )
+    found = [
+        AttentionLine(
+            table=series.name,
+            id=row.id,
+            series=row.id,
+            state=row.state,
+            reason=row.reason,
+            sentence=" ".join(quarantine.objections(connection, SeriesId(row.id))) or alerting(row.sentence, row.notes),
+        )
+        for row in connection.execute(alerts.limit(MOST_ATTENTION))
+    ]
+    found += [
         AttentionLine(
             table=row.kind, id=row.id, series=row.of_series, state=row.state, reason=row.reason, sentence=row.sentence
         )
-        for question in (
-            alerts.order_by(series.c.id.desc()),
-            jobs.order_by(job.c.id.desc()),
-            deliveries.order_by(delivery.c.id.desc()),
-        )
+        for question in (jobs.order_by(job.c.id.desc()), deliveries.order_by(delivery.c.id.desc()))
         for row in connection.execute(question.limit(MOST_ATTENTION))
-    )
+    ]
+    found += [
+        AttentionLine(
+            table="delivery",
+            id=row.id,
+            series=row.series_id,
+            state=row.state,
+            reason=lists.NO_PEER,
+            sentence=lists.no_peer_sentence(row.id, row.peer),
+        )
+        for row in connection.execute(stranded)
+    ]
+    return (*found, *quarantine.attention(connection))

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NewType
+from typing import Final, NewType
 
-from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
+from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
+
+UTC_OFFSET_MIN = "utc_offset_min"  # in a job's parameters: the time zone in which its dates and times are written
 
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
+
+
+SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
 
 
 class StoreOutcome(StrEnum):
@@ -20,6 +25,7 @@ class StoreOutcome(StrEnum):
     DUPLICATE = "duplicate"  # same UID, same bytes: the file just written is not needed
     CONFLICT = "conflict"  # same UID, same transfer syntax, other bytes
     OTHER_ENCODING = "other_encoding"  # same UID in another transfer syntax
+    ASIDE_ALREADY = "aside_already"  # the very bytes that lie in quarantine under this UID
     OWN_OUTPUT = "own_output"  # a UID that this node derived
 
 
@@ -32,6 +38,17 @@ class QuarantineReason(StrEnum):
     UID = "uid"
     ORPHAN = "orphan"
     ALTERED = "altered"
+
+
+class Finding(StrEnum):
+    """What a look at a file set aside found, beside the instance that was kept under its UID."""
+
+    SAME = "same"  # nothing is lost: another encoding of the same image, or bytes that were stored since
+    OTHER_SERIES = "other_series"  # the instance that was kept belongs to another series
+    OTHER_IDENTITY = "other_identity"  # patient, clinical trial subject or study differ
+    OTHER_CONTENT = "other_content"  # pixels or other attributes differ
+    NOT_COMPARED = "not_compared"  # one of the two cannot be read
+    NOT_STORED = "not_stored"  # an orphan whose bytes are no instance of its series
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +102,38 @@ class QuarantinedFile:
     peer: str
     instance: InstanceId | None  # the instance that was kept
     kept_sha256: str | None
+    series: SeriesId | None = None  # to which it belongs by its own word; that of the instance where none is given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unexamined:
+    """A file set aside at which nobody has looked yet."""
+
+    id: QuarantineId
+    reason: QuarantineReason
+    file: str  # name below the quarantine folder
+    series: SeriesId
+    kept: KnownInstance | None  # under the same UID
+    is_stored: bool  # these very bytes came again, and are an instance or set aside for another reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What was found of one file set aside; ``details``: attribute names and own words, never a value."""
+
+    id: QuarantineId
+    finding: Finding
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """Files of one series that were set aside for the same cause."""
+
+    finding: Finding | None  # None: nobody has looked yet
+    files: int
+    kept_series: SeriesId | None  # whose instances were kept instead, where it is another one
+    details: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +164,7 @@ class PlannedJob:
     model: str
     model_digest: str
     ratio: int
-    parameters: str  # canonical JSON of the rule's keys that change pixels or tags
+    parameters: str  # canonical JSON: the rule's keys that change pixels or tags, and UTC_OFFSET_MIN
     deliver_to: tuple[str, ...]  # peer names
     sentence: str  # the verdict in words
 
@@ -204,5 +253,7 @@ class BootReport:
 
     boot: BootId
     ended_cleanly: bool  # False: the service before this one was killed
+    last_clean_stop: datetime | None  # of whichever service ended cleanly last; None: none did
+    is_checked: bool  # False: the file is so large that looking for damage is left for later
     returned_jobs: int
     returned_deliveries: int

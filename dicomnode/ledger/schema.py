@@ -36,7 +36,7 @@ from sqlalchemy import (
     text,
 )
 
-from dicomnode.ledger.rows import QuarantineReason
+from dicomnode.ledger.rows import Finding, QuarantineReason
 from dicomnode.ledger.states import (
     BIRTHS,
     ENDED_JOB_STATES,
@@ -49,7 +49,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0002"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0004"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -258,7 +258,7 @@ instance = Table(
     CheckConstraint("id >= 0 AND revision >= 1 AND size_bytes >= 0", name="instance_numbers"),
     CheckConstraint(f"length(sha256) = {SHA256_LENGTH}", name="instance_sha256"),
 )
-Index("instance_series", instance.c.series_id, instance.c.revision)
+Index("instance_series", instance.c.series_id, instance.c.revision, instance.c.peer)
 Index("instance_derived", instance.c.job_id, sqlite_where=text("job_id IS NOT NULL"))
 
 quarantine = Table(
@@ -272,9 +272,22 @@ quarantine = Table(
     Column("instance_id", BigInteger, ForeignKey("instance.id", name="quarantine_beside")),  # the one that was kept
     Column("kept_sha256", String(SHA256_LENGTH)),
     Column("at", UtcDateTime, nullable=False),
+    Column("series_id", Integer, ForeignKey("series.id", name="quarantine_of_series")),  # by the file's own word
+    Column("finding", String(16)),  # empty: nobody has looked yet
+    Column("details", JSON, nullable=False),  # of the finding: attribute names and our own words
+    Column("seen_at", UtcDateTime),  # when a person said so
     PrimaryKeyConstraint("id", name="quarantine_key"),
     CheckConstraint(f"reason IN ({_quoted(list(QuarantineReason))})", name="quarantine_reason"),
+    CheckConstraint(f"finding IN ({_quoted(list(Finding))})", name="quarantine_finding"),
 )
+Index("quarantine_series", quarantine.c.series_id, sqlite_where=text("series_id IS NOT NULL"))
+Index("quarantine_instance", quarantine.c.instance_id, sqlite_where=text("instance_id IS NOT NULL"))
+Index(
+    "quarantine_unexamined",
+    quarantine.c.series_id,
+    sqlite_where=text("series_id IS NOT NULL AND finding IS NULL"),
+)
+Index("quarantine_unseen", quarantine.c.reason, quarantine.c.peer, sqlite_where=text("seen_at IS NULL"))
 
 delivery = Table(
     "delivery",

@@ -6,15 +6,19 @@ written when it was reached and comes through unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from dicomnode.ids import SeriesId
 from dicomnode.ledger.lines import DeliveryLine, JobLine
-from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+from dicomnode.ledger.rows import Finding, SetAside
+from dicomnode.ledger.states import OPERATOR, DeliveryState, JobState, SeriesState
 
 SHOWN_DIGEST: Final = 12  # digits, as in the folder of an imported model
+SHOWN_NAMES: Final = 6  # of attributes that differ
+BROKEN_UID: Final = "which PS3.5 section 9.1 forbids; a PACS may refuse it."  # ends the notes that are alerts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,26 @@ def explain(
     )
 
 
+def set_aside(groups: Sequence[SetAside], instances: int) -> tuple[str, ...]:
+    """What was set aside of a series that has so many instances, and why that matters: a sentence for each cause."""
+    elsewhere = sum(group.files for group in groups if group.finding is Finding.OTHER_SERIES)
+    return tuple(_group(group, instances + elsewhere) for group in groups)
+
+
+def beside(others: Mapping[SeriesId, int]) -> tuple[str, ...]:
+    """Objects of other series that were set aside because this one had their UIDs."""
+    return tuple(
+        f"{_objects(files)} of series {number} came under SOP Instance UIDs of this series and "
+        f"{'was' if files == 1 else 'were'} set aside."
+        for number, files in others.items()
+    )
+
+
+def alerting(sentence: str, notes: Iterable[str]) -> str:
+    """What makes a series an alert: its verdict, and the notes of rules that its sender broke."""
+    return " ".join((sentence, *(note for note in notes if note.endswith(BROKEN_UID))))
+
+
 def moment(at: datetime) -> str:
     """A moment as an operator reads it.
 
@@ -63,6 +87,42 @@ def moment(at: datetime) -> str:
 
 def _images(number: int) -> str:
     return "1 image" if number == 1 else f"{number} images"
+
+
+def _group(group: SetAside, total: int) -> str:
+    one = group.files == 1
+    objects, were = _objects(group.files), "was" if one else "were"
+    uids = "a SOP Instance UID" if one else "SOP Instance UIDs"
+    taken = f"{objects} came under {uids} that this series has already"
+    match group.finding:
+        case Finding.OTHER_SERIES:
+            theirs = "its SOP Instance UID is that of an instance" if one else "their SOP Instance UIDs are those"
+            return f"{group.files} of its {total} instances {were} set aside: {theirs} of series {group.kept_series}."
+        case Finding.OTHER_IDENTITY:
+            first = "the first one stays" if one else "the first ones stay"
+            return f"{objects} came again, with another {_names(group.details)}, and {were} set aside; {first}."
+        case Finding.OTHER_CONTENT:
+            return f"{taken}, with other {_names(group.details)}, and {were} set aside."
+        case Finding.NOT_STORED:
+            return (
+                f"{'1 file' if one else f'{group.files} files'} of it had no row in the ledger, as after a crash or "
+                f"with an older ledger, and {were} set aside; the series may lack {'it' if one else 'them'}."
+            )
+        case Finding.NOT_COMPARED:
+            return f"{taken}, and {were} set aside; what differs could not be told: {_names(group.details)}."
+        case _:
+            taken = f"{objects} came under {uids} that {'is' if one else 'are'} taken"
+            return f"{taken}, and {were} set aside; nobody has compared {'it' if one else 'them'} yet."
+
+
+def _objects(number: int) -> str:
+    return "1 object" if number == 1 else f"{number} objects"
+
+
+def _names(names: Sequence[str]) -> str:
+    """The first of them in a row."""
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _verdict(standing: Standing) -> str:
@@ -119,7 +179,7 @@ def _job(job: JobLine, standing: Standing) -> str:
         case JobState.SUPERSEDED:
             return f"{name} gave way to a newer revision."
         case JobState.CANCELLED:
-            return f"{name} was cancelled by a new verdict."
+            return f"{name} was cancelled by {'an operator' if job.reason == OPERATOR else 'a new verdict'}."
 
 
 def _after(job: JobLine) -> str:
@@ -147,7 +207,8 @@ def _delivery(line: DeliveryLine, revision: int) -> str:
         case DeliveryState.HELD:
             words = f"{name} is held: {progress}.{_because(line)}"
         case DeliveryState.CANCELLED:
-            words = f"{name} was cancelled: something newer took its place."
+            why = line.sentence if line.reason == OPERATOR else "Something newer took its place."
+            words = f"{name} was cancelled: {progress}. {why}"
     return words + _answers(line)
 
 

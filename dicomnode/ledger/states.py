@@ -30,6 +30,11 @@ than half of it. A job of an old revision that comes back from its worker is sup
 is born ``held``: a second derived series beside the first is a decision of the operator. Once the operator has let a
 revision go, further derivations of that same revision go out like first ones.
 
+**An object that was set aside** (its SOP Instance UID was taken, and its bytes are other ones) changes no state of its
+series by itself. A series that is not judged yet is kept for it, until the operator's release lets it be judged as it
+is. Of one that was judged, deliveries of which nothing has reached a peer become ``held``, and later ones are born so,
+until it turns out that nothing differs that matters, or a person has seen it.
+
 **Restart.** One service owns a data folder, so at its start no lease can be alive: each running job goes back into the
 queue, behind the others (it may be what killed the service) but without a spent attempt (three power cuts must not fail
 a good series), and each delivery that was being sent is due again. Acknowledged items stay acknowledged.
@@ -38,6 +43,12 @@ a good series), and each delivery that was being sent is due again. Acknowledged
 held or failed one is queued anew with all its attempts; a done one gets a successor with the next derivation number,
 and once that is done, what was made before and has not reached its peer is not sent any more. Where the new verdict
 plans something else, or keeps the series, the old job is cancelled. A job that was claimed meanwhile is let end.
+
+**Cancel** is the operator's, and takes effect at once, also on a claimed row. Who holds a cancelled job finds its claim
+gone within seconds and drops what it made; a later retry of the series plans a new job. Who sends a cancelled delivery
+ends the instance that is on its way, whose answer is still written down, and sends no other. Nothing that the peer has
+is taken back. A delivery that was cancelled is due again after a retry, unless something newer took its place. To send
+it to another peer is to cancel it and to open a delivery of the same images to that one.
 
 **Models** that an operator imported stand in a line for each name. The active one is what rules get that name it, from
 the next verdict on; none is active: the one of that name that came with the node. Activating another puts it in front;
@@ -71,7 +82,7 @@ class JobState(StrEnum):
     HELD = "held"  # cannot go on without the operator: its input, its model or its result is not fit
     FAILED = "failed"  # the attempts are spent
     SUPERSEDED = "superseded"  # a newer revision took its place before it began
-    CANCELLED = "cancelled"  # a new verdict on the same revision planned something else
+    CANCELLED = "cancelled"  # by an operator, or a new verdict on the same revision planned something else
 
 
 class DeliveryState(StrEnum):
@@ -81,7 +92,7 @@ class DeliveryState(StrEnum):
     SENDING = "sending"  # claimed under a lease
     SENT = "sent"  # every instance acknowledged
     HELD = "held"  # waits for the operator
-    CANCELLED = "cancelled"  # a newer revision or derivation takes its place, and nothing of it was sent
+    CANCELLED = "cancelled"  # by an operator, or by something newer before anything of it was sent
 
 
 class ItemState(StrEnum):
@@ -116,6 +127,7 @@ class Event(StrEnum):
     RETURN = "return"  # given back: stopped, a transient failure, the child died
     LEASE_LOST = "lease_lost"  # taken back from a holder that is gone
     HOLD = "hold"
+    SET_ASIDE = "set_aside"  # an object of the series was set aside before the delivery began
     FAIL = "fail"  # the last attempt was spent
     SUPERSEDE = "supersede"  # something newer took its place
     CANCEL = "cancel"
@@ -141,6 +153,7 @@ SERIES_TRANSITIONS: Final[dict[SeriesState, dict[Event, SeriesState]]] = {
     SeriesState.KEPT: {
         Event.LATE_INSTANCE: SeriesState.RECEIVING,
         Event.RETRY: SeriesState.SETTLED,
+        Event.RELEASE: SeriesState.SETTLED,
     },
     SeriesState.PLANNED: {
         Event.LATE_INSTANCE: SeriesState.RECEIVING,
@@ -160,7 +173,8 @@ JOB_TRANSITIONS: Final[dict[JobState, dict[Event, JobState]]] = {
         Event.LEASE_LOST: JobState.QUEUED,
         Event.HOLD: JobState.HELD,
         Event.FAIL: JobState.FAILED,
-        # Not superseded, not cancelled: what runs is finished or comes back first.
+        # Not superseded: what runs is finished or comes back first, unless an operator gives it up.
+        Event.CANCEL: JobState.CANCELLED,
     },
     JobState.HELD: {
         Event.RELEASE: JobState.QUEUED,
@@ -181,20 +195,26 @@ DELIVERY_TRANSITIONS: Final[dict[DeliveryState, dict[Event, DeliveryState]]] = {
     DeliveryState.DUE: {
         Event.CLAIM: DeliveryState.SENDING,
         Event.SUPERSEDE: DeliveryState.CANCELLED,
+        Event.SET_ASIDE: DeliveryState.HELD,
+        Event.CANCEL: DeliveryState.CANCELLED,
     },
     DeliveryState.SENDING: {
         Event.FINISH: DeliveryState.SENT,
         Event.RETURN: DeliveryState.DUE,
         Event.LEASE_LOST: DeliveryState.DUE,
         Event.HOLD: DeliveryState.HELD,
+        Event.CANCEL: DeliveryState.CANCELLED,
     },
     DeliveryState.HELD: {
         Event.RELEASE: DeliveryState.DUE,
         Event.RETRY: DeliveryState.DUE,
         Event.SUPERSEDE: DeliveryState.CANCELLED,
+        Event.CANCEL: DeliveryState.CANCELLED,
     },
     DeliveryState.SENT: {},
-    DeliveryState.CANCELLED: {},
+    DeliveryState.CANCELLED: {
+        Event.RETRY: DeliveryState.DUE,
+    },
 }
 
 ITEM_TRANSITIONS: Final[dict[ItemState, dict[Event, ItemState]]] = {
@@ -252,7 +272,9 @@ BIRTHS: Final[dict[str, tuple[State, ...]]] = {
 }
 
 LIVE_JOB_STATES: Final = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)  # one of these per revision and model
-ENDED_JOB_STATES: Final = (JobState.SUPERSEDED, JobState.CANCELLED)  # gave way to another job
+ENDED_JOB_STATES: Final = (JobState.SUPERSEDED, JobState.CANCELLED)  # gave way to another job, or was given up
+
+OPERATOR: Final = "operator"  # reason of a cancelled row: an operator's; any other: something newer took its place
 
 
 def step(table: str, event: Event) -> tuple[tuple[State, ...], State]:

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import bindparam, insert, select, update
 
-from dicomnode.errors import LedgerError
-from dicomnode.ids import DeliveryId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries, intake, jobs, models, verdicts
+from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
+from dicomnode.ledger import deliveries, intake, jobs, models, quarantine, verdicts
 from dicomnode.ledger.act import NODE, Act
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
 from dicomnode.ledger.rows import (
@@ -28,22 +27,32 @@ from dicomnode.ledger.rows import (
     Delivery,
     DeliveryItem,
     DerivedSeries,
+    Examined,
+    Finding,
     ImportedModel,
     Job,
     KnownInstance,
     ModelId,
     PlannedJob,
     QuarantinedFile,
+    QuarantineReason,
     ReceivingSeries,
     SettledSeries,
     StoredInstance,
     StoreOutcome,
+    Unexamined,
 )
-from dicomnode.ledger.schema import boot, create_ledger, instance, node
-from dicomnode.ledger.states import JobState
+from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
+from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
 LEASE_S: Final = 60.0  # renewed every third of it (NODE 5.4)
+CHECKED_AT_START_BYTES: Final = 64 << 20  # a third of a second's work; a larger ledger is checked behind the open door
+
+# From the index of the paths alone, whatever their rows hold: "0" is what comes after "/".
+_FILES_IN: Final = select(instance.c.file).where(
+    instance.c.file > bindparam("first"), instance.c.file < bindparam("beyond")
+)
 
 
 def open_ledger(url: str, *, clock: Clock = SYSTEM_CLOCK, create: bool = True) -> Ledger:
@@ -83,10 +92,18 @@ class Ledger:
     # The service itself.
 
     def begin_boot(self, *, pid: int, host: str) -> BootReport:
-        """A service starts: nobody else holds a lease any more. Raises LedgerError where the file is damaged."""
-        self._check_pages()
+        """A service starts: nobody else holds a lease any more.
+
+        Raises LedgerError where the file is damaged, as far as that is looked for: ``is_checked`` in the report says
+        whether ``check`` still has to be called.
+        """
+        is_checked = self._database.size_bytes() <= CHECKED_AT_START_BYTES
+        if is_checked:
+            self.check()
         with self._act("begin_boot") as act:
             last = act.connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
+            stopped = select(boot.c.ended_at).where(boot.c.ended_at.is_not(None)).order_by(boot.c.id.desc()).limit(1)
+            last_clean_stop = act.connection.execute(stopped).scalar_one_or_none()
             made = act.connection.execute(
                 insert(boot).returning(boot.c.id), {"pid": pid, "host": host, "began_at": act.now}
             ).scalar_one()
@@ -97,9 +114,19 @@ class Ledger:
             return BootReport(
                 boot=BootId(made),
                 ended_cleanly=ended_cleanly,
+                last_clean_stop=last_clean_stop,
+                is_checked=is_checked,
                 returned_jobs=jobs.return_all(act, detail),
                 returned_deliveries=deliveries.return_all(act, detail),
             )
+
+    def check(self) -> None:
+        """Look at every page of the file. Raises LedgerError where one is damaged, CheckStoppedError when told to."""
+        self._database.check()
+
+    def stop_check(self) -> None:
+        """From another thread: end a check that is under way."""
+        self._database.stop_check()
 
     def end_boot(self, ended: BootId) -> None:
         """The service stops in order."""
@@ -122,6 +149,11 @@ class Ledger:
         with self._act("series") as act:
             return intake.make_series(act, series_uid)
 
+    def find_series(self, series_uid: str) -> SeriesId | None:
+        """The number that a series has; none is handed out."""
+        with self._database.reading() as connection:
+            return intake.series_number(connection, series_uid)
+
     def find_instance(self, sop_instance_uid: str) -> KnownInstance | None:
         """What is held under a SOP Instance UID; a look without a lock."""
         with self._database.reading() as connection:
@@ -138,15 +170,77 @@ class Ledger:
             for series_id in series_ids:
                 intake.mark_aborted(act, series_id)
 
-    def record_quarantine(self, file: QuarantinedFile) -> QuarantineId:
-        """A file lies in the quarantine folder."""
+    def record_quarantine(self, file: QuarantinedFile, finding: Finding | None = None) -> QuarantineId:
+        """A file lies in the quarantine folder; ``finding``: where it is plain at once."""
         with self._act("quarantine", file.peer or NODE) as act:
-            return intake.set_aside(act, file)
+            return quarantine.record(act, file, finding)
 
-    def known_files(self) -> set[str]:
-        """The files below the archive folder that have a row."""
+    def file_set_aside(self, kept: InstanceId, sha256: str) -> str | None:
+        """The name in quarantine of an object with these bytes, whose UID an instance has."""
         with self._database.reading() as connection:
-            return set(connection.execute(select(instance.c.file)).scalars())
+            return quarantine.file_of(connection, kept, sha256)
+
+    def record_orphans(self, files: Sequence[QuarantinedFile]) -> None:
+        """Files without a row, which the sweep moved to the quarantine folder."""
+        with self._act("orphans") as act:
+            for file in files:
+                quarantine.record(act, file)
+
+    # What the sweep compares the files with.
+
+    def series_numbers(self) -> list[SeriesId]:
+        """Every number that was handed out, the oldest first."""
+        with self._database.reading() as connection:
+            return [
+                SeriesId(number) for number in connection.execute(select(series.c.id).order_by(series.c.id)).scalars()
+            ]
+
+    def files_in(self, folder: str) -> set[str]:
+        """The files in one folder of the archive that have a row, by their paths below the archive folder."""
+        with self._database.reading() as connection:
+            return set(connection.execute(_FILES_IN, {"first": f"{folder}/", "beyond": f"{folder}0"}).scalars())
+
+    def aside_in(self, folder: str) -> set[str]:
+        """Names below the quarantine folder of what has its row there and may still lie in a series' folder."""
+        with self._database.reading() as connection:
+            return quarantine.files_of(connection, SeriesId(int(folder))) if folder.isdecimal() else set()
+
+    # What was set aside.
+
+    def quarantined_files(self) -> set[str]:
+        """The files below the quarantine folder that have a row."""
+        with self._database.reading() as connection:
+            return quarantine.files(connection)
+
+    def quarantine_without_series(self) -> list[tuple[QuarantineId, str, QuarantineReason]]:
+        """Number, file and reason of what a series may lack, while it is not known which."""
+        with self._database.reading() as connection:
+            return quarantine.without_series(connection)
+
+    def quarantine_belongs(self, row: QuarantineId, series: SeriesId | None, otherwise: Examined) -> None:
+        """The series that a file set aside names, if the ledger knows it, or what is to be said instead."""
+        with self._act("quarantine_belongs") as act:
+            quarantine.belong(act, row, series, otherwise)
+
+    def waiting_quarantine(self) -> list[SeriesId]:
+        """Judged series of which something was set aside since."""
+        with self._database.reading() as connection:
+            return quarantine.waiting_series(connection)
+
+    def unexamined(self, series: SeriesId) -> list[Unexamined]:
+        """What was set aside of a series and is to be looked at."""
+        with self._database.reading() as connection:
+            return quarantine.unexamined(connection, series)
+
+    def examined(self, series: SeriesId, found: Sequence[Examined]) -> None:
+        """What the look found."""
+        with self._act("examined") as act:
+            quarantine.examined(act, series, found)
+
+    def objections(self, series: SeriesId) -> tuple[str, ...]:
+        """Why the series is not derived as it is: what was set aside of it, and seen by nobody."""
+        with self._database.reading() as connection:
+            return quarantine.objections(connection, series)
 
     # Settle.
 
@@ -184,10 +278,12 @@ class Ledger:
         with self._act("keep") as act:
             return verdicts.keep(act, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes)
 
-    def plan(self, series: SeriesId, revision: int, planned: PlannedJob, notes: Sequence[str] = ()) -> JobId | None:
+    def plan(
+        self, series: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str] = (), alert: bool = False
+    ) -> JobId | None:
         """Verdict: derived by a job."""
         with self._act("plan") as act:
-            return verdicts.plan(act, series, revision, planned, notes=notes)
+            return verdicts.plan(act, series, revision, planned, notes=notes, alert=alert)
 
     # Work.
 
@@ -195,6 +291,16 @@ class Ledger:
         """The job that has waited longest, but none of those, under a lease."""
         with self._act("claim_job", owner) as act:
             return jobs.claim(act, owner, act.now + timedelta(seconds=lease_s), but)
+
+    def is_job_ours(self, job: Job) -> bool:
+        """Does the claim hold? A look without a lock; no after its lease was lost or an operator cancelled it."""
+        with self._database.reading() as connection:
+            return jobs.is_ours(connection, job)
+
+    def job_state(self, job: JobId) -> JobState:
+        """Where a job stands."""
+        with self._database.reading() as connection:
+            return jobs.state_of(connection, job)
 
     def beat_job(self, job: Job, *, lease_s: float = LEASE_S) -> bool:
         """Renew the lease; False: stop, and discard what was made."""
@@ -206,8 +312,8 @@ class Ledger:
         with self._act("finish_job") as act:
             return jobs.finish(act, job, derived)
 
-    def return_job(self, job: Job, *, detail: str, counts: bool) -> JobState:
-        """Give the job back; ``counts``: it cost an attempt."""
+    def return_job(self, job: Job, *, detail: str, counts: bool) -> JobState | None:
+        """Give the job back; ``counts``: it cost an attempt. Where it stands now; None: it was no longer ours."""
         with self._act("return_job") as act:
             return jobs.give_back(act, job, detail=detail, counts=counts)
 
@@ -223,6 +329,21 @@ class Ledger:
         with self._act("claim_delivery", owner) as act:
             return deliveries.claim(act, peer, owner, act.now + timedelta(seconds=lease_s))
 
+    def is_delivery_ours(self, delivery: Delivery) -> bool:
+        """Does the claim hold? A look without a lock; no after its lease was lost or an operator cancelled it."""
+        with self._database.reading() as connection:
+            return deliveries.is_ours(connection, delivery)
+
+    def peer_of_delivery(self, delivery: DeliveryId) -> str:
+        """To whom it goes. Raises InputError where there is none."""
+        with self._database.reading() as connection:
+            return deliveries.peer_of(connection, delivery)
+
+    def delivery_state(self, delivery: DeliveryId) -> DeliveryState:
+        """Where a delivery stands."""
+        with self._database.reading() as connection:
+            return deliveries.state_of(connection, delivery)
+
     def beat_delivery(self, delivery: Delivery, *, lease_s: float = LEASE_S) -> bool:
         """Renew the lease; False: stop."""
         with self._act("beat_delivery", is_relaxed=True) as act:
@@ -234,12 +355,15 @@ class Ledger:
             return deliveries.pending_items(connection, delivery)
 
     def acknowledge(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> bool:
-        """The peer answered success or a warning; committed before the next instance is sent."""
+        """The peer answered success or a warning; committed before the next instance is sent.
+
+        False: the delivery is no longer ours; nothing more of it may be sent.
+        """
         with self._act("acknowledge", delivery.peer, is_relaxed=True) as act:
             return deliveries.acknowledge(act, delivery, item, status)
 
     def refuse(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> bool:
-        """The peer will not take this instance."""
+        """The peer will not take this instance. False: as of ``acknowledge``."""
         with self._act("refuse", delivery.peer) as act:
             return deliveries.refuse(act, delivery, item, status)
 
@@ -259,8 +383,8 @@ class Ledger:
         with self._act("hold_delivery") as act:
             return deliveries.hold(act, delivery, reason=reason, sentence=sentence)
 
-    def finish_delivery(self, delivery: Delivery) -> bool:
-        """Every item is answered. True: sent; False: held with what was refused, or no longer ours."""
+    def finish_delivery(self, delivery: Delivery) -> DeliveryState | None:
+        """Every item is answered: sent, or held with what was refused; None: it was no longer ours."""
         with self._act("finish_delivery") as act:
             return deliveries.finish(act, delivery)
 
@@ -276,6 +400,11 @@ class Ledger:
             moment = deliveries.next_due_at(connection, peer, now)
         return None if moment is None else max(0.0, (moment - now).total_seconds())
 
+    def deliveries_without_peer(self, reachable: Collection[str]) -> dict[str, int]:
+        """The peers that are not among those that can be sent to, and how many deliveries are due to each."""
+        with self._database.reading() as connection:
+            return deliveries.without_peer(connection, reachable)
+
     # The operator.
 
     def retry_series(self, series: SeriesId, by: str) -> None:
@@ -284,19 +413,42 @@ class Ledger:
             verdicts.retry(act, series)
 
     def release_series(self, series: SeriesId, by: str) -> None:
-        """Let the held job go on as it is. Raises InputError where there is none."""
+        """Let the series go on as it is. Raises InputError where nothing holds it."""
         with self._act("release_series", by) as act:
             verdicts.release(act, series)
+
+    def cancel_series(self, series: SeriesId, by: str) -> tuple[JobId, ...]:
+        """Give its jobs up, the running one too; which they were. Raises InputError where there is none."""
+        with self._act("cancel_series", by) as act:
+            return verdicts.cancel(act, series)
 
     def retry_delivery(self, delivery: DeliveryId, by: str) -> None:
         """Due now, refused items pending again. Raises InputError where that means nothing."""
         with self._act("retry_delivery", by) as act:
             deliveries.retry(act, delivery)
 
+    def send_delivery_to(self, delivery: DeliveryId, peer: str, by: str) -> DeliveryId:
+        """Bring its images to another peer, and give up what is not sent yet; the delivery to that peer.
+
+        Raises InputError where the peer has them already, or is about to get them.
+        """
+        with self._act("send_delivery_to", by) as act:
+            return deliveries.send_to(act, delivery, peer)
+
+    def cancel_delivery(self, delivery: DeliveryId, by: str) -> None:
+        """Send no more of it. Raises InputError where it has ended already."""
+        with self._act("cancel_delivery", by) as act:
+            deliveries.cancel(act, delivery)
+
     def release_delivery(self, delivery: DeliveryId, by: str) -> None:
         """A held delivery is due. Raises InputError where it is not held."""
         with self._act("release_delivery", by) as act:
             deliveries.release(act, delivery)
+
+    def see_quarantine(self, rows: Collection[int] | None, by: str) -> int:
+        """A person has seen these rows of quarantine, or all; how many were new. Raises InputError for no such row."""
+        with self._act("see_quarantine", by) as act:
+            return quarantine.see(act, rows)
 
     # Models.
 
@@ -329,12 +481,3 @@ class Ledger:
     def _act(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[Act]:
         with self._database.transaction(name, is_relaxed=is_relaxed) as connection:
             yield Act(connection=connection, now=self._clock.now(), by=by)
-
-    def _check_pages(self) -> None:
-        with self._database.reading() as connection:
-            found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
-        if found != "ok":
-            raise LedgerError(
-                f"The ledger {self._database.path} is damaged; nothing in it was changed.",
-                hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
-            )

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Row, bindparam, func, or_, select
+from sqlalchemy import Connection, Row, bindparam, func, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import InstanceId, JobId, SeriesId
-from dicomnode.ledger import jobs
+from dicomnode.ledger import deliveries, jobs, quarantine
 from dicomnode.ledger.act import Act, moving, stands
-from dicomnode.ledger.rows import ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
+from dicomnode.ledger.rows import SET_ASIDE, ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
 from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.states import Event, SeriesState
 
@@ -56,6 +56,12 @@ _RETRY = (
     .where(series.c.id == bindparam("series"))
     .values(reason=None, sentence="", notes=[], alert=False)
 )
+_RELEASE = (
+    moving(series, Event.RELEASE)
+    .where(series.c.id == bindparam("series"), series.c.reason == SET_ASIDE)
+    .values(reason=None, sentence="", notes=[], alert=False)
+)
+_END_ALERT = update(series).where(series.c.id == bindparam("series"), series.c.alert).values(alert=False)
 _ROW = select(series.c.state, series.c.revision, series.c.origin).where(series.c.id == bindparam("series"))
 
 
@@ -111,9 +117,11 @@ def keep(
     return True
 
 
-def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str]) -> JobId | None:
+def plan(
+    act: Act, series_id: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str], alert: bool
+) -> JobId | None:
     """The verdict is to derive it; None: it was decided already, or a late instance came."""
-    said = {"why": PROCESS, "words": planned.sentence, "said": list(notes), "alarming": False}
+    said = {"why": PROCESS, "words": planned.sentence, "said": list(notes), "alarming": alert}
     if act.move(_PLAN, planned.sentence, series=series_id, of_revision=revision, **said) == 0:
         return None
     return jobs.plan(act, series_id, revision, planned)
@@ -132,9 +140,28 @@ def retry(act: Act, series_id: SeriesId) -> None:
 
 
 def release(act: Act, series_id: SeriesId) -> None:
-    """The operator's *release*: the held job of the current revision goes on as it is."""
+    """The operator's *release*: the series goes on as it is.
+
+    What was set aside of it counts as seen, and its alert ends; where it was kept for that, it is judged without; its
+    held job, and deliveries that were held for what was set aside, go on.
+    """
     row = _row_for_operator(act.connection, series_id)
-    jobs.release(act, series_id, row.revision)
+    done = quarantine.see_series(act, series_id)
+    done += act.move(_RELEASE, series=series_id)
+    done += act.connection.execute(_END_ALERT, {"series": series_id}).rowcount
+    done += jobs.release(act, series_id, row.revision)
+    done += deliveries.release_doubtful(act, series_id, "the series was released")
+    if not done:
+        raise InputError(
+            f"Series {series_id} has no held job to release, and nothing of it was set aside.",
+            hint=f"`dicomnode series explain {series_id}` shows where it stands.",
+        )
+
+
+def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
+    """The operator's *cancel*: the jobs of the series are given up, the running one too."""
+    _row_for_operator(act.connection, series_id)
+    return jobs.cancel(act, series_id)
 
 
 def _row_for_operator(connection: Connection, series_id: SeriesId) -> Row[*tuple[object, ...]]:
@@ -142,5 +169,7 @@ def _row_for_operator(connection: Connection, series_id: SeriesId) -> Row[*tuple
     if row is None:
         raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")
     if row.origin != RECEIVED:
-        raise InputError(f"Series {series_id} was made by this node; retry or release the series that it comes from.")
+        raise InputError(
+            f"Series {series_id} was made by this node; retry, release or cancel the series that it comes from."
+        )
     return row

@@ -49,7 +49,7 @@ class End(StrEnum):
     REASSOCIATE = "reassociate"  # at once, once; never leaves ``Attempt.run``
     HOLD = "hold"  # the operator's matter
     STOPPED = "stopped"  # the service stops: due again at once, and no failure
-    GONE = "gone"  # the lease is another's: nothing is to be told any more
+    GONE = "gone"  # the claim is not ours any more (lease lost, cancelled): nothing is to be told
 
 
 class Cause(StrEnum):
@@ -156,6 +156,9 @@ class Attempt:
         self.linked(link)
         try:
             checkpoint("push.associated")
+            if not self.ledger.is_delivery_ours(self.delivery):  # cancelled while we waited for the peer
+                link.release()
+                return Ending(end=End.GONE)
             ending = self._send_all(link, items)
             if ending.end is End.REASSOCIATE:
                 link.abort()
@@ -197,7 +200,7 @@ class Attempt:
         if outcome.status is None:
             if self.stop.is_set():
                 return Ending(end=End.STOPPED)
-            is_ours = outcome.reason is Reason.UNREADABLE
+            is_ours = outcome.reason in (Reason.UNREADABLE, Reason.NOT_ENCODABLE)
             return _unanswered(End.HOLD if is_ours else End.RETRY, outcome)
         entry = wire.status_of(outcome.status)
         sentence = f"{_in_words(outcome.status)} {entry.remedy}".strip()
@@ -211,16 +214,17 @@ class Attempt:
                 # Only what we sent before can be there already: the same UID means the same bytes (DERIVED).
                 if may_have_arrived:
                     return self._acknowledge(item, outcome.status, is_repeat=True)
-                self._refuse(item, outcome.status)
+                return self._refuse(item, outcome.status)
             case wire.Action.RETRY:
                 if self.ledger.fail_item(self.delivery, item, status=outcome.status) >= MAX_TRIES:
-                    self._refuse(item, outcome.status)
-                else:
-                    self._failed[outcome.status] += 1
+                    return self._refuse(item, outcome.status)
+                self._failed[outcome.status] += 1
+                return None if self.ledger.is_delivery_ours(self.delivery) else Ending(end=End.GONE)
             case wire.Action.REFUSE:
-                self._refuse(item, outcome.status)
+                return self._refuse(item, outcome.status)
             case wire.Action.HOLD:
-                self._refuse(item, outcome.status)
+                if (gone := self._refuse(item, outcome.status)) is not None:
+                    return gone
                 return Ending(end=End.HOLD, reason=Cause.NOT_SUPPORTED, sentence=sentence)
             case wire.Action.HOLD_PENDING:
                 return Ending(end=End.HOLD, reason=Cause.NOT_AUTHORISED, sentence=sentence)
@@ -228,7 +232,6 @@ class Attempt:
                 return Ending(end=End.RETRY, reason=Cause.NO_RESOURCES, sentence=sentence)
             case wire.Action.REASSOCIATE:
                 return Ending(end=End.REASSOCIATE, reason=Cause.PROTOCOL_ERROR, sentence=sentence)
-        return None
 
     def _acknowledge(self, item: DeliveryItem, status: int, *, is_repeat: bool) -> Ending | None:
         if not self.ledger.acknowledge(self.delivery, item, status=status):
@@ -239,8 +242,8 @@ class Attempt:
             self.ledger.note("repeated", table="delivery_item", row=item.id, detail="sent again, the same bytes")
         return None
 
-    def _refuse(self, item: DeliveryItem, status: int) -> None:
-        self.ledger.refuse(self.delivery, item, status=status)
+    def _refuse(self, item: DeliveryItem, status: int) -> Ending | None:
+        is_ours = self.ledger.refuse(self.delivery, item, status=status)
         self.refused[status] += 1
         log.event(
             LOGGER,
@@ -251,6 +254,7 @@ class Attempt:
             instance=item.instance,
             status=f"{status:04X}",
         )
+        return None if is_ours else Ending(end=End.GONE)
 
     def _warn(self, outcome: Outcome) -> None:
         """Warnings are counted; a change of patient or study is written down, by keyword and never by value."""

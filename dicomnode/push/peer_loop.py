@@ -19,8 +19,9 @@ from dicomnode.dimse.outcome import Reason
 from dicomnode.errors import NodeError
 from dicomnode.ids import AeTitle, DeliveryId
 from dicomnode.ledger.rows import Delivery
+from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger
-from dicomnode.push.attempt import Attempt, End, Ending, OnItsWay, lease_s
+from dicomnode.push.attempt import Attempt, Cause, End, Ending, OnItsWay, lease_s
 from dicomnode.push.scu import Link
 from dicomnode.seams import checkpoint
 from dicomnode.settings import PeerSettings, PushSettings
@@ -29,9 +30,13 @@ LOGGER = logging.getLogger(__name__)
 
 POLL_S = 5.0  # works without any tick or wake-up (NODE 5.5): also how soon another process's `retry` is seen
 REJECTIONS_BEFORE_HOLD = 3  # DESIGN section 6
+# Ends of an association, by the peer, at the same instance. A peer that restarts, or a network that fails, lets some
+# instance through within that many tries, the later ones `push.backoff_max_s` apart; what is left is the instance.
+ABORTS_BEFORE_HOLD = 10
 ABORT_LIMIT_S = 5.0  # after an association was aborted for a stop, its thread ends at once
 INTERNAL = "internal"
 
+_BROKEN_OFF = (Reason.ABORTED, Reason.LOST)
 _MAX_DOUBLINGS = 32  # of a wait that is at most a day
 
 
@@ -65,6 +70,7 @@ class PeerLoop:
         # Rejections in a row. A restart forgets them and the delivery gets three more tries, never hot all the same:
         # the time of the next one is in the ledger.
         self._rejections: dict[DeliveryId, int] = {}
+        self._aborts: dict[DeliveryId, int] = {}  # in a row, with nothing acknowledged between
         self._quiet_until_s = 0.0  # after a failed association: no other delivery tries its luck at once
         self._thread = threading.Thread(target=self._run, name=f"push-{peer.name}")
 
@@ -88,6 +94,8 @@ class PeerLoop:
                 log.event(LOGGER, "association_aborted", level=logging.WARNING, peer=self._peer.name, limit=limit_s)
                 link.abort()
             self._thread.join(ABORT_LIMIT_S)
+        if self._thread.is_alive():
+            log.event(LOGGER, "push_not_stopped", level=logging.ERROR, peer=self._peer.name)
         return not self._thread.is_alive()
 
     @property
@@ -102,6 +110,12 @@ class PeerLoop:
                 is_idle = not self._serve_next()
                 if is_idle and not self._stop.is_set():
                     self._wake.wait(self._idle_s())
+            except NodeError as exc:  # the ledger's matter, locked by a backup, say
+                log.event(
+                    LOGGER, "push_paused", level=logging.ERROR, peer=self._peer.name, code=exc.code,
+                    sentence=exc.sentence,
+                )  # fmt: skip
+                self._stop.wait(POLL_S)
             except Exception:  # noqa: BLE001 (border: peer loop)
                 log.failure(LOGGER, "push_failed", peer=self._peer.name)
                 self._stop.wait(POLL_S)
@@ -142,21 +156,10 @@ class PeerLoop:
         """Tell the ledger how the attempt ended, and when the next one is due."""
         delivery = attempt.delivery
         reason = str(ending.reason or "")
-        rejections = self._rejections.pop(delivery.id, 0)
+        rejections, aborts = self._rejections.pop(delivery.id, 0), self._aborts.pop(delivery.id, 0)
         match ending.end:
             case End.FINISH:
-                is_sent = self._ledger.finish_delivery(delivery)
-                self._on_its_way.pop(delivery.id, None)
-                log.event(
-                    LOGGER,
-                    "delivery_sent" if is_sent else "delivery_held",
-                    level=logging.WARNING if attempt.refused or attempt.warned else logging.INFO,
-                    delivery=delivery.id,
-                    peer=self._peer.name,
-                    instances=attempt.acknowledged,
-                    status=_listed(attempt.refused + attempt.warned),
-                    seconds=seconds,
-                )
+                self._finish(attempt, seconds=seconds)
             case End.HOLD:
                 self._hold(delivery, reason=reason, sentence=ending.sentence)
             case End.UNREACHED if ending.reason is Reason.REJECTED:
@@ -169,25 +172,68 @@ class PeerLoop:
                     sentence = f"{ending.sentence} It did so {rejections + 1} times in a row."
                     self._hold(delivery, reason=reason, sentence=sentence)
             case End.UNREACHED:
+                if aborts:  # a peer that is away meanwhile says nothing of the instance
+                    self._aborts[delivery.id] = aborts
                 self._quiet()
                 self._defer(attempt, reason=reason, sentence=ending.sentence)
+            case End.RETRY if ending.reason in _BROKEN_OFF and not attempt.acknowledged:
+                # Instances go out in order: with none acknowledged, it was the same one as the last time.
+                if aborts + 1 < ABORTS_BEFORE_HOLD:
+                    self._aborts[delivery.id] = aborts + 1
+                    self._defer(attempt, reason=reason, sentence=ending.sentence)
+                else:
+                    sentence = f"{ending.sentence} It did so {aborts + 1} times in a row, at the same instance."
+                    self._hold(delivery, reason=reason, sentence=sentence)
             case End.RETRY:
                 self._defer(attempt, reason=reason, sentence=ending.sentence)
             case End.STOPPED:
-                self._ledger.release_claim(delivery)
-                log.event(LOGGER, "delivery_stopped", delivery=delivery.id, instances=attempt.acknowledged)
+                if self._ledger.release_claim(delivery):
+                    log.event(
+                        LOGGER, "delivery_stopped", delivery=delivery.id, peer=self._peer.name,
+                        instances=attempt.acknowledged,
+                    )  # fmt: skip
+                else:
+                    self._tell_gone(delivery)
             case End.GONE:
-                log.event(LOGGER, "delivery_lease_lost", level=logging.WARNING, delivery=delivery.id)
+                self._tell_gone(delivery)
             case _:
                 raise AssertionError(f"an attempt does not end so: {ending.end}")
         checkpoint("push.concluded")
+
+    def _finish(self, attempt: Attempt, *, seconds: float) -> None:
+        delivery = attempt.delivery
+        state = self._ledger.finish_delivery(delivery)
+        self._on_its_way.pop(delivery.id, None)
+        if state is None:
+            self._tell_gone(delivery)
+            return
+        log.event(
+            LOGGER,
+            "delivery_sent" if state is DeliveryState.SENT else "delivery_held",
+            level=logging.WARNING if attempt.refused or attempt.warned else logging.INFO,
+            delivery=delivery.id,
+            peer=self._peer.name,
+            instances=attempt.acknowledged,
+            reason=None if state is DeliveryState.SENT else str(Cause.REFUSED),
+            status=_listed(attempt.refused + attempt.warned),
+            seconds=seconds,
+        )
+
+    def _tell_gone(self, delivery: Delivery) -> None:
+        """What we hold no claim to any more: by an operator's cancel, or because the lease ran out."""
+        if self._ledger.delivery_state(delivery.id) is DeliveryState.CANCELLED:
+            log.event(LOGGER, "delivery_cancelled", delivery=delivery.id, peer=self._peer.name)
+        else:
+            log.event(LOGGER, "delivery_lease_lost", level=logging.WARNING, delivery=delivery.id, peer=self._peer.name)
 
     def _defer(self, attempt: Attempt, *, reason: str, sentence: str, wait_s: float | None = None) -> None:
         delivery = attempt.delivery
         # "In a row" ends with progress, for the ledger's count and for ours.
         failures = 0 if attempt.acknowledged else delivery.failures
         wait_s = backoff_s(failures, self._push, self._chance) if wait_s is None else wait_s
-        self._ledger.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence)
+        if not self._ledger.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence):
+            self._tell_gone(delivery)
+            return
         log.event(
             LOGGER,
             "delivery_deferred",
@@ -200,7 +246,9 @@ class PeerLoop:
         )
 
     def _hold(self, delivery: Delivery, *, reason: str, sentence: str) -> None:
-        self._ledger.hold_delivery(delivery, reason=reason, sentence=sentence)
+        if not self._ledger.hold_delivery(delivery, reason=reason, sentence=sentence):
+            self._tell_gone(delivery)
+            return
         log.event(
             LOGGER,
             "delivery_held",

@@ -24,6 +24,8 @@ from dicomnode.dimse.associate import associate as associate_with
 from dicomnode.dimse.outcome import Outcome, Reason
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
+from dicomnode.imaging.headers import name_of
+from dicomnode.imaging.representation import MALFORMED, misfit_in
 from dicomnode.settings import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
@@ -77,8 +79,8 @@ class Link:
         if chosen not in self._context_ids:
             return Outcome(reason=Reason.NO_CONTEXT, detail=offered(contexts([offer])))
         content = dataset if chosen == offer else _re_encoded(dataset)
-        if content is None:
-            return Outcome(reason=Reason.UNREADABLE, detail="its elements cannot be encoded anew")
+        if isinstance(content, Outcome):
+            return content
         return self._requestor.store(self._context_ids[chosen], sop_instance_uid, memoryview(content))
 
     def echo(self) -> Outcome:
@@ -219,7 +221,21 @@ def _send(link: Link, file: _File) -> Outcome:
     return link.store(content[file.offset :], file.offer, file.sop_instance_uid)
 
 
-def _re_encoded(dataset: bytes | memoryview) -> bytes | None:
-    """Explicit VR little endian → implicit."""
-    read = Dataset(read_dataset(BytesIO(dataset), is_implicit_VR=False, is_little_endian=True))
-    return encode(read, is_implicit_vr=True, is_little_endian=True)
+def _re_encoded(dataset: bytes | memoryview) -> bytes | Outcome:
+    """Explicit VR little endian → implicit, where every receiver must read the same in it.
+
+    An implicit data set says no value representation: whoever reads it looks it up. Text under a sequence's tag would
+    make it stop in mid-object, or take the text for items.
+    """
+    try:
+        read = Dataset(read_dataset(BytesIO(dataset), is_implicit_VR=False, is_little_endian=True))
+        tag = misfit_in(read)
+        content = None if tag is not None else encode(read, is_implicit_vr=True, is_little_endian=True)
+    except MALFORMED:
+        return Outcome(reason=Reason.NOT_ENCODABLE, detail="its elements cannot be read")
+    if tag is not None:
+        name = name_of(tag)
+        return Outcome(reason=Reason.NOT_ENCODABLE, detail=f"its {name} is not encoded as the standard says")
+    if content is None:
+        return Outcome(reason=Reason.NOT_ENCODABLE, detail="its elements cannot be encoded anew")
+    return content

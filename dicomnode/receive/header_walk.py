@@ -13,9 +13,11 @@ import struct
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dicomnode.ids import UID_BOUND
+
 MAX_ELEMENTS = 20_000  # nested ones included; a real header has some hundred before (0020,000E)
 MAX_DEPTH = 16  # of sequences within sequences; the deepest real ones seen have five
-MAX_UID_BYTES = 128  # a UID has at most 64 (PS3.5 section 9.1); a longer one is shown cut, and is not a UID
+MAX_UID_BYTES = UID_BOUND + 2  # a longer one is shown cut, and not unpadded: it stays beyond the bound
 
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
@@ -109,7 +111,8 @@ class _Walk:
             if tag in _WANTED:
                 if tag in found:
                     raise _FlawFoundError(Flaw.REPEATED)
-                found[tag] = _text(self._view[start : start + min(length, MAX_UID_BYTES)])
+                value = bytes(self._view[start : start + min(length, MAX_UID_BYTES)]).decode("latin-1")
+                found[tag] = unpadded(value) if length <= MAX_UID_BYTES else value
         return found
 
     def _element(self, *, implicit: bool) -> tuple[int, int, bool]:
@@ -171,6 +174,6 @@ class _Walk:
                     self._skip(length)
 
 
-def _text(value: memoryview) -> str:
-    """A UID is padded with one zero byte (PS3.5 section 9.1); some senders pad with a space."""
-    return bytes(value).decode("latin-1").rstrip("\0 ")
+def unpadded(uid: str) -> str:
+    """Without its end: a UID is padded with one zero byte (PS3.5 section 9.1); some senders pad with a space."""
+    return uid.rstrip("\0 ")

@@ -3,7 +3,8 @@
 The order is the promise of the node: temporary file → fdatasync → rename → folder flushed → ledger committed →
 0000. A failure status is given only where the object is really not ours, because ``storescu`` and scanners like it
 stop a series at the first one: an altered copy, another encoding and our own output coming back are answered 0000.
-Nothing here knows pynetdicom.
+Of the first two the transaction that finds them out makes the row in quarantine, with the series that they belong to;
+only then does the file move there, and only then is it answered. Nothing here knows pynetdicom.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePath
 
 from dicomnode import log
 from dicomnode.archive import Archive, FileState
 from dicomnode.errors import LedgerError, NodeError
-from dicomnode.ids import SeriesId, digest, is_uid, new_instance_id
+from dicomnode.ids import SeriesId, digest, is_harmless_uid, new_instance_id
 from dicomnode.ledger.engine import LedgerBusyError
 from dicomnode.ledger.rows import KnownInstance, QuarantinedFile, QuarantineReason, StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger
@@ -45,13 +47,10 @@ class Offer:
 class Intake:
     """The way of an instance from the wire into archive and ledger. Safe to use from many threads."""
 
-    def __init__(
-        self, *, archive: Archive, ledger: Ledger, space: Space, max_instance_bytes: int, clock: Clock
-    ) -> None:
+    def __init__(self, *, archive: Archive, ledger: Ledger, space: Space, clock: Clock) -> None:
         self._archive = archive
         self._ledger = ledger
         self._space = space
-        self._max_instance_bytes = max_instance_bytes
         self._clock = clock
         self._commit = GroupCommit(ledger)
 
@@ -73,8 +72,6 @@ class Intake:
         if self._space.condition() is not None:
             return Answer.NO_RESOURCES
         received_at = self._clock.now()
-        if len(offer.dataset) > self._max_instance_bytes:
-            return self._not_understood(offer, "the data set is larger than receive.max_instance_mb", received_at)
         uids = read_uids(offer.dataset, implicit=offer.transfer_syntax_uid == IMPLICIT)
         if isinstance(uids, Flaw):
             return self._not_understood(offer, uids, received_at)
@@ -85,9 +82,17 @@ class Intake:
         if known is not None and known.is_derived:
             self._ledger.note(StoreOutcome.OWN_OUTPUT, table="instance", row=known.id, by=offer.peer)
             return Answer.STORED
+        if known is not None and not self._space.has_room_aside() and self._is_new(offer, known):
+            log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, instance=known.id)
+            return Answer.NO_RESOURCES
         if uids.series_uid not in series:
             series[uids.series_uid] = self._ledger.series_for(uids.series_uid)
         return self._keep(offer, series[uids.series_uid], received_at)
+
+    def _is_new(self, offer: Offer, known: KnownInstance) -> bool:
+        """Are these bytes neither those that were kept under the UID nor any that were set aside?"""
+        sha256 = digest(offer.dataset)
+        return sha256 != known.sha256 and self._ledger.file_set_aside(known.id, sha256) is None
 
     def _keep(self, offer: Offer, series: SeriesId, received_at: datetime) -> Answer:
         """Write the object, then ask the ledger whether it is new: only its transaction can tell."""
@@ -122,23 +127,26 @@ class Intake:
         except OutcomeUnknownError:
             raise
         except (OSError, LedgerError):
-            if not self._is_committed_after_all(instance):
+            found = self._outcome_after_all(instance)
+            if found is None:
                 raise
-            outcome = StoreOutcome.STORED
+            outcome = found
         if outcome is not StoreOutcome.STORED:
             self._set_aside(instance, outcome)
         return Answer.STORED
 
-    def _is_committed_after_all(self, instance: StoredInstance) -> bool:
+    def _outcome_after_all(self, instance: StoredInstance) -> StoreOutcome | None:
         """Look after a failed commit: a file whose row is surely not there goes; in doubt it stays, as an orphan."""
         try:
             known = self._ledger.find_instance(instance.sop_instance_uid)
+            if known is not None and known.id == instance.id:
+                return StoreOutcome.STORED
+            if known is not None and self._ledger.file_set_aside(known.id, instance.sha256) == _name(instance):
+                return StoreOutcome.CONFLICT
         except LedgerError:
-            return False
-        if known is not None and known.id == instance.id:
-            return True
+            return None
         self._archive.discard(instance.file)
-        return False
+        return None
 
     def _set_aside(self, instance: StoredInstance, outcome: StoreOutcome) -> None:
         """The UID is taken: a copy goes, anything else is kept beside the first, which stays what it is."""
@@ -146,20 +154,20 @@ class Intake:
             self._archive.discard(instance.file)
             return
         first = self._ledger.find_instance(instance.sop_instance_uid)
+        assert first is not None, "an object whose UID is taken has its first"
         if outcome is StoreOutcome.DUPLICATE:
-            assert first is not None, "a copy has its first"
             self._drop_or_restore(instance, first)
-            return
-        self._record(
-            QuarantinedFile(
-                file=self._archive.quarantine_file(instance.file),
-                reason=QuarantineReason(outcome.value),
-                sha256=instance.sha256,
-                peer=instance.peer,
-                instance=first.id if first else None,
-                kept_sha256=first.sha256 if first else None,
-            )
-        )
+        elif outcome is StoreOutcome.ASIDE_ALREADY:
+            name = self._ledger.file_set_aside(first.id, instance.sha256)
+            assert name is not None, "the ledger has just found it"
+            self._archive.replace_aside(instance.file, name)
+        else:
+            self._archive.quarantine_file(instance.file)
+            level = logging.INFO if outcome is StoreOutcome.OTHER_ENCODING else logging.WARNING
+            log.event(
+                LOGGER, "object_set_aside", level=level, reason=outcome, peer=instance.peer, series=instance.series,
+                instance=first.id,
+            )  # fmt: skip
 
     def _drop_or_restore(self, copy: StoredInstance, first: KnownInstance) -> None:
         """A copy of what lies whole in the archive goes; where the first is lost or altered, it takes its place."""
@@ -190,7 +198,10 @@ class Intake:
     def _quarantine(
         self, offer: Offer, reason: QuarantineReason, received_at: datetime, *, most_bytes: int | None = None
     ) -> None:
-        """Set the bytes aside, or the first of them: they never were in the archive."""
+        """Set the bytes aside, or the first of them: they never were in the archive, and the peer knows that."""
+        if not self._space.has_room_aside():
+            log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, reason=reason)
+            return
         kept = offer.dataset[:most_bytes]
         file = self._archive.quarantine_bytes(
             kept,
@@ -209,12 +220,10 @@ class Intake:
 
     def _record(self, file: QuarantinedFile) -> None:
         row = self._ledger.record_quarantine(file)
-        is_alert = file.reason is not QuarantineReason.OTHER_ENCODING
-        level = logging.WARNING if is_alert else logging.INFO
         log.event(
             LOGGER,
             "object_quarantined",
-            level=level,
+            level=logging.WARNING,
             quarantine=row,
             reason=file.reason,
             peer=file.peer,
@@ -235,8 +244,16 @@ class Intake:
 
 
 def _agree(offer: Offer, uids: HeaderUids) -> bool:
-    """Does the dataset say of itself what the command said of it, in valid UIDs?"""
+    """Does the dataset say of itself what the command said of it, in UIDs that harm nobody?
+
+    Not only in valid ones: an archive takes what scanners write, and the verdict says what is wrong with it.
+    """
     told = (offer.sop_class_uid, offer.sop_instance_uid)
     return told == (uids.sop_class_uid, uids.sop_instance_uid) and all(
-        is_uid(uid) for uid in (*told, uids.study_uid, uids.series_uid)
+        is_harmless_uid(uid) for uid in (*told, uids.study_uid, uids.series_uid)
     )
+
+
+def _name(instance: StoredInstance) -> str:
+    """Of its file, in a series' folder as in quarantine."""
+    return PurePath(instance.file).name

@@ -71,7 +71,6 @@ class Receiver:
             archive=archive,
             ledger=ledger,
             space=self._space,
-            max_instance_bytes=self._limits.instance_bytes,
             clock=clock,
         )
         self._admission = threading.Lock()

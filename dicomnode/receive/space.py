@@ -18,6 +18,9 @@ LOGGER = logging.getLogger(__name__)
 
 # What passes when somebody makes room or closes files: the peer is asked to try again.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG})
+# Of the disk, for all that is set aside: a peer that sends other bytes under known UIDs without end must not take the
+# room of good images. A tenth of a disk of 1 TB is some 200,000 slices: no mistake that somebody looks at fills it.
+ASIDE_SHARE_PERCENT = 10.0
 HOLD_S = 10.0  # a quota or a table of open files cannot be asked: after such a failure, no new visitors for so long
 
 
@@ -43,6 +46,8 @@ class Space:
         self._failed: Condition | None = None
         self._failed_until = 0.0
         self._shown: Condition | None = None
+        self._is_aside_full = False
+        self._aside_until = 0.0  # when the quarantine is looked at again
 
     def condition(self) -> Condition | None:
         """What keeps us from accepting, measured now; each change is said once."""
@@ -59,6 +64,34 @@ class Space:
             previous, self._shown = self._shown, found
         self._say(found, previous)
         return found
+
+    def has_room_aside(self) -> bool:
+        """May more be set aside? Looked at once in ``HOLD_S``; each change is said once. Raises StorageError."""
+        with self._lock:
+            if self._clock.monotonic() < self._aside_until:
+                return not self._is_aside_full
+            self._aside_until = self._clock.monotonic() + HOLD_S
+            before = self._is_aside_full
+            taken, share = self._archive.aside_bytes(), self._archive.size_bytes() * ASIDE_SHARE_PERCENT / 100
+            self._is_aside_full = taken >= share
+            is_full = self._is_aside_full
+        if is_full and not before:
+            log.event(
+                LOGGER,
+                "quarantine_full",
+                level=logging.ERROR,
+                archive=str(self._archive.data),
+                bytes=taken,
+                limit=round(share),
+                hint="`dicomnode quarantine list` shows what it is; what was seen may be removed from the folder.",
+            )
+            self._note(
+                "quarantine_full", f"{taken} bytes lie there, {ASIDE_SHARE_PERCENT:g} % of the disk are its share"
+            )
+        elif before and not is_full:
+            log.event(LOGGER, "quarantine_has_room", bytes=taken)
+            self._note("quarantine_has_room", f"{taken} bytes lie there")
+        return not is_full
 
     def failed(self, exc: OSError) -> Answer:
         """A write did not succeed: the answer to the peer, and nobody else comes in for a while."""

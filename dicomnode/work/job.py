@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from dicomnode import durable, log
@@ -24,7 +24,7 @@ from dicomnode.generators.base import Generator
 from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts, pinned_model
 from dicomnode.ids import AeTitle, file_stem, new_instance_id
 from dicomnode.imaging.verdict import Limits
-from dicomnode.ledger.rows import DerivedInstance
+from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedInstance
 from dicomnode.pipeline import Progress, run_pipeline
 from dicomnode.seams import checkpoint
 from dicomnode.work import orders
@@ -197,6 +197,7 @@ def _verified(order: orders.Order, archive: Archive) -> dict[Path, str]:
 
 def _limits(order: orders.Order, facts: ModelFacts) -> Limits:
     pinned = json.loads(order.parameters)
+    pinned.pop(UTC_OFFSET_MIN, None)
     pinned["refuse_terms"] = tuple(pinned["refuse_terms"])
     return Limits(rule_name=order.rule, model=facts.name, ratios=facts.ratios, **pinned)
 
@@ -211,9 +212,16 @@ def _plan(order: orders.Order, facts: ModelFacts) -> DerivationPlan:
         model_digest=facts.digest,
         parameters=order.parameters,
         derivation_number=order.derivation_number,
-        created_at=datetime.fromisoformat(order.created_at),
+        created_at=_planned_at(order),
         ratio=order.ratio,
     )
+
+
+def _planned_at(order: orders.Order) -> datetime:
+    """The job's moment in the time zone that was this machine's then; a job of an older node pins none."""
+    moment = datetime.fromisoformat(order.created_at)
+    offset_min = json.loads(order.parameters).get(UTC_OFFSET_MIN)
+    return moment.astimezone(None if offset_min is None else timezone(timedelta(minutes=offset_min)))
 
 
 def _write(folder: Path, file: DerivedFile) -> DerivedInstance:

@@ -29,6 +29,7 @@ from dicomnode.archive import Archive
 from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.ids import AeTitle, JobId
 from dicomnode.ledger.rows import DerivedSeries, Job, QuarantinedFile, QuarantineReason
+from dicomnode.ledger.states import JobState
 from dicomnode.ledger.store import Ledger
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings import WorkSettings
@@ -41,7 +42,7 @@ LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LEASE_S = 60.0  # a third of it between two heartbeats (NODE 5.4)
-TICK_S = 5.0  # the longest wait when no wake comes
+TICK_S = 5.0  # the longest wait when no wake comes; as soon is an operator's cancel of the running job seen
 POLL_S = 0.5  # how often a running child's time and memory are looked at
 WARM_LIMIT_S = 300.0  # importing torch and reading weights, from a cold and slow disk
 RESTART_WAIT_S = (1.0, 60.0)  # before a child that never became warm is tried again: doubled from … to
@@ -67,8 +68,12 @@ class _Rest:
     wait_s: float
 
 
-class _LeaseLost(Exception):
-    """Another holder took the job; what our child makes of it is dropped."""
+class _NotOurs(Exception):
+    """An operator cancelled the job, or another holder took it; what our child makes of it is dropped."""
+
+
+class _NotWritten(Exception):
+    """The service stops while the ledger takes nothing: what was to be written is not, and is found anew later."""
 
 
 class Supervisor:
@@ -118,6 +123,8 @@ class Supervisor:
         self._stopping.set()
         self._wake.set()
         self._thread.join(limit_s + KILL_MARGIN_S)
+        if self._thread.is_alive():
+            log.event(LOGGER, "work_not_stopped", level=logging.ERROR)
 
     @property
     def worker_pid(self) -> int | None:
@@ -188,6 +195,15 @@ class Supervisor:
             model=job.planned.model, ratio=job.planned.ratio,
         )  # fmt: skip
         try:
+            self._attempt(job, worker)
+        except _NotWritten:
+            log.event(
+                LOGGER, "job_not_written", level=logging.WARNING, job=job.id, series=job.series,
+                sentence="The service stopped before the ledger took the end of the job; the next start does it again.",
+            )  # fmt: skip
+
+    def _attempt(self, job: Job, worker: WorkerProcess) -> None:
+        try:
             order = self._order(job)
             worker.send(order)
             outcome = self._watch(job, worker)
@@ -203,9 +219,11 @@ class Supervisor:
                     self._fail(job, outcome)
                 case GivenUp():
                     self._return(job, outcome.sentence, counts=outcome.counts)
-        except _LeaseLost:
-            log.event(LOGGER, "job_lost", level=logging.WARNING, job=job.id)
+        except _NotOurs:
             self._discard_worker()
+            self._drop(job)
+        except _NotWritten:
+            raise
         except NodeError as exc:  # the disk or the ledger, so not the job's fault
             self._return(job, exc.sentence, counts=False)
         except Exception as exc:
@@ -213,6 +231,14 @@ class Supervisor:
                 job, f"The supervisor failed ({type(exc).__name__}); the log holds the traceback.", counts=True
             )
             raise
+
+    def _drop(self, job: Job) -> None:
+        """A job that is not ours any more: whose it is decides what becomes of the files."""
+        if self._ledger.job_state(job.id) is JobState.CANCELLED:
+            self._archive.discard_output(job.output_series)
+            log.event(LOGGER, "job_cancelled", job=job.id, series=job.series)
+        else:
+            log.event(LOGGER, "job_lease_lost", level=logging.WARNING, job=job.id, series=job.series)
 
     def _order(self, job: Job) -> orders.Order:
         planned = job.planned
@@ -240,7 +266,7 @@ class Supervisor:
         """
         stage = "start"
         peak_mb = spent_s = 0.0
-        last = beaten = self._clock.monotonic()
+        last = beaten = looked = self._clock.monotonic()
         while True:
             said = worker.receive(POLL_S)
             now = self._clock.monotonic()
@@ -275,17 +301,20 @@ class Supervisor:
                 self._discard_worker()
                 return GivenUp(sentence="The service stopped before the job was done.", counts=False)
             if now - beaten > LEASE_S / 3:
-                beaten = now
-                self._beat(job)
+                beaten = looked = now
+                self._insist(job, lambda: self._ledger.beat_job(job, lease_s=LEASE_S))
+            elif now - looked > TICK_S:
+                looked = now
+                self._insist(job, lambda: self._ledger.is_job_ours(job))
 
-    def _beat(self, job: Job) -> None:
+    def _insist(self, job: Job, ask: Callable[[], bool]) -> None:
         try:
-            is_ours = self._ledger.beat_job(job, lease_s=LEASE_S)
+            is_ours = ask()
         except LedgerError as exc:  # locked by a backup, say; nobody else can take the job meanwhile either
             log.event(LOGGER, "beat_failed", level=logging.WARNING, job=job.id, sentence=exc.sentence)
             return
         if not is_ours:
-            raise _LeaseLost
+            raise _NotOurs
 
     def _finish(self, job: Job, made: orders.Finished) -> None:
         folder = self._archive.publish_output(job.output_series)
@@ -296,7 +325,7 @@ class Supervisor:
             series_uid=made.series_uid, instances=made.instances, notes=made.notes, seconds=made.seconds
         )
         if not self._persist(lambda: self._ledger.finish_job(job, derived)):
-            raise _LeaseLost
+            raise _NotOurs
         checkpoint("work.committed")
         self._disk_wait_s = DISK_WAIT_S[0]
         log.event(
@@ -307,11 +336,12 @@ class Supervisor:
     def _hold(self, job: Job, order: orders.Order, refused: orders.Refused) -> None:
         if refused.instance is not None and refused.found_sha256 is not None:
             self._quarantine(order, refused)
+        if not self._persist(lambda: self._ledger.hold_job(job, reason=refused.cause, sentence=refused.sentence)):
+            raise _NotOurs
         log.event(
             LOGGER, "job_held", level=logging.WARNING, job=job.id, series=job.series, reason=refused.cause,
             sentence=refused.sentence,
         )  # fmt: skip
-        self._persist(lambda: self._ledger.hold_job(job, reason=refused.cause, sentence=refused.sentence))
 
     def _quarantine(self, order: orders.Order, refused: orders.Refused) -> None:
         """Set an altered file aside: it is evidence, and nobody may take it for the instance again."""
@@ -359,16 +389,19 @@ class Supervisor:
 
     def _give_back(self, job: Job, sentence: str, *, counts: bool, wait_s: float | None) -> None:
         state = self._persist(lambda: self._ledger.return_job(job, detail=sentence, counts=counts))
+        if state is None:
+            self._drop(job)
+            return
         log.event(
             LOGGER, "job_returned", level=logging.WARNING, job=job.id, series=job.series,
             attempts=job.attempts + counts, state=state, sentence=sentence, wait_s=wait_s,
         )  # fmt: skip
 
-    def _persist(self, write: Callable[[], T]) -> T | None:
-        """Write to the ledger, again and again while it is locked or its disk is full; None when we stop first.
+    def _persist(self, write: Callable[[], T]) -> T:
+        """Write to the ledger, again and again while it is locked or its disk is full.
 
         What is to be written is true whatever the ledger says; if we are killed meanwhile, the job's lease is
-        returned at the next start and the work done once more.
+        returned at the next start and the work done once more. Raises _NotWritten when we stop first.
         """
         while True:
             try:
@@ -376,7 +409,7 @@ class Supervisor:
             except (LedgerError, StorageError) as exc:
                 log.event(LOGGER, "work_paused", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
                 if self._stopping.is_set():
-                    return None
+                    raise _NotWritten from exc
                 self._pause(PAUSE_S)
 
     def _lose_worker(self, said: object) -> None:

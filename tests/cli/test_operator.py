@@ -12,7 +12,17 @@ import pytest
 
 from dicomnode.archive import Archive
 from dicomnode.ids import SeriesId, new_instance_id
-from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, Job, PlannedJob, StoredInstance
+from dicomnode.ledger.rows import (
+    DerivedInstance,
+    DerivedSeries,
+    Examined,
+    Finding,
+    Job,
+    PlannedJob,
+    QuarantinedFile,
+    QuarantineReason,
+    StoredInstance,
+)
 from dicomnode.ledger.store import Ledger, open_ledger
 from tests.cli.conftest import Run
 from tests.support.mr_series import MR_IMAGE_STORAGE, write_mr_series
@@ -99,7 +109,7 @@ def test_a_list_is_an_array_with_the_promised_fields(run: Run, ledger: Ledger, s
     assert row.items() >= {"id": series, "state": "receiving", "revision": 1, "reason": None, "instances": 6}.items()
     _finish(ledger, _plan(ledger, series))
     assert len(json.loads(run("series", "list", "--json").out)) == 1
-    received, derived = json.loads(run("series", "list", "--derived", "--json").out)
+    derived, received = json.loads(run("series", "list", "--derived", "--json").out)
     assert (received["state"], derived["state"], derived["reason"]) == ("planned", "kept", "own_output")
     (delivery,) = json.loads(run("deliveries", "list", "--json").out)
     assert {"id", "state", "peer", "items", "acknowledged", "next_at", "reason"} <= delivery.keys()
@@ -201,3 +211,59 @@ def test_an_older_ledger_says_what_to_do(run: Run, ledger: Ledger, tmp_path: Pat
     ran = run("status")
     assert ran.code == 3
     assert "run `dicomnode db upgrade`" in ran.err
+
+
+def _set_aside(ledger: Ledger, *, reason: QuarantineReason = QuarantineReason.UID) -> int:
+    file = QuarantinedFile(
+        file=f"{new_instance_id():016x}.dcm", reason=reason, sha256="a" * 64, peer="mr1", instance=None,
+        kept_sha256=None,
+    )  # fmt: skip
+    return ledger.record_quarantine(file)
+
+
+def test_what_was_set_aside_is_listed_the_newest_first_until_a_person_has_seen_it(run: Run, ledger: Ledger) -> None:
+    for _ in range(2):
+        _set_aside(ledger)
+    _set_aside(ledger, reason=QuarantineReason.HEADER)
+    rows = json.loads(run("quarantine", "list", "--json").out)
+    assert [(row["id"], row["state"], row["reason"]) for row in rows] == [
+        (3, "unseen", "header"), (2, "unseen", "uid"), (1, "unseen", "uid"),
+    ]  # fmt: skip
+    newest = json.loads(run("quarantine", "list", "--reason", "uid", "--limit", 1, "--json").out)
+    assert [row["id"] for row in newest] == [2]
+    assert json.loads(run("quarantine", "seen", 1, 3, "--json").out)["seen"] == 2
+    assert [row["id"] for row in json.loads(run("quarantine", "list", "--json").out)] == [2]
+    assert [row["id"] for row in json.loads(run("quarantine", "list", "--all", "--json").out)] == [3, 2, 1]
+    (line,) = json.loads(run("status", "--json").out)["attention"]
+    assert (line["table"], line["id"], line["series"], line["reason"]) == ("quarantine", 2, None, "uid")
+    assert run("quarantine", "seen", "--all").out == "1 file is marked as seen.\n"
+    assert run("quarantine", "list").out == "Nothing is set aside.\n"
+    assert json.loads(run("status", "--json").out)["attention"] == []
+
+
+@pytest.mark.parametrize("words", [[], ["1", "--all"], ["1", "4711"]])
+def test_seen_without_numbers_with_both_and_with_a_wrong_number_marks_none(
+    run: Run, ledger: Ledger, words: list[str]
+) -> None:
+    _set_aside(ledger)
+    ran = run("quarantine", "seen", *words)
+    assert ran.code == 2
+    assert ran.err.startswith("dicomnode: ")
+    assert len(json.loads(run("quarantine", "list", "--json").out)) == 1
+
+
+def test_release_says_what_it_did_to_a_series_of_which_something_was_set_aside(
+    run: Run, ledger: Ledger, series: SeriesId
+) -> None:
+    file = QuarantinedFile(
+        file="1.dcm", reason=QuarantineReason.CONFLICT, sha256="a" * 64, peer="mr1", instance=None, kept_sha256=None,
+        series=series,
+    )  # fmt: skip
+    row = ledger.record_quarantine(file)
+    ledger.examined(series, [Examined(id=row, finding=Finding.OTHER_CONTENT, details=("pixels",))])
+    ledger.settle(series, 1, note="")
+    ledger.keep(series, 1, reason="set_aside", sentence="It was set aside.")
+    assert json.loads(run("series", "list", "--json").out)[0]["alert"]
+    assert run("series", "release", series).out == f"Series {series} goes on as it is.\n"
+    assert [one.id for one in ledger.settled_series()] == [series]
+    assert run("series", "release", series).code == 2, "there is nothing left that holds it"

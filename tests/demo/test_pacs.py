@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dicomnode.push.outcome import Reason
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 
 from dicomnode.demo.pacs import FIND_MODELS, Pacs, find
+from dicomnode.dimse.outcome import Reason
 from dicomnode.ids import AeTitle
 from dicomnode.push.scu import echo, send_files
 from dicomnode.settings import PeerSettings, PushSettings

@@ -22,6 +22,7 @@ from tests.support.pdu import EXPLICIT, IMPLICIT, MR_IMAGE, STANDARD_CONTEXTS, a
 
 FIXED = struct.pack(">HH", 1, 0) + b"NODE".ljust(16) + b"MR1".ljust(16) + bytes(32)
 SYNTAX = item(0x40, EXPLICIT.encode())
+GOOD = FIXED + item(0x20, bytes([1, 0, 0, 0]) + item(0x30, MR_IMAGE.encode()) + SYNTAX)
 
 
 def proposed(*contexts: bytes) -> bytes:
@@ -142,7 +143,7 @@ def test_a_peer_that_takes_next_to_nothing_gets_small_pdus(told: int, kept: int)
 
 def test_the_first_length_of_a_pdu_counts_and_one_of_another_size_does_not() -> None:
     user = item(0x51, b"\1\0") + item(0x51, struct.pack(">L", 1000)) + item(0x51, struct.pack(">L", 2000))
-    read = as_the_library_reads_it(FIXED + item(0x50, user))
+    read = as_the_library_reads_it(GOOD + item(0x50, user))
     assert read.user_information is not None
     assert read.user_information.maximum_length == 1000
 
@@ -156,11 +157,21 @@ def test_the_first_length_of_a_pdu_counts_and_one_of_another_size_does_not() -> 
         FIXED + b"\x10\0\0\x09short",
         FIXED + item(0x50, b"\x5a\0\0\x09short"),
         FIXED + item(0x20, bytes([1, 0, 0, 0]) + b"\x30\0\0\x63" + b"1.2"),
-        FIXED + item(0x21, bytes([1, 0, 0, 0]) + b"\x40\0\0\x63" + b"1.2"),
+        GOOD + item(0x50, b"\x5a\0\0\x09short"),
+        GOOD + b"\x70\0\0\x01",
     ],
 )
 def test_an_item_that_runs_over_its_end_is_not_guessed_at(body: bytes) -> None:
-    assert isinstance(tidy_request(body), Unreadable) or isinstance(tidy_acceptance(body), Unreadable)
+    assert isinstance(tidy_request(body), Unreadable)
+    assert isinstance(tidy_acceptance(body.replace(b"\x20\0", b"\x21\0")), Unreadable)
+
+
+def test_a_request_in_which_nothing_could_be_answered_is_unreadable() -> None:
+    even = item(0x20, bytes([2, 0, 0, 0]) + item(0x30, MR_IMAGE.encode()) + SYNTAX)
+    for body in (FIXED, FIXED + even, FIXED + item(0x50, item(0x51, bytes(4)))):
+        tidied = tidy_request(body)
+        assert isinstance(tidied, Unreadable)
+        assert "no presentation context" in tidied.why
 
 
 @pytest.mark.parametrize(
@@ -192,7 +203,7 @@ def test_an_acceptance_with_anything_in_it_is_read() -> None:
     assert tidied.summary.endswith("more")
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", FIXED]))
+@given(st.binary(max_size=200), st.sampled_from([b"", FIXED, GOOD]))
 def test_the_library_reads_whatever_is_left_of_any_bytes(content: bytes, begin: bytes) -> None:
     tidied = tidy_request(begin + content)
     if isinstance(tidied, Tidied):

@@ -13,6 +13,7 @@ import pytest
 
 from dicomnode.dimse.outcome import Reason
 from dicomnode.ids import AeTitle
+from dicomnode.push import scu
 from dicomnode.push.scu import Link, Offer, associate, echo, send_files
 from dicomnode.receive.listener import LARGEST_IN_FLIGHT
 from dicomnode.receive.scp import MEBIBYTE
@@ -50,15 +51,19 @@ def test_a_stream_of_empty_fragments_does_not_keep_the_thread_that_sends(tmp_pat
     assert sent.outcome.reason is Reason.ILLEGAL
 
 
-def test_a_stream_of_pdus_does_not_keep_a_release(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_of_pdus_does_not_keep_a_release_and_its_abort_is_a_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO, logger="dicomnode")
+    monkeypatch.setattr(scu, "RELEASE_TIMEOUT_S", 0.5)
     script = Script(refuses_release=True, flood=p_data(1, b"", is_command=True, is_last=False) * 100)
     with scripted_pacs(script) as pacs:
         verification = Offer(sop_class_uid=VERIFICATION, transfer_syntax_uid=IMPLICIT)
         link = associate(peer(pacs.port), [verification], ae_title=US, push=HASTY)
         assert isinstance(link, Link)
         with in_time():
-            assert not link._requestor.release(0.5)
+            link.release()
+    assert [line["peer"] for line in said(caplog, "association_aborted")] == ["pacs"]
 
 
 def test_an_answer_to_the_request_that_drips_does_not_keep_the_thread_that_asked() -> None:

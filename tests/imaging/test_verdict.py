@@ -43,6 +43,10 @@ REAL = {
     "prostatex/t2_tra": (Reason.PROCESS, "19 slices, 3 mm apart, 3 mm thick → 57 slices of 1 mm by rule default."),
     "prostatex/t2_sag": (Reason.PROCESS, "19 slices, 3.6 mm apart, 3 mm thick → 76 slices of 0.9 mm by rule default."),
     "prostatex/t2_cor": (Reason.PROCESS, "15 slices, 3 mm apart, 3 mm thick → 45 slices of 1 mm by rule default."),
+    "ge_pd_tra": (
+        Reason.PROCESS,
+        "20 slices, 6.999 mm apart, 5 mm thick → 120 slices of 1.167 mm by rule default.",
+    ),  # it says MPR, and was acquired as it is
     "lumbar/t2_sag": (Reason.PROCESS, "11 slices, 4.5 mm apart, 4 mm thick → 44 slices of 1.125 mm by rule default."),
     "brain_t1_fl2d": (Reason.PROCESS, "35 slices, 4.8 mm apart, 4 mm thick → 175 slices of 0.96 mm by rule default."),
     "mimbcd_uta11/t1_tse_3p3": (

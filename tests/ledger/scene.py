@@ -147,6 +147,10 @@ class Scene:
         assert self.ledger.settle(series, revision, note="quiet")
         assert self.ledger.plan(series, revision, plan_for(*peers)) is not None
 
+    def replan_first(self, series: SeriesId, *peers: str) -> None:
+        """A new verdict on the first revision, after the operator's retry."""
+        assert self.ledger.plan(series, 1, plan_for(*peers)) is not None
+
     def claim_job(self) -> Job:
         job = self.ledger.claim_job("boot1:host:1", lease_s=LEASE_S)
         assert job is not None

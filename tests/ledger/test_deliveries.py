@@ -107,7 +107,7 @@ def test_refused_items_hold_the_delivery_and_are_listed(due: Scene) -> None:
     due.ledger.refuse(delivery, first, status=0xA900)
     due.ledger.acknowledge(delivery, second, status=0)
     due.ledger.refuse(delivery, third, status=0xC000)
-    assert not due.ledger.finish_delivery(delivery)
+    assert due.ledger.finish_delivery(delivery) == "held"
     assert due.ask("SELECT state, reason, sentence FROM delivery") == [
         ("held", "refused", "pacs refused 2 of 3 images: 1 x status A900, 1 x status C000.")
     ]
@@ -138,7 +138,7 @@ def test_release_leaves_refused_items_refused(due: Scene) -> None:
     due.ledger.release_delivery(delivery.id, "operator")
     again = due.claim_delivery()
     assert due.ledger.pending_items(again) == []
-    assert not due.ledger.finish_delivery(again)
+    assert due.ledger.finish_delivery(again) == "held"
 
 
 def test_retry_makes_refused_items_pending_again_with_fresh_tries(due: Scene) -> None:

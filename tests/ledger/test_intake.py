@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +59,11 @@ def test_one_batch_tells_new_copies_quarrels_and_other_encodings_apart(scene: Sc
         StoreOutcome.OTHER_ENCODING,
         StoreOutcome.STORED,
     ]
-    assert scene.kinds("instance", first.id) == ["duplicate"]
+    assert scene.kinds("instance", first.id) == ["duplicate", "conflict", "other_encoding"]
+    assert scene.ask("SELECT file, reason, series_id FROM quarantine ORDER BY id") == [
+        (Path(batch[2].file).name, "conflict", series),
+        (Path(batch[3].file).name, "other_encoding", series),
+    ]
     assert len(scene.ledger.instances_of(series, 1)) == 2
 
 
@@ -68,14 +73,14 @@ def test_the_same_file_handed_in_again_after_a_commit_in_doubt_is_stored_not_a_d
     one = stored(series)
     assert scene.ledger.accept([one]) == [StoreOutcome.STORED]
     assert scene.ledger.accept([one]) == [StoreOutcome.STORED]
-    assert scene.ledger.known_files() == {one.file}
+    assert scene.ledger.files_in(str(series)) == {one.file}
 
 
 def test_a_batch_is_accepted_whole_or_not_at_all(scene: Scene) -> None:
     series = scene.ledger.series_for(new_uid())
     with pytest.raises(Exception, match=r"constraint|No row"):
         scene.ledger.accept([stored(series), stored(type(series)(4711))])
-    assert scene.ledger.known_files() == set()
+    assert scene.ledger.files_in(str(series)) == set()
 
 
 def test_what_we_derived_is_known_when_it_comes_back(scene: Scene) -> None:
@@ -327,11 +332,22 @@ def test_an_orphan_quarrels_with_nobody(scene: Scene) -> None:
     assert scene.kinds("quarantine", number) == ["orphan"]
 
 
-def test_known_files_are_received_and_derived_ones(scene: Scene) -> None:
+def test_the_files_of_a_folder_are_those_of_the_ledger_and_of_no_other_folder(scene: Scene) -> None:
+    for _ in range(11):
+        series = scene.receive(images=2)
+    assert series > 9, "a number that begins as another one does"
+    for number in range(1, series + 1):
+        files = scene.ledger.files_in(str(number))
+        assert files == {one.file for one in scene.ledger.instances_of(SeriesId(number), 1)}
+        assert len(files) == 2
+    assert scene.ledger.files_in("") == scene.ledger.files_in("lost+found") == set()
+
+
+def test_what_was_derived_lies_in_a_folder_of_its_own(scene: Scene) -> None:
     scene.queued()
     job = scene.claim_job()
     made = derived(2)
     scene.ledger.finish_job(job, made)
-    files = scene.ledger.known_files()
-    assert len(files) == 5 + 2
-    assert {f"{job.output_series}/{one.file_name}" for one in made.instances} <= files
+    assert len(scene.ledger.files_in(str(job.series))) == 5
+    files = scene.ledger.files_in(str(job.output_series))
+    assert files == {f"{job.output_series}/{one.file_name}" for one in made.instances}

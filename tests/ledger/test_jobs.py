@@ -113,7 +113,9 @@ def test_who_lost_the_lease_changes_nothing(scene: Scene) -> None:
     assert not scene.ledger.beat_job(old)
     assert not scene.ledger.finish_job(old, derived())
     assert not scene.ledger.hold_job(old, reason="input", sentence="x")
-    assert scene.ledger.return_job(old, detail="died", counts=True) == "running"
+    assert scene.ledger.return_job(old, detail="died", counts=True) is None
+    assert not scene.ledger.is_job_ours(old)
+    assert scene.ledger.is_job_ours(new)
     after = scene.ask("SELECT * FROM job"), scene.ask("SELECT count(*) FROM event"), scene.ask("SELECT * FROM series")
     assert before == after
     assert scene.ledger.finish_job(new, derived())
@@ -125,7 +127,8 @@ def test_a_finished_job_is_finished_once(scene: Scene) -> None:
     made = derived()
     assert scene.ledger.finish_job(job, made)
     assert not scene.ledger.finish_job(job, made)
-    assert scene.ledger.return_job(job, detail="died", counts=True) == "done"
+    assert scene.ledger.return_job(job, detail="died", counts=True) is None
+    assert scene.ledger.job_state(job.id) == "done"
     assert len(scene.states("delivery")) == 1
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, SeriesId
-from dicomnode.ledger.rows import Delivery, DeliveryItem, Job, StoreOutcome
+from dicomnode.ledger.rows import Delivery, Examined, Finding, Job, StoreOutcome
 from dicomnode.ledger.states import BIRTHS, TRANSITIONS
 from dicomnode.ledger.store import Ledger, open_ledger
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, derived, new_uid, plan_for, stored
@@ -44,6 +45,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.scene: Scene
         self.series: list[SeriesId] = []
         self.accepted: dict[str, SeriesId] = {}
+        self.aside: dict[str, SeriesId] = {}
         self.jobs: list[Job] = []
         self.deliveries: list[Delivery] = []
         self.acknowledged: Counter[int] = Counter()
@@ -98,8 +100,35 @@ class LedgerMachine(RuleBasedStateMachine):
         uid = list(self.accepted)[which % len(self.accepted)]
         before = self.scene.states("series")
         (outcome,) = self.ledger.accept([stored(self.accepted[uid], uid=uid, content=content)])
-        assert outcome == (StoreOutcome.DUPLICATE if content == "pixels" else StoreOutcome.CONFLICT)
+        if content == "pixels":
+            assert outcome == StoreOutcome.DUPLICATE
+        else:
+            assert outcome == (StoreOutcome.ASIDE_ALREADY if uid in self.aside else StoreOutcome.CONFLICT)
+            self.aside[uid] = self.accepted[uid]
         assert self.scene.states("series") == before
+
+    @precondition(lambda self: self.accepted)
+    @rule(which=pick)
+    def receive_a_copy_of_a_series(self, which: int) -> None:
+        """Another series bears the UID of an image that is there; perhaps nothing else ever comes of it."""
+        uid = list(self.accepted)[which % len(self.accepted)]
+        series = self.ledger.series_for(new_uid())
+        (outcome,) = self.ledger.accept([stored(series, uid=uid, content=f"copy {which} in {series}")])
+        assert outcome == StoreOutcome.CONFLICT
+
+    @rule(finding=st.sampled_from([Finding.SAME, Finding.OTHER_CONTENT]))
+    def examine_all(self, finding: Finding) -> None:
+        for series in self.ledger.waiting_quarantine():
+            found = [Examined(id=one.id, finding=finding) for one in self.ledger.unexamined(series)]
+            self.ledger.examined(series, found)
+
+    @rule(which=pick)
+    def see(self, which: int) -> None:
+        rows = self.scene.ask("SELECT id FROM quarantine ORDER BY id")
+        if rows:
+            (number,) = rows[which % len(rows)]
+            assert isinstance(number, int)
+            self.ledger.see_quarantine([number], "operator")
 
     # Settle.
 
@@ -112,7 +141,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def judge_all(self, model: str, keeps: bool, delivers: bool) -> None:
         for line in self.ledger.settled_series():
             if keeps:
-                assert self.ledger.keep(line.id, line.revision, reason="gaps", sentence="Gaps.")
+                reason = "set_aside" if self.ledger.unexamined(line.id) else "gaps"
+                assert self.ledger.keep(line.id, line.revision, reason=reason, sentence="Kept.")
             else:
                 planned = plan_for(*(PEERS if delivers else ()), digest_of_model=model)
                 assert self.ledger.plan(line.id, line.revision, planned) is not None
@@ -161,14 +191,15 @@ class LedgerMachine(RuleBasedStateMachine):
         items = self.ledger.pending_items(delivery)
         if not items:
             return
-        ours = self._is_ours(delivery)
+        ours, is_written = self._is_ours(delivery), self._is_answer_written(delivery)
         if answer == "acknowledge":
             assert self.ledger.acknowledge(delivery, items[0], status=0) == ours
-            self._count(items[0], ours=ours)
+            if is_written:
+                self.acknowledged[items[0].id] += 1
         elif answer == "refuse":
             assert self.ledger.refuse(delivery, items[0], status=0xA900) == ours
         else:
-            assert self.ledger.fail_item(delivery, items[0], status=0x0110) == items[0].tries + ours
+            assert self.ledger.fail_item(delivery, items[0], status=0x0110) == items[0].tries + is_written
 
     @precondition(lambda self: self.deliveries)
     @rule(which=pick, end=st.sampled_from(["finish", "defer", "hold", "release"]))
@@ -180,7 +211,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 refused = self.scene.ask(
                     "SELECT 1 FROM delivery_item WHERE delivery_id = ? AND state = 'refused'", delivery.id
                 )
-                assert self.ledger.finish_delivery(delivery) == (ours and not refused)
+                end_state = "held" if refused else "sent"
+                assert self.ledger.finish_delivery(delivery) == (end_state if ours else None)
         elif end == "defer":
             assert self.ledger.defer(delivery, wait_s=30, reason="no_answer", sentence="x") == ours
         elif end == "hold":
@@ -191,22 +223,32 @@ class LedgerMachine(RuleBasedStateMachine):
     # The operator.
 
     @precondition(lambda self: self.series)
-    @rule(which=pick, verb=st.sampled_from(["retry", "release"]))
+    @rule(which=pick, verb=st.sampled_from(["retry", "release", "cancel"]))
     def operate_series(self, which: int, verb: str) -> None:
         series = self.series[which % len(self.series)]
         try:
-            (self.ledger.retry_series if verb == "retry" else self.ledger.release_series)(series, "operator")
+            getattr(self.ledger, f"{verb}_series")(series, "operator")
         except InputError:
             return  # a verb that means nothing here changes nothing: the invariants look
 
-    @rule(which=pick, verb=st.sampled_from(["retry", "release"]))
+    @rule(which=pick, verb=st.sampled_from(["retry", "release", "cancel"]))
     def operate_delivery(self, which: int, verb: str) -> None:
-        count = len(self.scene.states("delivery"))
-        number = DeliveryId(1 + which % (count + 1))
+        with suppress(InputError):
+            getattr(self.ledger, f"{verb}_delivery")(self._some_delivery(which), "operator")
+
+    @rule(which=pick, peer=st.sampled_from(PEERS))
+    def send_delivery_to(self, which: int, peer: str) -> None:
+        """What was not sent is given up in favour of the other peer; what was stays sent."""
+        number = self._some_delivery(which)
+        before = self.scene.ask("SELECT state, peer FROM delivery WHERE id = ?", number)
         try:
-            (self.ledger.retry_delivery if verb == "retry" else self.ledger.release_delivery)(number, "operator")
+            there = self.ledger.send_delivery_to(number, peer, "operator")
         except InputError:
+            assert self.scene.ask("SELECT state, peer FROM delivery WHERE id = ?", number) == before
             return
+        assert self.scene.ask("SELECT state, peer FROM delivery WHERE id = ?", there) == [("due", peer)]
+        if there != number:
+            assert self.scene.state("delivery", number) == ("sent" if before[0][0] == "sent" else "cancelled")
 
     # What always holds.
 
@@ -233,6 +275,29 @@ class LedgerMachine(RuleBasedStateMachine):
         assert {uid for (uid,) in rows} == set(self.accepted)
 
     @invariant()
+    def every_image_that_was_set_aside_has_its_row_and_series(self) -> None:
+        rows = self.scene.ask("SELECT 1 FROM quarantine WHERE series_id IS NULL")
+        assert not rows
+        own = self.scene.ask(
+            "SELECT sop_instance_uid FROM quarantine JOIN instance ON instance.id = instance_id "
+            "WHERE quarantine.series_id = instance.series_id"
+        )
+        assert {uid for (uid,) in own} == set(self.aside)
+        assert len(own) == len(self.aside), "each once"
+
+    @invariant()
+    def nothing_begins_while_its_series_is_in_doubt(self) -> None:
+        """But what a person let go, or had begun before."""
+        doubtful = (
+            "SELECT delivery.id FROM delivery JOIN job ON job.id = delivery.job_id WHERE delivery.state = 'due' "
+            "AND delivery.attempts = 0 AND job.series_id IN (SELECT series_id FROM quarantine "
+            "WHERE seen_at IS NULL AND coalesce(finding, '') <> 'same')"
+        )
+        for (number,) in self.scene.ask(doubtful):
+            assert isinstance(number, int)
+            assert {"release", "retry"} & set(self.scene.kinds("delivery", number))
+
+    @invariant()
     def nothing_is_acknowledged_twice_or_forgotten(self) -> None:
         assert all(times == 1 for times in self.acknowledged.values())
         rows = self.scene.ask("SELECT id FROM delivery_item WHERE state = 'acknowledged'")
@@ -255,7 +320,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self.scene.ask(
             "SELECT 1 FROM series WHERE state = 'planned' AND NOT EXISTS ("
             "SELECT 1 FROM job WHERE job.series_id = series.id AND job.revision = series.revision "
-            "AND job.state NOT IN ('superseded', 'cancelled'))"
+            "AND (job.state NOT IN ('superseded', 'cancelled') OR job.reason = 'operator'))"
         )
 
     @invariant()
@@ -269,9 +334,14 @@ class LedgerMachine(RuleBasedStateMachine):
         row = self.scene.ask("SELECT state, lease_token FROM delivery WHERE id = ?", delivery.id)
         return row == [("sending", delivery.lease_token)]
 
-    def _count(self, item: DeliveryItem, *, ours: bool) -> None:
-        if ours:
-            self.acknowledged[item.id] += 1
+    def _is_answer_written(self, delivery: Delivery) -> bool:
+        """Also of what was on its way when an operator cancelled the delivery."""
+        row = self.scene.ask("SELECT state, state_cause, lease_token FROM delivery WHERE id = ?", delivery.id)
+        return self._is_ours(delivery) or row == [("cancelled", "cancel", delivery.lease_token)]
+
+    def _some_delivery(self, which: int) -> DeliveryId:
+        """One that is there, or the number behind the last."""
+        return DeliveryId(1 + which % (len(self.scene.states("delivery")) + 1))
 
 
 TestLedgerMachine = pytest.mark.timeout(600)(LedgerMachine.TestCase)  # 8 s of CPU, more where others work too

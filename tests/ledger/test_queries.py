@@ -29,14 +29,14 @@ def test_the_list_shows_what_was_received_and_ours_when_asked(scene: Scene, read
     scene.ledger.keep(kept, 1, reason="gaps", sentence="Gaps.", alert=True)
     planned = scene.queued("pacs")
     job = scene.finish_job(images=3)
-    lines = reader.series_list()
+    lines = reader.series_list()[::-1]
     assert [(line.id, line.state, line.revision, line.reason, line.instances) for line in lines] == [
         (kept, "kept", 1, "gaps", 4),
         (planned, "planned", 1, "process", 5),
     ]
     assert (lines[0].alert, lines[0].job, lines[0].source) == (True, None, None)
     assert (lines[1].job, lines[1].job_state) == (job.id, "done")
-    ours = reader.series_list(derived=True)[-1]
+    ours = reader.series_list(derived=True)[0]
     assert (ours.id, ours.state, ours.reason, ours.origin, ours.source, ours.instances) == (
         job.output_series,
         "kept",
@@ -193,7 +193,7 @@ def test_deliveries_are_listed_with_their_progress(scene: Scene, reader: Reader)
     scene.ledger.acknowledge(delivery, first, status=0)
     scene.ledger.refuse(delivery, second, status=0xC000)
     scene.ledger.defer(delivery, wait_s=5, reason="no_answer", sentence="pacs did not answer.")
-    one, two = reader.deliveries_list()
+    two, one = reader.deliveries_list()
     assert (one.id, one.state, one.peer, one.items, one.acknowledged, one.refused) == (1, "due", "pacs", 3, 1, 1)
     assert one.next_at is not None
     assert (one.next_at - scene.clock.now()).total_seconds() == 5

@@ -12,9 +12,11 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from dicomnode.errors import LedgerError
+from dicomnode.ids import SeriesId
 from dicomnode.ledger import migrate
 from dicomnode.ledger.engine import migration_connection
-from dicomnode.ledger.rows import ImportedModel
+from dicomnode.ledger.queries import open_reader
+from dicomnode.ledger.rows import Examined, Finding, ImportedModel
 from dicomnode.ledger.schema import HEAD
 from dicomnode.ledger.store import open_ledger
 
@@ -207,16 +209,27 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     triggers = {entry: words for entry, words in shape(of_0001).items() if entry[0] == "trigger"}
     assert len(rows["event"]) == 8, "births and moves of series, job and delivery"
     assert migrate.upgrade(url_of(of_0001)) == ("0001", HEAD)
+    rows["quarantine"] = [(*row, None, None, "[]", None) for row in rows["quarantine"]]  # columns of 0003
     assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows
     assert triggers.items() <= shape(of_0001).items()
     assert shape(of_0001) == shape(fresh)
     assert contents(of_0001, "transition") == contents(fresh, "transition")
 
 
+def test_0004_lets_an_operator_cancel_what_was_claimed_before_the_upgrade(of_0001: Path) -> None:
+    migrate.upgrade(url_of(of_0001))
+    ledger = open_ledger(url_of(of_0001))
+    delivery = ledger.claim_delivery("pacs", "1:node:7", lease_s=60)
+    assert delivery is not None
+    ledger.cancel_delivery(delivery.id, "operator")
+    ledger.retry_delivery(delivery.id, "operator")
+    ledger.close()
+
+
 def test_a_ledger_of_0001_goes_on_after_the_upgrade_and_takes_a_model(of_0001: Path) -> None:
     migrate.upgrade(url_of(of_0001))
     ledger = open_ledger(url_of(of_0001))
-    assert ledger.known_files() == {"1/b.dcm", "2/c.dcm"}
+    assert ledger.files_in("1") | ledger.files_in("2") == {"1/b.dcm", "2/c.dcm"}
     delivery = ledger.claim_delivery("pacs", "1:node:7", lease_s=60)
     assert delivery is not None
     model = ImportedModel(name="thin", digest="a" * 64, kind="thin", ratios=(2, 6))
@@ -239,3 +252,29 @@ def test_an_upgrade_to_0002_that_breaks_off_leaves_0001(of_0001: Path) -> None:
         migrate.upgrade(url_of(of_0001))
     assert (shape(of_0001), contents(of_0001, "transition")) == (before, rows)
     assert migrate.current(url_of(of_0001)) == "0001"
+
+
+def test_what_was_set_aside_before_0003_waits_for_a_person_after_it(of_0001: Path) -> None:
+    migrate.upgrade(url_of(of_0001))
+    with closing(open_reader(url_of(of_0001))) as reader:
+        (line,) = reader.quarantine_list()
+        assert (line.id, line.state, line.series, line.kept_series) == (1, "unseen", None, 1)
+        assert [one.table for one in reader.status().attention] == ["quarantine"]
+    with closing(open_ledger(url_of(of_0001))) as ledger:
+        ((row, file, reason),) = ledger.quarantine_without_series()
+        assert (file, reason) == ("q.dcm", "conflict")
+        ledger.quarantine_belongs(row, SeriesId(1), Examined(id=row, finding=Finding.NOT_COMPARED))
+        assert ledger.waiting_quarantine() == [1], "the series has its verdict, so it is looked at next"
+        assert not ledger.quarantine_without_series()
+
+
+def test_an_upgrade_to_0003_that_breaks_off_leaves_0002(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0002")
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("CREATE INDEX quarantine_unseen ON boot (pid)")  # stands in the way
+    before, rows = shape(of_0001), contents(of_0001, "quarantine")
+    with pytest.raises(LedgerError, match="quarantine_unseen"):
+        migrate.upgrade(url_of(of_0001))
+    assert (shape(of_0001), contents(of_0001, "quarantine")) == (before, rows)
+    assert migrate.current(url_of(of_0001)) == "0002"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from dicomnode.push.peer_loop import backoff_s
+from dicomnode.push.peer_loop import ABORTS_BEFORE_HOLD, backoff_s
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings import PushSettings
 from dicomnode.wire import IMPLICIT, MR_IMAGE, STATUSES, VERIFICATION, Action
@@ -23,6 +23,7 @@ from tests.support.misbehaving_pacs import MisbehavingPacs, Trick, silent_listen
 from tests.support.orthanc import needs_orthanc, orthanc
 from tests.support.wait import wait_until
 
+TIRELESS = SWIFT.model_copy(update={"backoff_min_s": 0.01, "backoff_max_s": 0.02})
 HASTY = SWIFT.model_copy(update={"connect_timeout_s": 0.5, "response_timeout_s": 0.7})
 
 
@@ -47,6 +48,28 @@ def test_a_due_delivery_arrives_whole_in_order_over_one_association(node: Node, 
     assert {arrival.sop_instance_uid: arrival.sha256 for arrival in pacs.arrivals} == derived.sha256
     assert [arrival.sop_instance_uid for arrival in pacs.arrivals] == list(derived.sha256)
     assert pacs.requested == 1
+
+
+@pytest.mark.parametrize(("trick", "reason"), [(Trick.ABORT, "aborted"), (Trick.LOSE_ANSWER, "lost")])
+def test_an_instance_at_which_the_peer_always_breaks_off_is_not_tried_for_ever(
+    node: Node, pacs: MisbehavingPacs, trick: Trick, reason: str
+) -> None:
+    derived = node.derive("pacs", instances=3)
+    pacs.answers.append(0)
+    pacs.answers.extend([trick] * 40)
+    node.push_to("pacs", pacs.port, TIRELESS)
+    held = node.wait_for("held", limit_s=30)
+    assert (held.reason, held.acknowledged, held.attempts) == (reason, 1, ABORTS_BEFORE_HOLD + 1)
+    assert f"It did so {ABORTS_BEFORE_HOLD} times in a row, at the same instance." in held.sentence
+    assert {arrival.sop_instance_uid for arrival in pacs.arrivals[1:]} == {list(derived.sha256)[1]}
+
+
+def test_a_peer_that_breaks_off_after_each_instance_gets_them_all(node: Node, pacs: MisbehavingPacs) -> None:
+    node.derive("pacs", instances=12)
+    for _ in range(12):
+        pacs.answers.extend([0, Trick.ABORT])
+    node.push_to("pacs", pacs.port, TIRELESS)
+    assert node.wait_for("sent", limit_s=30).acknowledged == 12
 
 
 def test_a_wake_up_sends_at_once_and_without_one_the_loop_looks_by_itself(node: Node, pacs: MisbehavingPacs) -> None:

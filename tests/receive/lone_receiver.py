@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 
 from dicomnode.archive import Archive
-from dicomnode.ledger.rows import QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import open_ledger
 from dicomnode.receive.scp import Receiver
 from dicomnode.settings import ArchiveSettings, NodeSettings, ReceiveSettings
+from dicomnode.sweep import Sweep
 from tests.receive.house import SCANNER
 
 
 def main(arguments: list[str]) -> None:
     """Listen on any port, write its number into the file, wait for a signal."""
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before there are threads, all of which inherit it
     data, port_file = Path(arguments[0]), Path(arguments[1])
     archive = Archive(data)
     archive.lock()
     ledger = open_ledger(f"sqlite:///{data / 'ledger.sqlite'}")
-    report = archive.sweep(ledger.known_files())
-    for orphan in report.orphans:
-        ledger.record_quarantine(
-            QuarantinedFile(
-                file=orphan.file,
-                reason=QuarantineReason.ORPHAN,
-                sha256=orphan.sha256,
-                peer=orphan.peer,
-                instance=None,
-                kept_sha256=None,
-            )
-        )
-    assert not report.missing, "a row without its file: something acknowledged was lost"
+    boot = ledger.begin_boot(pid=os.getpid(), host="test")
+    sweep = Sweep(archive, ledger, boot, damaged=lambda _: None)
+    sweep.begin()
     receiver = Receiver(
         node=NodeSettings(listen="127.0.0.1:0", data=data),
         receive=ReceiveSettings(),
@@ -43,8 +36,10 @@ def main(arguments: list[str]) -> None:
         wake=lambda: None,
     )
     receiver.start()
+    sweep.start()
     port_file.write_text(str(receiver.port))
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    signal.sigwait(ends)
+    sweep.stop(10.0)
     receiver.stop(0.0)
     ledger.close()
     sys.exit(0)

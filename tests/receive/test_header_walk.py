@@ -15,6 +15,7 @@ from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from dicomnode.ids import is_harmless_uid
 from dicomnode.receive.header_walk import MAX_DEPTH, MAX_ELEMENTS, Flaw, HeaderUids, read_uids
 from tests.support.dicom import encoded, mr_dataset
 from tests.support.shared import DATA, needs_shared
@@ -121,7 +122,17 @@ def test_a_value_too_long_for_a_uid_is_cut_and_stays_no_uid() -> None:
     )
     found = read_uids(content, implicit=True)
     assert isinstance(found, HeaderUids)
-    assert len(found.series_uid) == 128
+    assert not any(is_harmless_uid(uid) for uid in as_tuple(found))
+
+
+def test_blanks_at_the_cut_do_not_make_a_uid_of_a_value_too_long_for_one() -> None:
+    content = b"".join(
+        struct.pack("<HHL", tag >> 16, tag & 0xFFFF, 400) + b"1" * 128 + b" " * 4 + b"2" * 268
+        for tag in (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+    )
+    found = read_uids(content, implicit=True)
+    assert isinstance(found, HeaderUids)
+    assert not any(is_harmless_uid(uid) for uid in as_tuple(found))
 
 
 @settings(max_examples=300, deadline=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,3 +87,27 @@ def test_nothing_acknowledged_is_lost_and_nothing_doubles(tmp_path: Path, seam: 
     assert {archive.verify(row.file, row.sha256) for row in rows} == {FileState.WHOLE}
     left = {f"{path.parent.name}/{path.name}" for path in archive.root.rglob("*.*")}
     assert left == {row.file for row in rows}
+
+
+@pytest.mark.parametrize(
+    "seam", ["ledger.accept_written", "ledger.accept_committed", "receive.committed", "archive.quarantined"]
+)
+def test_what_was_to_be_set_aside_is_there_once_with_its_series_after_any_death(tmp_path: Path, seam: str) -> None:
+    """The second object has the UID of the first, and other bytes."""
+    first = made(1)
+    second = made(2, series_uid=first.series_uid, sop_instance_uid=first.sop_instance_uid)
+    with receiver(tmp_path, "--kill", f"{seam}:{1 if seam == 'archive.quarantined' else 2}") as (process, port):
+        assert send(port, [first, second]) == 1
+        assert process.wait(10) == -9, "the fault was never reached"
+    with receiver(tmp_path) as (_, port):
+        assert send(port, [second]) == 1
+    archive = Archive(tmp_path / "data")
+    with closing(open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")) as ledger:
+        series = ledger.series_for(first.series_uid)
+        (kept,) = ledger.instances_of(series, 1)
+        # Before the commit it was no conflict yet: the file is found without a row, and the same bytes came again.
+        aside = [one for one in ledger.unexamined(series) if one.reason != "orphan" or not one.is_stored]
+        assert [(one.reason, one.kept.id if one.kept else None) for one in aside] == [("conflict", kept.id)]
+        assert archive.aside(aside[0].file).read_bytes().endswith(second.dataset)
+        assert ledger.quarantined_files() == {path.name for path in archive.quarantine_folder.iterdir()}
+    assert {path.name for path in archive.folder_of(series).iterdir()} == {Path(kept.file).name}

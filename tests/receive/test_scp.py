@@ -300,7 +300,9 @@ def test_a_peer_whose_other_objects_are_stored_may_send_ct(tmp_path: Path) -> No
         assert guest.store(CT_IMAGE, str(dataset.SOPInstanceUID), encoded(dataset)) == 0x0000
 
 
-@pytest.mark.parametrize("uid", ["../../../etc/passwd", "1.2.3.", "1.02.3", "x" * 64, "1." * 40 + "1", "1.2/3"])
+@pytest.mark.parametrize(
+    "uid", ["../../../etc/passwd", "..", "1.2.3.", "1..3", "x" * 64, "1." * 64 + "1", "1.2/3", "1.2\n3", "1.2 3", " "]
+)
 def test_what_is_no_uid_does_not_match_and_is_set_aside(node: House, guest: Visitor, uid: str) -> None:
     dataset = mr_dataset()
     content = encoded(dataset).replace(
@@ -309,6 +311,26 @@ def test_what_is_no_uid_does_not_match_and_is_set_aside(node: House, guest: Visi
     assert guest.store(MR_IMAGE, uid, content) == 0xA900
     assert len(node.quarantined()) == 1
     assert not node.files()
+    assert guest.echo() == 0x0000
+
+
+@pytest.mark.parametrize("uid", ["1.02.3", "1.2." + 61 * "7", "1." * 63 + "12", "7"])
+@pytest.mark.parametrize("padding", ["", "\0", " "])
+def test_a_uid_that_breaks_the_rule_but_harms_nobody_is_archived_as_it_is(
+    node: House, guest: Visitor, uid: str, padding: str
+) -> None:
+    dataset = mr_dataset()
+    content = encoded(dataset)
+    for tag, keyword in ((0x0018, "SOPInstanceUID"), (0x000D, "StudyInstanceUID"), (0x000E, "SeriesInstanceUID")):
+        group = 0x0008 if keyword == "SOPInstanceUID" else 0x0020
+        content = content.replace(
+            _element(group, tag, str(dataset[keyword].value)), _element(group, tag, uid + padding)
+        )
+    assert guest.store(MR_IMAGE, uid + padding, content) == 0x0000
+    (file,) = node.stored(uid)
+    assert bytes(node.archive.read_dataset(file)) == content
+    assert dcmread(node.archive.path(file)).file_meta.MediaStorageSOPInstanceUID == uid
+    assert not node.quarantined()
     assert guest.echo() == 0x0000
 
 

@@ -60,13 +60,18 @@ class Made:
 
 
 def made_from(
-    paths: Sequence[Path], ratio: int, plan: DerivationPlan = PLAN, generate: Callable[[Volume], Volume] | None = None
+    paths: Sequence[Path],
+    ratio: int,
+    plan: DerivationPlan = PLAN,
+    generate: Callable[[Volume], Volume] | None = None,
+    *,
+    consistency: bool = True,
 ) -> Made:
     """The derived series of the files at ``paths``."""
     stack = load_volume(paths)
     grid = thin_grid(stack.volume, ratio)
     thin = generate(stack.volume) if generate else CubicDc().generate(stack.volume, grid, device="cpu")
-    derivation = derive(stack, thin, plan)
+    derivation = derive(stack, thin, plan, consistency=consistency)
     files = list(derivation.files())
     assert len(files) == derivation.count == ratio * len(stack.headers)
     return Made(stack=stack, files=files, notes=derivation.notes, clipped=derivation.clipped)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,8 +51,10 @@ class Node:
             assert loop.stop(10), "the peer's thread did not end"
         self.ledger.close()
 
-    def derive(self, *peers: str, instances: int = 4, size: int = 16) -> Derived:
-        """Receive, plan, run and finish a job whose result goes to the peers."""
+    def derive(
+        self, *peers: str, instances: int = 4, size: int = 16, change: Callable[[Path], object] = lambda _file: None
+    ) -> Derived:
+        """Receive, plan, run and finish a job whose result goes to the peers; ``change`` makes each file another."""
         source = made()
         series = self.ledger.series_for(source.series_uid)
         stored = StoredInstance(
@@ -82,6 +84,8 @@ class Node:
         job = self.ledger.claim_job("test", lease_s=60)
         assert job is not None
         paths = write_series(self.archive.begin_output(job.output_series), instances, size=size)
+        for path in paths:
+            change(path)
         uids = [_sop_instance_uid(path) for path in paths]
         digests = [digest(dataset_bytes(path)) for path in paths]
         folder = self.archive.publish_output(job.output_series)
@@ -111,10 +115,10 @@ class Node:
         return loop
 
     def deliveries(self) -> list[DeliveryLine]:
-        """What ``deliveries list`` shows."""
+        """What ``deliveries list`` shows, the oldest first."""
         reader = open_reader(self.url)
         try:
-            return reader.deliveries_list()
+            return reader.deliveries_list()[::-1]
         finally:
             reader.close()
 

@@ -91,8 +91,8 @@ class Node:
             reader.close()
 
     def series(self) -> list[SeriesLine]:
-        """What was received."""
-        return self.read(lambda reader: reader.series_list())
+        """What was received, the oldest first."""
+        return self.read(lambda reader: reader.series_list()[::-1])
 
     def job(self, series_id: int) -> JobLine:
         """The last job of a series."""
@@ -100,7 +100,7 @@ class Node:
 
     def deliveries(self) -> list[DeliveryLine]:
         """All deliveries, the oldest first."""
-        return self.read(lambda reader: reader.deliveries_list())
+        return self.read(lambda reader: reader.deliveries_list()[::-1])
 
     def events(self, name: str) -> list[Row]:
         """The lines of the log with this event."""

@@ -42,7 +42,7 @@ def plan(ledger: Ledger, series: SeriesId, *, model: str = "cubic-dc", ratio: in
             model=facts.name,
             model_digest=facts.digest,
             ratio=ratio,
-            parameters=pinned(RuleSettings(name="every series")),
+            parameters=pinned(RuleSettings(name="every series"), datetime.now(UTC)),
             deliver_to=(),
             sentence="planned by a test",
         ),

@@ -6,6 +6,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from tests.support.mr_series import mr_datasets
 from tests.support.stored import archived_files, store
 
 OUTPUT = SeriesId(99)
+PLANNED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         model=facts.name,
         model_digest=facts.digest,
         ratio=3,
-        parameters=pinned(RuleSettings(name="every series")),
+        parameters=pinned(RuleSettings(name="every series"), PLANNED_AT),
         derivation_number=1,
-        created_at="2026-01-02T03:04:05+00:00",
+        created_at=PLANNED_AT.isoformat(),
     )
     yield Bench(archive=archive, order=order, series=series)
     ledger.close()
@@ -115,7 +117,7 @@ def test_a_file_that_is_no_dicom_file_any_more_is_altered_and_its_whole_digest_i
 
 
 def test_a_series_whose_verdict_is_no_longer_to_process_is_refused_with_the_verdict(bench: Bench) -> None:
-    strict = pinned(RuleSettings(name="every series", refuse_terms=("ND",)))
+    strict = pinned(RuleSettings(name="every series", refuse_terms=("ND",)), PLANNED_AT)
     with pytest.raises(InputError, match="This is a ND image, not an anatomical stack"):
         bench.run(replace(bench.order, parameters=strict))
 

@@ -16,21 +16,18 @@ from pydicom import dcmread
 
 from dicomnode.archive import Archive
 from dicomnode.generators.model_dir import model_facts
-from dicomnode.ids import AeTitle, JobId, SeriesId
+from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger.lines import JobLine
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.settings import WorkSettings
 from dicomnode.work import supervisor as supervisor_module
-from dicomnode.work.child import Setup
 from dicomnode.work.supervisor import Supervisor
 from tests.support.mounts import unreadable
 from tests.support.mr_series import mr_datasets
 from tests.support.node import is_running
 from tests.support.stored import archived_files, plan, store
+from tests.support.supervised import LIMIT_S, supervised, warm_pid
 from tests.support.wait import wait_until
-
-LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +55,8 @@ class Bench:
     @contextmanager
     def supervisor(self, finished: Callable[[], None] = lambda: None, **settings: object) -> Iterator[Supervisor]:
         """A running supervisor, stopped at once afterwards."""
-        work = WorkSettings.model_validate({"device": "cpu", **settings})
-        running = Supervisor(
-            work,
-            self.ledger,
-            self.archive,
-            ae_title=AeTitle("NODE"),
-            setup=Setup(
-                data=self.archive.data, device="cpu", models=("cubic-dc",), log_level="debug", log_format="json"
-            ),
-            owner="1:test:1",
-            finished=finished,
-        )
-        running.start()
-        try:
+        with supervised(self.ledger, self.archive, finished, **settings) as running:
             yield running
-        finally:
-            running.stop(0)
 
 
 @pytest.fixture
@@ -87,10 +69,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     ledger.close()
 
 
-def _warm_pid(supervisor: Supervisor) -> int:
-    return wait_until(lambda: supervisor.worker_pid, LIMIT_S, "a worker is warm") or 0
-
-
 def test_a_job_becomes_an_archived_series_of_n_times_ratio_slices_that_the_ledger_knows(bench: Bench) -> None:
     series, _ = bench.planned(slices=6)
     finished: list[bool] = []
@@ -100,7 +78,7 @@ def test_a_job_becomes_an_archived_series_of_n_times_ratio_slices_that_the_ledge
     assert job.output_series is not None
     files = archived_files(bench.archive, SeriesId(job.output_series))
     assert len(files) == 18
-    assert {f"{file.parent.name}/{file.name}" for file in files} <= bench.ledger.known_files()
+    assert {f"{file.parent.name}/{file.name}" for file in files} == bench.ledger.files_in(str(job.output_series))
     spacings = {float(dcmread(file).SpacingBetweenSlices) for file in files}
     assert list(spacings) == [pytest.approx(4 / 3, abs=1e-5)]
     assert not bench.archive.output_folder(SeriesId(job.output_series)).exists()
@@ -110,7 +88,7 @@ def test_one_child_does_one_job_after_the_other(bench: Bench) -> None:
     first, _ = bench.planned()
     with bench.supervisor() as supervisor:
         bench.wait_for(first, "done")
-        pid = _warm_pid(supervisor)
+        pid = warm_pid(supervisor)
         second, _ = bench.planned()
         supervisor.wake()
         bench.wait_for(second, "done")
@@ -121,7 +99,7 @@ def test_one_child_does_one_job_after_the_other(bench: Bench) -> None:
 def test_a_job_whose_child_is_killed_goes_back_and_a_new_child_does_it(bench: Bench) -> None:
     series, _ = bench.planned(slices=60, size=256)
     with bench.supervisor() as supervisor:
-        pid = _warm_pid(supervisor)
+        pid = warm_pid(supervisor)
         wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
         os.kill(pid, signal.SIGKILL)
         job = bench.wait_for(series, "done")
@@ -136,7 +114,7 @@ def test_a_child_that_hangs_is_killed_at_the_time_limit_and_the_job_fails_after_
     series, _ = bench.planned(slices=60, size=512)  # more than a second of work, wherever the signal finds it
     with bench.supervisor(time_limit_s=1.0) as supervisor:
         for _ in range(3):
-            pid = _warm_pid(supervisor)
+            pid = warm_pid(supervisor)
             wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
             with suppress(ProcessLookupError):  # on a busy machine the limit may have passed without our help
                 os.kill(pid, signal.SIGSTOP)
@@ -212,7 +190,7 @@ def test_a_job_planned_with_another_model_digest_is_held_with_both_digests(
 def test_a_job_in_progress_is_returned_uncounted_when_the_service_stops_before_it_ends(bench: Bench) -> None:
     series, _ = bench.planned(slices=60, size=256)
     with bench.supervisor() as supervisor:
-        pid = _warm_pid(supervisor)
+        pid = warm_pid(supervisor)
         wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
         os.kill(pid, signal.SIGSTOP)
         supervisor.stop(0.5)
@@ -243,7 +221,7 @@ def test_a_late_instance_lets_a_running_job_end_and_supersedes_what_waits(bench:
     series = store(bench.ledger, bench.archive, datasets[:60])
     plan(bench.ledger, series)
     with bench.supervisor() as supervisor:
-        pid = _warm_pid(supervisor)
+        pid = warm_pid(supervisor)
         wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
         os.kill(pid, signal.SIGSTOP)
         store(bench.ledger, bench.archive, datasets[60:])
@@ -259,7 +237,7 @@ def test_the_lease_of_a_long_job_is_renewed_so_that_nobody_else_can_claim_it(
     monkeypatch.setattr(supervisor_module, "LEASE_S", 3.0)
     series, _ = bench.planned(slices=60, size=256)
     with bench.supervisor() as supervisor:
-        pid = _warm_pid(supervisor)
+        pid = warm_pid(supervisor)
         wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
         os.kill(pid, signal.SIGSTOP)
         begun = time.monotonic()
@@ -277,7 +255,7 @@ def test_a_job_that_another_owner_took_is_left_to_it_and_our_child_is_killed(
     monkeypatch.setattr(supervisor_module, "POLL_S", 2.0)
     series, _ = bench.planned(slices=60, size=256)
     with bench.supervisor() as supervisor:
-        pid = _warm_pid(supervisor)
+        pid = warm_pid(supervisor)
         wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
         os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: bench.ledger.claim_job("2:other:2", lease_s=60), 10, "the lease ran out")

@@ -27,12 +27,12 @@ from dicomnode.imaging.profile import choose_ratio
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge, line_of
 from dicomnode.imaging.volume import Volume
+from trainer.data.people import alike_of, person_of
 
 OPEN_DATA = Path(__file__).with_name("open_data.toml")
 UNSTATED_LICENCE = "not stated"  # of what was scanned; such data never reach weights that ship
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".ima")  # by such a name a file claims to be DICOM; others are passed over when they are not
-PERSON = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate")  # age and weight change between visits
 VALIDATION_SHARE = 0.2  # of the subjects
 
 # What makes two series of one place look alike or not; compared by ``pairs``.
@@ -93,6 +93,7 @@ class Series:
     positions_mm: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))  # ascending along the normal
     frame_of_reference_uid: str = field(default="", repr=False)
     person: str = field(default="", repr=False)  # digest
+    alike: str = field(default="", repr=False)  # digest, the same for people who may be one; "" where nobody knows
     image_type: tuple[str, ...] = ()
     contrast: Mapping[str, str] = field(default_factory=dict, repr=False)  # of CONTRAST, those that are stated
 
@@ -283,7 +284,8 @@ def _describe_dicom(source: Source) -> Series:
         slice_spacing_mm=verdict.slice_spacing_mm,
         slice_thickness_mm=verdict.slice_thickness_mm,
         frame_of_reference_uid=first.frame_of_reference_uid,
-        person=_person(first),
+        person=person_of(first),
+        alike=alike_of(first),
         image_type=first.image_type,
         contrast={keyword: text for keyword in CONTRAST if (text := first.text(keyword))},
     )
@@ -318,14 +320,6 @@ def _describe_nifti(source: Source) -> Series:
 
 def _role(verdict: Verdict) -> Role:
     return {Reason.PROCESS: Role.THICK, Reason.ALREADY_THIN: Role.THIN}.get(verdict.reason, Role.UNUSABLE)
-
-
-def _person(header: InstanceHeader) -> str:
-    """Digest of who it is; who has neither name nor number is told apart by study."""
-    who = [header.text(keyword) for keyword in PERSON]
-    if not any(who):
-        who = [header.study_uid]
-    return hashlib.sha256(json.dumps(who).encode()).hexdigest()
 
 
 def split_subjects(sources: Sequence[Source], *, share: float = VALIDATION_SHARE, seed: int = 0) -> tuple[Source, ...]:

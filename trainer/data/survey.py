@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from trainer.data.pairs import Distances, Origin, Pairing
 from trainer.data.partners import Pair, PairTable, Reason
+from trainer.data.people import look_alikes
 from trainer.data.sources import Role, Series, Split
 
 COLUMNS = ("series", "number", "split", "role", "slices", "spacing mm", "thickness mm", "matrix", "what the node says")
@@ -72,6 +73,7 @@ class Survey:
     rejected: tuple[RejectedRow, ...]
     slice_pairs: int  # real ones that would be trained or judged on
     simulated_from: tuple[str, ...]  # thin volumes, from which pairs can be simulated
+    warnings: tuple[str, ...] = ()  # sentences: subjects that may be one person
 
 
 def survey(found: Sequence[Series], table: PairTable) -> Survey:
@@ -93,6 +95,7 @@ def survey(found: Sequence[Series], table: PairTable) -> Survey:
         ),
         slice_pairs=sum(len(pair.matches) for pair in table.pairs),
         simulated_from=tuple(series.source.label for series in found if series.role is Role.THIN),
+        warnings=look_alikes((series.source.subject, series.person, series.alike) for series in found),
     )
 
 
@@ -133,7 +136,7 @@ def _pair_row(pair: Pair, rejected: Reason | None) -> PairRow:
 
 def dry_run_lines(told: Survey) -> list[str]:
     """Plain text for a terminal."""
-    lines = [f"{_count(told.subjects, 'patient')}, {len(told.series)} series", ""]
+    lines = [f"{_count(told.subjects, 'patient')}, {len(told.series)} series", *told.warnings, ""]
     lines += _table([COLUMNS, *(_cells(row) for row in told.series)])
     lines += ["", "Pairs of a thick and a thin series:" if told.pairs else "No pair of a thick and a thin series."]
     for row in told.pairs:

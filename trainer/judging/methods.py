@@ -49,6 +49,11 @@ class Interpolation:
         """There is nothing to tell apart."""
         return self.name
 
+    @property
+    def consistency(self) -> bool:
+        """Nothing is put back."""
+        return False
+
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
         """One matrix product; ``device`` is not used."""
         del device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from trainer.data import sources
 from trainer.data.leakage import check_leakage
 from trainer.data.pairs import Pairing
 from trainer.data.partners import PairTable, find_pairs
+from trainer.data.people import look_alikes
 from trainer.data.sources import Role, Series, Source, Split
 from trainer.data.survey import Survey, survey
 from trainer.training import loop, networks, recipe
@@ -49,10 +50,15 @@ def dry_run(request: Request) -> Survey:
     return survey(found, _pairs(request, found))
 
 
-def prepare(request: Request, device: torch.device) -> Plan:
-    """The plan. InputError where the studies hold nothing to train on, or one person in two splits."""
+def prepare(request: Request, device: torch.device, *, warn: Callable[[str], None] = lambda _sentence: None) -> Plan:
+    """The plan. InputError where the studies hold nothing to train on, or one person in two splits.
+
+    ``warn`` hears of what somebody should look at and no machine can decide: subjects that may be one person.
+    """
     made = _recipe(request)
     found = _find(request)
+    for sentence in look_alikes((series.source.subject, series.person, series.alike) for series in found):
+        warn(sentence)
     uses = {series.source.label: use for series in found if (use := _use(request, series)) is not None}
     table = _pairs(request, found) if request.pairs is not PairKind.SIMULATED else PairTable(pairs=(), rejections=())
     for pair in table.pairs:

@@ -90,6 +90,7 @@ class Oracle:
     truth: NDArray[np.float32]
     name: str = "truth"
     digest: str = ""
+    consistency: bool = True
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
         """Whatever was asked."""

@@ -1,0 +1,353 @@
+"""What a large archive costs: the start, the commands, receiving. Each against an empty data folder in the same run.
+
+    python bench/archive_size.py                10^6 instances: 5,000 series of 40 received, 5,000 of 160 derived
+    python bench/archive_size.py --series 500   a tenth of it
+    python bench/archive_size.py --toy          a few, to see that it still runs
+    python bench/archive_size.py --keep FOLDER  fill FOLDER once and use it again at the next run
+
+The ledger is filled through its own acts (accept, settle, plan, claim, finish, deliver), without flushes; only the
+acknowledgements of the peer are set a series at a time. The archive has a real name for every row, all of them hard
+links to a few small files. The node of the full and of the empty folder then take turns: time from the start of the
+process to READY=1 after a clean stop and after ``kill -9``, of ``status`` and ``series list``, and of receiving one
+series while the archive is still looked through. Bars: READY 3 s later at the most, the commands 1 s, receiving 1.10
+times as long. Every folder that it made is removed in the end, but for one to keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Engine, event
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dicomnode.archive import Archive
+from dicomnode.ids import InstanceId, SeriesId, file_stem, new_instance_id
+from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, PlannedJob, StoredInstance
+from dicomnode.ledger.store import Ledger, open_ledger
+from tests.support.dcmtk import environment, find_program, free_port, program
+from tests.support.dicom import write_series
+
+ROOT = Path(__file__).resolve().parents[1]
+SLICES, RATIO = 40, 4
+SENT = 120  # instances of the series that is received for the measurement
+READY_BAR_S, COMMAND_BAR_S, RECEIVE_BAR = 3.0, 1.0, 1.10
+LINKS = 30_000  # names of one file; ext4 allows 65,000
+LIMIT_S = 900.0
+MR_IMAGE, EXPLICIT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1"
+
+CONFIG = """
+[node]
+listen = "127.0.0.1:{port}"
+data = "{data}"
+[log]
+format = "json"
+[archive]
+refuse_free_percent = 0.0
+[settle]
+quiet_s = 3600
+max_wait_s = 7200
+[[peer]]
+name = "scanner"
+ae_title = "*"
+networks = ["127.0.0.1/32"]
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+address = "127.0.0.1:{pacs_port}"
+[[rule]]
+name = "all"
+model = "cubic-dc"
+deliver_to = ["pacs"]
+"""
+
+
+@dataclass(kw_only=True)
+class Clock:
+    """The past, an instance every few seconds: the moments of the rows."""
+
+    moment: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(days=400))
+
+    def now(self) -> datetime:
+        """A little later than the last time."""
+        self.moment += timedelta(milliseconds=1)
+        return self.moment
+
+    def monotonic(self) -> float:
+        """Nothing is timed by it here."""
+        return time.monotonic()
+
+
+class Links:
+    """Names in the archive, made of a few small files: real names, no bytes."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._made = 0
+        self._source = Path()
+
+    def add(self, series: int, names: Sequence[str]) -> None:
+        """A series' folder with these names in it."""
+        folder = self._archive.folder_of(SeriesId(series))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if self._made % LINKS == 0:
+                self._source = folder / name
+                self._source.write_bytes(b"stands for an instance")
+            else:
+                os.link(self._source, folder / name)
+            self._made += 1
+
+
+@event.listens_for(Engine, "connect")
+def _without_flushes(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")  # of this process, which only fills
+
+
+def fill(data: Path, series: int) -> None:
+    """A ledger and an archive, as this many received, derived and delivered series leave them."""
+    archive = Archive(data)
+    archive.root.mkdir(parents=True)
+    links = Links(archive)
+    url = f"sqlite:///{data / 'ledger.sqlite'}"
+    with closing(open_ledger(url, clock=Clock())) as ledger, closing(_items(data)) as items:
+        boot = ledger.begin_boot(pid=1, host="bench")
+        for number in range(series):
+            received = ledger.series_for(f"2.25.{10**20 + number}")
+            names = _receive(ledger, received, number)
+            links.add(received, names)
+            output, names = _derive(ledger, received, number)
+            links.add(output, names)
+            _deliver(ledger, items)
+        ledger.end_boot(boot.boot)
+
+
+def _items(data: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(data / "ledger.sqlite", isolation_level=None)
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+def _receive(ledger: Ledger, series: SeriesId, number: int) -> list[str]:
+    at = datetime.now(UTC) - timedelta(days=400)
+    ids = [new_instance_id() for _ in range(SLICES)]
+    ledger.accept(
+        [
+            StoredInstance(
+                id=one,
+                series=series,
+                sop_class_uid=MR_IMAGE,
+                sop_instance_uid=f"2.25.{10**20 + number}.{index}",
+                transfer_syntax_uid=EXPLICIT,
+                size_bytes=22,
+                sha256=f"{one:064x}",
+                file=f"{series}/{file_stem(one)}.dcm",
+                peer="scanner",
+                received_at=at,
+            )
+            for index, one in enumerate(ids)
+        ]
+    )
+    return [f"{file_stem(one)}.dcm" for one in ids]
+
+
+def _derive(ledger: Ledger, series: SeriesId, number: int) -> tuple[SeriesId, list[str]]:
+    assert ledger.settle(series, 1, note="")
+    planned = PlannedJob(
+        rule="all",
+        model="cubic-dc",
+        model_digest="0" * 64,
+        ratio=RATIO,
+        parameters="{}",
+        deliver_to=("pacs",),
+        sentence=f"{SLICES} slices, 4 mm apart, 4 mm thick → {SLICES * RATIO} slices of 1 mm by rule all.",
+    )
+    ledger.plan(series, 1, planned)
+    job = ledger.claim_job("bench", lease_s=60.0)
+    assert job is not None
+    instances = tuple(_derived(new_instance_id(), number, index) for index in range(SLICES * RATIO))
+    made = DerivedSeries(series_uid=f"2.25.{2 * 10**20 + number}", instances=instances, notes=(), seconds=1.0)
+    assert ledger.finish_job(job, made)
+    return job.output_series, [one.file_name for one in instances]
+
+
+def _derived(own_id: InstanceId, number: int, index: int) -> DerivedInstance:
+    return DerivedInstance(
+        id=own_id,
+        file_name=f"{file_stem(own_id)}.dcm",
+        sop_instance_uid=f"2.25.{2 * 10**20 + number}.{index}",
+        sop_class_uid=MR_IMAGE,
+        transfer_syntax_uid=EXPLICIT,
+        size_bytes=22,
+        sha256=f"{own_id:064x}",
+    )
+
+
+def _deliver(ledger: Ledger, items: sqlite3.Connection) -> None:
+    delivery = ledger.claim_delivery("pacs", "bench", lease_s=60.0)
+    assert delivery is not None
+    items.execute(
+        "UPDATE delivery_item SET state = 'acknowledged', state_cause = 'acknowledge', state_by = 'pacs', "
+        "state_detail = '0000', status = 0, attempt = 1 WHERE delivery_id = ?",
+        (delivery.id,),
+    )
+    assert ledger.finish_delivery(delivery)
+
+
+class Node:
+    """``dicomnode serve`` on one data folder, started as systemd does."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.data = data
+        self.port = free_port()
+        self.config = folder / f"{data.name}.toml"
+        self.config.write_text(CONFIG.format(port=self.port, data=data, pacs_port=free_port()))
+        self.log = folder / f"{data.name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> float:
+        """Seconds until it said READY=1."""
+        with tempfile.TemporaryDirectory() as short, closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as heard:
+            heard.bind(f"{short}/notify")
+            heard.settimeout(LIMIT_S)
+            variables = {**os.environ, "PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": f"{short}/notify"}
+            began = time.perf_counter()
+            with self.log.open("wb") as said:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "dicomnode", "serve", "--config", str(self.config)],
+                    env=variables, stdout=said, stderr=said,
+                )  # fmt: skip
+            while heard.recv(100) != b"READY=1":
+                pass
+            return time.perf_counter() - began
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """In order, or as a power cut does it."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            code = self._process.wait(LIMIT_S)
+            self._process = None
+            assert code == (0 if number == signal.SIGTERM else -number), self.log.read_text()
+
+    def ask(self, *words: str) -> float:
+        """Seconds that a command takes."""
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "dicomnode", *words, "--config", str(self.config), "--json"]
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - began
+
+    def receive(self, files: Sequence[Path]) -> float:
+        """Seconds until a sender has brought all of them."""
+        command = [program("storescu"), "-xe", "-aec", "DICOMNODE", "127.0.0.1", str(self.port), *map(str, files)]
+        began = time.perf_counter()
+        subprocess.run(command, env=environment(), check=True)
+        return time.perf_counter() - began
+
+    def swept(self) -> dict[str, object]:
+        """What the look through the archive found, once it is through."""
+        deadline = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline:
+            for line in self.log.read_text().splitlines():
+                if '"archive_swept"' in line:
+                    found: dict[str, object] = json.loads(line)
+                    return found
+            time.sleep(0.2)
+        raise TimeoutError("the archive was not swept in time")
+
+
+@contextmanager
+def stopped_in_the_end(nodes: Sequence[Node]) -> Iterator[None]:
+    """No process is left, whatever happens."""
+    try:
+        yield
+    finally:
+        for node in nodes:
+            node.stop(signal.SIGKILL)
+
+
+def measure(work: Path, full: Node, empty: Node, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """By what was timed: the seconds of the full and of the empty node, taking turns."""
+    taken: dict[str, dict[str, list[float]]] = {}
+
+    def note(what: str, node: Node, seconds: float) -> None:
+        taken.setdefault(what, {"full": [], "empty": []})["full" if node is full else "empty"].append(seconds)
+
+    with stopped_in_the_end((full, empty)):
+        for number in range(rounds):
+            for node in (empty, full) if number % 2 == 0 else (full, empty):
+                files = write_series(work / f"files-{number}-{node.data.name}", SENT, size=256)
+                note("ready_s", node, node.start())
+                note("receive_while_swept_s", node, node.receive(files))
+                note("sweep_s", node, float(str(node.swept()["seconds"])))
+                note("status_s", node, node.ask("status"))
+                note("series_list_s", node, node.ask("series", "list"))
+                files = write_series(work / f"more-{number}-{node.data.name}", SENT, size=256)
+                note("receive_s", node, node.receive(files))
+                node.stop(signal.SIGKILL)
+                note("ready_after_kill_s", node, node.start())
+                node.stop()
+    return taken
+
+
+def report(taken: dict[str, dict[str, list[float]]]) -> Iterator[dict[str, float | str]]:
+    """A line for each thing that was timed: medians, and what has the bar."""
+    for what, of in taken.items():
+        full, empty = statistics.median(of["full"]), statistics.median(of["empty"])
+        line: dict[str, float | str] = {"what": what, "full_s": round(full, 3), "empty_s": round(empty, 3)}
+        if what.startswith("receive"):
+            ratios = [mine / other for mine, other in zip(of["full"], of["empty"], strict=True)]
+            yield line | {"ratio": round(statistics.median(ratios), 3), "bar": f"<= {RECEIVE_BAR}"}
+        elif what == "sweep_s":
+            yield line
+        else:
+            bar_s = READY_BAR_S if what.startswith("ready") else COMMAND_BAR_S
+            yield line | {"more_s": round(full - empty, 3), "bar": f"<= {bar_s}"}
+
+
+def main() -> None:
+    """Print one JSON line for each thing that was timed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--series", type=int, default=5_000, help="received ones, and as many derived")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the full archive is, or is to stay")
+    options = parser.parse_args()
+    if find_program("storescu") is None:
+        sys.exit("DCMTK's storescu is not installed")
+    series, rounds = (20, 1) if options.toy else (options.series, options.rounds)
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="archive-size-") as folder:
+        work = Path(folder)
+        data = options.keep or work / "full"
+        if not data.exists():
+            began = time.perf_counter()
+            try:
+                fill(data, series)
+            except BaseException:
+                shutil.rmtree(data, ignore_errors=True)  # half an archive is not to be measured at the next run
+                raise
+            print(json.dumps({"what": "filled", "series": 2 * series, "seconds": round(time.perf_counter() - began)}))
+        size_mb = round((data / "ledger.sqlite").stat().st_size / 2**20)
+        instances = series * SLICES * (1 + RATIO)
+        print(json.dumps({"what": "archive", "instances": instances, "ledger_mb": size_mb}), flush=True)
+        for line in report(measure(work, Node(work, data), Node(work, work / "empty"), rounds)):
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What a list is to show: the options that lists share, and the words that they take."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dicomnode.errors import InputError
+from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+
+if TYPE_CHECKING:
+    from dicomnode.ledger.lists import Wanted
+
+SHOWN_ON_TERMINAL: Final = 20  # rows, unless --limit or --all says otherwise: a page
+SHOWN_ELSEWHERE: Final = 100  # to a pipe, and as JSON
+
+SERIES_STATES: Final = (*SeriesState, *JobState)  # no state of a series is called like one of a job
+DELIVERY_STATES: Final = tuple(DeliveryState)
+
+AGE: Final = re.compile(r"([0-9]{1,9})(s|m|h|d|w)")
+UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Since(click.ParamType[datetime]):
+    """A date, a date with a time, or an age; of this machine's time zone where none is named."""
+
+    name = "WHEN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """The moment in UTC."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            if age := AGE.fullmatch(str(value)):
+                return datetime.now(UTC) - timedelta(**{UNITS[age[2]]: int(age[1])})
+            return datetime.fromisoformat(str(value)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is neither an age (90s, 30m, 2h, 3d, 1w) nor a date (2026-03-04, 2026-03-04T05:06).",
+                param,
+                ctx,
+            )
+
+
+def list_options(states: Iterable[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of a list; what they take arrives as ``filters``, and goes through ``wanted``."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(
+            (
+                click.option("--limit", metavar="N", type=click.IntRange(min=1), help="The newest N."),
+                click.option("--all", "show_all", is_flag=True, help="However many there are."),
+                click.option(
+                    "--state", "states", metavar="STATE", type=click.Choice([str(state) for state in states]),
+                    multiple=True, help="Only in this state; may be given several times, like the next two.",
+                ),
+                click.option("--reason", "reasons", metavar="REASON", multiple=True, help="Only for this reason."),
+                click.option("--peer", "peers", metavar="PEER", multiple=True, help="Only from, or to, this peer."),
+                click.option("--since", type=Since(), help="Only since then: 2h, 3d, 2026-03-04, 2026-03-04T05:06."),
+            )
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def wanted(
+    *,
+    limit: int | None,
+    show_all: bool,
+    states: tuple[str, ...],
+    reasons: tuple[str, ...],
+    peers: tuple[str, ...],
+    since: datetime | None,
+    as_json: bool,
+) -> Wanted:
+    """The filter for the ledger."""
+    from dicomnode.ledger.lists import Wanted
+
+    if show_all and limit is not None:
+        raise click.UsageError("--limit and --all exclude each other.")
+    if limit is None and not show_all:
+        limit = SHOWN_ON_TERMINAL if sys.stdout.isatty() and not as_json else SHOWN_ELSEWHERE
+    return Wanted(states=states, reasons=reasons, peers=peers, since=since, limit=limit)
+
+
+def require_known(what: str, asked: Iterable[str], *known: Callable[[], Collection[str]]) -> None:
+    """Raise InputError for a word that is in none of the sets; the later ones are looked up only when they are needed.
+
+    An empty list would read like "there are none", where the word was only misspelt.
+    """
+    missing = list(asked)
+    found: set[str] = set()
+    for look_up in known:
+        if not missing:
+            return
+        found |= set(look_up())
+        missing = [word for word in missing if word not in found]
+    if missing:
+        raise InputError(f"There is no {what} {missing[0]}.", hint=f"Known: {', '.join(sorted(found)) or 'none'}.")
+
+
+def reasons_of_series() -> set[str]:
+    """Every reason that a series or its job can have."""
+    from dicomnode.imaging.verdict import Reason
+    from dicomnode.ledger.jobs import OWN_OUTPUT
+    from dicomnode.ledger.states import OPERATOR
+    from dicomnode.ledger.verdicts import PROCESS
+    from dicomnode.settle import NOT_JUDGED
+    from dicomnode.work.orders import Cause
+
+    return {*map(str, Reason), *map(str, Cause), OWN_OUTPUT, PROCESS, NOT_JUDGED, OPERATOR}
+
+
+def reasons_of_deliveries() -> set[str]:
+    """Every reason that a delivery can have."""
+    from dicomnode.dimse.outcome import Reason
+    from dicomnode.errors import NodeError
+    from dicomnode.ledger.deliveries import EARLIER_REVISION, REFUSED
+    from dicomnode.ledger.lists import NO_PEER
+    from dicomnode.ledger.states import OPERATOR
+    from dicomnode.push.attempt import Cause
+    from dicomnode.push.peer_loop import INTERNAL
+
+    codes = {error.code for error in _family(NodeError)}
+    outcomes = set(map(str, Reason)) - {str(Reason.ANSWERED)}
+    return outcomes | set(map(str, Cause)) | codes | {EARLIER_REVISION, REFUSED, NO_PEER, OPERATOR, INTERNAL}
+
+
+def _family(error: type[Any]) -> set[type[Any]]:
+    children = set(error.__subclasses__())
+    return children | {grandchild for child in children for grandchild in _family(child)}

@@ -1,0 +1,216 @@
+"""The lists of series and deliveries: filtered, cut and counted by the database, the newest first.
+
+A ledger of a million instances has ten thousand series: what a list does not show is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, false, func, literal, or_, select
+
+from dicomnode.ledger import quarantine
+from dicomnode.ledger.act import stands
+from dicomnode.ledger.lines import AnswerLine, DeliveryLine, SeriesLine
+from dicomnode.ledger.schema import RECEIVED, delivery, delivery_item, instance, job, series
+from dicomnode.ledger.schema import quarantine as aside
+from dicomnode.ledger.states import DeliveryState, ItemState
+
+NO_PEER: Final = "no_peer"  # reason of a due delivery whose peer the settings do not name, or not with an address
+
+AnyRow = Row[*tuple[object, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which rows of a list are asked for; what is empty asks for all."""
+
+    states: Sequence[str] = ()  # of a series: its own, or that of its last job
+    reasons: Sequence[str] = ()  # of a series: its own, or that of its last job
+    peers: Sequence[str] = ()  # of a series: who sent an instance of it
+    since: datetime | None = None  # of a series: its last instance came; of a delivery: it came to where it stands
+    limit: int | None = None
+
+    @property
+    def is_narrow(self) -> bool:
+        """Are there rows that it leaves out, whatever the limit?"""
+        return bool(self.states or self.reasons or self.peers or self.since)
+
+
+ALL: Final = Wanted()
+
+_reads, _makes = job.alias("reads"), job.alias("makes")
+_LAST_JOB = select(func.max(_reads.c.id)).where(_reads.c.series_id == series.c.id).scalar_subquery()
+_SOURCE = select(_makes.c.series_id).where(_makes.c.output_series_id == series.c.id).scalar_subquery()
+# The verdict's own, or because of what was set aside of the series, until a person has seen that.
+IS_ALERT: Final = or_(series.c.alert, exists().where(aside.c.series_id == series.c.id, quarantine.IS_ALERT)).label(
+    "alarms"
+)
+_COUNT = select(func.count()).where(instance.c.series_id == series.c.id).scalar_subquery()
+_LISTED_SERIES = or_(series.c.first_at.is_not(None), series.c.revision > 1)  # a number alone is no series yet
+
+
+def series_lines(connection: Connection, wanted: Wanted, *, derived: bool) -> list[SeriesLine]:
+    """What was received; with ``derived`` also what this node made. The newest first."""
+    question = (
+        select(
+            series,
+            IS_ALERT,
+            _COUNT.label("instances"),
+            _SOURCE.label("source"),
+            job.c.id.label("job"),
+            job.c.state.label("job_state"),
+        )
+        .join_from(series, job, job.c.id == _LAST_JOB, isouter=True)
+        .where(*_of_series(wanted, derived=derived))
+        .order_by(series.c.id.desc())
+        .limit(wanted.limit)
+    )
+    return [
+        SeriesLine(
+            id=row.id,
+            state=row.state,
+            revision=row.revision,
+            reason=row.reason,
+            instances=row.instances,
+            alert=row.alarms,
+            origin=row.origin,
+            source=row.source,
+            job=row.job,
+            job_state=row.job_state,
+            last_at=row.last_at,
+        )
+        for row in connection.execute(question)
+    ]
+
+
+def count_series(connection: Connection, wanted: Wanted, *, derived: bool) -> int:
+    """How many series there are of those, whatever the limit."""
+    joined = select(func.count()).select_from(series).join(job, job.c.id == _LAST_JOB, isouter=True)
+    return connection.execute(joined.where(*_of_series(wanted, derived=derived))).scalar_one()
+
+
+def senders(connection: Connection) -> set[str]:
+    """Who ever sent an instance that is here."""
+    return set(connection.execute(select(instance.c.peer).where(instance.c.peer.is_not(None)).distinct()).scalars())
+
+
+def delivery_lines(
+    connection: Connection, wanted: Wanted, *, reachable: Collection[str] | None, of_series: int | None = None
+) -> list[DeliveryLine]:
+    """Deliveries, the newest first. ``reachable``: the peers that can be sent to; None: nobody asks."""
+    where = _of_deliveries(wanted, reachable, of_series)
+    chosen = select(delivery.c.id).join_from(delivery, job).where(*where).order_by(delivery.c.id.desc())
+    chosen = chosen.limit(wanted.limit)
+    tallies = (
+        select(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state, func.count().label("items"))
+        .where(delivery_item.c.delivery_id.in_(chosen))
+        .group_by(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state)
+        .order_by(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state)
+    )
+    tally_of: dict[int, list[AnyRow]] = {}
+    for row in connection.execute(tallies):
+        tally_of.setdefault(row.delivery_id, []).append(row)
+    question = (
+        select(delivery, job.c.series_id, job.c.revision, _reason(reachable).label("reason_now"))
+        .join_from(delivery, job)
+        .where(delivery.c.id.in_(chosen))
+        .order_by(delivery.c.id.desc())
+    )
+    return [_delivery_line(row, tally_of.get(row.id, []), reachable=reachable) for row in connection.execute(question)]
+
+
+def count_deliveries(connection: Connection, wanted: Wanted, *, reachable: Collection[str] | None) -> int:
+    """How many deliveries there are of those, whatever the limit."""
+    joined = select(func.count()).select_from(delivery).join(job)
+    return connection.execute(joined.where(*_of_deliveries(wanted, reachable, None))).scalar_one()
+
+
+def receivers(connection: Connection) -> set[str]:
+    """To whom a delivery ever was opened."""
+    return set(connection.execute(select(delivery.c.peer).distinct()).scalars())
+
+
+def has_no_peer(reachable: Collection[str] | None) -> ColumnElement[bool]:
+    """Is a delivery due to a peer that cannot be sent to?"""
+    if reachable is None:
+        return false()
+    return and_(stands(delivery, DeliveryState.DUE), delivery.c.peer.not_in(sorted(reachable)))
+
+
+def no_peer_sentence(number: int, peer: str) -> str:
+    """What is wrong with a delivery whose peer cannot be sent to, and what to do."""
+    return (
+        f"The settings name no peer {peer} with an address, so nothing is sent: `dicomnode deliveries retry {number} "
+        f"--to PEER` sends it to another, `dicomnode deliveries cancel {number}` gives it up."
+    )
+
+
+def _of_series(wanted: Wanted, *, derived: bool) -> list[ColumnElement[bool]]:
+    received = series.c.origin == RECEIVED
+    where = [_LISTED_SERIES, or_(received, series.c.series_uid.is_not(None)) if derived else received]
+    if wanted.states:
+        where.append(or_(series.c.state.in_(wanted.states), job.c.state.in_(wanted.states)))
+    if wanted.reasons:
+        where.append(or_(series.c.reason.in_(wanted.reasons), job.c.reason.in_(wanted.reasons)))
+    if wanted.peers:
+        where.append(exists().where(instance.c.series_id == series.c.id, instance.c.peer.in_(wanted.peers)))
+    if wanted.since is not None:
+        where.append(series.c.last_at >= wanted.since)
+    return where
+
+
+def _of_deliveries(
+    wanted: Wanted, reachable: Collection[str] | None, of_series: int | None
+) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = []
+    if of_series is not None:
+        where.append(or_(job.c.series_id == of_series, job.c.output_series_id == of_series))
+    if wanted.states:
+        where.append(delivery.c.state.in_(wanted.states))
+    if wanted.reasons:
+        where.append(_reason(reachable).in_(wanted.reasons))
+    if wanted.peers:
+        where.append(delivery.c.peer.in_(wanted.peers))
+    if wanted.since is not None:
+        where.append(delivery.c.state_at >= wanted.since)
+    return where
+
+
+def _reason(reachable: Collection[str] | None) -> ColumnElement[str | None]:
+    return case((has_no_peer(reachable), literal(NO_PEER)), else_=delivery.c.reason)
+
+
+def _delivery_line(row: AnyRow, tally: Sequence[AnyRow], *, reachable: Collection[str] | None) -> DeliveryLine:
+    is_due, has_peer = row.state == DeliveryState.DUE, reachable is None or row.peer in reachable
+    said = [row.sentence]
+    if not has_peer and row.state in (DeliveryState.DUE, DeliveryState.HELD):
+        said = [*([] if is_due else said), no_peer_sentence(row.id, row.peer)]
+    return DeliveryLine(
+        id=row.id,
+        state=row.state,
+        peer=row.peer,
+        items=sum(part.items for part in tally),
+        acknowledged=sum(part.items for part in tally if part.state == ItemState.ACKNOWLEDGED),
+        refused=sum(part.items for part in tally if part.state == ItemState.REFUSED),
+        next_at=row.next_at if is_due and has_peer else None,
+        reason=row.reason_now,
+        sentence=" ".join(said),
+        series=row.series_id,
+        revision=row.revision,
+        job=row.job_id,
+        attempts=row.attempts,
+        failures=row.failures,
+        proof=row.proof,
+        sent_at=row.sent_at,
+        answers=tuple(
+            AnswerLine(status=f"{part.status:04X}", state=part.state, items=part.items)
+            for part in tally
+            if part.status is not None
+        ),
+        created_at=row.created_at,
+        changed_at=row.state_at,
+    )

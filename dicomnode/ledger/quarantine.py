@@ -1,0 +1,393 @@
+"""What was set aside: to which series it belongs, what a look at it found, and whether a person has seen it.
+
+A file in quarantine was answered 0000 and is no instance, or was refused, or lay in the archive without a row. As long
+as nobody has seen one that may matter, its series is not derived in silence and nothing of it begins its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import PurePath
+from typing import Final
+
+from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, or_, select, update
+
+from dicomnode.errors import InputError
+from dicomnode.ids import InstanceId, QuarantineId, SeriesId
+from dicomnode.ledger import deliveries
+from dicomnode.ledger.act import Act, stands
+from dicomnode.ledger.deliveries import COMPARED, IS_HARM
+from dicomnode.ledger.lines import AttentionLine, QuarantineLine
+from dicomnode.ledger.rows import (
+    Examined,
+    Finding,
+    KnownInstance,
+    QuarantinedFile,
+    QuarantineReason,
+    SetAside,
+    StoredInstance,
+    StoreOutcome,
+    Unexamined,
+)
+from dicomnode.ledger.schema import RECEIVED, events, instance, quarantine, series
+from dicomnode.ledger.sentences import beside, set_aside
+from dicomnode.ledger.states import SeriesState
+
+SEEN: Final = "seen"  # event: a person has looked
+
+_UNCERTAIN = (Finding.NOT_COMPARED, Finding.NOT_STORED)  # another look may find something else
+_UNSEEN = quarantine.c.seen_at.is_(None)
+# What a person has to see: all but re-encodings that differ in nothing that matters, or that are still to be compared.
+IS_ALERT = and_(
+    _UNSEEN,
+    func.coalesce(quarantine.c.finding, "") != Finding.SAME,
+    or_(quarantine.c.reason != QuarantineReason.OTHER_ENCODING, quarantine.c.finding.is_not(None)),
+)
+_SAME_BYTES = select(quarantine.c.file).where(
+    quarantine.c.instance_id == bindparam("kept"),
+    quarantine.c.sha256 == bindparam("bytes"),
+    quarantine.c.reason.in_([QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING]),
+)
+_SERIES_OF = select(instance.c.series_id).where(instance.c.id == bindparam("kept"))
+_stored = instance.alias("stored")
+_beside = quarantine.alias("beside")
+_IS_STORED = or_(
+    exists().where(
+        _stored.c.series_id == quarantine.c.series_id,
+        _stored.c.sha256 == quarantine.c.sha256,
+        _stored.c.origin == RECEIVED,
+    ),
+    exists().where(  # or they came again and were set aside for a reason that has its own row
+        _beside.c.series_id == quarantine.c.series_id,
+        _beside.c.sha256 == quarantine.c.sha256,
+        _beside.c.reason.in_([QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING]),
+    ),
+)
+_UNEXAMINED = (
+    select(
+        quarantine.c.id,
+        quarantine.c.reason,
+        quarantine.c.file,
+        quarantine.c.sha256,
+        quarantine.c.series_id,
+        instance.c.id.label("kept"),
+        instance.c.series_id.label("kept_series"),
+        instance.c.file.label("kept_file"),
+        instance.c.sha256.label("kept_bytes"),
+        instance.c.transfer_syntax_uid,
+        instance.c.origin,
+        _IS_STORED.label("is_stored"),
+    )
+    .join_from(quarantine, instance, isouter=True)
+    .where(
+        quarantine.c.series_id == bindparam("of_series"),
+        COMPARED,
+        or_(quarantine.c.finding.is_(None), and_(_UNSEEN, quarantine.c.finding.in_(_UNCERTAIN))),
+    )
+    .order_by(quarantine.c.id)
+)
+_WAITING_SERIES = (
+    select(quarantine.c.series_id)
+    .distinct()
+    .join_from(quarantine, series, series.c.id == quarantine.c.series_id)
+    .where(
+        quarantine.c.series_id.is_not(None),
+        quarantine.c.finding.is_(None),
+        COMPARED,
+        stands(series, SeriesState.KEPT, SeriesState.PLANNED),
+    )
+)
+_WITHOUT_SERIES = select(quarantine.c.id, quarantine.c.file, quarantine.c.reason).where(
+    quarantine.c.series_id.is_(None), quarantine.c.finding.is_(None), COMPARED
+)
+_FIND = (
+    update(quarantine)
+    .where(quarantine.c.id == bindparam("row"), quarantine.c.finding.is_distinct_from(bindparam("found")))
+    .values(finding=bindparam("found"), details=bindparam("words"))
+)
+_BELONG = update(quarantine).where(quarantine.c.id == bindparam("row")).values(series_id=bindparam("of_series"))
+_GROUPS = (
+    select(
+        quarantine.c.finding,
+        quarantine.c.details,
+        instance.c.series_id.label("kept_series"),
+        func.count().label("files"),
+    )
+    .join_from(quarantine, instance, isouter=True)
+    .where(
+        quarantine.c.series_id == bindparam("of_series"),
+        COMPARED,
+        func.coalesce(quarantine.c.finding, "") != Finding.SAME,
+    )
+    .group_by(quarantine.c.finding, quarantine.c.details, instance.c.series_id)
+    .order_by(func.min(quarantine.c.id))
+)
+_BESIDE = (
+    select(quarantine.c.series_id, func.count().label("files"))
+    .join_from(quarantine, instance)
+    .where(
+        instance.c.series_id == bindparam("of_series"),
+        quarantine.c.series_id != instance.c.series_id,
+        quarantine.c.finding == Finding.OTHER_SERIES,
+    )
+    .group_by(quarantine.c.series_id)
+    .order_by(quarantine.c.series_id)
+)
+_INSTANCES = select(func.count()).where(instance.c.series_id == bindparam("of_series"))
+_LINES = (
+    select(quarantine, instance.c.file.label("kept_file"), instance.c.series_id.label("kept_series"))
+    .join_from(quarantine, instance, isouter=True)
+    .order_by(quarantine.c.id.desc())
+)
+_ALERTS = (
+    select(quarantine.c.reason, quarantine.c.peer, func.count().label("files"), func.max(quarantine.c.id).label("id"))
+    .where(IS_ALERT)
+    .group_by(quarantine.c.reason, quarantine.c.peer)
+    .order_by(func.max(quarantine.c.id).desc())
+)
+
+# What an operator reads of each reason.
+CAUSES: Final = {
+    QuarantineReason.CONFLICT: "other bytes came under a SOP Instance UID that is taken",
+    QuarantineReason.OTHER_ENCODING: "they came in another transfer syntax, and differ from what was kept",
+    QuarantineReason.HEADER: "their header cannot be read, so that they were refused",
+    QuarantineReason.UID: "their UIDs are none, or not those of the C-STORE request, so that they were refused",
+    QuarantineReason.ORPHAN: "they had no row in the ledger, as after a crash or with an older ledger",
+    QuarantineReason.ALTERED: "they were altered on the disk after they had been stored",
+}
+
+
+def take(act: Act, again: StoredInstance, known: KnownInstance, outcome: StoreOutcome, *, is_judged: bool) -> bool:
+    """Record an object whose UID is taken, in the transaction that found it out; False: its very bytes lie there.
+
+    Its file is still to be moved to quarantine: whoever was killed before that finds it by its name at the next start.
+    """
+    assert outcome in (StoreOutcome.CONFLICT, StoreOutcome.OTHER_ENCODING)
+    if act.connection.execute(_SAME_BYTES, {"kept": known.id, "bytes": again.sha256}).first() is not None:
+        act.note(StoreOutcome.ASIDE_ALREADY, table=instance.name, row=known.id)
+        return False
+    file = QuarantinedFile(
+        file=PurePath(again.file).name,
+        reason=QuarantineReason(outcome.value),
+        sha256=again.sha256,
+        peer=again.peer,
+        instance=known.id,
+        kept_sha256=known.sha256,
+        series=again.series,
+    )
+    made = record(act, file)
+    if known.series != again.series:
+        act.note(file.reason, table=quarantine.name, row=made, detail=f"kept is an instance of series {known.series}")
+    if is_judged:
+        deliveries.hold_doubtful(act, again.series)
+    return True
+
+
+def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> QuarantineId:
+    """Record a file in the quarantine folder, and the quarrel at the instance that was kept."""
+    belongs_to = file.series
+    if belongs_to is None and file.instance is not None:
+        belongs_to = act.connection.execute(_SERIES_OF, {"kept": file.instance}).scalar_one()
+    made = act.connection.execute(
+        quarantine.insert().returning(quarantine.c.id),
+        {
+            "file": file.file,
+            "reason": file.reason,
+            "sha256": file.sha256,
+            "peer": file.peer,
+            "instance_id": file.instance,
+            "kept_sha256": file.kept_sha256,
+            "at": act.now,
+            "series_id": belongs_to,
+            "finding": finding,
+            "details": [],
+        },
+    ).scalar_one()
+    if file.instance is None:
+        act.note(file.reason, table=quarantine.name, row=made)
+    else:
+        act.note(file.reason, table=instance.name, row=file.instance, detail=f"set aside as quarantine {made}")
+    return QuarantineId(made)
+
+
+def file_of(connection: Connection, kept: InstanceId, sha256: str) -> str | None:
+    """The name of the file with these bytes that was set aside beside an instance."""
+    found: str | None = connection.execute(_SAME_BYTES, {"kept": kept, "bytes": sha256}).scalars().first()
+    return found
+
+
+def files(connection: Connection) -> set[str]:
+    """Every file that has a row, by its name below the quarantine folder."""
+    return set(connection.execute(select(quarantine.c.file)).scalars())
+
+
+def files_of(connection: Connection, series_id: SeriesId) -> set[str]:
+    """The files that were set aside of a series, by their names below the quarantine folder."""
+    return set(connection.execute(select(quarantine.c.file).where(quarantine.c.series_id == series_id)).scalars())
+
+
+def without_series(connection: Connection) -> list[tuple[QuarantineId, str, QuarantineReason]]:
+    """Rows of which it is not known yet to which series they belong: number, file, reason."""
+    rows = connection.execute(_WITHOUT_SERIES)
+    return [(QuarantineId(row.id), row.file, QuarantineReason(row.reason)) for row in rows]
+
+
+def belong(act: Act, row: QuarantineId, series_id: SeriesId | None, otherwise: Examined) -> None:
+    """A file says to which series it belongs; where none is known, that is the finding."""
+    if series_id is None:
+        _find(act, otherwise)
+    else:
+        act.connection.execute(_BELONG, {"row": row, "of_series": series_id})
+
+
+def waiting_series(connection: Connection) -> list[SeriesId]:
+    """Series that were judged, and of which something was set aside since that nobody has looked at."""
+    return [SeriesId(number) for number in connection.execute(_WAITING_SERIES).scalars()]
+
+
+def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
+    """What is to be looked at of a series; what could not be told before is looked at again."""
+    return [
+        Unexamined(
+            id=QuarantineId(row.id),
+            reason=QuarantineReason(row.reason),
+            file=row.file,
+            series=SeriesId(row.series_id),
+            is_stored=row.is_stored,
+            kept=None
+            if row.kept is None
+            else KnownInstance(
+                id=InstanceId(row.kept),
+                series=SeriesId(row.kept_series),
+                file=row.kept_file,
+                sha256=row.kept_bytes,
+                transfer_syntax_uid=row.transfer_syntax_uid,
+                is_derived=row.origin != RECEIVED,
+            ),
+        )
+        for row in connection.execute(_UNEXAMINED, {"of_series": series_id})
+    ]
+
+
+def examined(act: Act, series_id: SeriesId, found: Sequence[Examined]) -> None:
+    """Write down what the look found; where nothing is left to doubt, what was held for it goes."""
+    for one in found:
+        _find(act, one)
+    if deliveries.is_in_doubt(act.connection, series_id):
+        deliveries.hold_doubtful(act, series_id)
+    else:
+        deliveries.release_doubtful(act, series_id, "nothing that was set aside differs")
+
+
+def see(act: Act, rows: Collection[int] | None) -> int:
+    """A person has seen these rows, or all that there are; how many were new to him. InputError for no such row."""
+    chosen = select(quarantine.c.id, quarantine.c.seen_at)
+    if rows is not None:
+        chosen = chosen.where(quarantine.c.id.in_(rows))
+    found = {row.id: row.seen_at for row in act.connection.execute(chosen)}
+    if missing := sorted(set(rows or ()) - found.keys()):
+        raise InputError(
+            f"There is no quarantine {missing[0]}; none was marked.", hint="`dicomnode quarantine list` shows them."
+        )
+    return _see(act, [number for number, seen_at in found.items() if seen_at is None])
+
+
+def see_series(act: Act, series_id: SeriesId) -> int:
+    """A person has seen what was set aside of a series."""
+    unseen = select(quarantine.c.id).where(quarantine.c.series_id == series_id, _UNSEEN)
+    return _see(act, act.connection.execute(unseen).scalars().all())
+
+
+def objections(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
+    """Sentences on what was set aside of a series, differs from what was kept, and was seen by nobody."""
+    return _sentences(connection, series_id, is_unseen=True)
+
+
+def notes(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
+    """Sentences on what was set aside of a series, and what of others because of it; seen or not."""
+    others = {SeriesId(row.series_id): row.files for row in connection.execute(_BESIDE, {"of_series": series_id})}
+    return (*_sentences(connection, series_id, is_unseen=False), *beside(others))
+
+
+def lines(
+    connection: Connection, *, limit: int | None, reason: QuarantineReason | None, is_all: bool
+) -> list[QuarantineLine]:
+    """The files that were set aside, the newest first: those that wait for a person, or all."""
+    question = _LINES if is_all else _LINES.where(IS_ALERT)
+    question = question if reason is None else question.where(quarantine.c.reason == reason)
+    return [_line(row) for row in connection.execute(question.limit(limit))]
+
+
+def attention(connection: Connection) -> list[AttentionLine]:
+    """A line for each reason and peer of which something is unseen, the newest first."""
+    found = []
+    for row in connection.execute(_ALERTS):
+        newest = connection.execute(select(quarantine.c.series_id).where(quarantine.c.id == row.id)).scalar_one()
+        number = "1 file" if row.files == 1 else f"{row.files} files"
+        sender = f" from {row.peer}" if row.peer else ""
+        sentence = (
+            f"{number}{sender} set aside: {CAUSES[QuarantineReason(row.reason)]}. `dicomnode quarantine list "
+            f"--reason {row.reason}` shows what; `dicomnode quarantine seen` ends this line."
+        )
+        found.append(
+            AttentionLine(
+                table=quarantine.name, id=row.id, series=newest, state="unseen", reason=row.reason, sentence=sentence
+            )
+        )
+    return found
+
+
+def _find(act: Act, one: Examined) -> None:
+    parameters = {"row": one.id, "found": one.finding, "words": list(one.details)}
+    if act.connection.execute(_FIND, parameters).rowcount and one.finding is not Finding.SAME:
+        act.note(one.finding, table=quarantine.name, row=one.id, detail=", ".join(one.details))
+
+
+def _see(act: Act, rows: Sequence[int]) -> int:
+    if rows:
+        act.connection.execute(
+            update(quarantine).where(quarantine.c.id == bindparam("row")).values(seen_at=act.now),
+            [{"row": row} for row in rows],
+        )
+        seen = {"at": act.now, "table_name": quarantine.name, "kind": SEEN, "actor": act.by, "detail": ""}
+        act.connection.execute(insert(events), [{**seen, "row_id": row} for row in rows])
+    return len(rows)
+
+
+def _sentences(connection: Connection, series_id: SeriesId, *, is_unseen: bool) -> tuple[str, ...]:
+    question = _GROUPS.where(IS_HARM, _UNSEEN) if is_unseen else _GROUPS
+    groups: dict[tuple[Finding | None, SeriesId | None], SetAside] = {}
+    for row in connection.execute(question, {"of_series": series_id}):
+        finding = None if row.finding is None else Finding(row.finding)
+        kept = SeriesId(row.kept_series) if finding is Finding.OTHER_SERIES else None
+        before = groups.get((finding, kept))
+        groups[finding, kept] = SetAside(
+            finding=finding,
+            files=row.files + (before.files if before else 0),
+            kept_series=kept,
+            details=tuple(dict.fromkeys((*(before.details if before else ()), *row.details))),
+        )
+    if not groups:
+        return ()
+    instances = connection.execute(_INSTANCES, {"of_series": series_id}).scalar_one()
+    return set_aside(tuple(groups.values()), instances)
+
+
+def _line(row: Row[*tuple[object, ...]]) -> QuarantineLine:
+    state = "harmless" if row.finding == Finding.SAME else "unseen" if row.seen_at is None else "seen"
+    return QuarantineLine(
+        id=row.id,
+        state=state,
+        file=row.file,
+        reason=row.reason,
+        finding=row.finding,
+        details=tuple(row.details),
+        peer=row.peer,
+        sha256=row.sha256,
+        kept_sha256=row.kept_sha256,
+        kept_file=row.kept_file,
+        kept_series=row.kept_series,
+        series=row.series_id,
+        at=row.at,
+        seen_at=row.seen_at,
+    )

@@ -1,0 +1,266 @@
+"""Files and rows brought together after whatever ended the service before this one, without keeping anyone waiting.
+
+A crash leaves temporary files, whole files whose row was never written or stands in quarantine already, and, where
+somebody removed files by hand, rows without a file. None of them is in the way of what comes in: own ids are random, so
+nothing new ever gets the name of something old. So the node opens its door first, and only what is quick comes before:
+
+    before READY   what no job had published; the folders that changed since the last clean stop, for a second
+    at first use   a folder before this process first writes into it, whoever writes (``Archive.before_first_write``)
+    behind         every other folder, the newest first, in small pieces with long pauses; quarantine without rows
+
+No folder is looked through once this process has begun to write into it, so a file without a row is always one that
+an earlier process left, whatever the clocks say: what is being received now is never taken for an orphan. A ledger
+put back from an older copy hands numbers out again whose folders hold files: these are set aside before the first new
+file comes to lie beside them. What was looked through is remembered in memory only: a start begins anew.
+
+A large ledger is checked for damage here too, before the rest: a service that finds some stops.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from dicomnode import log
+from dicomnode.archive import Archive, Orphan
+from dicomnode.errors import LedgerError, NodeError, StorageError
+from dicomnode.imaging.headers import PRODUCT, InstanceHeader, read_header_or_reason
+from dicomnode.ledger.engine import CheckStoppedError, LedgerBusyError
+from dicomnode.ledger.rows import BootReport, Examined, Finding, QuarantinedFile, QuarantineReason
+from dicomnode.ledger.store import Ledger
+from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+
+LOGGER = logging.getLogger(__name__)
+
+BEFORE_READY_S = 1.0  # for folders that changed since the last clean stop; the rest of them come behind
+PIECE_S = 0.02  # of work, then
+PAUSE_SHARE = 9.0  # times as long a pause: a tenth of one processor while instances come in
+QUARANTINE_PIECE = 50  # files of the quarantine that are given a row in one transaction
+RETRY_S = 10.0  # after the ledger was locked, or the disk full
+CHECK_NICENESS = 19  # the check is one long call into SQLite, which holds no lock of Python's meanwhile
+CHECK_POLL_S = 0.1
+
+
+class Sweep:
+    """One look through an archive in the life of a service. ``look_through`` may be called from any thread."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        ledger: Ledger,
+        boot: BootReport,
+        *,
+        damaged: Callable[[LedgerError], None],  # told once when the check finds damage
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._archive = archive
+        self._ledger = ledger
+        self._boot = boot
+        self._damaged = damaged
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._done: set[str] = set()
+        self._swept = self._orphans = self._missing = 0
+        self._first_missing = ""
+        self._moved: list[Orphan] = []  # to quarantine, and still without a row there
+        self._quarantined: list[str] = []  # names that were there before this process wrote any
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweep")
+        self._check = threading.Thread(target=self._check_ledger, name="ledger-check")
+        self._is_sound = boot.is_checked  # the ledger: only then does a file without a row mean anything
+
+    def begin(self) -> None:
+        """What comes before the door opens. Raises StorageError where the data folder cannot be listed or changed."""
+        began_s = self._clock.monotonic()
+        try:
+            self._swept += self._archive.remove_unpublished()
+            self._quarantined = self._archive.quarantined_names()
+            names = _newest_first(self._archive.folder_names())
+            self._archive.before_first_write = self.look_through
+            for name in names:
+                if self._archive.changed_since(name, self._boot.last_clean_stop):
+                    self._look_or_leave(name)
+                if self._clock.monotonic() - began_s > BEFORE_READY_S:
+                    break
+            self._give_series_to_quarantined(until_s=began_s + BEFORE_READY_S)
+        except OSError as exc:
+            raise StorageError(
+                f"The archive {self._archive.root} could not be swept: {exc.strerror}; the node did not start.",
+                hint="Check that the node's user owns every file of the data folder and that the disk is sound.",
+            ) from exc
+        log.event(
+            LOGGER, "swept", boot=self._boot.boot, state="clean" if self._boot.ended_cleanly else "killed",
+            returned=self._boot.returned_jobs + self._boot.returned_deliveries, count=len(self._done),
+            swept=self._swept, orphans=self._orphans, seconds=self._clock.monotonic() - began_s,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Begin with what comes behind the open door."""
+        self._thread.start()
+
+    def stop(self, limit_s: float) -> None:
+        """Stop between two folders; the next start begins anew."""
+        self._stopping.set()
+        until_s = self._clock.monotonic() + limit_s
+        while self._thread.is_alive() and self._clock.monotonic() < until_s:
+            self._ledger.stop_check()  # again and again: an interrupt before the check began would be lost
+            self._thread.join(CHECK_POLL_S)
+
+    def look_through(self, name: str) -> None:
+        """Bring files and rows of one folder together, once in this process's life and before its first write there.
+
+        A file that cannot be moved or removed is left where it is, with a word. Raises OSError where the folder
+        cannot be listed, LedgerError where the ledger cannot be asked: then the folder is not to be written into.
+        """
+        if name in self._done:
+            return
+        with self._turn:
+            if name in self._done:
+                return
+            report = self._archive.sweep_folder(name, self._ledger.files_in(name), self._ledger.aside_in(name))
+            self._moved += report.orphans
+            checkpoint("sweep.set_aside")
+            self._record(self._moved)
+            self._moved.clear()
+            for sentence in report.failures:
+                log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
+            self._swept += report.swept
+            self._missing += len(report.missing)
+            self._first_missing = self._first_missing or next(iter(report.missing), "")
+            self._done.add(name)
+
+    def _run(self) -> None:
+        """Border: a node that cannot look through its archive still does everything else."""
+        began_s = self._clock.monotonic()
+        try:
+            if not self._is_sound:
+                self._check.start()
+                self._check.join()
+            if not self._is_sound:  # damaged, not readable, or stopped: each has had its word
+                return
+            self._give_rows_to_quarantined()
+            names = {str(number) for number in self._ledger.series_numbers()} | set(self._archive.folder_names())
+            log.event(LOGGER, "archive_sweep_begun", count=len(names - self._done))
+            self._give_series_to_quarantined()
+            for name in self._in_pieces(_newest_first(names - self._done)):
+                self._look_or_leave(name)
+            self._give_series_to_quarantined()
+        except NodeError as exc:
+            log.event(LOGGER, "sweep_failed", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
+        except Exception:  # noqa: BLE001 (border: sweep thread)
+            log.failure(LOGGER, "sweep_failed")
+        else:
+            if not self._stopping.is_set():
+                self._say_the_end(self._clock.monotonic() - began_s)
+
+    def _check_ledger(self) -> None:
+        """In a thread of its own, whose low priority cannot be raised again."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CHECK_NICENESS)
+        try:
+            self._ledger.check()
+            self._is_sound = True
+        except CheckStoppedError:
+            return
+        except LedgerBusyError as exc:  # the disk's matter: it says nothing of the pages
+            log.event(LOGGER, "sweep_failed", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
+        except LedgerError as exc:
+            self._damaged(exc)
+
+    def _look_or_leave(self, name: str) -> None:
+        """One folder that cannot be looked through must not keep the others from it."""
+        try:
+            self._persist(lambda: self.look_through(name))
+        except OSError as exc:
+            sentence = f"The folder {self._archive.root / name} could not be looked through: {exc.strerror}."
+            log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
+
+    def _persist(self, act: Callable[[], None]) -> None:
+        """Again and again while the ledger is locked or its disk is full."""
+        while True:
+            try:
+                act()
+            except LedgerBusyError as exc:
+                log.event(LOGGER, "sweep_paused", level=logging.WARNING, code=exc.code, sentence=exc.sentence)
+                if self._stopping.wait(RETRY_S):
+                    return
+            else:
+                return
+
+    def _in_pieces(self, names: Sequence[str]) -> Iterator[str]:
+        """The names one by one, with a pause after each piece of work, until all are done or the service stops."""
+        piece_began_s = self._clock.monotonic()
+        for name in names:
+            if self._stopping.is_set():
+                return
+            yield name
+            spent_s = self._clock.monotonic() - piece_began_s
+            if spent_s > PIECE_S:
+                checkpoint("sweep.piece")
+                self._stopping.wait(PAUSE_SHARE * spent_s)
+                piece_began_s = self._clock.monotonic()
+
+    def _give_rows_to_quarantined(self) -> None:
+        """Files that a process moved or wrote to quarantine and was killed before it could write that down."""
+        unknown = sorted(set(self._quarantined) - self._ledger.quarantined_files())
+        for start in range(0, len(unknown), QUARANTINE_PIECE):
+            if self._stopping.is_set():
+                return
+            found = []
+            for name in unknown[start : start + QUARANTINE_PIECE]:
+                try:
+                    found.append(self._archive.quarantined(name))
+                except (OSError, StorageError) as exc:
+                    sentence = exc.sentence if isinstance(exc, StorageError) else f"{name}: {exc.strerror}."
+                    log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
+            self._persist(lambda: self._record(found))  # noqa: B023 (called at once)
+
+    def _give_series_to_quarantined(self, *, until_s: float = math.inf) -> None:
+        """What was found without a row says itself to which series it belongs, which then lacks it."""
+        for row, name, reason in self._ledger.quarantine_without_series():
+            if self._stopping.is_set() or self._clock.monotonic() > until_s:
+                return
+            path = self._archive.aside(name)
+            header = read_header_or_reason(path) if path.is_file() else None
+            finding = Finding.NOT_STORED if reason is QuarantineReason.ORPHAN else Finding.NOT_COMPARED
+            series = None
+            if isinstance(header, InstanceHeader) and PRODUCT in header.makers:
+                finding = Finding.SAME  # left by a job, which makes it again
+            elif isinstance(header, InstanceHeader):
+                series = self._ledger.find_series(header.series_uid)
+            self._ledger.quarantine_belongs(row, series, Examined(id=row, finding=finding))
+
+    def _record(self, orphans: Sequence[Orphan]) -> None:
+        if orphans:
+            self._ledger.record_orphans(
+                [
+                    QuarantinedFile(
+                        file=orphan.file,
+                        reason=QuarantineReason.ORPHAN,
+                        sha256=orphan.sha256,
+                        peer=orphan.peer,
+                        instance=None,
+                        kept_sha256=None,
+                    )
+                    for orphan in orphans
+                ]
+            )
+            checkpoint("sweep.recorded")
+            self._orphans += len(orphans)
+
+    def _say_the_end(self, seconds: float) -> None:
+        log.event(
+            LOGGER, "archive_swept", count=len(self._done), swept=self._swept, orphans=self._orphans, seconds=seconds
+        )
+        if self._missing:  # a job that needs one of them is held and names it; a series not judged yet is kept
+            log.event(
+                LOGGER, "files_missing", level=logging.ERROR, count=self._missing, detail=self._first_missing,
+                hint="Files of the archive were removed by hand: restore them, or have their series sent again.",
+            )  # fmt: skip
+
+
+def _newest_first(names: Iterable[str]) -> list[str]:
+    """By the number of the series, which grows; what is no number comes last."""
+    return sorted(names, key=lambda name: (name.isdecimal(), int(name) if name.isdecimal() else 0), reverse=True)
