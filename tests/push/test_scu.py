@@ -134,7 +134,7 @@ def test_an_association_that_we_aborted_is_over_for_every_call(pacs: Misbehaving
     path = write_mr_series(tmp_path, slices=1)[0]
     link = link_to(pacs.port)
     link.abort()
-    assert send(link, path).reason is Reason.LOST
+    assert send(link, path).reason is Reason.ENDED
     link.release()
     wait_until(pacs.is_idle)
     assert pacs.arrivals == []
