@@ -81,7 +81,12 @@ def as_sent(field: bytes) -> str:
 
 def tidy_request(body: bytes) -> Tidied | Unreadable:
     """An A-ASSOCIATE-RQ (PS3.8 Table 9-11); ``body``: without type and length. Titles that are none become ``?``."""
-    return _tidied(body, _PROPOSED_CONTEXT, _proposed)
+    tidied = _tidied(body, _PROPOSED_CONTEXT, _proposed)
+    if isinstance(tidied, Tidied) and not any(
+        kind == _PROPOSED_CONTEXT for kind, _ in _items(tidied.body[_FIXED_BYTES:])
+    ):
+        return Unreadable(why="it proposes no presentation context that could be answered")
+    return tidied
 
 
 def tidy_acceptance(body: bytes) -> Tidied | Unreadable:

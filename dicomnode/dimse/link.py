@@ -161,7 +161,7 @@ class Link:
 
     def _wait_for_room(self) -> Ended | None:
         """Before more of an object is read. The peer is not blamed for the time: its PDU begins anew."""
-        if self._budget is None:
+        if self._budget is None or not self._reader.held_bytes:
             return None
         if self._budget.is_late(id(self)):
             return Ended.TOO_SLOW

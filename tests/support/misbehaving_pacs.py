@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from dicomnode.wire import MAXIMUM_PDU_BYTES, MR_IMAGE, UNCOMPRESSED, VERIFICATI
 from tests.support.pdu import ASSOCIATE_AC, EXPLICIT, P_DATA, RELEASE_RP, command, item, p_data, pdu
 
 HANG_LIMIT_S = 60.0
+SETTLE_S = 1.0
 RELEASE_RQ = 5
 
 
@@ -113,6 +115,10 @@ class MisbehavingPacs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.let_go.set()
+        until_s = time.monotonic() + SETTLE_S
+        while not self.is_idle() and time.monotonic() < until_s:  # the library fails where it ends what is ending
+            threading.Event().wait(0.01)
         self.stop()
 
     def release_all(self) -> None:

@@ -72,7 +72,7 @@ class QuietNode:
 
     def deliveries(self) -> list[tuple[str, str | None]]:
         """State and reason of each, the oldest first."""
-        return [(line.state, line.reason) for line in self.reader.deliveries_list()]
+        return [(line.state, line.reason) for line in reversed(self.reader.deliveries_list())]
 
     def attention(self) -> dict[tuple[str, int | None], str]:
         """What waits for a person: (table, series) → sentence."""
