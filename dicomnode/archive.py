@@ -388,6 +388,7 @@ class Archive:
         orphans: list[Orphan] = []
         present: set[str] = set()
         failures: list[str] = []
+        is_moved = False
         for entry in _scan(folder):
             file = f"{name}/{entry.name}"
             try:
@@ -396,14 +397,15 @@ class Archive:
                 elif file in known_files:
                     present.add(file)
                 elif entry.name in known_aside:
-                    self.quarantine_file(file)
+                    self._move_aside(folder / entry.name)
+                    is_moved = True
                 elif not entry.is_dir(follow_symlinks=False):  # a folder in here is nothing that we made
                     orphans.append(self._set_orphan_aside(folder / entry.name))
             except OSError as exc:
                 failures.append(f"{folder / entry.name} could not be moved or removed: {exc.strerror}.")
             except StorageError as exc:
                 failures.append(exc.sentence)
-        if orphans:
+        if orphans or is_moved:
             sync_folder(self.quarantine_folder)
             sync_folder(folder)
         return FolderReport(

@@ -66,6 +66,9 @@ class Answer(IntEnum):
     NOT_UNDERSTOOD = 0xC000
 
 
+UNRECOGNISED_OPERATION = 0x0211  # the answer to a request of a service that we do not offer (PS3.7 Annex C.5.24)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
     """The three numbers of an A-ASSOCIATE-RJ (PS3.8 Table 9-21) and what they mean to the operator of either side."""

@@ -120,12 +120,12 @@ def reasons_of_series() -> set[str]:
 
 def reasons_of_deliveries() -> set[str]:
     """Every reason that a delivery can have."""
+    from dicomnode.dimse.outcome import Reason
     from dicomnode.errors import NodeError
     from dicomnode.ledger.deliveries import EARLIER_REVISION, REFUSED
     from dicomnode.ledger.lists import NO_PEER
     from dicomnode.ledger.states import OPERATOR
     from dicomnode.push.attempt import Cause
-    from dicomnode.push.outcome import Reason
     from dicomnode.push.peer_loop import INTERNAL
 
     codes = {error.code for error in _family(NodeError)}

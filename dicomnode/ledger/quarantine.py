@@ -58,6 +58,7 @@ _IS_STORED = or_(
         _stored.c.origin == RECEIVED,
     ),
     exists().where(  # or they came again and were set aside for a reason that has its own row
+        quarantine.c.reason == QuarantineReason.ORPHAN,
         _beside.c.series_id == quarantine.c.series_id,
         _beside.c.sha256 == quarantine.c.sha256,
         _beside.c.reason.in_([QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING]),

@@ -18,10 +18,10 @@ from enum import StrEnum
 
 from dicomnode import log, wire
 from dicomnode.archive import Archive, FileState
+from dicomnode.dimse.outcome import Outcome, Reason
 from dicomnode.ids import AeTitle, ItemId
 from dicomnode.ledger.rows import Delivery, DeliveryItem
 from dicomnode.ledger.store import Ledger
-from dicomnode.push.outcome import Outcome, Reason
 from dicomnode.push.scu import Link, Offer, associate, contexts, offered
 from dicomnode.seams import checkpoint
 from dicomnode.settings import PeerSettings, PushSettings

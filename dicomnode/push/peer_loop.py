@@ -15,13 +15,13 @@ from collections import Counter
 
 from dicomnode import log
 from dicomnode.archive import Archive
+from dicomnode.dimse.outcome import Reason
 from dicomnode.errors import NodeError
 from dicomnode.ids import AeTitle, DeliveryId
 from dicomnode.ledger.rows import Delivery
 from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger
 from dicomnode.push.attempt import Attempt, Cause, End, Ending, OnItsWay, lease_s
-from dicomnode.push.outcome import Reason
 from dicomnode.push.scu import Link
 from dicomnode.seams import checkpoint
 from dicomnode.settings import PeerSettings, PushSettings

@@ -6,8 +6,7 @@ Nothing here raises for what a peer does or fails to do: every ending of an asso
 
 from __future__ import annotations
 
-import socket
-import time
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,22 +16,22 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
-from pynetdicom import evt
 from pynetdicom.dsutils import encode, split_dataset
-from pynetdicom.presentation import PresentationContext, build_context
 
-from dicomnode import wire
+from dicomnode import log, wire
+from dicomnode.dimse.associate import Proposal
+from dicomnode.dimse.associate import associate as associate_with
+from dicomnode.dimse.outcome import Outcome, Reason
+from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import name_of
 from dicomnode.imaging.representation import MALFORMED, misfit_in
-from dicomnode.push import requestor
-from dicomnode.push.exchange import C_ECHO_RQ, C_STORE_RQ, Exchange
-from dicomnode.push.outcome import Outcome, Reason
 from dicomnode.settings import PeerSettings, PushSettings
+
+LOGGER = logging.getLogger(__name__)
 
 RELEASE_TIMEOUT_S = 10.0  # NODE 2.1
 OFFERS_PER_ASSOCIATION = wire.MAXIMUM_CONTEXTS // 2  # each may bring implicit little endian along
-_TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -41,6 +40,9 @@ class Offer:
 
     sop_class_uid: str
     transfer_syntax_uid: str
+
+
+_VERIFICATION = Offer(sop_class_uid=wire.VERIFICATION, transfer_syntax_uid=wire.IMPLICIT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +56,13 @@ class SentFile:
 class Link:
     """An established association. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, exchange: Exchange, accepted: Iterable[PresentationContext]) -> None:
-        self._exchange = exchange
+    def __init__(self, requestor: Requestor, *, peer: str) -> None:
+        """``peer``: its name, for the log."""
+        self._peer = peer
+        self._requestor = requestor
         self._context_ids = {
-            Offer(
-                sop_class_uid=str(context.abstract_syntax), transfer_syntax_uid=str(context.transfer_syntax[0])
-            ): context.context_id
-            for context in accepted
+            Offer(sop_class_uid=context.abstract_syntax, transfer_syntax_uid=context.transfer_syntax): context.id
+            for context in requestor.contexts.values()
         }
 
     def carries(self, offer: Offer) -> bool:
@@ -79,77 +81,43 @@ class Link:
         content = dataset if chosen == offer else _re_encoded(dataset)
         if isinstance(content, Outcome):
             return content
-        return self._exchange.request(
-            C_STORE_RQ,
-            self._context_id(chosen),
-            offer.sop_class_uid,
-            instance_uid=sop_instance_uid,
-            dataset=memoryview(content),
-        )
+        return self._requestor.store(self._context_ids[chosen], sop_instance_uid, memoryview(content))
 
     def echo(self) -> Outcome:
         """C-ECHO: is there a DICOM application that answers?"""
-        verification = Offer(sop_class_uid=wire.VERIFICATION, transfer_syntax_uid=wire.IMPLICIT)
-        return self._exchange.request(C_ECHO_RQ, self._context_id(verification), wire.VERIFICATION)
+        return self._requestor.echo(self._context_ids[_VERIFICATION])
 
     def release(self) -> None:
         """End the association in order; a peer that does not answer the release within 10 s is aborted."""
-        self._exchange.release(RELEASE_TIMEOUT_S)
+        if not self._requestor.release(RELEASE_TIMEOUT_S):
+            detail = "no answer to the release"
+            log.event(LOGGER, "association_aborted", peer=self._peer, detail=detail, limit=RELEASE_TIMEOUT_S)
 
     def abort(self) -> None:
         """End the association at once (A-ABORT 0/0): a request that waits for its response ends too."""
-        self._exchange.abort()
-
-    def _context_id(self, offer: Offer) -> int:
-        context_id = self._context_ids[offer]
-        assert context_id is not None, "an accepted context has an id"
-        return context_id
+        self._requestor.abort()
 
 
 def associate(peer: PeerSettings, offers: Iterable[Offer], *, ae_title: AeTitle, push: PushSettings) -> Link | Outcome:
     """Open an association that proposes these offers, or say why there is none."""
     proposed = contexts(offers)
-    heard = requestor.Heard()
-    began_s = time.monotonic()
-    try:
-        association = requestor.entity(ae_title, push).associate(
-            peer.host,
-            peer.port,
-            proposed,
-            ae_title=peer.ae_title,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, requestor.set_socket_options, [push.response_timeout_s]),
-                (evt.EVT_PDU_RECV, heard.listen),
-            ],
-        )
-    except (socket.gaierror, UnicodeError) as exc:
-        return Outcome(reason=Reason.UNRESOLVED, detail=f"{peer.host}, {exc}")
-    if association.is_established:
-        exchange = requestor.take_over(association, response_timeout_s=push.response_timeout_s)
-        if exchange is None:
-            detail = heard.abort or "the peer released it"
-            return Outcome(reason=Reason.ABORTED if heard.abort else Reason.LOST, detail=detail)
-        return Link(exchange, association.accepted_contexts)
-    if heard.rejection:
-        reason = Reason.BUSY if heard.rejection.result == _TRANSIENT else Reason.REJECTED
-        called = f"(we are {ae_title}, the peer is {peer.ae_title})"
-        return Outcome(reason=reason, detail=f"{heard.rejection.code}, {heard.rejection.sentence} {called}")
-    if association.rejected_contexts:
-        return Outcome(reason=Reason.NO_CONTEXT, detail=offered(proposed))
-    if heard.abort:
-        return Outcome(reason=Reason.ABORTED, detail=heard.abort)
-    where = f"{peer.host}:{peer.port}"
-    if (failure := requestor.connect_failure(association)) is not None:
-        return Outcome(reason=Reason.UNREACHABLE, detail=f"{where}, {failure.strerror or failure}")
-    waited_s = time.monotonic() - began_s
-    is_silent = waited_s >= push.connect_timeout_s
-    return Outcome(reason=Reason.UNANSWERED if is_silent else Reason.LOST, detail=f"{where}, after {waited_s:.1f} s")
+    associated = associate_with(
+        (peer.host, peer.port),
+        proposed,
+        calling=ae_title,
+        called=peer.ae_title,
+        connect_timeout_s=push.connect_timeout_s,
+    )
+    if isinstance(associated, Outcome):
+        if associated.reason is Reason.NO_CONTEXT:
+            return Outcome(reason=Reason.NO_CONTEXT, detail=offered(proposed))
+        return associated
+    return Link(Requestor(associated, response_timeout_s=push.response_timeout_s), peer=peer.name)
 
 
 def echo(peer: PeerSettings, *, ae_title: AeTitle, push: PushSettings) -> Outcome:
     """C-ECHO to a peer over an association of its own."""
-    verification = Offer(sop_class_uid=wire.VERIFICATION, transfer_syntax_uid=wire.IMPLICIT)
-    link = associate(peer, [verification], ae_title=ae_title, push=push)
+    link = associate(peer, [_VERIFICATION], ae_title=ae_title, push=push)
     if isinstance(link, Outcome):
         return link
     outcome = link.echo()
@@ -183,7 +151,7 @@ def send_files(
             link.release()
 
 
-def contexts(offers: Iterable[Offer]) -> list[PresentationContext]:
+def contexts(offers: Iterable[Offer]) -> list[Proposal]:
     """One context for each SOP class and transfer syntax: a context yields a single syntax (PS3.8 section 9.3.3.2).
 
     Implicit VR little endian is proposed beside uncompressed data, as PS3.5 section 10.1 asks.
@@ -191,15 +159,15 @@ def contexts(offers: Iterable[Offer]) -> list[PresentationContext]:
     wanted = set(offers)
     wanted |= {implicit for offer in wanted if (implicit := _implicit(offer)) is not None}
     assert 0 < len(wanted) <= wire.MAXIMUM_CONTEXTS, "an association proposes 1 to 128 presentation contexts"
-    return [build_context(offer.sop_class_uid, offer.transfer_syntax_uid) for offer in sorted(wanted)]
+    return [Proposal(offer.sop_class_uid, (offer.transfer_syntax_uid,)) for offer in sorted(wanted)]
 
 
-def offered(proposed: Iterable[PresentationContext]) -> str:
+def offered(proposed: Iterable[Proposal]) -> str:
     """What was offered, in the standard's words: ``MR Image Storage (Explicit VR Little Endian, …)``."""
     syntaxes: dict[str, list[str]] = {}
     for context in proposed:
-        sop_class = UID(str(context.abstract_syntax)).name
-        syntaxes.setdefault(sop_class, []).extend(syntax.name for syntax in context.transfer_syntax)
+        sop_class = UID(context.abstract_syntax).name
+        syntaxes.setdefault(sop_class, []).extend(UID(syntax).name for syntax in context.transfer_syntaxes)
     return "; ".join(f"{sop_class} ({', '.join(names)})" for sop_class, names in syntaxes.items())
 
 

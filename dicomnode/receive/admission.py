@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from pynetdicom.presentation import PresentationContext, build_context
-
-from dicomnode.receive.visitor import AssociateRequest
+from dicomnode.dimse.associate import AssociationRequest, Proposal
 from dicomnode.settings import PeerSettings
 from dicomnode.wire import (
     APPLICATION_CONTEXT,
@@ -38,11 +36,10 @@ class Occasion:
     is_refusing: bool  # stopping, or without room
     is_over_limit: bool
     address: str
-    application_context: str
 
 
 def admit(
-    request: AssociateRequest, occasion: Occasion, *, ae_title: str, peers: Sequence[PeerSettings]
+    request: AssociationRequest, occasion: Occasion, *, ae_title: str, peers: Sequence[PeerSettings]
 ) -> PeerSettings | Rejection:
     """The peer behind a request, or why there is none."""
     if occasion.is_refusing:
@@ -55,22 +52,22 @@ def admit(
     peer = next((one for one in peers if calling is not None and one.may_send(calling, occasion.address)), None)
     if peer is None:
         return CALLING_UNKNOWN
-    if occasion.application_context != APPLICATION_CONTEXT:
+    if request.application_context != APPLICATION_CONTEXT:
         return CONTEXT_UNKNOWN
     if not request.is_version_1:
         return PROTOCOL_UNKNOWN
     return peer
 
 
-def contexts_for(peer: PeerSettings) -> list[PresentationContext]:
+def contexts_for(peer: PeerSettings) -> tuple[Proposal, ...]:
     """What this peer may propose: verification, MR, and other objects where the settings say so."""
-    return list(_contexts(stores_others=peer.other_objects == "store"))
+    return _contexts(stores_others=peer.other_objects == "store")
 
 
 @cache
-def _contexts(*, stores_others: bool) -> tuple[PresentationContext, ...]:
+def _contexts(*, stores_others: bool) -> tuple[Proposal, ...]:
     storage = SOP_CLASSES + OTHER_SOP_CLASSES if stores_others else SOP_CLASSES
     return (
-        build_context(VERIFICATION, list(UNCOMPRESSED)),
-        *(build_context(uid, list(TRANSFER_SYNTAXES)) for uid in storage),
+        Proposal(VERIFICATION, UNCOMPRESSED),
+        *(Proposal(uid, TRANSFER_SYNTAXES) for uid in storage),
     )

@@ -47,13 +47,10 @@ class Offer:
 class Intake:
     """The way of an instance from the wire into archive and ledger. Safe to use from many threads."""
 
-    def __init__(
-        self, *, archive: Archive, ledger: Ledger, space: Space, max_instance_bytes: int, clock: Clock
-    ) -> None:
+    def __init__(self, *, archive: Archive, ledger: Ledger, space: Space, clock: Clock) -> None:
         self._archive = archive
         self._ledger = ledger
         self._space = space
-        self._max_instance_bytes = max_instance_bytes
         self._clock = clock
         self._commit = GroupCommit(ledger)
 
@@ -75,8 +72,6 @@ class Intake:
         if self._space.condition() is not None:
             return Answer.NO_RESOURCES
         received_at = self._clock.now()
-        if len(offer.dataset) > self._max_instance_bytes:
-            return self._not_understood(offer, "the data set is larger than receive.max_instance_mb", received_at)
         uids = read_uids(offer.dataset, implicit=offer.transfer_syntax_uid == IMPLICIT)
         if isinstance(uids, Flaw):
             return self._not_understood(offer, uids, received_at)

@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 
 from dicomnode.demo.pacs import FIND_MODELS, Pacs, find
+from dicomnode.dimse.outcome import Reason
 from dicomnode.ids import AeTitle
-from dicomnode.push.outcome import Reason
 from dicomnode.push.scu import echo, send_files
 from dicomnode.settings import PeerSettings, PushSettings
 from tests.support.dcmtk import environment, needs_dcmtk, program

@@ -14,10 +14,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.tag import Tag
 
+from dicomnode.dimse.outcome import Reason as Ending
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason, read_headers
 from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge
-from dicomnode.push.outcome import Reason as Ending
 from dicomnode.push.scu import send_files
 from dicomnode.settings import PeerSettings, PushSettings
 from dicomnode.wire import IMPLICIT, MR_IMAGE

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
+import pytest
+
 from dicomnode.archive import Archive
 from dicomnode.ids import AeTitle
 from dicomnode.ledger.store import Ledger, open_ledger
@@ -16,6 +18,11 @@ from tests.support.wait import wait_until
 
 LOOPBACK = (ip_network("127.0.0.1"),)
 SCANNER = PeerSettings(name="mr1", ae_title=AeTitle("TEST"), networks=LOOPBACK)
+
+
+def said(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object]]:
+    """The fields of each line of the log with this event."""
+    return [vars(record)["dicomnode_fields"] for record in caplog.records if record.getMessage() == name]
 
 
 class House:

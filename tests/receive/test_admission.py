@@ -6,21 +6,29 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 
+from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.ids import AeTitle
 from dicomnode.receive.admission import Occasion, admit, contexts_for
-from dicomnode.receive.visitor import AssociateRequest
 from dicomnode.settings import PeerSettings
 from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
 
 MR1 = PeerSettings(name="mr1", ae_title=AeTitle("MR1"), networks=(ip_network("10.1.2.0/24"),))
 MR2 = PeerSettings(name="mr2", ae_title=AeTitle("MR2"), networks=(ip_network("10.1.3.0/24"),), other_objects="store")
 PACS = PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address="10.1.2.9:104")
-REQUEST = AssociateRequest(called="NODE", calling="MR1", is_version_1=True)
-OCCASION = Occasion(is_refusing=False, is_over_limit=False, address="10.1.2.5", application_context=APPLICATION_CONTEXT)
+REQUEST = AssociationRequest(
+    called="NODE",
+    calling="MR1",
+    is_version_1=True,
+    application_context=APPLICATION_CONTEXT,
+    primitive=A_ASSOCIATE(),
+    titles=bytes(32),
+)
+OCCASION = Occasion(is_refusing=False, is_over_limit=False, address="10.1.2.5")
 
 
-def decide(request: AssociateRequest, occasion: Occasion) -> str:
+def decide(request: AssociationRequest, occasion: Occasion) -> str:
     admitted = admit(request, occasion, ae_title="NODE", peers=(MR1, MR2, PACS))
     return admitted.code if isinstance(admitted, Rejection) else admitted.name
 
@@ -41,17 +49,17 @@ def test_a_known_peer_from_its_network_comes_in() -> None:
         (replace(REQUEST, calling=None), OCCASION, "1/1/3"),
         (replace(REQUEST, calling="MR2"), OCCASION, "1/1/3"),  # known, but not from there
         (replace(REQUEST, calling="PACS"), replace(OCCASION, address="10.1.2.9"), "1/1/3"),  # only sent to
-        (REQUEST, replace(OCCASION, application_context="1.2.3"), "1/1/2"),
+        (replace(REQUEST, application_context="1.2.3"), OCCASION, "1/1/2"),
         (replace(REQUEST, is_version_1=False), OCCASION, "1/2/2"),
     ],
 )
-def test_each_obstacle_has_its_code(request_: AssociateRequest, occasion: Occasion, code: str) -> None:
+def test_each_obstacle_has_its_code(request_: AssociationRequest, occasion: Occasion, code: str) -> None:
     assert decide(request_, occasion) == code
 
 
 def test_the_first_obstacle_of_the_order_is_named() -> None:
-    request = AssociateRequest(called="X", calling="X", is_version_1=False)
-    occasion = Occasion(is_refusing=True, is_over_limit=True, address="9.9.9.9", application_context="1.2")
+    request = replace(REQUEST, called="X", calling="X", is_version_1=False, application_context="1")
+    occasion = Occasion(is_refusing=True, is_over_limit=True, address="9.9.9.9")
     assert decide(request, occasion) == "2/3/1"
     occasion = replace(occasion, is_refusing=False)
     assert decide(request, occasion) == "2/3/2"
@@ -61,7 +69,7 @@ def test_the_first_obstacle_of_the_order_is_named() -> None:
     assert decide(request, occasion) == "1/1/3"
     request, occasion = replace(request, calling="MR1"), replace(occasion, address="10.1.2.5")
     assert decide(request, occasion) == "1/1/2"
-    assert decide(request, replace(occasion, application_context=APPLICATION_CONTEXT)) == "1/2/2"
+    assert decide(replace(request, application_context=APPLICATION_CONTEXT), occasion) == "1/2/2"
 
 
 def test_only_a_peer_that_may_is_offered_other_objects() -> None:
@@ -69,4 +77,4 @@ def test_only_a_peer_that_may_is_offered_other_objects() -> None:
     assert mr_only == ["1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"]
     everything = contexts_for(MR2)
     assert len(everything) > 100
-    assert [str(one) for one in everything[-1].transfer_syntax] == list(TRANSFER_SYNTAXES)
+    assert [str(one) for one in everything[-1].transfer_syntaxes] == list(TRANSFER_SYNTAXES)

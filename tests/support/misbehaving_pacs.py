@@ -7,7 +7,9 @@ at all) stands below as bare sockets.
 from __future__ import annotations
 
 import socket
+import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,8 +25,11 @@ from pynetdicom.events import Event
 
 from dicomnode.ids import digest
 from dicomnode.wire import MAXIMUM_PDU_BYTES, MR_IMAGE, UNCOMPRESSED, VERIFICATION
+from tests.support.pdu import ASSOCIATE_AC, EXPLICIT, P_DATA, RELEASE_RP, command, item, p_data, pdu
 
 HANG_LIMIT_S = 60.0
+SETTLE_S = 1.0
+RELEASE_RQ = 5
 
 
 class Trick(StrEnum):
@@ -110,6 +115,10 @@ class MisbehavingPacs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.let_go.set()
+        until_s = time.monotonic() + SETTLE_S
+        while not self.is_idle() and time.monotonic() < until_s:  # the library fails where it ends what is ending
+            threading.Event().wait(0.01)
         self.stop()
 
     def release_all(self) -> None:
@@ -241,3 +250,119 @@ def stalling_relay(target_port: int, *, after_bytes: int) -> Iterator[int]:
                     one.shutdown(socket.SHUT_RDWR)
             for thread in threads:
                 thread.join(10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What a PACS by hand says that no library would."""
+
+    answer: bytes | None = None  # to the association request, in place of an acceptance; then silence
+    titles: bytes = b"PACS".ljust(16) + b"NODE".ljust(16)
+    more_items: bytes = b""
+    more_user_items: bytes = b""
+    rejected_result: int = 4  # of every context but those of explicit VR little endian and of verification
+    flood: bytes = b""  # after a request, without a pause and for as long as it is read, in place of a response
+    drip: bytes = b""  # in place of the answer to the association request, a byte at a time, over and over
+    refuses_release: bool = False  # and floods in place of the answer to it
+
+
+class ScriptedPacs:
+    """Serves one connection after the other by a script."""
+
+    def __init__(self, script: Script, listener: socket.socket) -> None:
+        self.port: int = listener.getsockname()[1]
+        self.is_over = threading.Event()
+        self._script = script
+        self._listener = listener
+
+    def serve(self) -> None:
+        """Until ``is_over``."""
+        while not self.is_over.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError, EOFError):
+                connection.settimeout(HANG_LIMIT_S)
+                self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        script, body = self._script, pdu_from(connection)[1]
+        if script.drip:
+            while not self.is_over.wait(0.02):
+                connection.sendall(script.drip[:1])
+        if script.answer is not None:
+            connection.sendall(script.answer)
+            pdu_from(connection)
+            return
+        connection.sendall(self._acceptance(body))
+        message = b""
+        while True:
+            kind, body = pdu_from(connection)
+            if kind == RELEASE_RQ and not script.refuses_release:
+                connection.sendall(pdu(RELEASE_RP, bytes(4)))
+                return
+            if kind not in (P_DATA, RELEASE_RQ):
+                return
+            while script.flood and (kind == RELEASE_RQ or not script.refuses_release):
+                connection.sendall(script.flood)
+            message += body[6:] if body[5] & 1 else b""
+            if body[5] in (2, 3) and (body[5] == 2 or struct.pack("<HHLH", 0, 0x800, 2, 0x0101) in message):
+                number = message[message.index(struct.pack("<HHL", 0, 0x110, 2)) + 8 :][:2]
+                field = message[message.index(struct.pack("<HHL", 0, 0x100, 2)) + 8 :][:2]
+                response = command(
+                    (0x100, bytes([field[0], 0x80])), (0x120, number), (0x800, b"\1\1"), (0x900, b"\0\0")
+                )
+                connection.sendall(p_data(body[4], response, is_command=True))
+                message = b""
+
+    def _acceptance(self, request: bytes) -> bytes:
+        script = self._script
+        items = item(0x10, b"1.2.840.10008.3.1.1.1") + script.more_items
+        for kind, content in _items(request[68:]):
+            if kind == 0x20:
+                syntax = next(value for inner, value in _items(content[4:]) if inner == 0x40)
+                is_taken = syntax == EXPLICIT.encode() or VERIFICATION.encode() in content
+                result = 0 if is_taken else script.rejected_result
+                items += item(0x21, bytes([content[0], 0, result, 0]) + item(0x40, syntax))
+        items += item(0x50, script.more_user_items + item(0x51, struct.pack(">L", 16384)))
+        return pdu(ASSOCIATE_AC, b"\0\1\0\0" + script.titles + bytes(32) + items)
+
+
+@contextmanager
+def scripted_pacs(script: Script) -> Iterator[ScriptedPacs]:
+    """A PACS by hand on a port of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pacs = ScriptedPacs(script, listener)
+        thread = threading.Thread(target=pacs.serve)
+        thread.start()
+        try:
+            yield pacs
+        finally:
+            pacs.is_over.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def pdu_from(connection: socket.socket) -> tuple[int, bytes]:
+    """Type and content of the next PDU; raises EOFError at the end."""
+    head = _exactly(connection, 6)
+    kind, length = struct.unpack(">BxL", head)
+    return kind, _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    content = b""
+    while len(content) < count:
+        if not (part := connection.recv(count - len(content))):
+            raise EOFError
+        content += part
+    return content
+
+
+def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(content):
+        kind, length = struct.unpack_from(">BxH", content, at)
+        yield kind, content[at + 4 : at + 4 + length]
+        at += 4 + length

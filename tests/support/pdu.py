@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,14 +49,17 @@ def associate_rq(
     version: int = 1,
     application_context: bytes = APPLICATION_CONTEXT,
     maximum_length: int = 16384,
+    pad: bytes = b" ",
+    more_items: bytes = b"",
+    more_user_items: bytes = b"",
 ) -> bytes:
-    """An A-ASSOCIATE-RQ."""
-    items = _item(0x10, application_context)
+    """An A-ASSOCIATE-RQ; what is ``more`` goes in between as it is."""
+    items = item(0x10, application_context) + more_items
     for number, abstract, syntaxes in contexts:
-        inner = _item(0x30, abstract.encode()) + b"".join(_item(0x40, one.encode()) for one in syntaxes)
-        items += _item(0x20, bytes([number, 0, 0, 0]) + inner)
-    items += _item(0x50, _item(0x51, struct.pack(">L", maximum_length)) + _item(0x52, b"1.2.3.4"))
-    fixed = struct.pack(">HH", version, 0) + called.ljust(16) + calling.ljust(16) + bytes(32)
+        inner = item(0x30, abstract.encode()) + b"".join(item(0x40, one.encode()) for one in syntaxes)
+        items += item(0x20, bytes([number, 0, 0, 0]) + inner)
+    items += item(0x50, more_user_items + item(0x51, struct.pack(">L", maximum_length)) + item(0x52, b"1.2.3.4"))
+    fixed = struct.pack(">HH", version, 0) + called.ljust(16, pad) + calling.ljust(16, pad) + bytes(32)
     return pdu(1, fixed + items)
 
 
@@ -87,16 +90,25 @@ def c_echo_rq(message: int = 1) -> bytes:
     return command((2, uid_bytes(VERIFICATION)), (0x100, _us(0x30)), (0x110, _us(message)), (0x800, _us(0x0101)))
 
 
-def c_store_rq(sop_class: str, sop_instance: str, *, message: int = 1, has_dataset: bool = True) -> bytes:
-    """The command set of a C-STORE request."""
-    return command(
-        (2, uid_bytes(sop_class)),
-        (0x100, _us(1)),
-        (0x110, _us(message)),
-        (0x700, _us(0)),
-        (0x800, _us(0 if has_dataset else 0x0101)),
-        (0x1000, uid_bytes(sop_instance)),
-    )
+def c_store_rq(
+    sop_class: str,
+    sop_instance: str,
+    *,
+    message: int = 1,
+    has_dataset: bool = True,
+    instead: Mapping[int, bytes | None] | None = None,
+) -> bytes:
+    """The command set of a C-STORE request; ``instead``: other values of elements, None for none at all."""
+    values: dict[int, bytes | None] = {
+        2: uid_bytes(sop_class),
+        0x100: _us(1),
+        0x110: _us(message),
+        0x700: _us(0),
+        0x800: _us(0 if has_dataset else 0x0101),
+        0x1000: uid_bytes(sop_instance),
+    }
+    values |= instead or {}
+    return command(*((number, value) for number, value in sorted(values.items()) if value is not None))
 
 
 class Visitor:
@@ -185,7 +197,8 @@ def visitor(port: int, *, source: str = "127.0.0.1", timeout_s: float = TIMEOUT_
         yield Visitor(connection)
 
 
-def _item(kind: int, content: bytes) -> bytes:
+def item(kind: int, content: bytes) -> bytes:
+    """An item or sub-item of an association PDU."""
     return struct.pack(">BxH", kind, len(content)) + content
 
 

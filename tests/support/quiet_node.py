@@ -72,7 +72,7 @@ class QuietNode:
 
     def deliveries(self) -> list[tuple[str, str | None]]:
         """State and reason of each, the oldest first."""
-        return [(line.state, line.reason) for line in self.reader.deliveries_list()]
+        return [(line.state, line.reason) for line in reversed(self.reader.deliveries_list())]
 
     def attention(self) -> dict[tuple[str, int | None], str]:
         """What waits for a person: (table, series) → sentence."""
@@ -104,7 +104,7 @@ def quiet_node(data: Path, *, model_of: Callable[[str | None], ModelFacts] | Non
         planned=lambda: None,
         clock=clock,
     )
-    intake = Intake(archive=archive, ledger=ledger, space=space, max_instance_bytes=1 << 24, clock=clock)
+    intake = Intake(archive=archive, ledger=ledger, space=space, clock=clock)
     try:
         yield QuietNode(
             archive=archive, ledger=ledger, reader=reader, clock=clock, intake=intake, settler=settler

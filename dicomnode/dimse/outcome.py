@@ -17,6 +17,8 @@ class Reason(StrEnum):
     BUSY = "busy"
     NO_CONTEXT = "no_context"
     ABORTED = "aborted"
+    ILLEGAL = "illegal"
+    ENDED = "ended"
     LOST = "lost"
     NO_RESPONSE = "no_response"
     UNREADABLE = "unreadable"
@@ -32,6 +34,8 @@ SENTENCES = {
     Reason.BUSY: "The peer rejected the association for now{detail}.",
     Reason.NO_CONTEXT: "The peer accepts none of what was offered{detail}.",
     Reason.ABORTED: "The peer aborted the association{detail}.",
+    Reason.ILLEGAL: "The node aborted the association, since it could not accept what the peer sent{detail}.",
+    Reason.ENDED: "The node ended the association{detail}.",
     Reason.LOST: "The connection to the peer was lost{detail}.",
     Reason.NO_RESPONSE: "The peer did not answer in time{detail}.",
     Reason.UNREADABLE: "The file could not be read{detail}.",
@@ -48,6 +52,7 @@ HINTS = {
     Reason.BUSY: "Nothing to do here unless it lasts: the node tries again.",
     Reason.NO_CONTEXT: "Let the peer accept MR Image Storage in explicit or implicit VR little endian.",
     Reason.ABORTED: "See the peer's log.",
+    Reason.ILLEGAL: "See the peer's log; its vendor may need to know what DICOM PS3.8 says of such an answer.",
     Reason.LOST: "Check the network between the node and the peer; see the peer's log.",
     Reason.NO_RESPONSE: "See the peer's log; `push.response_timeout_s` is how long the node waits.",
     Reason.UNREADABLE: "Check that the file is DICOM with file meta (PS3.10) and may be read.",

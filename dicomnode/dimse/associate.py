@@ -1,0 +1,280 @@
+"""The beginning of an association, at either end: pynetdicom encodes, decodes and negotiates, the bytes are ours.
+
+Nothing of the library runs here but pure functions: no thread, no socket, no state machine. PS3.8 sections 7.1 and
+9.3.2 to 9.3.4, PS3.7 Annex D.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydicom.uid import UID
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+)
+from pynetdicom.presentation import (
+    PresentationContext,
+    build_context,
+    negotiate_as_acceptor,
+    negotiate_as_requestor,
+)
+
+from dicomnode import wire
+from dicomnode.dimse.items import CALLED, CALLING, Unreadable, as_sent, tidy_acceptance, tidy_request, title
+from dicomnode.dimse.link import Ended, Link
+from dicomnode.dimse.messages import (
+    INVALID_VALUE,
+    ControlPdu,
+    Flaw,
+    PduType,
+    Phase,
+    ReadLimits,
+    Violation,
+    encode_pdu,
+)
+from dicomnode.dimse.outcome import Outcome, Reason
+from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
+
+RESPONSE_LIMITS = ReadLimits(pdu_bytes=1 << 20, dataset_bytes=1 << 20)  # of what a peer answers: some hundred bytes
+
+_TITLES = slice(4, 36)  # called, then calling AE title
+_ACCEPTED = 0  # result of a presentation context (PS3.8 Table 9-18)
+_TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
+
+Wrap = Callable[[socket.socket], socket.socket]
+Ourselves = MaximumLengthNotification | ImplementationClassUIDNotification | ImplementationVersionNameNotification
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A presentation context that is proposed, or that an acceptor supports: its transfer syntaxes by preference."""
+
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """An accepted presentation context."""
+
+    id: int
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociationRequest:
+    """What a requestor says of itself."""
+
+    called: str | None  # None: not an AE title at all (PS3.5 section 6.2)
+    calling: str | None
+    is_version_1: bool
+    application_context: str
+    primitive: A_ASSOCIATE
+    titles: bytes  # as they came, to be sent back (PS3.8 Table 9-17)
+    left_out: str = ""  # items that are not of the standard, for the log
+
+    @property
+    def called_as_sent(self) -> str:
+        """For the log: what is not printable stands as \\xNN."""
+        return as_sent(self.titles[:16])
+
+    @property
+    def calling_as_sent(self) -> str:
+        """As ``called_as_sent``."""
+        return as_sent(self.titles[16:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """What an A-ASSOCIATE-AC says: our answer, or the peer's."""
+
+    pdu: bytes
+    contexts: Mapping[int, Context]  # the accepted ones, by id
+    maximum_pdu_bytes: int  # the longest PDU that the peer takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Associated:
+    """An association that we asked for."""
+
+    link: Link
+    contexts: Mapping[int, Context]
+
+
+def read_request(body: bytes) -> AssociationRequest | Violation:
+    """Read an A-ASSOCIATE-RQ, whatever its titles and version are: whether they will do is the listener's matter."""
+    tidied = tidy_request(body)
+    if isinstance(tidied, Unreadable):
+        return Violation(Flaw.REQUEST_MALFORMED, tidied.why)
+    pdu = A_ASSOCIATE_RQ()
+    try:
+        pdu.decode(encode_pdu(PduType.ASSOCIATE_RQ, tidied.body))
+        primitive = pdu.to_primitive()
+    except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return Violation(Flaw.REQUEST_MALFORMED, type(exc).__name__)
+    return AssociationRequest(
+        called=title(body[CALLED]),
+        calling=title(body[CALLING]),
+        is_version_1=bool(body[1] & 1),  # one bit a version, and only that of version 1 is tested
+        application_context=str(primitive.application_context_name or ""),
+        primitive=primitive,
+        titles=body[_TITLES],
+        left_out=tidied.summary,
+    )
+
+
+def accept(
+    request: AssociationRequest, supported: Sequence[Proposal], *, maximum_pdu_bytes: int
+) -> Acceptance | Violation:
+    """Negotiate the contexts, and answer. ``maximum_pdu_bytes``: the longest PDU that we take."""
+    asked = request.primitive
+    proposed = asked.presentation_context_definition_list
+    try:
+        results, _ = negotiate_as_acceptor(proposed, [_for_library(one) for one in supported])
+    except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return Violation(Flaw.REQUEST_MALFORMED, type(exc).__name__)
+    answer = A_ASSOCIATE()
+    answer.application_context_name = UID(wire.APPLICATION_CONTEXT)
+    answer.called_ae_title, answer.calling_ae_title = asked.called_ae_title, asked.calling_ae_title
+    answer.result, answer.result_source = 0, 1
+    answer.presentation_context_definition_results_list = results
+    answer.user_information.extend(_ourselves(maximum_pdu_bytes))
+    pdu = bytearray(A_ASSOCIATE_AC(answer).encode())
+    pdu[6 + _TITLES.start : 6 + _TITLES.stop] = request.titles
+    return Acceptance(pdu=bytes(pdu), contexts=_accepted(results), maximum_pdu_bytes=_longest(asked))
+
+
+def reject(rejection: wire.Rejection) -> bytes:
+    """An A-ASSOCIATE-RJ."""
+    return encode_pdu(PduType.ASSOCIATE_RJ, bytes((0, rejection.result, rejection.source, rejection.reason)))
+
+
+def associate(
+    address: tuple[str, int],
+    proposed: Sequence[Proposal],
+    *,
+    calling: AeTitle,
+    called: AeTitle,
+    connect_timeout_s: float,
+    wrap: Wrap = lambda connected: connected,
+) -> Associated | Outcome:
+    """Connect and ask for an association with these contexts, or say why there is none.
+
+    ``wrap``: makes a TLS socket of the plain one. The answer may take as long as the connection.
+    """
+    where = "{}:{}".format(*address)
+    try:
+        connected = wrap(socket.create_connection(address, timeout=connect_timeout_s))
+    except (socket.gaierror, UnicodeError) as exc:
+        return Outcome(reason=Reason.UNRESOLVED, detail=f"{address[0]}, {exc}")
+    except OSError as exc:
+        return Outcome(reason=Reason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
+    # No Nagle: a small command PDU before the data costs a delayed ACK on each instance (2 to 6 times).
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link = Link(connected, Phase.AWAITING_ANSWER, RESPONSE_LIMITS)
+    began_s = time.monotonic()
+    until_s = began_s + connect_timeout_s
+    request = _request(proposed, calling=calling, called=called)
+    answer = link.send(A_ASSOCIATE_RQ(request).encode(), until_s) or link.next_event(until_s)
+    outcome: Outcome
+    match answer:
+        case ControlPdu(kind=PduType.ASSOCIATE_AC):
+            acceptance = _read_acceptance(answer.body, request)
+            if isinstance(acceptance, Acceptance) and acceptance.contexts:
+                link.phase = Phase.ESTABLISHED
+                link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
+                return Associated(link=link, contexts=acceptance.contexts)
+            if isinstance(acceptance, Acceptance):
+                link.tell_abort(0, 0)
+                outcome = Outcome(reason=Reason.NO_CONTEXT)
+            else:
+                link.tell_abort(2, INVALID_VALUE)
+                outcome = Outcome(reason=Reason.ILLEGAL, detail=f"an acceptance that cannot be read: {acceptance}")
+        case ControlPdu(kind=PduType.ASSOCIATE_RJ):
+            rejection = wire.rejection(*answer.numbers)
+            reason = Reason.BUSY if rejection.result == _TRANSIENT else Reason.REJECTED
+            titles = f"(we are {calling}, the peer is {called})"
+            outcome = Outcome(reason=reason, detail=f"{rejection.code}, {rejection.sentence} {titles}")
+        case ControlPdu():
+            outcome = aborted(answer)
+        case Ended.TIMED_OUT:
+            outcome = Outcome(reason=Reason.UNANSWERED, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
+        case Violation():
+            link.tell_abort(2, answer.reason)
+            outcome = Outcome(reason=Reason.ILLEGAL, detail=f"in place of an answer, {answer.sentence}")
+        case _:
+            outcome = Outcome(reason=Reason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
+    link.close()
+    return outcome
+
+
+def aborted(pdu: ControlPdu) -> Outcome:
+    """The peer's A-ABORT as an outcome."""
+    _, source, reason = pdu.numbers
+    return Outcome(reason=Reason.ABORTED, detail=f"source {source}, reason {reason}")
+
+
+def _request(proposed: Sequence[Proposal], *, calling: AeTitle, called: AeTitle) -> A_ASSOCIATE:
+    request = A_ASSOCIATE()
+    request.application_context_name = UID(wire.APPLICATION_CONTEXT)
+    request.calling_ae_title, request.called_ae_title = calling, called
+    contexts = [_for_library(one) for one in proposed]
+    for number, context in enumerate(contexts):
+        context.context_id = 2 * number + 1  # odd (PS3.8 section 9.3.2.2)
+    request.presentation_context_definition_list = contexts
+    request.user_information.extend(_ourselves(wire.MAXIMUM_PDU_BYTES))
+    return request
+
+
+def _read_acceptance(body: bytes, request: A_ASSOCIATE) -> Acceptance | str:
+    """What the peer accepted, or why that cannot be read."""
+    tidied = tidy_acceptance(body)
+    if isinstance(tidied, Unreadable):
+        return tidied.why
+    pdu = A_ASSOCIATE_AC()
+    try:
+        pdu.decode(encode_pdu(PduType.ASSOCIATE_AC, tidied.body))
+        primitive = pdu.to_primitive()
+        proposed = request.presentation_context_definition_list
+        results = negotiate_as_requestor(proposed, primitive.presentation_context_definition_results_list)
+    except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
+        return type(exc).__name__
+    return Acceptance(pdu=body, contexts=_accepted(results), maximum_pdu_bytes=_longest(primitive))
+
+
+def _for_library(proposal: Proposal) -> PresentationContext:
+    return build_context(proposal.abstract_syntax, list(proposal.transfer_syntaxes))
+
+
+def _accepted(results: Sequence[PresentationContext]) -> dict[int, Context]:
+    return {
+        one.context_id: Context(
+            id=one.context_id, abstract_syntax=str(one.abstract_syntax), transfer_syntax=str(one.transfer_syntax[0])
+        )
+        for one in results
+        if one.result == _ACCEPTED and one.context_id is not None and one.transfer_syntax
+    }
+
+
+def _longest(primitive: A_ASSOCIATE) -> int:
+    """The longest PDU that the peer takes; ours for a peer without limit (0, or none told: PS3.8 Annex D.1)."""
+    told = next((item for item in primitive.user_information if isinstance(item, MaximumLengthNotification)), None)
+    return (told.maximum_length_received if told else 0) or wire.MAXIMUM_PDU_BYTES
+
+
+def _ourselves(maximum_pdu_bytes: int) -> list[Ourselves]:
+    longest = MaximumLengthNotification()
+    longest.maximum_length_received = maximum_pdu_bytes
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    version = ImplementationVersionNameNotification()
+    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    return [longest, implementation, version]

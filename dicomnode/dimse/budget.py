@@ -1,0 +1,82 @@
+"""How much of all data sets that come in at the same moment may lie in memory.
+
+A limit on each object alone would let all associations together fill any memory. Beyond this budget nobody is read
+from, and TCP holds the peers back, which costs them time and no object. The object that began first never waits: so
+one association always goes on, whatever the others hold, and what is held is at most the budget and one object more.
+A peer that has that turn and does not use it, while others wait, loses it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+EXEMPT_BYTES = 1 << 20  # of each object at the most: an ordinary slice never asks
+EXEMPT_SHARE = 64  # and never more than this part of the budget: as many associations as are allowed by default
+LOOK_S = 0.5  # how soon an association that waits notices that it was ended
+TURN_BYTES = 1 << 20  # within ``turn_s``: 0.4 Mbit/s at the default of 20 s, below any network that images go over
+
+
+@dataclass(slots=True)
+class _Object:
+    size_bytes: int = 0
+    turn_until_s: float = 0.0  # by when it has to have grown, if others wait
+    turn_bytes: int = 0  # how large it was when its time was last prolonged
+
+
+class ByteBudget:
+    """Shared by all associations of a listener. Safe to use from many threads."""
+
+    def __init__(self, limit_bytes: int, *, turn_s: float) -> None:
+        self.exempt_bytes = min(EXEMPT_BYTES, limit_bytes // EXEMPT_SHARE)
+        self._limit_bytes = limit_bytes
+        self._turn_s = turn_s
+        self._objects: dict[int, _Object] = {}  # by holder, in the order in which they began
+        self._changed = threading.Condition()
+        self.waiting = 0  # holders that want more than there is
+
+    @property
+    def held_bytes(self) -> int:
+        """How much all objects together hold beyond what is exempt from asking."""
+        with self._changed:
+            return sum(one.size_bytes for one in self._objects.values())
+
+    def hold(self, holder: int, size_bytes: int, wait_s: float) -> bool:
+        """Let a holder have so many bytes in all; False: not within the time, ask again."""
+        if size_bytes <= self.exempt_bytes:
+            return True
+        with self._changed:
+            one = self._objects.setdefault(holder, _Object())
+            self.waiting += 1
+            try:
+                if not self._changed.wait_for(lambda: self._has_room(holder, size_bytes), wait_s):
+                    return False
+            finally:
+                self.waiting -= 1
+            one.size_bytes = size_bytes
+            if self._is_first(holder) and (not one.turn_until_s or size_bytes - one.turn_bytes >= TURN_BYTES):
+                one.turn_until_s, one.turn_bytes = time.monotonic() + self._turn_s, size_bytes
+            return True
+
+    def is_late(self, holder: int) -> bool:
+        """Do others wait for an object that its peer is too slow to send?"""
+        with self._changed:
+            one = self._objects.get(holder)
+            has_turn = one is not None and self._is_first(holder) and bool(one.turn_until_s)
+            return has_turn and self.waiting > 0 and one is not None and time.monotonic() > one.turn_until_s
+
+    def give_back(self, holder: int) -> None:
+        """The object is stored or given up."""
+        with self._changed:
+            if self._objects.pop(holder, None) is not None:
+                self._changed.notify_all()
+
+    def _is_first(self, holder: int) -> bool:
+        return next(iter(self._objects)) == holder
+
+    def _has_room(self, holder: int, size_bytes: int) -> bool:
+        if self._is_first(holder):
+            return True
+        others = sum(one.size_bytes for number, one in self._objects.items() if number != holder)
+        return others + size_bytes <= self._limit_bytes

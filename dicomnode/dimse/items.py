@@ -1,0 +1,203 @@
+"""An A-ASSOCIATE PDU brought down to what the node reads of it: PS3.8 sections 9.3.2 and 9.3.3.
+
+Bytes in, bytes out, and a list of what was left out. An item of an unknown type is skipped (PS3.8 section 9.3.1),
+and a value that nobody reads cannot be wrong. So nothing here is repaired item by item: the PDU is written anew from
+the few things that decide an association, and whoever decodes the result never meets the rest. Version names,
+identities, roles and the other negotiations of PS3.7 Annex D.3.3 go unanswered, as that annex allows.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+_FIXED_BYTES = 68  # PS3.8 Tables 9-11 and 9-17, after type and length: version, titles, reserved bytes
+CALLED, CALLING = slice(4, 20), slice(20, 36)
+_ITEM = struct.Struct(">BxH")  # type, reserved, length of what follows
+
+_APPLICATION_CONTEXT, _PROPOSED_CONTEXT, _ANSWERED_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x21, 0x50
+_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
+_MAXIMUM_LENGTH = 0x51
+_NEGOTIATIONS = range(0x52, 0x5A)  # PS3.7 Annex D.3.3: known, and not used by the node
+
+_UID = re.compile(rb"[0-9.]{1,64}")
+_NO_SYNTAX = b"1.2.840.10008.3.1.1.1"  # a UID that is neither a SOP class nor a transfer syntax, so it is refused
+_ACCEPTED, _NO_REASON, _NO_TRANSFER_SYNTAX = 0, 2, 4  # result of a context (PS3.8 Table 9-18)
+_SMALLEST_PDU = 8  # a fragment of two bytes (PS3.8 Annex D.1); of a peer that names less
+_NAMED = 8  # of what was left out: a request may hold thousands of items
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tidied:
+    """A PDU, without type and length, that holds what the node reads and nothing else."""
+
+    body: bytes
+    left_out: tuple[str, ...] = ()  # items that are not of the standard, and values that cannot be meant
+
+    @property
+    def summary(self) -> str:
+        """What was left out, for one line of the log."""
+        more = len(self.left_out) - _NAMED
+        return ", ".join(self.left_out[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """Why a PDU cannot be read at all: the association has to be aborted."""
+
+    why: str
+
+
+class _OverrunError(Exception):
+    """An item says that it is longer than what holds it."""
+
+
+def title(field: bytes) -> str | None:
+    r"""The AE title of a field; None where there is none (PS3.5 section 6.2, VR AE).
+
+    Some senders end it with a NUL or fill the field with them, and leave the rest of an earlier string behind it.
+
+    >>> title(b" MR1\0LDTITLE    "), title(b"M\xdcNCHEN"), title(b"  ")
+    ('MR1', None, None)
+    """
+    meant = field.split(b"\0")[0].strip(b" ")
+    if not meant or any(not 0x20 <= byte <= 0x7E or byte == 0x5C for byte in meant):
+        return None
+    return meant.decode("ascii")
+
+
+def as_sent(field: bytes) -> str:
+    r"""A field as it came, for people: what is not printable, and the backslash, as \xNN.
+
+    >>> print(as_sent(b"ABC\0\1            "))
+    ABC\x00\x01
+    """
+    return "".join(
+        chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x5C else f"\\x{byte:02x}" for byte in field.rstrip(b" ")
+    )
+
+
+def tidy_request(body: bytes) -> Tidied | Unreadable:
+    """An A-ASSOCIATE-RQ (PS3.8 Table 9-11); ``body``: without type and length. Titles that are none become ``?``."""
+    tidied = _tidied(body, _PROPOSED_CONTEXT, _proposed)
+    if isinstance(tidied, Tidied) and not any(
+        kind == _PROPOSED_CONTEXT for kind, _ in _items(tidied.body[_FIXED_BYTES:])
+    ):
+        return Unreadable(why="it proposes no presentation context that could be answered")
+    return tidied
+
+
+def tidy_acceptance(body: bytes) -> Tidied | Unreadable:
+    """An A-ASSOCIATE-AC (PS3.8 Table 9-17), whose titles are not tested; ``body``: without type and length."""
+    return _tidied(body, _ANSWERED_CONTEXT, _answered)
+
+
+_Context = Callable[[bytes, list[str]], bytes]
+
+
+def _tidied(body: bytes, context_kind: int, tidy_context: _Context) -> Tidied | Unreadable:
+    if len(body) < _FIXED_BYTES:
+        return Unreadable(why="it is shorter than its fixed part")
+    application, contexts, maximum_length = b"", {}, None
+    left_out: list[str] = []
+    try:
+        for kind, content in _items(body[_FIXED_BYTES:]):
+            if kind == _APPLICATION_CONTEXT:
+                application = application or _uid(content) or b""
+            elif kind == context_kind:
+                number = content[0] if len(content) >= 4 else 0
+                if number % 2 == 0 or number in contexts:
+                    left_out.append(f"context {number}")  # odd ids, each once (PS3.8 section 9.3.2.2)
+                else:
+                    contexts[number] = tidy_context(content, left_out)
+            elif kind == _USER_INFORMATION:
+                found = _maximum_length(content, left_out)
+                maximum_length = found if maximum_length is None else maximum_length
+            else:
+                left_out.append(f"item {kind:02X}H")
+    except _OverrunError:
+        return Unreadable(why="an item in it is longer than what holds it")
+    tidied = b"".join((
+        b"\0\1\0\0",
+        *((title(field) or "?").encode("ascii").ljust(16) for field in (body[CALLED], body[CALLING])),
+        bytes(32),
+        _item(_APPLICATION_CONTEXT, application) if application else b"",
+        *(_item(context_kind, context) for context in contexts.values()),
+        _item(_USER_INFORMATION, _item(_MAXIMUM_LENGTH, struct.pack(">L", maximum_length or 0))),
+    ))  # fmt: skip
+    return Tidied(body=tidied, left_out=tuple(left_out))
+
+
+def _proposed(content: bytes, left_out: list[str]) -> bytes:
+    """A context of a request. One that proposes nothing proposes what we refuse: each has an answer to get."""
+    abstract: bytes | None = None
+    syntaxes: dict[bytes, None] = {}
+    for kind, value in _items(content[4:]):
+        if kind not in (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX) or (uid := _uid(value)) is None:
+            left_out.append(f"item {kind:02X}H of context {content[0]}")
+        elif kind == _TRANSFER_SYNTAX:
+            syntaxes[uid] = None
+        else:
+            abstract = abstract or uid
+    return b"".join((
+        bytes([content[0], 0, 0, 0]),
+        _item(_ABSTRACT_SYNTAX, abstract or _NO_SYNTAX),
+        *(_item(_TRANSFER_SYNTAX, uid) for uid in syntaxes or [_NO_SYNTAX]),
+    ))  # fmt: skip
+
+
+def _answered(content: bytes, left_out: list[str]) -> bytes:
+    """A context of an acceptance. The transfer syntax counts in an accepted one only (PS3.8 section 9.3.3.2)."""
+    number, result = content[0], content[2]
+    syntaxes = []
+    for kind, value in _items(content[4:]):
+        if kind == _TRANSFER_SYNTAX and (uid := _uid(value)) is not None:
+            syntaxes.append(uid)
+        elif kind != _TRANSFER_SYNTAX or result == _ACCEPTED:
+            left_out.append(f"item {kind:02X}H of context {number}")
+    if result == _ACCEPTED and not syntaxes:
+        left_out.append(f"context {number}, accepted without a transfer syntax")
+        result = _NO_TRANSFER_SYNTAX
+    elif result > _NO_TRANSFER_SYNTAX:
+        left_out.append(f"result {result} of context {number}")
+        result = _NO_REASON
+    syntax = _item(_TRANSFER_SYNTAX, syntaxes[0]) if result == _ACCEPTED else b""
+    return bytes([number, 0, result, 0]) + syntax
+
+
+def _maximum_length(content: bytes, left_out: list[str]) -> int | None:
+    """The longest PDU that the peer takes, 0 for one without limit (PS3.8 Annex D.1); None: it does not say."""
+    found: int | None = None
+    for kind, value in _items(content):
+        if kind == _MAXIMUM_LENGTH and len(value) == 4:
+            told = int.from_bytes(value, "big")
+            found = found if found is not None else (told and max(told, _SMALLEST_PDU))
+        elif kind not in _NEGOTIATIONS:
+            left_out.append(f"user item {kind:02X}H")
+    return found
+
+
+def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and value of each item of a field; raises _OverrunError where one does not fit."""
+    at = 0
+    while at < len(content):
+        if at + _ITEM.size > len(content):
+            raise _OverrunError
+        kind, length = _ITEM.unpack_from(content, at)
+        at += _ITEM.size
+        if at + length > len(content):
+            raise _OverrunError
+        yield kind, content[at : at + length]
+        at += length
+
+
+def _item(kind: int, content: bytes) -> bytes:
+    return _ITEM.pack(kind, len(content)) + content
+
+
+def _uid(value: bytes) -> bytes | None:
+    """A UID without its padding; None where it has letters, no length or too much of it (PS3.8 Annex F)."""
+    meant = value.split(b"\0")[0].strip(b" ")
+    return meant if _UID.fullmatch(meant) else None

@@ -1,0 +1,203 @@
+"""One connection of an association: whole events in, whole messages out, every wait with a limit.
+
+One thread reads and writes; only ``abort`` may come from another. That thread sleeps in the kernel until bytes come:
+nothing is polled. Nothing here raises for what a peer does or fails to do: the end of a connection is an ``Ended``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from enum import StrEnum
+
+from dicomnode.dimse.budget import LOOK_S, ByteBudget
+from dicomnode.dimse.messages import READ_BYTES, Event, PduReader, Phase, ReadLimits, encode_abort, encode_message
+
+ABORT_WAIT_S = 0.2  # for a write of the association's own thread that is about to end
+LINGER_S = 1.0
+LINGER_READS = 256  # of a peer that goes on sending: 16 MiB
+_WRITE_BYTES = 1 << 18  # PDUs of 16 KiB, as many peers want them, go out so many at a time
+
+
+class Ended(StrEnum):
+    """Why there is no next event."""
+
+    CLOSED = "closed"  # by the peer
+    LOST = "lost"  # the network's word, or a reset
+    TIMED_OUT = "timed_out"
+    TOO_SLOW = "too_slow"  # others wait for the memory that its object holds
+    ABORTED_HERE = "aborted_here"  # by ``abort``
+
+
+class Link:
+    """A connected socket, plain or TLS, that speaks PDUs."""
+
+    def __init__(
+        self, connected: socket.socket, phase: Phase, limits: ReadLimits, *, budget: ByteBudget | None = None
+    ) -> None:
+        self._socket = connected
+        self._reader = PduReader(phase, limits)
+        self._budget = budget
+        self._writing = threading.Lock()
+        self._is_aborted = False
+        self._pdu_began: tuple[int, float] | None = None  # which PDU, and when its first byte was seen
+        self.maximum_pdu_bytes = 0  # of what the peer takes; from the negotiation
+
+    @property
+    def phase(self) -> Phase:
+        """How far the association is, which decides what the peer may send."""
+        return self._reader.phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._reader.phase = phase
+
+    @property
+    def is_inside_pdu(self) -> bool:
+        """Has a PDU of the peer's begun that is not whole?"""
+        return self._reader.is_inside_pdu
+
+    def next_event(self, until_s: float, *, pdu_timeout_s: float | None = None) -> Event | Ended:
+        """The next event that the peer brings about, by the monotonic clock.
+
+        ``pdu_timeout_s``: a PDU that has begun gets so long from its first byte, whatever ``until_s`` is.
+        """
+        if self._budget is not None:
+            self._budget.give_back(id(self))  # the message before this one is done with
+        while (event := self._reader.next_event()) is None:
+            if self._is_aborted:
+                return Ended.ABORTED_HERE
+            if (ended := self._wait_for_room()) is not None:
+                return ended
+            deadline_s = until_s
+            if pdu_timeout_s is not None and self._reader.is_inside_pdu:
+                deadline_s = self._seconds_of_pdu() + pdu_timeout_s
+            if (ended := self._read(deadline_s)) is not None:
+                return ended
+        return event
+
+    def has_input(self) -> bool:
+        """Has the peer said anything, or gone, that was not read yet?"""
+        if self._reader.is_inside_pdu:
+            return True
+        pending = getattr(self._socket, "pending", None)  # of TLS: bytes that the kernel has given away already
+        if pending is not None and pending():
+            return True
+        try:
+            waiting = select.poll()
+            waiting.register(self._socket, select.POLLIN)
+            return bool(waiting.poll(0))
+        except (OSError, ValueError):
+            return True
+
+    def send(self, content: bytes | bytearray, until_s: float) -> Ended | None:
+        """Write bytes; None where they are on their way."""
+        with self._writing:
+            return self._send(content, until_s)
+
+    def send_message(
+        self, context_id: int, command: bytes, dataset: bytes | memoryview | None, until_s: float
+    ) -> Ended | None:
+        """Write one message in PDUs that the peer takes; None where it is on its way."""
+        waiting = bytearray()
+        with self._writing:
+            for part in encode_message(context_id, command, dataset, maximum_pdu_bytes=self.maximum_pdu_bytes):
+                waiting += part
+                if len(waiting) >= _WRITE_BYTES:
+                    if (ended := self._send(waiting, until_s)) is not None:
+                        return ended
+                    waiting.clear()
+            return self._send(waiting, until_s)
+
+    def tell_abort(self, source: int, reason: int) -> None:
+        """Send an A-ABORT, if a PDU can still be sent; the reading thread then lingers and closes."""
+        if self._writing.acquire(timeout=ABORT_WAIT_S):  # else a PDU is half out, and nothing can be said any more
+            try:
+                self._send(encode_abort(source, reason), time.monotonic() + ABORT_WAIT_S)
+            finally:
+                self._writing.release()
+
+    def abort(self, source: int, reason: int) -> None:
+        """End at once, from any thread; whoever waits for an event or a write is woken."""
+        self._is_aborted = True
+        self.tell_abort(source, reason)
+        self.cut()
+
+    def cut(self) -> None:
+        """End at once without a word. It wakes whoever reads or writes, which closing would not."""
+        self._is_aborted = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def linger(self) -> None:
+        """After the last PDU: let the peer close first, for a while (the ARTIM timer of PS3.8 section 9.1.5).
+
+        To close while bytes of the peer lie unread would reset the connection, and what we said last would be lost.
+        """
+        until_s = time.monotonic() + LINGER_S
+        with contextlib.suppress(OSError, ValueError):
+            self._socket.shutdown(socket.SHUT_WR)
+            for _ in range(LINGER_READS):
+                self._socket.settimeout(max(until_s - time.monotonic(), 0.001))
+                if not self._socket.recv(READ_BYTES):
+                    return
+
+    def close(self) -> None:
+        """Give the descriptor and the memory back; only by the thread that reads."""
+        if self._budget is not None:
+            self._budget.give_back(id(self))
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _seconds_of_pdu(self) -> float:
+        """When the PDU began that is not whole yet."""
+        if self._pdu_began is None or self._pdu_began[0] != self._reader.pdus:
+            self._pdu_began = self._reader.pdus, time.monotonic()
+        return self._pdu_began[1]
+
+    def _wait_for_room(self) -> Ended | None:
+        """Before more of an object is read. The peer is not blamed for the time: its PDU begins anew."""
+        if self._budget is None or not self._reader.held_bytes:
+            return None
+        if self._budget.is_late(id(self)):
+            return Ended.TOO_SLOW
+        wanted = self._reader.held_bytes + len(self._reader.free())
+        while not self._budget.hold(id(self), wanted, LOOK_S):
+            self._pdu_began = None
+            if self._is_aborted:
+                return Ended.ABORTED_HERE
+        return None
+
+    def _read(self, deadline_s: float) -> Ended | None:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            return Ended.TIMED_OUT
+        is_large = self._budget is not None and self._reader.held_bytes > self._budget.exempt_bytes
+        try:
+            self._socket.settimeout(min(left_s, LOOK_S) if is_large else left_s)
+            size = self._socket.recv_into(self._reader.free())
+        except TimeoutError:
+            return None if is_large and left_s > LOOK_S else Ended.TIMED_OUT
+        except (OSError, ValueError):  # ValueError: closed
+            return Ended.ABORTED_HERE if self._is_aborted else Ended.LOST
+        if not size:
+            return Ended.ABORTED_HERE if self._is_aborted else Ended.CLOSED
+        self._reader.received(size)
+        return None
+
+    def _send(self, content: bytes | bytearray, until_s: float) -> Ended | None:
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            return Ended.TIMED_OUT
+        try:
+            self._socket.settimeout(left_s)
+            self._socket.sendall(content)
+        except TimeoutError:
+            return Ended.TIMED_OUT
+        except (OSError, ValueError):
+            return Ended.ABORTED_HERE if self._is_aborted else Ended.LOST
+        return None

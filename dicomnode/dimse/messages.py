@@ -1,0 +1,483 @@
+"""PDUs and DIMSE messages as bytes: PS3.8 section 9.3, PS3.7 sections 6.3 and 9.3 and Annex E. No socket, no clock.
+
+Two halves. ``encode_…`` turn a message or a control PDU into bytes. ``PduReader`` is given bytes as they come and
+gives back events: a message, a PDU of the association's beginning or end, or a ``Violation`` with the A-ABORT that
+the standard has for it. It holds one message at the most, whatever the peer sends, and never more of it than allowed.
+
+Which elements a command carries is the table ``FIELDS``; a DIMSE service that is not there yet is a row of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum, StrEnum
+
+MAXIMUM_COMMAND_BYTES = 1 << 16  # a real command set has some hundred
+CONTROL_PDU_BYTES = 1 << 16  # every PDU but P-DATA-TF; a request for 128 contexts of seven syntaxes has about 30 kB
+SMALLEST_PDU_BYTES = 8  # a fragment of two bytes; of a peer that names less
+READ_BYTES = 1 << 16  # taken from the socket at once; the buffer of each association
+
+_PDU = struct.Struct(">BxL")  # type, length of the rest (PS3.8 Table 9-11 and following)
+_PDV = struct.Struct(">LBB")  # length of the rest, context, message control header (PS3.8 section 9.3.5.1, Annex E)
+_PDV_OVERHEAD = 6  # some peers count it on top of the maximum length, some within (PS3.8 Annex D.1.1)
+_IS_COMMAND, _IS_LAST = 0x01, 0x02  # bits of the message control header
+_ELEMENT = struct.Struct(
+    "<HHL"
+)  # command sets are implicit VR little endian, whatever was agreed (PS3.7 section 6.3.1)
+_NO_DATASET, _DATASET = 0x0101, 0x0001  # Command Data Set Type
+
+
+class PduType(IntEnum):
+    """PS3.8 section 9.3.1."""
+
+    ASSOCIATE_RQ = 1
+    ASSOCIATE_AC = 2
+    ASSOCIATE_RJ = 3
+    P_DATA = 4
+    RELEASE_RQ = 5
+    RELEASE_RP = 6
+    ABORT = 7
+
+
+class Command(IntEnum):
+    """Command Field (PS3.7 Annex E.1)."""
+
+    C_STORE_RQ = 0x0001
+    C_GET_RQ = 0x0010
+    C_FIND_RQ = 0x0020
+    C_MOVE_RQ = 0x0021
+    C_ECHO_RQ = 0x0030
+    N_EVENT_REPORT_RQ = 0x0100
+    N_ACTION_RQ = 0x0130
+    C_CANCEL_RQ = 0x0FFF
+    C_STORE_RSP = 0x8001
+    C_GET_RSP = 0x8010
+    C_FIND_RSP = 0x8020
+    C_MOVE_RSP = 0x8021
+    C_ECHO_RSP = 0x8030
+    N_EVENT_REPORT_RSP = 0x8100
+    N_ACTION_RSP = 0x8130
+
+
+RESPONSE = 0x8000  # set in the command field of every response
+
+
+class Field(IntEnum):
+    """Element number of a command element (0000,xxxx) (PS3.7 Annex E.1)."""
+
+    GROUP_LENGTH = 0x0000
+    AFFECTED_SOP_CLASS_UID = 0x0002
+    REQUESTED_SOP_CLASS_UID = 0x0003
+    COMMAND = 0x0100
+    MESSAGE_ID = 0x0110
+    MESSAGE_ID_RESPONDED_TO = 0x0120
+    MOVE_DESTINATION = 0x0600
+    PRIORITY = 0x0700
+    DATA_SET_TYPE = 0x0800
+    STATUS = 0x0900
+    OFFENDING_ELEMENT = 0x0901
+    AFFECTED_SOP_INSTANCE_UID = 0x1000
+    REQUESTED_SOP_INSTANCE_UID = 0x1001
+    EVENT_TYPE_ID = 0x1002
+    ACTION_TYPE_ID = 0x1008
+    REMAINING = 0x1020
+    COMPLETED = 0x1021
+    FAILED = 0x1022
+    WARNING = 0x1023
+
+
+_CLASS, _INSTANCE = Field.AFFECTED_SOP_CLASS_UID, Field.AFFECTED_SOP_INSTANCE_UID
+_ASKED_CLASS, _ASKED_INSTANCE = Field.REQUESTED_SOP_CLASS_UID, Field.REQUESTED_SOP_INSTANCE_UID
+
+FIELDS: Mapping[Command, tuple[Field, ...]] = {
+    Command.C_STORE_RQ: (_CLASS, Field.MESSAGE_ID, Field.PRIORITY, _INSTANCE),
+    Command.C_STORE_RSP: (_CLASS, Field.MESSAGE_ID_RESPONDED_TO, Field.STATUS, _INSTANCE),
+    Command.C_ECHO_RQ: (_CLASS, Field.MESSAGE_ID),
+    Command.C_ECHO_RSP: (_CLASS, Field.MESSAGE_ID_RESPONDED_TO, Field.STATUS),
+    Command.C_FIND_RQ: (_CLASS, Field.MESSAGE_ID, Field.PRIORITY),
+    Command.C_GET_RQ: (_CLASS, Field.MESSAGE_ID, Field.PRIORITY),
+    Command.C_MOVE_RQ: (_CLASS, Field.MESSAGE_ID, Field.PRIORITY, Field.MOVE_DESTINATION),
+    Command.C_CANCEL_RQ: (Field.MESSAGE_ID_RESPONDED_TO,),
+    Command.N_ACTION_RQ: (_ASKED_CLASS, Field.MESSAGE_ID, _ASKED_INSTANCE, Field.ACTION_TYPE_ID),
+    Command.N_ACTION_RSP: (_CLASS, Field.MESSAGE_ID_RESPONDED_TO, Field.STATUS, _INSTANCE, Field.ACTION_TYPE_ID),
+    Command.N_EVENT_REPORT_RQ: (_CLASS, Field.MESSAGE_ID, _INSTANCE, Field.EVENT_TYPE_ID),
+    Command.N_EVENT_REPORT_RSP: (
+        _CLASS, Field.MESSAGE_ID_RESPONDED_TO, Field.STATUS, _INSTANCE, Field.EVENT_TYPE_ID,
+    ),
+}  # fmt: skip
+"""What each command that we send carries beside Command Field, Data Set Type and group length (PS3.7 9.3, 10.3).
+
+What we receive is not held against it: an element that nobody needs may be there, absent or odd.
+"""
+
+_TEXTS = frozenset({_CLASS, _INSTANCE, _ASKED_CLASS, _ASKED_INSTANCE, Field.MOVE_DESTINATION})  # the rest are US
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSet:
+    """The elements of a command set that came, by number. Without a ``repr`` of its values."""
+
+    elements: Mapping[int, bytes]
+
+    def number(self, field: Field) -> int | None:
+        """The value of an element with VR US; None where it is absent or shorter."""
+        value = self.elements.get(field, b"")
+        return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
+
+    def text(self, field: Field) -> str:
+        """The value of an element with VR UI or AE without its padding; what is not ASCII shows escaped."""
+        value = self.elements.get(field, b"")
+        return value.split(b"\0", 1)[0].decode("ascii", "backslashreplace").strip(" ")
+
+    def tags(self, field: Field) -> tuple[tuple[int, int], ...]:
+        """The values of an element with VR AT: group and element."""
+        value = self.elements.get(field, b"")
+        return tuple(struct.iter_unpack("<HH", value[: len(value) // 4 * 4]))
+
+    @property
+    def has_dataset(self) -> bool:
+        """Does a data set follow? Every value but 0101 says so (PS3.7 section 9.3.1.1); a C-ECHO never has one."""
+        command, told = self.number(Field.COMMAND), self.number(Field.DATA_SET_TYPE)
+        if command == Command.C_ECHO_RQ or told == _NO_DATASET:
+            return False
+        return told is not None or command == Command.C_STORE_RQ
+
+    def __repr__(self) -> str:
+        command = self.number(Field.COMMAND)
+        return "CommandSet()" if command is None else f"CommandSet({command:04X})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Message:
+    """One DIMSE message that came."""
+
+    context_id: int
+    command: CommandSet
+    dataset: bytearray | None  # in the transfer syntax of its context
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ControlPdu:
+    """A PDU that begins or ends an association; ``body``: what follows its length."""
+
+    kind: PduType
+    body: bytes
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """Result, source and reason of an A-ASSOCIATE-RJ; of an A-ABORT the first one means nothing."""
+        first, second, third = self.body[1:4].ljust(3, b"\0")
+        return first, second, third
+
+
+class Flaw(StrEnum):
+    """What a peer sent that is not legal, in words for the log."""
+
+    NO_PDU = "bytes that are no PDU"
+    PDU_UNEXPECTED = "a PDU that is not legal here"
+    PDU_TOO_LONG = "a PDU that is longer than agreed"
+    PDU_MALFORMED = "a PDU whose parts do not fit into it"
+    COMMAND_MALFORMED = "a command set that cannot be read"
+    COMMAND_TOO_LONG = "a command set that is longer than 64 KiB"
+    COMMAND_UNEXPECTED = "a command in the middle of a data set"
+    DATASET_UNEXPECTED = "a data set without a command"
+    CONTEXT_CHANGED = "a message on two presentation contexts"
+    OBJECT_TOO_LARGE = "an object that is larger than allowed"
+    REQUEST_MALFORMED = "an association request that cannot be read"
+    CONTEXT_UNKNOWN = "a message on a presentation context that was not accepted"
+    MESSAGE_UNEXPECTED = "a message that is no request, or that has no Message ID"
+
+
+UNSPECIFIED, UNRECOGNISED, UNEXPECTED, INVALID_VALUE = 0, 1, 2, 6  # reasons of an A-ABORT (PS3.8 Table 9-26)
+
+_REASONS: Mapping[Flaw, int] = {
+    Flaw.NO_PDU: UNRECOGNISED,
+    Flaw.PDU_UNEXPECTED: UNEXPECTED,
+    Flaw.COMMAND_UNEXPECTED: UNEXPECTED,
+    Flaw.DATASET_UNEXPECTED: UNEXPECTED,
+    Flaw.CONTEXT_CHANGED: UNEXPECTED,
+    Flaw.CONTEXT_UNKNOWN: UNEXPECTED,
+    Flaw.MESSAGE_UNEXPECTED: UNEXPECTED,
+    Flaw.REQUEST_MALFORMED: UNSPECIFIED,
+}  # every other: invalid value of a parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """The peer sent what is not legal: the association is over."""
+
+    flaw: Flaw
+    detail: str = ""
+
+    @property
+    def reason(self) -> int:
+        """What the A-ABORT of the provider says."""
+        return _REASONS.get(self.flaw, INVALID_VALUE)
+
+    @property
+    def sentence(self) -> str:
+        """What came, to be put behind "the peer sent"."""
+        return f"{self.flaw}: {self.detail}" if self.detail else str(self.flaw)
+
+
+Event = Message | ControlPdu | Violation
+
+
+class Phase(Enum):
+    """Which PDUs are legal, by how far the association is (PS3.8 section 9.2)."""
+
+    AWAITING_REQUEST = frozenset({PduType.ASSOCIATE_RQ, PduType.ABORT})
+    AWAITING_ANSWER = frozenset({PduType.ASSOCIATE_AC, PduType.ASSOCIATE_RJ, PduType.ABORT})
+    ESTABLISHED = frozenset({PduType.P_DATA, PduType.RELEASE_RQ, PduType.ABORT})
+    RELEASING = frozenset({PduType.P_DATA, PduType.RELEASE_RQ, PduType.RELEASE_RP, PduType.ABORT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadLimits:
+    """The most that a peer may send at once."""
+
+    pdu_bytes: int  # of a P-DATA-TF, as we told it in the negotiation
+    dataset_bytes: int
+
+
+class PduReader:
+    """Bytes in, events out. Give it bytes by ``free`` and ``received``; take events until there is none."""
+
+    def __init__(self, phase: Phase, limits: ReadLimits) -> None:
+        self.phase = phase
+        self._limits = limits
+        self._buffer = bytearray(READ_BYTES)
+        self._begin = 0  # of what is not read yet
+        self._end = 0
+        self.pdus = 0  # that came whole
+        self._kind: PduType | None = None  # of the PDU that has begun
+        self._pdu_left = 0  # bytes of it that are still to come
+        self._body = bytearray()  # of a control PDU
+        self._fragment_left: int | None = None  # bytes of the fragment that has begun; None: between two
+        self._control = 0  # its message control header
+        self._context_id: int | None = None  # of the message that has begun
+        self._command = bytearray()
+        self._command_set: CommandSet | None = None  # whole: its data set follows
+        self._dataset = bytearray()
+
+    @property
+    def is_inside_pdu(self) -> bool:
+        """Has a PDU begun that is not whole yet?"""
+        return self._kind is not None or self._end > self._begin
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of a data set is held."""
+        return len(self._dataset)
+
+    def free(self) -> memoryview:
+        """Where the next bytes go; never empty."""
+        if self._begin:
+            rest = self._buffer[self._begin : self._end]
+            self._buffer[: len(rest)] = rest
+            self._begin, self._end = 0, len(rest)
+        assert self._end < len(self._buffer), "headers are read at once, bodies are taken out"
+        return memoryview(self._buffer)[self._end :]
+
+    def received(self, size: int) -> None:
+        """So many bytes were put there."""
+        self._end += size
+
+    def next_event(self) -> Event | None:
+        """The next event; None: more bytes are needed. After a Violation nothing more is to be asked for."""
+        while True:
+            if self._kind is None:
+                if self._end - self._begin < _PDU.size:
+                    return self._early_violation()
+                if (violation := self._open_pdu()) is not None:
+                    return violation
+            elif self._kind is not PduType.P_DATA:
+                return self._control_pdu()
+            elif self._fragment_left is not None:
+                if (event := self._take_fragment()) is not None:
+                    return event
+                if self._fragment_left is not None:
+                    return None
+            elif self._pdu_left < _PDV.size:
+                return Violation(Flaw.PDU_MALFORMED)
+            elif self._end - self._begin < _PDV.size:
+                return None
+            elif (violation := self._open_fragment()) is not None:
+                return violation
+
+    def _early_violation(self) -> Violation | None:
+        """A first byte that begins no legal PDU is answered at once: an HTTP client does not wait for a length."""
+        return self._illegal(self._buffer[self._begin]) if self._end > self._begin else None
+
+    def _illegal(self, kind: int) -> Violation | None:
+        if kind not in PduType.__members__.values():
+            return Violation(Flaw.NO_PDU)
+        if kind not in self.phase.value:
+            return Violation(Flaw.PDU_UNEXPECTED, f"type {kind:02X}H")
+        return None
+
+    def _open_pdu(self) -> Violation | None:
+        kind, length = _PDU.unpack_from(self._buffer, self._begin)
+        if (violation := self._illegal(kind)) is not None:
+            return violation
+        is_data = kind == PduType.P_DATA
+        most = self._limits.pdu_bytes + _PDV_OVERHEAD if is_data else CONTROL_PDU_BYTES
+        if length > most:
+            return Violation(Flaw.PDU_TOO_LONG, f"{length} bytes")
+        if is_data and length < _PDV.size:
+            return Violation(Flaw.PDU_MALFORMED)
+        self._begin += _PDU.size
+        self._kind, self._pdu_left = PduType(kind), length
+        return None
+
+    def _control_pdu(self) -> ControlPdu | None:
+        self._body += self._take(self._pdu_left)
+        if self._pdu_left:
+            return None
+        assert self._kind is not None
+        whole = ControlPdu(self._kind, bytes(self._body))
+        self._kind, self.pdus = None, self.pdus + 1
+        self._body.clear()
+        return whole
+
+    def _open_fragment(self) -> Violation | None:
+        """PS3.8 Annex E.2: the fragments of a message follow each other in one context, those of its command first."""
+        length, context_id, control = _PDV.unpack_from(self._buffer, self._begin)
+        self._begin += _PDV.size
+        self._pdu_left -= _PDV.size
+        size = length - 2
+        is_command = bool(control & _IS_COMMAND)
+        if size < 0 or size > self._pdu_left or (size == 0 and not control & _IS_LAST):
+            return Violation(Flaw.PDU_MALFORMED)
+        if self._context_id is None:
+            self._context_id = context_id
+        if context_id != self._context_id:
+            return Violation(Flaw.CONTEXT_CHANGED)
+        if is_command and self._command_set is not None:
+            return Violation(Flaw.COMMAND_UNEXPECTED)
+        if not is_command and self._command_set is None:
+            return Violation(Flaw.DATASET_UNEXPECTED)
+        if is_command and len(self._command) + size > MAXIMUM_COMMAND_BYTES:
+            return Violation(Flaw.COMMAND_TOO_LONG)
+        if not is_command and len(self._dataset) + size > self._limits.dataset_bytes:
+            return Violation(Flaw.OBJECT_TOO_LARGE)
+        self._control, self._fragment_left = control, size
+        return None
+
+    def _take_fragment(self) -> Message | Violation | None:
+        """What is there of the fragment goes to its message; the message, where it is whole now."""
+        assert self._fragment_left is not None
+        part = self._take(self._fragment_left)
+        self._fragment_left -= len(part)
+        (self._command if self._control & _IS_COMMAND else self._dataset).extend(part)
+        if self._fragment_left:
+            return None
+        self._fragment_left = None
+        if not self._pdu_left:
+            self._kind, self.pdus = None, self.pdus + 1
+        if not self._control & _IS_LAST:
+            return None
+        if self._control & _IS_COMMAND:
+            self._command_set = decode_command(self._command)
+            if self._command_set is None:
+                return Violation(Flaw.COMMAND_MALFORMED)
+            if self._command_set.has_dataset:
+                return None
+        assert self._command_set is not None
+        assert self._context_id is not None
+        dataset = self._dataset if self._command_set.has_dataset else None
+        message = Message(self._context_id, self._command_set, dataset)
+        self._context_id, self._command_set, self._dataset = None, None, bytearray()
+        self._command.clear()
+        return message
+
+    def _take(self, most: int) -> memoryview:
+        """Up to so many bytes of the PDU out of the buffer."""
+        size = min(most, self._end - self._begin)
+        part = memoryview(self._buffer)[self._begin : self._begin + size]
+        self._begin += size
+        self._pdu_left -= size
+        return part
+
+
+def decode_command(content: bytes | bytearray) -> CommandSet | None:
+    """The elements of a command set; None where their lengths do not add up or it has no command field."""
+    elements: dict[int, bytes] = {}
+    at = 0
+    while at < len(content):
+        if at + _ELEMENT.size > len(content):
+            return None
+        group, number, length = _ELEMENT.unpack_from(content, at)
+        at += _ELEMENT.size
+        if at + length > len(content):
+            return None
+        if group == 0x0000:
+            elements[number] = bytes(content[at : at + length])
+        at += length
+    command = CommandSet(elements)
+    return None if command.number(Field.COMMAND) is None else command
+
+
+def encode_refusal(field: int, message_id: int, status: int) -> bytes:
+    """The response to a request whose service is not offered, be it one that ``Command`` does not know."""
+    return _command_set(
+        {
+            Field.COMMAND: field | RESPONSE,
+            Field.MESSAGE_ID_RESPONDED_TO: message_id,
+            Field.DATA_SET_TYPE: _NO_DATASET,
+            Field.STATUS: status,
+        }
+    )
+
+
+def encode_command(command: Command, values: Mapping[Field, str | int], *, has_dataset: bool) -> bytes:
+    """A command set with the elements of its row in ``FIELDS``; one that ``values`` lacks is left out (type 2, U)."""
+    assert values.keys() <= set(FIELDS[command]), "an element that this command has not"
+    kind = _DATASET if has_dataset else _NO_DATASET
+    return _command_set({**values, Field.COMMAND: command, Field.DATA_SET_TYPE: kind})
+
+
+def _command_set(told: Mapping[Field, str | int]) -> bytes:
+    body = b"".join(_element(field, told[field]) for field in sorted(told))
+    return _ELEMENT.pack(0, Field.GROUP_LENGTH, 4) + struct.pack("<L", len(body)) + body
+
+
+def _element(field: Field, value: str | int) -> bytes:
+    if field in _TEXTS:
+        assert isinstance(value, str)
+        raw = value.encode("ascii")
+        raw += (b" " if field is Field.MOVE_DESTINATION else b"\0") * (len(raw) % 2)
+    else:
+        assert isinstance(value, int)
+        raw = struct.pack("<H", value)
+    return _ELEMENT.pack(0, field, len(raw)) + raw
+
+
+def encode_pdu(kind: PduType, body: bytes = bytes(4)) -> bytes:
+    """Any PDU; the four reserved bytes of a release are the default."""
+    return _PDU.pack(kind, len(body)) + body
+
+
+def encode_abort(source: int, reason: int) -> bytes:
+    """An A-ABORT: source 0 is the service user, 2 the provider (PS3.8 Table 9-26)."""
+    return encode_pdu(PduType.ABORT, bytes((0, 0, source, reason)))
+
+
+def encode_message(
+    context_id: int, command: bytes, dataset: bytes | bytearray | memoryview | None, *, maximum_pdu_bytes: int
+) -> Iterator[bytes]:
+    """A message as P-DATA-TF PDUs of one fragment each, none longer than the peer takes (PS3.8 Annex D.1)."""
+    # Even: a fragment of odd length is not allowed (PS3.8 Annex E.2 by PS3.5 section 7.1).
+    most = max(maximum_pdu_bytes, SMALLEST_PDU_BYTES) - _PDV.size & ~1
+    parts: Sequence[tuple[bytes | bytearray | memoryview, int]] = [(command, _IS_COMMAND)]
+    if dataset is not None:
+        parts = [*parts, (dataset, 0)]
+    for content, kind in parts:
+        for at in range(0, max(len(content), 1), most):
+            fragment = content[at : at + most]
+            last = _IS_LAST if at + most >= len(content) else 0
+            size = len(fragment)
+            head = _PDU.pack(PduType.P_DATA, size + _PDV.size) + _PDV.pack(size + 2, context_id, kind | last)
+            yield b"".join((head, fragment))

@@ -1,0 +1,159 @@
+"""Requests on an association that we asked for, and what came of each: PS3.7 section 9.3.
+
+The thread that asks is the one that waits: one write, one read. Nothing here raises for what a peer does or fails to
+do: an association that has ended says so at each request, with how it ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+
+from pydicom.datadict import keyword_for_tag
+from pydicom.tag import Tag
+
+from dicomnode.dimse.associate import Associated, Context, aborted
+from dicomnode.dimse.link import Ended, Link
+from dicomnode.dimse.messages import (
+    RESPONSE,
+    UNEXPECTED,
+    Command,
+    CommandSet,
+    ControlPdu,
+    Event,
+    Field,
+    Message,
+    PduType,
+    Phase,
+    Violation,
+    encode_command,
+    encode_pdu,
+)
+from dicomnode.dimse.outcome import Outcome, Reason
+
+_MESSAGE_IDS = 0xFFFF  # PS3.7 section 9.1.1.1: 16 bits
+_MEDIUM = 0x0000  # Priority
+
+
+class Requestor:
+    """An established association. One thread uses it; only ``abort`` may come from another."""
+
+    def __init__(self, associated: Associated, *, response_timeout_s: float) -> None:
+        self._link: Link = associated.link
+        self._timeout_s = response_timeout_s
+        self._message_id = 0
+        self._in_use = threading.Lock()  # by a request: whoever uses the connection closes it
+        self._ended: Outcome | None = None
+        self.contexts: Mapping[int, Context] = associated.contexts
+
+    def echo(self, context_id: int) -> Outcome:
+        """C-ECHO: is there a DICOM application that answers?"""
+        sop_class_uid = self.contexts[context_id].abstract_syntax
+        return self.request(context_id, Command.C_ECHO_RQ, {Field.AFFECTED_SOP_CLASS_UID: sop_class_uid})
+
+    def store(self, context_id: int, sop_instance_uid: str, dataset: memoryview) -> Outcome:
+        """C-STORE: one instance, its bytes as they are, in the transfer syntax of the context."""
+        values: dict[Field, str | int] = {
+            Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
+            Field.PRIORITY: _MEDIUM,
+            Field.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
+        }
+        return self.request(context_id, Command.C_STORE_RQ, values, dataset)
+
+    def request(
+        self,
+        context_id: int,
+        command: Command,
+        values: Mapping[Field, str | int],
+        dataset: memoryview | None = None,
+    ) -> Outcome:
+        """Send a request and wait for its response, ``response_timeout_s`` for the one and for the other."""
+        with self._in_use:
+            return self._request(context_id, command, values, dataset)
+
+    def release(self, limit_s: float) -> bool:
+        """End in order; False: the peer did not answer within the limit and was aborted."""
+        is_answered = True
+        if self._ended is None:
+            self._ended = Outcome(reason=Reason.ENDED)
+            self._link.phase = Phase.RELEASING
+            until_s = time.monotonic() + limit_s
+            event: Event | Ended | None = self._link.send(encode_pdu(PduType.RELEASE_RQ), until_s)
+            while event is None or isinstance(event, Message):
+                event = self._link.next_event(until_s)
+                # Both at once (PS3.8 section 7.2.2.7): the requestor answers first, then waits for its own answer.
+                if isinstance(event, ControlPdu) and event.kind is PduType.RELEASE_RQ:
+                    event = self._link.send(encode_pdu(PduType.RELEASE_RP), until_s)
+            if not isinstance(event, ControlPdu):
+                is_answered = event is Ended.CLOSED
+                self._link.tell_abort(0, 0)
+        self._link.close()
+        return is_answered
+
+    def abort(self) -> None:
+        """End at once (A-ABORT 0/0), from any thread: a request that waits for its response ends too."""
+        self._ended = self._ended or Outcome(reason=Reason.ENDED)
+        self._link.abort(0, 0)
+        if self._in_use.acquire(blocking=False):
+            self._link.close()
+            self._in_use.release()
+
+    def _request(
+        self, context_id: int, command: Command, values: Mapping[Field, str | int], dataset: memoryview | None
+    ) -> Outcome:
+        if self._ended is None and self._link.has_input():  # the peer may have released or aborted in between
+            event = self._link.next_event(time.monotonic() + self._timeout_s)
+            self._end(self._ending(event) or self._unasked())
+        if self._ended is not None:
+            return self._ended
+        self._message_id = self._message_id % _MESSAGE_IDS + 1
+        told = encode_command(command, {**values, Field.MESSAGE_ID: self._message_id}, has_dataset=dataset is not None)
+        began_s = time.monotonic()
+        event = self._link.send_message(context_id, told, dataset, began_s + self._timeout_s) or self._link.next_event(
+            time.monotonic() + self._timeout_s
+        )
+        answer = self._ending(event, waited_s=time.monotonic() - began_s)
+        if answer is None:
+            assert isinstance(event, Message)
+            answer = self._answer(event.command, command)
+        return answer if answer.status is not None else self._end(answer)
+
+    def _end(self, outcome: Outcome) -> Outcome:
+        self._ended = self._ended or outcome
+        self._link.close()
+        return self._ended
+
+    def _ending(self, event: Event | Ended, *, waited_s: float = 0.0) -> Outcome | None:
+        """How the association ended, if this ends it; the peer is told of it where it does not know."""
+        match event:
+            case Message():
+                return None
+            case ControlPdu(kind=PduType.ABORT):
+                return aborted(event)
+            case ControlPdu():
+                self._link.send(encode_pdu(PduType.RELEASE_RP), time.monotonic() + self._timeout_s)
+                return Outcome(reason=Reason.LOST, detail="the peer released the association")
+            case Violation():
+                self._link.tell_abort(2, event.reason)
+                return Outcome(reason=Reason.ILLEGAL, detail=event.sentence)
+            case Ended.TIMED_OUT:
+                self._link.tell_abort(0, 0)
+                return Outcome(reason=Reason.NO_RESPONSE, detail=f"{waited_s:.0f} s")
+            case _:
+                return Outcome(reason=Reason.LOST)
+
+    def _answer(self, response: CommandSet, command: Command) -> Outcome:
+        status = response.number(Field.STATUS)
+        is_ours = (
+            response.number(Field.COMMAND) == command | RESPONSE
+            and response.number(Field.MESSAGE_ID_RESPONDED_TO) == self._message_id
+        )
+        if not is_ours or status is None:
+            return self._unasked()
+        offending = tuple(keyword_for_tag(Tag(*tag)) for tag in response.tags(Field.OFFENDING_ELEMENT))
+        return Outcome(reason=Reason.ANSWERED, status=status, offending=offending)
+
+    def _unasked(self) -> Outcome:
+        self._link.tell_abort(2, UNEXPECTED)
+        return Outcome(reason=Reason.ILLEGAL, detail="a message that is no response to our request")

@@ -1,0 +1,241 @@
+"""One incoming association from its first byte to its last: a thread that reads its socket itself.
+
+What it decides is protocol only: what may come when, within which time, and what an answer looks like. Who may come
+in is ``admission``'s matter, what becomes of an object ``intake``'s; both are handed in.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dicomnode import log
+from dicomnode.dimse.associate import AssociationRequest, Context, accept, read_request, reject
+from dicomnode.dimse.budget import ByteBudget
+from dicomnode.dimse.link import Ended, Link
+from dicomnode.dimse.messages import (
+    RESPONSE,
+    UNSPECIFIED,
+    Command,
+    ControlPdu,
+    Event,
+    Field,
+    Flaw,
+    Message,
+    PduType,
+    Phase,
+    ReadLimits,
+    Violation,
+    encode_command,
+    encode_pdu,
+    encode_refusal,
+)
+from dicomnode.ids import SeriesId
+from dicomnode.receive.admission import contexts_for
+from dicomnode.receive.intake import Offer
+from dicomnode.seams import checkpoint
+from dicomnode.settings import PeerSettings
+from dicomnode.wire import UNRECOGNISED_OPERATION, VERIFICATION, Answer, Rejection
+
+LOGGER = logging.getLogger(__name__)
+
+_PROVIDER = 2  # source of an A-ABORT (PS3.8 Table 9-26)
+_USER = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much one association, and all together, may take."""
+
+    pdu_bytes: int
+    instance_bytes: int
+    associations: int
+    per_address: int
+    associate_timeout_s: float
+    pdu_timeout_s: float
+    idle_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    """What the receiver decides; each is called on the thread of the association."""
+
+    admit: Callable[[Association, AssociationRequest], PeerSettings | Rejection]
+    store: Callable[[Association, Offer], Answer]
+    closed: Callable[[Association], None]  # the association's last act
+
+
+class Association:
+    """Who is at the other end, and which series were stored."""
+
+    def __init__(
+        self, connected: socket.socket, address: str, limits: Limits, budget: ByteBudget, handlers: Handlers
+    ) -> None:
+        self.address = address
+        self.peer: PeerSettings | None = None  # None: not admitted
+        self.series: dict[str, SeriesId] = {}  # of this association, by Series Instance UID
+        self.stored = 0  # answers 0000
+        self.is_released = False
+        self.is_rejected = False
+        self.ending = ""  # what ended it, where that was no release
+        self.is_ended_by_us = False
+        self._limits = limits
+        self._handlers = handlers
+        self._contexts: Mapping[int, Context] = {}
+        limits_of_reading = ReadLimits(pdu_bytes=limits.pdu_bytes, dataset_bytes=limits.instance_bytes)
+        self._link = Link(connected, Phase.AWAITING_REQUEST, limits_of_reading, budget=budget)
+        self._thread = threading.Thread(target=self._run, name=f"association-{address}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Does its thread run, associated or not?"""
+        return self._thread.is_alive()
+
+    def dismiss(self) -> None:
+        """The operator stops the node: A-ABORT 0/0 where there is an association, else the connection is cut."""
+        if self.peer is not None:
+            self._link.abort(_USER, 0)
+        else:
+            self._link.cut()
+
+    def cut(self) -> None:
+        """End the connection now, whatever it is doing."""
+        self._link.cut()
+
+    def _run(self) -> None:
+        """Border: nothing that a peer sends may end more than its own association."""
+        try:
+            if self._associate():
+                while self._serve():
+                    pass
+        except Exception:  # noqa: BLE001 (border: one association)
+            log.failure(LOGGER, "association_failed", address=self.address)
+            self._abort("the node failed to serve it", UNSPECIFIED)
+        finally:
+            self._link.close()
+            self._handlers.closed(self)
+
+    def _associate(self) -> bool:
+        """Read the request and answer it; is there an association now?"""
+        event = self._link.next_event(time.monotonic() + self._limits.associate_timeout_s)
+        if not isinstance(event, ControlPdu) or event.kind is not PduType.ASSOCIATE_RQ:
+            self._end(event)
+            return False
+        request = read_request(event.body)
+        if isinstance(request, Violation):
+            self._end(request)
+            return False
+        if request.left_out:
+            log.event(
+                LOGGER, "association_items_skipped", level=logging.DEBUG, detail=request.left_out, address=self.address
+            )
+        admitted = self._handlers.admit(self, request)
+        if isinstance(admitted, Rejection):
+            self.is_rejected = True
+            self._link.send(reject(admitted), self._soon())
+            self._link.linger()
+            return False
+        acceptance = accept(request, contexts_for(admitted), maximum_pdu_bytes=self._limits.pdu_bytes)
+        if isinstance(acceptance, Violation):
+            self._end(acceptance)
+            return False
+        self._contexts = acceptance.contexts
+        self._link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
+        self._link.phase = Phase.ESTABLISHED
+        return self._link.send(acceptance.pdu, self._soon()) is None
+
+    def _serve(self) -> bool:
+        """Wait for one message and answer it; does the association go on?
+
+        One message a call: what is returned holds no object while the next one is waited for.
+        """
+        idle_until_s = time.monotonic() + self._limits.idle_timeout_s
+        event = self._link.next_event(idle_until_s, pdu_timeout_s=self._limits.pdu_timeout_s)
+        if isinstance(event, Message):
+            answer = self._answer(event)
+            if isinstance(answer, Violation):
+                self._end(answer)
+                return False
+            if answer is None:
+                return True
+            ended = self._link.send_message(event.context_id, answer, None, self._soon())
+            checkpoint("receive.answered")
+            return ended is None
+        if isinstance(event, ControlPdu) and event.kind is PduType.RELEASE_RQ:
+            self.is_released = True
+            self._link.send(encode_pdu(PduType.RELEASE_RP), self._soon())
+            self._link.linger()
+        else:
+            self._end(event)
+        return False
+
+    def _answer(self, message: Message) -> bytes | Violation | None:
+        """The command set of the response; None: none is due."""
+        command, context = message.command, self._contexts.get(message.context_id)
+        field, message_id = command.number(Field.COMMAND), command.number(Field.MESSAGE_ID)
+        assert field is not None, "a command set without its field is no message"
+        if field == Command.C_CANCEL_RQ:
+            return None
+        if context is None or message_id is None or field & RESPONSE:
+            return Violation(Flaw.CONTEXT_UNKNOWN if context is None else Flaw.MESSAGE_UNEXPECTED)
+        values: dict[Field, str | int] = {Field.MESSAGE_ID_RESPONDED_TO: message_id}
+        if field == Command.C_ECHO_RQ:
+            values |= {Field.AFFECTED_SOP_CLASS_UID: VERIFICATION, Field.STATUS: Answer.STORED}
+            return encode_command(Command.C_ECHO_RSP, values, has_dataset=False)
+        if field != Command.C_STORE_RQ:
+            return encode_refusal(field, message_id, UNRECOGNISED_OPERATION)
+        assert self.peer is not None
+        offer = Offer(
+            peer=self.peer.name,
+            sop_class_uid=command.text(Field.AFFECTED_SOP_CLASS_UID),
+            sop_instance_uid=command.text(Field.AFFECTED_SOP_INSTANCE_UID),
+            context_sop_class_uid=context.abstract_syntax,
+            transfer_syntax_uid=context.transfer_syntax,
+            dataset=memoryview(message.dataset or b""),
+        )
+        answer = self._handlers.store(self, offer)
+        self.stored += answer is Answer.STORED
+        values |= {
+            Field.AFFECTED_SOP_CLASS_UID: offer.sop_class_uid,
+            Field.AFFECTED_SOP_INSTANCE_UID: offer.sop_instance_uid,
+            Field.STATUS: answer,
+        }
+        return encode_command(Command.C_STORE_RSP, values, has_dataset=False)
+
+    def _end(self, event: Event | Ended) -> None:
+        """The association, or what was to become one, ends otherwise than by a release."""
+        match event:
+            case Violation(flaw=Flaw.OBJECT_TOO_LARGE):
+                self._abort("an object that is larger than receive.max_instance_mb", event.reason)
+            case Violation():
+                self._abort(event.sentence, event.reason)
+            case Ended.TIMED_OUT if self.peer is None:  # PS3.8 section 9.2.3, AA-2: closed without a word
+                self.ending, self.is_ended_by_us = "no association request came in time", True
+            case Ended.TIMED_OUT if self._link.is_inside_pdu:
+                self._abort("a PDU was not whole within its time (receive.pdu_timeout_s)", UNSPECIFIED)
+            case Ended.TIMED_OUT:
+                self._abort("nothing came for longer than receive.idle_timeout_s", UNSPECIFIED)
+            case Ended.TOO_SLOW:
+                self._abort("it was too slow to send an object for whose memory others waited", UNSPECIFIED)
+            case Ended.ABORTED_HERE:
+                self.ending, self.is_ended_by_us = "the node stops", True
+            case ControlPdu():
+                self.ending = "the peer aborted it: source {}, reason {}".format(*event.numbers[1:])
+            case _:
+                self.ending = "the connection was lost"
+
+    def _abort(self, why: str, reason: int) -> None:
+        self.ending, self.is_ended_by_us = why, True
+        self._link.tell_abort(_PROVIDER, reason)
+        self._link.linger()
+
+    def _soon(self) -> float:
+        """By when a PDU of ours has to be on its way."""
+        return time.monotonic() + self._limits.pdu_timeout_s

@@ -1,0 +1,112 @@
+"""The listening socket: which connections become associations at all.
+
+An address of no peer is closed at accept; addresses and sockets are counted, because each costs a thread. Who the
+requestor is, and whether the disk has room for its series, is ``admission``'s matter. Nothing here waits for a peer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from dicomnode import log
+from dicomnode.dimse.budget import ByteBudget
+from dicomnode.receive.association import Association, Handlers, Limits
+from dicomnode.receive.throttle import Throttle
+
+LOGGER = logging.getLogger(__name__)
+
+BACKLOG = 128
+OVERBOOKING = 2  # sockets that have not asked for anything yet do not take the place of associations
+LARGEST_IN_FLIGHT = 2  # objects of the largest size, over all associations: whole series of usual slices fit into one
+RECOVERY_S = 0.1  # out of file descriptors: accept would fail again at once
+JOIN_S = 5.0  # for the thread that only has to see that its socket is closed
+
+
+class Listener:
+    """Accepts connections on a thread of its own until it is closed."""
+
+    def __init__(
+        self, host: str, port: int, limits: Limits, handlers: Handlers, *, is_near: Callable[[str], bool]
+    ) -> None:
+        """Bind and listen. ``is_near``: is an address in a peer's network? Raises OSError."""
+        self._limits = limits
+        self._handlers = handlers
+        self._is_near = is_near
+        self.budget = ByteBudget(LARGEST_IN_FLIGHT * limits.instance_bytes, turn_s=limits.pdu_timeout_s)
+        self._throttle = Throttle()
+        self._associations: list[Association] = []
+        self._lock = threading.Lock()
+        self._is_closing = False
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        self._socket = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that the system gave, where 0 was asked for."""
+        return int(self._socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._thread.start()
+
+    def live(self) -> list[Association]:
+        """Every association whose thread runs, established or not."""
+        with self._lock:
+            self._associations = [one for one in self._associations if one.is_alive()]
+            return list(self._associations)
+
+    def close(self) -> None:
+        """Stop listening; associations go on."""
+        self._is_closing = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closing would not
+        if self._thread.ident is not None:
+            self._thread.join(JOIN_S)
+        self._socket.close()
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            try:
+                connected, address = self._socket.accept()
+            except OSError as exc:
+                if self._is_closing:
+                    return
+                if exc.errno in (errno.EMFILE, errno.ENFILE):
+                    self._say("no_descriptors", "accept")
+                    time.sleep(RECOVERY_S)
+                continue
+            try:
+                self._begin(connected, str(address[0]))
+            except Exception:  # noqa: BLE001 (border: one connection)
+                log.failure(LOGGER, "connection_failed", address=str(address[0]))
+                connected.close()
+
+    def _begin(self, connected: socket.socket, address: str) -> None:
+        """May this connection cost us a thread? A stranger's may not, nor one too many of a peer's."""
+        if not self._is_near(address):
+            self._say("stranger_closed", address)
+            connected.close()
+            return
+        live = self.live()
+        from_there = sum(one.address == address for one in live)
+        if from_there >= OVERBOOKING * self._limits.per_address or len(live) >= OVERBOOKING * self._limits.associations:
+            self._say("connections_exhausted", address)
+            connected.close()
+            return
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        association = Association(connected, address, self._limits, self.budget, self._handlers)
+        association.start()
+        with self._lock:
+            self._associations.append(association)
+
+    def _say(self, name: str, address: str) -> None:
+        if count := self._throttle.count(f"{name} {address}"):
+            log.event(LOGGER, name, level=logging.WARNING, address=address, count=count)

@@ -1,0 +1,247 @@
+"""Peers that send for ever, or never all of it: each wait of the node has an end, and its memory has one too."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from dicomnode.dimse.outcome import Reason
+from dicomnode.ids import AeTitle
+from dicomnode.push import scu
+from dicomnode.push.scu import Link, Offer, associate, echo, send_files
+from dicomnode.receive.listener import LARGEST_IN_FLIGHT
+from dicomnode.receive.scp import MEBIBYTE
+from dicomnode.seams import set_checkpoint_hook
+from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.wire import IMPLICIT, VERIFICATION
+from tests.receive.house import House, house, said
+from tests.support.dicom import Made, made
+from tests.support.misbehaving_pacs import Script, scripted_pacs
+from tests.support.mr_series import write_mr_series
+from tests.support.pdu import ABORT, MR_IMAGE, Visitor, c_store_rq, p_data, pdu, store_pdus, visitor
+from tests.support.wait import wait_until
+
+US = AeTitle("NODE")
+HASTY = PushSettings(connect_timeout_s=0.5, response_timeout_s=0.5)
+LIMIT_S = 5.0  # ten times the settings, on a busy machine
+
+
+def peer(port: int) -> PeerSettings:
+    return PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address=f"127.0.0.1:{port}")
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    began_s = time.monotonic()
+    yield
+    assert time.monotonic() - began_s < LIMIT_S
+
+
+def test_a_stream_of_empty_fragments_does_not_keep_the_thread_that_sends(tmp_path: Path) -> None:
+    paths = write_mr_series(tmp_path, slices=1)
+    flood = p_data(1, b"", is_command=True, is_last=False) * 100
+    with scripted_pacs(Script(flood=flood)) as pacs, in_time():
+        (sent,) = send_files(peer(pacs.port), paths, ae_title=US, push=HASTY)
+    assert sent.outcome.reason is Reason.ILLEGAL
+
+
+def test_a_stream_of_pdus_does_not_keep_a_release_and_its_abort_is_a_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="dicomnode")
+    monkeypatch.setattr(scu, "RELEASE_TIMEOUT_S", 0.5)
+    script = Script(refuses_release=True, flood=p_data(1, b"", is_command=True, is_last=False) * 100)
+    with scripted_pacs(script) as pacs:
+        verification = Offer(sop_class_uid=VERIFICATION, transfer_syntax_uid=IMPLICIT)
+        link = associate(peer(pacs.port), [verification], ae_title=US, push=HASTY)
+        assert isinstance(link, Link)
+        with in_time():
+            link.release()
+    assert [line["peer"] for line in said(caplog, "association_aborted")] == ["pacs"]
+
+
+def test_an_answer_to_the_request_that_drips_does_not_keep_the_thread_that_asked() -> None:
+    with scripted_pacs(Script(drip=b"\2")) as pacs, in_time():
+        outcome = echo(peer(pacs.port), ae_title=US, push=HASTY)
+    assert outcome.reason in (Reason.UNANSWERED, Reason.ILLEGAL)
+
+
+def test_a_longer_answer_that_drips_does_not_either() -> None:
+    """The header claims 60 kB, which would come in twenty minutes."""
+    with scripted_pacs(Script(answer=b"\2\0\0\0\xea\x60\0")) as pacs, in_time():
+        outcome = echo(peer(pacs.port), ae_title=US, push=HASTY)
+    assert outcome.reason is Reason.UNANSWERED
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[House]:
+    """A node that takes objects of 1 MiB, and so holds 2 MiB of them."""
+    with house(tmp_path / "data", max_instance_mb=1, pdu_timeout_s=1.0, idle_timeout_s=3.0) as running:
+        yield running
+
+
+def begin(guest: Visitor, one: Made, count: int) -> bytes:
+    """Send the first bytes of an object; the rest of its PDUs."""
+    guest.associate()
+    content = store_pdus(one.sop_class_uid, one.sop_instance_uid, one.dataset)
+    sending = content[:count]
+    guest.send(sending)
+    return content[count:]
+
+
+def test_an_object_of_the_largest_size_is_stored_and_a_byte_more_is_aborted(
+    small: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="dicomnode")
+    one = made(1, size=720)
+    room = MEBIBYTE - len(one.dataset)
+    assert room > 8
+    padding = b"\xfc\xff\xfc\xffOB\0\0" + (room - 12).to_bytes(4, "little")  # Data Set Trailing Padding
+    whole = one.dataset + padding + bytes(room - 12)
+    assert len(whole) == MEBIBYTE
+    with visitor(small.port) as guest:
+        guest.associate()
+        assert guest.store(one.sop_class_uid, one.sop_instance_uid, whole) == 0x0000
+        guest.send(store_pdus(one.sop_class_uid, one.sop_instance_uid, whole + b"\0"))
+        answer = guest.receive()
+        assert answer is not None
+        assert (answer.kind, answer.code) == (ABORT, (2, 6))
+    small.wait_until_empty()
+    assert not small.quarantined()
+    wait_until(lambda: bool(said(caplog, "association_ended")), what="the line")
+    assert [line["detail"] for line in said(caplog, "association_ended")] == [
+        "an object that is larger than receive.max_instance_mb"
+    ]
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[House]:
+    """The same with the time limits of a real one: a busy machine is not a slow peer."""
+    with house(tmp_path / "data", max_instance_mb=1) as running:
+        yield running
+
+
+def test_twelve_senders_share_the_memory_of_two_objects_and_all_is_stored(patient: House) -> None:
+    """Each holds back the last PDU of an object: more than the budget if all of it were read."""
+    assert patient.receiver._listener is not None
+    held = patient.receiver._listener.budget
+    objects = [made(number, size=700) for number in range(12)]
+    with ExitStack() as stack:
+        guests = [stack.enter_context(visitor(patient.port)) for _ in objects]
+        rests: list[bytes] = [b""] * len(objects)
+
+        def send(number: int) -> None:
+            rests[number] = begin(guests[number], objects[number], 900_000)
+
+        senders = [threading.Thread(target=send, args=(number,)) for number in range(len(objects))]
+        for sender in senders:
+            sender.start()
+        wait_until(lambda: held.waiting > 0, what="the budget is full")
+        most = 0
+        statuses: list[int] = []
+
+        def finish(number: int) -> None:
+            senders[number].join()
+            guests[number].send(rests[number])
+            statuses.append(guests[number].status())
+            guests[number].release()
+
+        finishing = [threading.Thread(target=finish, args=(number,)) for number in range(len(objects))]
+        for thread in finishing:
+            thread.start()
+        while any(thread.is_alive() for thread in finishing):
+            most = max(most, held.held_bytes)
+            finishing[0].join(0.001)
+            for thread in finishing:
+                thread.join(0.001)
+        assert statuses == [0x0000] * len(objects)
+        assert most <= (LARGEST_IN_FLIGHT + 1) * MEBIBYTE + len(objects) * patient.limits.max_pdu_bytes
+    assert held.held_bytes == 0
+    assert len(patient.files()) == len(objects)
+
+
+def test_peers_that_begin_objects_and_stop_do_not_keep_the_others_out(small: House) -> None:
+    one = made(1, size=700)
+    with ExitStack() as stack:
+        for number in range(3):
+            begin(stack.enter_context(visitor(small.port)), made(2 + number, size=700), 900_000)
+        with visitor(small.port) as guest:
+            guest.associate()
+            assert guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
+            guest.release()
+
+
+def test_a_peer_that_drips_while_others_wait_loses_its_association(
+    small: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="dicomnode")
+    one = made(1, size=700)
+    is_over = threading.Event()
+
+    def drip(guest: Visitor) -> None:
+        begin(guest, made(2, size=700), 0)
+        fragment = p_data(3, b"\0\0", is_command=False, is_last=False)
+        guest.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3"), is_command=True))
+        guest.send(p_data(3, bytes(16000), is_command=False, is_last=False) * 60)
+        with suppress(OSError):
+            while not is_over.wait(0.1):
+                guest.send(fragment)
+
+    with ExitStack() as stack:
+        slow = [stack.enter_context(visitor(small.port)) for _ in range(3)]
+        dripping = [threading.Thread(target=drip, args=(guest,)) for guest in slow]
+        for thread in dripping:
+            thread.start()
+        assert small.receiver._listener is not None
+        held = small.receiver._listener.budget
+        wait_until(lambda: held.waiting > 0, what="it is full")
+        with visitor(small.port) as guest:
+            guest.associate()
+            assert guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
+            guest.release()
+        is_over.set()
+        for thread in dripping:
+            thread.join(10)
+    wait_until(lambda: len(said(caplog, "association_ended")) >= 2, what="the lines")
+    assert any("too slow" in str(line["detail"]) for line in said(caplog, "association_ended"))
+
+
+def test_a_peer_that_we_keep_waiting_is_not_idle(tmp_path: Path) -> None:
+    """Storing takes longer than the idle time: the peer waits for our answer, and sends the next object after it."""
+
+    def take_long(name: str) -> None:
+        if name == "durable.written":
+            threading.Event().wait(1.5)
+
+    set_checkpoint_hook(take_long)
+    try:
+        with house(tmp_path / "data", idle_timeout_s=1.0) as node, visitor(node.port) as guest:
+            guest.associate()
+            objects = [made(1), made(2)]
+            for one in objects:
+                guest.send(store_pdus(one.sop_class_uid, one.sop_instance_uid, one.dataset))
+            assert [guest.status(), guest.status()] == [0x0000] * 2
+            assert guest.echo() == 0x0000
+            guest.release()
+    finally:
+        set_checkpoint_hook(None)
+
+
+def test_two_messages_in_one_pdu_are_both_answered(small: House) -> None:
+    empty = c_store_rq(MR_IMAGE, "1.2.3", has_dataset=False)
+    with visitor(small.port) as guest:
+        guest.associate()
+        guest.send(
+            pdu(
+                4,
+                (p_data(3, empty, is_command=True) * 2)[6 : 6 + len(empty) + 6] + p_data(3, empty, is_command=True)[6:],
+            )
+        )
+        assert [guest.status(), guest.status()] == [0xC000] * 2
+        guest.release()
