@@ -113,6 +113,12 @@ def dataset_sha256(path: Path) -> str:
     return digest(memoryview(content)[dataset_start(content) :])
 
 
+def pixel_digest(path: Path) -> str:
+    """SHA-256 of the stored values: the same in every lossless transfer syntax. Raises as ``load_volume``."""
+    _, frame = _decode(path, 1)
+    return digest(np.ascontiguousarray(frame).tobytes())
+
+
 def dataset_start(content: bytes) -> int:
     """Where the dataset begins in a Part 10 file: after preamble and group 0002, which is Explicit VR (PS3.10 §7.1)."""
     if content[META_START - 4 : META_START] != b"DICM":
