@@ -152,14 +152,14 @@ class _Seen:
         """Find out what one file is."""
         try:
             kind = kind_of(path)
-            if kind is Kind.PART10:
-                self._take_dicom(path)
-                return
         except OSError as error:
             self._lose(path, f"a file that cannot be opened ({_why(error)})", "cannot be opened")
             return
-        except StorageError:  # as far as a file was read it was DICOM
-            self._lose(path, "a file that cannot be read to its end", "cannot be read to its end", clues=())
+        if kind is Kind.PART10:
+            try:
+                self._take_dicom(path)
+            except (OSError, StorageError):
+                self._lose(path, "a DICOM file that cannot be read to its end", "cannot be read to its end", clues=())
             return
         if kind is Kind.APPLE or path.name.lower() in SYSTEM_FILES:
             self.passed_over[path] = "a file of macOS or Windows, no image"

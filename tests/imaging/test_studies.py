@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from dicomnode.imaging.studies import Listing, list_files, passed_over_lines
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
@@ -91,7 +91,7 @@ def test_a_directory_file_is_no_image_whatever_its_name(name: str, tmp_path: Pat
     directory = Dataset()
     directory.FileSetID, directory.DirectoryRecordSequence = "CD", [record]
     directory.file_meta = FileMetaDataset()
-    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.1.3.10")
     directory.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     directory.save_as(tmp_path / name, enforce_file_format=True)

@@ -250,8 +250,9 @@ def scan(
         note(line)
     found = _with_words(described, note)
     if not any(series.role is not Role.UNUSABLE for series in found):
+        first, told = found[0], " cannot be used" if found[0].source.fault else ""
         raise InputError(
-            f"Nothing in the studies can be used; {found[0].source.label}: {found[0].sentence}",
+            f"Nothing in the studies can be used; {first.source.label}{told}: {first.sentence}",
             hint="Thick or thin MR series of parallel slices are needed, or thin NIfTI volumes.",
         )
     return found

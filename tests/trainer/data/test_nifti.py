@@ -130,7 +130,8 @@ def scanned(folder: Path, *files: str, notes: list[str] | None = None) -> dict[s
     """Subject by file, of files that each hold another volume."""
     for seed, name in enumerate(files):
         save(folder / name, good(seed))
-    found: tuple[Series, ...] = sources.scan([folder], note=[].append if notes is None else notes.append)
+    told: list[str] = [] if notes is None else notes
+    found: tuple[Series, ...] = sources.scan([folder], note=told.append)
     return {str(one.source.paths[0].relative_to(folder)): one.source.subject for one in found}
 
 
