@@ -15,10 +15,12 @@ from pathlib import Path
 
 from dicomnode.derive.encode import DerivedFile, derive
 from dicomnode.derive.facts import DerivationPlan
+from dicomnode.errors import InputError
 from dicomnode.generators.base import Generator
-from dicomnode.imaging.headers import UnreadableHeader, read_headers
+from dicomnode.imaging.headers import read_headers
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.stack import load_volume
+from dicomnode.imaging.studies import HINT, list_files, passed_over_lines
 from dicomnode.imaging.verdict import Limits, Verdict, judge
 
 
@@ -110,15 +112,19 @@ def run_pipeline(
     )
 
 
-def series_in(folder: Path) -> dict[str, list[Path]]:
-    """The DICOM files below a folder by Series Instance UID, in order of their names; other files are passed over."""
-    found: dict[str, list[Path]] = {}
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "DICOMDIR")
-    for header in read_headers(paths):
-        if isinstance(header, UnreadableHeader):
-            continue
-        found.setdefault(header.series_uid, []).append(header.path)
-    return found
+def series_in(folder: Path, *, note: Callable[[str], None] = lambda _: None) -> dict[str, list[Path]]:
+    """The images below a folder by Series Instance UID, in order of their names, copies once.
+
+    ``note`` is told of every file that was passed over. Raises InputError where a series may not be used whatever the
+    verdict on its images would be: one of them breaks off, or two share a SOP Instance UID.
+    """
+    listed = list_files([folder])
+    for line in passed_over_lines({**listed.passed_over, **dict.fromkeys(listed.nifti, "a NIfTI file, not DICOM")}):
+        note(line)
+    for series in listed.series:
+        if series.fault:
+            raise InputError(f"The series cannot be used: {series.fault}", hint=HINT)
+    return {series.series_uid: list(series.paths) for series in listed.series}
 
 
 def _written(file: DerivedFile) -> Written:

@@ -184,5 +184,17 @@ def test_a_folder_is_parted_into_series_and_other_files_are_passed_over(tmp_path
     two = SMALL.write(tmp_path / "c")
     (tmp_path / "c" / "readme.txt").write_text("not DICOM")
     (tmp_path / "DICOMDIR").write_bytes(one[0].read_bytes())
-    found = series_in(tmp_path)
+    notes: list[str] = []
+    found = series_in(tmp_path, note=notes.append)
     assert sorted(map(sorted, found.values())) == sorted([sorted(one), sorted(two)])
+    assert notes == [
+        "Passed over: readme.txt: neither DICOM nor NIfTI.",
+        "Passed over: DICOMDIR: the same as another file, which counts once.",
+    ]
+
+
+def test_a_series_with_an_image_that_breaks_off_is_refused_by_its_file(tmp_path: Path) -> None:
+    paths = SMALL.write(tmp_path)
+    paths[-1].write_bytes(paths[-1].read_bytes()[:-10])
+    with pytest.raises(InputError, match=f"The file {paths[-1].name} breaks off within its pixels"):
+        series_in(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,21 +53,22 @@ def infer(source: Path, out: Path, model: str | None, device: str, as_json: bool
     """
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; nothing was derived.", hint="Name a new folder.")
-    paths = _one_series(source)
+    paths, passed_over = _one_series(source)
     with output.progress_bar(str(source), quiet=as_json) as progress:
         derived = _derive(paths, out, model, device, progress)
-    output.print_facts(derived, as_json=as_json)
+    output.print_facts(replace(derived, notes=(*passed_over, *derived.notes)), as_json=as_json)
 
 
-def _one_series(source: Path) -> list[Path]:
-    """The files of the only series; InputError says which ones there are, by number of files and place."""
+def _one_series(source: Path) -> tuple[list[Path], list[str]]:
+    """The files of the only series, and what was passed over; InputError says which ones there are, by place."""
     from dicomnode.pipeline import series_in
 
-    found = sorted(series_in(source).values(), key=lambda paths: paths[0])
+    passed_over: list[str] = []
+    found = list(series_in(source, note=passed_over.append).values())
     if len(found) == 1:
-        return found[0]
+        return found[0], passed_over
     if not found:
-        raise InputError(f"There is no DICOM series in {source}.")
+        raise InputError(f"There is no DICOM series in {source}.", hint="\n  ".join(passed_over))
     places = "".join(f"\n  {len(paths)} images from {paths[0]}" for paths in found)
     raise InputError(f"{source} holds {len(found)} series:{places}", hint="Name a folder that holds one of them.")
 

@@ -141,7 +141,7 @@ def _plan(request: Request, out: Path, device: str, threads: int | None) -> None
         torch.set_num_threads(threads)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; nothing was trained.", hint="Go on with a run by --resume.")
-    plans.write(prepare(request, choose_device(device), warn=_say), out)
+    plans.write(prepare(request, choose_device(device), report=_say), out)
 
 
 def _look_at_pixels(run: Path) -> None:

@@ -7,20 +7,19 @@ padding or another way to write a length is no difference.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom.datadict import dictionary_description, keyword_for_tag
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileDataset
-from pydicom.pixels.utils import pixel_array
 from pydicom.tag import BaseTag
 
 from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, header_of, read_dataset
 from dicomnode.imaging.representation import MALFORMED
-from dicomnode.imaging.stack import UNDECODABLE
+from dicomnode.imaging.stack import UNDECODABLE, stored_values
 
 # What places a slice in space and gives its numbers a meaning; beside patient, study and pixels all that may matter
 # where an archive only wrote the same image in another encoding.
@@ -32,6 +31,11 @@ PLACE = frozenset(
     }
 )  # fmt: skip
 STUDY = ("StudyInstanceUID",)  # identity beside the groups of patient and clinical trial subject
+
+# By so much decimal numbers may differ that another program wrote anew with fewer digits. Directions and positions may
+# be near 0 and have an absolute bound (1 and mm); all else has a relative one.
+_ROUNDED_ABSOLUTE: Mapping[str, float] = {"ImageOrientationPatient": 1e-5, "ImagePositionPatient": 1e-3}
+_ROUNDED = 1e-6
 
 _PIXEL_GROUP, _PADDING_GROUP = 0x7FE0, 0xFFFC
 _PADDING = b"\0 "
@@ -47,12 +51,15 @@ class Comparison:
     has_same_pixels: bool | None  # None: they cannot be decoded
 
 
-def compare(kept: Path, other: Path) -> Comparison | None:
-    """Compare two Part 10 files; None where a header cannot be read. StorageError where the disk refuses one."""
+def compare(kept: Path, other: Path, *, allow_rounding: bool = False) -> Comparison | None:
+    """Compare two Part 10 files; None where a header cannot be read. StorageError where the disk refuses one.
+
+    With ``allow_rounding``, decimal numbers that were written anew with fewer digits are no difference.
+    """
     try:
         one, two = (read_dataset(path, pixels=True) for path in (kept, other))
         has_same_pixels = _has_same_pixels(one, two)
-        differing = _differing(one, two)
+        differing = _differing(one, two, allow_rounding=allow_rounding)
         identity = _identity(header_of(one, kept), header_of(two, other))
     except MALFORMED:
         return None
@@ -70,12 +77,11 @@ def _has_same_pixels(one: FileDataset, two: FileDataset) -> bool | None:
     values = [_pixels(dataset) for dataset in (one, two)]
     if values[0] == values[1]:
         return True
-    if None in values or not any(dataset.file_meta.TransferSyntaxUID.is_compressed for dataset in (one, two)):
+    syntaxes = {dataset.file_meta.TransferSyntaxUID for dataset in (one, two)}
+    if None in values or (len(syntaxes) == 1 and not syntaxes.pop().is_compressed):
         return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return np.array_equal(pixel_array(one), pixel_array(two))
+        return np.array_equal(stored_values(one), stored_values(two))
     except (*UNDECODABLE, OSError):
         return None
 
@@ -88,7 +94,7 @@ def _pixels(dataset: FileDataset) -> bytes | None:
     return None
 
 
-def _differing(one: FileDataset, two: FileDataset) -> list[BaseTag]:
+def _differing(one: FileDataset, two: FileDataset, *, allow_rounding: bool) -> list[BaseTag]:
     """Tags of which the two have not the same value, but for patient, clinical trial subject and pixels."""
     passed_over = (*IDENTITY_GROUPS, _PIXEL_GROUP, _PADDING_GROUP)
     tags = sorted(
@@ -96,10 +102,10 @@ def _differing(one: FileDataset, two: FileDataset) -> list[BaseTag]:
         for tag in {*one.keys(), *two.keys()}
         if tag.group not in passed_over and tag.element != 0  # group lengths
     )
-    return [tag for tag in tags if not _is_same(one, two, tag)]
+    return [tag for tag in tags if not _is_same(one, two, tag, allow_rounding=allow_rounding)]
 
 
-def _is_same(one: FileDataset, two: FileDataset, tag: BaseTag) -> bool:
+def _is_same(one: FileDataset, two: FileDataset, tag: BaseTag, *, allow_rounding: bool) -> bool:
     if tag not in one or tag not in two:
         return False
     raw = [dataset.get_item(tag) for dataset in (one, two)]
@@ -110,9 +116,16 @@ def _is_same(one: FileDataset, two: FileDataset, tag: BaseTag) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return bool(one[tag].value == two[tag].value)
+            return bool(one[tag].value == two[tag].value) or (allow_rounding and _is_rounded(one[tag], two[tag]))
         except MALFORMED:
             return False
+
+
+def _is_rounded(one: DataElement, two: DataElement) -> bool:
+    if {one.VR, two.VR} != {"DS"} or one.VM != two.VM:
+        return False
+    first, second = (np.array(element.value, dtype=np.float64) for element in (one, two))
+    return bool(np.allclose(first, second, rtol=_ROUNDED, atol=_ROUNDED_ABSOLUTE.get(one.keyword, 0.0)))
 
 
 def _identity(one: InstanceHeader, two: InstanceHeader) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -164,13 +165,20 @@ def read_header_or_reason(path: Path) -> InstanceHeader | UnreadableHeader:
 
 
 def read_dataset(path: Path, *, pixels: bool) -> pydicom.FileDataset:
-    """Read a file without pydicom's warnings, which quote values; raises one of MALFORMED, or StorageError."""
+    """A whole dataset, or all but its pixels; raises one of MALFORMED, or StorageError."""
+    with opened(path) as file:
+        dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
+        _refuse_what_is_no_item(dataset, file)
+        return dataset
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to be parsed, without pydicom's warnings, which quote values; StorageError where the disk refuses it."""
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
-            _refuse_what_is_no_item(dataset, file)
-            return dataset
+            yield file
     except OSError as error:
         if error.errno is None:  # the library's word for bytes that end too early, which another look will not mend
             raise

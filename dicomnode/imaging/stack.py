@@ -142,7 +142,9 @@ def _decode(path: Path, place: int) -> tuple[InstanceHeader, Frame]:
     try:
         dataset = read_dataset(path, pixels=True)
         number = next((int(text) for text in texts(dataset, "InstanceNumber") if text.isdecimal()), place)
-        frame = _stored_values(dataset)
+        frame = stored_values(dataset)
+        if frame.ndim != 2:
+            raise ValueError("not one grey image")
         header = header_of(dataset, path)
     except UNDECODABLE as error:
         raise InputError(
@@ -157,8 +159,8 @@ def _decode(path: Path, place: int) -> tuple[InstanceHeader, Frame]:
     return header, frame
 
 
-def _stored_values(dataset: FileDataset) -> Frame:
-    """Decoded words, cut to Bits Stored.
+def stored_values(dataset: FileDataset) -> Frame:
+    """Decoded words, cut to Bits Stored; raises one of UNDECODABLE.
 
     Siemens XA30 leaves words of 65535 where 12 bits are stored; a reader that takes them as they are sees a spike
     sixteen times as bright as anything else (DERIVED §1.3).
@@ -166,8 +168,8 @@ def _stored_values(dataset: FileDataset) -> Frame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of trailing padding, which harms nothing
         words = pixel_array(dataset)
-    if words.ndim != 2 or words.dtype.kind not in "iu":
-        raise ValueError("not one grey image of whole numbers")
+    if words.dtype.kind not in "iu":
+        raise ValueError("no image of whole numbers")
     return _cut(words, int(dataset.BitsStored), is_signed=dataset.PixelRepresentation == 1)
 
 

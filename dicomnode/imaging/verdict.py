@@ -146,6 +146,12 @@ SENTENCES: dict[Reason, str] = {
     Reason.NO_RULE: "No rule applies.",
     Reason.PROCESS: "{n} slices, {s} mm apart, {thick} → {m} slices of {d} mm by rule {name}.",
 }
+# The same, where the images of one place have one number and one time.
+COPIES = "{k} positions occur more than once, by images of one Instance Number and time: copies under other UIDs."
+TOLD_APART_BY = (
+    "InstanceNumber", "AcquisitionNumber", "AcquisitionTime", "ContentTime", "TriggerTime",
+    "TemporalPositionIdentifier",
+)  # fmt: skip
 # Even spacing, yet not on one straight line across the slices: distances would read "from 3 to 3 mm".
 SHEARED = "Neighbouring slices are shifted sideways by up to {x} mm."
 
@@ -406,7 +412,13 @@ def _echoes(case: _Case) -> Verdict | None:
 
 def _repeated(case: _Case) -> Verdict | None:
     count = count_repeated(line_of(case.instances).offsets_mm)
-    return _answer(case, Reason.REPEATED, k=count) if count else None
+    if not count:
+        return None
+    refusal = _answer(case, Reason.REPEATED, k=count)
+    told_apart = {tuple(header.text(keyword) for keyword in TOLD_APART_BY) for header in case.instances}
+    if len(told_apart) == len(case.instances):
+        return refusal
+    return replace(refusal, sentence=COPIES.format(k=count))
 
 
 def _too_few(case: _Case) -> Verdict | None:

@@ -88,4 +88,4 @@ def test_files_that_are_there_already_are_never_mixed_with_new_ones(run: Run, tm
 def test_off_a_terminal_progress_is_a_line_a_stage(run: Run, tmp_path: Path) -> None:
     write_mr_series(tmp_path / "in")
     ran = run("infer", tmp_path / "in", tmp_path / "out")
-    assert [line.rpartition(": ")[2] for line in ran.err.splitlines()] == ["read", "generate", "write"]
+    assert [line.rpartition(": ")[2] for line in ran.err.splitlines()] == ["read", "generate", "derive", "write"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicomnode.imaging.comparison import Comparison, compare
 from tests.support.dicom import write_part10
@@ -59,6 +59,27 @@ def test_a_lossless_compression_keeps_the_pixels(tmp_path: Path, image: Dataset)
     dataset.compress(RLELossless, generate_instance_uid=False)
     write_part10(two, dataset, RLELossless)
     assert compare(kept, two) == SAME
+
+
+def test_another_order_of_bytes_keeps_the_pixels(tmp_path: Path, image: Dataset) -> None:
+    swapped = np.frombuffer(image.PixelData, dtype="<u2").astype(">u2").tobytes()
+    two = other(image, PixelData=swapped)
+    two.file_meta = FileMetaDataset()
+    two.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    two.save_as(tmp_path / "two.dcm", enforce_file_format=True)
+    assert compare(write_part10(tmp_path / "one.dcm", image), tmp_path / "two.dcm") == SAME
+
+
+@pytest.mark.parametrize(("offset", "is_rounding"), [(0.0004, True), (0.01, False)])
+def test_numbers_with_fewer_digits_are_no_difference_where_rounding_is_allowed(
+    tmp_path: Path, image: Dataset, offset: float, is_rounding: bool
+) -> None:
+    x, y, z = map(float, image.ImagePositionPatient)
+    kept = write_part10(tmp_path / "kept.dcm", copy.deepcopy(image))
+    two = write_part10(tmp_path / "other.dcm", other(image, ImagePositionPatient=[x, y, round(z + offset, 6)]))
+    position = Comparison(identity=(), place=("Image Position (Patient)",), others=(), has_same_pixels=True)
+    assert compare(kept, two) == position
+    assert compare(kept, two, allow_rounding=True) == (SAME if is_rounding else position)
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,20 @@ def test_a_time_series_is_told_by_its_repeated_positions() -> None:
     assert found.sentence == "8 positions occur more than once: a time or diffusion series."
 
 
+def test_images_that_nothing_tells_apart_are_called_copies_and_no_time_series() -> None:
+    """As an anonymiser leaves them that ran twice over a series and drew new instance UIDs."""
+    twice = STACK.datasets() + STACK.datasets()
+    for dataset in twice:
+        dataset.SOPInstanceUID = generate_uid()
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            setattr(dataset, keyword, twice[0].get(keyword))
+    found = judge(_headers(twice), Limits())
+    assert found.reason is Reason.REPEATED
+    assert found.sentence == (
+        "8 positions occur more than once, by images of one Instance Number and time: copies under other UIDs."
+    )
+
+
 def test_packages_that_count_time_on_separate_positions_are_one_volume() -> None:
     """Many scanners acquire a 2-D stack in packages, each with its own acquisition number and trigger time."""
 

@@ -7,33 +7,35 @@ birth date, and both get words of ours ("subject-1", "subject-1/2"): reports, pl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dicomnode.errors import InputError
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_header_or_reason, read_headers
+from dicomnode.imaging.headers import InstanceHeader, read_headers
 from dicomnode.imaging.profile import choose_ratio
 from dicomnode.imaging.stack import load_volume
+from dicomnode.imaging.studies import COPY, HINT, NIFTI_SUFFIXES, Listing, list_files, passed_over_lines, shown_name
 from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge, line_of
 from dicomnode.imaging.volume import Volume
+from trainer.data import nifti
 from trainer.data.people import alike_of, person_of
 
 OPEN_DATA = Path(__file__).with_name("open_data.toml")
 UNSTATED_LICENCE = "not stated"  # of what was scanned; such data never reach weights that ship
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-DICOM_SUFFIXES = (".dcm", ".ima")  # by such a name a file claims to be DICOM; others are passed over when they are not
 VALIDATION_SHARE = 0.2  # of the subjects
+NO_PERSON = (
+    "{count} NIfTI file(s) name no person (no sub- in their names), so each counts as a person of its own: where one "
+    "person has several of them, say so with --inventory."
+)
 
 # What makes two series of one place look alike or not; compared by ``pairs``.
 CONTRAST = (
@@ -67,6 +69,7 @@ class Source:
     split: Split
     licence: str
     paths: tuple[Path, ...]  # the instances of a series, or one NIfTI file
+    fault: str = ""  # why it cannot be used, as far as it was seen when its files were listed
 
     @property
     def is_nifti(self) -> bool:
@@ -122,9 +125,12 @@ class _Inventory(BaseModel):
     source: Annotated[tuple[_Row, ...], Field(min_length=1)]
 
 
-def read_inventory(file: Path, studies: Sequence[Path]) -> tuple[Source, ...]:
+def read_inventory(
+    file: Path, studies: Sequence[Path], *, note: Callable[[str], None] = lambda _: None
+) -> tuple[Source, ...]:
     """The sources of an inventory, in its order; every row must be found in one of the folders.
 
+    ``note`` is told what was passed over in the folders of its rows.
     Raises InputError that names every mistake of the file at once, a label given twice, a subject in two splits.
     """
     rows = _rows(file)
@@ -138,16 +144,11 @@ def read_inventory(file: Path, studies: Sequence[Path]) -> tuple[Source, ...]:
                 f"The inventory {file.name} has the subject {row.subject} in {' and '.join(sorted(splits))}.",
                 hint="All volumes of one person belong to one split.",
             )
-    return tuple(
-        Source(
-            label=row.label,
-            subject=row.subject,
-            split=row.split,
-            licence=row.licence,
-            paths=_paths_of(row, studies),
-        )
-        for row in rows
-    )
+    passed_over: dict[Path, str] = {}
+    listed = tuple(_source_of(row, studies, passed_over) for row in rows)
+    for line in passed_over_lines(passed_over):
+        note(line)
+    return listed
 
 
 def _rows(file: Path) -> tuple[_Row, ...]:
@@ -168,20 +169,27 @@ def _rows(file: Path) -> tuple[_Row, ...]:
         ) from error
 
 
-def _paths_of(row: _Row, studies: Sequence[Path]) -> tuple[Path, ...]:
+def _source_of(row: _Row, studies: Sequence[Path], passed_over: dict[Path, str]) -> Source:
     place = next((folder / row.path for folder in studies if (folder / row.path).exists()), None)
     if place is None:
         raise InputError(
             f"{row.label} of the inventory is in none of the studies folders.",
             hint=f"{row.path} is looked for below each folder of --studies.",
         )
+    source = Source(label=row.label, subject=row.subject, split=row.split, licence=row.licence, paths=(place,))
     if place.is_file():
-        return (place,)
-    series = tuple(_series_below([place]).values())
-    if len(series) != 1:
-        found = "no DICOM series" if not series else f"{len(series)} DICOM series"
-        raise InputError(f"{row.label} of the inventory holds {found}.", hint="A row names a folder of one series.")
-    return tuple(series[0])
+        return source
+    listed = list_files([place])
+    passed_over.update(listed.passed_over)
+    if len(listed.series) != 1:
+        found = "no DICOM series" if not listed.series else f"{len(listed.series)} DICOM series"
+        lines = passed_over_lines(listed.passed_over) if not listed.series else ()
+        raise InputError(
+            f"{row.label} of the inventory holds {found}.",
+            hint="\n  ".join(("A row names a folder of one series, or a NIfTI file.", *lines)),
+        )
+    (series,) = listed.series
+    return replace(source, paths=series.paths, fault=series.fault)
 
 
 def load(source: Source) -> Volume:
@@ -190,76 +198,116 @@ def load(source: Source) -> Volume:
     A NIfTI volume keeps its array axes as (D, H, W), its slices turned round where they fall along the normal. Raises
     InputError where the node would not take the series for a stack either: a missing slice, several orientations.
     """
+    if source.fault:
+        raise InputError(f"{_called(source)} cannot be used: {source.fault}", hint=HINT)
     if source.is_nifti:
-        return _load_nifti(source)
+        read = nifti.read_nifti(source.paths[0])
+        if isinstance(read, str):
+            raise InputError(f"{_called(source)} cannot be used: {read}.", hint="Leave it out.")
+        return read.volume
     verdict = judge(read_headers(source.paths), Limits())
     if _role(verdict) is Role.UNUSABLE:
-        raise InputError(f"{source.label} cannot be used: {verdict.sentence}", hint="Leave it out, or send it again.")
+        raise InputError(
+            f"{_called(source)} cannot be used: {verdict.sentence}", hint="Leave it out, or send it again."
+        )
     try:
         return load_volume(source.paths).volume
     except InputError as error:
-        raise InputError(f"{source.label} cannot be used: {error.sentence}", hint=error.hint) from error
+        raise InputError(f"{_called(source)} cannot be used: {error.sentence}", hint=error.hint) from error
 
 
-def _load_nifti(source: Source) -> Volume:
-    try:
-        image = nibabel.load(source.paths[0])
-        assert isinstance(image, nibabel.Nifti1Image)
-        voxels = np.ascontiguousarray(image.get_fdata(dtype=np.float32))
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{source.label} cannot be used: its NIfTI file cannot be read.") from error
-    if voxels.ndim != 3 or not np.isfinite(voxels).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError(f"{source.label} cannot be used: it is not one volume of numbers with a place in space.")
-    affine[:2] *= -1  # NIfTI's world is RAS
-    steps, origin = affine[:3, :3].T, affine[:3, 3]
-    column_spacing, row_spacing = (float(np.linalg.norm(steps[axis])) for axis in (2, 1))
-    row, column = steps[2] / column_spacing, steps[1] / row_spacing
-    step = steps[0]
-    if float(step @ np.cross(row, column)) < 0:
-        voxels, origin, step = np.ascontiguousarray(voxels[::-1]), origin + (len(voxels) - 1) * step, -step
-    return Volume(
-        voxels=voxels,
-        origin_mm=origin,
-        row_direction=row,
-        column_direction=column,
-        slice_step_mm=step,
-        row_spacing_mm=row_spacing,
-        column_spacing_mm=column_spacing,
-        slice_thickness_mm=abs(float(step @ np.cross(row, column))),
-    )
+def _called(source: Source) -> str:
+    return source.label or shown_name(source.paths[0])
 
 
-def scan(studies: Sequence[Path], *, validate: Sequence[Path] = ()) -> tuple[Series, ...]:
+def scan(
+    studies: Sequence[Path], *, validate: Sequence[Path] = (), note: Callable[[str], None] = lambda _: None
+) -> tuple[Series, ...]:
     """Every DICOM series and NIfTI file below the folders, in the order of their first paths.
 
     What lies below ``validate`` is of the validation split, all else is to be trained on until ``split_subjects``.
-    Raises InputError for a folder that is missing or empty, a DICOM file that cannot be read (no one can say which
-    series now lacks it), and where nothing that was found can be used.
+    ``note`` is told what was passed over and why, and how far people could not be told apart. Raises InputError for a
+    folder that is missing or empty, and where nothing that was found can be used.
     """
-    found: list[Series] = []
-    subjects: dict[str, str] = {}
+    described: list[Series] = []
+    passed_over: dict[Path, str] = {}
     for folders, split in ((studies, Split.TRAIN), (validate, Split.VALIDATION)):
-        files: dict[str, list[Path]] = {}
+        listed = list_files([_there(folder) for folder in folders])
+        series = [
+            describe(Source(label="", subject="", split=split, licence=UNSTATED_LICENCE, paths=paths, fault=fault))
+            for paths, fault in [(one.paths, one.fault) for one in listed.series]
+            + [((path,), "") for path in listed.nifti]
+        ]
+        copies = _nifti_copies(series)
+        passed_over |= {**listed.passed_over, **dict.fromkeys(copies, COPY)}
         for folder in folders:
-            for key, paths in _files_below(folder).items():
-                files.setdefault(key, []).extend(path for path in paths if path not in files.get(key, ()))
-        for paths in files.values():
-            source = Source(label="", subject="", split=split, licence=UNSTATED_LICENCE, paths=tuple(paths))
-            series = describe(source)
-            subject = subjects.setdefault(series.person, f"subject-{len(subjects) + 1}")
-            number = 1 + sum(other.source.subject == subject for other in found)
-            found.append(replace(series, source=replace(source, label=f"{subject}/{number}", subject=subject)))
+            _refuse_empty(folder, listed)
+        described += sorted(
+            (one for one in series if one.source.paths[0] not in copies),
+            key=lambda one: (_folder_of(one.source.paths[0], folders), one.source.paths[0]),
+        )
+    for line in passed_over_lines(passed_over):
+        note(line)
+    found = _with_words(described, note)
     if not any(series.role is not Role.UNUSABLE for series in found):
+        first, told = found[0], " cannot be used" if found[0].source.fault else ""
         raise InputError(
-            f"Nothing in the studies can be used; {found[0].source.label}: {found[0].sentence}",
+            f"Nothing in the studies can be used; {first.source.label}{told}: {first.sentence}",
             hint="Thick or thin MR series of parallel slices are needed, or thin NIfTI volumes.",
         )
+    return found
+
+
+def _there(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise InputError(f"The studies folder {folder.name} is not there.", hint="Name folders with --studies.")
+    return folder
+
+
+def _refuse_empty(folder: Path, listed: Listing) -> None:
+    held = [*listed.nifti, *(path for series in listed.series for path in series.paths)]
+    aside = {path: reason for path, reason in listed.passed_over.items() if path.is_relative_to(folder)}
+    if any(path.is_relative_to(folder) for path in held) or COPY in aside.values():
+        return
+    raise InputError(
+        f"The studies folder {folder.name} is empty: it holds neither DICOM nor NIfTI files.",
+        hint="\n  ".join(("Name folders of MR studies with --studies.", *passed_over_lines(aside))),
+    )
+
+
+def _folder_of(path: Path, folders: Sequence[Path]) -> int:
+    """Which of the folders named it was found below, the first of them."""
+    return next(k for k, folder in enumerate(folders) if path.is_relative_to(folder))
+
+
+def _nifti_copies(series: Sequence[Series]) -> set[Path]:
+    """The files whose volume another file holds, packed or not, under whatever name; the first is kept."""
+    first: dict[str, Path] = {}
+    volumes = [one for one in series if one.source.is_nifti and one.person]
+    return {
+        one.source.paths[0]
+        for one in volumes
+        if first.setdefault(one.person, one.source.paths[0]) != one.source.paths[0]
+    }
+
+
+def _with_words(described: Sequence[Series], note: Callable[[str], None]) -> tuple[Series, ...]:
+    """Words of ours for series and people; NIfTI files are of one person where BIDS names say so."""
+    whose = nifti.people([one.source.paths[0] for one in described if one.source.is_nifti])
+    if nameless := sum(not person for person in whose.values()):
+        note(NO_PERSON.format(count=nameless))
+    found: list[Series] = []
+    subjects: dict[str, str] = {}
+    for series in described:
+        person = whose.get(series.source.paths[0]) or series.person or str(series.source.paths[0])
+        subject = subjects.setdefault(person, f"subject-{len(subjects) + 1}")
+        number = 1 + sum(other.source.subject == subject for other in found)
+        found.append(replace(series, source=replace(series.source, label=f"{subject}/{number}", subject=subject)))
     return tuple(found)
 
 
 def describe(source: Source) -> Series:
-    """What the headers of a source tell, and what the node would do with it."""
+    """What the headers of a source tell, and what the node would do with it; never raises for what is in its files."""
     return _describe_nifti(source) if source.is_nifti else _describe_dicom(source)
 
 
@@ -268,6 +316,9 @@ def _describe_dicom(source: Source) -> Series:
     verdict = judge(headers, Limits())
     role = _role(verdict)
     instances = [header for header in headers if isinstance(header, InstanceHeader)]
+    if source.fault:
+        verdict = replace(verdict, reason=Reason.UNUSABLE, sentence=source.fault)
+        role = Role.UNUSABLE
     if not instances:
         return Series(source=source, role=role, sentence=verdict.sentence, reason=verdict.reason, slices=len(headers))
     first = instances[0]
@@ -300,8 +351,15 @@ def _describe_dicom(source: Source) -> Series:
 
 
 def _describe_nifti(source: Source) -> Series:
-    """A NIfTI file knows no Frame of Reference and no person: it is a truth for simulated pairs, or nothing."""
-    volume = load(source)
+    """A NIfTI file knows no Frame of Reference and no person: it is a truth for simulated pairs, or nothing.
+
+    ``person`` is the digest of its content: equal where the picture is the same.
+    """
+    read = nifti.read_nifti(source.paths[0])
+    if isinstance(read, str):
+        sentence = f"{shown_name(source.paths[0])} cannot be used: {read}."
+        return Series(source=source, role=Role.UNUSABLE, sentence=sentence, slices=0)
+    volume = read.volume
     spacings = (volume.slice_spacing_mm, volume.row_spacing_mm, volume.column_spacing_mm)
     is_thin = choose_ratio(max(spacings), min(spacings)) is None
     size = f"Voxels of {' × '.join(f'{spacing:.3g}' for spacing in spacings)} mm"
@@ -314,7 +372,7 @@ def _describe_nifti(source: Source) -> Series:
         columns=volume.voxels.shape[2],
         pixel_spacing_mm=(volume.row_spacing_mm, volume.column_spacing_mm),
         slice_spacing_mm=volume.slice_spacing_mm,
-        person=hashlib.sha256(source.paths[0].read_bytes()).hexdigest(),
+        person=read.content,
     )
 
 
@@ -322,15 +380,23 @@ def _role(verdict: Verdict) -> Role:
     return {Reason.PROCESS: Role.THICK, Reason.ALREADY_THIN: Role.THIN}.get(verdict.reason, Role.UNUSABLE)
 
 
-def split_subjects(sources: Sequence[Source], *, share: float = VALIDATION_SHARE, seed: int = 0) -> tuple[Source, ...]:
+def split_subjects(
+    sources: Sequence[Source],
+    *,
+    share: float = VALIDATION_SHARE,
+    seed: int = 0,
+    usable: Collection[str] | None = None,
+) -> tuple[Source, ...]:
     """The sources with ``share`` of the training subjects (at least one of two) moved to validation.
 
-    Whole subjects move, and which ones depends on the seed and the number of subjects alone. Sources of the other
-    splits stay; where some stand in validation already, nothing moves.
+    Whole subjects move, and which ones depends on the seed and the number of subjects alone. They are drawn among
+    those with a source whose label is in ``usable``, all for None: who has nothing to be judged on judges nothing.
+    Sources of the other splits stay; where some stand in validation already, nothing moves.
     """
     if any(source.split is Split.VALIDATION for source in sources):
         return tuple(sources)
-    subjects = list(dict.fromkeys(source.subject for source in sources if source.split is Split.TRAIN))
+    counting = [source for source in sources if usable is None or source.label in usable]
+    subjects = list(dict.fromkeys(source.subject for source in counting if source.split is Split.TRAIN))
     count = min(max(1, round(share * len(subjects))), len(subjects) - 1)
     if count < 1:
         return tuple(sources)
@@ -342,49 +408,3 @@ def split_subjects(sources: Sequence[Source], *, share: float = VALIDATION_SHARE
 def of_split(sources: Iterable[Source], split: Split) -> tuple[Source, ...]:
     """The sources of one split, in their order."""
     return tuple(source for source in sources if source.split is split)
-
-
-def _files_below(folder: Path) -> dict[str, list[Path]]:
-    """Paths by Series Instance UID, and each NIfTI file by itself, in order of the first path."""
-    if not folder.is_dir():
-        raise InputError(f"The studies folder {folder.name} is not there.", hint="Name folders with --studies.")
-    found = _series_below([folder])
-    for path in sorted(folder.rglob("*")):
-        if path.name.lower().endswith(NIFTI_SUFFIXES) and path.is_file():
-            found[str(path)] = [path]
-    if not found:
-        raise InputError(
-            f"The studies folder {folder.name} is empty: it holds neither DICOM nor NIfTI files.",
-            hint="Name folders of MR studies with --studies.",
-        )
-    return dict(sorted(found.items(), key=lambda item: item[1][0]))
-
-
-def _series_below(folders: Iterable[Path]) -> dict[str, list[Path]]:
-    """As ``pipeline.series_in``, but a DICOM file that cannot be read is an error: a series would end too early."""
-    found: dict[str, list[Path]] = {}
-    paths = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-    for path in paths:
-        if path.name == "DICOMDIR" or path.name.lower().endswith(NIFTI_SUFFIXES):
-            continue
-        header = read_header_or_reason(path)
-        if isinstance(header, UnreadableHeader):
-            fault = header.reason
-        elif header.series_uid:
-            found.setdefault(header.series_uid, []).append(path)
-            continue
-        else:
-            fault = "it does not say to which series it belongs"  # as one that was cut off
-        if _claims_to_be_dicom(path):
-            raise InputError(
-                f"The file {path.name} cannot be used: {fault}.",
-                hint="Send the study again, or take the file away; its series would be incomplete without it.",
-            )
-    return found
-
-
-def _claims_to_be_dicom(path: Path) -> bool:
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

@@ -1,20 +1,22 @@
 """What training would use and what it would leave out: the table of ``--dry-run``, as data and as lines.
 
 Says our labels, numbers and reasons; nothing of a patient, no UID and no path. Series Number tells the reader which
-series of his archive a label is.
+series of his archive a label is; a file that is in no series has only its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from trainer.data.pairs import Distances, Origin, Pairing
 from trainer.data.partners import Pair, PairTable, Reason
 from trainer.data.people import look_alikes
-from trainer.data.sources import Role, Series, Split
+from trainer.data.sources import Role, Series, Source, Split
 
 COLUMNS = ("series", "number", "split", "role", "slices", "spacing mm", "thickness mm", "matrix", "what the node says")
+REASONS_SHOWN = 3  # in the line before a training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +76,10 @@ class Survey:
     slice_pairs: int  # real ones that would be trained or judged on
     simulated_from: tuple[str, ...]  # thin volumes, from which pairs can be simulated
     warnings: tuple[str, ...] = ()  # sentences: subjects that may be one person
+    notes: tuple[str, ...] = ()  # which files were passed over and why, and how far people were told apart
 
 
-def survey(found: Sequence[Series], table: PairTable) -> Survey:
+def survey(found: Sequence[Series], table: PairTable, *, notes: Sequence[str] = ()) -> Survey:
     """The table of a set of series and of what ``find_pairs`` made of them."""
     halted = [(rejection.pair, rejection.reason) for rejection in table.rejections if rejection.pair is not None]
     return Survey(
@@ -95,8 +98,14 @@ def survey(found: Sequence[Series], table: PairTable) -> Survey:
         ),
         slice_pairs=sum(len(pair.matches) for pair in table.pairs),
         simulated_from=tuple(series.source.label for series in found if series.role is Role.THIN),
-        warnings=look_alikes((series.source.subject, series.person, series.alike) for series in found),
+        warnings=maybe_one_person(found),
+        notes=tuple(notes),
     )
+
+
+def maybe_one_person(found: Sequence[Series]) -> tuple[str, ...]:
+    """A sentence for each group of subjects whom no machine can tell to be one person or several."""
+    return look_alikes((series.source.subject, series.person, series.alike) for series in found)
 
 
 def _series_row(series: Series) -> SeriesRow:
@@ -144,10 +153,39 @@ def dry_run_lines(told: Survey) -> list[str]:
     if told.rejected:
         lines += ["", "Not paired:"]
         lines += [f"  {' with '.join(row.labels)}: {row.sentence}" for row in told.rejected]
+    if told.notes:
+        lines += ["", *told.notes]
     lines += ["", f"Real slice pairs: {told.slice_pairs}."]
     if told.simulated_from:
         lines.append(f"Simulated pairs (labelled so) can be made from: {', '.join(told.simulated_from)}.")
     return lines
+
+
+def summary_line(found: Sequence[Series], used: Collection[str], notes: Sequence[str]) -> str:
+    """One line before a training: what it learns from, who it is judged on, what is left out and where that stands.
+
+    ``used``: the labels of what is in the plan; ``notes`` as of ``Survey``.
+    """
+    chosen = [series.source for series in found if series.source.label in used]
+    learned, judged = (
+        [source for source in chosen if source.split is split] for split in (Split.TRAIN, Split.VALIDATION)
+    )
+    told = f"Learns from {_of_people(learned)}; " + (
+        f"is judged on {_of_people(judged)}." if judged else "nobody is left to judge it on."
+    )
+    left = [series for series in found if series.source.label not in used]
+    if not left and not notes:
+        return told
+    reasons = Counter(series.sentence for series in left).most_common()
+    why = "; ".join(f"{count} × {sentence}" if count > 1 else sentence for sentence, count in reasons[:REASONS_SHOWN])
+    more = f" (and {len(reasons) - REASONS_SHOWN} other reasons)" if len(reasons) > REASONS_SHOWN else ""
+    what = f" Left out: {len(left)} series: {why}{more}" if left else ""
+    files = f" {' '.join(notes)}" if notes else ""
+    return f"{told}{what}{files} --dry-run shows every series and its reason."
+
+
+def _of_people(some: Sequence[Source]) -> str:
+    return f"{len(some)} series of {_count(len({source.subject for source in some}), 'patient')}"
 
 
 def _cells(row: SeriesRow) -> tuple[str, ...]:

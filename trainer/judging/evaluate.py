@@ -99,11 +99,12 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
     """
     choose_device(request.device)
     methods = load_methods(request.models)
-    found, series = find_sources(request)
+    notes: list[str] = []
+    found, series = find_sources(request, note=notes.append)
     judged = judged_sources(found, request.selection)
     if request.inventory is not None:
         refuse_leaks(request.models, judged)
-    notes = [SCANNED] if series else []
+    notes.extend([SCANNED] if series else [])
     rows: list[Row] = []
     figures: list[Figure] = []
     probes: list[Probe] = []
@@ -172,13 +173,16 @@ def _evaluation(
     )
 
 
-def find_sources(request: Request) -> tuple[tuple[Source, ...], tuple[Series, ...]]:
-    """The sources, of an inventory or scanned, and of scanned ones what their headers tell."""
+def find_sources(request: Request, *, note: Report) -> tuple[tuple[Source, ...], tuple[Series, ...]]:
+    """The sources, of an inventory or scanned, and of scanned ones what their headers tell; ``note``: what is not."""
     if request.sources:
         return request.sources, ()
     if request.inventory is not None:
-        return sources.read_inventory(request.inventory, request.studies), ()
-    series = sources.scan(request.studies)
+        return sources.read_inventory(request.inventory, request.studies, note=note), ()
+    series = sources.scan(request.studies, note=note)
+    for one in series:
+        if one.role is Role.UNUSABLE:
+            note(f"not judged: {one.source.label}: {one.sentence}")
     usable = [replace(one.source, split=Split.UNSEEN) for one in series if one.role is not Role.UNUSABLE]
     return tuple(usable), series
 
@@ -276,7 +280,7 @@ def study_cases(request: Request, *, report: Report) -> Iterator[tuple[Case, dic
     """For a reader study: one case of each volume, and what every method makes of it; all methods on every case."""
     choose_device(request.device)
     methods = load_methods(request.models)
-    found, _ = find_sources(request)
+    found, _ = find_sources(request, note=report)
     judged = judged_sources(found, request.selection)
     if request.inventory is not None:
         refuse_leaks(request.models, judged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from trainer.data import sources
 from trainer.data.leakage import check_leakage
 from trainer.data.pairs import Pairing
 from trainer.data.partners import PairTable, find_pairs
-from trainer.data.people import look_alikes
 from trainer.data.sources import Role, Series, Source, Split
-from trainer.data.survey import Survey, survey
+from trainer.data.survey import Survey, maybe_one_person, summary_line, survey
 from trainer.training import loop, networks, recipe
 from trainer.training.plan import PairKind, Plan, PlannedPair, Use, planned
 from trainer.training.recipe import Recipe
@@ -46,26 +45,30 @@ class Request:
 
 def dry_run(request: Request) -> Survey:
     """What there is, what would be paired, and why the rest would not."""
-    found = _find(request)
-    return survey(found, _pairs(request, found))
+    notes: list[str] = []
+    found = _find(request, notes.append)
+    table = _pairs(request, found)
+    return survey(_split(request, found, _uses(request, found, table)), table, notes=notes)
 
 
-def prepare(request: Request, device: torch.device, *, warn: Callable[[str], None] = lambda _sentence: None) -> Plan:
+def prepare(request: Request, device: torch.device, *, report: Callable[[str], None] = lambda _: None) -> Plan:
     """The plan. InputError where the studies hold nothing to train on, or one person in two splits.
 
-    ``warn`` hears of what somebody should look at and no machine can decide: subjects that may be one person.
+    ``report`` is told which subjects may be one person, a line each, and in one line what is learned from and what is
+    left out.
     """
     made = _recipe(request)
-    found = _find(request)
-    for sentence in look_alikes((series.source.subject, series.person, series.alike) for series in found):
-        warn(sentence)
-    uses = {series.source.label: use for series in found if (use := _use(request, series)) is not None}
+    notes: list[str] = []
+    found = _find(request, notes.append)
     table = _pairs(request, found) if request.pairs is not PairKind.SIMULATED else PairTable(pairs=(), rejections=())
-    for pair in table.pairs:
-        uses |= {pair.thick.source.label: Use.THICK, pair.thin.source.label: Use.THIN}
+    uses = _uses(request, found, table)
+    found = _split(request, found, uses)
     chosen = [series.source for series in found if series.source.label in uses]
     if not any(source.split is Split.TRAIN for source in chosen):
         raise _nothing_to_train_on(request, found, table)
+    for sentence in maybe_one_person(found):
+        report(sentence)
+    report(summary_line(found, uses, notes))
     if any(source.split is Split.VALIDATION for source in chosen):
         check_leakage(chosen)
     plan = Plan(
@@ -113,20 +116,34 @@ def _beginning(request: Request, made: Recipe, chosen: Sequence[Source]) -> dict
     return {"begin_with": model, "begin_digest": digest, "begin_data": learned}
 
 
-def _find(request: Request) -> tuple[Series, ...]:
-    """Every series with its split: of the inventory, of the folders named, or whole subjects drawn by the seed."""
+def _find(request: Request, note: Callable[[str], None]) -> tuple[Series, ...]:
+    """Every series, of the inventory or of the folders named, with the split that these state."""
+    if request.inventory is None:
+        return sources.scan(request.studies, validate=request.validate, note=note)
+    if request.validate:
+        raise InputError("An inventory states the splits already.", hint="Leave out --validate or --inventory.")
+    listed = sources.read_inventory(request.inventory, request.studies, note=note)
+    return tuple(replace(sources.describe(source), source=source) for source in listed)
+
+
+def _split(request: Request, found: Sequence[Series], uses: Collection[str]) -> tuple[Series, ...]:
+    """Where no inventory states the splits: whole subjects drawn by the seed, among those who are of use."""
     if request.inventory is not None:
-        if request.validate:
-            raise InputError("An inventory states the splits already.", hint="Leave out --validate or --inventory.")
-        listed = sources.read_inventory(request.inventory, request.studies)
-        return tuple(replace(sources.describe(source), source=source) for source in listed)
-    scanned = sources.scan(request.studies, validate=request.validate)
-    split = sources.split_subjects([series.source for series in scanned], seed=request.seed)
-    return tuple(replace(series, source=source) for series, source in zip(scanned, split, strict=True))
+        return tuple(found)
+    split = sources.split_subjects([series.source for series in found], seed=request.seed, usable=uses)
+    return tuple(replace(series, source=source) for series, source in zip(found, split, strict=True))
 
 
 def _pairs(request: Request, found: Sequence[Series]) -> PairTable:
     return find_pairs(found, pairing=request.pairing, allow_contrast=request.allow_contrast)
+
+
+def _uses(request: Request, found: Sequence[Series], table: PairTable) -> dict[str, Use]:
+    """What each series that is of use is in the run, by label."""
+    uses = {series.source.label: use for series in found if (use := _use(request, series)) is not None}
+    for pair in table.pairs if request.pairs is not PairKind.SIMULATED else ():
+        uses |= {pair.thick.source.label: Use.THICK, pair.thin.source.label: Use.THIN}
+    return uses
 
 
 def _use(request: Request, series: Series) -> Use | None:

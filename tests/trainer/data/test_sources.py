@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -188,21 +187,23 @@ def test_folders_for_validation_are_of_that_split(tmp_path: Path) -> None:
     assert [series.source.split for series in found] == [Split.TRAIN, Split.VALIDATION]
 
 
-def garbage(folder: Path) -> None:
-    (folder / "0009.dcm").write_bytes(b"no DICOM at all")
-
-
-def cut_header(folder: Path) -> None:
-    path = folder / "0006.dcm"  # the last slice: the others would make a series without it
-    path.write_bytes(path.read_bytes()[:500])
-
-
-@pytest.mark.parametrize("spoil", [garbage, cut_header])
-def test_a_corrupt_file_is_one_sentence(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_file_that_only_claims_to_be_dicom_is_one_line_and_the_series_is_used(tmp_path: Path) -> None:
     write_mr_series(tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(InputError, match=r"^The file 000[69].dcm cannot be used: it (is not|does not)"):
-        sources.scan([tmp_path])
+    (tmp_path / "0009.dcm").write_bytes(b"no DICOM at all")
+    notes: list[str] = []
+    (series,) = sources.scan([tmp_path], note=notes.append)
+    assert (series.role, series.slices) == (Role.THICK, 6)
+    assert notes == ["Passed over: 0009.dcm: neither DICOM nor NIfTI."]
+
+
+def test_an_image_whose_header_breaks_off_keeps_the_series_beside_it_out_and_no_other(tmp_path: Path) -> None:
+    """The last slice: the others would make a series without it."""
+    cut = write_mr_series(tmp_path / "a")[-1]
+    cut.write_bytes(cut.read_bytes()[:500])
+    write_mr_series(tmp_path / "b")
+    short, whole = sources.scan([tmp_path])
+    assert (short.role, whole.role) == (Role.UNUSABLE, Role.THICK)
+    assert short.sentence.startswith("The file 0006.dcm breaks off before it has named its series")
 
 
 def test_files_that_never_claimed_to_be_dicom_are_passed_over(tmp_path: Path) -> None:
@@ -250,6 +251,13 @@ def test_two_subjects_give_one_to_validation_and_one_gives_none() -> None:
     assert sorted(one.split for one in two) == ["train", "validation"]
     (alone,) = sources.split_subjects([source(subject="a")])
     assert alone.split is Split.TRAIN
+
+
+def test_only_people_with_something_of_use_are_drawn_to_be_judged_on() -> None:
+    given = [source(subject=name) for name in "abcdef"]
+    for seed in range(20):
+        split = sources.split_subjects(given, seed=seed, usable={"b", "e"})
+        assert sorted(one.subject for one in split if one.split is Split.VALIDATION) in (["b"], ["e"])
 
 
 def test_a_validation_that_was_named_is_kept() -> None:

@@ -15,7 +15,7 @@ from tests.support.recipes import nifti_sources
 from tests.support.shared import DATA, WEIGHTS, needs_shared
 from trainer.data.sources import Split
 from trainer.training.plan import PairKind, Use
-from trainer.training.prepare import Request, prepare
+from trainer.training.prepare import Request, dry_run, prepare
 
 CPU = torch.device("cpu")
 
@@ -114,3 +114,50 @@ def test_the_inventory_decides_what_is_trained_on(tmp_path: Path) -> None:
         ("stroke", Split.TRAIN),
         ("m2307", Split.VALIDATION),
     ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nobody_is_drawn_to_be_judged_on_whose_series_cannot_be_used(seed: int, tmp_path: Path) -> None:
+    """Two people of eight have a thin series: one learns, one judges, whatever the seed."""
+    nifti_sources(tmp_path, [Split.TRAIN] * 2)
+    for number in range(6):
+        write_series(tmp_path / str(number), phantom(0, extent=16)[:3], slice_spacing_mm=1.0, patient=f"P{number}")
+    told: list[str] = []
+    plan = prepare(Request(studies=(tmp_path,), steps=(10,), seed=seed), CPU, report=told.append)
+    assert sorted(source.split for source in plan.sources) == [Split.TRAIN, Split.VALIDATION]
+    (line,) = told
+    assert line.startswith(
+        "Learns from 1 series of 1 patient; is judged on 1 series of 1 patient. Left out: 6 series: "
+    )
+    assert "6 × Only 3 slices; at least 5 are needed." in line
+    assert line.endswith("--dry-run shows every series and its reason.")
+    assert "\n" not in line
+
+
+def test_the_dry_run_draws_as_the_training_does(tmp_path: Path) -> None:
+    nifti_sources(tmp_path, [Split.TRAIN] * 2)
+    write_series(tmp_path / "thick", phantom(0, extent=41)[:12], slice_spacing_mm=4.0)
+    (tmp_path / "notes.txt").write_text("nothing")
+    request = Request(studies=(tmp_path,), steps=(10,), seed=3)
+    shown = dry_run(request)
+    planned = {source.label: source.split for source in prepare(request, CPU).sources}
+    assert {row.label: row.split for row in shown.series if row.label in planned} == planned
+    assert set(planned.values()) == {Split.TRAIN, Split.VALIDATION}
+    assert shown.notes[0] == "Passed over: notes.txt: neither DICOM nor NIfTI."
+
+
+def test_that_nobody_is_left_to_judge_on_is_said_before_the_training(tmp_path: Path) -> None:
+    nifti_sources(tmp_path, [Split.TRAIN])
+    told: list[str] = []
+    prepare(Request(studies=(tmp_path,), steps=(10,)), CPU, report=told.append)
+    assert told[0].startswith("Learns from 1 series of 1 patient; nobody is left to judge it on.")
+
+
+def test_an_image_that_breaks_off_leaves_its_series_out_and_the_training_goes_on(tmp_path: Path) -> None:
+    nifti_sources(tmp_path, [Split.TRAIN] * 2)
+    broken = write_series(tmp_path / "a", phantom(5, extent=16), slice_spacing_mm=1.0)[7]
+    broken.write_bytes(broken.read_bytes()[:-50])
+    told: list[str] = []
+    plan = prepare(Request(studies=(tmp_path,), steps=(10,)), CPU, report=told.append)
+    assert len(plan.sources) == 2
+    assert f"The file {broken.name} breaks off within its pixels." in told[0]
