@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dicomnode.cli import output
 from dicomnode.cli.options import config_option, json_option
 from dicomnode.cli.several import SeveralValues
 from dicomnode.cli.studies import study_folders
@@ -155,7 +156,7 @@ def _judge(request: Request, out: Path | None, *, as_json: bool) -> None:
     evaluation, figures = judge(request, report=_say)
     if out is not None:
         report.write_report(out, evaluation, figures)
-    click.echo(report.to_json(evaluation).rstrip() if as_json else "\n".join(report.lines(evaluation)))
+    output.say_lines(report.to_json(evaluation).rstrip() if as_json else "\n".join(report.lines(evaluation)))
 
 
 def _write_study(request: Request, page: Path) -> None:
@@ -170,7 +171,7 @@ def _write_study(request: Request, page: Path) -> None:
         panels += reader_study.panels_from([(case.label, case.truth, results)], voxel_mm=shape)
     page.parent.mkdir(parents=True, exist_ok=True)
     reader_study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
-    click.echo(f"{page}: {len(panels)} panels; keep {reader_study.key_path(page).name} away from readers.")
+    output.say(f"{page}: {len(panels)} panels; keep {reader_study.key_path(page).name} away from readers.")
 
 
 def _print_scores(files: tuple[Path, ...], *, as_json: bool) -> None:
@@ -182,15 +183,14 @@ def _print_scores(files: tuple[Path, ...], *, as_json: bool) -> None:
             hint=f"Name the readers' files and the one key that was written beside the page, PAGE.html{KEY_SUFFIX}.",
         )
     _refuse_without_trainer()
-    from dicomnode.cli import output
     from trainer.judging import reader_scores
 
     scores = reader_scores.read_scores([file for file in files if file not in keys], keys[0])
     if as_json:
         output.print_json(scores)
     else:
-        click.echo("\n".join(reader_scores.score_lines(scores)))
+        output.say_lines("\n".join(reader_scores.score_lines(scores)))
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    output.say(line, err=True)

@@ -127,7 +127,7 @@ def _show(request: Request, *, as_json: bool) -> None:
     if as_json:
         output.print_json(told)
     else:
-        click.echo("\n".join(dry_run_lines(told)))
+        output.say_lines("\n".join(dry_run_lines(told)))
 
 
 def _plan(request: Request, out: Path, device: str, threads: int | None) -> None:
@@ -186,7 +186,7 @@ def _go_on(
 
         is_done = loop.train(run, report=report, stop=stop, device=choose_device(device))
     if not is_done:
-        click.echo(f"Interrupted; `dicomnode train --resume --out {run}` goes on.", err=True)
+        output.say(f"Interrupted; `dicomnode train --resume --out {run}` goes on.", err=True)
         return INTERRUPTED
     models = handoff.write_models(run, name=name, licence=licence, report=_say)
     if as_json:
@@ -246,4 +246,4 @@ def _words(line: Line) -> str:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    output.say(line, err=True)
