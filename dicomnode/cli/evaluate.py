@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import config_option, json_option
+from dicomnode.cli.options import config_option, json_option, kept, new_folder
 from dicomnode.cli.several import SeveralValues
 from dicomnode.cli.studies import study_folders
 from dicomnode.errors import InputError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trainer.judging.evaluate import Request
     from trainer.judging.perception import Distance
 
+UNDONE = "nothing was judged"
 STUDY_TITLE = "Image quality of reformatted MR series"  # names no method: readers see it
 KEY_SUFFIX = ".key.json"  # as trainer.judging.reader_study writes it
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -75,8 +76,8 @@ def evaluate(
         return
     if not studies:
         raise InputError("No studies were named.", hint="Name folders with --studies.")
-    if out is not None and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; nothing was judged.", hint="Name a new folder.")
+    if out is not None:
+        new_folder(out, UNDONE)
     _refuse_without_trainer()
     from trainer.judging.evaluate import Request
     from trainer.judging.figures import FigureStyle
@@ -155,7 +156,8 @@ def _judge(request: Request, out: Path | None, *, as_json: bool) -> None:
 
     evaluation, figures = judge(request, report=_say)
     if out is not None:
-        report.write_report(out, evaluation, figures)
+        with kept(out, "no report was written"):
+            report.write_report(new_folder(out, "no report was written"), evaluation, figures)
     output.say_lines(report.to_json(evaluation).rstrip() if as_json else "\n".join(report.lines(evaluation)))
 
 
@@ -163,14 +165,14 @@ def _write_study(request: Request, page: Path) -> None:
     from trainer.judging import reader_study
     from trainer.judging.evaluate import study_cases
 
-    if page.exists():
-        raise InputError(f"{page} is there already; nothing was written.", hint="Name a new file.")
+    reader_study.refuse_taken(page)
     panels = []
     for case, results in study_cases(request, report=_say):
         shape = {case.label: case.voxel_mm}
         panels += reader_study.panels_from([(case.label, case.truth, results)], voxel_mm=shape)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    reader_study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
+    with kept(page, "no study was written"):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        reader_study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
     output.say(f"{page}: {len(panels)} panels; keep {reader_study.key_path(page).name} away from readers.")
 
 

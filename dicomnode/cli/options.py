@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dicomnode.errors import InputError
+from dicomnode.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from dicomnode.ledger.queries import Reader
@@ -57,6 +57,35 @@ def writer(config: Path | None) -> Iterator[Ledger]:
 
     with closing(open_ledger(settings.ledger_url)) as ledger:
         yield ledger
+
+
+def new_folder(out: Path, undone: str) -> Path:
+    """Where a result may grow: ``out`` without links, which is not there or empty. InputError says ``undone`` else."""
+    place = out.resolve()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError(f"{out} is not empty; {undone}.", hint="Name a new folder.")
+    if place.is_mount() or place == Path.cwd():  # a whole folder takes the place of an empty one: not of these
+        what = "the folder of a mounted disk" if place.is_mount() else "the folder that you are in"
+        raise InputError(
+            f"{out} is {what}, which the result cannot take the place of; {undone}.", hint="Name a new folder in it."
+        )
+    return place
+
+
+@contextmanager
+def kept(out: Path, undone: str) -> Iterator[None]:
+    """What the disk does not take becomes one sentence; nothing of the result is left then."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        if out.is_dir() and any(out.iterdir()):  # since it was looked at
+            raise InputError(f"{out} is not empty any more; {undone}.", hint="Name a new folder.") from exc
+        raise StorageError(
+            f"{out} could not be written: {exc.strerror}; {undone}.",
+            hint="See that the folder above it may be written to and that the disk has room.",
+        ) from exc
 
 
 def operator() -> str:

@@ -139,8 +139,7 @@ def _plan(request: Request, out: Path, device: str, threads: int | None) -> None
 
     if threads is not None:
         torch.set_num_threads(threads)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; nothing was trained.", hint="Go on with a run by --resume.")
+    plans.refuse_used(out)
     plans.write(prepare(request, choose_device(device)), out)
 
 

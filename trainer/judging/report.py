@@ -51,11 +51,10 @@ def lines(evaluation: Evaluation) -> Iterator[str]:
 
 
 def write_report(folder: Path, evaluation: Evaluation, figures: Sequence[Figure]) -> None:
-    """Both files, whole or not at all, into a folder that is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    durable.write_file(folder / JSON_FILE, [to_json(evaluation).encode()])
-    durable.write_file(folder / HTML_FILE, [to_html(evaluation, figures).encode()])
-    durable.sync_folder(folder)
+    """Both files, whole and together or not at all, as a new folder. Raises OSError as it comes."""
+    with durable.growing_folder(folder) as growing:
+        durable.write_file(growing / JSON_FILE, [to_json(evaluation).encode()])
+        durable.write_file(growing / HTML_FILE, [to_html(evaluation, figures).encode()])
 
 
 def to_html(evaluation: Evaluation, figures: Sequence[Figure]) -> str:

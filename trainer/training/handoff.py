@@ -13,7 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from dicomnode import durable
-from dicomnode.errors import InputError
+from dicomnode.errors import InputError, ModelError
 from dicomnode.generators import model_dir
 from dicomnode.generators.card import (
     Card,
@@ -108,14 +108,29 @@ def write_models(
             continue
         called = model_name(plan.recipe, stage, name)
         folder = run / "models" / called
-        write_model(run, stage, folder, name=called, licence=licence, judged=Judged())
-        judged = _judge(plan, folder, report)
-        digest = write_model(run, stage, folder, name=called, licence=licence, judged=judged)
+        _refuse_altered(folder)
+        with durable.growing_folder(folder, replaces=True) as growing:
+            write_model(run, stage, growing, name=called, licence=licence, judged=Judged())
+            judged = _judge(plan, growing, called, report)
+            digest = write_model(run, stage, growing, name=called, licence=licence, judged=judged)
         written.append(WrittenModel(name=called, folder=folder, digest=digest))
     return written
 
 
-def _judge(plan: Plan, folder: Path, report: Callable[[str], None]) -> Judged:
+def _refuse_altered(folder: Path) -> None:
+    """What is there makes way for the same model made anew only if it is one, as it was sealed."""
+    if not folder.exists():
+        return
+    try:
+        model_dir.verify(folder)
+    except (ModelError, OSError) as exc:
+        raise InputError(
+            f"{folder} is there and is no model as it was written; nothing was written there.",
+            hint="Move it away, or give the model another name with --name.",
+        ) from exc
+
+
+def _judge(plan: Plan, folder: Path, called: str, report: Callable[[str], None]) -> Judged:
     """Nothing where there is nobody to judge on."""
     held_out = tuple(source.source() for source in plan.of_split(Split.VALIDATION) if source.use is Use.THIN)
     if not held_out:
@@ -124,7 +139,7 @@ def _judge(plan: Plan, folder: Path, report: Callable[[str], None]) -> Judged:
     ratio = preferred_ratio(Selection(ratios=plan.recipe.samples.ratios))
     selection = Selection(planes=(0,), ratios=(ratio,), mismatches=False)
     evaluation, _ = evaluate(Request(sources=held_out, models=(folder,), selection=selection), report=report)
-    return Judged(metrics=card_metrics(evaluation, folder.name), rows_json=to_json(evaluation))
+    return Judged(metrics=card_metrics(evaluation, called), rows_json=to_json(evaluation))
 
 
 def write_model(run: Path, stage: int, folder: Path, *, name: str, licence: str | None = None, judged: Judged) -> str:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import update_bn
 
+from dicomnode import durable
 from dicomnode.errors import InputError
 from trainer import features
 from trainer.data.sources import Split
@@ -280,8 +281,8 @@ class _Meter:
     def __init__(self, game: Game, steps: int, done: int, journal: Path | None) -> None:
         self.game, self.steps, self.journal = game, steps, journal
         if journal is not None and journal.exists():  # lines of steps that a kill took back
-            kept = [line for line in journal.read_text().splitlines() if json.loads(line)["step"] <= done]
-            journal.write_text("".join(line + "\n" for line in kept))
+            kept = [line for line in journal.read_text().splitlines() if _is_of_steps(line, done)]
+            durable.write_file(journal, ["".join(line + "\n" for line in kept).encode()])
         self._clear()
 
     def _clear(self) -> None:
@@ -323,6 +324,14 @@ class _Meter:
                 journal.write(json.dumps(asdict(line)) + "\n")
         self._clear()
         return line
+
+
+def _is_of_steps(line: str, done: int) -> bool:
+    """Is it a line of the steps that are done? The last one may be cut off where a kill came."""
+    try:
+        return bool(json.loads(line)["step"] <= done)
+    except json.JSONDecodeError:
+        return False
 
 
 def _mean(values: list[Tensor]) -> float:

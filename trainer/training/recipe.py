@@ -19,6 +19,7 @@ from dicomnode.errors import InputError
 from dicomnode.generators.card import Kind
 from dicomnode.imaging.profile import RATIO_LIMITS, ProfileKind
 
+NO_STAGES = ("models", "board")  # folders of a run beside those of its stages
 RECIPES = Path(__file__).resolve().parent / "recipes"
 BUILT_IN = tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
 
