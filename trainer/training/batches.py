@@ -25,8 +25,8 @@ from dicomnode.errors import InputError, NodeError, ProcessError
 from trainer.data import sources
 from trainer.data.pairs import SlicePairs, load_pairs
 from trainer.data.sources import Split
+from trainer.training import fit, slices, strips
 from trainer.training import plan as plans
-from trainer.training import slices, strips
 from trainer.training.plan import PairKind, Plan, Use
 from trainer.training.simulate import GreyVolume, grey_volume, in_plane_volume
 
@@ -220,7 +220,7 @@ def _volumes(plan: Plan, split: Split, on_read: OnRead) -> Iterator[GreyVolume]:
 
 def _pairs(plan: Plan, split: Split, on_read: OnRead) -> Iterator[SlicePairs]:
     """Real ones first, in the order of the sources; a simulated stack's parameters depend on the seed and its place."""
-    patch = plan.recipe.samples.patch
+    side = fit.smallest_side(plan.recipe)
     found = []
     if plan.pairs is not PairKind.SIMULATED:
         for pairs in _real_pairs(plan, split):
@@ -235,11 +235,11 @@ def _pairs(plan: Plan, split: Split, on_read: OnRead) -> Iterator[SlicePairs]:
             axes = (1, 2) if planned.use is Use.IN_PLANE else (0, 1, 2)
             found += slices.simulated(voxels, planned.subject, plan.recipe, rng, axes=axes)
             on_read()
-    large = [pair for pair in found if min(pair.thick.shape[1:]) >= patch and len(pair.thin) >= 3]
+    large = [pair for pair in found if min(pair.thick.shape[1:]) >= side and len(pair.thin) >= 3]
     if not large and split is Split.TRAIN:
         raise InputError(
-            f"No pair of slices of at least {patch} × {patch} pixels was found to train on.",
-            hint="See --dry-run for what there is; take a smaller patch in the recipe.",
+            f"No pair of slices of at least {side} × {side} pixels was found to train on.",
+            hint="See --dry-run for what there is; take a smaller patch, or a smaller discriminator, in the recipe.",
         )
     return iter(large)
 

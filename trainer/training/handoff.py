@@ -21,6 +21,7 @@ from dicomnode.generators.card import (
     Kind,
     MetricRow,
     SRCNNCard,
+    SRCNNParameters,
     SRResNetCard,
     SRResNetParameters,
     ThinCard,
@@ -41,6 +42,7 @@ from trainer.training.plan import PairKind, Plan, PlannedSource, Use
 from trainer.training.player import set_weights
 from trainer.training.recipe import Recipe
 
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")  # as a card has it
 SIZE_LIMIT_BYTES = 5 * 1024 * 1024  # of a directory that is to ship in the wheel
 RESTRICTED = "not for redistribution: the licence of the training data is not stated, or not a permissive one"
 # As SPDX writes them or as people do; whatever else an inventory says ("internal", CC BY-SA, CC BY-NC) restricts.
@@ -80,9 +82,19 @@ class Judged:
 
 def model_name(recipe: Recipe, stage: int, name: str | None) -> str:
     """The name asked for or the recipe's, and which stage where it has several."""
-    if len(recipe.stage) == 1:
-        return name or recipe.name
-    return f"{name or recipe.name}-{recipe.stage[stage].name}"
+    called = recipe.name if name is None else name
+    return called if len(recipe.stage) == 1 else f"{called}-{recipe.stage[stage].name}"
+
+
+def refuse_name(recipe: Recipe, name: str | None) -> None:
+    """InputError where a model could not bear the name asked for: better now than when it is trained."""
+    for stage in range(len(recipe.stage)):
+        called = model_name(recipe, stage, name)
+        if not NAME.fullmatch(called):
+            raise InputError(
+                f"A model cannot be called {called!r}; nothing was trained.",
+                hint="Take 32 small letters, digits and hyphens at most, with the stage's name.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +219,7 @@ def _card(plan: Plan, stage: int, name: str, licence: str | None, seconds: float
             thin = ThinParameters(window=shape.window, channels=shape.channels, blocks=shape.blocks)
             return ThinCard.model_validate({**facts, "parameters": thin})
         case Kind.SRCNN:
-            return SRCNNCard.model_validate(facts)
+            return SRCNNCard.model_validate({**facts, "parameters": SRCNNParameters(channels=shape.channels)})
         case Kind.VDSR:
             vdsr = VDSRParameters(channels=shape.channels, layers=shape.blocks)
             return VDSRCard.model_validate({**facts, "parameters": vdsr})
