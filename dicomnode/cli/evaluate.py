@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import config_option, json_option, kept, new_folder
+from dicomnode.cli.options import all_options_but, config_option, json_option, kept, new_folder, refuse_given
 from dicomnode.cli.several import SeveralValues
 from dicomnode.cli.studies import study_folders
 from dicomnode.errors import InputError
@@ -71,6 +71,10 @@ def evaluate(
 
     With --reader-study a page for blinded readers is written instead; with --reader-scores their answers are counted.
     """
+    _refuse_without_effect(
+        scores=bool(reader_scores), study=reader_study is not None, table_only=slices_only,
+        table=paper_table or slices_only, writes=out is not None,
+    )  # fmt: skip
     if reader_scores:
         _print_scores(reader_scores, as_json=as_json)
         return
@@ -94,6 +98,29 @@ def evaluate(
         _write_study(request, reader_study)
     else:
         _judge(request, out, as_json=as_json)
+
+
+def _refuse_without_effect(*, scores: bool, study: bool, table_only: bool, table: bool, writes: bool) -> None:
+    """Options that this run cannot obey are refused before anything is looked at."""
+    leave_out = "Leave it out."
+    if scores:
+        refuse_given(all_options_but("reader_scores", "as_json"), "with --reader-scores", leave_out)
+        return
+    if study:
+        kept = ("studies", "inventory", "models", "subjects", "ratios", "reader_study", "device", "seed", "config")
+        refuse_given(all_options_but(*kept), "with --reader-study, which writes its page alone", leave_out)
+        return
+    if table_only:
+        whole = {"planes", "nominal", "probes", "features", "features_file", "features_sha256", "seed"}
+        whole |= {"perceptual_file", "perceptual_sha256"}
+        refuse_given(whole, "with --slices-only, which judges no whole volumes", leave_out)
+    if not table:
+        hint = "Leave it out, or give --paper-table or --slices-only."
+        refuse_given({"allow_contrast"}, "without the paper's table, which alone has real pairs", hint)
+    if not writes:
+        refuse_given(
+            {"figure_style"}, "without --out, which the figures are written to", "Leave it out, or give --out."
+        )
 
 
 def _refuse_without_trainer() -> None:

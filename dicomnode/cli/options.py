@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,26 @@ def kept(out: Path, undone: str) -> Iterator[None]:
             f"{out} could not be written: {exc.strerror}; {undone}.",
             hint="See that the folder above it may be written to and that the disk has room.",
         ) from exc
+
+
+def refuse_given(options: Collection[str], why: str, hint: str) -> None:
+    """InputError where the command line gave one of these options (names of parameters): it would have no effect."""
+    command = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in command.command.params
+        if parameter.name in options
+        and command.get_parameter_source(parameter.name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        have = "has" if len(given) == 1 else "have"
+        raise InputError(f"{' and '.join(given)} {have} no effect {why}.", hint=hint)
+
+
+def all_options_but(*kept: str) -> set[str]:
+    """Names of the command's other parameters."""
+    parameters = click.get_current_context().command.params
+    return {parameter.name for parameter in parameters if parameter.name} - set(kept)
 
 
 def operator() -> str:
