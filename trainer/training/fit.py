@@ -108,6 +108,8 @@ def without_effect(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield from ((f"network.{key}", f"the kind {kind} has none") for key in sorted(known - SHAPES[kind]))
     if "batch_norm_momentum" not in SHAPES[kind]:
         yield "recalibrate_batch_norm", f"the kind {kind} has no batch normalisation"
+    elif recipe.recalibrate_batch_norm:
+        yield "network.batch_norm_momentum", "recalibrate_batch_norm measures the statistics anew"
     if recipe.samples.design == "strips":
         for key in ("input", "scale", "order"):
             yield f"samples.{key}", "it is of slices, not of strips"
