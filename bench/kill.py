@@ -363,6 +363,8 @@ def main() -> int:
     with ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-")))
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            sys.exit(f"{folder} is not empty; name a new folder with --keep")
         campaign = run(5 if options.toy else options.kills, folder=folder, seed=options.seed)
         repeats = len(campaign.pacs.arrivals) - len(campaign.pacs.digests())
         for seam, count in sorted(Counter(death.seam for death in campaign.deaths).items()):

@@ -27,6 +27,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dicomnode import durable
 from dicomnode.derive.decimals import coordinate_text, decimal_text
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
 from dicomnode.imaging.profile import profile_matrix
@@ -54,9 +55,14 @@ def main() -> int:
         write_brain(made / "brain_m2307_t2")
         if is_check:
             return _compare(made)
-        for folder in made.iterdir():
-            shutil.rmtree(SAMPLES / folder.name, ignore_errors=True)
-            shutil.copytree(folder, SAMPLES / folder.name)
+        if others := _others(made):
+            for path in others:
+                print(f"in the way: {path}")
+            return 1
+        for path in sorted(made.rglob("*.dcm")):
+            target = SAMPLES / path.relative_to(made)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            durable.write_file(target, [path.read_bytes()])
     size = sum(path.stat().st_size for path in SAMPLES.rglob("*") if path.is_file())
     print(f"{size / 2**20:.1f} MiB in {SAMPLES.relative_to(ROOT)}")
     return 0
@@ -187,6 +193,12 @@ def _attributes(volume: Volume, number: int, index: int, window: float) -> Datas
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+def _others(made: Path) -> list[Path]:
+    """Files in the samples' folders that are none of theirs: nothing is written, and nothing removed, beside them."""
+    there = [path for folder in made.iterdir() for path in (SAMPLES / folder.name).rglob("*") if path.is_file()]
+    return sorted(path for path in there if not (made / path.relative_to(SAMPLES)).is_file())
 
 
 def _compare(made: Path) -> int:

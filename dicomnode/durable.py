@@ -3,12 +3,18 @@
 Order: bytes to a temporary file in the target folder → fdatasync → rename → fsync of the folder. Until the
 folder is flushed the name can vanish with the power, so nothing may be promised before. The last step is a
 call of its own because one flush serves all files that came into a folder meanwhile (NODE 3.3).
+
+What grows, a file or a folder, grows under a name that nothing has and nobody else will give: nothing that was there
+before is written over or removed, but for what bears the very name that was asked for.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from dicomnode.seams import checkpoint
@@ -24,8 +30,8 @@ def write_file(path: Path, parts: Sequence[Part]) -> int:
     The caller still owes ``sync_folder(path.parent)``. Raises OSError as it comes: full disk, read-only and lost
     permission are told apart by whoever answers the peer. The temporary file is gone whenever this raises.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    temporary = beside(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         try:
             written = _write_all(descriptor, parts)
@@ -40,6 +46,57 @@ def write_file(path: Path, parts: Sequence[Part]) -> int:
         raise
     checkpoint("durable.renamed")
     return written
+
+
+def beside(path: Path) -> Path:
+    """A name for what is to become ``path``: in its folder, hidden, and like no other (2⁻⁶⁴)."""
+    return path.with_name(f".dicomnode-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+
+
+def is_left_over(path: Path) -> bool:
+    """Did a write that was killed leave this file? Nobody knows its name, so it may stand beside what comes."""
+    return path.name.startswith(".dicomnode-") and path.suffix == TEMPORARY_SUFFIX and path.is_file()
+
+
+@contextmanager
+def growing_file(path: Path) -> Iterator[Path]:
+    """A name to write to, for writers that want one; after the block it is flushed and has become ``path``.
+
+    Raises OSError as it comes; where the block or this raises, ``path`` is as it was and nothing is left beside it.
+    """
+    temporary = beside(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.rename(path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def growing_folder(target: Path, *, replaces: bool = False) -> Iterator[Path]:
+    """A new folder to write files into, all flushed by the writer; after the block it has become ``target``.
+
+    ``target`` must not be there, or be an empty folder, or (``replaces``) one that the caller made and that is
+    removed. Raises OSError as it comes; where the block or this raises, nothing is left. A kill leaves a hidden
+    folder beside ``target`` that is in nobody's way.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = beside(target)
+    folder.mkdir()
+    try:
+        yield folder
+        aside = beside(target)
+        if replaces and target.exists():
+            target.rename(aside)
+        rename_folder(folder, target)
+        shutil.rmtree(aside, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -55,6 +55,13 @@ class LedgerError(NodeError):
     exit_code = 3
 
 
+class ProcessError(NodeError):
+    """A process beside this one ended or hangs: whoever runs the machine looks at its memory and its disks."""
+
+    code = "process"
+    exit_code = 3
+
+
 class PeerError(NodeError):
     """Another DICOM application did not do its part: whoever runs that peer acts."""
 

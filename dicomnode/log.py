@@ -6,11 +6,12 @@ list is a programming error and fails at the call, so that no test run can pass 
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
 from typing import IO, Literal
+
+from dicomnode.visible import LINE_END, TAB, json_text, visible
 
 Value = str | int | float | bool | None
 
@@ -74,8 +75,10 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = " ".join(f"{name}={_quoted(value)}" for name, value in _fields(record).items() if value is not None)
         line = f"{_moment(record)} {record.levelname.lower():7} {record.getMessage()}"
-        line = f"{line} {fields}" if fields else line
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = visible(f"{line} {fields}" if fields else line)
+        if record.exc_info:
+            line += LINE_END + visible(self.formatException(record.exc_info), keep=LINE_END + TAB)
+        return line
 
 
 class _JsonFormatter(logging.Formatter):
@@ -88,9 +91,10 @@ class _JsonFormatter(logging.Formatter):
         entry |= {name: value for name, value in _fields(record).items() if value is not None}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json_text(entry)
 
 
 def _quoted(value: Value) -> str:
     text = f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-    return json.dumps(text, ensure_ascii=False) if " " in text or not text else text
+    is_plain = text.isprintable() and " " not in text and text  # a line end in a value must not begin a line
+    return text if is_plain else json_text(text)

@@ -11,7 +11,8 @@ def test_each_error_has_the_exit_code_of_the_command_table() -> None:
     family = [error for error in vars(errors).values() if isinstance(error, type) and error is not errors.NodeError]
     codes = {error.__name__: error.exit_code for error in family if issubclass(error, errors.NodeError)}
     assert codes == {
-        "SettingsError": 2, "InputError": 2, "ModelError": 2, "StorageError": 3, "LedgerError": 3, "PeerError": 4,
+        "SettingsError": 2, "InputError": 2, "ModelError": 2, "StorageError": 3, "LedgerError": 3, "ProcessError": 3,
+        "PeerError": 4,
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import torch
 
 from dicomnode.errors import NodeError
 from dicomnode.generators.device import choose_device
+from dicomnode.visible import LINE_END, visible
 from trainer.training.loop import Line, local_device, train
 
 INTERRUPTED = 130
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         device = local_device(choose_device(parsed.device))
         is_done = train(parsed.run, report=_print_line, stop=lambda: bool(asked), device=device)
     except NodeError as exc:
-        sys.stderr.write(f"{exc.sentence} {exc.hint}\n")
+        sys.stderr.write(visible(f"{exc.sentence} {exc.hint}") + LINE_END)
         return exc.exit_code
     return 0 if is_done else INTERRUPTED
 

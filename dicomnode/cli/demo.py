@@ -30,7 +30,7 @@ def demo(out: Path, as_json: bool) -> int:
     from dicomnode.demo.tour import run_tour
 
     log.start_logging("warning", "auto")
-    report = run_tour(out, say=lambda line: click.echo(f"demo: {line}", err=True))
+    report = run_tour(out, say=lambda line: output.say(f"demo: {line}", err=True))
     if as_json:
         output.print_json(report)
     else:
@@ -39,17 +39,17 @@ def demo(out: Path, as_json: bool) -> int:
 
 
 def _print(report: TourReport) -> None:
-    click.echo("")
+    output.say("")
     headings = ("", *(line.sample for line in report.samples))
     columns = [_facts(line) for line in report.samples]
     output.print_table([[name, *(facts[name] for facts in columns)] for name in columns[0]], headings)
-    click.echo("")
+    output.say("")
     for line in report.samples:
         if line.problem:
-            click.echo(f"{line.sample}: {line.problem}")
+            output.say(f"{line.sample}: {line.problem}")
     for picture in report.pictures:
-        click.echo(f"picture: {picture}")
-    click.echo(f"{report.seconds:.0f} s in all, model {report.model}. Computed slices: not for primary diagnosis.")
+        output.say(f"picture: {picture}")
+    output.say(f"{report.seconds:.0f} s in all, model {report.model}. Computed slices: not for primary diagnosis.")
 
 
 def _facts(line: TourLine) -> dict[str, str]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dicomnode.cli.options import config_option, json_option
+from dicomnode.cli import output
+from dicomnode.cli.options import all_options_but, config_option, json_option, kept, new_folder, refuse_given
 from dicomnode.cli.several import SeveralValues
 from dicomnode.cli.studies import study_folders
 from dicomnode.errors import InputError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from trainer.judging.evaluate import Request
     from trainer.judging.perception import Distance
 
+UNDONE = "nothing was judged"
 STUDY_TITLE = "Image quality of reformatted MR series"  # names no method: readers see it
 KEY_SUFFIX = ".key.json"  # as trainer.judging.reader_study writes it
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -69,13 +71,17 @@ def evaluate(
 
     With --reader-study a page for blinded readers is written instead; with --reader-scores their answers are counted.
     """
+    _refuse_without_effect(
+        scores=bool(reader_scores), study=reader_study is not None, table_only=slices_only,
+        table=paper_table or slices_only, writes=out is not None,
+    )  # fmt: skip
     if reader_scores:
         _print_scores(reader_scores, as_json=as_json)
         return
     if not studies:
         raise InputError("No studies were named.", hint="Name folders with --studies.")
-    if out is not None and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; nothing was judged.", hint="Name a new folder.")
+    if out is not None:
+        new_folder(out, UNDONE)
     _refuse_without_trainer()
     from trainer.judging.evaluate import Request
     from trainer.judging.figures import FigureStyle
@@ -92,6 +98,29 @@ def evaluate(
         _write_study(request, reader_study)
     else:
         _judge(request, out, as_json=as_json)
+
+
+def _refuse_without_effect(*, scores: bool, study: bool, table_only: bool, table: bool, writes: bool) -> None:
+    """Options that this run cannot obey are refused before anything is looked at."""
+    leave_out = "Leave it out."
+    if scores:
+        refuse_given(all_options_but("reader_scores", "as_json"), "with --reader-scores", leave_out)
+        return
+    if study:
+        kept = ("studies", "inventory", "models", "subjects", "ratios", "reader_study", "device", "seed", "config")
+        refuse_given(all_options_but(*kept), "with --reader-study, which writes its page alone", leave_out)
+        return
+    if table_only:
+        whole = {"planes", "nominal", "probes", "features", "features_file", "features_sha256", "seed"}
+        whole |= {"perceptual_file", "perceptual_sha256"}
+        refuse_given(whole, "with --slices-only, which judges no whole volumes", leave_out)
+    if not table:
+        hint = "Leave it out, or give --paper-table or --slices-only."
+        refuse_given({"allow_contrast"}, "without the paper's table, which alone has real pairs", hint)
+    if not writes:
+        refuse_given(
+            {"figure_style"}, "without --out, which the figures are written to", "Leave it out, or give --out."
+        )
 
 
 def _refuse_without_trainer() -> None:
@@ -154,23 +183,24 @@ def _judge(request: Request, out: Path | None, *, as_json: bool) -> None:
 
     evaluation, figures = judge(request, report=_say)
     if out is not None:
-        report.write_report(out, evaluation, figures)
-    click.echo(report.to_json(evaluation).rstrip() if as_json else "\n".join(report.lines(evaluation)))
+        with kept(out, "no report was written"):
+            report.write_report(new_folder(out, "no report was written"), evaluation, figures)
+    output.say_lines(report.to_json(evaluation).rstrip() if as_json else "\n".join(report.lines(evaluation)))
 
 
 def _write_study(request: Request, page: Path) -> None:
     from trainer.judging import reader_study
     from trainer.judging.evaluate import study_cases
 
-    if page.exists():
-        raise InputError(f"{page} is there already; nothing was written.", hint="Name a new file.")
+    reader_study.refuse_taken(page)
     panels = []
     for case, results in study_cases(request, report=_say):
         shape = {case.label: case.voxel_mm}
         panels += reader_study.panels_from([(case.label, case.truth, results)], voxel_mm=shape)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    reader_study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
-    click.echo(f"{page}: {len(panels)} panels; keep {reader_study.key_path(page).name} away from readers.")
+    with kept(page, "no study was written"):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        reader_study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
+    output.say(f"{page}: {len(panels)} panels; keep {reader_study.key_path(page).name} away from readers.")
 
 
 def _print_scores(files: tuple[Path, ...], *, as_json: bool) -> None:
@@ -182,15 +212,14 @@ def _print_scores(files: tuple[Path, ...], *, as_json: bool) -> None:
             hint=f"Name the readers' files and the one key that was written beside the page, PAGE.html{KEY_SUFFIX}.",
         )
     _refuse_without_trainer()
-    from dicomnode.cli import output
     from trainer.judging import reader_scores
 
     scores = reader_scores.read_scores([file for file in files if file not in keys], keys[0])
     if as_json:
         output.print_json(scores)
     else:
-        click.echo("\n".join(reader_scores.score_lines(scores)))
+        output.say_lines("\n".join(reader_scores.score_lines(scores)))
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    output.say(line, err=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicomnode.cli.options import load_settings
+from dicomnode.errors import StorageError
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from dicomnode.ledger.queries import Reader
 
 
@@ -36,14 +40,26 @@ def find_identity(ledger: Reader, series_id: int, config: Path | None) -> Identi
 
 def read_identity(file: Path) -> Identity:
     """The texts of one archived file; all empty where it cannot be read: the rest of the answer is still worth it."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    from dicomnode.imaging.headers import read_dataset
+    from dicomnode.imaging.representation import MALFORMED
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's quote values, and would stand between the lines of the answer
+        try:
+            header = read_dataset(file, pixels=False)
+        except (*MALFORMED, StorageError):
+            return Identity()
+        return Identity(**{field.name: _text(header, _keyword(field.name)) for field in fields(Identity)})
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    """Empty where the attribute is missing, or cannot be taken apart as its VR says."""
+    from dicomnode.imaging.representation import MALFORMED
 
     try:
-        header = dcmread(file, stop_before_pixels=True)
-    except (OSError, InvalidDicomError, ValueError):
-        return Identity()
-    return Identity(**{field.name: str(header.get(_keyword(field.name)) or "") for field in fields(Identity)})
+        return str(header.get(keyword) or "")
+    except MALFORMED:
+        return ""
 
 
 def _keyword(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import json_option
+from dicomnode.cli.options import json_option, kept, new_folder
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
     from dicomnode.pipeline import Outcome
 
-SIDE_FOLDER = ".tmp"  # the result grows beside OUT and takes its name when it is whole
+UNDONE = "nothing was derived"
 AE_TITLE = "DICOMNODE"  # Station Name of what is made without a configured node
 
 
@@ -51,8 +50,7 @@ def infer(source: Path, out: Path, model: str | None, device: str, as_json: bool
 
     UIDs are drawn at each run: two runs never share one.
     """
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; nothing was derived.", hint="Name a new folder.")
+    new_folder(out, UNDONE)
     paths, passed_over = _one_series(source)
     with output.progress_bar(str(source), quiet=as_json) as progress:
         derived = _derive(paths, out, model, device, progress)
@@ -90,24 +88,17 @@ def _derive(
         namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE), rule="infer", model=facts.name, model_kind=facts.kind,
         model_digest=facts.digest, created_at=datetime.now(UTC).astimezone(),
     )  # fmt: skip
-    beside = out.with_name(out.name + SIDE_FOLDER)
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    generator = model_dir.load_generator(model or facts.name)
+    with kept(out, UNDONE), durable.growing_folder(new_folder(out, UNDONE)) as growing:
 
-    def write(file: DerivedFile) -> None:
-        durable.write_file(beside / f"{file.instance_number:04d}.dcm", [file.content])
+        def write(file: DerivedFile) -> None:
+            durable.write_file(growing / f"{file.instance_number:04d}.dcm", [file.content])
 
-    try:
         outcome = run_pipeline(
-            paths, generator=model_dir.load_generator(model or facts.name), plan=plan,
-            limits=Limits(rule_name="infer", ratios=facts.ratios, model=facts.name), device=device, write=write,
-            progress=progress,
+            paths, generator=generator, plan=plan, device=device, write=write, progress=progress,
+            limits=Limits(rule_name="infer", ratios=facts.ratios, model=facts.name),
         )  # fmt: skip
-        derived = _derived(outcome, facts.name, facts.digest, device, out)
-        durable.rename_folder(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return derived
+        return _derived(outcome, facts.name, facts.digest, device, out)
 
 
 def _derived(outcome: Outcome, model: str, digest: str, device: str, out: Path) -> Derived:

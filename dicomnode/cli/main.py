@@ -7,6 +7,7 @@ that it calls inside the command.
 from __future__ import annotations
 
 import importlib
+import io
 import itertools
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import NoReturn
 import click
 
 from dicomnode import __version__
+from dicomnode.cli import output
 from dicomnode.errors import NodeError
 
 UNEXPECTED, WRONG_USE, INTERRUPTED = 1, 2, 130  # the codes of NodeError's family stand in errors.py
@@ -80,10 +82,12 @@ def _run(words: list[str]) -> int:
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.ClickException as exc:
-        exc.show()
+        said = io.StringIO()  # click quotes words of the command line, which a wildcard may have written
+        exc.show(said)
+        output.say_lines(said.getvalue().rstrip(), err=True)
         return WRONG_USE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
+        output.say("Interrupted.", err=True)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has enough: no error, and nothing more to flush at exit.
@@ -91,15 +95,15 @@ def _run(words: list[str]) -> int:
         return 0
     except NodeError as exc:
         _show_traceback(words)
-        click.echo(f"dicomnode: {exc.sentence}" + (f"\n  {exc.hint}" if exc.hint else ""), err=True)
+        output.say_lines(f"dicomnode: {exc.sentence}" + (f"\n  {exc.hint}" if exc.hint else ""), err=True)
         return exc.exit_code
     except Exception as exc:  # noqa: BLE001 (border: the command line)
         _show_traceback(words)
-        click.echo(f"dicomnode: unexpected {type(exc).__name__}; `dicomnode --debug …` shows where.", err=True)
+        output.say(f"dicomnode: unexpected {type(exc).__name__}; `dicomnode --debug …` shows where.", err=True)
         return UNEXPECTED
 
 
 def _show_traceback(words: list[str]) -> None:
     """On ``--debug``, which stands before the command's name: the context may not exist where this is asked."""
     if "--debug" in itertools.takewhile(lambda word: word.startswith("-"), words):
-        traceback.print_exc()
+        output.say_lines(traceback.format_exc().rstrip(), err=True)

@@ -167,4 +167,4 @@ def _print_changed(name: str, digest: str | None, changed: bool, done: str, *, a
     if as_json:
         output.print_facts(Changed(name=name, digest=digest, changed=changed, done=done), as_json=True)
     else:
-        click.echo(f"Model {name}{f' ({digest})' if digest else ''} {done}.")
+        output.say(f"Model {name}{f' ({digest})' if digest else ''} {done}.")

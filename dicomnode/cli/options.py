@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dicomnode.errors import InputError
+from dicomnode.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from dicomnode.ledger.queries import Reader
@@ -57,6 +57,55 @@ def writer(config: Path | None) -> Iterator[Ledger]:
 
     with closing(open_ledger(settings.ledger_url)) as ledger:
         yield ledger
+
+
+def new_folder(out: Path, undone: str) -> Path:
+    """Where a result may grow: ``out`` without links, which is not there or empty. InputError says ``undone`` else."""
+    place = out.resolve()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError(f"{out} is not empty; {undone}.", hint="Name a new folder.")
+    if place.is_mount() or place == Path.cwd():  # a whole folder takes the place of an empty one: not of these
+        what = "the folder of a mounted disk" if place.is_mount() else "the folder that you are in"
+        raise InputError(
+            f"{out} is {what}, which the result cannot take the place of; {undone}.", hint="Name a new folder in it."
+        )
+    return place
+
+
+@contextmanager
+def kept(out: Path, undone: str) -> Iterator[None]:
+    """What the disk does not take becomes one sentence; nothing of the result is left then."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        if out.is_dir() and any(out.iterdir()):  # since it was looked at
+            raise InputError(f"{out} is not empty any more; {undone}.", hint="Name a new folder.") from exc
+        raise StorageError(
+            f"{out} could not be written: {exc.strerror}; {undone}.",
+            hint="See that the folder above it may be written to and that the disk has room.",
+        ) from exc
+
+
+def refuse_given(options: Collection[str], why: str, hint: str) -> None:
+    """InputError where the command line gave one of these options (names of parameters): it would have no effect."""
+    command = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in command.command.params
+        if parameter.name in options
+        and command.get_parameter_source(parameter.name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        have = "has" if len(given) == 1 else "have"
+        raise InputError(f"{' and '.join(given)} {have} no effect {why}.", hint=hint)
+
+
+def all_options_but(*kept: str) -> set[str]:
+    """Names of the command's other parameters."""
+    parameters = click.get_current_context().command.params
+    return {parameter.name for parameter in parameters if parameter.name} - set(kept)
 
 
 def operator() -> str:

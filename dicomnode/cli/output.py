@@ -1,4 +1,6 @@
-"""Frozen dataclasses to a terminal, a pipe or a program: a table, plain text, or JSON.
+"""Frozen dataclasses to a terminal, a pipe or a program: a table, plain text, or JSON; and whatever else is said.
+
+Nothing of a command is printed but here: text of strangers is made ``visible`` on the way.
 
 rich is imported for a terminal only. Off a terminal a table is aligned text without colour or frame, so that
 ``grep`` and ``awk`` work on it.
@@ -7,7 +9,6 @@ rich is imported for a terminal only. Off a terminal a table is aligned text wit
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,24 @@ from pathlib import Path
 
 import click
 
+from dicomnode.visible import LINE_END, json_text, visible
+
 Columns = Mapping[str, str]  # attribute of the row → heading
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """One line; ``err``: to standard error. A line end within it is shown, not obeyed."""
+    click.echo(visible(line), err=err)
+
+
+def say_lines(text: str, *, err: bool = False) -> None:
+    """Several lines, whose ends are ours."""
+    click.echo(visible(text, keep=LINE_END), err=err)
 
 
 def print_json(value: object) -> None:
     """One JSON document: dataclasses as objects, moments in ISO 8601 (UTC), paths as text."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    click.echo(json_text(_plain(value), indent=2))
 
 
 def print_rows(rows: Sequence[object], columns: Columns, *, as_json: bool, none: str) -> None:
@@ -30,7 +43,7 @@ def print_rows(rows: Sequence[object], columns: Columns, *, as_json: bool, none:
     if as_json:
         print_json(list(rows))
     elif not rows:
-        click.echo(none)
+        say(none)
     else:
         print_table([[_cell(getattr(row, name)) for name in columns] for row in rows], list(columns.values()))
 
@@ -47,7 +60,7 @@ def print_facts(value: object, *, as_json: bool, **more: object) -> None:
         print_json(facts)
         return
     for line in _lines(facts):
-        click.echo(line)
+        say(line)
 
 
 def print_done(sentence: str, *, row: int, as_json: bool) -> None:
@@ -55,11 +68,12 @@ def print_done(sentence: str, *, row: int, as_json: bool) -> None:
     if as_json:
         print_json({"id": row, "done": sentence})
     else:
-        click.echo(sentence)
+        say(sentence)
 
 
 def print_table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> None:
-    """Cells in columns."""
+    """Cells in columns; a line end in a cell is shown, not obeyed."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -71,7 +85,7 @@ def print_table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> None:
         Console().print(table)
         return
     for line in _aligned(rows, headings):
-        click.echo(line)
+        say(line)
 
 
 @contextmanager
@@ -81,20 +95,21 @@ def progress_bar(label: str, *, quiet: bool = False) -> Iterator[Callable[[str, 
         yield lambda _stage, _share: None
     elif sys.stderr.isatty():
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=1.0)
+            task = bar.add_task(escape(visible(label)), total=1.0)  # a bracket in a name is no markup
             yield lambda stage, share: bar.update(task, description=stage, completed=share)
     else:
         said: set[str] = set()
 
-        def say(stage: str, _share: float) -> None:
+        def tell(stage: str, _share: float) -> None:
             if stage not in said:
                 said.add(stage)
-                click.echo(f"{label}: {stage}", err=True)
+                say(f"{label}: {stage}", err=True)
 
-        yield say
+        yield tell
 
 
 def _plain(value: object) -> object:
@@ -130,7 +145,7 @@ def _cell(value: object) -> str:
         return f"{value:.3g}"
     if isinstance(value, tuple | list):
         return ", ".join(_cell(item) for item in value)
-    return str(_plain(value))
+    return visible(str(_plain(value)))
 
 
 def _aligned(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> Iterator[str]:
@@ -141,7 +156,7 @@ def _aligned(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> Iterator
 
 def _lines(facts: Mapping[str, object], indent: str = "") -> Iterator[str]:
     """``name  value`` lines; what is a table or a list of its own follows its name, further in."""
-    filled = {name: value for name, value in facts.items() if value not in (None, "", False, [], {})}
+    filled = {visible(name): value for name, value in facts.items() if value not in (None, "", False, [], {})}
     width = max((len(name) for name in filled), default=0)
     for name, value in filled.items():
         if isinstance(value, dict):
@@ -155,6 +170,6 @@ def _lines(facts: Mapping[str, object], indent: str = "") -> Iterator[str]:
             )
         elif isinstance(value, list) and len(value) > 1 and any(" " in str(item) for item in value):
             yield f"{indent}{name}"
-            yield from (f"{indent}  {item}" for item in value)
+            yield from (f"{indent}  {_cell(item)}" for item in value)
         else:
             yield f"{indent}{name.ljust(width)}  {_cell(value)}"

@@ -58,12 +58,12 @@ def explain(number: int, identify: bool, config: Path | None, as_json: bool) -> 
     if as_json:
         output.print_facts(found, as_json=True, identity=identity)
         return
-    click.echo(f"Series {found.id}, revision {found.revision}: {found.state}")
+    output.say(f"Series {found.id}, revision {found.revision}: {found.state}")
     for sentence in found.sentences:
-        click.echo(f"  {sentence}")
+        output.say(f"  {sentence}")
     if identity:
         output.print_facts(identity, as_json=False, series_instance_uid=found.series_uid)
-    click.echo("")
+    output.say("")
     columns = {name: name for name in ("at", "table", "row", "kind", "from_state", "to_state", "by", "count", "detail")}
     output.print_rows(found.events, columns, as_json=False, none="No events.")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import config_option, json_option
+from dicomnode.cli.options import all_options_but, config_option, json_option, refuse_given
 from dicomnode.cli.several import SeveralValues
 from dicomnode.cli.studies import study_folders
 from dicomnode.errors import InputError
@@ -47,10 +47,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of a CPU; all of them if left out.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--dry-run", is_flag=True, help="Only show what would be trained on and what not, and why.")
+@click.option("--dry-run", is_flag=True, help="Check the options, and show what would be trained on, and why not.")
 @click.option("--plan-only", is_flag=True, help="Only write RUN/plan.json, for `python -m trainer RUN`.")
 @click.option("--tensorboard", is_flag=True, help="Also write RUN/board for TensorBoard.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out; nothing else need be said again.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, as it was begun.")
 @config_option
 @json_option
 def train(
@@ -64,15 +64,23 @@ def train(
 
     An interrupt stops after the step in hand; --resume goes on, bit for bit.
     """
+    _refuse_without_effect(resume=resume, dry_run=dry_run, plan_only=plan_only, pairs=pairs)
     _refuse_without_trainer()
+    from trainer.training import handoff
+    from trainer.training import plan as plans
+    from trainer.training import recipe as recipes
+
+    if licence == "":
+        raise InputError("The licence is empty; nothing was trained.", hint="Leave out --licence, or say one.")
     if resume:
         if out is None:
             raise InputError("No run was named to go on with.", hint="Name its folder with --out.")
+        handoff.refuse_name(plans.read(out).recipe, name)
         return _go_on(out, device, threads, name, licence, tensorboard=tensorboard, as_json=as_json)
     if not studies:
         raise InputError("No studies were named.", hint="Name folders with --studies.")
+    handoff.refuse_name(recipes.load(recipe), name)
     from trainer.data.pairs import Pairing
-    from trainer.training import plan as plans
     from trainer.training.plan import PairKind
     from trainer.training.prepare import Request
 
@@ -83,7 +91,7 @@ def train(
         features_file=features_file, features_sha256=features_sha256,
     )  # fmt: skip
     if dry_run:
-        _show(request, as_json=as_json)
+        _show(request, device, as_json=as_json)
         return 0
     if out is None:
         raise InputError("No folder was named for the run.", hint="Name one with --out.")
@@ -96,6 +104,31 @@ def train(
     except InputError:  # what only shows when pixels are looked at
         plans.withdraw(out)
         raise
+
+
+def _refuse_without_effect(*, resume: bool, dry_run: bool, plan_only: bool, pairs: str) -> None:
+    """Options that this run cannot obey are refused before anything is looked at."""
+    if resume:
+        kept = ("resume", "out", "device", "threads", "name", "licence", "tensorboard", "as_json")
+        why = "on a run that has begun: its plan holds what it was begun with; nothing was trained"
+        refuse_given(all_options_but(*kept), why, "Leave it out, or begin a new run without --resume.")
+        return
+    if dry_run:
+        refuse_given({"plan_only"}, "with --dry-run, which writes nothing", "Give one of the two.")
+        return
+    if plan_only:
+        why = "with --plan-only, which makes no model; nothing was written"
+        refuse_given(
+            {"name", "licence", "tensorboard", "as_json"}, why, "Give it with --resume, which makes the model."
+        )
+    if click.get_current_context().params["minutes"] is not None:
+        refuse_given({"steps"}, "beside --minutes, which decides how many there are", "Give one of the two.")
+    if pairs == "simulated":
+        why = "on simulated pairs, which are made of one series each"
+        refuse_given({"pairing", "allow_contrast"}, why, "Leave it out, or take --pairs real or both.")
+    if pairs == "real":
+        why = "with --pairs real: slices of a thick series have no real partner"
+        refuse_given({"in_plane"}, why, "Leave it out, or take --pairs simulated or both.")
 
 
 def _refuse_without_trainer() -> None:
@@ -119,15 +152,17 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-def _show(request: Request, *, as_json: bool) -> None:
+def _show(request: Request, device: str, *, as_json: bool) -> None:
+    from dicomnode.generators.device import choose_device
     from trainer.data.survey import dry_run_lines
     from trainer.training.prepare import dry_run
 
+    choose_device(device)
     told = dry_run(request)
     if as_json:
         output.print_json(told)
     else:
-        click.echo("\n".join(dry_run_lines(told)))
+        output.say_lines("\n".join(dry_run_lines(told)))
 
 
 def _plan(request: Request, out: Path, device: str, threads: int | None) -> None:
@@ -139,8 +174,7 @@ def _plan(request: Request, out: Path, device: str, threads: int | None) -> None
 
     if threads is not None:
         torch.set_num_threads(threads)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; nothing was trained.", hint="Go on with a run by --resume.")
+    plans.refuse_used(out)
     plans.write(prepare(request, choose_device(device), report=_say), out)
 
 
@@ -186,7 +220,7 @@ def _go_on(
 
         is_done = loop.train(run, report=report, stop=stop, device=choose_device(device))
     if not is_done:
-        click.echo(f"Interrupted; `dicomnode train --resume --out {run}` goes on.", err=True)
+        output.say(f"Interrupted; `dicomnode train --resume --out {run}` goes on.", err=True)
         return INTERRUPTED
     models = handoff.write_models(run, name=name, licence=licence, report=_say)
     if as_json:
@@ -246,4 +280,4 @@ def _words(line: Line) -> str:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    output.say(line, err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from dicomnode import durable
@@ -10,7 +11,7 @@ from dicomnode.imaging.picture import Panel, draw_panels, png_bytes
 
 
 def draw(name: str, split: str, model: str, measured: Measured, out: Path) -> Path:
-    """As received, interpolated, derived, and the truth where it is known: one cut, one window; the file's path."""
+    """As received, interpolated, derived, and the truth where it is known: one cut, one window; the new file's path."""
     thick_mm, thin_mm = measured.thick.slice_spacing_mm, measured.derived.slice_spacing_mm
     gain = "" if measured.gain_db is None else f", {measured.gain_db:+.2f} dB"
     panels = [
@@ -22,6 +23,12 @@ def draw(name: str, split: str, model: str, measured: Measured, out: Path) -> Pa
         panels.append(Panel(title="truth", volume=measured.truth, caption="what the thick slices were computed from"))
     image = draw_panels(panels, footer=f"{name} ({split}). Computed slices, not for primary diagnosis.")
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"before-after-{name.partition(',')[0]}.png"
+    path = _free(out / f"before-after-{name.partition(',')[0]}.png")
     durable.write_file(path, [png_bytes(image)])
     return path.absolute()
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of ``path-2``, ``path-3`` … that is not taken: no picture is ever written over."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if not one.exists())

@@ -78,7 +78,7 @@ def slice_recipe(kind: Trainable = Kind.SLICE, *stages: Stage, **samples: object
         name="tiny-slice",
         about="for tests",
         steps=8,
-        network=Network(kind=kind, channels=8, blocks=2),
+        network=Network(kind=kind, channels=8) if kind is Kind.SRCNN else Network(kind=kind, channels=8, blocks=2),
         samples=Samples.model_validate_json(json.dumps(chosen)),
         stage=stages or (Stage(name="mse", share=1, losses=Losses(mse=1.0), learning_rate=1e-3),),
     )

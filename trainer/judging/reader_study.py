@@ -126,8 +126,9 @@ def write_page(path: Path, panels: Sequence[Panel], *, seed: int, title: str) ->
     """The page, and beside it its key, which ``read_scores`` needs and no reader may see.
 
     The same panels, seed and title give the same page, byte for byte. Raises InputError where panels do not make a
-    balanced study, or where the title would tell a reader what is compared.
+    balanced study, where the title would tell a reader what is compared, or where one of the two files is there.
     """
+    refuse_taken(path)
     _check(panels, title)
     fingerprint = _fingerprint(panels, seed, title)
     study = fingerprint.hex()[:16]
@@ -148,10 +149,18 @@ def write_page(path: Path, panels: Sequence[Panel], *, seed: int, title: str) ->
             for trial in sorted(trials, key=lambda one: one.token)
         },
     }
+    page = _render(trials, study=study, seed=seed, title=title).encode()
     # The key first: a page without its key would be scored for nothing.
     durable.write_file(key_path(path), [(json.dumps(key, indent=1, ensure_ascii=False) + "\n").encode()])
-    durable.write_file(path, [_render(trials, study=study, seed=seed, title=title).encode()])
+    durable.write_file(path, [page])
     durable.sync_folder(path.parent)
+
+
+def refuse_taken(page: Path) -> None:
+    """InputError where the page or its key is there: without its key an earlier study can never be scored."""
+    for path in (page, key_path(page)):
+        if path.exists():
+            raise InputError(f"{path} is there already; nothing was written.", hint="Name a new file.")
 
 
 def key_path(page: Path) -> Path:

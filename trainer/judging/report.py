@@ -6,7 +6,6 @@ The page's text is our own words and the inventory's labels; the template escape
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -15,6 +14,7 @@ from pathlib import Path
 import jinja2
 
 from dicomnode import __version__, durable
+from dicomnode.visible import json_text
 from trainer.judging.evaluate import Evaluation
 from trainer.judging.figures import Figure
 from trainer.judging.tables import (
@@ -35,7 +35,7 @@ TITLE = "Thick to thin: how near methods come to the truth"
 
 def to_json(evaluation: Evaluation) -> str:
     """One document; what is no number (an error of zero has an infinite PSNR) is null."""
-    return json.dumps(_plain(evaluation), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(_plain(evaluation), indent=1) + "\n"
 
 
 def lines(evaluation: Evaluation) -> Iterator[str]:
@@ -51,11 +51,10 @@ def lines(evaluation: Evaluation) -> Iterator[str]:
 
 
 def write_report(folder: Path, evaluation: Evaluation, figures: Sequence[Figure]) -> None:
-    """Both files, whole or not at all, into a folder that is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    durable.write_file(folder / JSON_FILE, [to_json(evaluation).encode()])
-    durable.write_file(folder / HTML_FILE, [to_html(evaluation, figures).encode()])
-    durable.sync_folder(folder)
+    """Both files, whole and together or not at all, as a new folder. Raises OSError as it comes."""
+    with durable.growing_folder(folder) as growing:
+        durable.write_file(growing / JSON_FILE, [to_json(evaluation).encode()])
+        durable.write_file(growing / HTML_FILE, [to_html(evaluation, figures).encode()])
 
 
 def to_html(evaluation: Evaluation, figures: Sequence[Figure]) -> str:

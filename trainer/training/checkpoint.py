@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dicomnode import durable
 from dicomnode.errors import InputError
 
 
@@ -26,13 +26,11 @@ class Checkpoint:
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Writes beside ``path`` first: a run killed here keeps the checkpoint that it had."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(".new")
     metadata = {"step": str(checkpoint.step), "best_psnr": repr(checkpoint.best_psnr)}
     metadata["seconds"] = repr(checkpoint.seconds)
-    save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, written, metadata=metadata)
-    with written.open("rb") as file:
-        os.fsync(file.fileno())
-    written.replace(path)
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    with durable.growing_file(path) as written:
+        save_file(tensors, written, metadata=metadata)
 
 
 def load(path: Path) -> Checkpoint:

@@ -13,7 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from dicomnode import durable
-from dicomnode.errors import InputError
+from dicomnode.errors import InputError, ModelError
 from dicomnode.generators import model_dir
 from dicomnode.generators.card import (
     Card,
@@ -21,6 +21,7 @@ from dicomnode.generators.card import (
     Kind,
     MetricRow,
     SRCNNCard,
+    SRCNNParameters,
     SRResNetCard,
     SRResNetParameters,
     ThinCard,
@@ -41,6 +42,7 @@ from trainer.training.plan import PairKind, Plan, PlannedSource, Use
 from trainer.training.player import set_weights
 from trainer.training.recipe import Recipe
 
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")  # as a card has it
 SIZE_LIMIT_BYTES = 5 * 1024 * 1024  # of a directory that is to ship in the wheel
 RESTRICTED = "not for redistribution: the licence of the training data is not stated, or not a permissive one"
 # As SPDX writes them or as people do; whatever else an inventory says ("internal", CC BY-SA, CC BY-NC) restricts.
@@ -80,9 +82,19 @@ class Judged:
 
 def model_name(recipe: Recipe, stage: int, name: str | None) -> str:
     """The name asked for or the recipe's, and which stage where it has several."""
-    if len(recipe.stage) == 1:
-        return name or recipe.name
-    return f"{name or recipe.name}-{recipe.stage[stage].name}"
+    called = recipe.name if name is None else name
+    return called if len(recipe.stage) == 1 else f"{called}-{recipe.stage[stage].name}"
+
+
+def refuse_name(recipe: Recipe, name: str | None) -> None:
+    """InputError where a model could not bear the name asked for: better now than when it is trained."""
+    for stage in range(len(recipe.stage)):
+        called = model_name(recipe, stage, name)
+        if not NAME.fullmatch(called):
+            raise InputError(
+                f"A model cannot be called {called!r}; nothing was trained.",
+                hint="Take 32 small letters, digits and hyphens at most, with the stage's name.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +120,29 @@ def write_models(
             continue
         called = model_name(plan.recipe, stage, name)
         folder = run / "models" / called
-        write_model(run, stage, folder, name=called, licence=licence, judged=Judged())
-        judged = _judge(plan, folder, report)
-        digest = write_model(run, stage, folder, name=called, licence=licence, judged=judged)
+        _refuse_altered(folder)
+        with durable.growing_folder(folder, replaces=True) as growing:
+            write_model(run, stage, growing, name=called, licence=licence, judged=Judged())
+            judged = _judge(plan, growing, called, report)
+            digest = write_model(run, stage, growing, name=called, licence=licence, judged=judged)
         written.append(WrittenModel(name=called, folder=folder, digest=digest))
     return written
 
 
-def _judge(plan: Plan, folder: Path, report: Callable[[str], None]) -> Judged:
+def _refuse_altered(folder: Path) -> None:
+    """What is there makes way for the same model made anew only if it is one, as it was sealed."""
+    if not folder.exists():
+        return
+    try:
+        model_dir.verify(folder)
+    except (ModelError, OSError) as exc:
+        raise InputError(
+            f"{folder} is there and is no model as it was written; nothing was written there.",
+            hint="Move it away, or give the model another name with --name.",
+        ) from exc
+
+
+def _judge(plan: Plan, folder: Path, called: str, report: Callable[[str], None]) -> Judged:
     """Nothing where there is nobody to judge on."""
     held_out = tuple(source.source() for source in plan.of_split(Split.VALIDATION) if source.use is Use.THIN)
     if not held_out:
@@ -124,7 +151,7 @@ def _judge(plan: Plan, folder: Path, report: Callable[[str], None]) -> Judged:
     ratio = preferred_ratio(Selection(ratios=plan.recipe.samples.ratios))
     selection = Selection(planes=(0,), ratios=(ratio,), mismatches=False)
     evaluation, _ = evaluate(Request(sources=held_out, models=(folder,), selection=selection), report=report)
-    return Judged(metrics=card_metrics(evaluation, folder.name), rows_json=to_json(evaluation))
+    return Judged(metrics=card_metrics(evaluation, called), rows_json=to_json(evaluation))
 
 
 def write_model(run: Path, stage: int, folder: Path, *, name: str, licence: str | None = None, judged: Judged) -> str:
@@ -192,7 +219,7 @@ def _card(plan: Plan, stage: int, name: str, licence: str | None, seconds: float
             thin = ThinParameters(window=shape.window, channels=shape.channels, blocks=shape.blocks)
             return ThinCard.model_validate({**facts, "parameters": thin})
         case Kind.SRCNN:
-            return SRCNNCard.model_validate(facts)
+            return SRCNNCard.model_validate({**facts, "parameters": SRCNNParameters(channels=shape.channels)})
         case Kind.VDSR:
             vdsr = VDSRParameters(channels=shape.channels, layers=shape.blocks)
             return VDSRCard.model_validate({**facts, "parameters": vdsr})

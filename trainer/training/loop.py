@@ -11,7 +11,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,10 +19,11 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import update_bn
 
+from dicomnode import durable
 from dicomnode.errors import InputError
 from trainer import features
 from trainer.data.sources import Split
-from trainer.training import checkpoint, networks
+from trainer.training import checkpoint, group, networks
 from trainer.training import plan as plans
 from trainer.training.batches import Batch, Material, Share, batches, draw_batch, load_material
 from trainer.training.checkpoint import Checkpoint
@@ -80,7 +80,7 @@ def train(run: Path, *, report: Report, stop: Stop, device: torch.device) -> boo
             f"The model {plan.begin_with} is not the one that the run began with; nothing was trained.",
             hint="Put it back, or begin a new run.",
         )
-    with _left_processes():
+    with group.left():
         for number, stage in enumerate(plan.recipe.stage):
             if plan.steps[number] == 0:
                 continue
@@ -168,7 +168,7 @@ def _run_stage(
                 report(meter.line(done, rate, psnr))
             if done == steps:  # what is not yet recalibrated is not yet whole
                 break
-            stopped = _agreed(stop())
+            stopped = group.is_asked_by_any(stop())
             if writes and (stopped or time.monotonic() - saved_at > CHECKPOINT_EVERY_S):
                 checkpoint.save(state(), folder / LAST)
                 saved_at = time.monotonic()
@@ -178,8 +178,7 @@ def _run_stage(
             _recalibrate(game, drawn)
     if writes:
         checkpoint.save(state(), folder / LAST)
-    if distributed.is_initialized():
-        distributed.barrier()
+    group.wait_for_all()
     return True
 
 
@@ -234,17 +233,13 @@ def _recalibrate(game: Game, drawn: Iterator[Batch]) -> None:
 
 
 def _join_processes(plan: Plan) -> Share:
-    """Part in a group of ``torch.distributed.run``; alone where there is none."""
-    if not distributed.is_torchelastic_launched():
-        return Share()
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    world = distributed.get_world_size()
+    rank, world = group.join()
     if plan.recipe.samples.batch % world:
         raise InputError(
             f"{world} processes cannot share a batch of {plan.recipe.samples.batch}.",
             hint="Take a number of processes that divides samples.batch of the recipe.",
         )
-    return Share(rank=distributed.get_rank(), world=world)
+    return Share(rank=rank, world=world)
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -256,32 +251,14 @@ def local_device(device: torch.device) -> torch.device:
     return own
 
 
-@contextmanager
-def _left_processes() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-
-
-def _agreed(stopped: bool) -> bool:
-    """Stopped by one is stopped for all, at the same step: else the others would wait for it for ever."""
-    if not distributed.is_initialized():
-        return stopped
-    flag = torch.tensor(float(stopped), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
-    distributed.all_reduce(flag)
-    return bool(flag > 0)
-
-
 class _Meter:
     """Collects what steps tell, and makes a line of it now and then."""
 
     def __init__(self, game: Game, steps: int, done: int, journal: Path | None) -> None:
         self.game, self.steps, self.journal = game, steps, journal
         if journal is not None and journal.exists():  # lines of steps that a kill took back
-            kept = [line for line in journal.read_text().splitlines() if json.loads(line)["step"] <= done]
-            journal.write_text("".join(line + "\n" for line in kept))
+            kept = [line for line in journal.read_text().splitlines() if _is_of_steps(line, done)]
+            durable.write_file(journal, ["".join(line + "\n" for line in kept).encode()])
         self._clear()
 
     def _clear(self) -> None:
@@ -323,6 +300,14 @@ class _Meter:
                 journal.write(json.dumps(asdict(line)) + "\n")
         self._clear()
         return line
+
+
+def _is_of_steps(line: str, done: int) -> bool:
+    """Is it a line of the steps that are done? The last one may be cut off where a kill came."""
+    try:
+        return bool(json.loads(line)["step"] <= done)
+    except json.JSONDecodeError:
+        return False
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -27,7 +27,7 @@ def build(network: Network) -> nn.Module:
             outputs = 3 if network.kind is Kind.SLAB3 else 1
             net = SRResNet(outputs=outputs, channels=network.channels, blocks=network.blocks)
         case Kind.SRCNN:
-            net = SRCNN()
+            net = SRCNN(channels=network.channels)
         case Kind.VDSR:
             net = VDSR(channels=network.channels, layers=network.blocks)
     for module in net.modules():

@@ -112,18 +112,23 @@ def planned(source: Source, use: Use) -> PlannedSource:
 
 def write(plan: Plan, run: Path) -> None:
     """Begin a run; InputError where the folder holds one already."""
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise InputError(
-            f"{run} is not an empty folder; nothing was trained.",
-            hint="Go on with a run by --resume, or name another folder.",
-        )
+    refuse_used(run)
     run.mkdir(parents=True, exist_ok=True)
     durable.write_file(run / PLAN_FILE, [json.dumps(plan.model_dump(mode="json"), indent=1).encode() + b"\n"])
 
 
+def refuse_used(run: Path) -> None:
+    """InputError where a run cannot begin in the folder; what one left that was killed here is not in the way."""
+    if run.exists() and (not run.is_dir() or not all(map(durable.is_left_over, run.iterdir()))):
+        raise InputError(
+            f"{run} is not empty; nothing was trained.", hint="Go on with a run by --resume, or name a new folder."
+        )
+
+
 def withdraw(run: Path) -> None:
-    """Take a plan back that could not be begun with: what ``write`` made, and folders of stages without a file."""
-    stages = [path for path in run.iterdir() if path.is_dir()]
+    """Take a plan back that could not be begun with: what ``write`` made, and folders of its stages without a file."""
+    names = [stage["name"] for stage in json.loads((run / PLAN_FILE).read_bytes())["recipe"]["stage"]]
+    stages = [run / name for name in names if (run / name).is_dir()]
     if not any(any(stage.iterdir()) for stage in stages):
         (run / PLAN_FILE).unlink()
         for stage in stages:

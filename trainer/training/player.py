@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from trainer.training import group
 from trainer.training.muon import Muon
 from trainer.training.recipe import Stage
 
@@ -57,9 +58,7 @@ class Player:
         gradient = flatten([_gradient(parameter) for parameter in parameters])
         for parameter in parameters:
             parameter.grad = None
-        if distributed.is_initialized():
-            distributed.all_reduce(gradient)
-            gradient /= distributed.get_world_size()
+        group.average(gradient)
         return gradient
 
     def state(self, prefix: str) -> dict[str, Tensor]:

@@ -44,7 +44,9 @@ class Request:
 
 
 def dry_run(request: Request) -> Survey:
-    """What there is, what would be paired, and why the rest would not."""
+    """What there is, what would be paired, and why the rest would not; InputError for a recipe that is not one."""
+    made = _recipe(request)
+    _steps(made, request.steps)
     notes: list[str] = []
     found = _find(request, notes.append)
     table = _pairs(request, found)
@@ -177,12 +179,17 @@ def _recipe(request: Request) -> Recipe:
         )
     if request.pairs is not PairKind.SIMULATED and made.samples.input is recipe.Input.CUBIC:
         raise InputError(f"The recipe {made.name} takes interpolated slices, which real pairs do not have.")
-    if request.features is None:
-        return made
-    stages = [
-        stage.model_copy(update={"features": request.features}) if stage.features else stage for stage in made.stage
-    ]
-    return made.model_copy(update={"stage": tuple(stages)})
+    if request.pairs is PairKind.REAL and made.degradation.model_fields_set:
+        raise InputError(
+            f"The recipe {made.name} says how thick slices are made from thin ones, which has no effect on real pairs.",
+            hint="Leave its [degradation] out, or take --pairs simulated or both.",
+        )
+    if not any(stage.features for stage in made.stage) and (request.features_file or request.features_sha256):
+        raise InputError(
+            f"The recipe {made.name} has no content loss, so a features file has no effect; nothing was trained.",
+            hint="Leave out --features-file and --features-sha256, or take a recipe with a content loss.",
+        )
+    return made if request.features is None else recipe.with_features(made, request.features)
 
 
 def _steps(made: Recipe, asked: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,32 +8,50 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from dicomnode.errors import InputError
 from dicomnode.generators.card import Kind
 from dicomnode.imaging.profile import RATIO_LIMITS, ProfileKind
+from trainer.training import fit
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 BUILT_IN = tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # at 1 nothing would ever be learned
+Logarithm = Annotated[float, Field(ge=0, le=3)]  # of a gain or an exponent: twentyfold, far beyond any scanner's
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Ratio = Annotated[int, Field(ge=RATIO_LIMITS[0], le=RATIO_LIMITS[1])]
+SMALLEST_PATCH = 8  # pixels; smaller ones hold no structure, and normalisations need values to take statistics of
+# Thickness ÷ spacing: narrower slices fall between the samples of a profile, wider ones beyond a strip's margin.
+THICKNESSES = (0.1, 3.0)
+THICKNESS = re.compile(r"[0-9]+(\.[0-9]+)?")
+FARTHEST_OFFSET = 0.5  # of a thick spacing: beyond it the next slice is nearer
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Network(_Strict):
-    """Which network, and its shape; what is left out is the paper's."""
+    """Which network, and its shape; what is left out is the paper's. Not every kind has every key: ``fit.SHAPES``."""
 
     kind: Literal[Kind.THIN, Kind.SLICE, Kind.SLAB3, Kind.SRCNN, Kind.VDSR]
     channels: int = Field(default=64, ge=1, le=1024)
@@ -69,10 +87,17 @@ class Samples(_Strict):
     design: Literal["strips", "slices"]
     batch: int = Field(ge=1, le=1024)  # strips (three windows each) or slices of a step, over all processes
     patch: int = Field(default=64, ge=0, le=1024)  # pixels; 0: whole slices
-    ratios: tuple[Ratio, ...] = tuple(range(RATIO_LIMITS[0], RATIO_LIMITS[1] + 1))
+    ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)] = tuple(range(RATIO_LIMITS[0], RATIO_LIMITS[1] + 1))
     input: Input = Input.THICK
     scale: Scale = Scale.ROBUST
     order: Order = Order.SHUFFLED
+
+    @field_validator("patch")
+    @classmethod
+    def _is_large_enough(cls, patch: int) -> int:
+        if 0 < patch < SMALLEST_PATCH:
+            raise ValueError(f"a patch is {SMALLEST_PATCH} pixels wide at least, or 0: whole slices")
+        return patch
 
 
 class Degradation(_Strict):
@@ -80,20 +105,40 @@ class Degradation(_Strict):
 
     profiles: dict[ProfileKind, Weight] = {ProfileKind.BOX: 1.0}  # kind → share
     thicknesses: dict[str, Weight] = {"1.0": 1.0}  # thickness ÷ spacing → share
-    offset: Share = 0.0  # largest shift of the thick grid against the thin one, in thick spacings
+    offset: Annotated[float, Field(ge=0, le=FARTHEST_OFFSET)] = (
+        0.0  # largest shift of the thick grid against the thin one, in thick spacings
+    )
     noise_share: Share = 0.0  # of samples that get Rician noise
-    noise_max: Weight = 0.0  # its largest σ, 1 = the series' scale
+    noise_max: Share = 0.0  # its largest σ, 1 = the series' scale
     flicker_share: Share = 0.0  # of samples whose slices differ in gain
-    flicker_max: Weight = 0.0  # largest σ of the gain's logarithm
+    flicker_max: Logarithm = 0.0  # largest σ of the gain's logarithm
+
+    @field_validator("profiles", "thicknesses")
+    @classmethod
+    def _has_shares(cls, shares: dict[str, float]) -> dict[str, float]:
+        if not any(share > 0 for share in shares.values()):
+            raise ValueError("none of them has a share")
+        return shares
+
+    @field_validator("thicknesses")
+    @classmethod
+    def _are_numbers(cls, shares: dict[str, float]) -> dict[str, float]:
+        lowest, highest = THICKNESSES
+        for word in shares:
+            if not THICKNESS.fullmatch(word) or not lowest <= float(word) <= highest:
+                raise ValueError(
+                    f'"{word}" is no thickness ÷ spacing: a number from {lowest} to {highest}, such as "0.8"'
+                )
+        return shares
 
 
 class Augmentation(_Strict):
     """How samples are varied beyond flips and transposition."""
 
-    gamma_log: Weight = 0.0
+    gamma_log: Logarithm = 0.0
     remap_share: Share = 0.0
     inversion_share: Share = 0.0
-    gain_log: Weight = 0.0
+    gain_log: Logarithm = 0.0
     warp_share: Share = 0.0
     ramp_share: Share = 0.0  # a ramp along z is added
     pure_ramp_share: Share = 0.0  # … and nothing else
@@ -130,8 +175,8 @@ class Stage(_Strict):
     losses: Losses
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
     muon_rate: Positive = 1.0  # × learning_rate; of the convolutions that muon takes, AdamW has the other weights
-    beta1: Share = 0.9
-    beta2: Share = 0.999
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
     weight_decay: Weight = 0.0
     learning_rate: Positive
     warm_up_steps: int = Field(default=0, ge=0)
@@ -140,16 +185,25 @@ class Stage(_Strict):
     features: str | None = None  # such as "vgg19:relu3_4"
     discriminator: Discriminator | None = None
 
+    @field_validator("rates")
+    @classmethod
+    def _begin_and_rise(cls, rates: tuple[tuple[float, float], ...] | None) -> tuple[tuple[float, float], ...] | None:
+        if rates is not None:
+            begins = [begin for begin, _ in rates]
+            if not begins or begins[0] != 0:
+                raise ValueError("the first rate must begin at 0.0: the first step needs one")
+            if begins != sorted(set(begins)) or begins[-1] >= 1:
+                raise ValueError("each rate must begin later than the one before, and before 1.0, where the stage ends")
+        return rates
+
     @model_validator(mode="after")
     def _is_whole(self) -> Stage:
         if (self.losses.adversarial > 0) != (self.discriminator is not None):
-            raise ValueError("an adversarial weight and a discriminator belong together")
+            raise ValueError("losses.adversarial and a discriminator belong together")
         if (self.losses.content + self.losses.content_raw > 0) != (self.features is not None):
-            raise ValueError("a content weight and features belong together")
+            raise ValueError("losses.content or content_raw, and features, belong together")
         if self.rates is not None and self.cosine_to is not None:
             raise ValueError("rates and cosine_to exclude each other")
-        if self.muon_rate != 1.0 and self.optimizer != "muon":
-            raise ValueError("muon_rate is for the optimizer muon")
         if not any(self.losses.model_dump().values()):
             raise ValueError("no loss has a weight")
         return self
@@ -161,7 +215,7 @@ class Recipe(_Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
     about: str = Field(min_length=1)
     steps: int = Field(ge=1)  # of all stages together, where neither --steps nor --minutes is given
-    average_decay: Share = (
+    average_decay: Decay = (
         0.0  # of the exponential moving average that is judged and shipped; 0: the weights themselves
     )
     clip_norm: Weight = 0.0  # 0: none
@@ -174,16 +228,32 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        if (self.network.kind is Kind.THIN) != (self.samples.design == "strips"):
-            raise ValueError("strips are for the kind thin, slices for all others")
-        if len({stage.name for stage in self.stage}) != len(self.stage):
-            raise ValueError("two stages have one name")
-        for stage in self.stage:
-            if self.samples.design == "slices" and (stage.losses.z_gradient or stage.losses.consistency):
-                raise ValueError("z_gradient and consistency need strips: a slice has no z")
-        if self.samples.patch == 0 and self.samples.batch > 1:
-            raise ValueError("whole slices differ in size: their batch is 1")
+        mistakes = [*fit.clashes(self), *fit.half_pairs(self)]
+        mistakes += [f"{key} has no effect: {why}" for key, why in fit.without_effect(self) if _is_set(self, key)]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         return self
+
+    @model_serializer(mode="wrap")
+    def _with_effect(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """All that decides something, and what would be refused when it is read again left out."""
+        entries: dict[str, Any] = dump(self)
+        for key, _ in fit.without_effect(self):
+            *path, last = key.split(".")
+            table: Any = entries
+            for word in path:
+                table = table[int(word)] if isinstance(table, list | tuple) else table[word]
+            table.pop(last, None)
+        return entries
+
+
+def _is_set(recipe: Recipe, key: str) -> bool:
+    """Does a dotted key stand in the recipe itself, be it with the value that it has anyway?"""
+    *path, last = key.split(".")
+    table: Any = recipe
+    for word in path:
+        table = table[int(word)] if isinstance(table, tuple) else getattr(table, word)
+    return last in table.model_fields_set
 
 
 def load(name: str) -> Recipe:
@@ -198,13 +268,31 @@ def load(name: str) -> Recipe:
         ) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise InputError(f"The recipe {path.name} is not a TOML file: {exc}.") from exc
+    return _checked(json.dumps(raw, default=str), path.name)
+
+
+def with_features(recipe: Recipe, features: str) -> Recipe:
+    """The recipe with other features in the stages that look at some; InputError where none does."""
+    if not any(stage.features for stage in recipe.stage):
+        raise InputError(
+            f"The recipe {recipe.name} has no content loss, so features have no effect; nothing was trained.",
+            hint="Leave out --features, or take a recipe with a content loss.",
+        )
+    stages = [stage.model_copy(update={"features": features}) if stage.features else stage for stage in recipe.stage]
+    return _checked(recipe.model_copy(update={"stage": tuple(stages)}).model_dump_json(), recipe.name)
+
+
+def _checked(text: str, name: str) -> Recipe:
     try:
         # By way of JSON: only there does strict mode take an array for a tuple and text for an enumeration.
-        return Recipe.model_validate_json(json.dumps(raw, default=str))
+        return Recipe.model_validate_json(text)
     except ValidationError as exc:
-        mistakes = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in exc.errors())
+        mistakes = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in exc.errors()
+        )
         raise InputError(
-            f"The recipe {path.name} is not one: {mistakes}.",
+            f"The recipe {name} is not one: {mistakes}.",
             hint="trainer/training/recipes/thin.toml explains every key.",
         ) from exc
 

@@ -11,7 +11,7 @@ import torch
 
 from dicomnode.errors import InputError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import DataRow, Kind
+from dicomnode.generators.card import DataRow, Kind, SRCNNCard
 from dicomnode.imaging.profile import thin_grid
 from tests.support.recipes import FIDELITY, SHARP, nifti_sources, plan_of, slice_recipe, thin_recipe
 from trainer.data.sources import Split
@@ -83,6 +83,17 @@ def _stored(folder: Path) -> dict[str, torch.Tensor]:
     stored = load_file(folder / model_dir.WEIGHTS_FILE)
     assert {tensor.dtype for name, tensor in stored.items() if "weight" in name} == {torch.float16}
     return stored
+
+
+def test_an_srcnn_is_as_wide_as_its_recipe_says_when_it_is_trained_and_when_it_is_served(tmp_path: Path) -> None:
+    """Its recipe's channels were passed over: whatever it said, 64 were trained."""
+    run = trained(tmp_path, slice_recipe(Kind.SRCNN), (1,), (Split.TRAIN,))
+    (made,) = write_models(run, name="narrow", licence=None, report=lambda _line: None)
+    card = model_dir.read_card(made.folder)
+    assert isinstance(card, SRCNNCard)
+    assert card.parameters.channels == 8
+    assert _stored(made.folder)["head.weight"].shape[0] == 8
+    assert model_dir.load_generator(made.folder).name == "narrow"
 
 
 def test_data_without_a_stated_licence_bind_the_model(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_lines_of_steps_that_a_kill_took_back_leave_the_journal(
     run = planned(tmp_path, thin_recipe(), (4,))
     run_through(run, stops_after=2)
     with (run / "fidelity" / "metrics.jsonl").open("a") as journal:
-        journal.write('{"step": 3}\n')
+        journal.write('{"step": 3}\n{"step": 4, "lo')  # the kill came as a line was written
     run_through(run)
     steps = [json.loads(line)["step"] for line in (run / "fidelity" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]

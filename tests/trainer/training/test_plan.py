@@ -20,7 +20,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     plan = plan_of(thin_recipe(), nifti_sources(tmp_path, [Split.TRAIN]), (8,))
-    with pytest.raises(InputError, match="not an empty folder"):
+    with pytest.raises(InputError, match="is not empty; nothing was trained"):
         plans.write(plan, tmp_path)
     assert not (tmp_path / plans.PLAN_FILE).exists()
 
