@@ -62,4 +62,4 @@ def seen(numbers: tuple[int, ...], is_all: bool, config: Path | None, as_json: b
     if as_json:
         output.print_json(Seen(seen=marked, done=done))
     else:
-        click.echo(done)
+        output.say(done)

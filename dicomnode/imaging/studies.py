@@ -24,6 +24,7 @@ from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribut
 from dicomnode.imaging.part10 import Kind, break_off, ends_with_series, kind_of, no_image, series_without_meta
 from dicomnode.imaging.representation import MALFORMED
 from dicomnode.imaging.stack import dataset_sha256
+from dicomnode.visible import visible
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"})
@@ -87,9 +88,8 @@ def _names(paths: list[Path]) -> str:
 
 
 def shown_name(path: Path) -> str:
-    """The file's name, fit for a terminal whatever bytes it is made of."""
-    text = os.fsencode(path.name).decode("utf-8", "replace")
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    """The file's name on one line, fit for a terminal whatever bytes it is made of."""
+    return visible(path.name)
 
 
 def _walk(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:

@@ -252,4 +252,4 @@ def test_a_file_that_the_disk_refuses_is_named_and_the_rest_goes_on(tmp_path: Pa
 def test_a_name_of_any_bytes_can_be_printed(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff\n\x1bd.txt")).write_text("x")
     (line,) = passed_over_lines(list_files([tmp_path]).passed_over)
-    assert line == "Passed over: b���d.txt: neither DICOM nor NIfTI.".replace("���", "�??")
+    assert line == r"Passed over: b\udcff\x0a\x1bd.txt: neither DICOM nor NIfTI."
