@@ -240,6 +240,7 @@ class ReadLimits:
 
     pdu_bytes: int  # of a P-DATA-TF, as we told it in the negotiation
     dataset_bytes: int
+    empty_fragments: int = 0  # of one message, its end apart; some senders begin with one
 
 
 class PduReader:
@@ -257,6 +258,7 @@ class PduReader:
         self._body = bytearray()  # of a control PDU
         self._fragment_left: int | None = None  # bytes of the fragment that has begun; None: between two
         self._control = 0  # its message control header
+        self._empty_fragments = 0  # of the message that has begun
         self._context_id: int | None = None  # of the message that has begun
         self._command = bytearray()
         self._command_set: CommandSet | None = None  # whole: its data set follows
@@ -349,8 +351,12 @@ class PduReader:
         self._pdu_left -= _PDV.size
         size = length - 2
         is_command = bool(control & _IS_COMMAND)
-        if size < 0 or size > self._pdu_left or (size == 0 and not control & _IS_LAST):
+        if size < 0 or size > self._pdu_left:
             return Violation(Flaw.PDU_MALFORMED)
+        if size == 0 and not control & _IS_LAST:  # else a peer that sends nothing but these would never end
+            self._empty_fragments += 1
+            if self._empty_fragments > self._limits.empty_fragments:
+                return Violation(Flaw.PDU_MALFORMED)
         if self._context_id is None:
             self._context_id = context_id
         if context_id != self._context_id:
@@ -390,6 +396,7 @@ class PduReader:
         dataset = self._dataset if self._command_set.has_dataset else None
         message = Message(self._context_id, self._command_set, dataset)
         self._context_id, self._command_set, self._dataset = None, None, bytearray()
+        self._empty_fragments = 0
         self._command.clear()
         return message
 

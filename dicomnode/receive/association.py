@@ -43,6 +43,7 @@ from dicomnode.wire import UNRECOGNISED_OPERATION, VERIFICATION, Answer, Rejecti
 
 LOGGER = logging.getLogger(__name__)
 
+EMPTY_FRAGMENTS = 16  # of one message: a sender that begins with one is served, one that sends nothing else is not
 _PROVIDER = 2  # source of an A-ABORT (PS3.8 Table 9-26)
 _USER = 0
 
@@ -86,7 +87,9 @@ class Association:
         self._limits = limits
         self._handlers = handlers
         self._contexts: Mapping[int, Context] = {}
-        limits_of_reading = ReadLimits(pdu_bytes=limits.pdu_bytes, dataset_bytes=limits.instance_bytes)
+        limits_of_reading = ReadLimits(
+            pdu_bytes=limits.pdu_bytes, dataset_bytes=limits.instance_bytes, empty_fragments=EMPTY_FRAGMENTS
+        )
         self._link = Link(connected, Phase.AWAITING_REQUEST, limits_of_reading, budget=budget)
         self._thread = threading.Thread(target=self._run, name=f"association-{address}", daemon=True)
 

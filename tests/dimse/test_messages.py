@@ -144,6 +144,15 @@ def test_a_pdu_of_the_agreed_length_and_the_overhead_that_some_peers_add_is_lega
     assert isinstance(events_of(store_pdus(MR_IMAGE, "1.2.3", bytes(100_000), pdv_bytes=16000))[0], Message)
 
 
+def test_a_few_empty_fragments_are_passed_over_where_that_is_allowed_and_no_stream_of_them() -> None:
+    limits = ReadLimits(pdu_bytes=16384, dataset_bytes=100_000, empty_fragments=2)
+    empty = p_data(3, b"", is_command=True, is_last=False)
+    whole = store_pdus(MR_IMAGE, "1.2.3", bytes(1000))
+    for count in (1, 2, 3):
+        events = feed(PduReader(Phase.ESTABLISHED, limits), (empty * count + whole) * 2)
+        assert [type(one) for one in events] == ([Message] * 2 if count < 3 else [Violation])
+
+
 @pytest.mark.parametrize("phase", list(Phase))
 def test_each_phase_takes_its_pdus_and_no_other(phase: Phase) -> None:
     for kind in PduType:
