@@ -122,8 +122,7 @@ class Link:
 
     def abort(self, source: int, reason: int) -> None:
         """End at once, from any thread; whoever waits for an event or a write is woken."""
-        self._is_aborted = True
-        self.tell_abort(source, reason)
+        self.tell_abort(source, reason)  # before the other thread is woken, which closes the connection
         self.cut()
 
     def cut(self) -> None:

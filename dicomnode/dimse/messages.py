@@ -112,6 +112,7 @@ FIELDS: Mapping[Command, tuple[Field, ...]] = {
 What we receive is not held against it: an element that nobody needs may be there, absent or odd.
 """
 
+_NEVER_WITH_DATASET = frozenset({Command.C_ECHO_RQ, Command.C_ECHO_RSP, Command.C_STORE_RSP, Command.C_CANCEL_RQ})
 _TEXTS = frozenset({_CLASS, _INSTANCE, _ASKED_CLASS, _ASKED_INSTANCE, Field.MOVE_DESTINATION})  # the rest are US
 
 
@@ -138,9 +139,9 @@ class CommandSet:
 
     @property
     def has_dataset(self) -> bool:
-        """Does a data set follow? Every value but 0101 says so (PS3.7 section 9.3.1.1); a C-ECHO never has one."""
+        """Does a data set follow? Every value but 0101 says so (PS3.7 section 9.3.1.1), where one may follow."""
         command, told = self.number(Field.COMMAND), self.number(Field.DATA_SET_TYPE)
-        if command == Command.C_ECHO_RQ or told == _NO_DATASET:
+        if command in _NEVER_WITH_DATASET or told == _NO_DATASET:
             return False
         return told is not None or command == Command.C_STORE_RQ
 

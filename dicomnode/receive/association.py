@@ -84,6 +84,7 @@ class Association:
         self.is_rejected = False
         self.ending = ""  # what ended it, where that was no release
         self.is_ended_by_us = False
+        self._is_dismissed = False
         self._limits = limits
         self._handlers = handlers
         self._contexts: Mapping[int, Context] = {}
@@ -103,6 +104,7 @@ class Association:
 
     def dismiss(self) -> None:
         """The operator stops the node: A-ABORT 0/0 where there is an association, else the connection is cut."""
+        self._is_dismissed = True
         if self.peer is not None:
             self._link.abort(_USER, 0)
         else:
@@ -215,6 +217,8 @@ class Association:
     def _end(self, event: Event | Ended) -> None:
         """The association, or what was to become one, ends otherwise than by a release."""
         match event:
+            case _ if self._is_dismissed:
+                self.ending, self.is_ended_by_us = "the node stops", True
             case Violation(flaw=Flaw.OBJECT_TOO_LARGE):
                 self._abort("an object that is larger than receive.max_instance_mb", event.reason)
             case Violation():
@@ -227,8 +231,6 @@ class Association:
                 self._abort("nothing came for longer than receive.idle_timeout_s", UNSPECIFIED)
             case Ended.TOO_SLOW:
                 self._abort("it was too slow to send an object for whose memory others waited", UNSPECIFIED)
-            case Ended.ABORTED_HERE:
-                self.ending, self.is_ended_by_us = "the node stops", True
             case ControlPdu():
                 self.ending = "the peer aborted it: source {}, reason {}".format(*event.numbers[1:])
             case _:

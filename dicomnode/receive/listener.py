@@ -44,7 +44,8 @@ class Listener:
         self._lock = threading.Lock()
         self._is_closing = False
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        self._socket = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        is_both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # "::" is every address, of IPv4 too
+        self._socket = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_both)
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
     @property

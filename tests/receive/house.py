@@ -31,7 +31,7 @@ class House:
     port: int  # where it listens, or listened
 
     def __init__(
-        self, data: Path, receive: ReceiveSettings, peers: Sequence[PeerSettings], free_percent: float
+        self, data: Path, receive: ReceiveSettings, peers: Sequence[PeerSettings], free_percent: float, listen: str
     ) -> None:
         self.data = data
         self.archive = Archive(data)
@@ -41,7 +41,7 @@ class House:
         self.disk = ArchiveSettings(refuse_free_percent=free_percent)
         self.limits = receive
         self.receiver = Receiver(
-            node=NodeSettings(listen="127.0.0.1:0", data=data),
+            node=NodeSettings(listen=listen, data=data),
             receive=receive,
             disk=self.disk,
             peers=peers,
@@ -74,11 +74,12 @@ def house(
     *,
     peers: Sequence[PeerSettings] = (SCANNER,),
     free_percent: float = 0.0,
+    listen: str = "127.0.0.1:0",
     **limits: float,
 ) -> Iterator[House]:
     """A receiver that listens, and is stopped without waiting; ``limits``: keys of ``[receive]``."""
     data.mkdir(parents=True, exist_ok=True)
-    made = House(data, ReceiveSettings.model_validate(limits), peers, free_percent)
+    made = House(data, ReceiveSettings.model_validate(limits), peers, free_percent, listen)
     made.receiver.start()
     made.port = made.receiver.port
     try:

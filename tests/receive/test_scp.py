@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -91,6 +92,18 @@ def fail_with(number: int) -> Callable[[], None]:
         raise OSError(number, os.strerror(number))
 
     return act
+
+
+def test_every_address_of_the_machine_is_listened_on_where_the_settings_say_so(tmp_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    peer = PeerSettings(name="a", ae_title=AeTitle("TEST"), networks=(*LOOPBACK, ip_network("::1")))
+    with house(tmp_path / "data", listen="[::]:0", peers=[peer]) as node:
+        for address in ("127.0.0.1", "::1"):
+            with socket.create_connection((address, node.port), timeout=10) as connection:
+                one = Visitor(connection)
+                one.associate()
+                assert one.echo() == 0x0000
 
 
 def test_a_peer_is_answered_an_echo(guest: Visitor) -> None:

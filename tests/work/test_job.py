@@ -84,7 +84,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_the_manifest_is_what_lies_in_the_folder(bench: Bench) -> None:
     stages: list[str] = []
     made = bench.run(stages=stages)
-    assert list(dict.fromkeys(stages)) == ["verify", "read", "generate", "write"]
+    assert list(dict.fromkeys(stages)) == ["verify", "read", "generate", "derive", "write"]
     assert {path.name for path in bench.output.iterdir()} == {one.file_name for one in made.instances}
     for one in made.instances:
         content = dataset_bytes(bench.output / one.file_name)
