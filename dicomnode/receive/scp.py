@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -94,8 +95,9 @@ class Receiver:
             listener = Listener(self._node.host, self._node.port, self._limits, handlers, is_near=self._is_near)
         except OSError as exc:
             in_use = exc.errno == errno.EADDRINUSE
+            why = os.strerror(exc.errno) if (exc.errno or 0) > 0 else exc.strerror  # a name's failure is negative
             raise SettingsError(
-                f"The node cannot listen on {self._node.listen}: {exc.strerror}.",
+                f"The node cannot listen on {self._node.listen}: {why}.",
                 hint="Another program listens there: stop it, or set `node.listen`."
                 if in_use
                 else "Check `node.listen`: the address must be this machine's, and ports under 1024 need a privilege.",
