@@ -95,7 +95,8 @@ class Receiver:
             listener = Listener(self._node.host, self._node.port, self._limits, handlers, is_near=self._is_near)
         except OSError as exc:
             in_use = exc.errno == errno.EADDRINUSE
-            why = os.strerror(exc.errno) if (exc.errno or 0) > 0 else exc.strerror  # a name's failure is negative
+            # A name without an address is a failure with a negative number and words of its own.
+            why = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror
             raise SettingsError(
                 f"The node cannot listen on {self._node.listen}: {why}.",
                 hint="Another program listens there: stop it, or set `node.listen`."
