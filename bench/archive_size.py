@@ -1,4 +1,4 @@
-"""What a large archive costs: the start, the commands, receiving. Each against an empty data folder in the same run.
+"""Measures start, commands and receiving of a node with a large archive against one with an empty data folder.
 
     python bench/archive_size.py                10^6 instances: 5,000 series of 40 received, 5,000 of 160 derived
     python bench/archive_size.py --series 500   a tenth of it
@@ -260,7 +260,7 @@ class Node:
         return time.perf_counter() - began
 
     def swept(self) -> dict[str, object]:
-        """What the look through the archive found, once it is through."""
+        """Return the event that the node logs when it has looked through its archive."""
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
             for line in self.log.read_text().splitlines():

@@ -78,7 +78,7 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderReport:
-    """What a look through one folder found between files and rows."""
+    """How the files of one folder and their rows in the ledger differed."""
 
     swept: int  # temporary files removed
     orphans: tuple[Orphan, ...]
@@ -164,7 +164,7 @@ class Archive:
         return self.quarantine_folder / name
 
     def aside_bytes(self) -> int:
-        """How many bytes lie in quarantine. Raises OSError as it comes."""
+        """Return the bytes of all files in quarantine together. Raises OSError."""
         with contextlib.suppress(FileNotFoundError), os.scandir(self.quarantine_folder) as entries:
             return sum(entry.stat().st_size for entry in entries)
         return 0
@@ -300,7 +300,7 @@ class Archive:
         return target
 
     def discard_output(self, series: SeriesId) -> None:
-        """What a job that was cancelled has written, published or not: no row names it, and no other attempt comes."""
+        """Remove the files of a cancelled job, published or not: no row names them, and no other attempt follows."""
         stale = self.root / f"{series}{_STALE_SUFFIX}"
         try:
             _remove_tree(stale)
@@ -416,7 +416,7 @@ class Archive:
         )
 
     def quarantined(self, name: str) -> Orphan:
-        """What a file in quarantine says of itself. Raises OSError and StorageError as they come."""
+        """Read digest and sender of a file in quarantine. Raises OSError and StorageError."""
         return self._described(self.quarantine_folder / name)
 
     def free_percent(self) -> float:
@@ -582,7 +582,7 @@ def _unreadable(path: Path, exc: OSError) -> StorageError:
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, in no order; a folder that is not there is empty."""
+    """List a folder, in no order; a folder that does not exist counts as empty."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -89,7 +89,7 @@ class _Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
-    """What the instances of a series are found to be."""
+    """The rule, model and verdict of a series, before objections."""
 
     choice: RuleChoice
     facts: ModelFacts
@@ -272,7 +272,7 @@ class Settler:
             )
 
     def _decide(self, series: SettledSeries, judged: _Judged | None, objections: Sequence[str]) -> None:
-        """What was set aside of the series, and seen by nobody, comes before its verdict."""
+        """Keep or plan the series by its verdict; files of it that were set aside and seen by nobody come first."""
         if judged is None:
             sentence = " ".join(objections) or "All that came of this series was set aside; there is nothing to derive."
             self._keep(series, reason=SET_ASIDE, sentence=sentence, alert=False)

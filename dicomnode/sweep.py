@@ -73,7 +73,7 @@ class Sweep:
         self._is_sound = boot.is_checked  # the ledger: only then does a file without a row mean anything
 
     def begin(self) -> None:
-        """What comes before the door opens. Raises StorageError where the data folder cannot be listed or changed."""
+        """Do what must be done before the node listens. Raises StorageError if the data folder cannot be used."""
         began_s = self._clock.monotonic()
         try:
             self._swept += self._archive.remove_unpublished()
@@ -218,7 +218,7 @@ class Sweep:
             self._persist(lambda: self._record(found))  # noqa: B023 (called at once)
 
     def _give_series_to_quarantined(self, *, until_s: float = math.inf) -> None:
-        """What was found without a row says itself to which series it belongs, which then lacks it."""
+        """Record for each file without a series which series its header names; that series lacks the file."""
         for row, name, reason in self._ledger.quarantine_without_series():
             if self._stopping.is_set() or self._clock.monotonic() > until_s:
                 return
@@ -262,5 +262,5 @@ class Sweep:
 
 
 def _newest_first(names: Iterable[str]) -> list[str]:
-    """By the number of the series, which grows; what is no number comes last."""
+    """Sort folder names by series number, the highest first; names that are no number come last."""
     return sorted(names, key=lambda name: (name.isdecimal(), int(name) if name.isdecimal() else 0), reverse=True)

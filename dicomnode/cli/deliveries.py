@@ -101,7 +101,7 @@ def cancel(number: int, config: Path | None, as_json: bool) -> None:
 
 
 def _caution(ledger: Ledger, number: int, settings: Settings) -> str:
-    """What an operator has to know who made a delivery due that nobody would send."""
+    """Tell the operator that a delivery which was made due has a peer that nothing can be sent to."""
     from dicomnode.ledger.lists import no_peer_sentence
 
     peer = ledger.peer_of_delivery(DeliveryId(number))

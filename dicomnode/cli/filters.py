@@ -1,4 +1,4 @@
-"""What a list is to show: the options that lists share, and the words that they take."""
+"""The options that `series list` and `deliveries list` share, and the words that they accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the source slices hand on as it stands, and what of it is left out because it is not what the standard says."""
+"""Attributes that a derived series takes over from its source, and those left out since they break the standard."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def derive(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: boo
 
 
 def _in_order(count: int, facts: Facts) -> range:
-    """Along the normal or against it, as the source's Instance Numbers rise."""
+    """Count along the normal or against it, in the direction in which the source's Instance Numbers rise."""
     return range(count) if facts.stack.number_direction > 0 else range(count - 1, -1, -1)
 
 

@@ -30,7 +30,7 @@ ROWS = 32  # of a slab that are fitted at once, in float64: a whole one would ta
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Storage:
-    """How the thin voxels of a stack are stored."""
+    """The scale and the range of the stored values of a derived series."""
 
     slope: float  # modality unit = slope · stored + intercept
     intercept: float
@@ -51,7 +51,7 @@ class Storage:
         return stored
 
     def average(self, slab: Slab) -> Plane:
-        """What the thick slice shows of its thin ones; the same bits on every machine, which a BLAS does not give."""
+        """Average thin slices over their thick one, in a fixed order: every machine gets the same bits."""
         total = np.zeros(slab.shape[1:])
         for weight, plane in zip(self.weights, slab, strict=True):
             total += weight * plane

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom.uid import UID
@@ -48,7 +48,6 @@ _TITLES = slice(4, 36)  # called, then calling AE title
 _ACCEPTED = 0  # result of a presentation context (PS3.8 Table 9-18)
 _TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 
-Wrap = Callable[[socket.socket], socket.socket]
 Ourselves = MaximumLengthNotification | ImplementationClassUIDNotification | ImplementationVersionNameNotification
 
 
@@ -71,7 +70,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationRequest:
-    """What a requestor says of itself."""
+    """The contents of an A-ASSOCIATE-RQ."""
 
     called: str | None  # None: not an AE title at all (PS3.5 section 6.2)
     calling: str | None
@@ -83,18 +82,18 @@ class AssociationRequest:
 
     @property
     def called_as_sent(self) -> str:
-        """For the log: what is not printable stands as \\xNN."""
+        """The called AE title for the log: bytes that are not printable stand as \\xNN."""
         return as_sent(self.titles[:16])
 
     @property
     def calling_as_sent(self) -> str:
-        """As ``called_as_sent``."""
+        """The calling AE title for the log, in the same form."""
         return as_sent(self.titles[16:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """What an A-ASSOCIATE-AC says: our answer, or the peer's."""
+    """The contents of an A-ASSOCIATE-AC, ours or the peer's."""
 
     pdu: bytes
     contexts: Mapping[int, Context]  # the accepted ones, by id
@@ -164,15 +163,14 @@ def associate(
     calling: AeTitle,
     called: AeTitle,
     connect_timeout_s: float,
-    wrap: Wrap = lambda connected: connected,
 ) -> Associated | Outcome:
     """Connect and ask for an association with these contexts, or say why there is none.
 
-    ``wrap``: makes a TLS socket of the plain one. The answer may take as long as the connection.
+    The answer may take as long as the connection.
     """
     where = "{}:{}".format(*address)
     try:
-        connected = wrap(socket.create_connection(address, timeout=connect_timeout_s))
+        connected = socket.create_connection(address, timeout=connect_timeout_s)
     except (socket.gaierror, UnicodeError) as exc:
         return Outcome(reason=Reason.UNRESOLVED, detail=f"{address[0]}, {exc}")
     except OSError as exc:
@@ -235,7 +233,7 @@ def _request(proposed: Sequence[Proposal], *, calling: AeTitle, called: AeTitle)
 
 
 def _read_acceptance(body: bytes, request: A_ASSOCIATE) -> Acceptance | str:
-    """What the peer accepted, or why that cannot be read."""
+    """Read the peer's A-ASSOCIATE-AC; a text says why it cannot be read."""
     tidied = tidy_acceptance(body)
     if isinstance(tidied, Unreadable):
         return tidied.why

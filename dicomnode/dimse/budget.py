@@ -1,4 +1,4 @@
-"""How much of all data sets that come in at the same moment may lie in memory.
+"""A limit on the memory of all data sets that are being received at the same moment.
 
 A limit on each object alone would let all associations together fill any memory. Beyond this budget nobody is read
 from, and TCP holds the peers back, which costs them time and no object. The object that began first never waits: so
@@ -38,7 +38,7 @@ class ByteBudget:
 
     @property
     def held_bytes(self) -> int:
-        """How much all objects together hold beyond what is exempt from asking."""
+        """The bytes that all objects hold together; objects below the exemption do not count."""
         with self._changed:
             return sum(one.size_bytes for one in self._objects.values())
 
@@ -63,8 +63,9 @@ class ByteBudget:
         """Do others wait for an object that its peer is too slow to send?"""
         with self._changed:
             one = self._objects.get(holder)
-            has_turn = one is not None and self._is_first(holder) and bool(one.turn_until_s)
-            return has_turn and self.waiting > 0 and one is not None and time.monotonic() > one.turn_until_s
+            if one is None or not self._is_first(holder) or not self.waiting:
+                return False
+            return 0.0 < one.turn_until_s < time.monotonic()
 
     def give_back(self, holder: int) -> None:
         """The object is stored or given up."""

@@ -38,7 +38,7 @@ class Tidied:
 
     @property
     def summary(self) -> str:
-        """What was left out, for one line of the log."""
+        """The items that were left out, in one line for the log."""
         more = len(self.left_out) - _NAMED
         return ", ".join(self.left_out[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 

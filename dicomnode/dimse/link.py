@@ -48,7 +48,7 @@ class Link:
 
     @property
     def phase(self) -> Phase:
-        """How far the association is, which decides what the peer may send."""
+        """The phase of the association; it decides which PDUs the peer may send."""
         return self._reader.phase
 
     @phase.setter

@@ -107,7 +107,7 @@ FIELDS: Mapping[Command, tuple[Field, ...]] = {
         _CLASS, Field.MESSAGE_ID_RESPONDED_TO, Field.STATUS, _INSTANCE, Field.EVENT_TYPE_ID,
     ),
 }  # fmt: skip
-"""What each command that we send carries beside Command Field, Data Set Type and group length (PS3.7 9.3, 10.3).
+"""The elements of each command that we send, beside Command Field, Data Set Type and group length (PS3.7 9.3, 10.3).
 
 What we receive is not held against it: an element that nobody needs may be there, absent or odd.
 """
@@ -174,7 +174,7 @@ class ControlPdu:
 
 
 class Flaw(StrEnum):
-    """What a peer sent that is not legal, in words for the log."""
+    """The ways in which a peer's bytes break the protocol, in words for the log."""
 
     NO_PDU = "bytes that are no PDU"
     PDU_UNEXPECTED = "a PDU that is not legal here"
@@ -214,12 +214,12 @@ class Violation:
 
     @property
     def reason(self) -> int:
-        """What the A-ABORT of the provider says."""
+        """The reason that our A-ABORT gives."""
         return _REASONS.get(self.flaw, INVALID_VALUE)
 
     @property
     def sentence(self) -> str:
-        """What came, to be put behind "the peer sent"."""
+        """A noun phrase for "the peer sent …"."""
         return f"{self.flaw}: {self.detail}" if self.detail else str(self.flaw)
 
 
@@ -272,11 +272,11 @@ class PduReader:
 
     @property
     def held_bytes(self) -> int:
-        """How much of a data set is held."""
+        """The bytes of the data set that is being received."""
         return len(self._dataset)
 
     def free(self) -> memoryview:
-        """Where the next bytes go; never empty."""
+        """The free part of the buffer, for the next bytes; never empty."""
         if self._begin:
             rest = self._buffer[self._begin : self._end]
             self._buffer[: len(rest)] = rest
@@ -374,7 +374,7 @@ class PduReader:
         return None
 
     def _take_fragment(self) -> Message | Violation | None:
-        """What is there of the fragment goes to its message; the message, where it is whole now."""
+        """Move the bytes of the fragment that have come to its message; return the message when it is whole."""
         assert self._fragment_left is not None
         part = self._take(self._fragment_left)
         self._fragment_left -= len(part)

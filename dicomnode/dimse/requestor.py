@@ -125,7 +125,7 @@ class Requestor:
         return self._ended
 
     def _ending(self, event: Event | Ended, *, waited_s: float = 0.0) -> Outcome | None:
-        """How the association ended, if this ends it; the peer is told of it where it does not know."""
+        """Return how this event ends the association, or None for a message; abort where the peer does not know it."""
         match event:
             case Message():
                 return None

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, and whether a DICOM file holds a whole image: nothing is decoded here.
+"""Tells the kind of a file from its first bytes, and whether a DICOM file holds a whole image. Decodes nothing.
 
 ``headers`` reads what an image says; this is asked before it, of any file, and after it, of what the image lacks.
 """
@@ -39,7 +39,7 @@ ITEM, DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 
 class Kind(StrEnum):
-    """What the first bytes say."""
+    """The kinds of file that the first bytes tell apart."""
 
     PART10 = "part10"  # preamble and DICM
     NO_META = "no_meta"  # a DICOM dataset without the file header of PS3.10
@@ -86,7 +86,7 @@ def series_without_meta(path: Path) -> str:
 
 
 def no_image(path: Path, header: InstanceHeader | UnreadableHeader) -> str | None:
-    """What a DICOM file is that was never meant to hold an image; None: an image, or what is left of one."""
+    """Describe a DICOM file that is not an image by its class; None for an image or a part of one."""
     sop_class, is_cut = _media_storage_class(path), True
     if isinstance(header, InstanceHeader):
         is_cut = ends_with_series(header)
@@ -118,7 +118,7 @@ def ends_with_series(header: InstanceHeader) -> bool:
 
 
 def break_off(path: Path, header: InstanceHeader) -> str | None:
-    """How an MR image ends before its end, completing "the file …"; None for whole ones and other classes.
+    """Describe where an MR image breaks off, to complete "the file …"; None for whole images and other classes.
 
     Raises one of MALFORMED where its pixels cannot be sought, StorageError where the file cannot be read.
     """

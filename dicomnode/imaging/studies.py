@@ -51,7 +51,7 @@ class FoundSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What lies below the folders."""
+    """The series, NIfTI files and other files below some folders."""
 
     series: tuple[FoundSeries, ...]  # by their first paths
     nifti: tuple[Path, ...]  # ascending; not opened yet
@@ -250,7 +250,7 @@ class _Seen:
         dropped: set[Path] = set()
 
         def rank(image: _Image) -> tuple[bool, int, int, Path]:
-            """Of copies the whole one is kept, where most of its series lies, under the shortest name."""
+            """Sort copies: whole ones first, then those beside most of their series, then the shortest names."""
             return bool(image.fault), -beside[image.path.parent, image.series_uid], len(image.path.name), image.path
 
         for images in groups.values():
@@ -288,7 +288,7 @@ def _clues(header: InstanceHeader) -> tuple[str, ...]:
 
 
 def _unlike(one: Path, other: Path) -> str | None:
-    """What two files under one SOP Instance UID differ in, as a noun; None: they are one image."""
+    """Name the first difference of two files with one SOP Instance UID; None if they hold the same image."""
     try:
         if dataset_sha256(one) == dataset_sha256(other):
             return None

@@ -44,7 +44,7 @@ ALL: Final = Wanted()
 
 _reads, _makes = job.alias("reads"), job.alias("makes")
 _LAST_JOB = select(func.max(_reads.c.id)).where(_reads.c.series_id == series.c.id).scalar_subquery()
-_SOURCE = select(_makes.c.series_id).where(_makes.c.output_series_id == series.c.id).scalar_subquery()
+SOURCE: Final = select(_makes.c.series_id).where(_makes.c.output_series_id == series.c.id).scalar_subquery()
 # The verdict's own, or because of what was set aside of the series, until a person has seen that.
 IS_ALERT: Final = or_(series.c.alert, exists().where(aside.c.series_id == series.c.id, quarantine.IS_ALERT)).label(
     "alarms"
@@ -54,13 +54,13 @@ _LISTED_SERIES = or_(series.c.first_at.is_not(None), series.c.revision > 1)  # a
 
 
 def series_lines(connection: Connection, wanted: Wanted, *, derived: bool) -> list[SeriesLine]:
-    """What was received; with ``derived`` also what this node made. The newest first."""
+    """List the received series, with ``derived`` also those that this node made; the newest first."""
     question = (
         select(
             series,
             IS_ALERT,
             _COUNT.label("instances"),
-            _SOURCE.label("source"),
+            SOURCE.label("source"),
             job.c.id.label("job"),
             job.c.state.label("job_state"),
         )
@@ -88,13 +88,13 @@ def series_lines(connection: Connection, wanted: Wanted, *, derived: bool) -> li
 
 
 def count_series(connection: Connection, wanted: Wanted, *, derived: bool) -> int:
-    """How many series there are of those, whatever the limit."""
+    """Count the series that a list without a limit would show."""
     joined = select(func.count()).select_from(series).join(job, job.c.id == _LAST_JOB, isouter=True)
     return connection.execute(joined.where(*_of_series(wanted, derived=derived))).scalar_one()
 
 
 def senders(connection: Connection) -> set[str]:
-    """Who ever sent an instance that is here."""
+    """The peers that sent any of the instances in the ledger."""
     return set(connection.execute(select(instance.c.peer).where(instance.c.peer.is_not(None)).distinct()).scalars())
 
 
@@ -124,13 +124,13 @@ def delivery_lines(
 
 
 def count_deliveries(connection: Connection, wanted: Wanted, *, reachable: Collection[str] | None) -> int:
-    """How many deliveries there are of those, whatever the limit."""
+    """Count the deliveries that a list without a limit would show."""
     joined = select(func.count()).select_from(delivery).join(job)
     return connection.execute(joined.where(*_of_deliveries(wanted, reachable, None))).scalar_one()
 
 
 def receivers(connection: Connection) -> set[str]:
-    """To whom a delivery ever was opened."""
+    """The peers of all deliveries in the ledger."""
     return set(connection.execute(select(delivery.c.peer).distinct()).scalars())
 
 
@@ -142,7 +142,7 @@ def has_no_peer(reachable: Collection[str] | None) -> ColumnElement[bool]:
 
 
 def no_peer_sentence(number: int, peer: str) -> str:
-    """What is wrong with a delivery whose peer cannot be sent to, and what to do."""
+    """The sentence for a delivery whose peer has no address in the settings, with the ways out."""
     return (
         f"The settings name no peer {peer} with an address, so nothing is sent: `dicomnode deliveries retry {number} "
         f"--to PEER` sends it to another, `dicomnode deliveries cancel {number}` gives it up."

@@ -1,4 +1,4 @@
-"""What was set aside: to which series it belongs, what a look at it found, and whether a person has seen it.
+"""The rows of files that were set aside: their series, the result of their comparison, whether a person saw them.
 
 A file in quarantine was answered 0000 and is no instance, or was refused, or lay in the archive without a row. As long
 as nobody has seen one that may matter, its series is not derived in silence and nothing of it begins its way.
@@ -247,7 +247,7 @@ def waiting_series(connection: Connection) -> list[SeriesId]:
 
 
 def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
-    """What is to be looked at of a series; what could not be told before is looked at again."""
+    """List the files of a series that are to be compared; those that could not be compared before come again."""
     return [
         Unexamined(
             id=QuarantineId(row.id),

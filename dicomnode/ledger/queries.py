@@ -26,7 +26,7 @@ from dicomnode.ledger.lines import (
     SeriesLine,
     Status,
 )
-from dicomnode.ledger.lists import ALL, IS_ALERT, Wanted
+from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
 from dicomnode.ledger.rows import ImportedModel, QuarantineReason
 from dicomnode.ledger.schema import (
     RECEIVED,
@@ -50,9 +50,7 @@ MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
 
 _AnyRow = Row[*tuple[object, ...]]
 
-_makes = job.alias("makes")
-_SOURCE = select(_makes.c.series_id).where(_makes.c.output_series_id == series.c.id).scalar_subquery()
-_ONE_SERIES = select(series, IS_ALERT, _SOURCE.label("source")).where(series.c.id == bindparam("series"))
+_ONE_SERIES = select(series, IS_ALERT, SOURCE.label("source")).where(series.c.id == bindparam("series"))
 _FILES = (
     select(instance)
     .where(instance.c.series_id == bindparam("series"))

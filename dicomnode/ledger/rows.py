@@ -41,7 +41,7 @@ class QuarantineReason(StrEnum):
 
 
 class Finding(StrEnum):
-    """What a look at a file set aside found, beside the instance that was kept under its UID."""
+    """The result of comparing a file that was set aside with the instance that was kept under its UID."""
 
     SAME = "same"  # nothing is lost: another encoding of the same image, or bytes that were stored since
     OTHER_SERIES = "other_series"  # the instance that was kept belongs to another series
@@ -119,7 +119,7 @@ class Unexamined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """What was found of one file set aside; ``details``: attribute names and own words, never a value."""
+    """The finding for one file that was set aside; ``details``: attribute names and own words, never a value."""
 
     id: QuarantineId
     finding: Finding

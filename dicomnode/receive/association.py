@@ -50,7 +50,7 @@ _USER = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much one association, and all together, may take."""
+    """The limits of one association, and of all together."""
 
     pdu_bytes: int
     instance_bytes: int
@@ -63,7 +63,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handlers:
-    """What the receiver decides; each is called on the thread of the association."""
+    """The receiver's decisions; an association calls them on its own thread."""
 
     admit: Callable[[Association, AssociationRequest], PeerSettings | Rejection]
     store: Callable[[Association, Offer], Answer]
@@ -71,7 +71,7 @@ class Handlers:
 
 
 class Association:
-    """Who is at the other end, and which series were stored."""
+    """One incoming association: its peer, and the series that it stored."""
 
     def __init__(
         self, connected: socket.socket, address: str, limits: Limits, budget: ByteBudget, handlers: Handlers
@@ -99,7 +99,7 @@ class Association:
         self._thread.start()
 
     def is_alive(self) -> bool:
-        """Does its thread run, associated or not?"""
+        """Is its thread running, whether the association is established or not?"""
         return self._thread.is_alive()
 
     def dismiss(self) -> None:
@@ -242,5 +242,5 @@ class Association:
         self._link.linger()
 
     def _soon(self) -> float:
-        """By when a PDU of ours has to be on its way."""
+        """The moment by which the operating system must have taken a PDU of ours."""
         return time.monotonic() + self._limits.pdu_timeout_s

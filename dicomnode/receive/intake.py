@@ -255,5 +255,5 @@ def _agree(offer: Offer, uids: HeaderUids) -> bool:
 
 
 def _name(instance: StoredInstance) -> str:
-    """Of its file, in a series' folder as in quarantine."""
+    """Return the name of an instance's file, which is the same in its series' folder and in quarantine."""
     return PurePath(instance.file).name

@@ -213,7 +213,7 @@ class Receiver:
         self._wake()
 
     def _say_that_it_went(self, association: Association) -> None:
-        """Of a connection that nobody was admitted on, where we ended it; a rejection has its own line."""
+        """Log the end of a connection that was never admitted, if we ended it; a rejection has its own line."""
         if association.is_rejected or not association.is_ended_by_us or self._is_stopping:
             return
         if count := self._throttle.count(f"{association.address} {association.ending}"):
