@@ -13,31 +13,22 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from queue import Empty, SimpleQueue
 from types import FrameType
 
 from dicomnode import __version__, log
 from dicomnode.archive import Archive
-from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
-from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.ledger.engine import ledger_path, require_usable
-from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import ImportedModel
+from dicomnode.checks import ensure_writable, introduction, known_models
+from dicomnode.errors import NodeError
 from dicomnode.ledger.store import open_ledger
 from dicomnode.push.peer_loop import PeerLoop
-from dicomnode.push.scu import echo
 from dicomnode.receive.scp import Receiver
-from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.schedule import Ticks
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings import Settings
 from dicomnode.settle import Settler
 from dicomnode.shelf import Shelf
 from dicomnode.sweep import Sweep
@@ -50,27 +41,6 @@ PUSH_STOP_S = 10.0  # for the instance that is on its way to a peer; then the as
 SETTLE_STOP_S = 10.0  # for the series that is being judged
 SWEEP_STOP_S = 10.0  # for the folder that is being looked through
 SIGNAL_POLL_S = 1.0
-
-
-NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "fuse.sshfs")  # no shared memory for WAL
-
-
-class Mark(StrEnum):
-    """What a line of the check sheet means."""
-
-    OK = "ok"
-    WARN = "warn"  # the node would run, perhaps not as intended
-    FAIL = "fail"  # the node would not start, or not do its work
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckRow:
-    """One line of the check sheet."""
-
-    what: str
-    mark: Mark
-    sentence: str
-    hint: str = ""
 
 
 class Service:
@@ -237,213 +207,6 @@ class Service:
             thread.join()
 
 
-def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
-    """What would keep the node from doing its work, line by line; changes nothing, and may run beside the service.
-
-    ``with_echo`` also asks each peer that has an address for an answer (C-ECHO).
-    """
-    rows = [
-        CheckRow(
-            what="settings",
-            mark=Mark.OK if any(_is_delivered_to(settings, peer) for peer in settings.peer) else Mark.WARN,
-            sentence=introduction(settings, settings.node.port),
-        )
-    ]
-    rows += _check_disk(settings)
-    rows += _check_ledger(settings)
-    rows += _check_models(settings)
-    rows += [_check_peer(settings, peer, with_echo=with_echo) for peer in settings.peer]
-    return rows
-
-
-def _check_disk(settings: Settings) -> Iterator[CheckRow]:
-    data = settings.node.data.absolute()
-    archive = Archive(next(folder for folder in (data, *data.parents) if folder.is_dir()))
-    try:
-        require_room_for(data)
-        ensure_writable(archive)
-    except StorageError as exc:
-        yield CheckRow(what="data folder", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
-        return
-    state = "can be written to" if archive.data == data else "does not exist yet; it will be made"
-    yield CheckRow(what="data folder", mark=Mark.OK, sentence=f"{data} {state}.")
-    free, limit = archive.free_percent(), settings.archive.refuse_free_percent
-    room = f"{archive.free_bytes() / 2**30:.1f} GiB are free, {free:.0f} %"
-    yield CheckRow(
-        what="free space",
-        mark=Mark.OK if free > limit else Mark.FAIL,
-        sentence=f"{room}; below {limit:g} % nothing is accepted.",
-        hint="" if free > limit else "Make room, or lower archive.refuse_free_percent.",
-    )
-    yield _check_quarantine(archive)
-    if (kind := _filesystem(archive.data)) in NETWORK_FILESYSTEMS:
-        yield _on_network(data, kind, "Set `node.data` to a disk of this machine.")
-
-
-def _check_quarantine(archive: Archive) -> CheckRow:
-    taken, share = archive.aside_bytes(), archive.size_bytes() * ASIDE_SHARE_PERCENT / 100
-    return CheckRow(
-        what="quarantine",
-        mark=Mark.OK if taken < share else Mark.WARN,
-        sentence=f"{taken / 2**20:.1f} MiB lie there; beyond {share / 2**30:.1f} GiB ({ASIDE_SHARE_PERCENT:g} % of the "
-        "disk) nothing more is set aside.",
-        hint="" if taken < share else "`dicomnode quarantine list`; what was seen may be removed from the folder.",
-    )
-
-
-def _on_network(place: Path, kind: str, hint: str) -> CheckRow:
-    return CheckRow(
-        what="file system",
-        mark=Mark.FAIL,
-        sentence=f"{place} lies on a network file system ({kind}), where a SQLite ledger may be damaged.",
-        hint=hint,
-    )
-
-
-def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
-    """The answer that `serve` would get: it makes a ledger where there is none, in a folder that is there."""
-    try:
-        path = ledger_path(settings.ledger_url)
-        if (kind := _filesystem(path)) in NETWORK_FILESYSTEMS and settings.ledger.url:
-            yield _on_network(path, kind, "Set `ledger.url` to a file on a disk of this machine.")
-        is_made = require_usable(
-            settings.ledger_url, is_folder_made=path.parent.resolve() == settings.node.data.resolve()
-        )
-        if is_made:
-            yield CheckRow(
-                what="ledger",
-                mark=Mark.OK,
-                sentence=f"There is none yet; `dicomnode serve` makes an empty one: {path}.",
-            )
-            return
-        with closing(open_reader(settings.ledger_url, peers=settings.reachable_peers)) as reader:
-            reader.require_sound()
-            status = reader.status()
-    except NodeError as exc:
-        yield CheckRow(what="ledger", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
-        return
-    held = len(status.attention)
-    yield CheckRow(
-        what="ledger",
-        mark=Mark.WARN if held else Mark.OK,
-        sentence=f"Version {status.version}, {status.instances} instances; {held} rows wait for a person.",
-        hint="`dicomnode status` names them." if held else "",
-    )
-    for peer, number in status.no_peer.items():
-        yield CheckRow(
-            what=f"peer {peer}",
-            mark=Mark.WARN,
-            sentence=f"The settings name no peer {peer} with an address, and {number} deliveries are due to it.",
-            hint="Name the peer again, or see `dicomnode deliveries list --reason no_peer`: `deliveries retry ID --to "
-            "PEER` sends one to another, `deliveries cancel ID` gives it up.",
-        )
-
-
-def _check_models(settings: Settings) -> Iterator[CheckRow]:
-    shelf = Shelf(lambda: _active_models(settings), settings.node.data.absolute())
-    names = {rule.model or shelf.default: rule.name for rule in reversed(settings.rule)}
-    for name, rule in sorted(names.items()):
-        try:
-            facts = shelf.verified(name)
-        except ModelError as exc:
-            sentence = f"Rule {rule} asks for it: {exc.sentence}"
-            yield CheckRow(what=f"model {name}", mark=Mark.FAIL, sentence=sentence, hint=exc.hint)
-        else:
-            lowest, highest = facts.ratios
-            sentence = f"Kind {facts.kind}, ratios {lowest}–{highest}, digest {facts.digest}: verified."
-            yield CheckRow(what=f"model {name}", mark=Mark.OK, sentence=sentence)
-
-
-def _active_models(settings: Settings) -> dict[str, ImportedModel]:
-    """None of a ledger that is not there, or cannot be read: another line of the sheet says so."""
-    try:
-        with closing(open_reader(settings.ledger_url)) as reader:
-            return reader.active_models()
-    except NodeError:
-        return {}
-
-
-def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> CheckRow:
-    what = f"peer {peer.name}"
-    ways = []
-    if peer.networks:
-        ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}")
-    if peer.address:
-        ways.append(f"is sent to as {peer.ae_title} at {peer.address}")
-    sentence = f"It {' and '.join(ways)}."
-    if peer.address and with_echo:
-        outcome = echo(peer, ae_title=settings.node.ae_title, push=settings.push)
-        if outcome.status != 0:
-            return CheckRow(
-                what=what, mark=Mark.FAIL, sentence=f"{sentence} C-ECHO: {outcome.sentence}", hint=outcome.hint
-            )
-        sentence = f"{sentence} It answered a C-ECHO."
-    if peer.address and not _is_delivered_to(settings, peer):
-        return CheckRow(what=what, mark=Mark.WARN, sentence=f"{sentence} No rule delivers to it.")
-    return CheckRow(what=what, mark=Mark.OK, sentence=sentence)
-
-
-def _filesystem(folder: Path) -> str:
-    """The kind of file system that a folder lies on, by the longest mount point above it (proc(5), mountinfo)."""
-    found, kind = "", ""
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
-        fields = line.split()
-        mount = fields[4].replace("\\040", " ")
-        if folder.resolve().is_relative_to(mount) and len(mount) >= len(found):
-            found, kind = mount, fields[fields.index("-") + 1]
-    return kind
-
-
-def introduction(settings: Settings, port: int) -> str:
-    """What the node does from now on, in words: whom it listens to and whom it sends to."""
-    senders = ", ".join(peer.name for peer in settings.peer if peer.networks) or "nobody"
-    receivers = ", ".join(peer.name for peer in settings.peer if _is_delivered_to(settings, peer))
-    where = f"Listens on {settings.node.host}:{port} as {settings.node.ae_title} to {senders}"
-    if receivers:
-        return f"{where}; sends what it derives to {receivers}."
-    return (
-        f"{where}; nothing is delivered until the settings name a peer with an address and a rule that delivers to it."
-    )
-
-
-def known_models(settings: Settings, shelf: Shelf) -> dict[str | None, ModelFacts]:
-    """The facts of every model that a rule names, and of the default one under None; all their files verified."""
-    models: dict[str | None, ModelFacts] = {None: shelf.verified(None)}
-    for rule in settings.rule:
-        if rule.model not in models:
-            try:
-                models[rule.model] = shelf.verified(rule.model)
-            except ModelError as exc:
-                raise SettingsError(
-                    f"Rule {rule.name} asks for model {rule.model}, which cannot be used: {exc.sentence}",
-                    hint=exc.hint,
-                ) from exc
-    return models
-
-
-def require_room_for(data: Path) -> None:
-    """Raise StorageError where the data folder neither is a folder nor can become one."""
-    if (taken := next((place for place in (data, *data.parents) if os.path.lexists(place)), data)) and (
-        not taken.is_dir()
-    ):
-        raise StorageError(
-            f"The data folder {data} cannot be used: {taken} is not a folder; the node did not start.",
-            hint="Set `node.data` to a folder.",
-        )
-
-
-def ensure_writable(archive: Archive) -> None:
-    """Raise StorageError where nothing can be written: better at the start than at the first instance."""
-    try:
-        with tempfile.TemporaryFile(dir=archive.data):
-            pass
-    except OSError as exc:
-        raise StorageError(
-            f"Nothing can be written to the data folder {archive.data}: {exc.strerror}; the node did not start.",
-            hint="Mount it writable and give the node's user write permission, or set `node.data`.",
-        ) from exc
-
-
 def notify(state: str) -> None:
     """Tell systemd (sd_notify(3)); nothing where it did not ask."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -487,7 +250,3 @@ def _signals(asked: SimpleQueue[int | NodeError]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _is_delivered_to(settings: Settings, peer: PeerSettings) -> bool:
-    return bool(peer.address) and any(peer.name in rule.deliver_to for rule in settings.rule)

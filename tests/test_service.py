@@ -15,10 +15,11 @@ import pytest
 from pynetdicom import AE
 
 from dicomnode.archive import Archive
+from dicomnode.checks import Mark, check, ensure_writable, introduction
 from dicomnode.errors import SettingsError, StorageError
 from dicomnode.ids import digest
 from dicomnode.ledger.store import open_ledger
-from dicomnode.service import Mark, Service, check, ensure_writable, introduction, notify
+from dicomnode.service import Service, notify
 from dicomnode.settings import Settings, parse
 from dicomnode.shelf import import_model
 from tests.support.dcmtk import free_port

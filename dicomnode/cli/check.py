@@ -22,9 +22,9 @@ def check(echo: bool, config: Path | None, as_json: bool) -> int:
     Exit code 0 if nothing would keep the node from its work, else 2.
     """
     settings = load_settings(config)
-    from dicomnode import service
+    from dicomnode import checks
 
-    rows = service.check(settings, with_echo=echo)
+    rows = checks.check(settings, with_echo=echo)
     columns = {"mark": "", "what": "what", "sentence": "found", "hint": "what to do"}
     output.print_rows(rows, columns, as_json=as_json, none="")
-    return NOT_FIT if any(row.mark is service.Mark.FAIL for row in rows) else 0
+    return NOT_FIT if any(row.mark is checks.Mark.FAIL for row in rows) else 0
