@@ -65,6 +65,11 @@ _BEGUN_REVISION = (
     .where(job.c.series_id == bindparam("of_series"), delivery.c.attempts > 0)
 )
 
+_OPEN = (
+    insert(delivery)
+    .values(priority=select(job.c.priority).where(job.c.id == bindparam("of_job")).scalar_subquery())
+    .returning(delivery.c.id)
+)
 _LEASE_LOST = (
     moving(delivery, Event.LEASE_LOST)
     .where(delivery.c.peer == bindparam("to_peer"), delivery.c.lease_until < bindparam("now"))
@@ -77,7 +82,7 @@ _CLAIM = (
         delivery.c.id
         == select(delivery.c.id)
         .where(delivery.c.peer == bindparam("to_peer"), stands(delivery, DeliveryState.DUE), _IS_DUE)
-        .order_by(delivery.c.next_at, delivery.c.id)
+        .order_by(delivery.c.priority, delivery.c.next_at, delivery.c.id)
         .limit(1)
         .scalar_subquery()
     )
@@ -261,10 +266,11 @@ def _open(
     reason: str | None = None,
     sentence: str = "",
 ) -> DeliveryId:
-    """A new delivery with all its items; held where there is a reason why it waits."""
+    """Make a delivery with all its items and the priority of its job; held where there is a reason why it waits."""
     made = act.connection.execute(
-        insert(delivery).returning(delivery.c.id),
+        _OPEN,
         {
+            "of_job": job_id,
             "job_id": job_id,
             "peer": peer,
             **act.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
@@ -288,7 +294,7 @@ def return_all(act: Act, detail: str) -> int:
 
 
 def claim(act: Act, peer: str, owner: str, until: datetime) -> Delivery | None:
-    """Take the delivery to this peer that has waited longest."""
+    """Take the most urgent delivery that is due to this peer, among equals the one that has been due longest."""
     act.move(_LEASE_LOST, "the lease ran out", to_peer=peer)
     parameters = {"now": act.now, "by": act.by, "detail": "", "to_peer": peer, "owner": owner, "until": until}
     row = act.connection.execute(_CLAIM, parameters).one_or_none()

@@ -13,7 +13,7 @@ from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries
 from dicomnode.ledger.act import Act, moving, stands
-from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob
+from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob, Priority
 from dicomnode.ledger.schema import DERIVED, MAX_ATTEMPTS, instance, job, series
 from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState, SeriesState
 
@@ -78,7 +78,7 @@ _CLAIM = (
         job.c.id
         == select(job.c.id)
         .where(stands(job, JobState.QUEUED), job.c.id.not_in(bindparam("but", expanding=True)))
-        .order_by(job.c.queued_at, job.c.id)
+        .order_by(job.c.priority, job.c.queued_at, job.c.id)
         .limit(1)
         .scalar_subquery()
     )
@@ -181,7 +181,7 @@ def return_all(act: Act, detail: str) -> int:
 
 
 def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job | None:
-    """Take the job that has waited longest, but none of those."""
+    """Take the most urgent job, among equals the one that has waited longest, but none of ``but``."""
     if act.move(_LEASE_LOST, "the lease ran out"):
         act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
     parameters = {"now": act.now, "by": act.by, "detail": "", "owner": owner, "until": until, "but": list(but)}
@@ -323,6 +323,7 @@ def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -
             "lease_token": 0,
             "sentence": "",
             "notes": [],
+            "priority": Priority.NORMAL,
         },
     ).scalar_one()
     return JobId(made)

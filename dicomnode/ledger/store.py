@@ -288,7 +288,7 @@ class Ledger:
     # Work.
 
     def claim_job(self, owner: str, *, lease_s: float, but: Collection[JobId] = ()) -> Job | None:
-        """The job that has waited longest, but none of those, under a lease."""
+        """Claim the next job by priority and waiting time, but none of ``but``, under a lease."""
         with self._act("claim_job", owner) as act:
             return jobs.claim(act, owner, act.now + timedelta(seconds=lease_s), but)
 
@@ -325,7 +325,7 @@ class Ledger:
     # Push.
 
     def claim_delivery(self, peer: str, owner: str, *, lease_s: float) -> Delivery | None:
-        """The delivery to this peer that has been due longest, under a lease."""
+        """Claim the next delivery that is due to this peer, by priority and waiting time, under a lease."""
         with self._act("claim_delivery", owner) as act:
             return deliveries.claim(act, peer, owner, act.now + timedelta(seconds=lease_s))
 
