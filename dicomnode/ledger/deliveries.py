@@ -7,13 +7,14 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, literal_column, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, insert, literal_column, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
-from dicomnode.ledger.act import Act, moving, stands
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
 from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine, series
+from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, JobState
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
@@ -23,7 +24,7 @@ _later = job.alias("later")
 
 _NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 
-_MINE = and_(delivery.c.id == bindparam("delivery"), delivery.c.lease_token == bindparam("token"))
+_MINE = and_(delivery.c.id == bound("delivery"), delivery.c.lease_token == bound("token"))
 _STILL_MINE = exists().where(_MINE, stands(delivery, DeliveryState.SENDING))
 # The answer to what was on its way when an operator cancelled: the peer has it, or has refused it, all the same.
 _CANCELLED_UNDER_WAY = exists().where(
@@ -33,7 +34,7 @@ _PART_IS_THERE = exists().where(
     delivery_item.c.delivery_id == delivery.c.id, stands(delivery_item, ItemState.ACKNOWLEDGED)
 )
 # A clock that was set back stands before the moment at which the wait began: nobody waits for it to catch up.
-_IS_DUE = or_(delivery.c.next_at <= bindparam("now"), delivery.c.state_at > bindparam("now"))
+_IS_DUE = or_(delivery.c.next_at <= bound("now"), delivery.c.state_at > bound("now"))
 
 # Files set aside of which a series may lack something, once somebody has looked; of these a finding is harm, all but
 # one, and in doubt is a series while one of them is not looked at, or is harm, and no person has seen it.
@@ -42,59 +43,57 @@ COMPARED: Final = quarantine.c.reason.in_(
 )
 IS_HARM: Final = and_(COMPARED, quarantine.c.finding != Finding.SAME)
 _IS_IN_DOUBT = exists().where(
-    quarantine.c.series_id == bindparam("of_series"),
+    quarantine.c.series_id == bound("series"),
     quarantine.c.seen_at.is_(None),
     COMPARED,
     func.coalesce(quarantine.c.finding, "") != Finding.SAME,
 )
 _HOLD_DOUBTFUL = (
     moving(delivery, Event.SET_ASIDE)
-    .where(delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bindparam("of_series"))), ~_PART_IS_THERE)
-    .values(reason=SET_ASIDE, sentence=bindparam("words"))
+    .where(delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"))), ~_PART_IS_THERE)
+    .values(reason=SET_ASIDE, sentence=bound("sentence"))
 )
 
 _SUPERSEDE = moving(delivery, Event.SUPERSEDE).where(
-    delivery.c.job_id.in_(
-        select(job.c.id).where(job.c.series_id == bindparam("of_series"), job.c.id != bindparam("but_job"))
-    ),
+    delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"), job.c.id != bound("but_job"))),
     ~_PART_IS_THERE,
 )
 _BEGUN_REVISION = (
     select(func.max(job.c.revision))
     .join_from(delivery, job)
-    .where(job.c.series_id == bindparam("of_series"), delivery.c.attempts > 0)
+    .where(job.c.series_id == bound("series"), delivery.c.attempts > 0)
 )
 
 _OPEN = (
     insert(delivery)
-    .values(priority=select(job.c.priority).where(job.c.id == bindparam("of_job")).scalar_subquery())
+    .values(priority=select(job.c.priority).where(job.c.id == bound("job")).scalar_subquery())
     .returning(delivery.c.id)
 )
 _LEASE_LOST = (
     moving(delivery, Event.LEASE_LOST)
-    .where(delivery.c.peer == bindparam("to_peer"), delivery.c.lease_until < bindparam("now"))
-    .values(next_at=bindparam("now"), **_NO_LEASE)
+    .where(delivery.c.peer == bound("peer"), delivery.c.lease_until < bound("now"))
+    .values(next_at=bound("now"), **_NO_LEASE)
 )
-_RETURN_ALL = moving(delivery, Event.LEASE_LOST).values(next_at=bindparam("now"), **_NO_LEASE)
+_RETURN_ALL = moving(delivery, Event.LEASE_LOST).values(next_at=bound("now"), **_NO_LEASE)
 _CLAIM = (
     moving(delivery, Event.CLAIM)
     .where(
         delivery.c.id
         == select(delivery.c.id)
-        .where(delivery.c.peer == bindparam("to_peer"), stands(delivery, DeliveryState.DUE), _IS_DUE)
+        .where(delivery.c.peer == bound("peer"), stands(delivery, DeliveryState.DUE), _IS_DUE)
         .order_by(delivery.c.priority, delivery.c.next_at, delivery.c.id)
         .limit(1)
         .scalar_subquery()
     )
     .values(
         attempts=delivery.c.attempts + 1,
-        lease_owner=bindparam("owner"),
+        lease_owner=bound("owner"),
         lease_token=delivery.c.lease_token + 1,
-        lease_until=bindparam("until"),
+        lease_until=bound("until"),
     )
     .returning(delivery)
 )
-_BEAT = update(delivery).where(_MINE, stands(delivery, DeliveryState.SENDING)).values(lease_until=bindparam("until"))
+_BEAT = update(delivery).where(_MINE, stands(delivery, DeliveryState.SENDING)).values(lease_until=bound("until"))
 
 _PENDING_ITEMS = (
     select(
@@ -110,7 +109,7 @@ _PENDING_ITEMS = (
         instance.c.sha256,
     )
     .join_from(delivery_item, instance)
-    .where(delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING))
+    .where(delivery_item.c.delivery_id == bound("delivery"), stands(delivery_item, ItemState.PENDING))
     .order_by(delivery_item.c.id)
 )
 # From the events, which nothing overwrites: the operator's retry and every later answer leave them standing.
@@ -119,62 +118,58 @@ _REFUSALS = select(events.c.row_id, events.c.detail).where(
     events.c.to_state == ItemState.REFUSED,
     events.c.row_id.in_(
         select(delivery_item.c.id).where(
-            delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING)
+            delivery_item.c.delivery_id == bound("delivery"), stands(delivery_item, ItemState.PENDING)
         )
     ),
 )
 _THE_ITEM = and_(
-    delivery_item.c.id == bindparam("item"),
-    delivery_item.c.delivery_id == bindparam("delivery"),
+    delivery_item.c.id == bound("item"),
+    delivery_item.c.delivery_id == bound("delivery"),
     or_(_STILL_MINE, _CANCELLED_UNDER_WAY),
 )
 _ACKNOWLEDGE = (
-    moving(delivery_item, Event.ACKNOWLEDGE)
-    .where(_THE_ITEM)
-    .values(status=bindparam("answer"), attempt=bindparam("in_attempt"))
+    moving(delivery_item, Event.ACKNOWLEDGE).where(_THE_ITEM).values(status=bound("status"), attempt=bound("attempt"))
 )
-_REFUSE = moving(delivery_item, Event.REFUSE).where(_THE_ITEM).values(status=bindparam("answer"))
+_REFUSE = moving(delivery_item, Event.REFUSE).where(_THE_ITEM).values(status=bound("status"))
 _FAIL_ITEM = (
     update(delivery_item)
     .where(_THE_ITEM, stands(delivery_item, ItemState.PENDING))
-    .values(status=bindparam("answer"), tries=delivery_item.c.tries + 1)
+    .values(status=bound("status"), tries=delivery_item.c.tries + 1)
     .returning(delivery_item.c.tries)
 )
 _ITEMS_BY_STATE = (
     select(delivery_item.c.state, delivery_item.c.status, func.count().label("items"))
-    .where(delivery_item.c.delivery_id == bindparam("delivery"))
+    .where(delivery_item.c.delivery_id == bound("delivery"))
     .group_by(delivery_item.c.state, delivery_item.c.status)
     .order_by(delivery_item.c.state, delivery_item.c.status)
 )
 
-_RETURN = moving(delivery, Event.RETURN).where(_MINE).values(next_at=bindparam("due_at"), **_NO_LEASE)
+_RETURN = moving(delivery, Event.RETURN).where(_MINE).values(next_at=bound("next_at"), **_NO_LEASE)
 _DEFER = _RETURN.values(
     # "In a row" ends with progress: an image that was acknowledged in this very attempt.
-    failures=bindparam("failures_now"),
-    reason=bindparam("why"),
-    sentence=bindparam("words"),
+    failures=bound("failures"),
+    reason=bound("reason"),
+    sentence=bound("sentence"),
 )
 _PROGRESS = select(
-    exists().where(
-        delivery_item.c.delivery_id == bindparam("delivery"), delivery_item.c.attempt == bindparam("attempt")
-    )
+    exists().where(delivery_item.c.delivery_id == bound("delivery"), delivery_item.c.attempt == bound("attempt"))
 )
 _HOLD = (
-    moving(delivery, Event.HOLD).where(_MINE).values(reason=bindparam("why"), sentence=bindparam("words"), **_NO_LEASE)
+    moving(delivery, Event.HOLD).where(_MINE).values(reason=bound("reason"), sentence=bound("sentence"), **_NO_LEASE)
 )
 _FINISH = (
     moving(delivery, Event.FINISH)
     .where(_MINE)
-    .values(sent_at=bindparam("now"), proof="acknowledged", failures=0, reason=None, sentence="", **_NO_LEASE)
+    .values(sent_at=bound("now"), proof="acknowledged", failures=0, reason=None, sentence="", **_NO_LEASE)
 )
 _CANCEL = (
     moving(delivery, Event.CANCEL)
-    .where(delivery.c.id == bindparam("delivery"))
-    .values(reason=OPERATOR, sentence=bindparam("words"), **_NO_LEASE)
+    .where(delivery.c.id == bound("delivery"))
+    .values(reason=OPERATOR, sentence=bound("sentence"), **_NO_LEASE)
 )
 _SOMETHING_NEWER = select(
     exists().where(
-        job.c.id == bindparam("job"),
+        job.c.id == bound("job"),
         or_(
             job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery(),
             exists().where(
@@ -185,49 +180,49 @@ _SOMETHING_NEWER = select(
 )
 _INSTANCES = (
     select(delivery_item.c.instance_id)
-    .where(delivery_item.c.delivery_id == bindparam("delivery"))
+    .where(delivery_item.c.delivery_id == bound("delivery"))
     .order_by(delivery_item.c.id)
 )
-_DUE_NOW = {"next_at": bindparam("now"), "failures": 0, "reason": None, "sentence": ""}
-_RELEASE = moving(delivery, Event.RELEASE).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
+_DUE_NOW = {"next_at": bound("now"), "failures": 0, "reason": None, "sentence": ""}
+_RELEASE = moving(delivery, Event.RELEASE).where(delivery.c.id == bound("delivery")).values(**_DUE_NOW)
 _RELEASE_DOUBTFUL = (
     moving(delivery, Event.RELEASE)
     .where(
-        delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bindparam("of_series"))),
+        delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"))),
         delivery.c.reason == SET_ASIDE,
     )
     .values(**_DUE_NOW)
 )
-_RETRY = moving(delivery, Event.RETRY).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
-_HASTEN = update(delivery).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
+_RETRY = moving(delivery, Event.RETRY).where(delivery.c.id == bound("delivery")).values(**_DUE_NOW)
+_HASTEN = update(delivery).where(delivery.c.id == bound("delivery")).values(**_DUE_NOW)
 _RETRY_ITEMS = (
-    moving(delivery_item, Event.RETRY).where(delivery_item.c.delivery_id == bindparam("delivery")).values(tries=0)
+    moving(delivery_item, Event.RETRY).where(delivery_item.c.delivery_id == bound("delivery")).values(tries=0)
 )
 _FRESH_TRIES = (
     update(delivery_item)
-    .where(delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING))
+    .where(delivery_item.c.delivery_id == bound("delivery"), stands(delivery_item, ItemState.PENDING))
     .values(tries=0)
 )
 
 
 def supersede_unsent(act: Act, series_id: SeriesId, *, but_job: JobId | None, detail: str) -> None:
     """Give up the deliveries of a series of which nothing has reached a peer, but those of one job."""
-    act.move(_SUPERSEDE, detail, of_series=series_id, but_job=-1 if but_job is None else but_job)
+    act.move(_SUPERSEDE, detail, series=series_id, but_job=-1 if but_job is None else but_job)
 
 
 def is_in_doubt(connection: Connection, series_id: SeriesId) -> bool:
     """Was something of the series set aside that may matter, and that no person has seen?"""
-    return bool(connection.execute(select(_IS_IN_DOUBT), {"of_series": series_id}).scalar_one())
+    return bool(connection.execute(select(_IS_IN_DOUBT), bind_values(series=series_id)).scalar_one())
 
 
 def hold_doubtful(act: Act, series_id: SeriesId) -> None:
     """Something of the series was set aside: what has not begun its way to a peer waits until that is looked at."""
-    act.move(_HOLD_DOUBTFUL, of_series=series_id, words=_doubt(series_id))
+    act.move(_HOLD_DOUBTFUL, series=series_id, sentence=_doubt(series_id))
 
 
 def release_doubtful(act: Act, series_id: SeriesId, detail: str) -> int:
     """Let go what was held for that; how many deliveries."""
-    return act.move(_RELEASE_DOUBTFUL, detail, of_series=series_id)
+    return act.move(_RELEASE_DOUBTFUL, detail, series=series_id)
 
 
 def open_deliveries(
@@ -241,7 +236,7 @@ def open_deliveries(
 ) -> None:
     """Bring what a done job made to its peers, or hold it where an older revision was on its way before."""
     supersede_unsent(act, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
-    begun_revision = act.connection.execute(_BEGUN_REVISION, {"of_series": series_id}).scalar_one()
+    begun_revision = act.connection.execute(_BEGUN_REVISION, bind_values(series=series_id)).scalar_one()
     reason = None
     sentence = ""
     if begun_revision is not None and begun_revision < revision:
@@ -270,7 +265,7 @@ def _open(
     made = act.connection.execute(
         _OPEN,
         {
-            "of_job": job_id,
+            **bind_values(job=job_id),
             "job_id": job_id,
             "peer": peer,
             **act.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
@@ -295,9 +290,8 @@ def return_all(act: Act, detail: str) -> int:
 
 def claim(act: Act, peer: str, owner: str, until: datetime) -> Delivery | None:
     """Take the most urgent delivery that is due to this peer, among equals the one that has been due longest."""
-    act.move(_LEASE_LOST, "the lease ran out", to_peer=peer)
-    parameters = {"now": act.now, "by": act.by, "detail": "", "to_peer": peer, "owner": owner, "until": until}
-    row = act.connection.execute(_CLAIM, parameters).one_or_none()
+    act.move(_LEASE_LOST, "the lease ran out", peer=peer)
+    row = act.take(_CLAIM, peer=peer, owner=owner, until=until)
     if row is None:
         return None
     return Delivery(
@@ -313,7 +307,7 @@ def claim(act: Act, peer: str, owner: str, until: datetime) -> Delivery | None:
 def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | None:
     """When the first waiting delivery to this peer may be claimed."""
     waiting = (delivery.c.peer == peer, stands(delivery, DeliveryState.DUE))
-    if connection.execute(select(exists().where(*waiting, _IS_DUE)), {"now": now}).scalar_one():
+    if connection.execute(select(exists().where(*waiting, _IS_DUE)), bind_values(now=now)).scalar_one():
         return now
     moment: datetime | None = connection.execute(select(func.min(delivery.c.next_at)).where(*waiting)).scalar_one()
     return moment
@@ -332,13 +326,13 @@ def without_peer(connection: Connection, reachable: Collection[str]) -> dict[str
 
 def beat(act: Act, claimed: Delivery, until: datetime) -> bool:
     """Keep the lease; False: it is no longer ours."""
-    return act.connection.execute(_BEAT, {**_claim_of(claimed), "until": until}).rowcount == 1
+    return act.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
 
 
 def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryItem]:
     """What the peer has still to get, in the order of the slices."""
     refusals: defaultdict[int, set[int]] = defaultdict(set)
-    for row in connection.execute(_REFUSALS, {"delivery": claimed.id}):
+    for row in connection.execute(_REFUSALS, bind_values(delivery=claimed.id)):
         refusals[row.row_id].add(int(row.detail, 16))
     return [
         DeliveryItem(
@@ -354,13 +348,13 @@ def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryIte
             status=row.status,
             refusals=frozenset(refusals[row.id]),
         )
-        for row in connection.execute(_PENDING_ITEMS, {"delivery": claimed.id})
+        for row in connection.execute(_PENDING_ITEMS, bind_values(delivery=claimed.id))
     ]
 
 
 def is_ours(connection: Connection, claimed: Delivery) -> bool:
     """Does the claim hold? Not after its lease was lost, or an operator cancelled the delivery."""
-    return bool(connection.execute(select(_STILL_MINE), _claim_of(claimed)).scalar_one())
+    return bool(connection.execute(select(_STILL_MINE), bind_values(**_claim_of(claimed))).scalar_one())
 
 
 def state_of(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
@@ -370,39 +364,40 @@ def state_of(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
 
 def acknowledge(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
     """The peer has it. False: the claim is no longer ours, and no other item may be sent."""
-    parameters = {**_claim_of(claimed), "item": item.id, "answer": status, "in_attempt": claimed.attempts}
-    return act.move(_ACKNOWLEDGE, f"{status:04X}", **parameters) == 1 and is_ours(act.connection, claimed)
+    answer = {**_claim_of(claimed), "item": item.id, "status": status, "attempt": claimed.attempts}
+    return act.move(_ACKNOWLEDGE, f"{status:04X}", **answer) == 1 and is_ours(act.connection, claimed)
 
 
 def refuse(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
     """The peer will not take it. False: as of ``acknowledge``."""
-    moved = act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, answer=status)
+    moved = act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, status=status)
     return moved == 1 and is_ours(act.connection, claimed)
 
 
 def fail_item(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> int:
     """The peer could not take it this time; how often that has happened now."""
-    parameters = {**_claim_of(claimed), "item": item.id, "answer": status}
-    tries = act.connection.execute(_FAIL_ITEM, parameters).scalar_one_or_none()
+    answer = bind_values(**_claim_of(claimed), item=item.id, status=status)
+    tries = act.connection.execute(_FAIL_ITEM, answer).scalar_one_or_none()
     return item.tries if tries is None else int(tries)
 
 
 def defer(act: Act, claimed: Delivery, *, due_at: datetime, reason: str, sentence: str) -> bool:
     """A transient failure: due again later."""
-    progress = act.connection.execute(_PROGRESS, {"delivery": claimed.id, "attempt": claimed.attempts}).scalar_one()
+    this_attempt = bind_values(delivery=claimed.id, attempt=claimed.attempts)
+    progress = act.connection.execute(_PROGRESS, this_attempt).scalar_one()
     failures = 1 if progress else claimed.failures + 1
-    parameters = {**_claim_of(claimed), "due_at": due_at, "failures_now": failures, "why": reason, "words": sentence}
-    return act.move(_DEFER, sentence, **parameters) == 1
+    wait = {"next_at": due_at, "failures": failures, "reason": reason, "sentence": sentence}
+    return act.move(_DEFER, sentence, **_claim_of(claimed), **wait) == 1
 
 
 def release_claim(act: Act, claimed: Delivery) -> bool:
     """Stopped between two instances: due at once, and nobody's failure."""
-    return act.move(_RETURN, "stopped", **_claim_of(claimed), due_at=act.now) == 1
+    return act.move(_RETURN, "stopped", **_claim_of(claimed), next_at=act.now) == 1
 
 
 def hold(act: Act, claimed: Delivery, *, reason: str, sentence: str) -> bool:
     """Wait for the operator."""
-    return act.move(_HOLD, sentence, **_claim_of(claimed), why=reason, words=sentence) == 1
+    return act.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 1
 
 
 def finish(act: Act, claimed: Delivery) -> DeliveryState | None:
@@ -412,7 +407,7 @@ def finish(act: Act, claimed: Delivery) -> DeliveryState | None:
     """
     if not is_ours(act.connection, claimed):
         return None
-    rows = act.connection.execute(_ITEMS_BY_STATE, {"delivery": claimed.id}).all()
+    rows = act.connection.execute(_ITEMS_BY_STATE, bind_values(delivery=claimed.id)).all()
     assert all(row.state != ItemState.PENDING for row in rows), "a delivery is finished when no item is pending"
     refused = [row for row in rows if row.state == ItemState.REFUSED]
     if not refused:
@@ -435,11 +430,11 @@ def retry(act: Act, delivery_id: DeliveryId) -> None:
             _refuse_outdated(act.connection, row)
             act.move(_RETRY, delivery=delivery_id)
         case DeliveryState.DUE:
-            act.connection.execute(_HASTEN, {"now": act.now, "delivery": delivery_id})
+            act.connection.execute(_HASTEN, bind_values(now=act.now, delivery=delivery_id))
             act.note(Event.RETRY, table=delivery.name, row=delivery_id)
         case _:
             raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to retry.")
-    act.connection.execute(_FRESH_TRIES, {"delivery": delivery_id})
+    act.connection.execute(_FRESH_TRIES, bind_values(delivery=delivery_id))
     act.move(_RETRY_ITEMS, delivery=delivery_id)
 
 
@@ -459,7 +454,7 @@ def send_to(act: Act, delivery_id: DeliveryId, peer: str) -> DeliveryId:
         select(delivery).where(delivery.c.job_id == row.job_id, delivery.c.peer == peer)
     ).one_or_none()
     if there is None:
-        instances = act.connection.execute(_INSTANCES, {"delivery": delivery_id}).scalars().all()
+        instances = act.connection.execute(_INSTANCES, bind_values(delivery=delivery_id)).scalars().all()
         target = _open(act, row.job_id, peer, instances, cause=Event.RETRY)
     elif there.state == DeliveryState.CANCELLED:
         target = DeliveryId(there.id)
@@ -473,7 +468,7 @@ def send_to(act: Act, delivery_id: DeliveryId, peer: str) -> DeliveryId:
         _CANCEL,
         f"delivery {target} goes to {peer} instead",
         delivery=delivery_id,
-        words=f"An operator sent it to {peer} instead: delivery {target}.",
+        sentence=f"An operator sent it to {peer} instead: delivery {target}.",
     )  # changes nothing where it is sent or cancelled already
     return target
 
@@ -489,7 +484,7 @@ def release(act: Act, delivery_id: DeliveryId) -> None:
 def cancel(act: Act, delivery_id: DeliveryId) -> None:
     """The operator's *cancel*: nothing more of it is sent, once the instance on its way has its answer."""
     row = _row_for_operator(act.connection, delivery_id)
-    if act.move(_CANCEL, delivery=delivery_id, words="An operator cancelled it.") == 0:
+    if act.move(_CANCEL, delivery=delivery_id, sentence="An operator cancelled it.") == 0:
         raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to cancel.")
 
 
@@ -516,7 +511,7 @@ _IN_WORDS: Final = {
 
 def _refuse_outdated(connection: Connection, row: Row[*tuple[object, ...]]) -> None:
     """What has ended goes out again only while nothing newer has taken its place."""
-    if connection.execute(_SOMETHING_NEWER, {"job": row.job_id}).scalar_one():
+    if connection.execute(_SOMETHING_NEWER, bind_values(job=row.job_id)).scalar_one():
         raise InputError(
             f"Delivery {row.id} is {row.state}, and its series has a newer revision or derivation by now; "
             "nothing was changed."

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select, update
 
 from dicomnode.ids import InstanceId, SeriesId
 from dicomnode.ledger import deliveries, jobs, quarantine
-from dicomnode.ledger.act import Act, insert_if_new, moving, stands
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import KnownInstance, StoredInstance, StoreOutcome
 from dicomnode.ledger.schema import RECEIVED, instance, series
+from dicomnode.ledger.statements import bind_values, bound, insert_if_new, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
 
-_NUMBER = select(series.c.id).where(series.c.series_uid == bindparam("uid"))
+_NUMBER = select(series.c.id).where(series.c.series_uid == bound("uid"))
 _MAKE_SERIES = insert_if_new(series)
 _KNOWN = select(
     instance.c.id,
@@ -24,29 +25,29 @@ _KNOWN = select(
     instance.c.sha256,
     instance.c.transfer_syntax_uid,
     instance.c.origin,
-).where(instance.c.sop_instance_uid == bindparam("uid"))
+).where(instance.c.sop_instance_uid == bound("uid"))
 _SERIES = select(
     series.c.id, series.c.state, series.c.revision, series.c.aborted, series.c.first_at, series.c.origin
-).where(series.c.id == bindparam("series"))
+).where(series.c.id == bound("series"))
 _ADD = insert_if_new(instance)
 _REOPEN = (
     moving(series, Event.LATE_INSTANCE)
-    .where(series.c.id == bindparam("series"))
+    .where(series.c.id == bound("series"))
     .values(
         revision=series.c.revision + 1, first_at=None, last_at=None, reason=None, sentence="", notes=[], alert=False
     )
 )
 _TOUCH = (
     update(series)
-    .where(series.c.id == bindparam("series"))
-    .values(first_at=bindparam("first"), last_at=bindparam("last"), aborted=False)
+    .where(series.c.id == bound("series"))
+    .values(first_at=bound("first_at"), last_at=bound("last_at"), aborted=False)
 )
 _ABORTED = (
     update(series)
-    .where(series.c.id == bindparam("series"), stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
+    .where(series.c.id == bound("series"), stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
     .values(aborted=True)
 )
-_NOT_ABORTED = update(series).where(series.c.id == bindparam("series")).values(aborted=False)
+_NOT_ABORTED = update(series).where(series.c.id == bound("series")).values(aborted=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +64,7 @@ class _Open:
 
 def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
     """The number that a series has already."""
-    found = connection.execute(_NUMBER, {"uid": series_uid}).scalar_one_or_none()
+    found = connection.execute(_NUMBER, bind_values(uid=series_uid)).scalar_one_or_none()
     return None if found is None else SeriesId(found)
 
 
@@ -90,7 +91,7 @@ def make_series(act: Act, series_uid: str) -> SeriesId:
 
 def known_instance(connection: Connection, sop_instance_uid: str) -> KnownInstance | None:
     """What is held under this UID."""
-    row = connection.execute(_KNOWN, {"uid": sop_instance_uid}).one_or_none()
+    row = connection.execute(_KNOWN, bind_values(uid=sop_instance_uid)).one_or_none()
     if row is None:
         return None
     return KnownInstance(
@@ -114,7 +115,7 @@ def accept(act: Act, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
 
 def mark_aborted(act: Act, series_id: SeriesId) -> None:
     """The association that stored into it ended without a release: more may come, so it settles later."""
-    if act.connection.execute(_ABORTED, {"series": series_id}).rowcount:
+    if act.connection.execute(_ABORTED, bind_values(series=series_id)).rowcount:
         act.note("aborted", table=series.name, row=series_id)
 
 
@@ -157,7 +158,7 @@ def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) ->
 
 
 def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
-    row = connection.execute(_SERIES, {"series": series_id}).one()
+    row = connection.execute(_SERIES, bind_values(series=series_id)).one()
     return _Open(
         state=SeriesState(row.state),
         revision=row.revision,
@@ -213,7 +214,7 @@ def _touch(act: Act, series_id: SeriesId, now_open: _Open) -> None:
     """When the series was last heard of. A copy of what is there tells only that its sender is back."""
     if now_open.added:
         first = now_open.first_at or min(now_open.added)
-        parameters = {"series": series_id, "first": first, "last": max(now_open.added)}
-        act.connection.execute(_TOUCH, parameters)
+        heard = bind_values(series=series_id, first_at=first, last_at=max(now_open.added))
+        act.connection.execute(_TOUCH, heard)
     elif now_open.aborted:
-        act.connection.execute(_NOT_ABORTED, {"series": series_id})
+        act.connection.execute(_NOT_ABORTED, bind_values(series=series_id))

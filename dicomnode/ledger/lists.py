@@ -13,10 +13,10 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, false, func, literal, or_, select
 
 from dicomnode.ledger import quarantine
-from dicomnode.ledger.act import stands
 from dicomnode.ledger.lines import AnswerLine, DeliveryLine, SeriesLine
 from dicomnode.ledger.schema import RECEIVED, delivery, delivery_item, instance, job, series
 from dicomnode.ledger.schema import quarantine as aside
+from dicomnode.ledger.statements import stands
 from dicomnode.ledger.states import DeliveryState, ItemState
 
 NO_PEER: Final = "no_peer"  # reason of a due delivery whose peer the settings do not name, or not with an address

@@ -10,12 +10,12 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import InstanceId, QuarantineId, SeriesId
 from dicomnode.ledger import deliveries
-from dicomnode.ledger.act import Act, stands
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.deliveries import COMPARED, IS_HARM
 from dicomnode.ledger.lines import AttentionLine, QuarantineLine
 from dicomnode.ledger.rows import (
@@ -29,8 +29,9 @@ from dicomnode.ledger.rows import (
     StoreOutcome,
     Unexamined,
 )
-from dicomnode.ledger.schema import RECEIVED, events, instance, quarantine, series
+from dicomnode.ledger.schema import RECEIVED, instance, quarantine, series
 from dicomnode.ledger.sentences import beside, set_aside
+from dicomnode.ledger.statements import bind_values, bound, stands
 from dicomnode.ledger.states import SeriesState
 
 SEEN: Final = "seen"  # event: a person has looked
@@ -44,11 +45,11 @@ IS_ALERT = and_(
     or_(quarantine.c.reason != QuarantineReason.OTHER_ENCODING, quarantine.c.finding.is_not(None)),
 )
 _SAME_BYTES = select(quarantine.c.file).where(
-    quarantine.c.instance_id == bindparam("kept"),
-    quarantine.c.sha256 == bindparam("bytes"),
+    quarantine.c.instance_id == bound("kept"),
+    quarantine.c.sha256 == bound("sha256"),
     quarantine.c.reason.in_([QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING]),
 )
-_SERIES_OF = select(instance.c.series_id).where(instance.c.id == bindparam("kept"))
+_SERIES_OF = select(instance.c.series_id).where(instance.c.id == bound("kept"))
 _stored = instance.alias("stored")
 _beside = quarantine.alias("beside")
 _IS_STORED = or_(
@@ -81,7 +82,7 @@ _UNEXAMINED = (
     )
     .join_from(quarantine, instance, isouter=True)
     .where(
-        quarantine.c.series_id == bindparam("of_series"),
+        quarantine.c.series_id == bound("series"),
         COMPARED,
         or_(quarantine.c.finding.is_(None), and_(_UNSEEN, quarantine.c.finding.in_(_UNCERTAIN))),
     )
@@ -103,10 +104,11 @@ _WITHOUT_SERIES = select(quarantine.c.id, quarantine.c.file, quarantine.c.reason
 )
 _FIND = (
     update(quarantine)
-    .where(quarantine.c.id == bindparam("row"), quarantine.c.finding.is_distinct_from(bindparam("found")))
-    .values(finding=bindparam("found"), details=bindparam("words"))
+    .where(quarantine.c.id == bound("row"), quarantine.c.finding.is_distinct_from(bound("finding")))
+    .values(finding=bound("finding"), details=bound("details"))
 )
-_BELONG = update(quarantine).where(quarantine.c.id == bindparam("row")).values(series_id=bindparam("of_series"))
+_SEE = update(quarantine).where(quarantine.c.id == bound("row"))
+_BELONG = update(quarantine).where(quarantine.c.id == bound("row")).values(series_id=bound("series"))
 _GROUPS = (
     select(
         quarantine.c.finding,
@@ -116,7 +118,7 @@ _GROUPS = (
     )
     .join_from(quarantine, instance, isouter=True)
     .where(
-        quarantine.c.series_id == bindparam("of_series"),
+        quarantine.c.series_id == bound("series"),
         COMPARED,
         func.coalesce(quarantine.c.finding, "") != Finding.SAME,
     )
@@ -127,14 +129,14 @@ _BESIDE = (
     select(quarantine.c.series_id, func.count().label("files"))
     .join_from(quarantine, instance)
     .where(
-        instance.c.series_id == bindparam("of_series"),
+        instance.c.series_id == bound("series"),
         quarantine.c.series_id != instance.c.series_id,
         quarantine.c.finding == Finding.OTHER_SERIES,
     )
     .group_by(quarantine.c.series_id)
     .order_by(quarantine.c.series_id)
 )
-_INSTANCES = select(func.count()).where(instance.c.series_id == bindparam("of_series"))
+_INSTANCES = select(func.count()).where(instance.c.series_id == bound("series"))
 _LINES = (
     select(quarantine, instance.c.file.label("kept_file"), instance.c.series_id.label("kept_series"))
     .join_from(quarantine, instance, isouter=True)
@@ -164,7 +166,7 @@ def take(act: Act, again: StoredInstance, known: KnownInstance, outcome: StoreOu
     Its file is still to be moved to quarantine: whoever was killed before that finds it by its name at the next start.
     """
     assert outcome in (StoreOutcome.CONFLICT, StoreOutcome.OTHER_ENCODING)
-    if act.connection.execute(_SAME_BYTES, {"kept": known.id, "bytes": again.sha256}).first() is not None:
+    if act.connection.execute(_SAME_BYTES, bind_values(kept=known.id, sha256=again.sha256)).first() is not None:
         act.note(StoreOutcome.ASIDE_ALREADY, table=instance.name, row=known.id)
         return False
     file = QuarantinedFile(
@@ -188,7 +190,7 @@ def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> Q
     """Record a file in the quarantine folder, and the quarrel at the instance that was kept."""
     belongs_to = file.series
     if belongs_to is None and file.instance is not None:
-        belongs_to = act.connection.execute(_SERIES_OF, {"kept": file.instance}).scalar_one()
+        belongs_to = act.connection.execute(_SERIES_OF, bind_values(kept=file.instance)).scalar_one()
     made = act.connection.execute(
         quarantine.insert().returning(quarantine.c.id),
         {
@@ -213,7 +215,7 @@ def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> Q
 
 def file_of(connection: Connection, kept: InstanceId, sha256: str) -> str | None:
     """The name of the file with these bytes that was set aside beside an instance."""
-    found: str | None = connection.execute(_SAME_BYTES, {"kept": kept, "bytes": sha256}).scalars().first()
+    found: str | None = connection.execute(_SAME_BYTES, bind_values(kept=kept, sha256=sha256)).scalars().first()
     return found
 
 
@@ -238,7 +240,7 @@ def belong(act: Act, row: QuarantineId, series_id: SeriesId | None, otherwise: E
     if series_id is None:
         _find(act, otherwise)
     else:
-        act.connection.execute(_BELONG, {"row": row, "of_series": series_id})
+        act.connection.execute(_BELONG, bind_values(row=row, series=series_id))
 
 
 def waiting_series(connection: Connection) -> list[SeriesId]:
@@ -266,7 +268,7 @@ def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
                 is_derived=row.origin != RECEIVED,
             ),
         )
-        for row in connection.execute(_UNEXAMINED, {"of_series": series_id})
+        for row in connection.execute(_UNEXAMINED, bind_values(series=series_id))
     ]
 
 
@@ -306,7 +308,7 @@ def objections(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
 
 def notes(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
     """Sentences on what was set aside of a series, and what of others because of it; seen or not."""
-    others = {SeriesId(row.series_id): row.files for row in connection.execute(_BESIDE, {"of_series": series_id})}
+    others = {SeriesId(row.series_id): row.files for row in connection.execute(_BESIDE, bind_values(series=series_id))}
     return (*_sentences(connection, series_id, is_unseen=False), *beside(others))
 
 
@@ -339,26 +341,22 @@ def attention(connection: Connection) -> list[AttentionLine]:
 
 
 def _find(act: Act, one: Examined) -> None:
-    parameters = {"row": one.id, "found": one.finding, "words": list(one.details)}
-    if act.connection.execute(_FIND, parameters).rowcount and one.finding is not Finding.SAME:
+    found = bind_values(row=one.id, finding=one.finding, details=list(one.details))
+    if act.connection.execute(_FIND, found).rowcount and one.finding is not Finding.SAME:
         act.note(one.finding, table=quarantine.name, row=one.id, detail=", ".join(one.details))
 
 
 def _see(act: Act, rows: Sequence[int]) -> int:
     if rows:
-        act.connection.execute(
-            update(quarantine).where(quarantine.c.id == bindparam("row")).values(seen_at=act.now),
-            [{"row": row} for row in rows],
-        )
-        seen = {"at": act.now, "table_name": quarantine.name, "kind": SEEN, "actor": act.by, "detail": ""}
-        act.connection.execute(insert(events), [{**seen, "row_id": row} for row in rows])
+        act.connection.execute(_SEE.values(seen_at=act.now), [bind_values(row=row) for row in rows])
+        act.note_each(SEEN, table=quarantine.name, rows=rows)
     return len(rows)
 
 
 def _sentences(connection: Connection, series_id: SeriesId, *, is_unseen: bool) -> tuple[str, ...]:
     question = _GROUPS.where(IS_HARM, _UNSEEN) if is_unseen else _GROUPS
     groups: dict[tuple[Finding | None, SeriesId | None], SetAside] = {}
-    for row in connection.execute(question, {"of_series": series_id}):
+    for row in connection.execute(question, bind_values(series=series_id)):
         finding = None if row.finding is None else Finding(row.finding)
         kept = SeriesId(row.kept_series) if finding is Finding.OTHER_SERIES else None
         before = groups.get((finding, kept))
@@ -370,7 +368,7 @@ def _sentences(connection: Connection, series_id: SeriesId, *, is_unseen: bool) 
         )
     if not groups:
         return ()
-    instances = connection.execute(_INSTANCES, {"of_series": series_id}).scalar_one()
+    instances = connection.execute(_INSTANCES, bind_values(series=series_id)).scalar_one()
     return set_aside(tuple(groups.values()), instances)
 
 

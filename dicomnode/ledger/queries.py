@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, literal, or_, select
+from sqlalchemy import Connection, Row, Select, and_, func, literal, or_, select
 
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
@@ -43,6 +43,7 @@ from dicomnode.ledger.schema import (
     quarantine as aside,
 )
 from dicomnode.ledger.sentences import Arrival, Standing, alerting, explain
+from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 
 MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
@@ -50,21 +51,21 @@ MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
 
 _AnyRow = Row[*tuple[object, ...]]
 
-_ONE_SERIES = select(series, IS_ALERT, SOURCE.label("source")).where(series.c.id == bindparam("series"))
+_ONE_SERIES = select(series, IS_ALERT, SOURCE.label("source")).where(series.c.id == bound("series"))
 _FILES = (
     select(instance)
-    .where(instance.c.series_id == bindparam("series"))
+    .where(instance.c.series_id == bound("series"))
     .order_by(instance.c.revision, instance.c.number, instance.c.stored_at, instance.c.id)
 )
 _ARRIVALS = (
     select(instance.c.revision, instance.c.peer, func.count().label("instances"))
-    .where(instance.c.series_id == bindparam("series"))
+    .where(instance.c.series_id == bound("series"))
     .group_by(instance.c.revision, instance.c.peer)
     .order_by(instance.c.revision, instance.c.peer)
 )
 _JOBS = (
     select(job)
-    .where(or_(job.c.series_id == bindparam("series"), job.c.output_series_id == bindparam("series")))
+    .where(or_(job.c.series_id == bound("series"), job.c.output_series_id == bound("series")))
     .order_by(job.c.id)
 )
 
@@ -120,7 +121,7 @@ class Reader:
         """One series with its files, jobs and deliveries. Raises InputError where there is none."""
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
-            files = connection.execute(_FILES, {"series": series_id}).all()
+            files = connection.execute(_FILES, bind_values(series=series_id)).all()
             return SeriesDetail(
                 id=row.id,
                 state=row.state,
@@ -159,7 +160,7 @@ class Reader:
         """Why the series stands where it stands. Raises InputError where there is none."""
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
-            arrivals = connection.execute(_ARRIVALS, {"series": series_id}).all()
+            arrivals = connection.execute(_ARRIVALS, bind_values(series=series_id)).all()
             jobs = _jobs_of(connection, series_id)
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
@@ -284,7 +285,7 @@ class Reader:
 
 
 def _series_row(connection: Connection, series_id: int) -> _AnyRow:
-    row = connection.execute(_ONE_SERIES, {"series": series_id}).one_or_none()
+    row = connection.execute(_ONE_SERIES, bind_values(series=series_id)).one_or_none()
     if row is None:
         raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")
     return row
@@ -313,7 +314,7 @@ def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
             seconds=row.seconds,
             notes=tuple(row.notes),
         )
-        for row in connection.execute(_JOBS, {"series": series_id})
+        for row in connection.execute(_JOBS, bind_values(series=series_id))
     )
 
 

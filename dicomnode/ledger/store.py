@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import insert, select, update
 
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger import deliveries, intake, jobs, models, quarantine, verdicts
@@ -43,6 +43,7 @@ from dicomnode.ledger.rows import (
     Unexamined,
 )
 from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
+from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
@@ -50,9 +51,7 @@ LEASE_S: Final = 60.0  # renewed every third of it (NODE 5.4)
 CHECKED_AT_START_BYTES: Final = 64 << 20  # a third of a second's work; a larger ledger is checked behind the open door
 
 # From the index of the paths alone, whatever their rows hold: "0" is what comes after "/".
-_FILES_IN: Final = select(instance.c.file).where(
-    instance.c.file > bindparam("first"), instance.c.file < bindparam("beyond")
-)
+_FILES_IN: Final = select(instance.c.file).where(instance.c.file > bound("first"), instance.c.file < bound("beyond"))
 
 
 def open_ledger(url: str, *, clock: Clock = SYSTEM_CLOCK, create: bool = True) -> Ledger:
@@ -198,7 +197,7 @@ class Ledger:
     def files_in(self, folder: str) -> set[str]:
         """The files in one folder of the archive that have a row, by their paths below the archive folder."""
         with self._database.reading() as connection:
-            return set(connection.execute(_FILES_IN, {"first": f"{folder}/", "beyond": f"{folder}0"}).scalars())
+            return set(connection.execute(_FILES_IN, bind_values(first=f"{folder}/", beyond=f"{folder}0")).scalars())
 
     def aside_in(self, folder: str) -> set[str]:
         """Names below the quarantine folder of what has its row there and may still lie in a series' folder."""
