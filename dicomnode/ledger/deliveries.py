@@ -10,7 +10,8 @@ from typing import Final
 from sqlalchemy import Connection, Row, and_, exists, func, insert, literal_column, or_, select, update
 
 from dicomnode.errors import InputError
-from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
+from dicomnode.ids import DeliveryId, InstanceId, JobId, SeriesId
+from dicomnode.ledger import mapping
 from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
 from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine, series
@@ -262,25 +263,10 @@ def _open(
     sentence: str = "",
 ) -> DeliveryId:
     """Make a delivery with all its items and the priority of its job; held where there is a reason why it waits."""
-    made = act.connection.execute(
-        _OPEN,
-        {
-            **bind_values(job=job_id),
-            "job_id": job_id,
-            "peer": peer,
-            **act.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
-            "created_at": act.now,
-            "next_at": act.now,
-            "attempts": 0,
-            "failures": 0,
-            "lease_token": 0,
-            "reason": reason,
-            "sentence": sentence,
-        },
-    ).scalar_one()
-    item = {"delivery_id": made, "tries": 0, **act.born(ItemState.PENDING, cause)}
-    act.connection.execute(insert(delivery_item), [{**item, "instance_id": one} for one in instances])
-    return DeliveryId(made)
+    new = mapping.new_delivery(act, job_id, peer, cause=cause, reason=reason, sentence=sentence)
+    made = DeliveryId(act.connection.execute(_OPEN, {**new, **bind_values(job=job_id)}).scalar_one())
+    act.connection.execute(insert(delivery_item), mapping.new_items(act, made, instances, cause=cause))
+    return made
 
 
 def return_all(act: Act, detail: str) -> int:
@@ -292,16 +278,7 @@ def claim(act: Act, peer: str, owner: str, until: datetime) -> Delivery | None:
     """Take the most urgent delivery that is due to this peer, among equals the one that has been due longest."""
     act.move(_LEASE_LOST, "the lease ran out", peer=peer)
     row = act.take(_CLAIM, peer=peer, owner=owner, until=until)
-    if row is None:
-        return None
-    return Delivery(
-        id=DeliveryId(row.id),
-        job=JobId(row.job_id),
-        peer=row.peer,
-        attempts=row.attempts,
-        failures=row.failures,
-        lease_token=row.lease_token,
-    )
+    return None if row is None else mapping.claimed_delivery(row)
 
 
 def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | None:
@@ -335,19 +312,7 @@ def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryIte
     for row in connection.execute(_REFUSALS, bind_values(delivery=claimed.id)):
         refusals[row.row_id].add(int(row.detail, 16))
     return [
-        DeliveryItem(
-            id=ItemId(row.id),
-            instance=InstanceId(row.instance_id),
-            file=row.file,
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            size_bytes=row.size_bytes,
-            sha256=row.sha256,
-            tries=row.tries,
-            status=row.status,
-            refusals=frozenset(refusals[row.id]),
-        )
+        mapping.pending_item(row, refusals[row.id])
         for row in connection.execute(_PENDING_ITEMS, bind_values(delivery=claimed.id))
     ]
 

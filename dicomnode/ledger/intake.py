@@ -8,8 +8,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select, update
 
-from dicomnode.ids import InstanceId, SeriesId
-from dicomnode.ledger import deliveries, jobs, quarantine
+from dicomnode.ids import SeriesId
+from dicomnode.ledger import deliveries, jobs, mapping, quarantine
 from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import KnownInstance, StoredInstance, StoreOutcome
 from dicomnode.ledger.schema import RECEIVED, instance, series
@@ -18,14 +18,7 @@ from dicomnode.ledger.states import Event, SeriesState
 
 _NUMBER = select(series.c.id).where(series.c.series_uid == bound("uid"))
 _MAKE_SERIES = insert_if_new(series)
-_KNOWN = select(
-    instance.c.id,
-    instance.c.series_id,
-    instance.c.file,
-    instance.c.sha256,
-    instance.c.transfer_syntax_uid,
-    instance.c.origin,
-).where(instance.c.sop_instance_uid == bound("uid"))
+_KNOWN = select(*mapping.KNOWN_INSTANCE).where(instance.c.sop_instance_uid == bound("uid"))
 _SERIES = select(
     series.c.id, series.c.state, series.c.revision, series.c.aborted, series.c.first_at, series.c.origin
 ).where(series.c.id == bound("series"))
@@ -70,20 +63,7 @@ def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
 
 def make_series(act: Act, series_uid: str) -> SeriesId:
     """Hand out a number; the one that another association got a moment ago, if so."""
-    act.connection.execute(
-        _MAKE_SERIES,
-        {
-            "series_uid": series_uid,
-            "origin": RECEIVED,
-            "revision": 1,
-            **act.born(SeriesState.RECEIVING, "number"),
-            "created_at": act.now,
-            "aborted": False,
-            "sentence": "",
-            "notes": [],
-            "alert": False,
-        },
-    )
+    act.connection.execute(_MAKE_SERIES, mapping.new_received_series(act, series_uid))
     number = series_number(act.connection, series_uid)
     assert number is not None, "the row was just written"
     return number
@@ -92,16 +72,7 @@ def make_series(act: Act, series_uid: str) -> SeriesId:
 def known_instance(connection: Connection, sop_instance_uid: str) -> KnownInstance | None:
     """What is held under this UID."""
     row = connection.execute(_KNOWN, bind_values(uid=sop_instance_uid)).one_or_none()
-    if row is None:
-        return None
-    return KnownInstance(
-        id=InstanceId(row.id),
-        series=SeriesId(row.series_id),
-        file=row.file,
-        sha256=row.sha256,
-        transfer_syntax_uid=row.transfer_syntax_uid,
-        is_derived=row.origin != RECEIVED,
-    )
+    return None if row is None else mapping.known_instance(row)
 
 
 def accept(act: Act, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
@@ -135,21 +106,8 @@ def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) ->
         sender.note(StoreOutcome.OWN_OUTPUT, table=series.name, row=one.series)
         return StoreOutcome.OWN_OUTPUT
     is_late = now_open.state is not SeriesState.RECEIVING
-    row = {
-        "id": one.id,
-        "series_id": one.series,
-        "revision": now_open.revision + 1 if is_late else now_open.revision,
-        "sop_class_uid": one.sop_class_uid,
-        "sop_instance_uid": one.sop_instance_uid,
-        "transfer_syntax_uid": one.transfer_syntax_uid,
-        "size_bytes": one.size_bytes,
-        "sha256": one.sha256,
-        "file": one.file,
-        "origin": RECEIVED,
-        "peer": one.peer,
-        "stored_at": one.received_at,
-    }
-    if act.connection.execute(_ADD, row).rowcount == 0:
+    revision = now_open.revision + 1 if is_late else now_open.revision
+    if act.connection.execute(_ADD, mapping.new_received_instance(one, revision)).rowcount == 0:
         return _compare(act, one, now_open, is_judged=is_late)
     now_open.added.append(one.received_at)
     if is_late:

@@ -11,14 +11,12 @@ from sqlalchemy import Connection, Row, and_, exists, func, insert, select, upda
 
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger import deliveries
+from dicomnode.ledger import deliveries, mapping
 from dicomnode.ledger.act import Act
-from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob, Priority
-from dicomnode.ledger.schema import DERIVED, MAX_ATTEMPTS, instance, job, series
+from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob
+from dicomnode.ledger.schema import MAX_ATTEMPTS, instance, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
-from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState, SeriesState
-
-OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
+from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState
 
 _NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 _NO_TROUBLE: Final[dict[str, object]] = {"reason": None, "sentence": ""}
@@ -183,26 +181,8 @@ def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job 
     row = act.take(_CLAIM, owner=owner, until=until, but=list(but))
     if row is None:
         return None
-    output = row.output_series_id if row.output_series_id is not None else _make_output(act, row)
-    return Job(
-        id=JobId(row.id),
-        series=SeriesId(row.series_id),
-        revision=row.revision,
-        output_series=SeriesId(output),
-        planned=PlannedJob(
-            rule=row.rule,
-            model=row.model,
-            model_digest=row.model_digest,
-            ratio=row.ratio,
-            parameters=row.parameters,
-            deliver_to=tuple(row.deliver_to),
-            sentence=row.verdict,
-        ),
-        derivation_number=row.derivation_number,
-        created_at=row.created_at,
-        attempts=row.attempts,
-        lease_token=row.lease_token,
-    )
+    output = _make_output(act, row) if row.output_series_id is None else SeriesId(row.output_series_id)
+    return mapping.claimed_job(row, output)
 
 
 def is_ours(connection: Connection, claimed: Job) -> bool:
@@ -230,21 +210,7 @@ def finish(act: Act, claimed: Job, derived: DerivedSeries) -> bool:
     act.connection.execute(
         insert(instance),
         [
-            {
-                "id": one.id,
-                "series_id": claimed.output_series,
-                "revision": 1,
-                "sop_class_uid": one.sop_class_uid,
-                "sop_instance_uid": one.sop_instance_uid,
-                "transfer_syntax_uid": one.transfer_syntax_uid,
-                "size_bytes": one.size_bytes,
-                "sha256": one.sha256,
-                "file": f"{claimed.output_series}/{one.file_name}",
-                "origin": DERIVED,
-                "job_id": claimed.id,
-                "number": number,
-                "stored_at": act.now,
-            }
+            mapping.new_derived_instance(one, claimed, number, act.now)
             for number, one in enumerate(derived.instances, start=1)
         ],
     )
@@ -298,50 +264,14 @@ def _of_the_rule(parameters: str) -> dict[str, object]:
 
 def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
     last = act.connection.execute(_LAST_DERIVATION, bind_values(series=series_id)).scalar_one()
-    made = act.connection.execute(
-        insert(job).returning(job.c.id),
-        {
-            "series_id": series_id,
-            "revision": revision,
-            **act.born(JobState.QUEUED, Event.PLAN),
-            "rule": planned.rule,
-            "model": planned.model,
-            "model_digest": planned.model_digest,
-            "ratio": planned.ratio,
-            "parameters": planned.parameters,
-            "derivation_number": last + 1,
-            "deliver_to": list(planned.deliver_to),
-            "verdict": planned.sentence,
-            "created_at": act.now,
-            "queued_at": act.now,
-            "attempts": 0,
-            "lease_token": 0,
-            "sentence": "",
-            "notes": [],
-            "priority": Priority.NORMAL,
-        },
-    ).scalar_one()
-    return JobId(made)
+    new = mapping.new_job(act, series_id, revision, planned, derivation_number=last + 1)
+    return JobId(act.connection.execute(insert(job).returning(job.c.id), new).scalar_one())
 
 
 def _make_output(act: Act, row: Row[*tuple[object, ...]]) -> SeriesId:
     """The series that the job will fill: the same folder at each attempt."""
-    output = act.connection.execute(
-        insert(series).returning(series.c.id),
-        {
-            "origin": DERIVED,
-            "revision": 1,
-            **act.born(SeriesState.KEPT, OWN_OUTPUT),
-            "created_at": act.now,
-            "aborted": False,
-            "reason": OWN_OUTPUT,
-            "sentence": (
-                f"This series was made by this node from series {row.series_id}; it is kept and never processed again."
-            ),
-            "notes": [],
-            "alert": False,
-        },
-    ).scalar_one()
+    new = mapping.new_derived_series(act, SeriesId(row.series_id))
+    output = act.connection.execute(insert(series).returning(series.c.id), new).scalar_one()
     act.connection.execute(_SET_OUTPUT, bind_values(job=row.id, output=output))
     return SeriesId(output)
 

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, false, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, false, func, literal, or_, select
 
-from dicomnode.ledger import quarantine
-from dicomnode.ledger.lines import AnswerLine, DeliveryLine, SeriesLine
+from dicomnode.ledger import mapping, quarantine
+from dicomnode.ledger.lines import DeliveryLine, SeriesLine
+from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import RECEIVED, delivery, delivery_item, instance, job, series
 from dicomnode.ledger.schema import quarantine as aside
 from dicomnode.ledger.statements import stands
-from dicomnode.ledger.states import DeliveryState, ItemState
+from dicomnode.ledger.states import DeliveryState
 
 NO_PEER: Final = "no_peer"  # reason of a due delivery whose peer the settings do not name, or not with an address
-
-AnyRow = Row[*tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,22 +68,7 @@ def series_lines(connection: Connection, wanted: Wanted, *, derived: bool) -> li
         .order_by(series.c.id.desc())
         .limit(wanted.limit)
     )
-    return [
-        SeriesLine(
-            id=row.id,
-            state=row.state,
-            revision=row.revision,
-            reason=row.reason,
-            instances=row.instances,
-            alert=row.alarms,
-            origin=row.origin,
-            source=row.source,
-            job=row.job,
-            job_state=row.job_state,
-            last_at=row.last_at,
-        )
-        for row in connection.execute(question)
-    ]
+    return [mapping.series_line(row) for row in connection.execute(question)]
 
 
 def count_series(connection: Connection, wanted: Wanted, *, derived: bool) -> int:
@@ -189,28 +173,10 @@ def _delivery_line(row: AnyRow, tally: Sequence[AnyRow], *, reachable: Collectio
     said = [row.sentence]
     if not has_peer and row.state in (DeliveryState.DUE, DeliveryState.HELD):
         said = [*([] if is_due else said), no_peer_sentence(row.id, row.peer)]
-    return DeliveryLine(
-        id=row.id,
-        state=row.state,
-        peer=row.peer,
-        items=sum(part.items for part in tally),
-        acknowledged=sum(part.items for part in tally if part.state == ItemState.ACKNOWLEDGED),
-        refused=sum(part.items for part in tally if part.state == ItemState.REFUSED),
+    return mapping.delivery_line(
+        row,
+        tally,
         next_at=row.next_at if is_due and has_peer else None,
         reason=row.reason_now,
         sentence=" ".join(said),
-        series=row.series_id,
-        revision=row.revision,
-        job=row.job_id,
-        attempts=row.attempts,
-        failures=row.failures,
-        proof=row.proof,
-        sent_at=row.sent_at,
-        answers=tuple(
-            AnswerLine(status=f"{part.status:04X}", state=part.state, items=part.items)
-            for part in tally
-            if part.status is not None
-        ),
-        created_at=row.created_at,
-        changed_at=row.state_at,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from dicomnode.errors import InputError
+from dicomnode.ledger import mapping
 from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import ImportedModel, ModelId
 from dicomnode.ledger.schema import model
@@ -35,19 +36,7 @@ def take_in(act: Act, imported: ImportedModel) -> tuple[ModelId, bool]:
     if known is not None:
         act.note("imported_again", table=model.name, row=known)
         return ModelId(known), False
-    lowest, highest = imported.ratios
-    made = act.connection.execute(
-        insert(model).returning(model.c.id),
-        {
-            "name": imported.name,
-            "digest": imported.digest,
-            "kind": imported.kind,
-            "lowest_ratio": lowest,
-            "highest_ratio": highest,
-            **act.born(ModelState.IMPORTED, "import"),
-            "imported_at": act.now,
-        },
-    ).scalar_one()
+    made = act.connection.execute(insert(model).returning(model.c.id), mapping.new_model(act, imported)).scalar_one()
     return ModelId(made), True
 
 
@@ -82,20 +71,10 @@ def roll_back(act: Act, name: str, *, to: ModelId | None) -> None:
 
 def active(connection: Connection) -> dict[str, ImportedModel]:
     """By name: the imported model that rules get. A name that is missing means what came with the node."""
-    return {row.name: _imported(row) for row in connection.execute(_ACTIVE)}
+    return {row.name: mapping.imported_model(row) for row in connection.execute(_ACTIVE)}
 
 
 def before_active(connection: Connection, name: str) -> ImportedModel | None:
     """What a rollback of this name would go back to among the imported ones."""
     row = connection.execute(_FOREMOST_REPLACED, bind_values(name=name)).one_or_none()
-    return None if row is None else _imported(row)
-
-
-def _imported(row: Row[*tuple[object, ...]]) -> ImportedModel:
-    return ImportedModel(
-        id=ModelId(row.id),
-        name=row.name,
-        digest=row.digest,
-        kind=row.kind,
-        ratios=(row.lowest_ratio, row.highest_ratio),
-    )
+    return None if row is None else mapping.imported_model(row)

@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, and_, exists, func, insert, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import InstanceId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries
+from dicomnode.ledger import deliveries, mapping
 from dicomnode.ledger.act import Act
 from dicomnode.ledger.deliveries import COMPARED, IS_HARM
 from dicomnode.ledger.lines import AttentionLine, QuarantineLine
@@ -70,14 +70,8 @@ _UNEXAMINED = (
         quarantine.c.id,
         quarantine.c.reason,
         quarantine.c.file,
-        quarantine.c.sha256,
         quarantine.c.series_id,
-        instance.c.id.label("kept"),
-        instance.c.series_id.label("kept_series"),
-        instance.c.file.label("kept_file"),
-        instance.c.sha256.label("kept_bytes"),
-        instance.c.transfer_syntax_uid,
-        instance.c.origin,
+        *mapping.KNOWN_INSTANCE,
         _IS_STORED.label("is_stored"),
     )
     .join_from(quarantine, instance, isouter=True)
@@ -191,21 +185,8 @@ def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> Q
     belongs_to = file.series
     if belongs_to is None and file.instance is not None:
         belongs_to = act.connection.execute(_SERIES_OF, bind_values(kept=file.instance)).scalar_one()
-    made = act.connection.execute(
-        quarantine.insert().returning(quarantine.c.id),
-        {
-            "file": file.file,
-            "reason": file.reason,
-            "sha256": file.sha256,
-            "peer": file.peer,
-            "instance_id": file.instance,
-            "kept_sha256": file.kept_sha256,
-            "at": act.now,
-            "series_id": belongs_to,
-            "finding": finding,
-            "details": [],
-        },
-    ).scalar_one()
+    new = mapping.new_quarantine(act, file, belongs_to, finding)
+    made = act.connection.execute(insert(quarantine).returning(quarantine.c.id), new).scalar_one()
     if file.instance is None:
         act.note(file.reason, table=quarantine.name, row=made)
     else:
@@ -250,26 +231,7 @@ def waiting_series(connection: Connection) -> list[SeriesId]:
 
 def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
     """List the files of a series that are to be compared; those that could not be compared before come again."""
-    return [
-        Unexamined(
-            id=QuarantineId(row.id),
-            reason=QuarantineReason(row.reason),
-            file=row.file,
-            series=SeriesId(row.series_id),
-            is_stored=row.is_stored,
-            kept=None
-            if row.kept is None
-            else KnownInstance(
-                id=InstanceId(row.kept),
-                series=SeriesId(row.kept_series),
-                file=row.kept_file,
-                sha256=row.kept_bytes,
-                transfer_syntax_uid=row.transfer_syntax_uid,
-                is_derived=row.origin != RECEIVED,
-            ),
-        )
-        for row in connection.execute(_UNEXAMINED, bind_values(series=series_id))
-    ]
+    return [mapping.unexamined(row) for row in connection.execute(_UNEXAMINED, bind_values(series=series_id))]
 
 
 def examined(act: Act, series_id: SeriesId, found: Sequence[Examined]) -> None:
@@ -318,7 +280,7 @@ def lines(
     """The files that were set aside, the newest first: those that wait for a person, or all."""
     question = _LINES if is_all else _LINES.where(IS_ALERT)
     question = question if reason is None else question.where(quarantine.c.reason == reason)
-    return [_line(row) for row in connection.execute(question.limit(limit))]
+    return [mapping.quarantine_line(row) for row in connection.execute(question.limit(limit))]
 
 
 def attention(connection: Connection) -> list[AttentionLine]:
@@ -370,23 +332,3 @@ def _sentences(connection: Connection, series_id: SeriesId, *, is_unseen: bool) 
         return ()
     instances = connection.execute(_INSTANCES, bind_values(series=series_id)).scalar_one()
     return set_aside(tuple(groups.values()), instances)
-
-
-def _line(row: Row[*tuple[object, ...]]) -> QuarantineLine:
-    state = "harmless" if row.finding == Finding.SAME else "unseen" if row.seen_at is None else "seen"
-    return QuarantineLine(
-        id=row.id,
-        state=state,
-        file=row.file,
-        reason=row.reason,
-        finding=row.finding,
-        details=tuple(row.details),
-        peer=row.peer,
-        sha256=row.sha256,
-        kept_sha256=row.kept_sha256,
-        kept_file=row.kept_file,
-        kept_series=row.kept_series,
-        series=row.series_id,
-        at=row.at,
-        seen_at=row.seen_at,
-    )

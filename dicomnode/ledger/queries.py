@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from sqlalchemy import Connection, Row, Select, and_, func, literal, or_, select
+from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import lists, models, quarantine
+from dicomnode.ledger import lists, mapping, models, quarantine
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lines import (
     AttentionLine,
-    BootLine,
     DeliveryLine,
     EventLine,
     Explanation,
-    InstanceLine,
     JobLine,
     ModelRow,
     QuarantineLine,
@@ -27,6 +25,7 @@ from dicomnode.ledger.lines import (
     Status,
 )
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
+from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.rows import ImportedModel, QuarantineReason
 from dicomnode.ledger.schema import (
     RECEIVED,
@@ -47,9 +46,6 @@ from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 
 MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
-
-
-_AnyRow = Row[*tuple[object, ...]]
 
 _ONE_SERIES = select(series, IS_ALERT, SOURCE.label("source")).where(series.c.id == bound("series"))
 _FILES = (
@@ -122,38 +118,12 @@ class Reader:
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
             files = connection.execute(_FILES, bind_values(series=series_id)).all()
-            return SeriesDetail(
-                id=row.id,
-                state=row.state,
-                revision=row.revision,
-                reason=row.reason,
-                sentence=row.sentence,
-                notes=tuple(row.notes),
-                alert=row.alarms,
-                aborted=row.aborted,
-                origin=row.origin,
-                source=row.source,
-                series_uid=row.series_uid if identify else None,
-                created_at=row.created_at,
-                first_at=row.first_at,
-                last_at=row.last_at,
-                instances=len(files),
-                size_bytes=sum(file.size_bytes for file in files),
-                peers=tuple(sorted({file.peer for file in files if file.peer is not None})),
-                jobs=_jobs_of(connection, series_id),
-                deliveries=self._deliveries_of(connection, series_id),
-                files=tuple(
-                    InstanceLine(
-                        file=file.file,
-                        revision=file.revision,
-                        size_bytes=file.size_bytes,
-                        sha256=file.sha256,
-                        peer=file.peer,
-                        stored_at=file.stored_at,
-                        sop_instance_uid=file.sop_instance_uid if identify else None,
-                    )
-                    for file in files
-                ),
+            return mapping.series_detail(
+                row,
+                files,
+                _jobs_of(connection, series_id),
+                self._deliveries_of(connection, series_id),
+                identify=identify,
             )
 
     def series_explain(self, series_id: int, *, identify: bool = False) -> Explanation:
@@ -215,19 +185,7 @@ class Reader:
     def imported_models(self) -> list[ModelRow]:
         """The models that were imported, the oldest first."""
         with self._database.reading() as connection:
-            return [
-                ModelRow(
-                    id=row.id,
-                    name=row.name,
-                    digest=row.digest,
-                    kind=row.kind,
-                    ratios=(row.lowest_ratio, row.highest_ratio),
-                    state=row.state,
-                    place=row.place,
-                    imported_at=row.imported_at,
-                )
-                for row in connection.execute(select(model).order_by(model.c.id))
-            ]
+            return [mapping.model_row(row) for row in connection.execute(select(model).order_by(model.c.id))]
 
     def active_models(self) -> dict[str, ImportedModel]:
         """By name: the imported model that rules get instead of the one that came with the node."""
@@ -242,7 +200,7 @@ class Reader:
             .order_by(events.c.id)
         )
         with self._database.reading() as connection:
-            return tuple(_event_line(row, row.row_id) for row in connection.execute(question))
+            return tuple(mapping.event_line(row, row.row_id) for row in connection.execute(question))
 
     def require_sound(self) -> None:
         """Raise LedgerError where the file is damaged: what a service looks at when it starts."""
@@ -259,9 +217,7 @@ class Reader:
             received = select(series.c.state, func.count()).where(series.c.origin == RECEIVED)
             return Status(
                 version=self._version,
-                boot=None
-                if last is None
-                else BootLine(id=last.id, pid=last.pid, host=last.host, began_at=last.began_at, ended_at=last.ended_at),
+                boot=None if last is None else mapping.boot_line(last),
                 instances=instances - derived,
                 derived_instances=derived,
                 series=_per(SeriesState, _numbers(connection, received.group_by(series.c.state))),
@@ -284,7 +240,7 @@ class Reader:
         return tuple(reversed(lines))
 
 
-def _series_row(connection: Connection, series_id: int) -> _AnyRow:
+def _series_row(connection: Connection, series_id: int) -> AnyRow:
     row = connection.execute(_ONE_SERIES, bind_values(series=series_id)).one_or_none()
     if row is None:
         raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")
@@ -293,29 +249,7 @@ def _series_row(connection: Connection, series_id: int) -> _AnyRow:
 
 def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
     """The jobs that read or made the series."""
-    return tuple(
-        JobLine(
-            id=row.id,
-            state=row.state,
-            series=row.series_id,
-            revision=row.revision,
-            rule=row.rule,
-            model=row.model,
-            model_digest=row.model_digest,
-            ratio=row.ratio,
-            parameters=row.parameters,
-            derivation_number=row.derivation_number,
-            output_series=row.output_series_id,
-            attempts=row.attempts,
-            reason=row.reason,
-            sentence=row.sentence,
-            created_at=row.created_at,
-            finished_at=row.finished_at,
-            seconds=row.seconds,
-            notes=tuple(row.notes),
-        )
-        for row in connection.execute(_JOBS, bind_values(series=series_id))
-    )
+    return tuple(mapping.job_line(row) for row in connection.execute(_JOBS, bind_values(series=series_id)))
 
 
 def _events(
@@ -339,21 +273,7 @@ def _events(
     for table, members in (("instance", of_images), ("delivery_item", of_items), ("quarantine", set_aside)):
         of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
         found += [(row.id, row, None) for row in connection.execute(of_members)]
-    return tuple(_event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
-
-
-def _event_line(row: _AnyRow, row_id: int | None) -> EventLine:
-    return EventLine(
-        at=row.at,
-        table=row.table_name,
-        row=row_id,
-        kind=row.kind,
-        from_state=row.from_state,
-        to_state=row.to_state,
-        by=row.actor,
-        detail=row.detail,
-        count=row.times,
-    )
+    return tuple(mapping.event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
 
 
 def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, int]:

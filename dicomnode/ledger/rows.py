@@ -14,7 +14,7 @@ UTC_OFFSET_MIN = "utc_offset_min"  # in a job's parameters: the time zone in whi
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
 
-
+OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import insert, select, update
 
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries, intake, jobs, models, quarantine, verdicts
+from dicomnode.ledger import deliveries, intake, jobs, mapping, models, quarantine, verdicts
 from dicomnode.ledger.act import NODE, Act
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
 from dicomnode.ledger.rows import (
@@ -103,9 +103,8 @@ class Ledger:
             last = act.connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
             stopped = select(boot.c.ended_at).where(boot.c.ended_at.is_not(None)).order_by(boot.c.id.desc()).limit(1)
             last_clean_stop = act.connection.execute(stopped).scalar_one_or_none()
-            made = act.connection.execute(
-                insert(boot).returning(boot.c.id), {"pid": pid, "host": host, "began_at": act.now}
-            ).scalar_one()
+            new = mapping.new_boot(act, pid=pid, host=host)
+            made = act.connection.execute(insert(boot).returning(boot.c.id), new).scalar_one()
             ended_cleanly = last is None or last.ended_at is not None
             detail = "the service ended" if ended_cleanly else "the service was killed"
             if not ended_cleanly:

@@ -9,8 +9,8 @@ from typing import Final
 from sqlalchemy import Connection, Row, func, or_, select, update
 
 from dicomnode.errors import InputError
-from dicomnode.ids import InstanceId, JobId, SeriesId
-from dicomnode.ledger import deliveries, jobs, quarantine
+from dicomnode.ids import JobId, SeriesId
+from dicomnode.ledger import deliveries, jobs, mapping, quarantine
 from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import SET_ASIDE, ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
 from dicomnode.ledger.schema import RECEIVED, instance, series
@@ -68,17 +68,7 @@ _ROW = select(series.c.state, series.c.revision, series.c.origin).where(series.c
 
 def receiving(connection: Connection) -> list[ReceivingSeries]:
     """The series whose instances still come; a number without instances is none."""
-    return [
-        ReceivingSeries(
-            id=SeriesId(row.id),
-            revision=row.revision,
-            instances=row.instances,
-            first_at=row.first_at,
-            last_at=row.last_at,
-            aborted=row.aborted,
-        )
-        for row in connection.execute(_RECEIVING)
-    ]
+    return [mapping.receiving_series(row) for row in connection.execute(_RECEIVING)]
 
 
 def settle(act: Act, series_id: SeriesId, revision: int, *, note: str, seen_at: datetime | None) -> bool:
@@ -88,23 +78,13 @@ def settle(act: Act, series_id: SeriesId, revision: int, *, note: str, seen_at: 
 
 def settled(connection: Connection) -> list[SettledSeries]:
     """The series that wait for their verdict."""
-    return [SettledSeries(id=SeriesId(row.id), revision=row.revision) for row in connection.execute(_SETTLED)]
+    return [mapping.settled_series(row) for row in connection.execute(_SETTLED)]
 
 
 def instances_of(connection: Connection, series_id: SeriesId, revision: int) -> list[ArchivedInstance]:
     """The frozen set of a revision."""
-    return [
-        ArchivedInstance(
-            id=InstanceId(row.id),
-            file=row.file,
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            size_bytes=row.size_bytes,
-            sha256=row.sha256,
-        )
-        for row in connection.execute(_INSTANCES, bind_values(series=series_id, revision=revision))
-    ]
+    of_revision = bind_values(series=series_id, revision=revision)
+    return [mapping.archived_instance(row) for row in connection.execute(_INSTANCES, of_revision)]
 
 
 def keep(
