@@ -1,4 +1,7 @@
-"""Deliveries and their items: born when a job is done, claimed by the peer's loop, ended by its answers."""
+"""Deliveries and their items: opened when a job is done, claimed by the loop of their peer, ended by its answers.
+
+What an operator does to a delivery stands in ``delivery_commands``.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,20 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, exists, func, insert, literal_column, or_, select, update
 
-from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, InstanceId, JobId, SeriesId
 from dicomnode.ledger import mapping
 from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
-from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine, series
+from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
-from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, JobState
+from dicomnode.ledger.states import DeliveryState, Event, ItemState
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
 
-_later = job.alias("later")
-
-_NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
+NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 
 _MINE = and_(delivery.c.id == bound("delivery"), delivery.c.lease_token == bound("token"))
 _STILL_MINE = exists().where(_MINE, stands(delivery, DeliveryState.SENDING))
@@ -37,8 +37,8 @@ _PART_IS_THERE = exists().where(
 # A clock that was set back stands before the moment at which the wait began: nobody waits for it to catch up.
 _IS_DUE = or_(delivery.c.next_at <= bound("now"), delivery.c.state_at > bound("now"))
 
-# Files set aside of which a series may lack something, once somebody has looked; of these a finding is harm, all but
-# one, and in doubt is a series while one of them is not looked at, or is harm, and no person has seen it.
+# COMPARED: files of these reasons are compared with what was kept, because their series may lack something. Every
+# finding but SAME is harm. A series is in doubt while such a file is harm, or not compared yet, and no person saw it.
 COMPARED: Final = quarantine.c.reason.in_(
     [QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING, QuarantineReason.ORPHAN]
 )
@@ -73,9 +73,9 @@ _OPEN = (
 _LEASE_LOST = (
     moving(delivery, Event.LEASE_LOST)
     .where(delivery.c.peer == bound("peer"), delivery.c.lease_until < bound("now"))
-    .values(next_at=bound("now"), **_NO_LEASE)
+    .values(next_at=bound("now"), **NO_LEASE)
 )
-_RETURN_ALL = moving(delivery, Event.LEASE_LOST).values(next_at=bound("now"), **_NO_LEASE)
+_RETURN_ALL = moving(delivery, Event.LEASE_LOST).values(next_at=bound("now"), **NO_LEASE)
 _CLAIM = (
     moving(delivery, Event.CLAIM)
     .where(
@@ -145,7 +145,7 @@ _ITEMS_BY_STATE = (
     .order_by(delivery_item.c.state, delivery_item.c.status)
 )
 
-_RETURN = moving(delivery, Event.RETURN).where(_MINE).values(next_at=bound("next_at"), **_NO_LEASE)
+_RETURN = moving(delivery, Event.RETURN).where(_MINE).values(next_at=bound("next_at"), **NO_LEASE)
 _DEFER = _RETURN.values(
     # "In a row" ends with progress: an image that was acknowledged in this very attempt.
     failures=bound("failures"),
@@ -155,54 +155,20 @@ _DEFER = _RETURN.values(
 _PROGRESS = select(
     exists().where(delivery_item.c.delivery_id == bound("delivery"), delivery_item.c.attempt == bound("attempt"))
 )
-_HOLD = (
-    moving(delivery, Event.HOLD).where(_MINE).values(reason=bound("reason"), sentence=bound("sentence"), **_NO_LEASE)
-)
+_HOLD = moving(delivery, Event.HOLD).where(_MINE).values(reason=bound("reason"), sentence=bound("sentence"), **NO_LEASE)
 _FINISH = (
     moving(delivery, Event.FINISH)
     .where(_MINE)
-    .values(sent_at=bound("now"), proof="acknowledged", failures=0, reason=None, sentence="", **_NO_LEASE)
+    .values(sent_at=bound("now"), proof="acknowledged", failures=0, reason=None, sentence="", **NO_LEASE)
 )
-_CANCEL = (
-    moving(delivery, Event.CANCEL)
-    .where(delivery.c.id == bound("delivery"))
-    .values(reason=OPERATOR, sentence=bound("sentence"), **_NO_LEASE)
-)
-_SOMETHING_NEWER = select(
-    exists().where(
-        job.c.id == bound("job"),
-        or_(
-            job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery(),
-            exists().where(
-                _later.c.series_id == job.c.series_id, _later.c.id > job.c.id, stands(_later, JobState.DONE)
-            ),
-        ),
-    )
-)
-_INSTANCES = (
-    select(delivery_item.c.instance_id)
-    .where(delivery_item.c.delivery_id == bound("delivery"))
-    .order_by(delivery_item.c.id)
-)
-_DUE_NOW = {"next_at": bound("now"), "failures": 0, "reason": None, "sentence": ""}
-_RELEASE = moving(delivery, Event.RELEASE).where(delivery.c.id == bound("delivery")).values(**_DUE_NOW)
+DUE_NOW = {"next_at": bound("now"), "failures": 0, "reason": None, "sentence": ""}
 _RELEASE_DOUBTFUL = (
     moving(delivery, Event.RELEASE)
     .where(
         delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"))),
         delivery.c.reason == SET_ASIDE,
     )
-    .values(**_DUE_NOW)
-)
-_RETRY = moving(delivery, Event.RETRY).where(delivery.c.id == bound("delivery")).values(**_DUE_NOW)
-_HASTEN = update(delivery).where(delivery.c.id == bound("delivery")).values(**_DUE_NOW)
-_RETRY_ITEMS = (
-    moving(delivery_item, Event.RETRY).where(delivery_item.c.delivery_id == bound("delivery")).values(tries=0)
-)
-_FRESH_TRIES = (
-    update(delivery_item)
-    .where(delivery_item.c.delivery_id == bound("delivery"), stands(delivery_item, ItemState.PENDING))
-    .values(tries=0)
+    .values(**DUE_NOW)
 )
 
 
@@ -249,10 +215,10 @@ def open_deliveries(
     elif is_in_doubt(act.connection, series_id):
         reason, sentence = SET_ASIDE, _doubt(series_id)
     for peer in dict.fromkeys(peers):
-        _open(act, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
+        open_one(act, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
 
 
-def _open(
+def open_one(
     act: Act,
     job_id: JobId,
     peer: str,
@@ -383,111 +349,6 @@ def finish(act: Act, claimed: Delivery) -> DeliveryState | None:
     sentence = f"{claimed.peer} refused {sum(row.items for row in refused)} of {total} images: {statuses}."
     hold(act, claimed, reason=REFUSED, sentence=sentence)
     return DeliveryState.HELD
-
-
-def retry(act: Act, delivery_id: DeliveryId) -> None:
-    """The operator's *retry*: due now, refused items pending again."""
-    row = _row_for_operator(act.connection, delivery_id)
-    match DeliveryState(row.state):
-        case DeliveryState.HELD:
-            act.move(_RETRY, delivery=delivery_id)
-        case DeliveryState.CANCELLED:
-            _refuse_outdated(act.connection, row)
-            act.move(_RETRY, delivery=delivery_id)
-        case DeliveryState.DUE:
-            act.connection.execute(_HASTEN, bind_values(now=act.now, delivery=delivery_id))
-            act.note(Event.RETRY, table=delivery.name, row=delivery_id)
-        case _:
-            raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to retry.")
-    act.connection.execute(_FRESH_TRIES, bind_values(delivery=delivery_id))
-    act.move(_RETRY_ITEMS, delivery=delivery_id)
-
-
-def send_to(act: Act, delivery_id: DeliveryId, peer: str) -> DeliveryId:
-    """The operator's *retry* to another peer, which gets all images: what the first peer has says nothing of this one.
-
-    One that is not sent yet is cancelled in favour of it. The delivery to that peer: a new one, or the one of the same
-    job that was cancelled before.
-    """
-    row = _row_for_operator(act.connection, delivery_id)
-    if row.peer == peer:
-        retry(act, delivery_id)
-        return delivery_id
-    if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
-        _refuse_outdated(act.connection, row)
-    there = act.connection.execute(
-        select(delivery).where(delivery.c.job_id == row.job_id, delivery.c.peer == peer)
-    ).one_or_none()
-    if there is None:
-        instances = act.connection.execute(_INSTANCES, bind_values(delivery=delivery_id)).scalars().all()
-        target = _open(act, row.job_id, peer, instances, cause=Event.RETRY)
-    elif there.state == DeliveryState.CANCELLED:
-        target = DeliveryId(there.id)
-        retry(act, target)
-    else:
-        raise InputError(
-            f"Delivery {there.id} brings the same images to {peer} and is {_stands(there)}; nothing was changed.",
-            hint=f"`dicomnode deliveries cancel {delivery_id}` gives this one up.",
-        )
-    act.move(
-        _CANCEL,
-        f"delivery {target} goes to {peer} instead",
-        delivery=delivery_id,
-        sentence=f"An operator sent it to {peer} instead: delivery {target}.",
-    )  # changes nothing where it is sent or cancelled already
-    return target
-
-
-def release(act: Act, delivery_id: DeliveryId) -> None:
-    """The operator's *release*: a held delivery is due."""
-    row = _row_for_operator(act.connection, delivery_id)
-    if row.state != DeliveryState.HELD:
-        raise InputError(f"Delivery {delivery_id} is {_stands(row)}; only a held one can be released.")
-    act.move(_RELEASE, delivery=delivery_id)
-
-
-def cancel(act: Act, delivery_id: DeliveryId) -> None:
-    """The operator's *cancel*: nothing more of it is sent, once the instance on its way has its answer."""
-    row = _row_for_operator(act.connection, delivery_id)
-    if act.move(_CANCEL, delivery=delivery_id, sentence="An operator cancelled it.") == 0:
-        raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to cancel.")
-
-
-def peer_of(connection: Connection, delivery_id: DeliveryId) -> str:
-    """To whom a delivery goes. Raises InputError where there is none."""
-    peer: str = _row_for_operator(connection, delivery_id).peer
-    return peer
-
-
-def _stands(row: Row[*tuple[object, ...]]) -> str:
-    if row.state == DeliveryState.CANCELLED and row.reason == OPERATOR:
-        return "cancelled, by an operator"
-    return _IN_WORDS[DeliveryState(row.state)]
-
-
-_IN_WORDS: Final = {
-    DeliveryState.DUE: "due already",
-    DeliveryState.SENDING: "being sent at this moment",
-    DeliveryState.SENT: "sent already",
-    DeliveryState.HELD: "held",
-    DeliveryState.CANCELLED: "cancelled, because something newer took its place",
-}
-
-
-def _refuse_outdated(connection: Connection, row: Row[*tuple[object, ...]]) -> None:
-    """What has ended goes out again only while nothing newer has taken its place."""
-    if connection.execute(_SOMETHING_NEWER, bind_values(job=row.job_id)).scalar_one():
-        raise InputError(
-            f"Delivery {row.id} is {row.state}, and its series has a newer revision or derivation by now; "
-            "nothing was changed."
-        )
-
-
-def _row_for_operator(connection: Connection, delivery_id: DeliveryId) -> Row[*tuple[object, ...]]:
-    row = connection.execute(select(delivery).where(delivery.c.id == delivery_id)).one_or_none()
-    if row is None:
-        raise InputError(f"There is no delivery {delivery_id}.", hint="`dicomnode deliveries list` shows them.")
-    return row
 
 
 def _doubt(series_id: SeriesId) -> str:

@@ -1,9 +1,10 @@
-"""The one writer of the ledger: each method is one business act in one transaction.
+"""The one writer of the ledger: each method is one transaction.
 
 Everything durable goes through here, from any thread of the service and from the operator's commands beside it. A
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
-(its lease was lost, a late instance came) and that nothing was written. How each act changes which rows stands in
-``intake``, ``verdicts``, ``jobs``, ``deliveries`` and ``models``; which changes there are at all, in ``states``.
+(its lease was lost, a late instance came) and that nothing was written. ``intake``, ``verdicts``, ``quarantine``,
+``jobs``, ``deliveries``, ``delivery_commands`` and ``models`` say which rows a transaction changes, ``states`` which
+changes there are at all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 from sqlalchemy import insert, select, update
 
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries, intake, jobs, mapping, models, quarantine, verdicts
+from dicomnode.ledger import deliveries, delivery_commands, intake, jobs, mapping, models, quarantine, verdicts
 from dicomnode.ledger.act import NODE, Act
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
 from dicomnode.ledger.rows import (
@@ -335,7 +336,7 @@ class Ledger:
     def peer_of_delivery(self, delivery: DeliveryId) -> str:
         """To whom it goes. Raises InputError where there is none."""
         with self._database.reading() as connection:
-            return deliveries.peer_of(connection, delivery)
+            return delivery_commands.peer_of(connection, delivery)
 
     def delivery_state(self, delivery: DeliveryId) -> DeliveryState:
         """Where a delivery stands."""
@@ -423,7 +424,7 @@ class Ledger:
     def retry_delivery(self, delivery: DeliveryId, by: str) -> None:
         """Due now, refused items pending again. Raises InputError where that means nothing."""
         with self._act("retry_delivery", by) as act:
-            deliveries.retry(act, delivery)
+            delivery_commands.retry(act, delivery)
 
     def send_delivery_to(self, delivery: DeliveryId, peer: str, by: str) -> DeliveryId:
         """Bring its images to another peer, and give up what is not sent yet; the delivery to that peer.
@@ -431,17 +432,17 @@ class Ledger:
         Raises InputError where the peer has them already, or is about to get them.
         """
         with self._act("send_delivery_to", by) as act:
-            return deliveries.send_to(act, delivery, peer)
+            return delivery_commands.send_to(act, delivery, peer)
 
     def cancel_delivery(self, delivery: DeliveryId, by: str) -> None:
         """Send no more of it. Raises InputError where it has ended already."""
         with self._act("cancel_delivery", by) as act:
-            deliveries.cancel(act, delivery)
+            delivery_commands.cancel(act, delivery)
 
     def release_delivery(self, delivery: DeliveryId, by: str) -> None:
         """A held delivery is due. Raises InputError where it is not held."""
         with self._act("release_delivery", by) as act:
-            deliveries.release(act, delivery)
+            delivery_commands.release(act, delivery)
 
     def see_quarantine(self, rows: Collection[int] | None, by: str) -> int:
         """A person has seen these rows of quarantine, or all; how many were new. Raises InputError for no such row."""
