@@ -173,22 +173,22 @@ _RELEASE_DOUBTFUL = (
 
 
 def supersede_unsent(act: Act, series_id: SeriesId, *, but_job: JobId | None, detail: str) -> None:
-    """Give up the deliveries of a series of which nothing has reached a peer, but those of one job."""
+    """Cancel the deliveries of a series of which nothing has reached a peer, except those of one job."""
     act.move(_SUPERSEDE, detail, series=series_id, but_job=-1 if but_job is None else but_job)
 
 
 def is_in_doubt(connection: Connection, series_id: SeriesId) -> bool:
-    """Was something of the series set aside that may matter, and that no person has seen?"""
+    """Was a file of the series set aside that may matter, and that no person has seen?"""
     return bool(connection.execute(select(_IS_IN_DOUBT), bind_values(series=series_id)).scalar_one())
 
 
 def hold_doubtful(act: Act, series_id: SeriesId) -> None:
-    """Something of the series was set aside: what has not begun its way to a peer waits until that is looked at."""
+    """Hold the deliveries of which nothing has reached a peer: a file of the series was set aside."""
     act.move(_HOLD_DOUBTFUL, series=series_id, sentence=_doubt(series_id))
 
 
 def release_doubtful(act: Act, series_id: SeriesId, detail: str) -> int:
-    """Let go what was held for that; how many deliveries."""
+    """Make the deliveries due that ``hold_doubtful`` held; return how many there were."""
     return act.move(_RELEASE_DOUBTFUL, detail, series=series_id)
 
 
@@ -201,7 +201,10 @@ def open_deliveries(
     peers: Sequence[str],
     instances: Sequence[InstanceId],
 ) -> None:
-    """Bring what a done job made to its peers, or hold it where an older revision was on its way before."""
+    """Open a delivery to each peer of a done job.
+
+    It is held where an older revision was on its way before, or where the series is in doubt.
+    """
     supersede_unsent(act, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
     begun_revision = act.connection.execute(_BEGUN_REVISION, bind_values(series=series_id)).scalar_one()
     reason = None
@@ -228,7 +231,7 @@ def open_one(
     reason: str | None = None,
     sentence: str = "",
 ) -> DeliveryId:
-    """Make a delivery with all its items and the priority of its job; held where there is a reason why it waits."""
+    """Make a delivery with all its items and the priority of its job. With a reason it is held, else it is due."""
     new = mapping.new_delivery(act, job_id, peer, cause=cause, reason=reason, sentence=sentence)
     made = DeliveryId(act.connection.execute(_OPEN, {**new, **bind_values(job=job_id)}).scalar_one())
     act.connection.execute(insert(delivery_item), mapping.new_items(act, made, instances, cause=cause))
@@ -236,7 +239,7 @@ def open_one(
 
 
 def return_all(act: Act, detail: str) -> int:
-    """At the start of a service no lease is alive: what was being sent is due again."""
+    """Make every delivery due that was being sent: at the start of a service no lease is alive."""
     return act.move(_RETURN_ALL, detail)
 
 
@@ -248,7 +251,7 @@ def claim(act: Act, peer: str, owner: str, until: datetime) -> Delivery | None:
 
 
 def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | None:
-    """When the first waiting delivery to this peer may be claimed."""
+    """Return the moment from which the first waiting delivery to this peer may be claimed. None: none waits."""
     waiting = (delivery.c.peer == peer, stands(delivery, DeliveryState.DUE))
     if connection.execute(select(exists().where(*waiting, _IS_DUE)), bind_values(now=now)).scalar_one():
         return now
@@ -257,7 +260,7 @@ def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | 
 
 
 def without_peer(connection: Connection, reachable: Collection[str]) -> dict[str, int]:
-    """The peers that are not among those that can be sent to, and how many deliveries are due to each."""
+    """Count the due deliveries to each peer that is not among those that can be sent to."""
     question = (
         select(delivery.c.peer, func.count())
         .where(stands(delivery, DeliveryState.DUE), delivery.c.peer.not_in(sorted(reachable)))
@@ -268,12 +271,12 @@ def without_peer(connection: Connection, reachable: Collection[str]) -> dict[str
 
 
 def beat(act: Act, claimed: Delivery, until: datetime) -> bool:
-    """Keep the lease; False: it is no longer ours."""
+    """Renew the lease. False: the delivery is no longer ours."""
     return act.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
 
 
 def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryItem]:
-    """What the peer has still to get, in the order of the slices."""
+    """List the pending items, in the order of the slices."""
     refusals: defaultdict[int, set[int]] = defaultdict(set)
     for row in connection.execute(_REFUSALS, bind_values(delivery=claimed.id)):
         refusals[row.row_id].add(int(row.detail, 16))
@@ -284,36 +287,36 @@ def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryIte
 
 
 def is_ours(connection: Connection, claimed: Delivery) -> bool:
-    """Does the claim hold? Not after its lease was lost, or an operator cancelled the delivery."""
+    """Does the claim hold? It does not after its lease was lost, or an operator cancelled the delivery."""
     return bool(connection.execute(select(_STILL_MINE), bind_values(**_claim_of(claimed))).scalar_one())
 
 
 def state_of(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
-    """Where the delivery stands, whoever holds it."""
+    """Return the state of a delivery, whoever holds it."""
     return DeliveryState(connection.execute(select(delivery.c.state).where(delivery.c.id == delivery_id)).scalar_one())
 
 
 def acknowledge(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
-    """The peer has it. False: the claim is no longer ours, and no other item may be sent."""
+    """Record that the peer has the instance. False: the claim is no longer ours, and no other item may be sent."""
     answer = {**_claim_of(claimed), "item": item.id, "status": status, "attempt": claimed.attempts}
     return act.move(_ACKNOWLEDGE, f"{status:04X}", **answer) == 1 and is_ours(act.connection, claimed)
 
 
 def refuse(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
-    """The peer will not take it. False: as of ``acknowledge``."""
+    """Record that the peer will not take the instance. False means the same as from ``acknowledge``."""
     moved = act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, status=status)
     return moved == 1 and is_ours(act.connection, claimed)
 
 
 def fail_item(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> int:
-    """The peer could not take it this time; how often that has happened now."""
+    """Record that the peer could not take the instance this time; return how often that has happened."""
     answer = bind_values(**_claim_of(claimed), item=item.id, status=status)
     tries = act.connection.execute(_FAIL_ITEM, answer).scalar_one_or_none()
     return item.tries if tries is None else int(tries)
 
 
 def defer(act: Act, claimed: Delivery, *, due_at: datetime, reason: str, sentence: str) -> bool:
-    """A transient failure: due again later."""
+    """Make the delivery due again at a later moment, after a transient failure."""
     this_attempt = bind_values(delivery=claimed.id, attempt=claimed.attempts)
     progress = act.connection.execute(_PROGRESS, this_attempt).scalar_one()
     failures = 1 if progress else claimed.failures + 1
@@ -322,17 +325,17 @@ def defer(act: Act, claimed: Delivery, *, due_at: datetime, reason: str, sentenc
 
 
 def release_claim(act: Act, claimed: Delivery) -> bool:
-    """Stopped between two instances: due at once, and nobody's failure."""
+    """Make the delivery due at once, without a failure: the service stops between two instances."""
     return act.move(_RETURN, "stopped", **_claim_of(claimed), next_at=act.now) == 1
 
 
 def hold(act: Act, claimed: Delivery, *, reason: str, sentence: str) -> bool:
-    """Wait for the operator."""
+    """Hold the delivery until an operator acts."""
     return act.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 1
 
 
 def finish(act: Act, claimed: Delivery) -> DeliveryState | None:
-    """All items are answered: sent when the peer took every one, else held with what it refused.
+    """End a delivery whose items are all answered: it is sent where the peer took every one, else held.
 
     None: the claim is no longer ours.
     """

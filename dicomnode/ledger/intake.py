@@ -1,4 +1,4 @@
-"""What came in: numbers for series, instances that are flushed, late ones, and those whose UID is taken."""
+"""Rows for what came in: numbers of series, instances on disk, late instances, and instances whose UID is taken."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class _Open:
 
 
 def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
-    """The number that a series has already."""
+    """Return the number that a series has. None: it has none yet."""
     found = connection.execute(_NUMBER, bind_values(uid=series_uid)).scalar_one_or_none()
     return None if found is None else SeriesId(found)
 
 
 def make_series(act: Act, series_uid: str) -> SeriesId:
-    """Hand out a number; the one that another association got a moment ago, if so."""
+    """Give a series a number, or return the one that another association got for it a moment ago."""
     act.connection.execute(_MAKE_SERIES, mapping.new_received_series(act, series_uid))
     number = series_number(act.connection, series_uid)
     assert number is not None, "the row was just written"
@@ -70,13 +70,13 @@ def make_series(act: Act, series_uid: str) -> SeriesId:
 
 
 def known_instance(connection: Connection, sop_instance_uid: str) -> KnownInstance | None:
-    """What is held under this UID."""
+    """Return the instance that the ledger has under this UID."""
     row = connection.execute(_KNOWN, bind_values(uid=sop_instance_uid)).one_or_none()
     return None if row is None else mapping.known_instance(row)
 
 
 def accept(act: Act, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
-    """Give each new instance its row, and say of the others what they are; in the order given."""
+    """Give each new instance its row, and return what each instance is, in the order given."""
     opened: dict[SeriesId, _Open] = {}
     outcomes = [_accept_one(act, one, opened) for one in instances]
     for series_id, now_open in opened.items():
@@ -85,13 +85,13 @@ def accept(act: Act, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
 
 
 def mark_aborted(act: Act, series_id: SeriesId) -> None:
-    """The association that stored into it ended without a release: more may come, so it settles later."""
+    """Record that an association into the series ended without a release: more may come, so it settles later."""
     if act.connection.execute(_ABORTED, bind_values(series=series_id)).rowcount:
         act.note("aborted", table=series.name, row=series_id)
 
 
 def mark_cut_off(act: Act) -> None:
-    """The service was killed: whether a sender had finished a series that still comes in, nobody knows any more."""
+    """Mark every series that still comes in: after a kill nobody knows whether its sender had finished."""
     receiving = select(series.c.id).where(stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
     for series_id in act.connection.execute(receiving).scalars().all():
         mark_aborted(act, SeriesId(series_id))
@@ -128,7 +128,7 @@ def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
 
 
 def _reopen(act: Act, late: StoredInstance, now_open: _Open) -> None:
-    """A late instance: the next revision begins, and what waits for the older one gives way."""
+    """Begin the next revision for a late instance, and give up what waits for the older one."""
     sender = Act(connection=act.connection, now=act.now, by=late.peer)
     now_open.revision += 1
     now_open.state = SeriesState.RECEIVING
@@ -141,9 +141,9 @@ def _reopen(act: Act, late: StoredInstance, now_open: _Open) -> None:
 
 
 def _compare(act: Act, again: StoredInstance, now_open: _Open, *, is_judged: bool) -> StoreOutcome:
-    """A UID that has a row already: the first is kept, whatever the second is.
+    """Compare an instance with the one that has its UID already; the first is kept, whatever the second is.
 
-    What is set aside belongs to its series all the same, which is therefore one that came.
+    An instance that is set aside belongs to its series all the same, so it counts as one that came.
     """
     sender = Act(connection=act.connection, now=act.now, by=again.peer)
     known = known_instance(act.connection, again.sop_instance_uid)
@@ -169,7 +169,7 @@ def _compare(act: Act, again: StoredInstance, now_open: _Open, *, is_judged: boo
 
 
 def _touch(act: Act, series_id: SeriesId, now_open: _Open) -> None:
-    """When the series was last heard of. A copy of what is there tells only that its sender is back."""
+    """Write down when instances came. A copy of an instance that is there says only that its sender is back."""
     if now_open.added:
         first = now_open.first_at or min(now_open.added)
         heard = bind_values(series=series_id, first_at=first, last_at=max(now_open.added))

@@ -108,12 +108,12 @@ _HOLD = moving(job, Event.HOLD).where(_MINE).values(reason=bound("reason"), sent
 
 
 def supersede_old(act: Act, series_id: SeriesId, detail: str) -> None:
-    """A new revision takes the place of what waits for an older one; what runs is left to end."""
+    """Supersede the jobs that wait for an older revision; a running job is left to end."""
     act.move(_SUPERSEDE, detail, series=series_id)
 
 
 def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
-    """The one job for this verdict: the one that stands already, with its attempts given back, or a new one.
+    """Return the one job for this verdict: the job that is there, with its attempts given back, or a new one.
 
     Of the jobs of a revision all but one are done or gave way, since each verdict takes up or cancels the one before.
     """
@@ -136,26 +136,26 @@ def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> J
 
 
 def cancel_waiting(act: Act, series_id: SeriesId, revision: int, detail: str) -> None:
-    """The new verdict on a revision is to keep it: nothing of it is derived any more."""
+    """Cancel the waiting jobs of a revision, because its new verdict is to keep the series."""
     for row in act.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)).all():
         if row.state != JobState.RUNNING:  # what was claimed meanwhile is let end; a done one stays as it is
             act.move(_CANCEL, detail, job=row.id)
 
 
 def refuse_while_running(act: Act, series_id: SeriesId, revision: int) -> None:
-    """The operator asks for a new verdict: not in the middle of a job."""
+    """Raise InputError where a job of the revision runs: an operator asked for a new verdict in the middle of it."""
     for row in act.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)):
         if row.state == JobState.RUNNING:
             raise InputError(f"Job {row.id} of series {series_id} is running; wait until it has ended.")
 
 
 def release(act: Act, series_id: SeriesId, revision: int) -> int:
-    """The operator's *release*: the held job of this revision goes on as it is; how many there were."""
+    """Queue the held job of this revision as it is, for an operator; return how many jobs that were."""
     return act.move(_RELEASE, series=series_id, revision=revision)
 
 
 def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
-    """The operator's *cancel*: none of the jobs that wait, run or failed goes on; which ones that were."""
+    """Cancel the jobs that wait, run or failed, for an operator; return their numbers."""
     numbers = act.connection.execute(_CANCELLABLE, bind_values(series=series_id)).scalars().all()
     if not numbers:
         raise InputError(
@@ -168,7 +168,7 @@ def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
 
 
 def return_all(act: Act, detail: str) -> int:
-    """At the start of a service no lease is alive: what ran goes behind the others, with no attempt spent."""
+    """Queue every running job behind the others, with no attempt spent: at the start of a service no lease is alive."""
     returned = act.move(_RETURN_ALL, detail)
     act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
     return returned
@@ -186,22 +186,22 @@ def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job 
 
 
 def is_ours(connection: Connection, claimed: Job) -> bool:
-    """Does the claim hold? Not after its lease was lost, or an operator cancelled the job."""
+    """Does the claim hold? It does not after its lease was lost, or an operator cancelled the job."""
     return bool(connection.execute(_STILL_MINE, bind_values(**_claim_of(claimed))).scalar_one())
 
 
 def state_of(connection: Connection, job_id: JobId) -> JobState:
-    """Where the job stands, whoever holds it."""
+    """Return the state of a job, whoever holds it."""
     return JobState(connection.execute(_STATE, bind_values(job=job_id)).scalar_one())
 
 
 def beat(act: Act, claimed: Job, until: datetime) -> bool:
-    """Keep the lease; False: it is no longer ours."""
+    """Renew the lease. False: the job is no longer ours."""
     return act.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
 
 
 def finish(act: Act, claimed: Job, derived: DerivedSeries) -> bool:
-    """The derived files are flushed and in their folder: they are ours, and due at the peers of the rule."""
+    """End a job whose derived files are flushed and in their folder, and open deliveries to the peers of its rule."""
     assert derived.instances, "a done job made something"
     detail = f"{len(derived.instances)} images in series {claimed.output_series}"
     if act.move(_FINISH, detail, **_claim_of(claimed), seconds=derived.seconds, notes=list(derived.notes)) == 0:
@@ -230,9 +230,9 @@ def finish(act: Act, claimed: Job, derived: DerivedSeries) -> bool:
 
 
 def give_back(act: Act, claimed: Job, *, detail: str, counts: bool) -> JobState | None:
-    """Back into the queue, behind the others; failed when this was the last attempt.
+    """Queue a job behind the others, or fail it where this was its last attempt.
 
-    The state it is in now; None: the claim is no longer ours.
+    Return the state that it is in now. None: the claim is no longer ours.
     """
     attempts = act.connection.execute(_ATTEMPTS, bind_values(**_claim_of(claimed))).scalar_one_or_none()
     if attempts is None:
@@ -244,7 +244,7 @@ def give_back(act: Act, claimed: Job, *, detail: str, counts: bool) -> JobState 
 
 
 def hold(act: Act, claimed: Job, *, reason: str, sentence: str) -> bool:
-    """Wait for the operator; an old revision waits for nobody."""
+    """Hold a job until an operator acts, or supersede it where its revision is old. False: it is no longer ours."""
     if act.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 0:
         return False
     supersede_old(act, claimed.series, "a newer revision came while it ran")
@@ -258,7 +258,7 @@ def _makes_the_same(row: Row[*tuple[object, ...]], planned: PlannedJob) -> bool:
 
 
 def _of_the_rule(parameters: str) -> dict[str, object]:
-    """Without the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
+    """Leave out the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
     return {key: value for key, value in json.loads(parameters).items() if key != UTC_OFFSET_MIN}
 
 
@@ -269,7 +269,7 @@ def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -
 
 
 def _make_output(act: Act, row: Row[*tuple[object, ...]]) -> SeriesId:
-    """The series that the job will fill: the same folder at each attempt."""
+    """Make the series that the job will fill: each attempt fills the same folder."""
     new = mapping.new_derived_series(act, SeriesId(row.series_id))
     output = act.connection.execute(insert(series).returning(series.c.id), new).scalar_one()
     act.connection.execute(_SET_OUTPUT, bind_values(job=row.id, output=output))

@@ -78,14 +78,14 @@ def count_series(connection: Connection, wanted: Wanted, *, derived: bool) -> in
 
 
 def senders(connection: Connection) -> set[str]:
-    """The peers that sent any of the instances in the ledger."""
+    """Return the peers that sent any of the instances in the ledger."""
     return set(connection.execute(select(instance.c.peer).where(instance.c.peer.is_not(None)).distinct()).scalars())
 
 
 def delivery_lines(
     connection: Connection, wanted: Wanted, *, reachable: Collection[str] | None, of_series: int | None = None
 ) -> list[DeliveryLine]:
-    """Deliveries, the newest first. ``reachable``: the peers that can be sent to; None: nobody asks."""
+    """List the deliveries, the newest first. ``reachable``: the peers that can be sent to; None: nobody asks."""
     where = _of_deliveries(wanted, reachable, of_series)
     chosen = select(delivery.c.id).join_from(delivery, job).where(*where).order_by(delivery.c.id.desc())
     chosen = chosen.limit(wanted.limit)
@@ -114,7 +114,7 @@ def count_deliveries(connection: Connection, wanted: Wanted, *, reachable: Colle
 
 
 def receivers(connection: Connection) -> set[str]:
-    """The peers of all deliveries in the ledger."""
+    """Return the peers of all deliveries in the ledger."""
     return set(connection.execute(select(delivery.c.peer).distinct()).scalars())
 
 
@@ -126,7 +126,7 @@ def has_no_peer(reachable: Collection[str] | None) -> ColumnElement[bool]:
 
 
 def no_peer_sentence(number: int, peer: str) -> str:
-    """The sentence for a delivery whose peer has no address in the settings, with the ways out."""
+    """Return the sentence for a delivery whose peer has no address in the settings, with the ways out."""
     return (
         f"The settings name no peer {peer} with an address, so nothing is sent: `dicomnode deliveries retry {number} "
         f"--to PEER` sends it to another, `dicomnode deliveries cancel {number}` gives it up."

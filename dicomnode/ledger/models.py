@@ -31,7 +31,7 @@ _RESTORE = moving(model, Event.RESTORE).where(model.c.id == bound("model"))
 
 
 def take_in(act: Act, imported: ImportedModel) -> tuple[ModelId, bool]:
-    """The row of a model whose files are flushed and in their folder; False: it was there already."""
+    """Give a model whose files are flushed and in their folder its row. False: it had one already."""
     known = act.connection.execute(_BY_DIGEST, bind_values(digest=imported.digest)).scalar_one_or_none()
     if known is not None:
         act.note("imported_again", table=model.name, row=known)
@@ -41,7 +41,7 @@ def take_in(act: Act, imported: ImportedModel) -> tuple[ModelId, bool]:
 
 
 def activate(act: Act, model_id: ModelId) -> bool:
-    """Put a model in front of those of its name; False: it was there already."""
+    """Make a model the active one of its name. False: it was so already."""
     row = act.connection.execute(_ONE, bind_values(model=model_id)).one()
     if row.state == ModelState.ACTIVE:
         return False
@@ -52,7 +52,7 @@ def activate(act: Act, model_id: ModelId) -> bool:
 
 
 def roll_back(act: Act, name: str, *, to: ModelId | None) -> None:
-    """Take the active model of a name away and go back to ``to``; None: to the one that came with the node, or none.
+    """Withdraw the active model of a name and go back to ``to``; None: to the one that came with the node, if any.
 
     Raises InputError where no imported one is active, or where ``to`` is not what stands behind it any more.
     """
@@ -70,11 +70,11 @@ def roll_back(act: Act, name: str, *, to: ModelId | None) -> None:
 
 
 def active(connection: Connection) -> dict[str, ImportedModel]:
-    """By name: the imported model that rules get. A name that is missing means what came with the node."""
+    """Return the active imported model of each name. A missing name means the model that came with the node."""
     return {row.name: mapping.imported_model(row) for row in connection.execute(_ACTIVE)}
 
 
 def before_active(connection: Connection, name: str) -> ImportedModel | None:
-    """What a rollback of this name would go back to among the imported ones."""
+    """Return the imported model to which a rollback of this name would go back. None: there is none."""
     row = connection.execute(_FOREMOST_REPLACED, bind_values(name=name)).one_or_none()
     return None if row is None else mapping.imported_model(row)

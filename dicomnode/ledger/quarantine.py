@@ -181,7 +181,7 @@ def take(act: Act, again: StoredInstance, known: KnownInstance, outcome: StoreOu
 
 
 def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> QuarantineId:
-    """Record a file in the quarantine folder, and the quarrel at the instance that was kept."""
+    """Record a file in the quarantine folder, and an event at the instance that was kept."""
     belongs_to = file.series
     if belongs_to is None and file.instance is not None:
         belongs_to = act.connection.execute(_SERIES_OF, bind_values(kept=file.instance)).scalar_one()
@@ -195,29 +195,29 @@ def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> Q
 
 
 def file_of(connection: Connection, kept: InstanceId, sha256: str) -> str | None:
-    """The name of the file with these bytes that was set aside beside an instance."""
+    """Return the name of the file with these bytes that was set aside under the UID of an instance."""
     found: str | None = connection.execute(_SAME_BYTES, bind_values(kept=kept, sha256=sha256)).scalars().first()
     return found
 
 
 def files(connection: Connection) -> set[str]:
-    """Every file that has a row, by its name below the quarantine folder."""
+    """Return the names, below the quarantine folder, of all files that have a row."""
     return set(connection.execute(select(quarantine.c.file)).scalars())
 
 
 def files_of(connection: Connection, series_id: SeriesId) -> set[str]:
-    """The files that were set aside of a series, by their names below the quarantine folder."""
+    """Return the names, below the quarantine folder, of the files that were set aside of a series."""
     return set(connection.execute(select(quarantine.c.file).where(quarantine.c.series_id == series_id)).scalars())
 
 
 def without_series(connection: Connection) -> list[tuple[QuarantineId, str, QuarantineReason]]:
-    """Rows of which it is not known yet to which series they belong: number, file, reason."""
+    """List the files whose series is not known yet: number, file, reason."""
     rows = connection.execute(_WITHOUT_SERIES)
     return [(QuarantineId(row.id), row.file, QuarantineReason(row.reason)) for row in rows]
 
 
 def belong(act: Act, row: QuarantineId, series_id: SeriesId | None, otherwise: Examined) -> None:
-    """A file says to which series it belongs; where none is known, that is the finding."""
+    """Record to which series a file belongs, or the finding ``otherwise`` where the ledger knows no such series."""
     if series_id is None:
         _find(act, otherwise)
     else:
@@ -225,7 +225,7 @@ def belong(act: Act, row: QuarantineId, series_id: SeriesId | None, otherwise: E
 
 
 def waiting_series(connection: Connection) -> list[SeriesId]:
-    """Series that were judged, and of which something was set aside since that nobody has looked at."""
+    """List the judged series of which a file was set aside that is not compared yet."""
     return [SeriesId(number) for number in connection.execute(_WAITING_SERIES).scalars()]
 
 
@@ -235,7 +235,7 @@ def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
 
 
 def examined(act: Act, series_id: SeriesId, found: Sequence[Examined]) -> None:
-    """Write down what the look found; where nothing is left to doubt, what was held for it goes."""
+    """Record the findings. Deliveries of the series are held or made due by what is in doubt after them."""
     for one in found:
         _find(act, one)
     if deliveries.is_in_doubt(act.connection, series_id):
@@ -245,7 +245,7 @@ def examined(act: Act, series_id: SeriesId, found: Sequence[Examined]) -> None:
 
 
 def see(act: Act, rows: Collection[int] | None) -> int:
-    """A person has seen these rows, or all that there are; how many were new to him. InputError for no such row."""
+    """Record that a person has seen these rows, or all; return how many were unseen. InputError for no such row."""
     chosen = select(quarantine.c.id, quarantine.c.seen_at)
     if rows is not None:
         chosen = chosen.where(quarantine.c.id.in_(rows))
@@ -258,18 +258,18 @@ def see(act: Act, rows: Collection[int] | None) -> int:
 
 
 def see_series(act: Act, series_id: SeriesId) -> int:
-    """A person has seen what was set aside of a series."""
+    """Record that a person has seen the files that were set aside of a series; return how many were unseen."""
     unseen = select(quarantine.c.id).where(quarantine.c.series_id == series_id, _UNSEEN)
     return _see(act, act.connection.execute(unseen).scalars().all())
 
 
 def objections(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
-    """Sentences on what was set aside of a series, differs from what was kept, and was seen by nobody."""
+    """Return sentences on the unseen files of a series that were set aside and differ from what was kept."""
     return _sentences(connection, series_id, is_unseen=True)
 
 
 def notes(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
-    """Sentences on what was set aside of a series, and what of others because of it; seen or not."""
+    """Return sentences on the files that were set aside of a series, and of others because of it, seen or not."""
     others = {SeriesId(row.series_id): row.files for row in connection.execute(_BESIDE, bind_values(series=series_id))}
     return (*_sentences(connection, series_id, is_unseen=False), *beside(others))
 
@@ -277,14 +277,14 @@ def notes(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
 def lines(
     connection: Connection, *, limit: int | None, reason: QuarantineReason | None, is_all: bool
 ) -> list[QuarantineLine]:
-    """The files that were set aside, the newest first: those that wait for a person, or all."""
+    """List the files that were set aside, the newest first: those that wait for a person, or all."""
     question = _LINES if is_all else _LINES.where(IS_ALERT)
     question = question if reason is None else question.where(quarantine.c.reason == reason)
     return [mapping.quarantine_line(row) for row in connection.execute(question.limit(limit))]
 
 
 def attention(connection: Connection) -> list[AttentionLine]:
-    """A line for each reason and peer of which something is unseen, the newest first."""
+    """Return a line for each reason and peer with unseen files, the newest first."""
     found = []
     for row in connection.execute(_ALERTS):
         newest = connection.execute(select(quarantine.c.series_id).where(quarantine.c.id == row.id)).scalar_one()

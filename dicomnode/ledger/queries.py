@@ -1,4 +1,4 @@
-"""What an operator asks of the ledger; nothing here can write."""
+"""The questions that an operator asks of the ledger; nothing here can write."""
 
 from __future__ import annotations
 
@@ -99,22 +99,22 @@ class Reader:
         self._database.close()
 
     def series_list(self, wanted: Wanted = ALL, *, derived: bool = False) -> list[SeriesLine]:
-        """What was received; with ``derived`` also what this node made. The newest first."""
+        """List the received series, with ``derived`` also those that this node made; the newest first."""
         with self._database.reading() as connection:
             return lists.series_lines(connection, wanted, derived=derived)
 
     def count_series(self, wanted: Wanted = ALL, *, derived: bool = False) -> int:
-        """How many series of those there are, whatever the limit."""
+        """Count the series that a list without a limit would show."""
         with self._database.reading() as connection:
             return lists.count_series(connection, wanted, derived=derived)
 
     def senders(self) -> set[str]:
-        """Who ever sent an instance that is here, by the names of then."""
+        """Return the names of the peers that sent any of the instances, as they were called when they sent."""
         with self._database.reading() as connection:
             return lists.senders(connection)
 
     def series_show(self, series_id: int, *, identify: bool = False) -> SeriesDetail:
-        """One series with its files, jobs and deliveries. Raises InputError where there is none."""
+        """Return one series with its files, jobs and deliveries. Raises InputError where there is none."""
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
             files = connection.execute(_FILES, bind_values(series=series_id)).all()
@@ -127,7 +127,7 @@ class Reader:
             )
 
     def series_explain(self, series_id: int, *, identify: bool = False) -> Explanation:
-        """Why the series stands where it stands. Raises InputError where there is none."""
+        """Return why a series is in its state. Raises InputError where there is none."""
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
             arrivals = connection.execute(_ARRIVALS, bind_values(series=series_id)).all()
@@ -161,39 +161,39 @@ class Reader:
         )
 
     def deliveries_list(self, wanted: Wanted = ALL) -> list[DeliveryLine]:
-        """The deliveries, the newest first."""
+        """List the deliveries, the newest first."""
         with self._database.reading() as connection:
             return lists.delivery_lines(connection, wanted, reachable=self._peers)
 
     def count_deliveries(self, wanted: Wanted = ALL) -> int:
-        """How many deliveries of those there are, whatever the limit."""
+        """Count the deliveries that a list without a limit would show."""
         with self._database.reading() as connection:
             return lists.count_deliveries(connection, wanted, reachable=self._peers)
 
     def receivers(self) -> set[str]:
-        """To whom a delivery ever was opened, by the names of then."""
+        """Return the names of the peers of all deliveries, as they were called when those were opened."""
         with self._database.reading() as connection:
             return lists.receivers(connection)
 
     def quarantine_list(
         self, *, limit: int | None = None, reason: QuarantineReason | None = None, is_all: bool = False
     ) -> list[QuarantineLine]:
-        """The files that were set aside and wait for a person, or all of them; the newest first."""
+        """List the files that were set aside and wait for a person, or all of them; the newest first."""
         with self._database.reading() as connection:
             return quarantine.lines(connection, limit=limit, reason=reason, is_all=is_all)
 
     def imported_models(self) -> list[ModelRow]:
-        """The models that were imported, the oldest first."""
+        """List the imported models, the oldest first."""
         with self._database.reading() as connection:
             return [mapping.model_row(row) for row in connection.execute(select(model).order_by(model.c.id))]
 
     def active_models(self) -> dict[str, ImportedModel]:
-        """By name: the imported model that rules get instead of the one that came with the node."""
+        """Return, by name, the imported models that rules get instead of those that came with the node."""
         with self._database.reading() as connection:
             return models.active(connection)
 
     def model_history(self, model_id: int) -> tuple[EventLine, ...]:
-        """What happened to one imported model."""
+        """List the events of one imported model."""
         question = (
             select(events, literal(1).label("times"))
             .where(events.c.table_name == model.name, events.c.row_id == model_id)
@@ -203,12 +203,12 @@ class Reader:
             return tuple(mapping.event_line(row, row.row_id) for row in connection.execute(question))
 
     def require_sound(self) -> None:
-        """Raise LedgerError where the file is damaged: what a service looks at when it starts."""
+        """Raise LedgerError where the file is damaged."""
         with self._database.reading() as connection:
             require_sound(connection, self._database.path)
 
     def status(self) -> Status:
-        """The whole ledger in numbers."""
+        """Count what is in the ledger, by state, and list the rows that wait for a person."""
         with self._database.reading() as connection:
             last = connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
             instances = connection.execute(select(func.count()).select_from(instance)).scalar_one()
@@ -235,7 +235,7 @@ class Reader:
             )
 
     def _deliveries_of(self, connection: Connection, series_id: int) -> tuple[DeliveryLine, ...]:
-        """Of one series, the oldest first."""
+        """List the deliveries of one series, the oldest first."""
         lines = lists.delivery_lines(connection, ALL, reachable=self._peers, of_series=series_id)
         return tuple(reversed(lines))
 
@@ -248,14 +248,14 @@ def _series_row(connection: Connection, series_id: int) -> AnyRow:
 
 
 def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
-    """The jobs that read or made the series."""
+    """List the jobs that read or made the series."""
     return tuple(mapping.job_line(row) for row in connection.execute(_JOBS, bind_values(series=series_id)))
 
 
 def _events(
     connection: Connection, series_id: int, jobs: Iterable[JobLine], deliveries: Iterable[DeliveryLine]
 ) -> tuple[EventLine, ...]:
-    """What happened to the series, its jobs and deliveries one by one; to its images and items, counted."""
+    """List the events of a series, its jobs and deliveries one by one, and those of its images and items counted."""
     numbers = [line.id for line in deliveries]
     rows = {"series": [series_id], "job": [line.id for line in jobs], "delivery": numbers}
     # Not as pairs in one list: SQLite would read every event there is.
@@ -281,13 +281,15 @@ def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, in
 
 
 def _per(states: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
-    """Every state has its number, also when it is nought: a reader need not know the states."""
+    """Give every state a number, also zero, so that a reader need not know the states."""
     return {str(state): numbers.get(state, 0) for state in states}
 
 
 def _attention(connection: Connection, peers: Collection[str] | None) -> tuple[AttentionLine, ...]:
-    """What waits for a person: alerts, held and failed jobs, held deliveries, those that are due to a peer that cannot
-    be sent to, files set aside; the newest of each kind.
+    """List the rows that wait for a person, the newest of each kind.
+
+    These are alerts, held and failed jobs, held deliveries, deliveries that are due to a peer that cannot be sent to,
+    and files that were set aside.
 
     A job that failed on an older revision waits for nobody: the newer one has its own.
     """

@@ -1,4 +1,4 @@
-"""From quiet to decided: a series settles, is kept for a reason or planned, and may be judged again."""
+"""The steps of a series: it settles when it is quiet, is kept or planned by its verdict, and may be judged again."""
 
 from __future__ import annotations
 
@@ -67,22 +67,22 @@ _ROW = select(series.c.state, series.c.revision, series.c.origin).where(series.c
 
 
 def receiving(connection: Connection) -> list[ReceivingSeries]:
-    """The series whose instances still come; a number without instances is none."""
+    """List the series whose instances still come; a number without instances is left out."""
     return [mapping.receiving_series(row) for row in connection.execute(_RECEIVING)]
 
 
 def settle(act: Act, series_id: SeriesId, revision: int, *, note: str, seen_at: datetime | None) -> bool:
-    """Freeze the set of instances; False: something came meanwhile."""
+    """Freeze the set of instances. False: an instance came meanwhile."""
     return act.move(_SETTLE, note, series=series_id, revision=revision, seen_at=seen_at) == 1
 
 
 def settled(connection: Connection) -> list[SettledSeries]:
-    """The series that wait for their verdict."""
+    """List the series that wait for their verdict."""
     return [mapping.settled_series(row) for row in connection.execute(_SETTLED)]
 
 
 def instances_of(connection: Connection, series_id: SeriesId, revision: int) -> list[ArchivedInstance]:
-    """The frozen set of a revision."""
+    """List the instances of a revision."""
     of_revision = bind_values(series=series_id, revision=revision)
     return [mapping.archived_instance(row) for row in connection.execute(_INSTANCES, of_revision)]
 
@@ -90,7 +90,7 @@ def instances_of(connection: Connection, series_id: SeriesId, revision: int) -> 
 def keep(
     act: Act, series_id: SeriesId, revision: int, *, reason: str, sentence: str, alert: bool, notes: Sequence[str]
 ) -> bool:
-    """The verdict is to keep it; False: it was decided already, or a late instance came."""
+    """Record the verdict to keep a series. False: it was decided already, or a late instance came."""
     verdict = {"reason": reason, "sentence": sentence, "notes": list(notes), "alert": alert}
     if act.move(_KEEP, sentence, series=series_id, revision=revision, **verdict) == 0:
         return False
@@ -101,7 +101,7 @@ def keep(
 def plan(
     act: Act, series_id: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str], alert: bool
 ) -> JobId | None:
-    """The verdict is to derive it; None: it was decided already, or a late instance came."""
+    """Record the verdict to derive a series; return its job. None: it was decided already, or a late instance came."""
     verdict = {"reason": PROCESS, "sentence": planned.sentence, "notes": list(notes), "alert": alert}
     if act.move(_PLAN, planned.sentence, series=series_id, revision=revision, **verdict) == 0:
         return None
@@ -109,7 +109,7 @@ def plan(
 
 
 def retry(act: Act, series_id: SeriesId) -> None:
-    """The operator's *retry*: judge the current revision again."""
+    """Let the current revision be judged again, for an operator."""
     row = _row_for_operator(act.connection, series_id)
     state = SeriesState(row.state)
     if state is SeriesState.RECEIVING:
@@ -121,10 +121,10 @@ def retry(act: Act, series_id: SeriesId) -> None:
 
 
 def release(act: Act, series_id: SeriesId) -> None:
-    """The operator's *release*: the series goes on as it is.
+    """Let a series go on as it is, for an operator.
 
-    What was set aside of it counts as seen, and its alert ends; where it was kept for that, it is judged without; its
-    held job, and deliveries that were held for what was set aside, go on.
+    Its files that were set aside count as seen, and its alert ends. A series that was kept for them is judged without
+    them. Its held job goes on, and so do the deliveries that were held for such files.
     """
     row = _row_for_operator(act.connection, series_id)
     done = quarantine.see_series(act, series_id)
@@ -140,7 +140,7 @@ def release(act: Act, series_id: SeriesId) -> None:
 
 
 def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
-    """The operator's *cancel*: the jobs of the series are given up, the running one too."""
+    """Cancel the jobs of a series, the running one too, for an operator."""
     _row_for_operator(act.connection, series_id)
     return jobs.cancel(act, series_id)
 
