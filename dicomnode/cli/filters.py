@@ -109,7 +109,7 @@ def require_known(what: str, asked: Iterable[str], *known: Callable[[], Collecti
 def reasons_of_series() -> set[str]:
     """Every reason that a series or its job can have."""
     from dicomnode.imaging.verdict import Reason
-    from dicomnode.ledger.jobs import OWN_OUTPUT
+    from dicomnode.ledger.rows import OWN_OUTPUT
     from dicomnode.ledger.states import OPERATOR
     from dicomnode.ledger.verdicts import PROCESS
     from dicomnode.settle import NOT_JUDGED
