@@ -24,6 +24,7 @@ from dicomnode.archive import Archive
 from dicomnode.checks import ensure_writable, introduction, known_models
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import open_ledger
+from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
 from dicomnode.schedule import Ticks
@@ -157,8 +158,9 @@ class Service:
             planned=supervisor.wake,
             clock=self._clock,
         )
+        carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push)
         self._loops = [
-            PeerLoop(peer, settings.push, ledger, archive, owner, ae_title=settings.node.ae_title)
+            PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier)
             for peer in settings.peer
             if peer.address
         ]

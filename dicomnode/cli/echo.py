@@ -32,10 +32,10 @@ def echo(peer: str, config: Path | None, as_json: bool) -> None:
     """Ask PEER (a name of the settings) for an answer: DICOM C-ECHO."""
     settings = load_settings(config)
     chosen = find_peer(settings, peer)
-    from dicomnode.push import scu
+    from dicomnode.push.dimse_carrier import DimseCarrier
 
     began = time.perf_counter()
-    outcome = scu.echo(chosen, ae_title=settings.node.ae_title, push=settings.push)
+    outcome = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push).echo(chosen)
     seconds = round(time.perf_counter() - began, 3)
     if outcome.status is None:
         raise PeerError(f"{peer}: {outcome.sentence}", hint=outcome.hint)

@@ -120,7 +120,7 @@ def reasons_of_series() -> set[str]:
 
 def reasons_of_deliveries() -> set[str]:
     """Every reason that a delivery can have."""
-    from dicomnode.dimse.outcome import Reason
+    from dicomnode.dimse.outcome import RequestReason
     from dicomnode.errors import NodeError
     from dicomnode.ledger.deliveries import EARLIER_REVISION, REFUSED
     from dicomnode.ledger.lists import NO_PEER
@@ -129,7 +129,7 @@ def reasons_of_deliveries() -> set[str]:
     from dicomnode.push.peer_loop import INTERNAL
 
     codes = {error.code for error in _family(NodeError)}
-    outcomes = set(map(str, Reason)) - {str(Reason.ANSWERED)}
+    outcomes = set(map(str, RequestReason)) - {str(RequestReason.ANSWERED)}
     return outcomes | set(map(str, Cause)) | codes | {EARLIER_REVISION, REFUSED, NO_PEER, OPERATOR, INTERNAL}
 
 

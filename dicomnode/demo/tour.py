@@ -25,7 +25,8 @@ from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import read_header
 from dicomnode.ledger.lines import DeliveryLine, JobLine, SeriesDetail
 from dicomnode.ledger.queries import Reader, open_reader
-from dicomnode.push import scu
+from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.send_files import send_files
 from dicomnode.service import Service
 from dicomnode.settings import PeerSettings, Settings, parse
 
@@ -162,7 +163,8 @@ def _send(sample: Sample, port: int, settings: Settings, say: Say) -> int:
     """Send one sample as a scanner does; the number of its instances, all of them acknowledged."""
     node = PeerSettings(name="node", ae_title=settings.node.ae_title, address=f"127.0.0.1:{port}")
     say(f"{sample.name}: sending {len(sample.files)} thick slices")
-    for result in scu.send_files(node, sample.files, ae_title=SCANNER, push=settings.push):
+    scanner = DimseCarrier(ae_title=SCANNER, push=settings.push)
+    for result in send_files(scanner, node, sample.files):
         status = result.outcome.status
         if status is None or wire.status_of(status).action is not wire.Action.ACCEPT:
             raise PeerError(f"The node did not take {result.path.name}: {result.outcome.sentence}")

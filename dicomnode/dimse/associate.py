@@ -1,7 +1,7 @@
-"""The beginning of an association, at either end: pynetdicom encodes, decodes and negotiates, the bytes are ours.
+"""The beginning of an association, at either end: pynetdicom encodes, decodes and negotiates its PDUs.
 
-Nothing of the library runs here but pure functions: no thread, no socket, no state machine. PS3.8 sections 7.1 and
-9.3.2 to 9.3.4, PS3.7 Annex D.
+Only pure functions of the library are called: it starts no thread, opens no socket and runs no state machine. PS3.8
+sections 7.1 and 9.3.2 to 9.3.4, PS3.7 Annex D.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dicomnode.dimse.messages import (
     Violation,
     encode_pdu,
 )
-from dicomnode.dimse.outcome import Outcome, Reason
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
 
 RESPONSE_LIMITS = ReadLimits(pdu_bytes=1 << 20, dataset_bytes=1 << 20)  # of what a peer answers: some hundred bytes
@@ -109,7 +109,7 @@ class Associated:
 
 
 def read_request(body: bytes) -> AssociationRequest | Violation:
-    """Read an A-ASSOCIATE-RQ, whatever its titles and version are: whether they will do is the listener's matter."""
+    """Read an A-ASSOCIATE-RQ, whatever its titles and version are: the listener decides whether it accepts them."""
     tidied = tidy_request(body)
     if isinstance(tidied, Unreadable):
         return Violation(Flaw.REQUEST_MALFORMED, tidied.why)
@@ -163,7 +163,7 @@ def associate(
     calling: AeTitle,
     called: AeTitle,
     connect_timeout_s: float,
-) -> Associated | Outcome:
+) -> Associated | RequestOutcome:
     """Connect and ask for an association with these contexts, or say why there is none.
 
     The answer may take as long as the connection.
@@ -172,9 +172,9 @@ def associate(
     try:
         connected = socket.create_connection(address, timeout=connect_timeout_s)
     except (socket.gaierror, UnicodeError) as exc:
-        return Outcome(reason=Reason.UNRESOLVED, detail=f"{address[0]}, {exc}")
+        return RequestOutcome(reason=RequestReason.UNRESOLVED, detail=f"{address[0]}, {exc}")
     except OSError as exc:
-        return Outcome(reason=Reason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
+        return RequestOutcome(reason=RequestReason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
     # No Nagle: a small command PDU before the data costs a delayed ACK on each instance (2 to 6 times).
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     link = Link(connected, Phase.AWAITING_ANSWER, RESPONSE_LIMITS)
@@ -182,7 +182,7 @@ def associate(
     until_s = began_s + connect_timeout_s
     request = _request(proposed, calling=calling, called=called)
     answer = link.send(A_ASSOCIATE_RQ(request).encode(), until_s) or link.next_event(until_s)
-    outcome: Outcome
+    outcome: RequestOutcome
     match answer:
         case ControlPdu(kind=PduType.ASSOCIATE_AC):
             acceptance = _read_acceptance(answer.body, request)
@@ -192,32 +192,47 @@ def associate(
                 return Associated(link=link, contexts=acceptance.contexts)
             if isinstance(acceptance, Acceptance):
                 link.tell_abort(0, 0)
-                outcome = Outcome(reason=Reason.NO_CONTEXT)
+                outcome = RequestOutcome(reason=RequestReason.NO_CONTEXT, detail=in_words(proposed))
             else:
                 link.tell_abort(2, INVALID_VALUE)
-                outcome = Outcome(reason=Reason.ILLEGAL, detail=f"an acceptance that cannot be read: {acceptance}")
+                outcome = RequestOutcome(
+                    reason=RequestReason.ILLEGAL, detail=f"an acceptance that cannot be read: {acceptance}"
+                )
         case ControlPdu(kind=PduType.ASSOCIATE_RJ):
             rejection = wire.rejection(*answer.numbers)
-            reason = Reason.BUSY if rejection.result == _TRANSIENT else Reason.REJECTED
+            reason = RequestReason.BUSY if rejection.result == _TRANSIENT else RequestReason.REJECTED
             titles = f"(we are {calling}, the peer is {called})"
-            outcome = Outcome(reason=reason, detail=f"{rejection.code}, {rejection.sentence} {titles}")
+            outcome = RequestOutcome(reason=reason, detail=f"{rejection.code}, {rejection.sentence} {titles}")
         case ControlPdu():
             outcome = aborted(answer)
         case Ended.TIMED_OUT:
-            outcome = Outcome(reason=Reason.UNANSWERED, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
+            outcome = RequestOutcome(
+                reason=RequestReason.UNANSWERED, detail=f"{where}, after {time.monotonic() - began_s:.1f} s"
+            )
         case Violation():
             link.tell_abort(2, answer.reason)
-            outcome = Outcome(reason=Reason.ILLEGAL, detail=f"in place of an answer, {answer.sentence}")
+            outcome = RequestOutcome(reason=RequestReason.ILLEGAL, detail=f"in place of an answer, {answer.sentence}")
         case _:
-            outcome = Outcome(reason=Reason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
+            outcome = RequestOutcome(
+                reason=RequestReason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s"
+            )
     link.close()
     return outcome
 
 
-def aborted(pdu: ControlPdu) -> Outcome:
+def in_words(proposed: Sequence[Proposal]) -> str:
+    """Name what was proposed in the standard's words: ``MR Image Storage (Explicit VR Little Endian, …)``."""
+    syntaxes: dict[str, list[str]] = {}
+    for one in proposed:
+        sop_class = UID(one.abstract_syntax).name
+        syntaxes.setdefault(sop_class, []).extend(UID(syntax).name for syntax in one.transfer_syntaxes)
+    return "; ".join(f"{sop_class} ({', '.join(names)})" for sop_class, names in syntaxes.items())
+
+
+def aborted(pdu: ControlPdu) -> RequestOutcome:
     """The peer's A-ABORT as an outcome."""
     _, source, reason = pdu.numbers
-    return Outcome(reason=Reason.ABORTED, detail=f"source {source}, reason {reason}")
+    return RequestOutcome(reason=RequestReason.ABORTED, detail=f"source {source}, reason {reason}")
 
 
 def _request(proposed: Sequence[Proposal], *, calling: AeTitle, called: AeTitle) -> A_ASSOCIATE:
