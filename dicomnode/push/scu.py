@@ -26,7 +26,7 @@ from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import name_of
 from dicomnode.imaging.representation import MALFORMED, misfit_in
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from dicomnode.demo.pacs import FIND_MODELS, Pacs, find
 from dicomnode.dimse.outcome import Reason
 from dicomnode.ids import AeTitle
 from dicomnode.push.scu import echo, send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.dicom import dataset_bytes
 from tests.support.mr_series import mr_datasets, write_series

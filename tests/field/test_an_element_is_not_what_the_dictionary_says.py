@@ -19,7 +19,7 @@ from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason, read_headers
 from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge
 from dicomnode.push.scu import send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from dicomnode.wire import IMPLICIT, MR_IMAGE
 from tests.support.dcmtk import needs_dcmtk, program, storescp
 from tests.support.derived import SMALL, Made, made_from

@@ -16,7 +16,7 @@ import pytest
 from dicomnode.dimse.outcome import Reason
 from dicomnode.ids import AeTitle
 from dicomnode.push.scu import echo, send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.receive.house import House, house, said
 from tests.support.dicom import made
 from tests.support.misbehaving_pacs import Script, scripted_pacs

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 from dicomnode.dimse.outcome import Outcome, Reason
 from dicomnode.ids import AeTitle
 from dicomnode.push.scu import Link, Offer, associate, contexts, echo, send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from dicomnode.wire import ENHANCED_MR_IMAGE, IMPLICIT, MR_IMAGE
 from tests.support.dcmtk import free_port, needs_dcmtk, storescp
 from tests.support.dicom import dataset_bytes
