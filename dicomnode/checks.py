@@ -23,7 +23,7 @@ from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import ImportedModel
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.models import PeerSettings, Settings
 from dicomnode.shelf import Shelf
 
 LOGGER = logging.getLogger(__name__)

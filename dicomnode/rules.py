@@ -17,7 +17,8 @@ from typing import Final
 from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.verdict import slice_spacing_mm
 from dicomnode.ledger.rows import UTC_OFFSET_MIN
-from dicomnode.settings import Match, Operator, RuleSettings
+from dicomnode.settings.match import Match, Operator
+from dicomnode.settings.models import RuleSettings
 
 _COMPARE: Final[Mapping[Operator, Callable[[float, float], bool]]] = {
     ">=": lambda spacing, bound: spacing >= bound - SPACING_TOLERANCE_MM,

@@ -29,7 +29,7 @@ from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
 from dicomnode.schedule import Ticks
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings import Settings
+from dicomnode.settings.models import Settings
 from dicomnode.settle import Settler
 from dicomnode.shelf import Shelf
 from dicomnode.sweep import Sweep

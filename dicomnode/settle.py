@@ -47,7 +47,7 @@ from dicomnode.ledger.sentences import BROKEN_UID
 from dicomnode.ledger.store import Ledger
 from dicomnode.rules import RuleChoice, choose_rule, pinned
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings import RuleSettings, SettleSettings
+from dicomnode.settings.models import RuleSettings, SettleSettings
 
 LOGGER = logging.getLogger(__name__)
 

@@ -132,9 +132,7 @@ def test_the_digest_is_that_of_the_data_set_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [lambda path: path.open("rb"), lambda path: BytesIO(path.read_bytes())])
-def test_the_digest_is_the_same_of_a_file_and_of_its_bytes(
-    tmp_path: Path, made: Callable[[Path], BytesIO]
-) -> None:
+def test_the_digest_is_the_same_of_a_file_and_of_its_bytes(tmp_path: Path, made: Callable[[Path], BytesIO]) -> None:
     path = write_part10(tmp_path / "one.dcm", mr_dataset(size=512))  # more than one piece
     with made(path) as file:
         assert dataset_sha256(file) == hashlib.sha256(dataset_bytes(path)).hexdigest()

@@ -11,7 +11,8 @@ import pytest
 
 from dicomnode.imaging.headers import InstanceHeader, read_header
 from dicomnode.rules import choose_rule, pinned
-from dicomnode.settings import RuleSettings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import RuleSettings
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
 from tests.support.zone import machine_zone
 

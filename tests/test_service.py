@@ -20,7 +20,8 @@ from dicomnode.errors import SettingsError, StorageError
 from dicomnode.ids import digest
 from dicomnode.ledger.store import open_ledger
 from dicomnode.service import Service, notify
-from dicomnode.settings import Settings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import Settings
 from dicomnode.shelf import import_model
 from tests.support.dcmtk import free_port
 from tests.support.due_delivery import Node as Pushing

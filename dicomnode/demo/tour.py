@@ -20,7 +20,7 @@ from dicomnode.demo.measure import Measured, measure
 from dicomnode.demo.pacs import Pacs
 from dicomnode.demo.picture import draw
 from dicomnode.errors import InputError, PeerError
-from dicomnode.generators import model_dir
+from dicomnode.generators import cubic_dc, model_dir
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import read_header
 from dicomnode.ledger.lines import DeliveryLine, JobLine, SeriesDetail
@@ -28,7 +28,8 @@ from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
 from dicomnode.service import Service
-from dicomnode.settings import PeerSettings, Settings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import PeerSettings, Settings
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 SCANNER = AeTitle("SCANNER")
@@ -249,7 +250,7 @@ def _problem(delivery: DeliveryLine | None, derived: int, measured: Measured, jo
         return f"C-FIND found {measured.found} of {derived} derived instances at the PACS."
     if not measured.is_identical:
         return "What the PACS holds is not, byte for byte, what the archive holds."
-    is_learned = job.model != "cubic-dc"
+    is_learned = job.model != cubic_dc.NAME
     if is_learned and measured.gain_db is not None and measured.gain_db <= 0:
         return f"Model {job.model} is not better than interpolation here ({measured.gain_db:+.2f} dB)."
     return ""

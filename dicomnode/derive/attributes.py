@@ -22,6 +22,7 @@ from dicomnode.derive.decimals import coordinate_text, decimal_text
 from dicomnode.derive.explicit_vr import tag_of
 from dicomnode.derive.facts import Facts
 from dicomnode.derive.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
+from dicomnode.generators import cubic_dc
 from dicomnode.ids import derived_uid
 from dicomnode.imaging.fitness import is_lossy
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, texts
@@ -29,7 +30,6 @@ from dicomnode.imaging.representation import items_of
 from dicomnode.imaging.verdict import believed_thickness_mm
 from dicomnode.own_output import IMAGE_TYPE, PRODUCT, RESAMPLING_CODE, read_with
 
-INTERPOLATORS = ("cubic-dc",)  # model kinds that learned nothing: their series are not labelled AI
 NOT_FOR_DIAGNOSIS = "Not for primary diagnosis."
 SERIES_NUMBER_FACTOR, SERIES_NUMBER_OFFSET = 100, 50  # +50 stays clear of GE's own n·100 + 0… (DERIVED §3.4)
 SERIES_NUMBER_WITHOUT_SOURCE = 99000
@@ -52,7 +52,7 @@ def _series_number(facts: Facts) -> int:
 def _series_description(facts: Facts) -> str:
     """The marker first: lists of series cut the tail."""
     plan = facts.plan
-    marker = "INTERP" if plan.model_kind in INTERPOLATORS else "AI"
+    marker = "INTERP" if plan.model_kind == cubic_dc.NAME else "AI"  # what learned nothing is not labelled AI
     revision = f"r{plan.derivation_number} " if plan.derivation_number > 1 else ""
     source = facts.first.text("SeriesDescription")
     return f"{marker} {facts.spacing_mm:.1f}mm DERIVED {revision}{source}"[:LO_LENGTH].rstrip()

@@ -498,7 +498,9 @@ def _irregular(stack: _Stack) -> Verdict | None:
     if stack.line.residual_mm <= residual_limit_mm and stack.line.shear_mm <= shear_limit_mm:
         return None
     distances = np.diff(stack.line.offsets_mm)
-    refusal = _answer(stack.case, VerdictReason.IRREGULAR, a=_short(float(distances.min())), b=_short(float(distances.max())))
+    refusal = _answer(
+        stack.case, VerdictReason.IRREGULAR, a=_short(float(distances.min())), b=_short(float(distances.max()))
+    )
     if float(np.ptp(distances)) > residual_limit_mm:
         return refusal
     sideways_mm = max(stack.line.shear_mm, stack.line.residual_mm)

@@ -24,7 +24,7 @@ from dicomnode.ledger.rows import Delivery, DeliveryItem
 from dicomnode.ledger.store import Ledger
 from dicomnode.push.carrier import Carrier, InstanceFormat, OutgoingInstance, Session
 from dicomnode.seams import checkpoint
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 

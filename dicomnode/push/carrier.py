@@ -14,7 +14,7 @@ from typing import Protocol
 
 from dicomnode import wire
 from dicomnode.dimse.outcome import RequestOutcome
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 
 # For one session. Each may need a second presentation context, for the same class in implicit VR little endian.
 MOST_FORMATS = wire.MAXIMUM_CONTEXTS // 2

@@ -17,7 +17,7 @@ from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.push.carrier import InstanceFormat, OutgoingInstance
 from dicomnode.push.implicit_vr import implicit_dataset
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 

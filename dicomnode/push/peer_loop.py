@@ -24,7 +24,7 @@ from dicomnode.ledger.store import Ledger
 from dicomnode.push.attempt import Attempt, Cause, End, Ending, InFlight, lease_s
 from dicomnode.push.carrier import Carrier, Session
 from dicomnode.seams import checkpoint
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 

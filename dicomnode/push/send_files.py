@@ -9,7 +9,7 @@ from pathlib import Path
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.part10 import read_meta
 from dicomnode.push.carrier import MOST_FORMATS, Carrier, InstanceFormat, OutgoingInstance, Session
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from dicomnode.dimse.associate import AssociationRequest, Proposal
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 from dicomnode.wire import (
     APPLICATION_CONTEXT,
     CALLED_UNKNOWN,

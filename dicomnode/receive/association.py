@@ -38,7 +38,7 @@ from dicomnode.ids import SeriesId
 from dicomnode.receive.admission import contexts_for
 from dicomnode.receive.intake import OfferedInstance
 from dicomnode.seams import checkpoint
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 from dicomnode.wire import UNRECOGNISED_OPERATION, VERIFICATION, Answer, Rejection
 
 LOGGER = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from dicomnode.receive.listener import Listener
 from dicomnode.receive.space import Condition, Space
 from dicomnode.receive.throttle import Throttle
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
 from dicomnode.wire import Answer, Rejection
 
 LOGGER = logging.getLogger(__name__)

@@ -78,4 +78,6 @@ def test_a_term_of_a_rule_is_compared_word_by_word() -> None:
     fat = Limits(refuse_terms=("fat *",))
     assert judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], fat).reason is VerdictReason.TERM
     assert judged(["ORIGINAL", "PRIMARY", "FATSAT"], fat).process
-    assert judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], Limits(refuse_terms=("fat_[a-o]*",))).reason is VerdictReason.TERM
+    assert (
+        judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], Limits(refuse_terms=("fat_[a-o]*",))).reason is VerdictReason.TERM
+    )

@@ -20,7 +20,7 @@ from dicomnode.push.send_files import send_files
 from dicomnode.receive.listener import LARGEST_IN_FLIGHT
 from dicomnode.receive.scp import MEBIBYTE
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from dicomnode.wire import IMPLICIT, VERIFICATION
 from tests.receive.house import House, house, said
 from tests.support.dicom import Made, made

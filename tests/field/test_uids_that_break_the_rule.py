@@ -19,7 +19,7 @@ from dicomnode.imaging.verdict import Limits
 from dicomnode.pipeline import run_pipeline
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.receive.house import house
 from tests.support.mr_series import mr_datasets, write_series
 from tests.support.quiet_node import IMPLICIT, QuietNode, changed, quiet_node

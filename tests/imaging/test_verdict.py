@@ -40,15 +40,30 @@ def _with_slices_changed(change: Callable[[int, Dataset], None], phantom: Phanto
 
 # Table "verdict of the node" of the data's SOURCES; wording of §2.
 REAL = {
-    "prostatex/t2_tra": (VerdictReason.PROCESS, "19 slices, 3 mm apart, 3 mm thick → 57 slices of 1 mm by rule default."),
-    "prostatex/t2_sag": (VerdictReason.PROCESS, "19 slices, 3.6 mm apart, 3 mm thick → 76 slices of 0.9 mm by rule default."),
-    "prostatex/t2_cor": (VerdictReason.PROCESS, "15 slices, 3 mm apart, 3 mm thick → 45 slices of 1 mm by rule default."),
+    "prostatex/t2_tra": (
+        VerdictReason.PROCESS,
+        "19 slices, 3 mm apart, 3 mm thick → 57 slices of 1 mm by rule default.",
+    ),
+    "prostatex/t2_sag": (
+        VerdictReason.PROCESS,
+        "19 slices, 3.6 mm apart, 3 mm thick → 76 slices of 0.9 mm by rule default.",
+    ),
+    "prostatex/t2_cor": (
+        VerdictReason.PROCESS,
+        "15 slices, 3 mm apart, 3 mm thick → 45 slices of 1 mm by rule default.",
+    ),
     "ge_pd_tra": (
         VerdictReason.PROCESS,
         "20 slices, 6.999 mm apart, 5 mm thick → 120 slices of 1.167 mm by rule default.",
     ),  # it says MPR, and was acquired as it is
-    "lumbar/t2_sag": (VerdictReason.PROCESS, "11 slices, 4.5 mm apart, 4 mm thick → 44 slices of 1.125 mm by rule default."),
-    "brain_t1_fl2d": (VerdictReason.PROCESS, "35 slices, 4.8 mm apart, 4 mm thick → 175 slices of 0.96 mm by rule default."),
+    "lumbar/t2_sag": (
+        VerdictReason.PROCESS,
+        "11 slices, 4.5 mm apart, 4 mm thick → 44 slices of 1.125 mm by rule default.",
+    ),
+    "brain_t1_fl2d": (
+        VerdictReason.PROCESS,
+        "35 slices, 4.8 mm apart, 4 mm thick → 175 slices of 0.96 mm by rule default.",
+    ),
     "mimbcd_uta11/t1_tse_3p3": (
         VerdictReason.PROCESS,
         "18 slices, 3.3 mm apart, 3 mm thick → 54 slices of 1.1 mm by rule default.",
@@ -58,7 +73,10 @@ REAL = {
         "Slices are already 0.9 mm apart; rule default processes from 1.5 mm.",
     ),
     "fnndsc_10yr": (VerdictReason.ALREADY_THIN, "Slices are already 0.9 mm apart; rule default processes from 1.5 mm."),
-    "philips_mprage": (VerdictReason.ALREADY_THIN, "Slices are already 1 mm apart; rule default processes from 1.5 mm."),
+    "philips_mprage": (
+        VerdictReason.ALREADY_THIN,
+        "Slices are already 1 mm apart; rule default processes from 1.5 mm.",
+    ),
     "studyforrest_t1": (
         VerdictReason.ALREADY_THIN,
         "Slices are already 0.6667 mm apart; rule default processes from 1.5 mm.",
@@ -136,7 +154,11 @@ def test_a_stack_is_processed_and_measured() -> None:
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, VerdictReason.OTHER_CLASS, "CT Image Storage"),
         ({"SOPClassUID": "1.2.3.4.5"}, VerdictReason.OTHER_CLASS, "class unknown"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.1"}, VerdictReason.ENHANCED, "Enhanced"),
-        ({"PhotometricInterpretation": "MONOCHROME1"}, VerdictReason.UNUSABLE, "Slice 1 cannot be used: its grey scale"),
+        (
+            {"PhotometricInterpretation": "MONOCHROME1"},
+            VerdictReason.UNUSABLE,
+            "Slice 1 cannot be used: its grey scale",
+        ),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, VerdictReason.UNUSABLE, "it is a colour image"),
         ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}, VerdictReason.UNUSABLE, "it has 32 bits per pixel"),
         ({"HighBit": 15}, VerdictReason.UNUSABLE, "not in the low bits"),
@@ -148,14 +170,22 @@ def test_a_stack_is_processed_and_measured() -> None:
         ({"ModalityLUTSequence": []}, VerdictReason.UNUSABLE, "Modality LUT"),
         ({"ImageOrientationPatient": [1, 0, 0, 0.1, 1, 0]}, VerdictReason.UNUSABLE, "right angles"),
         ({"ImagePositionPatient": None}, VerdictReason.NO_POSITION, "(Image Position (Patient) is missing in 8 of 8)"),
-        ({"ImageOrientationPatient": None}, VerdictReason.NO_POSITION, "(Image Orientation (Patient) is missing in 8 of 8)"),
+        (
+            {"ImageOrientationPatient": None},
+            VerdictReason.NO_POSITION,
+            "(Image Orientation (Patient) is missing in 8 of 8)",
+        ),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, VerdictReason.MOSAIC, "mosaic"),
         ({"ImageType": ["ORIGINAL", "SECONDARY", "MIP_TRA"]}, VerdictReason.TERM, "MIP_TRA"),
         ({"ImageType": ["DERIVED", "PRIMARY", "T2 MAP"]}, VerdictReason.TERM, "T2 MAP"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "SUB"]}, VerdictReason.TERM, "SUB"),
         ({"LossyImageCompression": "01", "LossyImageCompressionRatio": "11.5"}, VerdictReason.LOSSY, "(ratio 11.5)"),
         ({"LossyImageCompression": "01"}, VerdictReason.LOSSY, "(ratio unknown)"),
-        ({"FrameOfReferenceUID": None}, VerdictReason.NO_FRAME_OF_REFERENCE, "(Frame of Reference UID is missing in 8 of 8)"),
+        (
+            {"FrameOfReferenceUID": None},
+            VerdictReason.NO_FRAME_OF_REFERENCE,
+            "(Frame of Reference UID is missing in 8 of 8)",
+        ),
         ({"SliceThickness": 1.2}, VerdictReason.GAPS, "Gaps of 1.8 mm in every 3 mm"),
     ],
 )

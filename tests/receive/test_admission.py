@@ -11,7 +11,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.ids import AeTitle
 from dicomnode.receive.admission import AdmissionContext, admit, contexts_for
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
 
 MR1 = PeerSettings(name="mr1", ae_title=AeTitle("MR1"), networks=(ip_network("10.1.2.0/24"),))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from dicomnode.ids import AeTitle
 from dicomnode.receive.listener import CONNECTIONS_PER_ASSOCIATION
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 from tests.receive.house import LOOPBACK, SCANNER, House, house
 from tests.support.dicom import made
 from tests.support.pdu import (

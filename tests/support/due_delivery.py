@@ -17,7 +17,7 @@ from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.push.carrier import Carrier
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.support.dicom import dataset_bytes, made, write_series
 from tests.support.pdu import MR_IMAGE
 from tests.support.wait import wait_until

@@ -20,7 +20,8 @@ from dicomnode.ledger.rows import Job
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.receive.intake import Intake, OfferedInstance
 from dicomnode.receive.space import Space
-from dicomnode.settings import SettleSettings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import SettleSettings
 from dicomnode.settle import Settler
 from tests.ledger.scene import FakeClock, derived
 from tests.support.dicom import encoded

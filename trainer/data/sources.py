@@ -7,8 +7,6 @@ birth date, and both get words of ours ("subject-1", "subject-1/2"): reports, pl
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,7 +15,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from dicomnode.errors import InputError
 from dicomnode.imaging.headers import InstanceHeader, read_headers
@@ -26,6 +24,7 @@ from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import COPY, HINT, NIFTI_SUFFIXES, Listing, list_files, passed_over_lines, shown_name
 from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge, line_of
 from dicomnode.imaging.volume import Volume
+from dicomnode.strict_toml import MistakesError, NotTomlError, StrictModel, check, parse
 from trainer.data import nifti
 from trainer.data.people import alike_of, person_of
 
@@ -111,8 +110,7 @@ class Series:
         return np.asarray(self.positions_mm @ self.normal)
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class _Row(StrictModel):
     path: Annotated[str, Field(min_length=1)]
     label: Annotated[str, Field(min_length=1, max_length=64)]
     subject: Annotated[str, Field(min_length=1, max_length=64)]
@@ -120,8 +118,7 @@ class _Row(BaseModel):
     licence: Annotated[str, Field(min_length=1)]
 
 
-class _Inventory(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class _Inventory(StrictModel):
     source: Annotated[tuple[_Row, ...], Field(min_length=1)]
 
 
@@ -153,18 +150,16 @@ def read_inventory(
 
 def _rows(file: Path) -> tuple[_Row, ...]:
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
-        return _Inventory.model_validate_json(json.dumps(raw, default=str)).source
+        return check(_Inventory, parse(file.read_bytes())).source
     except OSError as error:
         raise InputError(
             f"The inventory {file.name} cannot be read: {error.strerror or type(error).__name__}."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except NotTomlError as error:
         raise InputError(f"The inventory {file.name} is not TOML: {error}.") from error
-    except ValidationError as error:
-        mistakes = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    except MistakesError as error:
         raise InputError(
-            f"The inventory {file.name} is wrong: {mistakes}.",
+            f"The inventory {file.name} is wrong: {error}.",
             hint="Each [[source]] has path, label, subject, split, licence; trainer/data/open_data.toml is an example.",
         ) from error
 
