@@ -1,10 +1,11 @@
-"""What the documentation promises to list, it lists: keys, commands, options, exit codes, rooms, reasons."""
+"""The documentation lists what the code has (keys, commands, options, exit codes, rooms, reasons); links lead there."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -18,10 +19,30 @@ from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+FOLDERS = ("dicomnode", "trainer", "tests", "bench", "migrations", "etc", "docs")
+TEXTS = [*ROOT.glob("*.*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
+TEXTS = sorted(path for path in TEXTS if path.suffix in {".py", ".md", ".toml"} and path != Path(__file__))
 
 
 def _text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def _section(name: str, heading: str) -> str:
+    return _text(name).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+@cache
+def _slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings, by GitHub's rule: lower case, blanks as hyphens, no other punctuation."""
+    slugs: set[str] = set()
+    without_code = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for heading in re.findall(r"^#+ (.*)$", without_code, re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        same = sum(1 for other in slugs if re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other))
+        slugs.add(f"{slug}-{same}" if same else slug)
+    return slugs
 
 
 def _keys() -> Iterator[tuple[str, object]]:
@@ -92,20 +113,54 @@ def test_every_reason_for_keeping_a_series_stands_in_the_operations_page() -> No
     assert [reason for reason in verdict.VerdictReason if f"`{reason.value}`" not in page] == []
 
 
-def test_the_rooms_are_the_same_in_readme_and_architecture_contract() -> None:
+def test_the_rooms_of_readme_are_those_of_the_tree_and_of_the_contract() -> None:
+    package = ROOT / "dicomnode"
+    files = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    tree = files | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    rows = re.findall(r"^\| (`.*?) \|", _section("README.md", "Rooms"), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([\w./]+)`", row)]
+    assert len(named) == len(set(named))
+    assert set(named) == tree | {"trainer/"}
+
     contract = tomllib.loads(_text("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
-    rooms = {room.strip("() ") for layer in contract["layers"] for room in layer.split("|") if "(" not in room}
-    table = _text("README.md").partition("## Rooms")[2].partition("\n## ")[0]
-    named = {name.removesuffix(".py").removesuffix("/") for name in re.findall(r"`([\w./]+)`", table)}
-    assert rooms - {"__main__"} <= named, rooms - named
+    layers = {room.strip() for layer in contract["layers"] for room in layer.split("|") if "(" not in room}
+    assert layers - {"__main__"} == {name.removesuffix(".py").removesuffix("/") for name in tree}
 
 
-@pytest.mark.parametrize(
-    "page", sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-)
+def test_the_files_that_readme_tells_a_newcomer_to_read_are_there() -> None:
+    listed = re.search(r"^To read the node in one go: (.*?)\.$", _text("README.md"), re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    names = re.findall(r"`([\w./]+)`", listed[1])
+    assert names
+    assert [name for name in names if not (ROOT / "dicomnode" / name).is_file()] == []
+
+
+def test_the_table_of_pages_is_the_folder_of_pages() -> None:
+    named = re.findall(r"^\| \[[\w./-]+\]\(([\w./-]+)\)", _text("docs/README.md"), re.MULTILINE)
+    pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+    assert sorted(named) == sorted(pages | {"decisions/"})
+
+
+@pytest.mark.parametrize("page", [str(path.relative_to(ROOT)) for path in PAGES])
 def test_every_relative_link_leads_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", _text(page)):
-        assert ((ROOT / page).parent / target).exists(), target
+    for target, heading in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", _text(page)):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        assert not heading or heading in _slugs(path), f"{target}#{heading}"
+
+
+def test_every_heading_that_code_names_is_there() -> None:
+    named = {
+        (str(path.relative_to(ROOT)), page, heading)
+        for path in TEXTS
+        for page, heading in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text("utf-8"))
+    }
+    missing = [
+        f"{file}: {page}#{heading}"
+        for file, page, heading in sorted(named)
+        if not (ROOT / page).is_file() or (heading and heading not in _slugs(ROOT / page))
+    ]
+    assert missing == []
 
 
 def test_the_decisions_are_numbered_without_a_gap() -> None:
