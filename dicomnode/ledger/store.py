@@ -417,7 +417,7 @@ class Ledger:
             verdicts.release(act, series)
 
     def cancel_series(self, series: SeriesId, by: str) -> tuple[JobId, ...]:
-        """Cancel the jobs of a series, the running one too; return their numbers. Raises InputError where it has none."""
+        """Cancel the jobs of a series, the running one too; return their numbers. InputError where it has none."""
         with self._act("cancel_series", by) as act:
             return verdicts.cancel(act, series)
 
