@@ -126,9 +126,7 @@ class Shared:
         slabs = []
         for owner in range(count):
             around = slice(max(owner - SOURCE_WINDOW, 0), owner + SOURCE_WINDOW + 1)
-            slabs.append(
-                {tag_of(key): element(tag_of(key), "SQ", *of[around]) for key, of in items.items()}
-            )
+            slabs.append({tag_of(key): element(tag_of(key), "SQ", *of[around]) for key, of in items.items()})
         return cls(series=explicit_vr.elements(explicit_vr.written(series)), slabs=tuple(slabs))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import header_of
 from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from tests.support.derived import SMALL
@@ -37,7 +38,7 @@ ANATOMY = (
 
 def judged(image_type: list[str], limits: Limits | None = None, phantom: Phantom = SMALL) -> Verdict:
     datasets = replace(phantom, changes={"ImageType": image_type}).datasets()
-    return judge([header_of(dataset, SOMEWHERE) for dataset in datasets], limits or Limits())
+    return judge([Frame(header=header_of(dataset, SOMEWHERE)) for dataset in datasets], limits or Limits())
 
 
 @pytest.mark.parametrize("term", [*OPERATIONS, *OF_MR, *OF_CLASSIC_MR])
@@ -78,4 +79,6 @@ def test_a_term_of_a_rule_is_compared_word_by_word() -> None:
     fat = Limits(refuse_terms=("fat *",))
     assert judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], fat).reason is VerdictReason.TERM
     assert judged(["ORIGINAL", "PRIMARY", "FATSAT"], fat).process
-    assert judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], Limits(refuse_terms=("fat_[a-o]*",))).reason is VerdictReason.TERM
+    assert (
+        judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], Limits(refuse_terms=("fat_[a-o]*",))).reason is VerdictReason.TERM
+    )
