@@ -24,8 +24,11 @@ from tests.support.pdu import EXPLICIT, MR_IMAGE
 from tests.support.shared import DATA, needs_shared
 
 ROOT = Path(__file__).resolve().parents[1]
-UIDS = {"sop_class_uid": MR_IMAGE, "sop_instance_uid": "1.2.3", "transfer_syntax_uid": EXPLICIT}
 REST = b"\x08\x00\x05\x00CS\x04\x00ABCD"  # the data set of the files below
+
+
+def _meta(private: bytes | None = None) -> bytes:
+    return file_meta(sop_class_uid=MR_IMAGE, sop_instance_uid="1.2.3", transfer_syntax_uid=EXPLICIT, private=private)
 
 
 def _read(content: bytes) -> tuple[FileMeta, bytes]:
@@ -51,7 +54,7 @@ def test_what_we_write_is_what_pydicom_writes(private: bytes | None) -> None:
         meta.PrivateInformationCreatorUID, meta.PrivateInformation = UID(IMPLEMENTATION_CLASS_UID), private
     buffer = DicomBytesIO()
     write_file_meta_info(buffer, meta)
-    assert file_meta(**UIDS, private=private) == bytes(128) + b"DICM" + buffer.getvalue()
+    assert _meta(private) == bytes(128) + b"DICM" + buffer.getvalue()
 
 
 def _is_read_as_pynetdicom_reads_it(path: Path) -> bool:
@@ -80,7 +83,7 @@ def test_every_real_file_is_read_as_another_reader_reads_it() -> None:
 
 def test_elements_of_the_meta_group_that_a_sender_put_into_the_data_set_are_part_of_it() -> None:
     stray = element(0x00020010, "UI", b"1.2.840.10008.1.2\0")
-    meta, rest = _read(file_meta(**UIDS) + stray + REST)
+    meta, rest = _read(_meta() + stray + REST)
     assert rest == stray + REST
     assert (meta.transfer_syntax_uid, meta.is_length_right) == (EXPLICIT, True)
 
@@ -104,7 +107,7 @@ def test_a_file_without_preamble_is_none_and_is_read_from_its_beginning() -> Non
     st.binary(max_size=200), st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=4), st.integers(0)
 )
 def test_whatever_the_bytes_are_an_answer_comes(junk: bytes, edits: list[tuple[int, int]], cut: int) -> None:
-    content = bytearray(file_meta(**UIDS) + junk)
+    content = bytearray(_meta() + junk)
     for place, value in edits:
         content[place % len(content)] = value
     damaged = bytes(content[: cut % len(content)])
