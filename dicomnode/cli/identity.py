@@ -1,4 +1,4 @@
-"""Who a series belongs to, for ``--identify``: read from one of its files, never stored or logged."""
+"""Read the patient, study and series texts for ``--identify`` from a file. They are never stored or logged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Texts of the first instance as they stand there; empty where the attribute is missing."""
+    """Texts of the first instance as written; empty if the attribute is missing."""
 
     patient_name: str = ""
     patient_id: str = ""
@@ -33,7 +33,7 @@ class Identity:
 
 
 def find_identity(ledger: Reader, series_id: int, config: Path | None) -> Identity:
-    """The texts of the series' first archived file."""
+    """The texts of the first archived file of the series."""
     files = ledger.series_show(series_id).files
     return read_identity(load_settings(config).node.data / "archive" / files[0].file) if files else Identity()
 
