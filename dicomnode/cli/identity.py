@@ -39,7 +39,7 @@ def find_identity(ledger: Reader, series_id: int, config: Path | None) -> Identi
 
 
 def read_identity(file: Path) -> Identity:
-    """The texts of one archived file; all empty where it cannot be read: the rest of the answer is still worth it."""
+    """The texts of one archived file; all empty if it cannot be read, because the rest of the answer is useful."""
     from dicomnode.imaging.headers import read_dataset
     from dicomnode.imaging.representation import MALFORMED
 
@@ -53,7 +53,7 @@ def read_identity(file: Path) -> Identity:
 
 
 def _text(header: Dataset, keyword: str) -> str:
-    """Empty where the attribute is missing, or cannot be taken apart as its VR says."""
+    """The text of an attribute; empty if it is missing or cannot be read as its VR says."""
     from dicomnode.imaging.representation import MALFORMED
 
     try:

@@ -87,7 +87,7 @@ def _derive(
     from dicomnode.imaging.verdict import Limits
     from dicomnode.pipeline import run_pipeline
 
-    log.start_logging("warning", "auto")  # a slower device, less memory than hoped for: worth a line
+    log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
     facts = model_dir.model_facts(model or model_dir.default_model())
     plan = DerivationPlan(
         namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE), rule="infer", model=facts.name, model_kind=facts.kind,

@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
         output.say("Interrupted.", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has enough: no error, and nothing more to flush at exit.
+        # The reader of the pipe, such as `head`, has ended: this is no error, and nothing more must be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except NodeError as exc:

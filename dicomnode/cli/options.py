@@ -84,7 +84,9 @@ def new_folder(out: Path, undone: str) -> Path:
     place = out.resolve()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InputError(f"{out} is not empty; {undone}.", hint="Name a new folder.")
-    if place.is_mount() or place == Path.cwd():  # a whole folder takes the place of an empty one: not of these
+    if (
+        place.is_mount() or place == Path.cwd()
+    ):  # the result replaces the empty folder, which is impossible for these two
         what = "the folder of a mounted disk" if place.is_mount() else "the folder that you are in"
         raise InputError(
             f"{out} is {what}, which the result cannot take the place of; {undone}.", hint="Name a new folder in it."
@@ -100,7 +102,7 @@ def kept(out: Path, undone: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as exc:
-        if out.is_dir() and any(out.iterdir()):  # since it was looked at
+        if out.is_dir() and any(out.iterdir()):  # somebody wrote into it since it was checked
             raise InputError(f"{out} is not empty any more; {undone}.", hint="Name a new folder.") from exc
         raise StorageError(
             f"{out} could not be written: {exc.strerror}; {undone}.",

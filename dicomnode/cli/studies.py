@@ -32,7 +32,7 @@ def study_folders(words: tuple[str, ...], config: Path | None) -> Iterator[Path]
     yield from (Path(word) for word in words if word not in uids)
     if not uids:
         return
-    from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason  # pydicom takes its time
+    from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason  # importing pydicom is slow
 
     archive = load_settings(config).node.data / "archive"
     found: dict[str, list[Path]] = {uid: [] for uid in uids}

@@ -184,7 +184,7 @@ def train(
             _look_at_pixels(out)
             return 0
         return _go_on(out, device, threads, name, licence, tensorboard=tensorboard, as_json=as_json)
-    except InputError:  # what only shows when pixels are looked at
+    except InputError:  # a fault that only the pixels show
         plans.withdraw(out)
         raise
 
