@@ -95,6 +95,22 @@ def test_every_command_and_each_of_its_options_stands_in_the_command_page(path: 
 
 
 @pytest.mark.parametrize("path", COMMANDS)
+def test_the_command_page_says_of_each_option_what_help_says(path: str) -> None:
+    page = " ".join(_text("docs/cli.md").split())
+    for option in COMMANDS[path].params:
+        if isinstance(option, click.Option) and not {"--config", "--json"}.intersection(option.opts):
+            assert option.help, option.opts
+            default = f" Default: {option.default}." if option.show_default else ""
+            assert f"{option.help}{default}" in page, option.opts
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_says_what_it_does(path: str) -> None:
+    assert COMMANDS[path].help
+    assert COMMANDS[path].short_help
+
+
+@pytest.mark.parametrize("path", COMMANDS)
 def test_every_command_that_reads_settings_takes_config_and_every_one_but_serve_json(path: str) -> None:
     options = {name for parameter in COMMANDS[path].params for name in parameter.opts}
     reads_none = {"dicomnode demo", "dicomnode infer", "dicomnode evaluate"}
