@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom.uid import UID
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
@@ -27,7 +27,19 @@ from pynetdicom.presentation import (
 )
 
 from dicomnode import wire
-from dicomnode.dimse.items import CALLED, CALLING, Unreadable, as_sent, tidy_acceptance, tidy_request, title
+from dicomnode.dimse.items import (
+    CALLED,
+    CALLING,
+    Tidied,
+    Unreadable,
+    abstract_syntax,
+    as_sent,
+    refusal,
+    tidy_acceptance,
+    tidy_request,
+    title,
+    with_refusals,
+)
 from dicomnode.dimse.link import Ended, Link
 from dicomnode.dimse.messages import (
     INVALID_VALUE,
@@ -45,6 +57,7 @@ from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME,
 RESPONSE_LIMITS = ReadLimits(pdu_bytes=1 << 20, dataset_bytes=1 << 20)  # of what a peer answers: some hundred bytes
 
 _TITLES = slice(4, 36)  # called, then calling AE title
+_PDU_HEAD_BYTES = 6  # type and length
 _ACCEPTED = 0  # result of a presentation context (PS3.8 Table 9-18)
 _TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 
@@ -75,10 +88,18 @@ class AssociationRequest:
     called: str | None  # None: not an AE title at all (PS3.5 section 6.2)
     calling: str | None
     is_version_1: bool
-    application_context: str
-    primitive: A_ASSOCIATE
     titles: bytes  # as they came, to be sent back (PS3.8 Table 9-17)
-    left_out: str = ""  # items that are not of the standard, for the log
+    tidied: Tidied
+
+    @property
+    def application_context(self) -> str:
+        """The UID of the application context; empty where there is none."""
+        return self.tidied.application.decode("ascii")
+
+    @property
+    def left_out(self) -> str:
+        """The items that are not of the standard, for the log."""
+        return self.tidied.summary
 
     @property
     def called_as_sent(self) -> str:
@@ -113,31 +134,36 @@ def read_request(body: bytes) -> AssociationRequest | Violation:
     tidied = tidy_request(body)
     if isinstance(tidied, Unreadable):
         return Violation(Flaw.REQUEST_MALFORMED, tidied.why)
-    pdu = A_ASSOCIATE_RQ()
-    try:
-        pdu.decode(encode_pdu(PduType.ASSOCIATE_RQ, tidied.body))
-        primitive = pdu.to_primitive()
-    except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
-        return Violation(Flaw.REQUEST_MALFORMED, type(exc).__name__)
     return AssociationRequest(
         called=title(body[CALLED]),
         calling=title(body[CALLING]),
         is_version_1=bool(body[1] & 1),  # one bit a version, and only that of version 1 is tested
-        application_context=str(primitive.application_context_name or ""),
-        primitive=primitive,
         titles=body[_TITLES],
-        left_out=tidied.summary,
+        tidied=tidied,
     )
 
 
 def accept(
     request: AssociationRequest, supported: Sequence[Proposal], *, maximum_pdu_bytes: int
 ) -> Acceptance | Violation:
-    """Negotiate the contexts, and answer. ``maximum_pdu_bytes``: the longest PDU that we take."""
-    asked = request.primitive
-    proposed = asked.presentation_context_definition_list
+    """Negotiate the contexts, and answer. ``maximum_pdu_bytes``: the longest PDU that we take.
+
+    The library gets only the contexts of classes that are supported: it needs a quarter of a millisecond for each,
+    and many senders propose all classes there are, 128 contexts.
+    """
+    proposed = {number: (abstract_syntax(one), one) for number, one in request.tidied.contexts.items()}
+    asked_for = {uid for uid, _ in proposed.values()}
+    common = [one for one in supported if one.abstract_syntax in asked_for]
+    negotiable = {one.abstract_syntax for one in common}
+    ours = {number: context for number, (uid, context) in proposed.items() if uid in negotiable}
+    refusals = {number: refusal(context) for number, (_, context) in proposed.items() if number not in ours}
+    pdu = A_ASSOCIATE_RQ()
     try:
-        results, _ = negotiate_as_acceptor(proposed, [_for_library(one) for one in supported])
+        pdu.decode(encode_pdu(PduType.ASSOCIATE_RQ, replace(request.tidied, contexts=ours).body))
+        asked = pdu.to_primitive()
+        results, _ = negotiate_as_acceptor(
+            asked.presentation_context_definition_list, [_for_library(one) for one in common]
+        )
     except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
         return Violation(Flaw.REQUEST_MALFORMED, type(exc).__name__)
     answer = A_ASSOCIATE()
@@ -146,9 +172,10 @@ def accept(
     answer.result, answer.result_source = 0, 1
     answer.presentation_context_definition_results_list = results
     answer.user_information.extend(_ourselves(maximum_pdu_bytes))
-    pdu = bytearray(A_ASSOCIATE_AC(answer).encode())
-    pdu[6 + _TITLES.start : 6 + _TITLES.stop] = request.titles
-    return Acceptance(pdu=bytes(pdu), contexts=_accepted(results), maximum_pdu_bytes=_longest(asked))
+    body = bytearray(with_refusals(A_ASSOCIATE_AC(answer).encode()[_PDU_HEAD_BYTES:], refusals))
+    body[_TITLES] = request.titles
+    accepted = encode_pdu(PduType.ASSOCIATE_AC, bytes(body))
+    return Acceptance(pdu=accepted, contexts=_accepted(results), maximum_pdu_bytes=_longest(asked))
 
 
 def reject(rejection: wire.Rejection) -> bytes:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
-from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomnode.dimse.associate import AssociationRequest
+from dicomnode.dimse.items import Tidied
 from dicomnode.ids import AeTitle
 from dicomnode.receive.admission import AdmissionContext, admit, contexts_for
 from dicomnode.settings.models import PeerSettings
@@ -21,11 +21,16 @@ REQUEST = AssociationRequest(
     called="NODE",
     calling="MR1",
     is_version_1=True,
-    application_context=APPLICATION_CONTEXT,
-    primitive=A_ASSOCIATE(),
     titles=bytes(32),
+    tidied=Tidied(
+        fixed=b"", application=APPLICATION_CONTEXT.encode(), context_kind=0x20, contexts={}, maximum_length=0
+    ),
 )
 USUAL = AdmissionContext(is_refusing=False, is_over_limit=False, address="10.1.2.5")
+
+
+def in_context(uid: str) -> AssociationRequest:
+    return replace(REQUEST, tidied=replace(REQUEST.tidied, application=uid.encode()))
 
 
 def decide(request: AssociationRequest, context: AdmissionContext) -> str:
@@ -49,7 +54,7 @@ def test_a_known_peer_from_its_network_comes_in() -> None:
         (replace(REQUEST, calling=None), USUAL, "1/1/3"),
         (replace(REQUEST, calling="MR2"), USUAL, "1/1/3"),  # known, but not from there
         (replace(REQUEST, calling="PACS"), replace(USUAL, address="10.1.2.9"), "1/1/3"),  # only sent to
-        (replace(REQUEST, application_context="1.2.3"), USUAL, "1/1/2"),
+        (in_context("1.2.3"), USUAL, "1/1/2"),
         (replace(REQUEST, is_version_1=False), USUAL, "1/2/2"),
     ],
 )
@@ -58,7 +63,7 @@ def test_each_obstacle_has_its_code(request_: AssociationRequest, context: Admis
 
 
 def test_the_first_obstacle_of_the_order_is_named() -> None:
-    request = replace(REQUEST, called="X", calling="X", is_version_1=False, application_context="1")
+    request = replace(in_context("1"), called="X", calling="X", is_version_1=False)
     context = AdmissionContext(is_refusing=True, is_over_limit=True, address="9.9.9.9")
     assert decide(request, context) == "2/3/1"
     context = replace(context, is_refusing=False)
@@ -69,7 +74,7 @@ def test_the_first_obstacle_of_the_order_is_named() -> None:
     assert decide(request, context) == "1/1/3"
     request, context = replace(request, calling="MR1"), replace(context, address="10.1.2.5")
     assert decide(request, context) == "1/1/2"
-    assert decide(replace(request, application_context=APPLICATION_CONTEXT), context) == "1/2/2"
+    assert decide(replace(request, tidied=REQUEST.tidied), context) == "1/2/2"
 
 
 def test_only_a_peer_that_may_is_offered_other_objects() -> None:
