@@ -25,11 +25,10 @@ from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
 
-from dicomnode.derive import attributes
+from dicomnode.derive import attributes, mr_attributes
 from dicomnode.derive.decimals import decimal_text
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
-from dicomnode.imaging import mr_attributes
 from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.verdict import Limits, Reason, judge

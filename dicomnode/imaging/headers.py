@@ -38,8 +38,7 @@ from dicomnode.imaging.representation import (
 )
 from dicomnode.imaging.spelling import canonical
 
-PRODUCT = "dicomnode"  # Manufacturer of what we derive; DERIVED §1.5 recognises our output by it
-READ_WITH = "Read with series "  # + number; ends ImageComments of what we derive (DERIVED §3.4)
+MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 
 IDENTITY_GROUPS = (0x0010, 0x0012)  # patient, and clinical trial subject: copied whole, compared whole
 

@@ -16,19 +16,17 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.pixels.utils import pixel_array
 
-from dicomnode.errors import InputError, StorageError
-from dicomnode.ids import digest
+from dicomnode.errors import InputError
 from dicomnode.imaging.geometry import SliceLine, directions, number_direction
-from dicomnode.imaging.headers import InstanceHeader, header_of, read_dataset, texts
+from dicomnode.imaging.headers import InstanceHeader, header_of, opened, read_dataset, texts
 from dicomnode.imaging.representation import MALFORMED
 from dicomnode.imaging.verdict import believed_thickness_mm, line_of
 from dicomnode.imaging.volume import Volume
+from dicomnode.part10 import dataset_sha256
 
 Frame = NDArray[np.int16] | NDArray[np.uint16]  # stored values of one slice (H, W)
 
 UNDECODABLE = (*MALFORMED, RuntimeError)  # pydicom raises RuntimeError when all decoders have failed
-META_START = 132  # preamble and "DICM" (PS3.10 §7.1)
-LONG_META_VRS = (b"OB", b"UN")  # VRs with a 32-bit length that stand in file meta: (0002,0001), (0002,0102)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +100,7 @@ def load_volume(paths: Sequence[Path], *, digests: Mapping[Path, str] | None = N
         volume=_volume(voxels, headers, line),
         frames=tuple(frames),
         headers=headers,
-        sha256=tuple(known.get(header.path) or dataset_sha256(header.path) for header in headers),
+        sha256=tuple(known.get(header.path) or sha256_of(header.path) for header in headers),
         line=line,
         number_direction=number_direction([header.instance_number for header in headers]),
         format=stored_format,
@@ -114,26 +112,10 @@ def load_volume(paths: Sequence[Path], *, digests: Mapping[Path, str] | None = N
     )
 
 
-def dataset_sha256(path: Path) -> str:
-    """SHA-256 of a file's dataset: the same however file meta is rewritten on the way."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"The file {path.name} cannot be read: {error.strerror or type(error).__name__}.") from error
-    return digest(memoryview(content)[dataset_start(content) :])
-
-
-def dataset_start(content: bytes) -> int:
-    """Where the dataset begins in a Part 10 file: after preamble and group 0002, which is Explicit VR (PS3.10 §7.1)."""
-    if content[META_START - 4 : META_START] != b"DICM":
-        return 0
-    start = META_START
-    while content[start : start + 2] == b"\x02\x00":
-        if content[start + 4 : start + 6] in LONG_META_VRS:
-            start += 12 + int.from_bytes(content[start + 8 : start + 12], "little")
-        else:
-            start += 8 + int.from_bytes(content[start + 6 : start + 8], "little")
-    return min(start, len(content))
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the data set of a file; StorageError where the disk refuses it."""
+    with opened(path) as file:
+        return dataset_sha256(file)
 
 
 def _decode(path: Path, place: int) -> tuple[InstanceHeader, Frame]:

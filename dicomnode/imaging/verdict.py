@@ -31,16 +31,10 @@ from dicomnode.imaging.geometry import (
     fit_line,
     is_orthonormal,
 )
-from dicomnode.imaging.headers import (
-    PRODUCT,
-    READ_WITH,
-    InstanceHeader,
-    UnreadableHeader,
-    attribute_name,
-)
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, UnreadableHeader, attribute_name
 from dicomnode.imaging.profile import MIN_RATIO, RATIO_LIMITS, TARGET_SPACING_MM, choose_ratio
+from dicomnode.own_output import is_own_output, source_number
 
-MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 
 MIN_SLICES = 5  # fewer are a localizer or a fragment (DERIVED §2)
@@ -79,8 +73,6 @@ REFUSED_UNLESS_ORIGINAL = ("MPR*",)
 SUMS = ("ADDITION", "IMAGEADDITION", "ADD", "SUM", "MEAN", "AVERAGE", "MEDIAN")
 OVERLAP = 1.05  # × spacing: thickness beyond it is more than rounding
 MOSAIC_TERM = "MOSAIC"
-RESAMPLED_TERM = "RESAMPLED"
-RESAMPLING_CODE = "113085"  # DCM, "Spatial resampling"
 
 # Attributes with one value over the whole series, beside identity: whoever disagrees belongs elsewhere (DERIVED §1.1).
 # Scanning Sequence and Sequence Variant are type 1 in a derived object, which has one value for all its slices.
@@ -264,18 +256,11 @@ def _answer(case: _Case, reason: Reason, /, *, alert: bool = False, **words: str
 
 def _own_output(case: _Case) -> Verdict | None:
     """A mark that survives a PACS round trip (DERIVED §1.5)."""
-    marked = next((h for h in case.instances if _is_derived_by_us(h)), None)
-    if marked is None:
-        return None
-    _, _, number = marked.text("ImageComments").rpartition(READ_WITH)
-    number = number.strip(" .")
-    return _answer(case, Reason.OWN_OUTPUT, number=number if number.isdecimal() else "of unknown number")
-
-
-def _is_derived_by_us(header: InstanceHeader) -> bool:
-    if PRODUCT in header.makers:
-        return True
-    return header.image_type[3:4] == (RESAMPLED_TERM,) and RESAMPLING_CODE in header.derivation_codes
+    for header in case.instances:
+        if is_own_output(header.makers, header.image_type, header.derivation_codes):
+            number = source_number(header.text("ImageComments"))
+            return _answer(case, Reason.OWN_OUTPUT, number=number or "of unknown number")
+    return None
 
 
 def _class(case: _Case) -> Verdict | None:

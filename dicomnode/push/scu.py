@@ -13,10 +13,9 @@ from io import BytesIO
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
-from pynetdicom.dsutils import encode, split_dataset
+from pynetdicom.dsutils import encode
 
 from dicomnode import log, wire
 from dicomnode.dimse.associate import Proposal
@@ -26,6 +25,7 @@ from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import name_of
 from dicomnode.imaging.representation import MALFORMED, misfit_in
+from dicomnode.part10 import read_meta
 from dicomnode.settings import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
@@ -200,17 +200,16 @@ class _File:
 def _look_into(path: Path) -> _File | Outcome:
     """What a file needs from the peer, without its dataset."""
     try:
-        meta, offset = split_dataset(path)
+        with path.open("rb") as file:
+            meta = read_meta(file)
     except OSError as exc:
         return Outcome(reason=Reason.UNREADABLE, detail=f"{path}, {exc.strerror}")
-    except InvalidDicomError:
+    if meta is None:
         return Outcome(reason=Reason.UNREADABLE, detail=f"{path} does not begin as a DICOM file")
-    uids = [str(meta.get(f"MediaStorageSOP{kind}UID", "")) for kind in ("Class", "Instance")]
-    syntax = str(meta.get("TransferSyntaxUID", ""))
-    if not (all(uids) and syntax):
+    if not (meta.sop_class_uid and meta.sop_instance_uid and meta.transfer_syntax_uid):
         return Outcome(reason=Reason.UNREADABLE, detail=f"{path} has no complete file meta")
-    offer = Offer(sop_class_uid=uids[0], transfer_syntax_uid=syntax)
-    return _File(path=path, offer=offer, sop_instance_uid=uids[1], offset=offset)
+    offer = Offer(sop_class_uid=meta.sop_class_uid, transfer_syntax_uid=meta.transfer_syntax_uid)
+    return _File(path=path, offer=offer, sop_instance_uid=meta.sop_instance_uid, offset=meta.start)
 
 
 def _send(link: Link, file: _File) -> Outcome:

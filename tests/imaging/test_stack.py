@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from pydicom.uid import (
 )
 
 from dicomnode.errors import InputError
-from dicomnode.imaging import stack
 from dicomnode.imaging.stack import Stack, load_volume
 from tests.support.phantom import Phantom, write_datasets
 from tests.support.shared import DATA, needs_shared
@@ -171,20 +169,6 @@ def test_a_slice_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     datasets[1].PixelData = datasets[1].PixelData[:60] + b"\0" * 40 + datasets[1].PixelData[100:]
     with pytest.raises(InputError, match=r"^Slice 2 cannot be used"):
         _loaded(tmp_path / "garbled", datasets)
-
-
-def test_the_digest_is_that_of_the_dataset_alone(tmp_path: Path) -> None:
-    """File meta is rewritten by every hop; the reference finds the dataset by its first element."""
-    (path,) = write_datasets(tmp_path, SMALL.datasets()[:1])
-    content = path.read_bytes()
-    start = content.index(b"\x08\x00\x05\x00CS")
-    assert stack.dataset_sha256(path) == hashlib.sha256(content[start:]).hexdigest()
-    dataset = dcmread(path)
-    dataset.file_meta.SourceApplicationEntityTitle = "ELSEWHERE"
-    dataset.file_meta.PrivateInformationCreatorUID = UID("1.2.3")
-    dataset.file_meta.PrivateInformation = b"\x02\x00\x10\x00UI"
-    dcmwrite(path, dataset)
-    assert stack.dataset_sha256(path) == hashlib.sha256(content[start:]).hexdigest()
 
 
 def test_a_digest_that_the_archive_knows_is_not_computed_again(tmp_path: Path) -> None:
