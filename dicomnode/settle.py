@@ -58,7 +58,7 @@ PAUSE_S = 10.0  # after the ledger or the disk refused
 INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
 READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-NOT_JUDGED = "not_judged"  # beside imaging.verdict.Reason: we could not do our part
+NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not do our part
 
 
 class _TooMuch(Exception):

@@ -89,7 +89,7 @@ def test_every_exit_code_stands_in_the_command_page() -> None:
 
 def test_every_reason_for_keeping_a_series_stands_in_the_operations_page() -> None:
     page = _text("docs/operations.md")
-    assert [reason for reason in verdict.Reason if f"`{reason.value}`" not in page] == []
+    assert [reason for reason in verdict.VerdictReason if f"`{reason.value}`" not in page] == []
 
 
 def test_the_rooms_are_the_same_in_readme_and_architecture_contract() -> None:

@@ -24,7 +24,7 @@ from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.profile import ThinGrid
 from dicomnode.imaging.stack import sha256_of
-from dicomnode.imaging.verdict import Limits, Reason
+from dicomnode.imaging.verdict import Limits, VerdictReason
 from dicomnode.imaging.volume import Volume
 from dicomnode.pipeline import Outcome, run_pipeline, series_in
 from tests.support.phantom import Phantom, write_datasets
@@ -93,7 +93,7 @@ def test_a_refusal_is_an_answer_and_nothing_is_computed(tmp_path: Path) -> None:
         device="cpu",
         write=kept.append,
     )
-    assert outcome.verdict.reason is Reason.TOO_FEW
+    assert outcome.verdict.reason is VerdictReason.TOO_FEW
     assert (outcome.series_uid, outcome.instances, kept) == (None, (), [])
 
 

@@ -87,7 +87,7 @@ REPORTED = (
 )  # fmt: skip
 
 
-class Reason(StrEnum):
+class VerdictReason(StrEnum):
     """Why a series is processed or kept, in the order in which the reasons are looked for."""
 
     OWN_OUTPUT = "own_output"
@@ -115,28 +115,30 @@ class Reason(StrEnum):
 
 _NO_POSITION = "The images carry no position in space ({attribute} is missing in {k} of {n})."
 
-SENTENCES: dict[Reason, str] = {
-    Reason.OWN_OUTPUT: "This series was made by this node from series {number}; it is kept and never processed again.",
-    Reason.OTHER_CLASS: "Objects of class {name} are stored but not processed.",
-    Reason.ENHANCED: "Multi-frame (Enhanced) MR objects are stored but not processed yet.",
-    Reason.DISAGREE: "Instances disagree on {attribute}.",
-    Reason.UNUSABLE: "Slice {n} cannot be used: {reason}.",
-    Reason.NO_POSITION: _NO_POSITION,
-    Reason.MOSAIC: "The slices of this series are tiled in one picture (mosaic).",
-    Reason.TERM: "This is a {term} image, not an anatomical stack.",
-    Reason.LOSSY: "The images were lossily compressed before they came here (ratio {x}).",
-    Reason.ORIENTATIONS: "The series holds {k} orientations (localizer or angled groups).",
-    Reason.ECHOES: "The series holds {k} {kinds}: {values}; send them as separate series.",
-    Reason.REPEATED: "{k} positions occur more than once: a time or diffusion series.",
-    Reason.TOO_FEW: "Only {n} slices; at least {least} are needed.",
-    Reason.NO_FRAME_OF_REFERENCE: _NO_POSITION,
-    Reason.MISSING: "{k} slice(s) missing: {gap} mm between slices {i} and {j}, {s} mm elsewhere.",
-    Reason.IRREGULAR: "Distances vary from {a} to {b} mm.",
-    Reason.GAPS: "Gaps of {g} mm in every {s} mm are more than the rule allows.",
-    Reason.ALREADY_THIN: "Slices are already {s} mm apart; rule {name} processes from {t} mm.",
-    Reason.RATIO: "Ratio {r} is outside {lo}–{hi} of model {m}.",
-    Reason.NO_RULE: "No rule applies.",
-    Reason.PROCESS: "{n} slices, {s} mm apart, {thick} → {m} slices of {d} mm by rule {name}.",
+SENTENCES: dict[VerdictReason, str] = {
+    VerdictReason.OWN_OUTPUT: (
+        "This series was made by this node from series {number}; it is kept and never processed again."
+    ),
+    VerdictReason.OTHER_CLASS: "Objects of class {name} are stored but not processed.",
+    VerdictReason.ENHANCED: "Multi-frame (Enhanced) MR objects are stored but not processed yet.",
+    VerdictReason.DISAGREE: "Instances disagree on {attribute}.",
+    VerdictReason.UNUSABLE: "Slice {n} cannot be used: {reason}.",
+    VerdictReason.NO_POSITION: _NO_POSITION,
+    VerdictReason.MOSAIC: "The slices of this series are tiled in one picture (mosaic).",
+    VerdictReason.TERM: "This is a {term} image, not an anatomical stack.",
+    VerdictReason.LOSSY: "The images were lossily compressed before they came here (ratio {x}).",
+    VerdictReason.ORIENTATIONS: "The series holds {k} orientations (localizer or angled groups).",
+    VerdictReason.ECHOES: "The series holds {k} {kinds}: {values}; send them as separate series.",
+    VerdictReason.REPEATED: "{k} positions occur more than once: a time or diffusion series.",
+    VerdictReason.TOO_FEW: "Only {n} slices; at least {least} are needed.",
+    VerdictReason.NO_FRAME_OF_REFERENCE: _NO_POSITION,
+    VerdictReason.MISSING: "{k} slice(s) missing: {gap} mm between slices {i} and {j}, {s} mm elsewhere.",
+    VerdictReason.IRREGULAR: "Distances vary from {a} to {b} mm.",
+    VerdictReason.GAPS: "Gaps of {g} mm in every {s} mm are more than the rule allows.",
+    VerdictReason.ALREADY_THIN: "Slices are already {s} mm apart; rule {name} processes from {t} mm.",
+    VerdictReason.RATIO: "Ratio {r} is outside {lo}–{hi} of model {m}.",
+    VerdictReason.NO_RULE: "No rule applies.",
+    VerdictReason.PROCESS: "{n} slices, {s} mm apart, {thick} → {m} slices of {d} mm by rule {name}.",
 }
 # The same, where the images of one place have one number and one time.
 COPIES = "{k} positions occur more than once, by images of one Instance Number and time: copies under other UIDs."
@@ -167,7 +169,7 @@ class Limits:
 class Verdict:
     """The answer, and what was measured on the way to it (None as far as the checks did not come)."""
 
-    reason: Reason
+    reason: VerdictReason
     sentence: str
     slices: int
     ratio: int | None = None
@@ -182,7 +184,7 @@ class Verdict:
     @property
     def process(self) -> bool:
         """Shall this series be processed?"""
-        return self.reason is Reason.PROCESS
+        return self.reason is VerdictReason.PROCESS
 
 
 Header = InstanceHeader | UnreadableHeader
@@ -199,7 +201,7 @@ def judge(headers: Sequence[Header], limits: Limits, *, rule_matched: bool = Tru
     for stack_check in _STACK_CHECKS:
         if refusal := stack_check(stack):
             return _measured(refusal, stack)
-    return _measured(_plan(stack) if rule_matched else _answer(case, Reason.NO_RULE), stack)
+    return _measured(_plan(stack) if rule_matched else _answer(case, VerdictReason.NO_RULE), stack)
 
 
 def slice_spacing_mm(headers: Sequence[Header]) -> float | None:
@@ -250,7 +252,7 @@ class _Case:
         return [text for text, _ in Counter(h.text(keyword) for h in self.instances).most_common()]
 
 
-def _answer(case: _Case, reason: Reason, /, *, alert: bool = False, **words: str | int) -> Verdict:
+def _answer(case: _Case, reason: VerdictReason, /, *, alert: bool = False, **words: str | int) -> Verdict:
     return Verdict(reason=reason, sentence=SENTENCES[reason].format(**words), slices=len(case.headers), alert=alert)
 
 
@@ -259,7 +261,7 @@ def _own_output(case: _Case) -> Verdict | None:
     for header in case.instances:
         if is_own_output(header.makers, header.image_type, header.derivation_codes):
             number = source_number(header.text("ImageComments"))
-            return _answer(case, Reason.OWN_OUTPUT, number=number or "of unknown number")
+            return _answer(case, VerdictReason.OWN_OUTPUT, number=number or "of unknown number")
     return None
 
 
@@ -268,10 +270,10 @@ def _class(case: _Case) -> Verdict | None:
     if not classes or MR_IMAGE_STORAGE in classes:
         return None
     if classes == {ENHANCED_MR_IMAGE_STORAGE}:
-        return _answer(case, Reason.ENHANCED)
+        return _answer(case, VerdictReason.ENHANCED)
     other = sorted(classes - {ENHANCED_MR_IMAGE_STORAGE})[0]
     name = UID(other, validation_mode=IGNORE).name  # the UID itself where it is not registered
-    return _answer(case, Reason.OTHER_CLASS, name="unknown" if name == other else name)
+    return _answer(case, VerdictReason.OTHER_CLASS, name="unknown" if name == other else name)
 
 
 def _disagreement(case: _Case) -> Verdict | None:
@@ -282,11 +284,11 @@ def _disagreement(case: _Case) -> Verdict | None:
         for header in instances[1:]:
             differing = set(first.items()) ^ set(header.identity)
             if differing:
-                return _answer(case, Reason.DISAGREE, attribute=min(differing)[0], alert=True)
+                return _answer(case, VerdictReason.DISAGREE, attribute=min(differing)[0], alert=True)
     for keyword in SINGLE_VALUED:
         if len(case.distinct(keyword)) > 1:
             alert = keyword == "StudyInstanceUID"
-            return _answer(case, Reason.DISAGREE, attribute=attribute_name(keyword), alert=alert)
+            return _answer(case, VerdictReason.DISAGREE, attribute=attribute_name(keyword), alert=alert)
     return None
 
 
@@ -294,30 +296,30 @@ def _unusable(case: _Case) -> Verdict | None:
     for header in case.headers:
         fault = header.reason if isinstance(header, UnreadableHeader) else fault_of(header)
         if fault:
-            return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
+            return _answer(case, VerdictReason.UNUSABLE, n=case.number(header), reason=fault)
     for keyword in PIXEL_FORMAT:
         usual, *unusual = case.distinct(keyword)
         for header in case.instances if unusual else ():
             if header.text(keyword) != usual:
                 fault = f"its {attribute_name(keyword)} differs from that of the other slices"
-                return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
+                return _answer(case, VerdictReason.UNUSABLE, n=case.number(header), reason=fault)
     spacings = np.array([header.pixel_spacing_mm for header in case.instances])
     usual_mm = np.median(spacings, axis=0)
     for header, spacing in zip(case.instances, spacings, strict=True):
         if (np.abs(spacing - usual_mm) > PIXEL_SPACING_TOLERANCE * usual_mm).any():
             fault = "its Pixel Spacing differs from that of the other slices"
-            return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
+            return _answer(case, VerdictReason.UNUSABLE, n=case.number(header), reason=fault)
     return None
 
 
 def _position(case: _Case) -> Verdict | None:
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
-        if refusal := _absence(case, keyword, Reason.NO_POSITION):
+        if refusal := _absence(case, keyword, VerdictReason.NO_POSITION):
             return refusal
     return None
 
 
-def _absence(case: _Case, keyword: str, reason: Reason) -> Verdict | None:
+def _absence(case: _Case, keyword: str, reason: VerdictReason) -> Verdict | None:
     missing = sum(not header.text(keyword) for header in case.instances)
     if not missing:
         return None
@@ -325,7 +327,7 @@ def _absence(case: _Case, keyword: str, reason: Reason) -> Verdict | None:
 
 
 def _mosaic(case: _Case) -> Verdict | None:
-    return _answer(case, Reason.MOSAIC) if any(MOSAIC_TERM in h.image_type[2:] for h in case.instances) else None
+    return _answer(case, VerdictReason.MOSAIC) if any(MOSAIC_TERM in h.image_type[2:] for h in case.instances) else None
 
 
 def _term(case: _Case) -> Verdict | None:
@@ -336,9 +338,9 @@ def _term(case: _Case) -> Verdict | None:
         terms = REFUSED_TERMS if is_original else REFUSED_TERMS + REFUSED_UNLESS_ORIGINAL
         for value in header.image_type[2:]:
             if _is_one_of(_joined(value), terms) or _is_one_of(_spaced(value), of_rule):
-                return _answer(case, Reason.TERM, term=_plain(value))
+                return _answer(case, VerdictReason.TERM, term=_plain(value))
         if case.limits.derived == "keep" and header.image_type[:1] == ("DERIVED",):
-            return _answer(case, Reason.TERM, term="DERIVED")
+            return _answer(case, VerdictReason.TERM, term="DERIVED")
     return None
 
 
@@ -364,12 +366,12 @@ def _lossy(case: _Case) -> Verdict | None:
     if case.limits.allow_lossy or not any(is_lossy(header) for header in case.instances):
         return None
     worst = max((ratio for header in case.instances for ratio in header.lossy_ratios), default=None)
-    return _answer(case, Reason.LOSSY, x="unknown" if worst is None else _short(worst))
+    return _answer(case, VerdictReason.LOSSY, x="unknown" if worst is None else _short(worst))
 
 
 def _orientations(case: _Case) -> Verdict | None:
     count = count_orientations([header.orientation or () for header in case.instances])
-    return None if count == 1 else _answer(case, Reason.ORIENTATIONS, k=count)
+    return None if count == 1 else _answer(case, VerdictReason.ORIENTATIONS, k=count)
 
 
 def _echoes(case: _Case) -> Verdict | None:
@@ -391,7 +393,7 @@ def _echoes(case: _Case) -> Verdict | None:
         if len(values) > 1:
             shown = [_plain(value or "none") for value in values[:VALUES_SHOWN]]
             listed = ", ".join(shown) + (" …" if len(values) > VALUES_SHOWN else "")
-            return _answer(case, Reason.ECHOES, k=len(values), kinds=kind, values=listed)
+            return _answer(case, VerdictReason.ECHOES, k=len(values), kinds=kind, values=listed)
     return None
 
 
@@ -399,7 +401,7 @@ def _repeated(case: _Case) -> Verdict | None:
     count = count_repeated(line_of(case.instances).offsets_mm)
     if not count:
         return None
-    refusal = _answer(case, Reason.REPEATED, k=count)
+    refusal = _answer(case, VerdictReason.REPEATED, k=count)
     told_apart = {tuple(header.text(keyword) for keyword in TOLD_APART_BY) for header in case.instances}
     if len(told_apart) == len(case.instances):
         return refusal
@@ -409,12 +411,12 @@ def _repeated(case: _Case) -> Verdict | None:
 def _too_few(case: _Case) -> Verdict | None:
     if len(case.headers) >= MIN_SLICES:
         return None
-    return _answer(case, Reason.TOO_FEW, n=len(case.headers), least=MIN_SLICES)
+    return _answer(case, VerdictReason.TOO_FEW, n=len(case.headers), least=MIN_SLICES)
 
 
 def _frame_of_reference(case: _Case) -> Verdict | None:
     """Last of its row: viewers tie crosshairs to it, so a missing one is never invented."""
-    return _absence(case, "FrameOfReferenceUID", Reason.NO_FRAME_OF_REFERENCE)
+    return _absence(case, "FrameOfReferenceUID", VerdictReason.NO_FRAME_OF_REFERENCE)
 
 
 _SERIES_CHECKS: tuple[Callable[[_Case], Verdict | None], ...] = (
@@ -469,7 +471,7 @@ def _slabs(stack: _Stack) -> Verdict | None:
     for header in stack.slices:
         for value in header.image_type[2:]:
             if header.image_type[0] == "DERIVED" and _is_one_of(_joined(value), SUMS):
-                return _answer(stack.case, Reason.TERM, term=_plain(value))
+                return _answer(stack.case, VerdictReason.TERM, term=_plain(value))
     return None
 
 
@@ -483,7 +485,7 @@ def _missing(stack: _Stack) -> Verdict | None:
     numbers = sorted(stack.case.number(stack.slices[k]) for k in (widest, widest + 1))
     return _answer(
         stack.case,
-        Reason.MISSING,
+        VerdictReason.MISSING,
         k=int((steps - 1).sum()),
         gap=_short(float(distances[widest])),
         i=numbers[0],
@@ -498,7 +500,9 @@ def _irregular(stack: _Stack) -> Verdict | None:
     if stack.line.residual_mm <= residual_limit_mm and stack.line.shear_mm <= shear_limit_mm:
         return None
     distances = np.diff(stack.line.offsets_mm)
-    refusal = _answer(stack.case, Reason.IRREGULAR, a=_short(float(distances.min())), b=_short(float(distances.max())))
+    refusal = _answer(
+        stack.case, VerdictReason.IRREGULAR, a=_short(float(distances.min())), b=_short(float(distances.max()))
+    )
     if float(np.ptp(distances)) > residual_limit_mm:
         return refusal
     sideways_mm = max(stack.line.shear_mm, stack.line.residual_mm)
@@ -508,7 +512,7 @@ def _irregular(stack: _Stack) -> Verdict | None:
 def _gaps(stack: _Stack) -> Verdict | None:
     if stack.gap_mm <= stack.case.limits.max_gap_fraction * stack.spacing_mm:
         return None
-    return _answer(stack.case, Reason.GAPS, g=_short(stack.gap_mm), s=_short(stack.spacing_mm))
+    return _answer(stack.case, VerdictReason.GAPS, g=_short(stack.gap_mm), s=_short(stack.spacing_mm))
 
 
 def _already_thin(stack: _Stack) -> Verdict | None:
@@ -517,7 +521,7 @@ def _already_thin(stack: _Stack) -> Verdict | None:
     limits = stack.case.limits
     least_mm = limits.min_ratio * stack.target_mm
     return _answer(
-        stack.case, Reason.ALREADY_THIN, s=_short(stack.spacing_mm), name=limits.rule_name, t=_short(least_mm)
+        stack.case, VerdictReason.ALREADY_THIN, s=_short(stack.spacing_mm), name=limits.rule_name, t=_short(least_mm)
     )
 
 
@@ -525,7 +529,7 @@ def _out_of_range(stack: _Stack) -> Verdict | None:
     ratio, (lowest, highest) = _ratio(stack), stack.case.limits.ratios
     if ratio is None or lowest <= ratio <= highest:
         return None
-    return _answer(stack.case, Reason.RATIO, r=ratio, lo=lowest, hi=highest, m=stack.case.limits.model)
+    return _answer(stack.case, VerdictReason.RATIO, r=ratio, lo=lowest, hi=highest, m=stack.case.limits.model)
 
 
 _STACK_CHECKS: tuple[Callable[[_Stack], Verdict | None], ...] = (
@@ -545,7 +549,7 @@ def _plan(stack: _Stack) -> Verdict:
     thick = "of unknown thickness" if stack.thickness_mm is None else f"{_short(stack.thickness_mm)} mm thick"
     verdict = _answer(
         stack.case,
-        Reason.PROCESS,
+        VerdictReason.PROCESS,
         n=len(stack.slices),
         s=_short(spacing_mm),
         thick=thick,

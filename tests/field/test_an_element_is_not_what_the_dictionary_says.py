@@ -17,7 +17,7 @@ from pydicom.tag import Tag
 from dicomnode.dimse.outcome import Reason as Ending
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason, read_headers
-from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from dicomnode.push.scu import send_files
 from dicomnode.settings import PeerSettings, PushSettings
 from dicomnode.wire import IMPLICIT, MR_IMAGE
@@ -146,7 +146,7 @@ def test_implicit_text_under_a_sequences_tag_becomes_no_item(tmp_path: Path, tag
 def test_a_series_is_kept_where_that_says_who_it_is_or_how_its_pixels_are_read(tmp_path: Path, what: str) -> None:
     name, element = KEPT[what]
     verdict = judged(written(tmp_path, of_tag(element)))
-    assert verdict.reason is Reason.UNUSABLE
+    assert verdict.reason is VerdictReason.UNUSABLE
     assert verdict.sentence == f"Slice 1 cannot be used: its {name} cannot be read."
 
 
@@ -200,7 +200,7 @@ def test_slices_that_differ_in_such_bytes_are_not_taken_for_one_patient(tmp_path
         for number, dataset in enumerate(SMALL.datasets())
     ]
     verdict = judged(paths)
-    assert (verdict.reason, verdict.alert) == (Reason.DISAGREE, True)
+    assert (verdict.reason, verdict.alert) == (VerdictReason.DISAGREE, True)
     assert read_header(paths[0]).identity_digest == read_header(paths[2]).identity_digest
 
 

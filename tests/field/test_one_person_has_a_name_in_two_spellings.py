@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicomnode.imaging.headers import InstanceHeader, header_of, read_headers
-from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from tests.support.derived import SMALL, made_of
 from tests.support.phantom import write_datasets
 from tests.support.raw_elements import explicit, write_with
@@ -67,7 +67,7 @@ def test_two_spellings_of_one_value_are_one_patient(tmp_path: Path, what: str) -
 @pytest.mark.parametrize("what", DIFFERENT)
 def test_what_is_no_spelling_of_the_same_is_a_disagreement_and_an_alert(what: str) -> None:
     verdict = judged(mixed(*DIFFERENT[what]))
-    assert (verdict.reason, verdict.alert) == (Reason.DISAGREE, True)
+    assert (verdict.reason, verdict.alert) == (VerdictReason.DISAGREE, True)
 
 
 @pytest.mark.parametrize("padding", [b"  ", b"\0\0", b" \0"])

@@ -24,7 +24,7 @@ from dicomnode.imaging.headers import InstanceHeader, read_headers
 from dicomnode.imaging.profile import choose_ratio
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import COPY, HINT, NIFTI_SUFFIXES, Listing, list_files, passed_over_lines, shown_name
-from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge, line_of
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge, line_of
 from dicomnode.imaging.volume import Volume
 from trainer.data import nifti
 from trainer.data.people import alike_of, person_of
@@ -84,7 +84,7 @@ class Series:
     source: Source
     role: Role
     sentence: str  # the node's verdict
-    reason: Reason | None = None  # of that verdict; None for NIfTI, on which the node has none
+    reason: VerdictReason | None = None  # of that verdict; None for NIfTI, on which the node has none
     slices: int
     series_number: int | None = None
     rows: int = 0
@@ -317,7 +317,7 @@ def _describe_dicom(source: Source) -> Series:
     role = _role(verdict)
     instances = [header for header in headers if isinstance(header, InstanceHeader)]
     if source.fault:
-        verdict = replace(verdict, reason=Reason.UNUSABLE, sentence=source.fault)
+        verdict = replace(verdict, reason=VerdictReason.UNUSABLE, sentence=source.fault)
         role = Role.UNUSABLE
     if not instances:
         return Series(source=source, role=role, sentence=verdict.sentence, reason=verdict.reason, slices=len(headers))
@@ -377,7 +377,7 @@ def _describe_nifti(source: Source) -> Series:
 
 
 def _role(verdict: Verdict) -> Role:
-    return {Reason.PROCESS: Role.THICK, Reason.ALREADY_THIN: Role.THIN}.get(verdict.reason, Role.UNUSABLE)
+    return {VerdictReason.PROCESS: Role.THICK, VerdictReason.ALREADY_THIN: Role.THIN}.get(verdict.reason, Role.UNUSABLE)
 
 
 def split_subjects(
