@@ -29,6 +29,7 @@ from dicomnode.derive import attributes, mr_attributes
 from dicomnode.derive.decimals import decimal_text
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
+from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.verdict import Limits, VerdictReason, judge
@@ -519,7 +520,7 @@ def test_the_past_of_a_lossy_source_is_not_forgotten(tmp_path: Path) -> None:
 
 
 def test_our_output_is_recognised_when_it_comes_back(small: Made) -> None:
-    found = judge([header_of(dataset, Path("back.dcm")) for dataset in small.datasets], Limits())
+    found = judge([Frame(header=header_of(dataset, Path("back.dcm"))) for dataset in small.datasets], Limits())
     assert found.reason is VerdictReason.OWN_OUTPUT
     assert "from series 7;" in found.sentence
 

@@ -24,9 +24,9 @@ from dicomnode.derive.facts import Facts
 from dicomnode.derive.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
 from dicomnode.ids import derived_uid
 from dicomnode.imaging.fitness import is_lossy
+from dicomnode.imaging.geometry import believed_thickness_mm
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, texts
 from dicomnode.imaging.representation import items_of
-from dicomnode.imaging.verdict import believed_thickness_mm
 from dicomnode.own_output import IMAGE_TYPE, PRODUCT, RESAMPLING_CODE, read_with
 
 INTERPOLATORS = ("cubic-dc",)  # model kinds that learned nothing: their series are not labelled AI
@@ -61,7 +61,7 @@ def _series_description(facts: Facts) -> str:
 def _derivation_description(facts: Facts) -> str:
     plan, thick = facts.plan, facts.stack.volume
     gap = max(1.0 - thick.slice_thickness_mm / thick.slice_spacing_mm, 0.0)
-    is_known = believed_thickness_mm(facts.stack.headers, thick.slice_spacing_mm) is not None
+    is_known = believed_thickness_mm(facts.stack.frames, thick.slice_spacing_mm) is not None
     width = f"{thick.slice_thickness_mm:.4g} mm thick, gap fraction {gap:.2f}" if is_known else "of unknown thickness"
     sentences = [
         f"{facts.ratio} thin slices computed for each of {len(thick.voxels)} thick ones by {PRODUCT} {__version__}",

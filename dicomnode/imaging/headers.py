@@ -147,11 +147,6 @@ def read_header(path: Path) -> InstanceHeader:
     return header
 
 
-def read_headers(paths: Sequence[Path]) -> list[InstanceHeader | UnreadableHeader]:
-    """The headers of a series, in the order of its files."""
-    return [read_header_or_reason(path) for path in paths]
-
-
 def read_header_or_reason(path: Path) -> InstanceHeader | UnreadableHeader:
     """As ``read_header``, with what is wrong as a value."""
     try:

@@ -16,7 +16,8 @@ from pydicom.tag import Tag
 
 from dicomnode.dimse.outcome import Reason as Ending
 from dicomnode.ids import AeTitle
-from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason, read_headers
+from dicomnode.imaging.frame import read_frames
+from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason
 from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from dicomnode.push.scu import send_files
 from dicomnode.settings import PeerSettings, PushSettings
@@ -110,7 +111,7 @@ def of_tag(element: bytes) -> dict[int, bytes]:
 
 
 def judged(paths: list[Path]) -> Verdict:
-    return judge(read_headers(paths), Limits())
+    return judge(read_frames(paths), Limits())
 
 
 def noted(made: Made, name: str) -> str:

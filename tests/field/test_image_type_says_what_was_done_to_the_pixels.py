@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import header_of
 from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from tests.support.derived import SMALL
@@ -37,7 +38,7 @@ ANATOMY = (
 
 def judged(image_type: list[str], limits: Limits | None = None, phantom: Phantom = SMALL) -> Verdict:
     datasets = replace(phantom, changes={"ImageType": image_type}).datasets()
-    return judge([header_of(dataset, SOMEWHERE) for dataset in datasets], limits or Limits())
+    return judge([Frame(header=header_of(dataset, SOMEWHERE)) for dataset in datasets], limits or Limits())
 
 
 @pytest.mark.parametrize("term", [*OPERATIONS, *OF_MR, *OF_CLASSIC_MR])

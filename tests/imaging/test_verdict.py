@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000, UID, generate_uid
 
 from dicomnode.imaging import verdict
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, header_of, read_headers
+from dicomnode.imaging.frame import Frame, Slice, read_frames
+from dicomnode.imaging.headers import UnreadableHeader, header_of
 from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from tests.support.phantom import Phantom
 from tests.support.shared import DATA, needs_shared
@@ -22,20 +23,20 @@ STACK = Phantom(slices=8, rows=8, columns=8, spacing_mm=3.0, thickness_mm=3.0)
 NOWHERE = Path("none.dcm")
 
 
-def _headers(datasets: Sequence[Dataset]) -> list[InstanceHeader | UnreadableHeader]:
-    return [header_of(dataset, NOWHERE) for dataset in datasets]
+def _frames(datasets: Sequence[Dataset]) -> list[Slice]:
+    return [Frame(header=header_of(dataset, NOWHERE)) for dataset in datasets]
 
 
 def _judged(changes: dict[str, object] | None = None, limits: Limits | None = None) -> Verdict:
     """The verdict on a phantom whose slices all have these attributes; None removes one."""
-    return judge(_headers(replace(STACK, changes=changes or {}).datasets()), limits or Limits())
+    return judge(_frames(replace(STACK, changes=changes or {}).datasets()), limits or Limits())
 
 
 def _with_slices_changed(change: Callable[[int, Dataset], None], phantom: Phantom = STACK) -> Verdict:
     datasets = phantom.datasets()
     for index, dataset in enumerate(datasets):
         change(index, dataset)
-    return judge(_headers(datasets), Limits())
+    return judge(_frames(datasets), Limits())
 
 
 # Table "verdict of the node" of the data's SOURCES; wording of §2.
@@ -112,7 +113,7 @@ REAL = {
 @needs_shared
 @pytest.mark.parametrize("folder", REAL)
 def test_a_real_series_gets_its_reason(folder: str) -> None:
-    found = judge(read_headers(sorted((DATA / folder).iterdir())), Limits())
+    found = judge(read_frames(sorted((DATA / folder).iterdir())), Limits())
     assert (found.reason, found.sentence) == REAL[folder]
     assert found.process == (found.reason is VerdictReason.PROCESS)
 
@@ -123,9 +124,9 @@ def test_no_odd_file_is_a_crash_or_a_job() -> None:
     folders = [folder for folder in (DATA / "odd").rglob("*") if folder.is_dir()]
     seen = 0
     for folder in folders:
-        found = read_headers(sorted(path for path in folder.iterdir() if path.is_file()))
+        found = read_frames(sorted(path for path in folder.iterdir() if path.is_file()))
         seen += len(found)
-        for group in [[header] for header in found] + [[header] * 5 for header in found] + [found] * bool(found):
+        for group in [[one] for one in found] + [[one] * 5 for one in found] + [found] * bool(found):
             answer = judge(group, Limits())
             assert not answer.process
             assert answer.sentence.endswith(".")
@@ -267,7 +268,7 @@ def test_the_slice_with_another_pixel_format_is_named_by_its_instance_number(key
 
 
 def test_an_unreadable_file_is_a_slice_that_cannot_be_used() -> None:
-    found = [*_headers(STACK.datasets()), UnreadableHeader(path=NOWHERE, reason="its header cannot be read")]
+    found = [*_frames(STACK.datasets()), UnreadableHeader(path=NOWHERE, reason="its header cannot be read")]
     answer = judge(found, Limits())
     assert answer.sentence == "Slice 9 cannot be used: its header cannot be read."
     assert judge(found[-1:], Limits()).reason is VerdictReason.UNUSABLE
@@ -277,10 +278,10 @@ def test_an_unreadable_file_is_a_slice_that_cannot_be_used() -> None:
 def test_a_lossy_syntax_counts_though_the_attribute_is_missing(syntax: UID) -> None:
     datasets = STACK.datasets()
     datasets[2].file_meta.TransferSyntaxUID = syntax
-    assert judge(_headers(datasets), Limits()).reason is VerdictReason.LOSSY
+    assert judge(_frames(datasets), Limits()).reason is VerdictReason.LOSSY
     datasets = STACK.datasets()
     datasets[2].file_meta.TransferSyntaxUID = syntax
-    assert judge(_headers(datasets), Limits(allow_lossy=True)).process
+    assert judge(_frames(datasets), Limits(allow_lossy=True)).process
 
 
 @pytest.mark.parametrize(
@@ -310,7 +311,7 @@ def test_a_time_series_is_told_by_its_repeated_positions() -> None:
         dataset.InstanceNumber, dataset.SOPInstanceUID = number, generate_uid()
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
             setattr(dataset, keyword, twice[0].get(keyword))
-    found = judge(_headers(twice), Limits())
+    found = judge(_frames(twice), Limits())
     assert found.sentence == "8 positions occur more than once: a time or diffusion series."
 
 
@@ -321,7 +322,7 @@ def test_images_that_nothing_tells_apart_are_called_copies_and_no_time_series() 
         dataset.SOPInstanceUID = generate_uid()
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
             setattr(dataset, keyword, twice[0].get(keyword))
-    found = judge(_headers(twice), Limits())
+    found = judge(_frames(twice), Limits())
     assert found.reason is VerdictReason.REPEATED
     assert found.sentence == (
         "8 positions occur more than once, by images of one Instance Number and time: copies under other UIDs."
@@ -342,7 +343,7 @@ def test_packages_that_count_time_on_separate_positions_are_one_volume() -> None
 @pytest.mark.parametrize("gone", [(3,), (2, 3), (2, 5)])
 def test_missing_slices_are_counted_and_placed(gone: tuple[int, ...]) -> None:
     kept = [dataset for index, dataset in enumerate(STACK.datasets()) if index not in gone]
-    found = judge(_headers(kept), Limits())
+    found = judge(_frames(kept), Limits())
     assert found.reason is VerdictReason.MISSING
     assert found.sentence.startswith(f"{len(gone)} slice(s) missing: ")
     before = gone[0]  # Instance Numbers count from 1: the slice before index 3 is number 3
@@ -400,33 +401,21 @@ def test_limits_of_rule_and_model_decide_last() -> None:
     assert thin.sentence == "Slices are already 3 mm apart; rule thick T2 processes from 3.85 mm."
     coarse = _judged(limits=Limits(ratios=(4, 6), model="wide"))
     assert coarse.sentence == "Ratio 3 is outside 4–6 of model wide."
-    headers = _headers(STACK.datasets())
-    nothing = judge(headers, Limits(), rule_matched=False)
+    frames = _frames(STACK.datasets())
+    nothing = judge(frames, Limits(), rule_matched=False)
     assert (nothing.reason, nothing.sentence) == (VerdictReason.NO_RULE, "No rule applies.")
-    fewer = judge(headers[:4], Limits(), rule_matched=False)
+    fewer = judge(frames[:4], Limits(), rule_matched=False)
     assert fewer.reason is VerdictReason.TOO_FEW, "no rule applies is said last"
 
 
-def test_the_spacing_for_rules_needs_one_stack() -> None:
-    headers = _headers(STACK.datasets())
-    assert verdict.slice_spacing_mm(headers) == pytest.approx(3.0)
-    assert verdict.slice_spacing_mm(headers[:1]) is None
-    tilted = _headers(replace(STACK, orientation="sagittal").datasets())
-    assert verdict.slice_spacing_mm([*headers, *tilted]) is None
-    without = _headers(replace(STACK, changes={"ImagePositionPatient": None}).datasets())
-    assert verdict.slice_spacing_mm(without) is None
-
-
 @pytest.fixture(scope="module")
-def stack() -> list[InstanceHeader | UnreadableHeader]:
-    return _headers(replace(STACK, orientation="double oblique").datasets())
+def stack() -> list[Slice]:
+    return _frames(replace(STACK, orientation="double oblique").datasets())
 
 
 @settings(max_examples=25, deadline=None)
 @given(order=st.permutations(range(8)))
-def test_the_order_of_the_files_changes_nothing(
-    stack: list[InstanceHeader | UnreadableHeader], order: list[int]
-) -> None:
+def test_the_order_of_the_files_changes_nothing(stack: list[Slice], order: list[int]) -> None:
     assert judge([stack[k] for k in order], Limits()) == judge(stack, Limits())
 
 
@@ -458,7 +447,7 @@ def test_no_sentence_or_note_holds_a_patient_or_a_uid(changes: dict[str, object]
     datasets[3].PatientComments = "SECRETCOMMENT"
     for group in (datasets, datasets[:3], datasets[4:]):
         uids = {str(element.value) for dataset in group for element in dataset if element.VR == "UI"}
-        found = judge(_headers(group), Limits())
+        found = judge(_frames(group), Limits())
         said = " ".join((found.sentence, *found.notes))
         assert "SECRET" not in said.upper()
         assert "19440606" not in said

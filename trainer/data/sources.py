@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dicomnode.errors import InputError
-from dicomnode.imaging.headers import InstanceHeader, read_headers
+from dicomnode.imaging.frame import Frame, read_frames
+from dicomnode.imaging.geometry import line_of
 from dicomnode.imaging.profile import choose_ratio
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import COPY, HINT, NIFTI_SUFFIXES, Listing, list_files, passed_over_lines, shown_name
-from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge, line_of
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from dicomnode.imaging.volume import Volume
 from trainer.data import nifti
 from trainer.data.people import alike_of, person_of
@@ -205,13 +206,14 @@ def load(source: Source) -> Volume:
         if isinstance(read, str):
             raise InputError(f"{_called(source)} cannot be used: {read}.", hint="Leave it out.")
         return read.volume
-    verdict = judge(read_headers(source.paths), Limits())
+    slices = read_frames(source.paths)
+    verdict = judge(slices, Limits())
     if _role(verdict) is Role.UNUSABLE:
         raise InputError(
             f"{_called(source)} cannot be used: {verdict.sentence}", hint="Leave it out, or send it again."
         )
     try:
-        return load_volume(source.paths).volume
+        return load_volume(slices).volume
     except InputError as error:
         raise InputError(f"{_called(source)} cannot be used: {error.sentence}", hint=error.hint) from error
 
@@ -312,22 +314,22 @@ def describe(source: Source) -> Series:
 
 
 def _describe_dicom(source: Source) -> Series:
-    headers = read_headers(source.paths)
-    verdict = judge(headers, Limits())
+    slices = read_frames(source.paths)
+    verdict = judge(slices, Limits())
     role = _role(verdict)
-    instances = [header for header in headers if isinstance(header, InstanceHeader)]
+    frames = [one for one in slices if isinstance(one, Frame)]
     if source.fault:
         verdict = replace(verdict, reason=VerdictReason.UNUSABLE, sentence=source.fault)
         role = Role.UNUSABLE
-    if not instances:
-        return Series(source=source, role=role, sentence=verdict.sentence, reason=verdict.reason, slices=len(headers))
-    first = instances[0]
+    if not frames:
+        return Series(source=source, role=role, sentence=verdict.sentence, reason=verdict.reason, slices=len(slices))
+    first = frames[0].header
     series = Series(
         source=source,
         role=role,
         sentence=verdict.sentence,
         reason=verdict.reason,
-        slices=len(headers),
+        slices=len(slices),
         series_number=first.series_number,
         rows=first.rows or 0,
         columns=first.columns or 0,
@@ -342,11 +344,11 @@ def _describe_dicom(source: Source) -> Series:
     )
     if verdict.slice_spacing_mm is None:  # the verdict did not find one stack
         return series
-    line = line_of(instances)
+    line = line_of(frames)
     return replace(
         series,
-        orientation=tuple(np.median([header.orientation or () for header in instances], axis=0).tolist()),
-        positions_mm=np.array([instances[k].position_mm for k in line.order], dtype=np.float64),
+        orientation=tuple(np.median([frame.header.orientation or () for frame in frames], axis=0).tolist()),
+        positions_mm=np.array([frames[k].header.position_mm for k in line.order], dtype=np.float64),
     )
 
 
