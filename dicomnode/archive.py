@@ -480,7 +480,7 @@ class Archive:
 
 
 def read_origin(path: Path) -> Origin | None:
-    """Who sent a file, and when, from its own private meta group; nothing if the file is not of our making."""
+    """Return who sent a file, and when, from its private meta group; None where the file is not of our making."""
     with path.open("rb") as stream:
         meta = read_meta(stream)
     if meta is None or meta.private_creator_uid != IMPLEMENTATION_CLASS_UID:

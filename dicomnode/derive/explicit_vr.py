@@ -74,7 +74,7 @@ def elements(encoded: bytes) -> dict[int, bytes]:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Of values that were malformed in the source and stay so; pydicom's warnings quote them."""
+    """Hold back pydicom's warnings, which quote values; some are malformed in the source and stay so."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -41,7 +41,7 @@ class SliceLine:
 
     @property
     def distances_mm(self) -> NDArray[np.float64]:
-        """Of each slice from the one before."""
+        """The distance of each slice from the one before, along the normal."""
         return np.diff(self.offsets_mm)
 
     @property

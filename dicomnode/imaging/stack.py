@@ -164,7 +164,7 @@ def _intercept(header: InstanceHeader) -> float:
 
 
 def _modality_value(header: InstanceHeader, stored: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of stored values, in place."""
+    """Turn stored values into modality units, in place."""
     stored *= _slope(header)
     stored += _intercept(header)
     return stored
@@ -204,7 +204,7 @@ def _stored_limit(header: InstanceHeader, keyword: str) -> int | None:
 def _extremes(
     headers: Sequence[InstanceHeader], stored: Sequence[StoredValues], padding: NDArray[np.bool_] | None
 ) -> tuple[float, float]:
-    """Least and greatest modality value of all that is no padding, or of all voxels where everything is."""
+    """The least and the greatest modality value outside the padding; of all voxels where all of them are padding."""
     found = []
     for k, (header, values) in enumerate(zip(headers, stored, strict=True)):
         counted = values if padding is None or padding.all() else values[~padding[k]]

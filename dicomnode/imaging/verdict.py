@@ -1,8 +1,9 @@
 """Is this series a stack of thick slices that may be processed, and if not, why not?
 
-Pure: frames and limits in, a ``Verdict`` out. A refusal is a value with a reason and one sentence to the operator.
-The checks stand in the order of DERIVED §2; the first that applies is the reason. A sentence names attributes,
-numbers and codes of the image, never a patient's value and never a UID: it goes into log and ledger.
+In: the frames of a series, and the limits of its rule and model. Out: a ``Verdict``, which is to process the series or
+to keep it for a reason, in one sentence to the operator. The checks stand in the order of DERIVED §2; the first that
+applies is the reason. A sentence names attributes, numbers and codes of the image, never a patient's value and never a
+UID: it goes into log and ledger. No header makes the verdict raise an error.
 
 "Slice 7" is the one with Instance Number 7, as every viewer shows it. Where the numbers are missing or repeated it is
 the seventh in the order in which the frames were given.
@@ -164,7 +165,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The answer, and what was measured on the way to it (None as far as the checks did not come)."""
+    """The answer, and what was measured for it; a number is None where the checks ended before it was measured."""
 
     reason: VerdictReason
     sentence: str
@@ -185,7 +186,7 @@ class Verdict:
 
 
 def judge(slices: Sequence[Slice], limits: Limits, *, rule_matched: bool = True) -> Verdict:
-    """The verdict on one series."""
+    """Return the verdict on one series."""
     assert slices, "a series has at least one slice"
     case = _Case(slices=slices, limits=limits)
     for check in _SERIES_CHECKS:
@@ -214,7 +215,7 @@ class _Case:
         return [frame.header for frame in self.frames]
 
     def number(self, wanted: Slice) -> int:
-        """What a sentence calls this slice."""
+        """The number by which a sentence names this slice."""
         numbers = [one.header.instance_number if isinstance(one, Frame) else None for one in self.slices]
         place = next(k for k, other in enumerate(self.slices) if other is wanted)
         number = numbers[place]
@@ -230,7 +231,7 @@ def _answer(case: _Case, reason: VerdictReason, /, *, alert: bool = False, **wor
 
 
 def _own_output(case: _Case) -> Verdict | None:
-    """A mark that survives a PACS round trip (DERIVED §1.5)."""
+    """Keep what was derived here: its marks survive a PACS round trip (DERIVED §1.5)."""
     for header in case.headers:
         if is_own_output(header.makers, header.image_type, header.derivation_codes):
             number = source_number(header.text("ImageComments"))
@@ -301,7 +302,10 @@ def _mosaic(case: _Case) -> Verdict | None:
 
 
 def _term(case: _Case) -> Verdict | None:
-    """Values 1 and 2 of Image Type clear nobody and accuse nobody (DERIVED §1.4), but of a reformat."""
+    """Refuse an image by values 3 and later of Image Type.
+
+    Value 1 counts for reformats, and for a rule that keeps what is DERIVED (DERIVED §1.4).
+    """
     of_rule = [_spaced(term.upper()) for term in case.limits.refuse_terms]
     for header in case.headers:
         is_original = header.image_type[:1] == ("ORIGINAL",)
@@ -345,7 +349,7 @@ def _orientations(case: _Case) -> Verdict | None:
 
 
 def _echoes(case: _Case) -> Verdict | None:
-    """Several images of one place, told apart by something other than time."""
+    """Refuse several images of one place that something other than time tells apart."""
     headers = case.headers
     echo_times = sorted({header.echo_time_ms for header in headers if header.echo_time_ms is not None})
     echo_times = [time for k, time in enumerate(echo_times) if k == 0 or time - echo_times[k - 1] > ECHO_TIME_MS]
@@ -385,7 +389,7 @@ def _too_few(case: _Case) -> Verdict | None:
 
 
 def _frame_of_reference(case: _Case) -> Verdict | None:
-    """Last of its row: viewers tie crosshairs to it, so a missing one is never invented."""
+    """Viewers tie crosshairs to the Frame of Reference, so a missing one is never invented."""
     return _absence(case, "FrameOfReferenceUID", VerdictReason.NO_FRAME_OF_REFERENCE)
 
 
@@ -404,7 +408,7 @@ class _Stack:
 
     @property
     def headers(self) -> list[InstanceHeader]:
-        """Ascending along the normal."""
+        """The headers of the slices, ascending along the normal."""
         return [frame.header for frame in self.layout.frames]
 
     @property
@@ -414,7 +418,7 @@ class _Stack:
 
 
 def _slabs(stack: _Stack) -> Verdict | None:
-    """A mean or a sum over slabs that overlap: a projection."""
+    """Refuse a mean or a sum over slabs that overlap: it is a projection."""
     stated_mm = float(np.median([header.slice_thickness_mm or 0.0 for header in stack.headers]))
     if stated_mm <= OVERLAP * stack.layout.spacing_mm:
         return None
@@ -519,7 +523,7 @@ def _plan(stack: _Stack) -> Verdict:
 
 
 def _measured(verdict: Verdict, stack: _Stack) -> Verdict:
-    """The verdict with what the stack's geometry told, whatever the answer is."""
+    """Add to the verdict what the geometry of the stack told, whatever the answer is."""
     layout = stack.layout
     return replace(
         verdict,
@@ -531,7 +535,7 @@ def _measured(verdict: Verdict, stack: _Stack) -> Verdict:
 
 
 def _notes(stack: _Stack) -> list[str]:
-    """What does not decide, but a reader of the result should know."""
+    """Sentences on what does not decide, but a reader of the result should know."""
     case, headers, spacing_mm = stack.case, stack.headers, stack.layout.spacing_mm
     spacing = _short(spacing_mm)
     notes = []
@@ -569,5 +573,5 @@ def _short(number: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """A sender's code fit for a sentence; a value that ran into its neighbours may hold anything, a name among it."""
+    """Return a sender's code where it is fit for a sentence: a damaged value may hold anything, a name among it."""
     return text if CODE.fullmatch(text) else "unreadable"
