@@ -21,6 +21,7 @@ from types import FrameType
 
 from dicomnode import __version__, log
 from dicomnode.archive import Archive
+from dicomnode.catalog import ModelCatalog
 from dicomnode.checks import ensure_writable, introduction, known_models
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import open_ledger
@@ -30,7 +31,6 @@ from dicomnode.schedule import Ticks
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings import Settings
 from dicomnode.settle import Settler
-from dicomnode.shelf import Shelf
 from dicomnode.sweep import Sweep
 from dicomnode.work.child import Setup
 from dicomnode.work.supervisor import Supervisor
@@ -117,8 +117,8 @@ class Service:
             log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
-        shelf = Shelf(ledger.active_models, settings.node.data.absolute())
-        models = known_models(settings, shelf)
+        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute())
+        models = known_models(settings, catalog)
         owner = f"{boot.boot}:{host}:{os.getpid()}"
 
         supervisor = self._supervisor = Supervisor(
@@ -152,7 +152,7 @@ class Service:
             settings.rule,
             ledger,
             archive,
-            model_of=shelf.model_of,
+            model_of=catalog.model_of,
             open_series=receiver.open_series,
             planned=supervisor.wake,
             clock=self._clock,

@@ -15,13 +15,13 @@ import pytest
 from pynetdicom import AE
 
 from dicomnode.archive import Archive
+from dicomnode.catalog import import_model
 from dicomnode.checks import Mark, check, ensure_writable, introduction
 from dicomnode.errors import SettingsError, StorageError
 from dicomnode.ids import digest
 from dicomnode.ledger.store import open_ledger
 from dicomnode.service import Service, notify
 from dicomnode.settings import Settings, parse
-from dicomnode.shelf import import_model
 from tests.support.dcmtk import free_port
 from tests.support.due_delivery import Node as Pushing
 from tests.support.model_folders import write_thin
