@@ -415,6 +415,17 @@ class Archive:
             failures=tuple(failures),
         )
 
+    def missing(self, name: str, known_files: Set[str]) -> list[str]:
+        """Of the files of one folder that have a row, those that are not there. Raises StorageError.
+
+        Others may write into the folder meanwhile: what a listing lacks is looked for once more by its name.
+        """
+        try:
+            present = {f"{name}/{one}" for one in _names(self.root / name)}
+        except OSError as exc:
+            raise _unreadable(self.root / name, exc) from exc
+        return [file for file in sorted(known_files - present) if not self.has(file)]
+
     def quarantined(self, name: str) -> Orphan:
         """Read digest and sender of a file in quarantine. Raises OSError and StorageError."""
         return self._described(self.quarantine_folder / name)

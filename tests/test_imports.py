@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "numpy", "pydicom", "pynetdicom", "sqlalchemy", "alembic", "pydantic", "rich", "apscheduler")
+HEAVY = ("torch", "numpy", "pydicom", "pynetdicom", "sqlalchemy", "alembic", "pydantic", "rich")
 
 
 def _loaded(code: str) -> set[str]:

@@ -37,6 +37,7 @@ from tests.support.pdu import (
     store_pdus,
     visitor,
 )
+from tests.support.thorough import times
 from tests.support.wait import wait_until
 
 QUICK: dict[str, Any] = {"associate_timeout_s": 0.5, "pdu_timeout_s": 0.5, "idle_timeout_s": 5.0}
@@ -255,6 +256,7 @@ def test_an_idle_association_is_ended(tmp_path: Path) -> None:
         wait_until_quiet()
 
 
+@pytest.mark.alone
 def test_an_idle_association_costs_no_processor(tmp_path: Path) -> None:
     """The library's threads alone take 2 % of a core for each."""
     with house(tmp_path / "data", max_per_address=32) as node, ExitStack() as stack:
@@ -284,7 +286,9 @@ def test_every_association_gives_its_descriptors_back(node: House) -> None:
     assert psutil.Process().num_fds() <= before
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.faults
+@pytest.mark.timeout(times(120, 1800))
+@settings(max_examples=times(40, 1_000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(st.binary(max_size=300), max_size=3), is_associated=st.booleans(), kind=st.integers(0, 9))
 def test_random_bytes_end_their_own_connection_only(
     fuzzed: House, content: list[bytes], is_associated: bool, kind: int

@@ -49,7 +49,7 @@ class ModelLine:
     id: int | None  # of an imported one, in the ledger
 
 
-class Shelf:
+class ModelCatalog:
     """What rules get, from verdict to verdict. Used by one thread."""
 
     def __init__(self, active: Callable[[], Mapping[str, ImportedModel]], data: Path) -> None:
@@ -131,7 +131,7 @@ def find_model(lines: Sequence[ModelLine], wanted: str) -> ModelLine:
     meant = [line for line in named if line.digest.startswith(prefix)] if at else named
     if not at:
         meant = [line for line in named if line.active] or named
-    # What came with the node may be imported as well: the very same model, twice on the shelf.
+    # What came with the node may be imported as well: the very same model, twice in the catalog.
     if len(digests := {line.digest for line in meant}) != 1:
         raise _not_one(wanted, len(digests), [line.digest for line in named])
     return max(meant, key=lambda line: line.active)
