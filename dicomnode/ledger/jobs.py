@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, select, update
 
+from dicomnode.derivation import DerivationParameters, DerivedSeries
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries
 from dicomnode.ledger.act import Act, moving, stands
-from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob
+from dicomnode.ledger.rows import Job, PlannedJob
 from dicomnode.ledger.schema import DERIVED, MAX_ATTEMPTS, instance, job, series
 from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState, SeriesState
 
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
+PARAMETERS: Final = "parameters"  # reason of a held job: another version of the node planned it
 
 _NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 _NO_TROUBLE: Final[dict[str, object]] = {"reason": None, "sentence": ""}
@@ -181,28 +182,27 @@ def return_all(act: Act, detail: str) -> int:
 
 
 def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job | None:
-    """Take the job that has waited longest, but none of those."""
+    """Take the job that has waited longest, but none of those; one that cannot be read on the way is held."""
     if act.move(_LEASE_LOST, "the lease ran out"):
         act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
     parameters = {"now": act.now, "by": act.by, "detail": "", "owner": owner, "until": until, "but": list(but)}
-    row = act.connection.execute(_CLAIM, parameters).one_or_none()
-    if row is None:
-        return None
+    while row := act.connection.execute(_CLAIM, parameters).one_or_none():
+        try:
+            return _claimed(act, row, DerivationParameters.from_columns(row._asdict()))
+        except InputError as exc:
+            words = f"{exc.sentence} {exc.hint}"
+            act.move(_HOLD, words, job=row.id, token=row.lease_token, why=PARAMETERS, words=words)
+    return None
+
+
+def _claimed(act: Act, row: Row[*tuple[object, ...]], parameters: DerivationParameters) -> Job:
     output = row.output_series_id if row.output_series_id is not None else _make_output(act, row)
     return Job(
         id=JobId(row.id),
         series=SeriesId(row.series_id),
         revision=row.revision,
         output_series=SeriesId(output),
-        planned=PlannedJob(
-            rule=row.rule,
-            model=row.model,
-            model_digest=row.model_digest,
-            ratio=row.ratio,
-            parameters=row.parameters,
-            deliver_to=tuple(row.deliver_to),
-            sentence=row.verdict,
-        ),
+        planned=PlannedJob(parameters=parameters, deliver_to=tuple(row.deliver_to), sentence=row.verdict),
         derivation_number=row.derivation_number,
         created_at=row.created_at,
         attempts=row.attempts,
@@ -291,14 +291,10 @@ def hold(act: Act, claimed: Job, *, reason: str, sentence: str) -> bool:
 
 
 def _makes_the_same(row: Row[*tuple[object, ...]], planned: PlannedJob) -> bool:
-    pinned = (row.rule, row.model, row.model_digest, row.ratio, _of_the_rule(row.parameters))
-    wanted = (planned.rule, planned.model, planned.model_digest, planned.ratio, _of_the_rule(planned.parameters))
-    return pinned == wanted
-
-
-def _of_the_rule(parameters: str) -> dict[str, object]:
-    """Without the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
-    return {key: value for key, value in json.loads(parameters).items() if key != UTC_OFFSET_MIN}
+    try:
+        return DerivationParameters.from_columns(row._asdict()).makes_the_same(planned.parameters)
+    except InputError:  # another version of the node planned the job
+        return False
 
 
 def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
@@ -309,11 +305,7 @@ def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -
             "series_id": series_id,
             "revision": revision,
             **act.born(JobState.QUEUED, Event.PLAN),
-            "rule": planned.rule,
-            "model": planned.model,
-            "model_digest": planned.model_digest,
-            "ratio": planned.ratio,
-            "parameters": planned.parameters,
+            **planned.parameters.as_columns(),
             "derivation_number": last + 1,
             "deliver_to": list(planned.deliver_to),
             "verdict": planned.sentence,

@@ -16,6 +16,7 @@ from typing import Final
 
 from sqlalchemy import bindparam, insert, select, update
 
+from dicomnode.derivation import DerivedSeries
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger import deliveries, intake, jobs, models, quarantine, verdicts
 from dicomnode.ledger.act import NODE, Act
@@ -26,7 +27,6 @@ from dicomnode.ledger.rows import (
     BootReport,
     Delivery,
     DeliveryItem,
-    DerivedSeries,
     Examined,
     Finding,
     ImportedModel,
