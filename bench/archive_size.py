@@ -38,8 +38,9 @@ from sqlalchemy import Engine, event
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dicomnode.archive import Archive
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import InstanceId, SeriesId, file_stem, new_instance_id
-from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, PlannedJob, StoredInstance
+from dicomnode.ledger.rows import PlannedJob, StoredInstance
 from dicomnode.ledger.store import Ledger, open_ledger
 from tests.support.dcmtk import environment, find_program, free_port, program
 from tests.support.dicom import write_series
@@ -170,11 +171,7 @@ def _receive(ledger: Ledger, series: SeriesId, number: int) -> list[str]:
 def _derive(ledger: Ledger, series: SeriesId, number: int) -> tuple[SeriesId, list[str]]:
     assert ledger.settle(series, 1, note="")
     planned = PlannedJob(
-        rule="all",
-        model="cubic-dc",
-        model_digest="0" * 64,
-        ratio=RATIO,
-        parameters="{}",
+        parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="0" * 64, ratio=RATIO),
         deliver_to=("pacs",),
         sentence=f"{SLICES} slices, 4 mm apart, 4 mm thick → {SLICES * RATIO} slices of 1 mm by rule all.",
     )

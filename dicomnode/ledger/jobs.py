@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection, Row, and_, exists, func, insert, select, update
 
+from dicomnode.derivation import DerivedSeries
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries, mapping
 from dicomnode.ledger.act import Act
-from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob
+from dicomnode.ledger.rows import Job, PlannedJob
 from dicomnode.ledger.schema import MAX_ATTEMPTS, instance, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState
+
+PARAMETERS: Final = "parameters"  # reason of a held job: another version of the node planned it
 
 _NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 _NO_TROUBLE: Final[dict[str, object]] = {"reason": None, "sentence": ""}
@@ -175,14 +177,22 @@ def return_all(act: Act, detail: str) -> int:
 
 
 def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job | None:
-    """Take the most urgent job, among equals the one that has waited longest, but none of ``but``."""
+    """Take the most urgent job, among equals the one that has waited longest, but none of ``but``.
+
+    A job whose parameters this version cannot read is held, and the next one taken.
+    """
     if act.move(_LEASE_LOST, "the lease ran out"):
         act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
-    row = act.take(_CLAIM, owner=owner, until=until, but=list(but))
-    if row is None:
-        return None
-    output = _make_output(act, row) if row.output_series_id is None else SeriesId(row.output_series_id)
-    return mapping.claimed_job(row, output)
+    while row := act.take(_CLAIM, owner=owner, until=until, but=list(but)):
+        try:
+            planned = mapping.planned_job(row)
+        except InputError as exc:
+            sentence = f"{exc.sentence} {exc.hint}"
+            act.move(_HOLD, sentence, job=row.id, token=row.lease_token, reason=PARAMETERS, sentence=sentence)
+            continue
+        output = _make_output(act, row) if row.output_series_id is None else SeriesId(row.output_series_id)
+        return mapping.claimed_job(row, planned, output)
+    return None
 
 
 def is_ours(connection: Connection, claimed: Job) -> bool:
@@ -252,14 +262,10 @@ def hold(act: Act, claimed: Job, *, reason: str, sentence: str) -> bool:
 
 
 def _makes_the_same(row: Row[*tuple[object, ...]], planned: PlannedJob) -> bool:
-    pinned = (row.rule, row.model, row.model_digest, row.ratio, _of_the_rule(row.parameters))
-    wanted = (planned.rule, planned.model, planned.model_digest, planned.ratio, _of_the_rule(planned.parameters))
-    return pinned == wanted
-
-
-def _of_the_rule(parameters: str) -> dict[str, object]:
-    """Leave out the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
-    return {key: value for key, value in json.loads(parameters).items() if key != UTC_OFFSET_MIN}
+    try:
+        return mapping.planned_job(row).parameters.makes_the_same(planned.parameters)
+    except InputError:  # another version of the node planned the job
+        return False
 
 
 def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:

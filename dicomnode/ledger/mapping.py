@@ -12,6 +12,7 @@ from typing import Final
 
 from sqlalchemy import Row
 
+from dicomnode.derivation import DerivationParameters, DerivedInstance
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger.act import Act
 from dicomnode.ledger.lines import (
@@ -31,7 +32,6 @@ from dicomnode.ledger.rows import (
     ArchivedInstance,
     Delivery,
     DeliveryItem,
-    DerivedInstance,
     Finding,
     ImportedModel,
     Job,
@@ -176,11 +176,7 @@ def new_job(
         "series_id": series_id,
         "revision": revision,
         **act.born(JobState.QUEUED, Event.PLAN),
-        "rule": planned.rule,
-        "model": planned.model,
-        "model_digest": planned.model_digest,
-        "ratio": planned.ratio,
-        "parameters": planned.parameters,
+        **planned.parameters.as_columns(),
         "derivation_number": derivation_number,
         "deliver_to": list(planned.deliver_to),
         "verdict": planned.sentence,
@@ -197,24 +193,20 @@ def new_job(
 def planned_job(row: AnyRow) -> PlannedJob:
     """What was pinned when the job was planned."""
     return PlannedJob(
-        rule=row.rule,
-        model=row.model,
-        model_digest=row.model_digest,
-        ratio=row.ratio,
-        parameters=row.parameters,
+        parameters=DerivationParameters.from_columns(row._asdict()),
         deliver_to=tuple(row.deliver_to),
         sentence=row.verdict,
     )
 
 
-def claimed_job(row: AnyRow, output: SeriesId) -> Job:
+def claimed_job(row: AnyRow, planned: PlannedJob, output: SeriesId) -> Job:
     """The row as the claim left it; ``output``: the series to fill."""
     return Job(
         id=JobId(row.id),
         series=SeriesId(row.series_id),
         revision=row.revision,
         output_series=output,
-        planned=planned_job(row),
+        planned=planned,
         derivation_number=row.derivation_number,
         created_at=row.created_at,
         attempts=row.attempts,

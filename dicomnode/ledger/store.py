@@ -17,6 +17,7 @@ from typing import Final
 
 from sqlalchemy import insert, select, update
 
+from dicomnode.derivation import DerivedSeries
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger import deliveries, delivery_commands, intake, jobs, mapping, models, quarantine, verdicts
 from dicomnode.ledger.act import NODE, Act
@@ -27,7 +28,6 @@ from dicomnode.ledger.rows import (
     BootReport,
     Delivery,
     DeliveryItem,
-    DerivedSeries,
     Examined,
     Finding,
     ImportedModel,

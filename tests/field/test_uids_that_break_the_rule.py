@@ -11,11 +11,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicomnode.derivation import DerivationParameters
 from dicomnode.derive.encode import DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle, is_uid
-from dicomnode.imaging.verdict import Limits
 from dicomnode.pipeline import run_pipeline
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
@@ -93,10 +93,11 @@ def test_what_is_derived_bears_valid_uids_of_its_own_and_the_study_of_its_source
     paths = write_series(tmp_path / "in", with_uid(keyword, uid))
     kept: list[DerivedFile] = []
     plan = DerivationPlan(
-        namespace=uuid.UUID(int=7), ae_title=AeTitle("NODE"), rule="all", model="cubic-dc", model_kind="cubic-dc",
-        model_digest="cubic-dc/1", created_at=datetime(2026, 3, 4, tzinfo=UTC),
+        parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="cubic-dc/1"),
+        model_kind="cubic-dc", namespace=uuid.UUID(int=7), ae_title=AeTitle("NODE"),
+        created_at=datetime(2026, 3, 4, tzinfo=UTC),
     )  # fmt: skip
-    run_pipeline(paths, generator=CubicDc(), plan=plan, limits=Limits(), device="cpu", write=kept.append)
+    run_pipeline(paths, generator=CubicDc(), plan=plan, device="cpu", write=kept.append)
     assert kept
     source = dcmread(paths[0])
     for number, file in enumerate(kept):
