@@ -1,9 +1,11 @@
 # Two commands to begin with: `make demo` (see it work) and `make test`. Each builds .venv first.
 PYTHON ?= python3
+# Tests at once. More than a small machine has processors: many tests wait for a socket or a program.
+PROCESSES ?= 3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet install --constraint constraints.txt
 CODE = dicomnode trainer tests docs $(wildcard bench migrations)
 
-.PHONY: demo serve test check bench format wheel clean
+.PHONY: demo serve test test-faults check bench format wheel clean
 demo: .venv/.node  ## two thick series in over DICOM, two thin ones out to a small PACS, in this terminal
 	.venv/bin/dicomnode demo
 
@@ -11,8 +13,12 @@ serve: .venv/.node  ## the node with the embedded defaults: this machine only, d
 	.venv/bin/dicomnode serve
 
 test: .venv/.developer  ## every test, then the examples in the docstrings; reasons for skips are printed
-	.venv/bin/pytest -q -rs
+	.venv/bin/pytest -q -rs -m "not alone" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest -q -rs -m alone
 	.venv/bin/pytest -q --doctest-modules dicomnode trainer
+
+test-faults: .venv/.developer  ## kills, fuzz and made-up histories, many more of them than in `make test`
+	.venv/bin/pytest -q -rs -m faults --thorough
 
 check: .venv/.developer  ## format, lint, types, architecture, tidiness
 	.venv/bin/ruff format --check $(CODE)

@@ -16,15 +16,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from dicomnode.archive import Archive
+from dicomnode.catalog import ModelCatalog
 from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import ImportedModel
-from dicomnode.push.scu import echo
+from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
-from dicomnode.settings import PeerSettings, Settings
-from dicomnode.shelf import Shelf
+from dicomnode.settings.models import PeerSettings, Settings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -152,11 +152,11 @@ def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
 
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
-    shelf = Shelf(lambda: _active_models(settings), settings.node.data.absolute())
-    names = {rule.model or shelf.default: rule.name for rule in reversed(settings.rule)}
+    catalog = ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
+    names = {rule.model or catalog.default: rule.name for rule in reversed(settings.rule)}
     for name, rule in sorted(names.items()):
         try:
-            facts = shelf.verified(name)
+            facts = catalog.verified(name)
         except ModelError as exc:
             sentence = f"Rule {rule} asks for it: {exc.sentence}"
             yield CheckRow(what=f"model {name}", mark=Mark.FAIL, sentence=sentence, hint=exc.hint)
@@ -184,7 +184,7 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
         ways.append(f"is sent to as {peer.ae_title} at {peer.address}")
     sentence = f"It {' and '.join(ways)}."
     if peer.address and with_echo:
-        outcome = echo(peer, ae_title=settings.node.ae_title, push=settings.push)
+        outcome = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push).echo(peer)
         if outcome.status != 0:
             return CheckRow(
                 what=what, mark=Mark.FAIL, sentence=f"{sentence} C-ECHO: {outcome.sentence}", hint=outcome.hint
@@ -222,13 +222,13 @@ def _filesystem(folder: Path) -> str:
     return kind
 
 
-def known_models(settings: Settings, shelf: Shelf) -> dict[str | None, ModelFacts]:
+def known_models(settings: Settings, catalog: ModelCatalog) -> dict[str | None, ModelFacts]:
     """The facts of every model that a rule names, and of the default one under None; all their files verified."""
-    models: dict[str | None, ModelFacts] = {None: shelf.verified(None)}
+    models: dict[str | None, ModelFacts] = {None: catalog.verified(None)}
     for rule in settings.rule:
         if rule.model not in models:
             try:
-                models[rule.model] = shelf.verified(rule.model)
+                models[rule.model] = catalog.verified(rule.model)
             except ModelError as exc:
                 raise SettingsError(
                     f"Rule {rule.name} asks for model {rule.model}, which cannot be used: {exc.sentence}",

@@ -59,7 +59,6 @@ def start_logging(level: str, form: Literal["auto", "text", "json"], stream: IO[
     # pynetdicom's warnings quote what a peer sent; what matters of it reaches our own events.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     logging.getLogger("pydicom").setLevel(logging.ERROR)
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Value]:

@@ -1,112 +1,123 @@
-"""Ticks: a scheduler that calls wake functions, and nothing more.
+"""The calendar: what the node does at a time of the day, and the watch over the clock that tells the time.
 
-The workers drain the ledger by themselves: each waits a few seconds at most on the monotonic clock, so a tick that
-comes late, or never, costs nothing but time. APScheduler plans by the wall clock: set back an hour, it is silent for
-an hour. A watch on the monotonic clock sees such a step and plans the ticks anew (NODE 5.5, measured there).
+In: jobs, each with its time of day in the time zone of this machine. Each is called when its moment comes, one at a
+time, from one thread. A moment that passed unnoticed (the machine was suspended, the clock was set forward) is made up
+for at once, and once, however many of them passed. No job is called twice for one moment, also where the clock shows
+an hour twice.
+
+The workers are not called from here: each takes from the ledger what is due, at the latest every five seconds on the
+monotonic clock, and a step of the wall clock costs them nothing. What was planned before a restart is not remembered:
+the start of the service does the work of every job that is due (``sweep``).
+
+This thread compares the wall clock with the monotonic one each second and tells of a step. A calendar that sleeps
+until its next moment would come late by as much as the clock is set forward meanwhile; one that looks does not.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-
-from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
 
 from dicomnode import log
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
 LOGGER = logging.getLogger(__name__)
 
-TICK_S = 5.0
+LOOK_S = 1.0  # how often the clocks are read
 STEP_S = 2.0  # drift of the wall clock against the monotonic one that counts as a step; NTP slews far less
-WATCH_S = 1.0  # how often the two clocks are compared
 STOP_LIMIT_S = 5.0
 
 
-class Ticks:
-    """Calls every wake function every ``every_s`` seconds, from one thread of the scheduler.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DailyJob:
+    """Work with a time of day. ``run`` must be short: what takes long begins in a thread of its own."""
 
-    A wake function must be short (set an ``Event``): stopping waits for a running one. One that raises is counted
-    in ``failures`` and called again at the next tick. ``stepped`` hears by how many seconds the clock was set.
-    """
+    name: str
+    at: time  # local
+    run: Callable[[], None]
+
+
+class Calendar:
+    """Calls each job at its time of day. One that raises is counted in ``failures`` and called again the next day."""
 
     def __init__(
         self,
-        wakes: Mapping[str, Callable[[], None]],
+        jobs: Sequence[DailyJob],
         *,
-        every_s: float = TICK_S,
+        stepped: Callable[[float], None],  # told by how many seconds the wall clock was set
         clock: Clock = SYSTEM_CLOCK,
-        stepped: Callable[[float], None] | None = None,
     ) -> None:
-        self._wakes = dict(wakes)
-        self._every_s = every_s
-        self._clock = clock
+        self._jobs = tuple(jobs)
         self._stepped = stepped
-        self._failures = dict.fromkeys(self._wakes, 0)
-        self._stop = threading.Event()
-        self._watch = threading.Thread(target=self._watch_clock, name="clock-watch")
-        # One thread is enough for functions that only set an event; UTC spares the look-up of a local zone.
-        self._scheduler = BackgroundScheduler(
-            timezone=UTC,
-            executors={"default": {"type": "threadpool", "max_workers": 1}},
-            # The defaults skip a tick that is later than 1 s: after a suspend none would come until the next one.
-            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
-        )
+        self._clock = clock
+        self._offset_s = self._wall_offset_s()
+        self._next_at = {job.name: next_moment(job.at, clock.now()) for job in jobs}
+        self._failures = {job.name: 0 for job in jobs}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="calendar")
 
     @property
     def failures(self) -> Mapping[str, int]:
-        """How often each wake function raised since the start."""
+        """How often each job raised since the start."""
         return dict(self._failures)
 
     def start(self) -> None:
-        """Begin to tick; the first tick comes at once."""
-        for name in self._wakes:
-            self._scheduler.add_job(
-                self._tick,
-                "interval",
-                seconds=self._every_s,
-                args=(name,),
-                id=name,
-                name=name,
-                next_run_time=datetime.now(UTC),
-            )
-        self._scheduler.start()
-        self._watch.start()
+        """Begin to look at the clocks."""
+        self._thread.start()
 
     def stop(self) -> None:
-        """Stop; a running tick is waited for."""
-        self._stop.set()
-        self._scheduler.shutdown(wait=True)
-        self._watch.join(STOP_LIMIT_S)
+        """Stop; a job that is being called is waited for."""
+        self._stopping.set()
+        self._thread.join(STOP_LIMIT_S)
 
-    def _tick(self, name: str) -> None:
-        """Border: an exception here would only reach APScheduler's own log."""
-        try:
-            self._wakes[name]()
-        except Exception:  # noqa: BLE001 (border: scheduler tick)
-            self._failures[name] += 1
-            log.failure(LOGGER, "tick_failed", stage=name, count=self._failures[name])
+    def look(self) -> None:
+        """Tell of a step of the clock, and call the jobs whose moment has come. For one thread."""
+        drift_s = self._wall_offset_s() - self._offset_s
+        if abs(drift_s) > STEP_S:
+            self._offset_s += drift_s
+            self._tell_step(drift_s)
+        for job in self._jobs:
+            now, planned = self._clock.now(), self._next_at[job.name]
+            following = next_moment(job.at, now)
+            if now >= planned:
+                self._next_at[job.name] = following
+                self._call(job)
+            elif planned > next_moment(job.at, following):
+                # The clock was set back by days: what was planned then would leave the job undone until it comes.
+                self._next_at[job.name] = following
 
-    def _watch_clock(self) -> None:
-        offset_s = self._wall_offset_s()
-        while not self._stop.wait(WATCH_S):
-            drift_s = self._wall_offset_s() - offset_s
-            if abs(drift_s) > STEP_S:
-                offset_s += drift_s
-                self._rearm(drift_s)
+    def _run(self) -> None:
+        while not self._stopping.wait(LOOK_S):
+            self.look()
 
     def _wall_offset_s(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()
 
-    def _rearm(self, drift_s: float) -> None:
-        """Plan all ticks from now on: ``wakeup()`` would only re-read the old plan."""
+    def _tell_step(self, drift_s: float) -> None:
         log.event(LOGGER, "clock_stepped", level=logging.WARNING, seconds=drift_s)
-        for name in self._wakes:
-            self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
-        if self._stepped is not None:
-            try:
-                self._stepped(drift_s)
-            except Exception:  # noqa: BLE001 (border: scheduler tick)
-                log.failure(LOGGER, "tick_failed", stage="clock-watch")
+        try:
+            self._stepped(drift_s)
+        except Exception:  # noqa: BLE001 (border: calendar)
+            log.failure(LOGGER, "clock_step_not_noted")
+
+    def _call(self, job: DailyJob) -> None:
+        """Border: what one job raises must keep neither the others nor the watch over the clock from going on."""
+        try:
+            job.run()
+        except Exception:  # noqa: BLE001 (border: calendar)
+            self._failures[job.name] += 1
+            log.failure(LOGGER, "calendar_job_failed", stage=job.name, count=self._failures[job.name])
+
+
+def next_moment(at: time, after: datetime) -> datetime:
+    """The first moment later than ``after`` at which local clocks show ``at``.
+
+    Of an hour that is shown twice it is the first one; a time that is skipped in spring comes an hour earlier that day.
+    """
+    day = after.astimezone().date()
+    while (moment := datetime.combine(day, at).astimezone()) <= after:
+        day += timedelta(days=1)
+    return moment

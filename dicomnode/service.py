@@ -1,10 +1,11 @@
 """The running node: its parts started in the order of their dependence, and stopped in the reverse.
 
-    data folder locked → ledger → sweep begun → models known → work → settle → push, one a peer → receive → sweep
+    data folder locked → ledger → sweep begun → models known → work → settle → push, one a peer → receive
+    → sweep → calendar
 
-Receive comes last, so that nothing is accepted before everything behind it stands; it stops first, so that nothing
-comes while the rest ends. Only the look through the archive goes on behind the open door, however large it is.
-What each part has begun is in the ledger at any moment: a stop in order only saves time.
+Nothing is accepted before everything behind the receiver stands; at the end the receiver stops before the rest, so that
+nothing comes while that ends. Only the look through the archive and the calendar begin later: they do not keep a sender
+waiting. What each part has begun is in the ledger at any moment: a stop in order only saves time.
 """
 
 from __future__ import annotations
@@ -16,22 +17,26 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import time
 from queue import Empty, SimpleQueue
 from types import FrameType
 
 from dicomnode import __version__, log
 from dicomnode.archive import Archive
+from dicomnode.catalog import ModelCatalog
 from dicomnode.checks import ensure_writable, introduction, known_models
 from dicomnode.errors import NodeError
-from dicomnode.ledger.store import open_ledger
+from dicomnode.ledger.rows import BootReport
+from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
-from dicomnode.schedule import Ticks
+from dicomnode.schedule import Calendar, DailyJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings import Settings
+from dicomnode.settings.models import Settings
 from dicomnode.settle import Settler
-from dicomnode.shelf import Shelf
 from dicomnode.sweep import Sweep
+from dicomnode.systemd import notify
 from dicomnode.work.child import Setup
 from dicomnode.work.supervisor import Supervisor
 
@@ -41,6 +46,7 @@ PUSH_STOP_S = 10.0  # for the instance that is on its way to a peer; then the as
 SETTLE_STOP_S = 10.0  # for the series that is being judged
 SWEEP_STOP_S = 10.0  # for the folder that is being looked through
 SIGNAL_POLL_S = 1.0
+SWEPT_AT = time(4)  # each day, local: before the first patients, and not in the hour that a change of clocks moves
 
 
 class Service:
@@ -104,21 +110,12 @@ class Service:
 
     def _start(self, parts: ExitStack) -> None:
         settings = self.settings
-        archive = Archive(settings.node.data)
-        archive.lock()
-        parts.callback(archive.unlock)
-        ensure_writable(archive)
-        ledger = open_ledger(settings.ledger_url, clock=self._clock)
-        parts.callback(ledger.close)
         host = socket.gethostname()
-        boot = ledger.begin_boot(pid=os.getpid(), host=host)
-        parts.callback(ledger.end_boot, boot.boot)
-        for peer, number in ledger.deliveries_without_peer(settings.reachable_peers).items():
-            log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
+        archive, ledger, boot = self._open(parts, host)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
-        shelf = Shelf(ledger.active_models, settings.node.data.absolute())
-        models = known_models(settings, shelf)
+        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute())
+        models = known_models(settings, catalog)
         owner = f"{boot.boot}:{host}:{os.getpid()}"
 
         supervisor = self._supervisor = Supervisor(
@@ -152,22 +149,23 @@ class Service:
             settings.rule,
             ledger,
             archive,
-            model_of=shelf.model_of,
+            model_of=catalog.model_of,
             open_series=receiver.open_series,
             planned=supervisor.wake,
             clock=self._clock,
         )
+        carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push)
         self._loops = [
-            PeerLoop(peer, settings.push, ledger, archive, owner, ae_title=settings.node.ae_title)
+            PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier)
             for peer in settings.peer
             if peer.address
         ]
-        ticks = Ticks(
-            {"settle": settler.wake, "work": supervisor.wake, "push": self._wake_loops},
-            clock=self._clock,
+        calendar = Calendar(
+            [DailyJob(name="sweep", at=SWEPT_AT, run=sweep.look_again)],
             stepped=lambda by_s: ledger.note(
                 "clock_stepped", table="boot", row=boot.boot, detail=f"the wall clock was set by {by_s:+.0f} s"
             ),
+            clock=self._clock,
         )
 
         supervisor.start()
@@ -177,18 +175,32 @@ class Service:
         parts.callback(self._stop_loops)
         for loop in self._loops:
             loop.start()
-        ticks.start()
-        parts.callback(ticks.stop)
         receiver.start()
         parts.callback(lambda: receiver.stop(self._drain_s))
         self._receiver = receiver
         sweep.start()
         parts.callback(sweep.stop, SWEEP_STOP_S)
+        calendar.start()
+        parts.callback(calendar.stop)
         checkpoint("service.started")
         log.event(
             LOGGER, "started", version=__version__, boot=boot.boot, pid=os.getpid(), host=settings.node.host,
             port=receiver.port, archive=str(settings.node.data), sentence=introduction(settings, receiver.port),
         )  # fmt: skip
+
+    def _open(self, parts: ExitStack, host: str) -> tuple[Archive, Ledger, BootReport]:
+        """Make the data folder and the ledger ours until the end."""
+        archive = Archive(self.settings.node.data)
+        archive.lock()
+        parts.callback(archive.unlock)
+        ensure_writable(archive)
+        ledger = open_ledger(self.settings.ledger_url, clock=self._clock)
+        parts.callback(ledger.close)
+        boot = ledger.begin_boot(pid=os.getpid(), host=host)
+        parts.callback(ledger.end_boot, boot.boot)
+        for peer, number in ledger.deliveries_without_peer(self.settings.reachable_peers).items():
+            log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
+        return archive, ledger, boot
 
     def _wake_loops(self) -> None:
         for loop in self._loops:
@@ -205,19 +217,6 @@ class Service:
             thread.start()
         for thread in stopping:
             thread.join()
-
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing where it did not ask."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
-        try:
-            notifier.connect("\0" + address[1:] if address.startswith("@") else address)
-            notifier.sendall(state.encode())
-        except OSError as exc:  # a service that runs is worth more than one that is announced
-            log.event(LOGGER, "notify_failed", level=logging.WARNING, error=exc.strerror)
 
 
 def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:

@@ -14,6 +14,9 @@ put back from an older copy hands numbers out again whose folders hold files: th
 file comes to lie beside them. What was looked through is remembered in memory only: a start begins anew.
 
 A large ledger is checked for damage here too, before the rest: a service that finds some stops.
+
+Once a day the calendar asks for another look (``look_again``), which moves nothing: are the files of all rows still
+there? Files without a row are left to the next start, since in a running node they may be on their way.
 """
 
 from __future__ import annotations
@@ -23,14 +26,16 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from dicomnode import log
 from dicomnode.archive import Archive, Orphan
 from dicomnode.errors import LedgerError, NodeError, StorageError
-from dicomnode.imaging.headers import PRODUCT, InstanceHeader, read_header_or_reason
+from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from dicomnode.ledger.engine import CheckStoppedError, LedgerBusyError
 from dicomnode.ledger.rows import BootReport, Examined, Finding, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import Ledger
+from dicomnode.own_output import is_made_here
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
 LOGGER = logging.getLogger(__name__)
@@ -45,7 +50,7 @@ CHECK_POLL_S = 0.1
 
 
 class Sweep:
-    """One look through an archive in the life of a service. ``look_through`` may be called from any thread."""
+    """Looks through an archive while a service lives. ``look_through`` may be called from any thread."""
 
     def __init__(
         self,
@@ -63,8 +68,8 @@ class Sweep:
         self._clock = clock
         self._turn = threading.Lock()
         self._done: set[str] = set()
-        self._swept = self._orphans = self._missing = 0
-        self._first_missing = ""
+        self._swept = self._orphans = 0
+        self._missing = _Missing()
         self._moved: list[Orphan] = []  # to quarantine, and still without a row there
         self._quarantined: list[str] = []  # names that were there before this process wrote any
         self._stopping = threading.Event()
@@ -101,6 +106,12 @@ class Sweep:
         """Begin with what comes behind the open door."""
         self._thread.start()
 
+    def look_again(self) -> None:
+        """Begin to look for files that were removed since; nothing where a look still goes on."""
+        if not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run_again, name="sweep")
+            self._thread.start()
+
     def stop(self, limit_s: float) -> None:
         """Stop between two folders; the next start begins anew."""
         self._stopping.set()
@@ -128,8 +139,7 @@ class Sweep:
             for sentence in report.failures:
                 log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
             self._swept += report.swept
-            self._missing += len(report.missing)
-            self._first_missing = self._first_missing or next(iter(report.missing), "")
+            self._missing.add(report.missing)
             self._done.add(name)
 
     def _run(self) -> None:
@@ -155,6 +165,27 @@ class Sweep:
         else:
             if not self._stopping.is_set():
                 self._say_the_end(self._clock.monotonic() - began_s)
+
+    def _run_again(self) -> None:
+        """Border: a node that cannot look through its archive still does everything else."""
+        began_s = self._clock.monotonic()
+        missing = _Missing()
+        try:
+            self._give_series_to_quarantined()
+            names = _newest_first(map(str, self._ledger.series_numbers()))
+            for name in self._in_pieces(names):
+                try:
+                    missing.add(self._archive.missing(name, self._ledger.files_in(name)))
+                except StorageError as exc:
+                    log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=exc.sentence)
+        except NodeError as exc:
+            log.event(LOGGER, "sweep_failed", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
+        except Exception:  # noqa: BLE001 (border: sweep thread)
+            log.failure(LOGGER, "sweep_failed")
+        else:
+            if not self._stopping.is_set():
+                log.event(LOGGER, "archive_checked", count=len(names), seconds=self._clock.monotonic() - began_s)
+                missing.tell()
 
     def _check_ledger(self) -> None:
         """In a thread of its own, whose low priority cannot be raised again."""
@@ -226,7 +257,7 @@ class Sweep:
             header = read_header_or_reason(path) if path.is_file() else None
             finding = Finding.NOT_STORED if reason is QuarantineReason.ORPHAN else Finding.NOT_COMPARED
             series = None
-            if isinstance(header, InstanceHeader) and PRODUCT in header.makers:
+            if isinstance(header, InstanceHeader) and is_made_here(header.makers):
                 finding = Finding.SAME  # left by a job, which makes it again
             elif isinstance(header, InstanceHeader):
                 series = self._ledger.find_series(header.series_uid)
@@ -254,9 +285,24 @@ class Sweep:
         log.event(
             LOGGER, "archive_swept", count=len(self._done), swept=self._swept, orphans=self._orphans, seconds=seconds
         )
-        if self._missing:  # a job that needs one of them is held and names it; a series not judged yet is kept
+        self._missing.tell()
+
+
+@dataclass
+class _Missing:
+    """Rows without a file. A job that needs one of them is held and names it; a series not judged yet is kept."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, files: Sequence[str]) -> None:
+        self.count += len(files)
+        self.first = self.first or next(iter(files), "")
+
+    def tell(self) -> None:
+        if self.count:
             log.event(
-                LOGGER, "files_missing", level=logging.ERROR, count=self._missing, detail=self._first_missing,
+                LOGGER, "files_missing", level=logging.ERROR, count=self.count, detail=self.first,
                 hint="Files of the archive were removed by hand: restore them, or have their series sent again.",
             )  # fmt: skip
 

@@ -1,11 +1,40 @@
-"""What holds for every test, whatever ran before it."""
+"""What holds for every test, whatever ran before it and in whichever process."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
+
+from tests.support import thorough
+
+# Several processes share the processors, and threads of PyTorch that wait for a busy one spin: slower, not faster.
+# Set before anything imports PyTorch; the programs that a test starts inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A file is one worker's. Those that take minutes go first, so that no worker ends long after the others.
+LONG = ("tests/trainer/training/", "tests/e2e/", "tests/faults/", "tests/field/", "tests/bench/", "tests/cli/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of `make test-faults`."""
+    parser.addoption(
+        "--thorough", action="store_true", help="kill, fuzz and make up histories as often as `make test-faults` does"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the tests' modules how often, before they are imported."""
+    thorough.choose(thorough=config.getoption("thorough"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """After pytest-randomly: its order stays, but for the long files in front."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(autouse=True)

@@ -1,131 +1,179 @@
-"""Ticks wake and nothing more; late, stepped and failing ones do no harm."""
+"""Daily work comes at its local time, once, whatever becomes of the clock, and a step of the clock is told."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
-import time
-from datetime import UTC, datetime, timedelta
+import time as system_time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 
-from dicomnode.schedule import Ticks
+from dicomnode import schedule
+from dicomnode.schedule import Calendar, DailyJob, next_moment
+from dicomnode.seams import SystemClock
 from tests.support.wait import wait_until
 
+FOUR = time(4)
+HALF_PAST_TWO = time(2, 30)
 
-class SteppedClock:
-    """The machine's clock, its wall side moved by hand."""
 
-    def __init__(self) -> None:
-        self.step_s = 0.0
+@pytest.fixture(autouse=True)
+def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine's time zone: two hours ahead of UTC in summer, one in winter."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        system_time.tzset()
+        yield
+    system_time.tzset()
+
+
+@dataclass
+class HandClock:
+    """A machine whose wall clock is set by hand while its other clock runs on."""
+
+    wall: datetime
+    elapsed_s: float = 0.0
 
     def now(self) -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=self.step_s)
+        return self.wall
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return self.elapsed_s
+
+    def pass_by(self, **span: float) -> None:
+        self.wall += timedelta(**span)
+        self.elapsed_s += timedelta(**span).total_seconds()
+
+    def set_by(self, **span: float) -> None:
+        self.wall += timedelta(**span)
 
 
-def test_every_wake_function_is_called_again_and_again() -> None:
-    calls = {"settle": 0, "push": 0}
+class Life:
+    """A calendar with one job, and what came of it."""
 
-    def wake(name: str) -> None:
-        calls[name] += 1
+    def __init__(self, wall: str, at: time) -> None:
+        self.clock = HandClock(datetime.fromisoformat(wall).astimezone(UTC))
+        self.ran: list[str] = []  # by the local clock
+        self.steps: list[float] = []
+        job = DailyJob(name="sweep", at=at, run=self._run)
+        self.calendar = Calendar([job], stepped=self.steps.append, clock=self.clock)
 
-    ticks = Ticks({name: lambda name=name: wake(name) for name in calls}, every_s=0.05)  # type: ignore[misc]
-    ticks.start()
-    try:
-        wait_until(lambda: min(calls.values()) >= 3)
-    finally:
-        ticks.stop()
-    assert ticks.failures == {"settle": 0, "push": 0}
+    def _run(self) -> None:
+        self.ran.append(f"{self.clock.now().astimezone():%d %H:%M}")
 
-
-def test_the_first_tick_does_not_wait_for_the_interval() -> None:
-    woken = threading.Event()
-    ticks = Ticks({"push": woken.set}, every_s=3600)
-    ticks.start()
-    try:
-        assert woken.wait(5)
-    finally:
-        ticks.stop()
+    def pass_by(self, minutes: int) -> None:
+        """With a look each minute."""
+        for _ in range(minutes):
+            self.clock.pass_by(minutes=1)
+            self.calendar.look()
 
 
-def test_a_wake_function_that_raises_is_counted_logged_and_called_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_comes_each_day_at_its_local_time() -> None:
+    life = Life("2026-06-10T12:00", FOUR)
+    life.pass_by(3 * 24 * 60)
+    assert life.ran == ["11 04:00", "12 04:00", "13 04:00"]
+    assert life.steps == []
+
+
+def test_a_job_of_today_is_not_made_up_for_at_the_start() -> None:
+    life = Life("2026-06-10T04:01", FOUR)
+    life.pass_by(60)
+    assert life.ran == []
+
+
+@pytest.mark.parametrize(
+    ("noon_before", "days"),
+    [("2026-03-28T12:00", ["29 01:30", "30 02:30"]), ("2026-10-24T12:00", ["25 02:30", "26 02:30"])],
+    ids=["the hour is skipped", "the hour comes twice"],
+)
+def test_a_change_between_summer_and_winter_time_costs_and_repeats_no_job(noon_before: str, days: list[str]) -> None:
+    life = Life(noon_before, HALF_PAST_TWO)
+    life.pass_by(2 * 24 * 60)
+    assert life.ran == days
+
+
+def test_moments_that_passed_unnoticed_are_made_up_for_once() -> None:
+    life = Life("2026-06-10T12:00", FOUR)
+    life.clock.pass_by(days=5)  # suspended: nobody looked
+    life.pass_by(24 * 60)
+    assert life.ran == ["15 12:01", "16 04:00"]
+
+
+def test_a_clock_set_forward_over_a_moment_calls_the_job_at_once_and_is_told() -> None:
+    life = Life("2026-06-10T12:00", FOUR)
+    life.clock.set_by(hours=17)
+    life.pass_by(24 * 60)
+    assert life.ran == ["11 05:01", "12 04:00"]
+    assert life.steps == [pytest.approx(17 * 3600)]
+
+
+def test_a_clock_set_back_an_hour_does_not_repeat_the_job_and_is_told() -> None:
+    life = Life("2026-06-10T12:00", FOUR)
+    life.pass_by(16 * 60 + 10)
+    life.clock.set_by(hours=-1)
+    life.pass_by(24 * 60)
+    assert life.ran == ["11 04:00"]
+    life.pass_by(60)
+    assert life.ran == ["11 04:00", "12 04:00"]
+    assert life.steps == [pytest.approx(-3600)]
+
+
+def test_a_clock_set_back_by_a_year_plans_anew() -> None:
+    life = Life("2026-06-10T12:00", FOUR)
+    life.clock.set_by(days=-365)
+    life.pass_by(24 * 60)
+    assert life.ran == ["11 04:00"]
+
+
+def test_a_clock_that_drifts_as_ntp_lets_it_is_not_told() -> None:
+    life = Life("2026-06-10T12:00", FOUR)
+    life.clock.set_by(seconds=1.5)
+    life.pass_by(10)
+    assert life.steps == []
+
+
+def test_the_next_moment_is_later_than_the_moment_itself() -> None:
+    four = datetime(2026, 6, 11, 2, tzinfo=UTC)
+    assert next_moment(FOUR, four - timedelta(seconds=1)) == four
+    assert next_moment(FOUR, four) == four + timedelta(days=1)
+
+
+class SoonClock(SystemClock):
+    """The machine's clock, until a test sets its wall side forward by a day."""
+
+    ahead = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
+def test_a_job_that_raises_is_counted_and_logged_and_the_others_are_called(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own thread, by the machine's clock."""
+
     def fail() -> None:
         raise OSError("no matter")
 
-    ticks = Ticks({"work": fail}, every_s=0.05)
-    ticks.start()
+    monkeypatch.setattr(schedule, "LOOK_S", 0.02)
+    clock, called, steps = SoonClock(), threading.Event(), list[float]()
+
+    def step(by_s: float) -> None:
+        steps.append(by_s)
+        raise OSError("the ledger is locked")
+
+    jobs = [DailyJob(name="sweep", at=FOUR, run=fail), DailyJob(name="letter", at=FOUR, run=called.set)]
+    calendar = Calendar(jobs, stepped=step, clock=clock)
+    calendar.start()
     try:
-        wait_until(lambda: ticks.failures["work"] >= 2)
+        clock.ahead = timedelta(days=1)
+        assert called.wait(10)
+        wait_until(lambda: calendar.failures["sweep"])
     finally:
-        ticks.stop()
-    assert {record.getMessage() for record in caplog.records if record.name == "dicomnode.schedule"} == {"tick_failed"}
-
-
-@pytest.mark.parametrize("step_s", [-3600.0, 3600.0], ids=["back", "forward"])
-def test_a_step_of_the_clock_plans_the_ticks_anew_and_is_told(step_s: float) -> None:
-    """The interval of an hour stands for the silence that a clock set back an hour brings: only the watch ends it."""
-    clock, calls, steps = SteppedClock(), [0], list[float]()
-
-    def wake() -> None:
-        calls[0] += 1
-
-    ticks = Ticks({"settle": wake}, every_s=3600, clock=clock, stepped=steps.append)
-    ticks.start()
-    try:
-        wait_until(lambda: calls[0] == 1)
-        clock.step_s = step_s
-        wait_until(lambda: calls[0] == 2)
-        wait_until(lambda: steps)
-    finally:
-        ticks.stop()
-    assert steps == [pytest.approx(step_s, abs=0.1)]
-
-
-STOPPED_CHILD = """
-import sys
-from dicomnode.schedule import Ticks
-ticks = Ticks({"push": lambda: print("tick", flush=True)}, every_s=0.25)
-ticks.start()
-sys.stdin.read()
-ticks.stop()
-"""
-
-
-def test_ticks_missed_while_the_process_was_stopped_come_as_one() -> None:
-    """A real SIGSTOP of eight intervals: with ``coalesce`` off this prints eight lines at once."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", STOPPED_CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdin is not None
-    moments: list[float] = []
-
-    def read() -> None:
-        assert child.stdout is not None
-        for _ in child.stdout:
-            moments.append(time.monotonic())
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        wait_until(lambda: len(moments) >= 2)
-        child.send_signal(signal.SIGSTOP)
-        stopped_at = time.monotonic()
-        wait_until(lambda: time.monotonic() - stopped_at > 2.0)
-        before = len(moments)
-        child.send_signal(signal.SIGCONT)
-        resumed_at = time.monotonic()
-        wait_until(lambda: len(moments) >= before + 2)
-    finally:
-        child.send_signal(signal.SIGCONT)
-        child.stdin.close()
-        child.wait(10)
-        reader.join(10)
-        child.stdout.close()
-    late = [moment for moment in moments if resumed_at <= moment < resumed_at + 0.2]
-    assert len(late) <= 2  # the one that was due all the time, and perhaps the next one on the plan
+        calendar.stop()
+    assert calendar.failures == {"sweep": 1, "letter": 0}
+    assert steps == [pytest.approx(86400, abs=1)]
+    said = [record.getMessage() for record in caplog.records if record.name == schedule.__name__]
+    assert said == ["clock_stepped", "clock_step_not_noted", "calendar_job_failed"]

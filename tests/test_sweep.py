@@ -27,7 +27,7 @@ from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.service import Service
-from dicomnode.settings import parse
+from dicomnode.settings.load import parse
 from dicomnode.sweep import Sweep
 from tests.support.dcmtk import free_port, is_listening
 from tests.support.dicom import Made, made
@@ -510,3 +510,31 @@ def _serve_until_it_ends(data: Path, port_file: Path, *faults: str, objects: lis
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_file_that_goes_while_the_node_runs_is_missed_at_the_next_look_and_nothing_is_moved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = begin(tmp_path / "data")
+    kept, lost = life.receive(made(1), made(2))
+    life.look_behind()
+    life.archive.path(lost.file).unlink()
+    coming = life.put(made(3), kept.series)  # whole, and without a row yet
+    with caplog.at_level(logging.INFO, "dicomnode"):
+        life.sweep.look_again()
+        wait_until(life.is_through, 30, "the archive is looked through again")
+    assert life.archive.path(coming.file).exists()
+    assert life.quarantined() == []
+    told = {record.getMessage(): vars(record)["dicomnode_fields"] for record in caplog.records}
+    assert (told["files_missing"]["count"], told["files_missing"]["detail"]) == (1, lost.file)
+    assert told["archive_checked"]["count"] == 2
+    life.end()
+
+
+def test_a_look_for_missing_files_ends_when_the_service_stops(tmp_path: Path) -> None:
+    life = begin(tmp_path / "data")
+    life.receive(made(1))
+    life.look_behind()
+    life.sweep.look_again()
+    life.end()
+    assert life.is_through()

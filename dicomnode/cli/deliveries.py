@@ -24,7 +24,7 @@ from dicomnode.ids import DeliveryId
 
 if TYPE_CHECKING:
     from dicomnode.ledger.store import Ledger
-    from dicomnode.settings import Settings
+    from dicomnode.settings.models import Settings
 
 
 @click.group(short_help="List deliveries; retry, release or cancel one.")

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 UNDONE = "nothing was judged"
 STUDY_TITLE = "Image quality of reformatted MR series"  # names no method: readers see it
-KEY_SUFFIX = ".key.json"  # as trainer.judging.reader_study writes it
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -271,36 +270,30 @@ def _judge(request: Request, out: Path | None, *, as_json: bool) -> None:
 
 
 def _write_study(request: Request, page: Path) -> None:
-    from trainer.judging import reader_study
     from trainer.judging.evaluate import study_cases
+    from trainer.readers import study
 
-    reader_study.refuse_taken(page)
+    study.refuse_taken(page)
     panels = []
     for case, results in study_cases(request, report=_say):
         shape = {case.label: case.voxel_mm}
-        panels += reader_study.panels_from([(case.label, case.truth, results)], voxel_mm=shape)
+        panels += study.panels_from([(case.label, case.truth, results)], voxel_mm=shape)
     with kept(page, "no study was written"):
         page.parent.mkdir(parents=True, exist_ok=True)
-        reader_study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
-    output.say(f"{page}: {len(panels)} panels; keep {reader_study.key_path(page).name} away from readers.")
+        study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
+    output.say(f"{page}: {len(panels)} panels; keep {study.key_path(page).name} away from readers.")
 
 
 def _print_scores(files: tuple[Path, ...], *, as_json: bool) -> None:
-    keys = [file for file in files if file.name.endswith(KEY_SUFFIX)]
-    keys = keys or sorted(files[0].parent.glob(f"*{KEY_SUFFIX}"))
-    if len(keys) != 1:
-        raise InputError(
-            f"Among or beside the files of --reader-scores are {len(keys) or 'no'} keys; one is needed.",
-            hint=f"Name the readers' files and the one key that was written beside the page, PAGE.html{KEY_SUFFIX}.",
-        )
     _refuse_without_trainer()
-    from trainer.judging import reader_scores
+    from trainer.readers import scores
 
-    scores = reader_scores.read_scores([file for file in files if file not in keys], keys[0])
+    answers, key = scores.find_key(files)
+    found = scores.read_scores(answers, key)
     if as_json:
-        output.print_json(scores)
+        output.print_json(found)
     else:
-        output.say_lines("\n".join(reader_scores.score_lines(scores)))
+        output.say_lines("\n".join(scores.score_lines(found)))
 
 
 def _say(line: str) -> None:

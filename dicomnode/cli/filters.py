@@ -121,19 +121,19 @@ def require_known(what: str, asked: Iterable[str], *known: Callable[[], Collecti
 
 def reasons_of_series() -> set[str]:
     """Every reason that a series or its job can have."""
-    from dicomnode.imaging.verdict import Reason
-    from dicomnode.ledger.jobs import OWN_OUTPUT
+    from dicomnode.imaging.verdict import VerdictReason
+    from dicomnode.ledger.rows import OWN_OUTPUT
     from dicomnode.ledger.states import OPERATOR
     from dicomnode.ledger.verdicts import PROCESS
     from dicomnode.settle import NOT_JUDGED
     from dicomnode.work.orders import Cause
 
-    return {*map(str, Reason), *map(str, Cause), OWN_OUTPUT, PROCESS, NOT_JUDGED, OPERATOR}
+    return {*map(str, VerdictReason), *map(str, Cause), OWN_OUTPUT, PROCESS, NOT_JUDGED, OPERATOR}
 
 
 def reasons_of_deliveries() -> set[str]:
     """Every reason that a delivery can have."""
-    from dicomnode.dimse.outcome import Reason
+    from dicomnode.dimse.outcome import RequestReason
     from dicomnode.errors import NodeError
     from dicomnode.ledger.deliveries import EARLIER_REVISION, REFUSED
     from dicomnode.ledger.lists import NO_PEER
@@ -142,7 +142,7 @@ def reasons_of_deliveries() -> set[str]:
     from dicomnode.push.peer_loop import INTERNAL
 
     codes = {error.code for error in _family(NodeError)}
-    outcomes = set(map(str, Reason)) - {str(Reason.ANSWERED)}
+    outcomes = set(map(str, RequestReason)) - {str(RequestReason.ANSWERED)}
     return outcomes | set(map(str, Cause)) | codes | {EARLIER_REVISION, REFUSED, NO_PEER, OPERATOR, INTERNAL}
 
 

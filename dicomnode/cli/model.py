@@ -13,10 +13,10 @@ from dicomnode.cli import output
 from dicomnode.cli.options import config_option, json_option, load_settings, operator, writer
 
 if TYPE_CHECKING:
+    from dicomnode.catalog import ModelLine
     from dicomnode.generators.card import Card
     from dicomnode.ledger.lines import EventLine, ModelRow
-    from dicomnode.settings import Settings
-    from dicomnode.shelf import ModelLine
+    from dicomnode.settings.models import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +67,11 @@ def show(name: str, config: Path | None, as_json: bool) -> None:
     directory.
     """
     settings = load_settings(config)
-    from dicomnode import shelf
+    from dicomnode import catalog
     from dicomnode.generators import model_dir
 
-    line = shelf.find_model(_lines(settings), name)
-    folder = shelf.folder_of(line, settings.node.data.absolute(), name)
+    line = catalog.find_model(_lines(settings), name)
+    folder = catalog.folder_of(line, settings.node.data.absolute(), name)
     card = model_dir.read_card(folder) if folder else None
     output.print_facts(Shown(model=line, card=card, events=_history(settings, line)), as_json=as_json)
 
@@ -86,11 +86,11 @@ def verify(name: str, config: Path | None, as_json: bool) -> None:
     NAME is a name that `model list` shows, or the path of a model directory.
     """
     settings = load_settings(config)
-    from dicomnode import shelf
+    from dicomnode import catalog
     from dicomnode.generators import model_dir
 
-    line = shelf.find_model(_lines(settings), name)
-    if line.origin is shelf.Origin.IMPORTED:
+    line = catalog.find_model(_lines(settings), name)
+    if line.origin is catalog.Origin.IMPORTED:
         model_dir.pinned_model(line.name, line.digest, settings.node.data.absolute())
     output.print_facts(line, as_json=as_json)
 
@@ -105,10 +105,12 @@ def import_model(folder: Path, config: Path | None, as_json: bool) -> None:
     No rule gets the model until `model activate`.
     """
     settings = load_settings(config)
-    from dicomnode import shelf
+    from dicomnode import catalog
 
     with writer(config) as ledger:
-        imported, is_new = shelf.import_model(folder, data=settings.node.data.absolute(), ledger=ledger, by=operator())
+        imported, is_new = catalog.import_model(
+            folder, data=settings.node.data.absolute(), ledger=ledger, by=operator()
+        )
     done = "is imported; it is not active yet" if is_new else "was imported before; its files are whole"
     _print_changed(imported.name, imported.digest, is_new, done, as_json=as_json)
 
@@ -123,11 +125,11 @@ def activate(name: str, config: Path | None, as_json: bool) -> None:
     Jobs that are planned already keep their model.
     """
     settings = load_settings(config)
-    from dicomnode import shelf
+    from dicomnode import catalog
 
     with writer(config) as ledger:
-        row = shelf.find_imported(_imported(settings), name)
-        is_new = shelf.activate(row, data=settings.node.data.absolute(), ledger=ledger, by=operator())
+        row = catalog.find_imported(_imported(settings), name)
+        is_new = catalog.activate(row, data=settings.node.data.absolute(), ledger=ledger, by=operator())
     done = "is what rules get under this name from now on" if is_new else "was active already"
     _print_changed(row.name, row.digest, is_new, done, as_json=as_json)
 
@@ -142,10 +144,10 @@ def rollback(name: str, config: Path | None, as_json: bool) -> None:
     After the first imported model, they use the one that came with the node.
     """
     settings = load_settings(config)
-    from dicomnode import shelf
+    from dicomnode import catalog
 
     with writer(config) as ledger:
-        facts = shelf.roll_back(
+        facts = catalog.roll_back(
             name,
             rules=[rule.name for rule in settings.rule if rule.model == name],
             data=settings.node.data.absolute(),
@@ -157,7 +159,7 @@ def rollback(name: str, config: Path | None, as_json: bool) -> None:
 
 
 def _lines(settings: Settings) -> list[ModelLine]:
-    from dicomnode.shelf import model_lines
+    from dicomnode.catalog import model_lines
 
     return model_lines(_imported(settings))
 

@@ -16,7 +16,7 @@ from dicomnode.errors import InputError, StorageError
 if TYPE_CHECKING:
     from dicomnode.ledger.queries import Reader
     from dicomnode.ledger.store import Ledger
-    from dicomnode.settings import PeerSettings, Settings
+    from dicomnode.settings.models import PeerSettings, Settings
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -52,9 +52,9 @@ json_option: Decorator = click.option(
 
 def load_settings(config: Path | None) -> Settings:
     """Read the settings of this run from ``config``, or from the file that applies without it."""
-    from dicomnode import settings
+    from dicomnode.settings.load import load
 
-    return settings.load(config, os.environ)
+    return load(config, os.environ)
 
 
 @contextmanager

@@ -34,10 +34,12 @@ def send(peer: str, paths: tuple[Path, ...], config: Path | None, as_json: bool)
     settings = load_settings(config)
     chosen = find_peer(settings, peer)
     from dicomnode import wire
-    from dicomnode.push import scu
+    from dicomnode.push.dimse_carrier import DimseCarrier
+    from dicomnode.push.send_files import send_files
 
     sent, failed = 0, []
-    for result in scu.send_files(chosen, paths, ae_title=settings.node.ae_title, push=settings.push):
+    carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push)
+    for result in send_files(carrier, chosen, paths):
         status = result.outcome.status
         if status is None:
             failed.append(f"{result.path}: {result.outcome.sentence}")

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.alone  # it measures: beside other tests too few steps fit into its seconds
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -86,6 +86,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.alone
 def test_help_costs_a_few_times_the_import_of_click() -> None:
     """A ratio of the same run, best of three each: seconds would measure the machine."""
 

@@ -33,6 +33,7 @@ from dicomnode.dimse.messages import (
 )
 from dicomnode.wire import MR_IMAGE
 from tests.support.pdu import associate_rq, c_store_rq, p_data, pdu, store_pdus
+from tests.support.thorough import times
 
 LIMITS = ReadLimits(pdu_bytes=16384, dataset_bytes=100_000)
 
@@ -66,7 +67,8 @@ def code_of(content: bytes, phase: Phase = Phase.ESTABLISHED) -> tuple[Flaw, int
     return last.flaw, last.reason
 
 
-@settings(deadline=None)
+@pytest.mark.faults
+@settings(max_examples=times(50, 5_000), deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 40_000), min_size=1, max_size=4),
     piece=st.integers(1, 70_000),
@@ -86,7 +88,8 @@ def test_messages_are_the_same_in_whatever_pieces_their_bytes_come(sizes: list[i
     assert [one.command.text(Field.AFFECTED_SOP_CLASS_UID) for one in messages] == [MR_IMAGE] * len(sizes)
 
 
-@settings(deadline=None)
+@pytest.mark.faults
+@settings(max_examples=times(100, 20_000), deadline=None)
 @given(content=st.binary(max_size=400), piece=st.integers(1, 50), phase=st.sampled_from(list(Phase)))
 def test_no_bytes_raise(content: bytes, piece: int, phase: Phase) -> None:
     events_of(content, phase, piece=piece)

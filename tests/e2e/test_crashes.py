@@ -19,7 +19,7 @@ from tests.support.mr_series import write_mr_series
 from tests.support.node import AE_TITLE, Node, is_running, running_node
 from tests.support.wait import wait_until
 
-pytestmark = [needs_dcmtk, pytest.mark.timeout(180)]
+pytestmark = [needs_dcmtk, pytest.mark.faults, pytest.mark.timeout(180)]
 
 SLICES, RATIO = 6, 4
 

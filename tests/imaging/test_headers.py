@@ -15,8 +15,10 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from dicomnode.errors import InputError, StorageError
 from dicomnode.imaging import headers
 from dicomnode.imaging.representation import Misfit, copy_of
+from dicomnode.own_output import PRODUCT
 from tests.support.phantom import Phantom
-from tests.support.shared import DATA, needs_shared
+from tests.support.shared import PROSTATE
+from tests.support.thorough import times
 
 SMALL = Phantom(slices=1, rows=8, columns=8)
 
@@ -180,7 +182,7 @@ def test_a_vendors_b_value_is_found(
 def test_the_makers_of_an_instance_are_found_in_its_contributors_too(tmp_path: Path) -> None:
     dataset = SMALL.datasets()[0]
     node = Dataset()
-    node.Manufacturer = headers.PRODUCT
+    node.Manufacturer = PRODUCT
     dataset.ContributingEquipmentSequence = [node]
     assert _written(tmp_path, dataset).makers == ("Ball Works", "dicomnode")
 
@@ -206,7 +208,8 @@ def encoded() -> bytes:
     return buffer.getvalue()
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.faults
+@settings(max_examples=times(150, 5_000), deadline=None)
 @given(place=st.integers(132, 1400), noise=st.binary(min_size=1, max_size=12), cut=st.booleans())
 def test_broken_bytes_give_a_header_or_a_reason(
     encoded: bytes, tmp_path_factory: pytest.TempPathFactory, place: int, noise: bytes, cut: bool
@@ -222,9 +225,8 @@ def test_broken_bytes_give_a_header_or_a_reason(
         assert found.reason in ("it is not a DICOM file", "its header cannot be read")
 
 
-@needs_shared
 def test_a_header_is_what_pydicom_reads() -> None:
-    path = DATA / "prostatex" / "t2_tra" / "0005.dcm"
+    path = PROSTATE / "0005.dcm"
     header, dataset = headers.read_header(path), dcmread(path, stop_before_pixels=True)
     assert header.position_mm == tuple(dataset.ImagePositionPatient)
     assert header.echo_time_ms == dataset.EchoTime

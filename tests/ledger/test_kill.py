@@ -11,6 +11,8 @@ import pytest
 from dicomnode.ledger.store import open_ledger
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, new_uid, stored
 
+pytestmark = pytest.mark.faults
+
 BEFORE_THE_KILL = 30
 
 

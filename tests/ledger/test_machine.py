@@ -27,6 +27,7 @@ from dicomnode.ledger.rows import Delivery, Examined, Finding, Job, StoreOutcome
 from dicomnode.ledger.states import BIRTHS, TRANSITIONS
 from dicomnode.ledger.store import Ledger, open_ledger
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, derived, new_uid, plan_for, stored
+from tests.support.thorough import times
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - thousands of flushes: on a disk they would take all the time
 PEERS = ("pacs", "workstation")
@@ -344,9 +345,9 @@ class LedgerMachine(RuleBasedStateMachine):
         return DeliveryId(1 + which % (len(self.scene.states("delivery")) + 1))
 
 
-TestLedgerMachine = pytest.mark.timeout(600)(LedgerMachine.TestCase)  # 8 s of CPU, more where others work too
+TestLedgerMachine = pytest.mark.faults(pytest.mark.timeout(times(300, 3600))(LedgerMachine.TestCase))
 TestLedgerMachine.settings = settings(
-    max_examples=100,
+    max_examples=times(50, 2_000),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

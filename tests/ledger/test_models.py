@@ -18,6 +18,7 @@ from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import ImportedModel
 from dicomnode.ledger.store import open_ledger
 from tests.ledger.scene import Scene, plan_for
+from tests.support.thorough import times
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - hundreds of flushes: on a disk they would take all the time
 NAMES = ("thin", "knee")
@@ -103,7 +104,9 @@ ACTS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.faults
+@pytest.mark.timeout(times(120, 1800))
+@settings(max_examples=times(20, 1_000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(acts=ACTS)
 def test_activations_and_rollbacks_are_a_pile_for_each_name(acts: list[tuple[str, str, str]]) -> None:
     """Against a list of each name: activating puts a model on top, a rollback takes the top away."""

@@ -6,6 +6,7 @@ import re
 import struct
 import warnings
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -18,7 +19,8 @@ from pydicom.sequence import Sequence
 from dicomnode.ids import is_harmless_uid
 from dicomnode.receive.header_walk import MAX_DEPTH, MAX_ELEMENTS, Flaw, HeaderUids, read_uids
 from tests.support.dicom import encoded, mr_dataset
-from tests.support.shared import DATA, needs_shared
+from tests.support.shared import DATA, SAMPLES, needs_shared
+from tests.support.thorough import times
 
 FOUR = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
@@ -135,7 +137,8 @@ def test_blanks_at_the_cut_do_not_make_a_uid_of_a_value_too_long_for_one() -> No
     assert not any(is_harmless_uid(uid) for uid in as_tuple(found))
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.faults
+@settings(max_examples=times(300, 30_000), deadline=None)
 @given(content=st.binary(max_size=400), implicit=st.booleans())
 @example(content=b"\xff" * 64, implicit=True)
 def test_random_bytes_give_a_flaw_and_no_exception(content: bytes, implicit: bool) -> None:
@@ -148,7 +151,8 @@ def bare(uid: str) -> str:
     return "\\".join(re.sub(r"^[\0\s]+|[\0\s]+$", "", one) for one in uid.split("\\"))
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.faults
+@settings(max_examples=times(400, 10_000), deadline=None)
 @example(implicit=False, edits=[(52, 0)], cut=0)  # a NUL in front of the first UID
 @example(implicit=False, edits=[(52, 92)], cut=0)  # a backslash in it
 @given(
@@ -174,11 +178,11 @@ def test_where_the_walk_reads_uids_in_a_damaged_header_pydicom_reads_the_same(
         assert tuple(map(bare, as_tuple(found))) == tuple(map(bare, theirs))
 
 
-@needs_shared
-def test_every_real_file_gives_the_uids_that_pydicom_reads() -> None:
+@pytest.mark.parametrize("data", [SAMPLES, pytest.param(DATA, marks=needs_shared)], ids=["samples", "shared"])
+def test_every_real_file_gives_the_uids_that_pydicom_reads(data: Path) -> None:
     """Philips, Siemens, GE, Hitachi, compressed, enhanced: all that is readable Part 10 in a known encoding."""
     count = 0
-    for path in sorted(DATA.rglob("*.dcm")):
+    for path in sorted(data.rglob("*.dcm")):
         content = path.read_bytes()
         if content[128:132] != b"DICM" or content[132:140] != b"\x02\0\0\0UL\x04\0":
             continue

@@ -16,6 +16,8 @@ from tests.support.dicom import Made, made
 from tests.support.pdu import visitor
 from tests.support.wait import wait_until
 
+pytestmark = pytest.mark.faults
+
 SEAMS = [
     "ledger.series_committed",
     "archive.folder_made",

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicomnode.ids import AeTitle
-from dicomnode.receive.listener import OVERBOOKING
+from dicomnode.receive.listener import CONNECTIONS_PER_ASSOCIATION
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 from tests.receive.house import LOOPBACK, SCANNER, House, house
 from tests.support.dicom import made
 from tests.support.pdu import (
@@ -37,6 +37,7 @@ from tests.support.pdu import (
     store_pdus,
     visitor,
 )
+from tests.support.thorough import times
 from tests.support.wait import wait_until
 
 QUICK: dict[str, Any] = {"associate_timeout_s": 0.5, "pdu_timeout_s": 0.5, "idle_timeout_s": 5.0}
@@ -241,7 +242,7 @@ def test_the_limits_of_all_and_of_one_address_are_answered(tmp_path: Path) -> No
 
 def test_sockets_beyond_any_reason_are_closed_at_accept(tmp_path: Path) -> None:
     with house(tmp_path / "data", max_per_address=2) as node, ExitStack() as stack:
-        silent = [stack.enter_context(visitor(node.port)) for _ in range(OVERBOOKING * 2)]
+        silent = [stack.enter_context(visitor(node.port)) for _ in range(CONNECTIONS_PER_ASSOCIATION * 2)]
         wait_until(lambda: len(node.receiver._live()) == len(silent))
         assert stack.enter_context(visitor(node.port)).is_closed()
 
@@ -255,6 +256,7 @@ def test_an_idle_association_is_ended(tmp_path: Path) -> None:
         wait_until_quiet()
 
 
+@pytest.mark.alone
 def test_an_idle_association_costs_no_processor(tmp_path: Path) -> None:
     """The library's threads alone take 2 % of a core for each."""
     with house(tmp_path / "data", max_per_address=32) as node, ExitStack() as stack:
@@ -284,7 +286,9 @@ def test_every_association_gives_its_descriptors_back(node: House) -> None:
     assert psutil.Process().num_fds() <= before
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.faults
+@pytest.mark.timeout(times(120, 1800))
+@settings(max_examples=times(40, 1_000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(st.binary(max_size=300), max_size=3), is_associated=st.booleans(), kind=st.integers(0, 9))
 def test_random_bytes_end_their_own_connection_only(
     fuzzed: House, content: list[bytes], is_associated: bool, kind: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -46,11 +48,19 @@ def environment() -> dict[str, str]:
     return {**os.environ, **NODELAY}
 
 
+# Below the ports that the system itself hands out (32768 to 60999): no connection that some other process opens
+# takes one between here and its use. Each process begins elsewhere, so that tests beside each other do not meet.
+_PORTS = range(10_000, 32_000)
+_port_numbers = itertools.count(os.getpid() * 37)
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on; this process hands out each once before it begins anew."""
+    while True:
+        port = _PORTS[next(_port_numbers) % len(_PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode import durable, shelf
+from dicomnode import catalog, durable
+from dicomnode.catalog import ModelCatalog
 from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import Kind, SRCNNCard, VDSRCard
+from dicomnode.generators.card import Card
+from dicomnode.generators.kinds import NETWORKS, Kind
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.lines import ModelRow
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.shelf import Shelf
 from tests.support.model_folders import DATA, random_thin, write_thin
 from tests.support.node import CHECKOUT
 
@@ -39,8 +40,8 @@ class Bench:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def shelf(self) -> Shelf:
-        return Shelf(self.ledger.active_models, self.data)
+    def catalog(self) -> ModelCatalog:
+        return ModelCatalog(self.ledger.active_models, self.data)
 
     def rows(self) -> list[ModelRow]:
         with closing(open_reader(f"sqlite:///{self.data}/ledger.sqlite")) as reader:
@@ -52,15 +53,15 @@ class Bench:
 
     def take_in(self, folder: Path) -> str:
         """Import it; its digest."""
-        imported, _ = shelf.import_model(folder, data=self.data, ledger=self.ledger, by="operator")
+        imported, _ = catalog.import_model(folder, data=self.data, ledger=self.ledger, by="operator")
         return imported.digest
 
     def activate(self, wanted: str) -> bool:
-        row = shelf.find_imported(self.rows(), wanted)
-        return shelf.activate(row, data=self.data, ledger=self.ledger, by="operator")
+        row = catalog.find_imported(self.rows(), wanted)
+        return catalog.activate(row, data=self.data, ledger=self.ledger, by="operator")
 
     def roll_back(self, name: str, rules: Sequence[str] = ()) -> ModelFacts | None:
-        return shelf.roll_back(name, rules=rules, data=self.data, ledger=self.ledger, by="operator")
+        return catalog.roll_back(name, rules=rules, data=self.data, ledger=self.ledger, by="operator")
 
 
 @pytest.fixture
@@ -85,48 +86,48 @@ def test_what_is_imported_lies_under_its_name_and_digest_byte_for_byte_and_is_no
     }
     assert [path.name for path in copy.parent.iterdir()] == [copy.name], "nothing temporary is left"
     with pytest.raises(ModelError, match="There is no model named knee"):
-        bench.shelf().model_of("knee")
+        bench.catalog().model_of("knee")
 
 
 def test_a_rule_gets_the_active_model_of_its_name_with_the_ratios_of_its_card(bench: Bench) -> None:
     found = bench.take_in(bench.made("knee", ratios=(3, 4)))
-    on_the_shelf = bench.shelf()
+    in_use = bench.catalog()
     assert bench.activate("knee")
-    facts = on_the_shelf.model_of("knee")
+    facts = in_use.model_of("knee")
     assert (facts.name, facts.kind, facts.digest, facts.ratios) == ("knee", Kind.THIN, found, (3, 4))
-    assert on_the_shelf.verified("knee") == facts
+    assert in_use.verified("knee") == facts
 
 
-def test_activations_are_seen_by_a_shelf_that_is_in_use_and_a_rollback_ends_at_what_came_with_the_node(
+def test_activations_are_seen_by_a_catalog_that_is_in_use_and_a_rollback_ends_at_what_came_with_the_node(
     bench: Bench,
 ) -> None:
     shipped = _ship(bench, "thin")
-    on_the_shelf = bench.shelf()
+    in_use = bench.catalog()
     first, second = (bench.take_in(bench.made("thin", blocks=blocks)) for blocks in (1, 3))
-    seen = [on_the_shelf.model_of(None).digest]
+    seen = [in_use.model_of(None).digest]
     for digest in (first, second):
         bench.activate(f"thin@{digest[:8]}")
-        seen.append(on_the_shelf.model_of(None).digest)
+        seen.append(in_use.model_of(None).digest)
     for _ in range(2):
         assert bench.roll_back("thin", ["knees"])
-        seen.append(on_the_shelf.model_of("thin").digest)
+        seen.append(in_use.model_of("thin").digest)
     assert seen == [shipped, first, second, first, shipped]
 
 
 def test_an_imported_thin_is_the_default_where_none_came_with_the_node(bench: Bench) -> None:
-    on_the_shelf = bench.shelf()
-    assert on_the_shelf.model_of(None).name == on_the_shelf.default == "cubic-dc"
+    in_use = bench.catalog()
+    assert in_use.model_of(None).name == in_use.default == "cubic-dc"
     bench.take_in(bench.made("thin"))
     bench.activate("thin")
-    assert (on_the_shelf.model_of(None).name, on_the_shelf.model_of(None).default) == ("thin", True)
-    assert not on_the_shelf.model_of("cubic-dc").default
+    assert (in_use.model_of(None).name, in_use.model_of(None).default) == ("thin", True)
+    assert not in_use.model_of("cubic-dc").default
 
 
 def test_importing_it_again_is_harmless_and_says_so(bench: Bench) -> None:
     source = bench.made("knee")
     bench.take_in(source)
     bench.activate("knee")
-    _, is_new = shelf.import_model(source, data=bench.data, ledger=bench.ledger, by="operator")
+    _, is_new = catalog.import_model(source, data=bench.data, ledger=bench.ledger, by="operator")
     assert not is_new
     assert [row.state for row in bench.rows()] == ["active"]
 
@@ -197,9 +198,9 @@ def test_the_name_of_the_method_without_weights_is_not_given_away(bench: Bench) 
     assert bench.rows() == []
 
 
-@pytest.mark.parametrize("card", [SRCNNCard, VDSRCard])
+@pytest.mark.parametrize("kind", [Kind.SRCNN, Kind.VDSR])
 def test_a_kind_that_is_there_to_be_measured_against_is_neither_imported_nor_given_to_a_rule(
-    bench: Bench, card: type[SRCNNCard | VDSRCard]
+    bench: Bench, kind: Kind
 ) -> None:
     folder = bench.folder / "shipped" / "rival"
     folder.mkdir()
@@ -207,15 +208,24 @@ def test_a_kind_that_is_there_to_be_measured_against_is_neither_imported_nor_giv
         (folder / name).write_text("{}")
     model_dir.write_card(
         folder,
-        card(name="rival", ratios=(2, 6), licence="MIT", intended_use="x", failure_modes=("x",), data=DATA),
+        Card(
+            name="rival",
+            kind=kind,
+            parameters=NETWORKS[kind].parameters.model_validate({}),
+            ratios=(2, 6),
+            licence="MIT",
+            intended_use="x",
+            failure_modes=("x",),
+            data=DATA,
+        ),
     )
     model_dir.seal(folder)
     with pytest.raises(ModelError, match="`dicomnode evaluate` only"):
         bench.take_in(folder)
     with pytest.raises(ModelError, match="`dicomnode evaluate` only"):
-        bench.shelf().model_of("rival")
+        bench.catalog().model_of("rival")
     assert bench.rows() == []
-    assert [line.active for line in shelf.model_lines([])] == [True, False]
+    assert [line.active for line in catalog.model_lines([])] == [True, False]
 
 
 def test_a_disk_that_is_full_leaves_neither_row_nor_half_a_copy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +253,7 @@ def test_a_model_whose_files_were_altered_since_is_not_activated_and_not_rolled_
         bench.activate(f"knee@{digests[0]}")
     with pytest.raises(ModelError, match=r"metrics\.json is not the file"):
         bench.roll_back("knee")
-    assert bench.shelf().model_of("knee").digest == digests[1]
+    assert bench.catalog().model_of("knee").digest == digests[1]
 
 
 def test_a_rollback_that_would_leave_a_rule_without_a_model_is_refused(bench: Bench) -> None:
@@ -251,10 +261,10 @@ def test_a_rollback_that_would_leave_a_rule_without_a_model_is_refused(bench: Be
     bench.activate("knee")
     with pytest.raises(InputError, match="Rule knees asks for model knee"):
         bench.roll_back("knee", ["knees"])
-    assert bench.shelf().model_of("knee").name == "knee"
+    assert bench.catalog().model_of("knee").name == "knee"
     assert bench.roll_back("knee") is None
     with pytest.raises(ModelError, match="There is no model named knee"):
-        bench.shelf().model_of("knee")
+        bench.catalog().model_of("knee")
 
 
 def test_a_name_that_means_several_is_answered_with_all_of_them(bench: Bench) -> None:
@@ -263,7 +273,7 @@ def test_a_name_that_means_several_is_answered_with_all_of_them(bench: Bench) ->
         with pytest.raises(ModelError, match=f"{wanted} means {how_many}; of that name there are") as caught:
             bench.activate(wanted)
         with pytest.raises(ModelError, match=f"{wanted} means {how_many}"):
-            shelf.find_model(shelf.model_lines(bench.rows()), wanted)
+            catalog.find_model(catalog.model_lines(bench.rows()), wanted)
         assert all(f"knee@{digest[:12]}" in caught.value.sentence for digest in digests)
     with pytest.raises(ModelError, match="No model named spine was imported"):
         bench.activate("spine")
@@ -273,7 +283,7 @@ def test_the_list_shows_where_a_model_came_from_and_which_one_rules_get(bench: B
     shipped = _ship(bench, "thin")
     first, second = (bench.take_in(bench.made("thin", blocks=blocks)) for blocks in (1, 3))
     bench.activate(f"thin@{first}")
-    lines = shelf.model_lines(bench.rows())
+    lines = catalog.model_lines(bench.rows())
     told = [(line.name, line.origin, line.state, line.active, line.default) for line in lines]
     assert told == [
         ("cubic-dc", "shipped", None, True, False),
@@ -281,9 +291,9 @@ def test_the_list_shows_where_a_model_came_from_and_which_one_rules_get(bench: B
         ("thin", "imported", "active", True, True),
         ("thin", "imported", "imported", False, False),
     ]
-    assert shelf.find_model(lines, "thin").digest == first
+    assert catalog.find_model(lines, "thin").digest == first
     for digest in (shipped, second):
-        assert shelf.find_model(lines, f"thin@{digest[:6]}").digest == digest
+        assert catalog.find_model(lines, f"thin@{digest[:6]}").digest == digest
 
 
 def test_an_active_model_that_is_gone_from_the_disk_is_known_but_not_verified(bench: Bench) -> None:
@@ -291,15 +301,15 @@ def test_an_active_model_that_is_gone_from_the_disk_is_known_but_not_verified(be
     digest = bench.take_in(bench.made("knee"))
     bench.activate("knee")
     shutil.rmtree(bench.data / "models")
-    assert bench.shelf().model_of("knee").digest == digest
+    assert bench.catalog().model_of("knee").digest == digest
     with pytest.raises(ModelError, match=f"expected digest {digest}, found none"):
-        bench.shelf().verified("knee")
+        bench.catalog().verified("knee")
 
 
 def test_a_shipped_model_that_is_imported_as_well_stays_when_the_package_brings_a_newer_one(bench: Bench) -> None:
     shipped = _ship(bench, "thin")
     bench.take_in(bench.folder / "shipped" / "thin")
-    assert shelf.find_model(shelf.model_lines(bench.rows()), f"thin@{shipped[:8]}").digest == shipped
+    assert catalog.find_model(catalog.model_lines(bench.rows()), f"thin@{shipped[:8]}").digest == shipped
     shutil.rmtree(bench.folder / "shipped" / "thin")
     facts, place = model_dir.pinned_model("thin", shipped, bench.data)
     assert facts.digest == shipped

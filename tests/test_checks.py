@@ -1,0 +1,79 @@
+"""The check sheet: what would keep a node from its work, line by line, and nothing is changed by looking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dicomnode.archive import Archive
+from dicomnode.checks import Mark, check, ensure_writable, introduction
+from dicomnode.service import Service
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import Settings
+from tests.support.dcmtk import free_port
+
+
+def _settings(folder: Path, **tables: object) -> Settings:
+    node = {"listen": f"127.0.0.1:{free_port()}", "data": str(folder / "data")}
+    return parse({"node": node, "rule": [{"name": "all", "model": "cubic-dc"}], **tables})
+
+
+def test_it_says_whom_it_listens_to_and_whom_it_sends_to(tmp_path: Path) -> None:
+    peers = [
+        {"name": "mr1", "ae_title": "MR1", "networks": ["10.1.2.0/24"]},
+        {"name": "pacs", "ae_title": "PACS", "address": "10.1.0.5:104"},
+    ]
+    rules = [{"name": "all", "deliver_to": ["pacs"]}]
+    settings = _settings(tmp_path, peer=peers, rule=rules)
+    said = introduction(settings, 104)
+    assert said == "Listens on 127.0.0.1:104 as DICOMNODE to mr1; sends what it derives to pacs."
+
+
+def test_with_the_embedded_defaults_it_says_that_nothing_is_delivered() -> None:
+    said = introduction(Settings(), 11112)
+    assert said == (
+        "Listens on 127.0.0.1:11112 as DICOMNODE to this-machine; nothing is delivered until the settings name a peer "
+        "with an address and a rule that delivers to it."
+    )
+
+
+def test_the_check_sheet_of_a_sound_node_has_no_failure_and_creates_nothing(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    rows = {row.what: row for row in check(settings)}
+    assert {row.mark for row in rows.values()} <= {Mark.OK, Mark.WARN}
+    assert "does not exist yet" in rows["data folder"].sentence
+    assert rows["ledger"].sentence.startswith("There is none yet")
+    assert rows["model cubic-dc"].sentence.endswith("verified.")
+    assert not settings.node.data.exists()
+
+
+def test_the_check_sheet_beside_a_running_service_reads_its_ledger(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    service = Service(settings)
+    service.start()
+    try:
+        rows = {row.what: row for row in check(settings)}
+    finally:
+        service.stop()
+    assert rows["ledger"].mark is Mark.OK
+    assert rows["ledger"].sentence.endswith("0 instances; 0 rows wait for a person.")
+
+
+def test_the_check_sheet_names_what_fails(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "ledger.sqlite").write_bytes(b"no database" * 100)
+    peers = [
+        {"name": "pacs", "ae_title": "PACS", "address": f"127.0.0.1:{free_port()}"},
+        {"name": "mr1", "ae_title": "MR1", "networks": ["10.1.2.0/24"]},
+    ]
+    settings = _settings(tmp_path, peer=peers, rule=[{"name": "knee", "model": "gone", "deliver_to": ["pacs"]}])
+    rows = {row.what: row for row in check(settings, with_echo=True)}
+    assert [what for what, row in rows.items() if row.mark is Mark.FAIL] == ["ledger", "model gone", "peer pacs"]
+    assert "Rule knee asks for it" in rows["model gone"].sentence
+    assert "C-ECHO: No connection to the peer" in rows["peer pacs"].sentence
+    assert rows["peer mr1"].sentence == "It may send as MR1 from 10.1.2.0/24."
+
+
+def test_a_folder_that_can_be_written_to_holds_nothing_afterwards(tmp_path: Path) -> None:
+    ensure_writable(Archive(tmp_path))
+    assert list(tmp_path.iterdir()) == []
