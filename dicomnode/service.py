@@ -178,7 +178,7 @@ class Service:
         receiver.start()
         parts.callback(lambda: receiver.stop(self._drain_s))
         self._receiver = receiver
-        sweep.start()
+        sweep.start(is_busy=lambda: receiver.associations() > 0)
         parts.callback(sweep.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)

@@ -122,6 +122,12 @@ def leave_orphan(life: Life, stored: StoredInstance) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _short_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "QUIET_S", 0.05)
+    monkeypatch.setattr(sweep, "QUIET_LOOK_S", 0.01)
+
+
+@pytest.fixture(autouse=True)
 def _no_hook_is_left() -> Iterator[None]:
     yield
     seams.set_checkpoint_hook(None)
@@ -466,6 +472,47 @@ def test_a_large_ledger_that_is_sound_is_checked_and_then_compared(
     age(orphan.parent)
     life = begin(tmp_path / "data")
     life.look_behind()
+    assert len(life.quarantined()) == 1
+    life.end()
+
+
+def test_the_check_of_a_large_ledger_waits_for_the_first_quiet_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_store, "CHECKED_AT_START_BYTES", 0)
+    life = begin(tmp_path / "data")
+    (stored,) = life.receive(made(1))
+    life.end()
+    life = begin(tmp_path / "data")
+    orphan = leave_orphan(life, stored)
+    open_associations = [1]
+    looks: list[bool] = []
+
+    def is_busy() -> bool:
+        looks.append(orphan.exists())
+        return bool(open_associations)
+
+    life.sweep.start(is_busy)
+    wait_until(lambda: len(looks) > 20, what="the sweep looks for a quiet moment")
+    assert all(looks)
+    open_associations.clear()
+    wait_until(life.is_through, what="the archive is looked through")
+    assert len(life.quarantined()) == 1
+    life.end()
+
+
+def test_a_node_that_is_never_quiet_has_its_ledger_checked_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_store, "CHECKED_AT_START_BYTES", 0)
+    monkeypatch.setattr(sweep, "QUIET_LIMIT_S", 0.2)
+    life = begin(tmp_path / "data")
+    (stored,) = life.receive(made(1))
+    life.end()
+    life = begin(tmp_path / "data")
+    leave_orphan(life, stored)
+    life.sweep.start(lambda: True)
+    wait_until(life.is_through, what="the archive is looked through")
     assert len(life.quarantined()) == 1
     life.end()
 
