@@ -31,7 +31,7 @@ from dicomnode.settings.load import parse
 from dicomnode.sweep import Sweep
 from tests.support.dcmtk import free_port, is_listening
 from tests.support.dicom import Made, made
-from tests.support.pdu import EXPLICIT, visitor
+from tests.support.pdu import EXPLICIT, raw_client
 from tests.support.wait import wait_until
 
 LONG_AGO_S = 400 * 86400.0
@@ -547,11 +547,11 @@ def _serve_until_it_ends(data: Path, port_file: Path, *faults: str, objects: lis
     try:
         if objects is not None:
             wait_until(lambda: port_file.exists() and port_file.read_text(), 30, "the receiver listens")
-            with visitor(int(port_file.read_text())) as guest:
-                assert guest.associate() is not None
+            with raw_client(int(port_file.read_text())) as client:
+                assert client.associate() is not None
                 for one in objects:
-                    assert guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
-                guest.release()
+                    assert client.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
+                client.release()
             process.terminate()
         return process.wait(60)
     finally:
