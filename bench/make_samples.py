@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dicomnode import durable
 from dicomnode.derive.decimals import coordinate_text, decimal_text
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE
 from dicomnode.imaging.profile import profile_matrix
-from dicomnode.imaging.verdict import MR_IMAGE_STORAGE
 from dicomnode.imaging.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -45,7 +45,7 @@ def serve_ours(data: Path, port: int) -> None:
     from dicomnode.ids import AeTitle
     from dicomnode.ledger.store import open_ledger
     from dicomnode.receive.scp import Receiver
-    from dicomnode.settings import ArchiveSettings, NodeSettings, ReceiveSettings, Settings
+    from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings, Settings
 
     log.start_logging("info", "json")
     archive = Archive(data)

@@ -21,32 +21,22 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import threading
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO
 
 from dicomnode.durable import TEMPORARY_SUFFIX, Part, make_folder, rename_folder, sync_folder, write_file
 from dicomnode.errors import StorageError
-from dicomnode.ids import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    UID_BOUND,
-    InstanceId,
-    SeriesId,
-    file_stem,
-    new_instance_id,
-)
+from dicomnode.ids import IMPLEMENTATION_CLASS_UID, InstanceId, SeriesId, file_stem, new_instance_id
+from dicomnode.part10 import file_meta, read_meta
 from dicomnode.seams import checkpoint
 
 FILE_SUFFIX = ".dcm"
 
-_PREAMBLE = bytes(128) + b"DICM"  # PS3.10 section 7.1
-_GROUP_LENGTH = struct.Struct("<HH2sHL")  # (0002,0000) UL: tag, VR, length, value
-_META_LIMIT_BYTES = 65536  # ours takes about 500; anything near this was not written by us
 _STALE_SUFFIX = f".stale{TEMPORARY_SUFFIX}"
 
 
@@ -122,8 +112,13 @@ class Archive:
         self.before_first_write(folder.name)
         self._ensure_folder(folder)
         name = file_stem(instance_id) + FILE_SUFFIX
-        origin = Origin(id=instance_id, peer=peer, received_at=received_at)
-        write_file(folder / name, [_file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, origin), dataset])
+        meta = file_meta(
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            private=_written(Origin(id=instance_id, peer=peer, received_at=received_at)),
+        )
+        write_file(folder / name, [meta, dataset])
         return f"{series}/{name}"
 
     def sync(self, series: Iterable[SeriesId]) -> None:
@@ -152,8 +147,12 @@ class Archive:
         self._ensure_folder(self.quarantine_folder)
         instance_id = new_instance_id()
         name = file_stem(instance_id) + FILE_SUFFIX
-        origin = Origin(id=instance_id, peer=peer, received_at=received_at)
-        meta = _file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, origin)
+        meta = file_meta(
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            private=_written(Origin(id=instance_id, peer=peer, received_at=received_at)),
+        )
         write_file(self.quarantine_folder / name, [meta, dataset])
         sync_folder(self.quarantine_folder)
         return name
@@ -216,10 +215,11 @@ class Archive:
         """The dataset bytes of an archived file: everything after the file meta, exactly as received or derived."""
         path = self.path(file)
         try:
-            content = path.read_bytes()
+            with path.open("rb") as stream:
+                _seek_dataset(stream, path)
+                return memoryview(stream.read())
         except OSError as exc:
             raise _unreadable(path, exc) from exc
-        return memoryview(content)[_dataset_offset(path, content) :]
 
     def has(self, file: str) -> bool:
         """Is there such a file? A disk that does not say is StorageError: it says nothing of the file."""
@@ -491,84 +491,46 @@ class Archive:
 
 
 def read_origin(path: Path) -> Origin | None:
-    """Who sent a file, and when, from its own private meta group; nothing if the file is not of our making."""
+    """Return who sent a file, and when, from its private meta group; None where the file is not of our making."""
     with path.open("rb") as stream:
-        head = stream.read(_META_LIMIT_BYTES)
-    creator = _element(0x0100, b"UI", _padded(IMPLEMENTATION_CLASS_UID.encode(), b"\0"))
-    at = head.find(creator, len(_PREAMBLE))
-    if at < 0:
+        meta = read_meta(stream)
+    if meta is None or meta.private_creator_uid != IMPLEMENTATION_CLASS_UID:
         return None
-    at += len(creator)
     try:
-        group, element, vr, _, length = struct.unpack_from("<HH2sHL", head, at)
-        if (group, element, vr) != (0x0002, 0x0102, b"OB"):
-            return None
-        told = json.loads(head[at + 12 : at + 12 + length].rstrip(b"\0"))
+        told = json.loads(meta.private.rstrip(b"\0"))
         return Origin(
             id=InstanceId(int(told["id"], 16)),
             peer=str(told["peer"]),
             received_at=datetime.fromisoformat(told["received_at"]),
         )
-    except (struct.error, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def _written(origin: Origin) -> bytes:
+    """The private information of a file's meta group."""
+    told = {"id": file_stem(origin.id), "peer": origin.peer, "received_at": origin.received_at.isoformat()}
+    return json.dumps(told).encode()
 
 
 class _NotAFileOfOurs(StorageError):
     """The file does not begin as a Part 10 file with a group length does."""
 
 
-def _file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, origin: Origin) -> bytes:
-    """Preamble and file meta (PS3.10 section 7.1), explicit little endian, with our origin as private information."""
-    told = {"id": file_stem(origin.id), "peer": origin.peer, "received_at": origin.received_at.isoformat()}
-    elements = b"".join(
-        (
-            _element(0x0001, b"OB", b"\0\1"),
-            _uid(0x0002, sop_class_uid),
-            _uid(0x0003, sop_instance_uid),
-            _uid(0x0010, transfer_syntax_uid),
-            _uid(0x0012, IMPLEMENTATION_CLASS_UID),
-            _element(0x0013, b"SH", _padded(IMPLEMENTATION_VERSION_NAME.encode(), b" ")),
-            _uid(0x0100, IMPLEMENTATION_CLASS_UID),
-            _element(0x0102, b"OB", _padded(json.dumps(told).encode(), b"\0")),
+def _seek_dataset(stream: BinaryIO, path: Path) -> None:
+    """Go to the data set: the group length says where it begins, in our files and in those of any proper writer."""
+    meta = read_meta(stream)
+    if meta is None or not meta.is_length_right:
+        raise _NotAFileOfOurs(
+            f"The archived file {path} does not begin as a DICOM file of this node; it was not used.",
+            hint="It was altered after it was stored: restore it from a backup, or have the series sent again.",
         )
-    )
-    return _PREAMBLE + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(elements)) + elements
-
-
-def _uid(element: int, uid: str) -> bytes:
-    """A peer's UID may be anything: what is not ASCII is shown as such, what is too long is cut."""
-    return _element(element, b"UI", _padded(uid.encode("ascii", "replace")[:UID_BOUND], b"\0"))
-
-
-def _element(element: int, vr: bytes, value: bytes) -> bytes:
-    if vr == b"OB":
-        return struct.pack("<HH2sHL", 0x0002, element, vr, 0, len(value)) + value
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
-
-
-def _padded(value: bytes, pad: bytes) -> bytes:
-    return value + pad if len(value) % 2 else value
-
-
-def _dataset_offset(path: Path, head: bytes) -> int:
-    """Where the dataset begins: the group length says it, in our files and in those of any proper writer."""
-    at = len(_PREAMBLE)
-    if len(head) >= at + _GROUP_LENGTH.size and head[at - 4 : at] == b"DICM":
-        group, element, vr, size, length = _GROUP_LENGTH.unpack_from(head, at)
-        offset = at + _GROUP_LENGTH.size + int(length)
-        if (group, element, vr, size) == (0x0002, 0x0000, b"UL", 4) and length <= _META_LIMIT_BYTES:
-            return offset
-    raise _NotAFileOfOurs(
-        f"The archived file {path} does not begin as a DICOM file of this node; it was not used.",
-        hint="It was altered after it was stored: restore it from a backup, or have the series sent again.",
-    )
 
 
 def _dataset_digest(path: Path) -> str:
     try:
         with path.open("rb") as stream:
-            head = stream.read(len(_PREAMBLE) + _GROUP_LENGTH.size)
-            stream.seek(_dataset_offset(path, head))
+            _seek_dataset(stream, path)
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as exc:
         raise _unreadable(path, exc) from exc

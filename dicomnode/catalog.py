@@ -15,8 +15,8 @@ from pathlib import Path
 
 from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import Kind
-from dicomnode.generators.model_dir import EVALUATE_ONLY, ModelFacts
+from dicomnode.generators.kinds import Kind, is_compared_only
+from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.lines import ModelRow
 from dicomnode.ledger.rows import ImportedModel, ModelId
 from dicomnode.ledger.states import ModelState
@@ -88,7 +88,7 @@ class ModelCatalog:
 
 def refuse_evaluate_only(facts: ModelFacts) -> None:
     """Raise ModelError for a kind that is there to be measured against, not to derive for a PACS."""
-    if facts.kind in EVALUATE_ONLY:
+    if is_compared_only(facts.kind):
         raise ModelError(
             f"Model {facts.name} is of the kind {facts.kind}, which is there for `dicomnode evaluate` only.",
             hint="Name a model of another kind.",
@@ -102,7 +102,7 @@ def model_lines(imported: Sequence[ModelRow]) -> list[ModelLine]:
     lines = []
     for name in model_dir.model_names():
         facts = model_dir.model_facts(name)
-        is_active = name not in active and facts.kind not in EVALUATE_ONLY
+        is_active = name not in active and not is_compared_only(facts.kind)
         lines.append(_line(facts, Origin.SHIPPED, active=is_active, default=is_active and name == default))
     for row in imported:
         is_active = row.state == ModelState.ACTIVE

@@ -22,9 +22,9 @@ from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import ImportedModel
-from dicomnode.push.scu import echo
+from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.models import PeerSettings, Settings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
         ways.append(f"is sent to as {peer.ae_title} at {peer.address}")
     sentence = f"It {' and '.join(ways)}."
     if peer.address and with_echo:
-        outcome = echo(peer, ae_title=settings.node.ae_title, push=settings.push)
+        outcome = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push).echo(peer)
         if outcome.status != 0:
             return CheckRow(
                 what=what, mark=Mark.FAIL, sentence=f"{sentence} C-ECHO: {outcome.sentence}", hint=outcome.hint

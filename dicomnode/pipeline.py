@@ -17,7 +17,7 @@ from dicomnode.derive.encode import DerivedFile, derive
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError
 from dicomnode.generators.base import Generator
-from dicomnode.imaging.headers import read_headers
+from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import HINT, list_files, passed_over_lines
@@ -80,10 +80,11 @@ def run_pipeline(
     tell = progress or (lambda _stage, _share: None)
     watch = _Watch()
     with watch(Stage.READ):
-        verdict = judge(read_headers(paths), limits)
+        frames = read_frames(paths)
+        verdict = judge(frames, limits)
         if not verdict.process:
             return Outcome(verdict=verdict, notes=verdict.notes, stages=watch.seconds)
-        stack = load_volume(paths, digests=digests)
+        stack = load_volume(frames, digests=digests)
         tell(Stage.READ, 1.0)
     ratio = plan.ratio or verdict.ratio
     assert ratio is not None, "a verdict to process has a ratio"

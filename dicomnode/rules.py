@@ -14,10 +14,12 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Final
 
+from dicomnode.imaging.frame import Frame, instances_of
+from dicomnode.imaging.geometry import slice_spacing_mm
 from dicomnode.imaging.headers import InstanceHeader
-from dicomnode.imaging.verdict import slice_spacing_mm
 from dicomnode.ledger.rows import UTC_OFFSET_MIN
-from dicomnode.settings import Match, Operator, RuleSettings
+from dicomnode.settings.match import Match, Operator
+from dicomnode.settings.models import RuleSettings
 
 _COMPARE: Final[Mapping[Operator, Callable[[float, float], bool]]] = {
     ">=": lambda spacing, bound: spacing >= bound - SPACING_TOLERANCE_MM,
@@ -37,9 +39,9 @@ class RuleChoice:
     passed_over: tuple[str, ...]  # a sentence for each rule that was tried in vain; no text from a header in it
 
 
-def choose_rule(headers: Sequence[InstanceHeader], rules: Sequence[RuleSettings]) -> RuleChoice:
+def choose_rule(frames: Sequence[Frame], rules: Sequence[RuleSettings]) -> RuleChoice:
     """The first rule whose every condition holds in every instance. Pure."""
-    spacing_mm = slice_spacing_mm(headers)
+    headers, spacing_mm = instances_of(frames), slice_spacing_mm(frames)
     passed_over: list[str] = []
     for rule in rules:
         unmet = _unmet_condition(rule.match, headers, spacing_mm)

@@ -28,11 +28,12 @@ from dicomnode.checks import ensure_writable, introduction, known_models
 from dicomnode.errors import NodeError
 from dicomnode.ledger.rows import BootReport
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
 from dicomnode.schedule import Calendar, DailyJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings import Settings
+from dicomnode.settings.models import Settings
 from dicomnode.settle import Settler
 from dicomnode.sweep import Sweep
 from dicomnode.systemd import notify
@@ -153,8 +154,9 @@ class Service:
             planned=supervisor.wake,
             clock=self._clock,
         )
+        carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push)
         self._loops = [
-            PeerLoop(peer, settings.push, ledger, archive, owner, ae_title=settings.node.ae_title)
+            PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier)
             for peer in settings.peer
             if peer.address
         ]

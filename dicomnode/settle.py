@@ -30,7 +30,8 @@ from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ids import SeriesId, uid_fault
 from dicomnode.imaging.comparison import compare
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribute_name, read_header_or_reason
+from dicomnode.imaging.frame import Frame, Slice, frames_of, instances_of
+from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribute_name
 from dicomnode.imaging.verdict import Limits, Verdict, judge
 from dicomnode.ledger.rows import (
     SET_ASIDE,
@@ -47,7 +48,7 @@ from dicomnode.ledger.sentences import BROKEN_UID
 from dicomnode.ledger.store import Ledger
 from dicomnode.rules import RuleChoice, choose_rule, pinned
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings import RuleSettings, SettleSettings
+from dicomnode.settings.models import RuleSettings, SettleSettings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ PAUSE_S = 10.0  # after the ledger or the disk refused
 INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
 READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-NOT_JUDGED = "not_judged"  # beside imaging.verdict.Reason: we could not do our part
+NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not do our part
 
 
 class _TooMuch(Exception):
@@ -346,30 +347,30 @@ class Settler:
             return _not_compared(one, f"they could not be compared ({type(exc).__name__})")
 
     def _verdict(self, instances: Sequence[ArchivedInstance]) -> _Judged:
-        headers = self._headers(instances)
-        readable = [one for one in headers if isinstance(one, InstanceHeader)]
-        choice = choose_rule(readable, self._rules)
+        slices = self._slices(instances)
+        frames = [one for one in slices if isinstance(one, Frame)]
+        choice = choose_rule(frames, self._rules)
         facts = self._model_of(choice.rule.model if choice.rule else None)
-        verdict = judge(headers, limits_of(choice.rule, facts), rule_matched=choice.rule is not None)
-        return _Judged(choice=choice, facts=facts, verdict=verdict, broken=broken_uids(readable))
+        verdict = judge(slices, limits_of(choice.rule, facts), rule_matched=choice.rule is not None)
+        return _Judged(choice=choice, facts=facts, verdict=verdict, broken=broken_uids(instances_of(frames)))
 
-    def _headers(self, instances: Sequence[ArchivedInstance]) -> list[InstanceHeader | UnreadableHeader]:
-        """Headers of the whole revision, within bounds; a file that is gone stands in its place as unreadable."""
+    def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
+        """Frames of the whole revision, within bounds; a file that is gone stands in its place as unreadable."""
         if len(instances) > INSTANCES_LIMIT:
             raise _TooMuch(f"{len(instances)} instances are more than the {INSTANCES_LIMIT} that are judged.")
         until = self._clock.monotonic() + READ_LIMIT_S
-        headers: list[InstanceHeader | UnreadableHeader] = []
+        slices: list[Slice] = []
         for instance in instances:
             if self._stopping.is_set():
                 raise _Stopped
             path = self._archive.path(instance.file)
             if self._archive.has(instance.file):
-                headers.append(read_header_or_reason(path))
+                slices.extend(frames_of(path))
             else:
-                headers.append(UnreadableHeader(path=path, reason="its file is missing from the archive"))
+                slices.append(UnreadableHeader(path=path, reason="its file is missing from the archive"))
             if self._clock.monotonic() > until:
                 raise _TooMuch(f"Reading the headers took longer than {READ_LIMIT_S:g} s.")
-        return headers
+        return slices
 
     def _keep(
         self, series: SettledSeries, *, reason: str, sentence: str, alert: bool, notes: Sequence[str] = ()

@@ -31,10 +31,11 @@ from dataclasses import dataclass
 from dicomnode import log
 from dicomnode.archive import Archive, Orphan
 from dicomnode.errors import LedgerError, NodeError, StorageError
-from dicomnode.imaging.headers import PRODUCT, InstanceHeader, read_header_or_reason
+from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from dicomnode.ledger.engine import CheckStoppedError, LedgerBusyError
 from dicomnode.ledger.rows import BootReport, Examined, Finding, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import Ledger
+from dicomnode.own_output import is_made_here
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
 LOGGER = logging.getLogger(__name__)
@@ -256,7 +257,7 @@ class Sweep:
             header = read_header_or_reason(path) if path.is_file() else None
             finding = Finding.NOT_STORED if reason is QuarantineReason.ORPHAN else Finding.NOT_COMPARED
             series = None
-            if isinstance(header, InstanceHeader) and PRODUCT in header.makers:
+            if isinstance(header, InstanceHeader) and is_made_here(header.makers):
                 finding = Finding.SAME  # left by a job, which makes it again
             elif isinstance(header, InstanceHeader):
                 series = self._ledger.find_series(header.series_uid)

@@ -105,6 +105,25 @@ def test_verify_tells_whole_altered_and_missing_apart(tmp_path: Path) -> None:
     assert archive.verify(file, digest) is FileState.MISSING
 
 
+def test_a_file_whose_meta_no_longer_leads_to_its_dataset_is_altered(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    file = put(archive, dataset=b"abcd")
+    content = bytearray(archive.path(file).read_bytes())
+    content[140] ^= 1  # the group length
+    archive.path(file).write_bytes(content)
+    assert archive.verify(file, hashlib.sha256(b"abcd").hexdigest()) is FileState.ALTERED
+    with pytest.raises(StorageError, match="does not begin"):
+        archive.read_dataset(file)
+
+
+def test_a_dataset_that_begins_with_elements_of_the_meta_group_comes_back_whole(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    dataset = b"\x02\0\x10\0UI\x02\x001\0" + made(1).dataset
+    file = put(archive, dataset=dataset)
+    assert bytes(archive.read_dataset(file)) == dataset
+    assert archive.verify(file, hashlib.sha256(dataset).hexdigest()) is FileState.WHOLE
+
+
 @pytest.mark.parametrize("disk", [unreadable, unreachable])
 def test_a_disk_that_cannot_be_read_is_no_verdict_on_the_file(
     tmp_path: Path, disk: Callable[[Path], AbstractContextManager[None]]

@@ -19,7 +19,8 @@ from dicomnode import catalog, durable
 from dicomnode.catalog import ModelCatalog
 from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import Kind, SRCNNCard, VDSRCard
+from dicomnode.generators.card import Card
+from dicomnode.generators.kinds import NETWORKS, Kind
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.lines import ModelRow
 from dicomnode.ledger.queries import open_reader
@@ -197,9 +198,9 @@ def test_the_name_of_the_method_without_weights_is_not_given_away(bench: Bench) 
     assert bench.rows() == []
 
 
-@pytest.mark.parametrize("card", [SRCNNCard, VDSRCard])
+@pytest.mark.parametrize("kind", [Kind.SRCNN, Kind.VDSR])
 def test_a_kind_that_is_there_to_be_measured_against_is_neither_imported_nor_given_to_a_rule(
-    bench: Bench, card: type[SRCNNCard | VDSRCard]
+    bench: Bench, kind: Kind
 ) -> None:
     folder = bench.folder / "shipped" / "rival"
     folder.mkdir()
@@ -207,7 +208,16 @@ def test_a_kind_that_is_there_to_be_measured_against_is_neither_imported_nor_giv
         (folder / name).write_text("{}")
     model_dir.write_card(
         folder,
-        card(name="rival", ratios=(2, 6), licence="MIT", intended_use="x", failure_modes=("x",), data=DATA),
+        Card(
+            name="rival",
+            kind=kind,
+            parameters=NETWORKS[kind].parameters.model_validate({}),
+            ratios=(2, 6),
+            licence="MIT",
+            intended_use="x",
+            failure_modes=("x",),
+            data=DATA,
+        ),
     )
     model_dir.seal(folder)
     with pytest.raises(ModelError, match="`dicomnode evaluate` only"):

@@ -7,7 +7,8 @@ from pathlib import Path
 from dicomnode.archive import Archive
 from dicomnode.checks import Mark, check, ensure_writable, introduction
 from dicomnode.service import Service
-from dicomnode.settings import Settings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import Settings
 from tests.support.dcmtk import free_port
 
 

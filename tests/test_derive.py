@@ -25,14 +25,14 @@ from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
 
-from dicomnode.derive import attributes
+from dicomnode.derive import attributes, mr_attributes
 from dicomnode.derive.decimals import decimal_text
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
-from dicomnode.imaging import mr_attributes
+from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
 from dicomnode.imaging.profile import thin_grid
-from dicomnode.imaging.verdict import Limits, Reason, judge
+from dicomnode.imaging.verdict import Limits, VerdictReason, judge
 from dicomnode.imaging.volume import Volume
 from tests.support.derived import PLAN, SMALL, Made, made_from, made_of, unchanged
 from tests.support.phantom import BALLS, ORIENTATIONS, Phantom, write_datasets
@@ -519,8 +519,8 @@ def test_the_past_of_a_lossy_source_is_not_forgotten(tmp_path: Path) -> None:
 
 
 def test_our_output_is_recognised_when_it_comes_back(small: Made) -> None:
-    found = judge([header_of(dataset, Path("back.dcm")) for dataset in small.datasets], Limits())
-    assert found.reason is Reason.OWN_OUTPUT
+    found = judge([Frame(header=header_of(dataset, Path("back.dcm"))) for dataset in small.datasets], Limits())
+    assert found.reason is VerdictReason.OWN_OUTPUT
     assert "from series 7;" in found.sentence
 
 

@@ -1,35 +1,56 @@
-"""What the documentation promises to list, it lists: keys, commands, options, exit codes, rooms, reasons."""
+"""The documentation lists what the code has (keys, commands, options, exit codes, rooms, reasons); links lead there."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
 import pytest
-from pydantic import BaseModel
 
-from dicomnode import errors, settings
+from dicomnode import errors
 from dicomnode.cli.main import cli
-from dicomnode.generators.card import DataRow, MetricRow, SRResNetCard, SRResNetParameters, ThinCard, ThinParameters
 from dicomnode.imaging import verdict
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+FOLDERS = ("dicomnode", "trainer", "tests", "bench", "migrations", "etc", "docs")
+TEXTS = [*ROOT.glob("*.*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
+TEXTS = sorted(path for path in TEXTS if path.suffix in {".py", ".md", ".toml"} and path != Path(__file__))
 
 
 def _text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+def _section(name: str, heading: str) -> str:
+    return _text(name).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+@cache
+def _slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings, by GitHub's rule: lower case, blanks as hyphens, no other punctuation."""
+    slugs: set[str] = set()
+    without_code = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for heading in re.findall(r"^#+ (.*)$", without_code, re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        same = sum(1 for other in slugs if re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other))
+        slugs.add(f"{slug}-{same}" if same else slug)
+    return slugs
+
+
 def _keys() -> Iterator[tuple[str, object]]:
-    defaults = settings.parse({})
-    for name in sorted(set(settings.Settings.model_fields) - {"peer", "rule"}):
+    defaults = parse({})
+    for name in sorted(set(Settings.model_fields) - {"peer", "rule"}):
         yield from ((f"{name}.{key}", value) for key, value in getattr(defaults, name).model_dump().items())
-    yield from ((f"peer.{key}", None) for key in settings.PeerSettings.model_fields)
-    yield from ((f"rule.{key}", None) for key in settings.RuleSettings.model_fields)
+    yield from ((f"peer.{key}", None) for key in PeerSettings.model_fields)
+    yield from ((f"rule.{key}", None) for key in RuleSettings.model_fields)
 
 
 def _commands(group: click.Group, path: str = "dicomnode") -> Iterator[tuple[str, click.Command]]:
@@ -74,6 +95,22 @@ def test_every_command_and_each_of_its_options_stands_in_the_command_page(path: 
 
 
 @pytest.mark.parametrize("path", COMMANDS)
+def test_the_command_page_says_of_each_option_what_help_says(path: str) -> None:
+    page = " ".join(_text("docs/cli.md").split())
+    for option in COMMANDS[path].params:
+        if isinstance(option, click.Option) and not {"--config", "--json"}.intersection(option.opts):
+            assert option.help, option.opts
+            default = f" Default: {option.default}." if option.show_default else ""
+            assert f"{option.help}{default}" in page, option.opts
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_says_what_it_does(path: str) -> None:
+    assert COMMANDS[path].help
+    assert COMMANDS[path].short_help
+
+
+@pytest.mark.parametrize("path", COMMANDS)
 def test_every_command_that_reads_settings_takes_config_and_every_one_but_serve_json(path: str) -> None:
     options = {name for parameter in COMMANDS[path].params for name in parameter.opts}
     reads_none = {"dicomnode demo", "dicomnode infer", "dicomnode evaluate"}
@@ -89,31 +126,57 @@ def test_every_exit_code_stands_in_the_command_page() -> None:
 
 def test_every_reason_for_keeping_a_series_stands_in_the_operations_page() -> None:
     page = _text("docs/operations.md")
-    assert [reason for reason in verdict.Reason if f"`{reason.value}`" not in page] == []
+    assert [reason for reason in verdict.VerdictReason if f"`{reason.value}`" not in page] == []
 
 
-def test_the_rooms_are_the_same_in_readme_and_architecture_contract() -> None:
+def test_the_rooms_of_readme_are_those_of_the_tree_and_of_the_contract() -> None:
+    package = ROOT / "dicomnode"
+    files = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    tree = files | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    rows = re.findall(r"^\| (`.*?) \|", _section("README.md", "Rooms"), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([\w./]+)`", row)]
+    assert len(named) == len(set(named))
+    assert set(named) == tree | {"trainer/"}
+
     contract = tomllib.loads(_text("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
-    rooms = {room.strip("() ") for layer in contract["layers"] for room in layer.split("|") if "(" not in room}
-    table = _text("README.md").partition("## Rooms")[2].partition("\n## ")[0]
-    named = {name.removesuffix(".py").removesuffix("/") for name in re.findall(r"`([\w./]+)`", table)}
-    assert rooms - {"__main__"} <= named, rooms - named
+    layers = {room.strip() for layer in contract["layers"] for room in layer.split("|") if "(" not in room}
+    assert layers - {"__main__"} == {name.removesuffix(".py").removesuffix("/") for name in tree}
 
 
-@pytest.mark.parametrize(
-    "page", sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-)
+def test_the_files_that_readme_tells_a_newcomer_to_read_are_there() -> None:
+    listed = re.search(r"^To read the node in one go: (.*?)\.$", _text("README.md"), re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    names = re.findall(r"`([\w./]+)`", listed[1])
+    assert names
+    assert [name for name in names if not (ROOT / "dicomnode" / name).is_file()] == []
+
+
+def test_the_table_of_pages_is_the_folder_of_pages() -> None:
+    named = re.findall(r"^\| \[[\w./-]+\]\(([\w./-]+)\)", _text("docs/README.md"), re.MULTILINE)
+    pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+    assert sorted(named) == sorted(pages | {"decisions/"})
+
+
+@pytest.mark.parametrize("page", [str(path.relative_to(ROOT)) for path in PAGES])
 def test_every_relative_link_leads_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", _text(page)):
-        assert ((ROOT / page).parent / target).exists(), target
+    for target, heading in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", _text(page)):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        assert not heading or heading in _slugs(path), f"{target}#{heading}"
 
 
-@pytest.mark.parametrize("card", [ThinCard, SRResNetCard])
-def test_every_key_of_a_model_card_stands_in_the_models_page(card: type[BaseModel]) -> None:
-    page = _text("docs/models.md")
-    keys = set(card.model_fields) | set(DataRow.model_fields) | set(MetricRow.model_fields)
-    keys |= set(ThinParameters.model_fields) | set(SRResNetParameters.model_fields)
-    assert [key for key in keys if not re.search(rf"`[^`\n]*\b{key}\b[^`\n]*`", page)] == []
+def test_every_heading_that_code_names_is_there() -> None:
+    named = {
+        (str(path.relative_to(ROOT)), page, heading)
+        for path in TEXTS
+        for page, heading in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text("utf-8"))
+    }
+    missing = [
+        f"{file}: {page}#{heading}"
+        for file, page, heading in sorted(named)
+        if not (ROOT / page).is_file() or (heading and heading not in _slugs(ROOT / page))
+    ]
+    assert missing == []
 
 
 def test_the_decisions_are_numbered_without_a_gap() -> None:

@@ -56,4 +56,4 @@ def test_imaging_loads_no_network_and_no_database() -> None:
 
 
 def test_settings_load_no_dicom_library_without_a_rule_that_needs_its_dictionary() -> None:
-    assert "pydicom" not in _loaded("from dicomnode import settings; settings.parse({})")
+    assert "pydicom" not in _loaded("from dicomnode.settings import load; load.parse({})")

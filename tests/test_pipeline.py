@@ -23,8 +23,8 @@ from dicomnode.generators.base import Progress
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.profile import ThinGrid
-from dicomnode.imaging.stack import dataset_sha256
-from dicomnode.imaging.verdict import Limits, Reason
+from dicomnode.imaging.stack import sha256_of
+from dicomnode.imaging.verdict import Limits, VerdictReason
 from dicomnode.imaging.volume import Volume
 from dicomnode.pipeline import Outcome, run_pipeline, series_in
 from tests.support.phantom import Phantom, write_datasets
@@ -93,7 +93,7 @@ def test_a_refusal_is_an_answer_and_nothing_is_computed(tmp_path: Path) -> None:
         device="cpu",
         write=kept.append,
     )
-    assert outcome.verdict.reason is Reason.TOO_FEW
+    assert outcome.verdict.reason is VerdictReason.TOO_FEW
     assert (outcome.series_uid, outcome.instances, kept) == (None, (), [])
 
 
@@ -145,7 +145,7 @@ def test_pixels_that_cannot_be_decoded_are_an_error_with_the_slice(tmp_path: Pat
 
 def test_known_digests_and_computed_ones_make_the_same_uids(tmp_path: Path) -> None:
     paths = SMALL.write(tmp_path)
-    known = {path: dataset_sha256(path) for path in paths}
+    known = {path: sha256_of(path) for path in paths}
     computed = _run(paths, [])
     given = run_pipeline(
         paths, generator=CubicDc(), plan=PLAN, limits=Limits(), device="cpu", write=lambda _: None, digests=known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dicomnode.imaging.headers import read_headers
+from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.verdict import Limits, judge
@@ -18,13 +18,13 @@ SIZE_LIMIT_BYTES = 12 << 20
 
 @pytest.mark.parametrize(("folder", "slices", "ratio"), [("prostatex_t2_tra", 19, 3), ("brain_m2307_t2/thick", 37, 4)])
 def test_the_node_processes_a_sample(folder: str, slices: int, ratio: int) -> None:
-    found = judge(read_headers(sorted((SAMPLES / folder).glob("*.dcm"))), Limits())
+    found = judge(read_frames(sorted((SAMPLES / folder).glob("*.dcm"))), Limits())
     assert found.process
     assert (found.slices, found.ratio) == (slices, ratio)
 
 
 def test_the_truth_lies_on_the_grid_that_the_thick_series_is_derived_to() -> None:
-    thick, truth = (load_volume(sorted((BRAIN / kind).iterdir())) for kind in ("thick", "thin"))
+    thick, truth = (load_volume(read_frames(sorted((BRAIN / kind).iterdir()))) for kind in ("thick", "thin"))
     grid = thin_grid(thick.volume, 4)
     assert grid.slices == len(truth.volume.voxels)
     np.testing.assert_allclose(grid.origin_mm, truth.volume.origin_mm, atol=1e-4)
@@ -37,7 +37,7 @@ def test_the_truth_lies_on_the_grid_that_the_thick_series_is_derived_to() -> Non
 @needs_shared
 def test_the_truth_lies_where_simpleitk_sees_the_nifti() -> None:
     """An independent way from the file's RAS to LPS: corner by corner, voxel by voxel."""
-    truth = load_volume(sorted((BRAIN / "thin").iterdir())).volume
+    truth = load_volume(read_frames(sorted((BRAIN / "thin").iterdir()))).volume
     nifti = read_files([DATA / "thin_nifti" / "m2307_t2.nii.gz"])
     slices, rows, columns = truth.voxels.shape
     for index in [(0, 0, 0), (slices - 1, 0, 0), (70, 80, 60), (30, rows - 1, columns - 1)]:

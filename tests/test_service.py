@@ -21,7 +21,8 @@ from dicomnode.errors import SettingsError, StorageError
 from dicomnode.ids import digest
 from dicomnode.ledger.store import open_ledger
 from dicomnode.service import Service
-from dicomnode.settings import Settings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import Settings
 from tests.support.dcmtk import free_port
 from tests.support.due_delivery import Node as Pushing
 from tests.support.model_folders import write_thin

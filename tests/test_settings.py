@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode import settings
 from dicomnode.errors import SettingsError
+from dicomnode.settings import load
+from dicomnode.settings.match import Match
+from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "etc" / "dicomnode.toml"
@@ -46,13 +48,13 @@ def _write(folder: Path, text: str) -> Path:
 
 def _complaints(folder: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
     with pytest.raises(SettingsError) as caught:
-        settings.load(_write(folder, text), environ or {})
+        load.load(_write(folder, text), environ or {})
     assert caught.value.exit_code == 2
     return caught.value.sentence.splitlines()[1:]
 
 
 def test_the_file_of_the_documentation_loads(tmp_path: Path) -> None:
-    loaded = settings.load(_write(tmp_path, WHOLE), {})
+    loaded = load.load(_write(tmp_path, WHOLE), {})
     assert (loaded.node.ae_title, loaded.node.host, loaded.node.port) == ("DICOMNODE", "0.0.0.0", 11112)  # noqa: S104
     assert loaded.node.data == Path("/var/lib/dicomnode")
     assert loaded.ledger_url == "sqlite:////var/lib/dicomnode/ledger.sqlite"
@@ -156,44 +158,44 @@ def test_a_postgresql_ledger_is_refused_without_repeating_its_password(tmp_path:
 def test_a_variable_wins_over_the_file_and_is_named_when_it_is_wrong(tmp_path: Path) -> None:
     file = _write(tmp_path, WHOLE)
     environ = {"DICOMNODE_NODE__LISTEN": "127.0.0.1:104", "DICOMNODE_SETTLE__QUIET_S": "2.5", "HOME": "/root"}
-    loaded = settings.load(file, environ)
+    loaded = load.load(file, environ)
     assert (loaded.node.listen, loaded.settle.quiet_s) == ("127.0.0.1:104", 2.5)
     with pytest.raises(SettingsError) as caught:
-        settings.load(file, {"DICOMNODE_SETTLE__QUIET_S": "soon"})
+        load.load(file, {"DICOMNODE_SETTLE__QUIET_S": "soon"})
     assert 'DICOMNODE_SETTLE__QUIET_S: expected a valid number, found "soon"' in caught.value.sentence
     assert str(file) not in caught.value.sentence
 
 
 def test_a_title_of_digits_in_a_variable_stays_text() -> None:
-    loaded = settings.load(None, {"DICOMNODE_NODE__AE_TITLE": "1234", "DICOMNODE_NODE__DATA": "7"})
+    loaded = load.load(None, {"DICOMNODE_NODE__AE_TITLE": "1234", "DICOMNODE_NODE__DATA": "7"})
     assert (loaded.node.ae_title, loaded.node.data) == ("1234", Path("7"))
 
 
 @pytest.mark.parametrize("variable", ["DICOMNODE_NOSUCH", "DICOMNODE_NODE__PORT", "DICOMNODE_NODE_LISTEN"])
 def test_an_unknown_variable_is_an_error(variable: str) -> None:
     with pytest.raises(SettingsError, match=f"{variable}: is not a known variable"):
-        settings.load(None, {variable: "1"})
+        load.load(None, {variable: "1"})
 
 
 def test_peers_come_from_the_file_only() -> None:
     with pytest.raises(SettingsError, match="DICOMNODE_PEER__0__NAME: peers and rules come from the file only"):
-        settings.load(None, {"DICOMNODE_PEER__0__NAME": "x"})
+        load.load(None, {"DICOMNODE_PEER__0__NAME": "x"})
 
 
 def test_without_a_file_only_this_machine_may_send_and_nothing_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "SYSTEM_FILE", Path("/nonexistent/dicomnode.toml"))
-    embedded = settings.load(None, {})
+    monkeypatch.setattr(load, "SYSTEM_FILE", Path("/nonexistent/dicomnode.toml"))
+    embedded = load.load(None, {})
     assert embedded.node.host == "127.0.0.1"
     (peer,) = embedded.peer
     assert peer.may_send("ANY", "127.0.0.1")
     assert not peer.may_send("ANY", "10.0.0.1")
     assert not peer.address
     (rule,) = embedded.rule
-    assert (rule.match, rule.model, rule.deliver_to) == (settings.Match(), None, ())
+    assert (rule.match, rule.model, rule.deliver_to) == (Match(), None, ())
 
 
 def test_a_peer_is_known_by_title_and_network() -> None:
-    peer = settings.parse({"peer": [{"name": "mr1", "ae_title": "MR1", "networks": ["10.1.2.0/24"]}]}).peer[0]
+    peer = load.parse({"peer": [{"name": "mr1", "ae_title": "MR1", "networks": ["10.1.2.0/24"]}]}).peer[0]
     assert peer.may_send("MR1 ", "10.1.2.3")
     assert peer.may_send("MR1", "::ffff:10.1.2.3"), "as a socket for both families shows it"
     assert not peer.may_send("mr1", "10.1.2.3"), "titles are compared with case (PS3.5 has no rule, scanners differ)"
@@ -205,12 +207,12 @@ def test_the_file_is_that_of_the_option_else_of_the_variable_else_of_the_system(
 ) -> None:
     system, named, given = (tmp_path / name for name in ("system.toml", "named.toml", "given.toml"))
     system.touch()
-    monkeypatch.setattr(settings, "SYSTEM_FILE", system)
-    assert settings.find(given, {"DICOMNODE_CONFIG": str(named)}) == given
-    assert settings.find(None, {"DICOMNODE_CONFIG": str(named)}) == named
-    assert settings.find(None, {}) == system
+    monkeypatch.setattr(load, "SYSTEM_FILE", system)
+    assert load.find(given, {"DICOMNODE_CONFIG": str(named)}) == given
+    assert load.find(None, {"DICOMNODE_CONFIG": str(named)}) == named
+    assert load.find(None, {}) == system
     system.unlink()
-    assert settings.find(None, {}) is None
+    assert load.find(None, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -222,14 +224,14 @@ def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, content: bytes
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(SettingsError, match=sentence) as caught:
-        settings.load(file, {})
+        load.load(file, {})
     assert str(file) in caught.value.sentence
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_bytes(b"\xef\xbb\xbf" + WHOLE.encode())
-    assert settings.load(file, {}).peer[1].name == "pacs"
+    assert load.load(file, {}).peer[1].name == "pacs"
 
 
 def _uncommented() -> str:
@@ -242,14 +244,14 @@ def _uncommented() -> str:
 
 def test_the_example_shows_every_key_with_its_default() -> None:
     shown = tomllib.loads(_uncommented())
-    assert settings.parse(shown).rule[0].name == "thick T2", "what it shows is valid"
-    assert set(shown) == set(settings.Settings.model_fields)
-    assert set(shown["peer"][0]) == set(settings.PeerSettings.model_fields)
-    assert set(shown["rule"][0]) == set(settings.RuleSettings.model_fields)
+    assert load.parse(shown).rule[0].name == "thick T2", "what it shows is valid"
+    assert set(shown) == set(Settings.model_fields)
+    assert set(shown["peer"][0]) == set(PeerSettings.model_fields)
+    assert set(shown["rule"][0]) == set(RuleSettings.model_fields)
     for name in set(shown) - {"peer", "rule"}:
-        assert settings.parse({name: shown[name]}) == settings.parse({}), f"[{name}] shows other values"
-        assert set(shown[name]) == set(getattr(settings.parse({}), name).model_dump())
+        assert load.parse({name: shown[name]}) == load.parse({}), f"[{name}] shows other values"
+        assert set(shown[name]) == set(getattr(load.parse({}), name).model_dump())
 
 
 def test_the_example_as_it_is_shipped_is_the_embedded_defaults() -> None:
-    assert settings.load(EXAMPLE, {}) == settings.parse({})
+    assert load.load(EXAMPLE, {}) == load.parse({})

@@ -19,7 +19,8 @@ from dicomnode.imaging.verdict import Limits, Verdict, judge
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.rows import ReceivingSeries
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.settings import SettleSettings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import SettleSettings
 from dicomnode.settle import QuietWatch, Settler
 from tests.support.mounts import unreachable, unreadable
 from tests.support.mr_series import mr_datasets

@@ -27,7 +27,7 @@ from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.service import Service
-from dicomnode.settings import parse
+from dicomnode.settings.load import parse
 from dicomnode.sweep import Sweep
 from tests.support.dcmtk import free_port, is_listening
 from tests.support.dicom import Made, made

@@ -64,7 +64,7 @@ def test_it_holds_everything_that_the_node_reads(wheel: Path) -> None:
         "trainer/data/open_data.toml",
         "trainer/training/recipes/thin.toml",
         "trainer/judging/templates/report.html",
-        "trainer/judging/templates/reader_study.html",
+        "trainer/readers/templates/study.html",
     ):
         assert any(name.startswith(beginning) for name in names), beginning
     for model in (path.parent.name for path in (ROOT / "dicomnode" / "models").glob("*/card.toml")):

@@ -1,1 +1,1 @@
-"""Commands: each parses, calls one room, prints once."""
+"""The commands. Each file parses its arguments, calls one room, and prints the result."""

@@ -1,4 +1,4 @@
-"""``dicomnode check``: everything that can be known before the first image."""
+"""``dicomnode check`` finds what would keep the node from working before the first image arrives."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from dicomnode.cli.options import config_option, json_option, load_settings
 NOT_FIT = 2
 
 
-@click.command(short_help="What would keep the node from its work.")
-@click.option("--echo", is_flag=True, help="Also ask each peer that has an address for an answer (C-ECHO).")
+@click.command(short_help="Check settings, disk, ledger, models and peers.")
+@click.option(
+    "--echo", is_flag=True, help="Also send a C-ECHO to each peer that has an address. Default: contact no peer."
+)
 @config_option
 @json_option
 def check(echo: bool, config: Path | None, as_json: bool) -> int:
-    """Check settings, data folder, ledger, models and peers. Changes nothing; the service may run beside.
+    """Check settings, data folder, free disk, ledger, models and peers.
 
-    Exit code 0 if nothing would keep the node from its work, else 2.
+    The command changes nothing and may run while the service runs. Exit code 0 if nothing would keep the node from
+    working, else 2.
     """
     settings = load_settings(config)
     from dicomnode import checks

@@ -1,4 +1,4 @@
-"""``dicomnode db upgrade|current``: the version of the ledger."""
+"""``dicomnode db`` shows and upgrades the version of the ledger's database."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ class Current:
     needed: str
 
 
-@click.group(short_help="The ledger's database: upgrade, current.")
+@click.group(short_help="Show or upgrade the version of the ledger.")
 def db() -> None:
-    """The ledger's database."""
+    """Show or upgrade the version of the ledger's database."""
 
 
-@db.command()
+@db.command(short_help="Bring the ledger to the version of this program.")
 @config_option
 @json_option
 def upgrade(config: Path | None, as_json: bool) -> None:
-    """Bring the ledger to this program's version, or make an empty one. Stop the service and copy the ledger first."""
+    """Bring the ledger to the version that this program needs, or create an empty ledger.
+
+    Stop the service and copy the ledger first.
+    """
     settings = load_settings(config)
     from dicomnode.archive import Archive
     from dicomnode.ledger import migrate
@@ -50,11 +53,11 @@ def upgrade(config: Path | None, as_json: bool) -> None:
     output.print_facts(Upgraded(before=before, after=after), as_json=as_json)
 
 
-@db.command()
+@db.command(short_help="Show the version of the ledger.")
 @config_option
 @json_option
 def current(config: Path | None, as_json: bool) -> None:
-    """Show the ledger's version, and the one that this program needs."""
+    """Show the version of the ledger and the version that this program needs."""
     settings = load_settings(config)
     from dicomnode.ledger import migrate, schema
 

@@ -1,4 +1,4 @@
-"""``dicomnode deliveries list|retry|release|cancel``: what the peers have got."""
+"""``dicomnode deliveries`` lists deliveries and lets an operator retry, release or cancel one."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ from dicomnode.ids import DeliveryId
 
 if TYPE_CHECKING:
     from dicomnode.ledger.store import Ledger
-    from dicomnode.settings import Settings
+    from dicomnode.settings.models import Settings
 
 
-@click.group(short_help="What was sent to whom, and what waits.")
+@click.group(short_help="List deliveries; retry, release or cancel one.")
 def deliveries() -> None:
-    """What was sent to whom, and what waits."""
+    """List deliveries; retry, release or cancel one.
+
+    A delivery sends the derived series of one job to one peer.
+    """
 
 
-@deliveries.command("list")
+@deliveries.command("list", short_help="List the deliveries.")
 @list_options(DELIVERY_STATES)
 @config_option
 @json_option
 def list_deliveries(config: Path | None, as_json: bool, **filters: Any) -> None:
-    """List the deliveries, the newest first: 20 on a terminal, 100 to a pipe or as JSON.
+    """List the deliveries, the newest first.
 
-    A delivery is shown that came to the state it is in since WHEN.
+    --peer takes the peer that a delivery goes to. --since takes deliveries that entered their present state since WHEN.
     """
     want = wanted(**filters, as_json=as_json)
     with reader(config) as ledger:
@@ -53,15 +56,18 @@ def list_deliveries(config: Path | None, as_json: bool, **filters: Any) -> None:
     output.print_cut(len(rows), total, "deliveries")
 
 
-@deliveries.command()
+@deliveries.command(short_help="Send a delivery now, or to another peer.")
 @id_argument
-@click.option("--to", "peer", metavar="PEER", help="Send it to this peer instead: all its instances.")
+@click.option(
+    "--to", "peer", metavar="PEER", help="Send all instances to PEER instead. Default: the peer of the delivery."
+)
 @config_option
 @json_option
 def retry(number: int, peer: str | None, config: Path | None, as_json: bool) -> None:
-    """Try delivery ID now; instances that the peer refused are tried again too.
+    """Send delivery ID now, together with the instances that the peer refused before.
 
-    With --to it goes to another peer of the settings, as a delivery of its own; if it is not sent yet, ID is cancelled.
+    With --to, a new delivery sends all instances to another peer of the settings. Delivery ID is then cancelled unless
+    it was sent already.
     """
     settings = load_settings(config)
     if peer is not None:
@@ -76,12 +82,12 @@ def retry(number: int, peer: str | None, config: Path | None, as_json: bool) -> 
     output.print_done(done, row=there, as_json=as_json)
 
 
-@deliveries.command()
+@deliveries.command(short_help="Send a delivery that is held.")
 @id_argument
 @config_option
 @json_option
 def release(number: int, config: Path | None, as_json: bool) -> None:
-    """Let the held delivery ID go."""
+    """Send delivery ID, which is held."""
     settings = load_settings(config)
     with writer(config) as ledger:
         ledger.release_delivery(DeliveryId(number), operator())
@@ -89,19 +95,22 @@ def release(number: int, config: Path | None, as_json: bool) -> None:
     output.print_done(done, row=number, as_json=as_json)
 
 
-@deliveries.command()
+@deliveries.command(short_help="Send no further instance of a delivery.")
 @id_argument
 @config_option
 @json_option
 def cancel(number: int, config: Path | None, as_json: bool) -> None:
-    """Send no more of delivery ID. What the peer has of it stays there; `deliveries retry` takes the cancel back."""
+    """Send no further instance of delivery ID.
+
+    The peer keeps the instances that it has. `deliveries retry` takes the cancellation back.
+    """
     with writer(config) as ledger:
         ledger.cancel_delivery(DeliveryId(number), operator())
     output.print_done(f"Delivery {number} is cancelled.", row=number, as_json=as_json)
 
 
 def _caution(ledger: Ledger, number: int, settings: Settings) -> str:
-    """Tell the operator that a delivery which was made due has a peer that nothing can be sent to."""
+    """A sentence for a delivery whose peer has no address in the settings, else an empty text."""
     from dicomnode.ledger.lists import no_peer_sentence
 
     peer = ledger.peer_of_delivery(DeliveryId(number))

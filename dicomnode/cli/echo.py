@@ -1,4 +1,4 @@
-"""``dicomnode echo PEER``: does it answer?"""
+"""``dicomnode echo`` sends a C-ECHO to a peer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dicomnode.errors import PeerError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Echo:
-    """What is printed."""
+    """The result that is printed."""
 
     peer: str
     ae_title: str
@@ -24,18 +24,18 @@ class Echo:
     seconds: float
 
 
-@click.command(short_help="Ask a peer for an answer (C-ECHO).")
+@click.command(short_help="Send a C-ECHO to a peer.")
 @click.argument("peer")
 @config_option
 @json_option
 def echo(peer: str, config: Path | None, as_json: bool) -> None:
-    """Ask PEER (a name of the settings) for an answer: DICOM C-ECHO."""
+    """Send a C-ECHO to PEER, the name of a peer in the settings. Exit code 4 if it does not answer."""
     settings = load_settings(config)
     chosen = find_peer(settings, peer)
-    from dicomnode.push import scu
+    from dicomnode.push.dimse_carrier import DimseCarrier
 
     began = time.perf_counter()
-    outcome = scu.echo(chosen, ae_title=settings.node.ae_title, push=settings.push)
+    outcome = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push).echo(chosen)
     seconds = round(time.perf_counter() - began, 3)
     if outcome.status is None:
         raise PeerError(f"{peer}: {outcome.sentence}", hint=outcome.hint)

@@ -1,4 +1,4 @@
-"""``dicomnode evaluate``: how near methods come to the truth on studies that nothing was trained on."""
+"""``dicomnode evaluate`` measures how near methods come to the truth on studies that no model was trained on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import all_options_but, config_option, json_option, kept, new_folder, refuse_given
+from dicomnode.cli.options import (
+    all_options_but,
+    config_option,
+    device_option,
+    features_file_option,
+    features_sha256_option,
+    json_option,
+    kept,
+    new_folder,
+    refuse_given,
+)
 from dicomnode.cli.several import SeveralValues
-from dicomnode.cli.studies import study_folders
+from dicomnode.cli.studies import inventory_option, studies_option, study_folders
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,43 +31,113 @@ if TYPE_CHECKING:
 
 UNDONE = "nothing was judged"
 STUDY_TITLE = "Image quality of reformatted MR series"  # names no method: readers see it
-KEY_SUFFIX = ".key.json"  # as trainer.judging.reader_study writes it
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-@click.command(cls=SeveralValues, short_help="Judge models on studies with a known truth.")
-@click.option("--studies", metavar="DIR|UID…", multiple=True, help="Folders, or Study Instance UIDs of the archive.")
-@click.option("--inventory", metavar="FILE", type=FILE, help="TOML: label, subject, split and licence of each series.")
-@click.option("--model", "models", metavar="NAME|DIR…", multiple=True, help="A model's name or directory.")
-@click.option("--out", metavar="FOLDER", type=FOLDER, help="New or empty folder for report.json and report.html.")
-@click.option("--subjects", metavar="WORD…", multiple=True, help="Only these subjects or volumes.")
-@click.option("--planes", default="0,1,2", show_default=True, help="Axes that slices are taken along.")
-@click.option("--ratios", default="3,4,5", show_default=True, help="Thin slices per thick one.")
-@click.option("--nominal", is_flag=True, help="Leave out cases whose slice profile is not the one that methods assume.")
-@click.option("--paper-table", is_flag=True, help="Also judge slice by slice, as the paper's Table 1 does.")
+@click.command(cls=SeveralValues, short_help="Measure models on studies whose truth is known.")
+@studies_option
+@inventory_option
 @click.option(
-    "--slices-only", is_flag=True, help="Judge by the paper's table alone, which takes minutes without a GPU."
+    "--model",
+    "models",
+    metavar="NAME|DIR…",
+    multiple=True,
+    help="Judge these models: names that came with the node, or model directories. Default: the interpolations alone.",
 )
-@click.option("--allow-contrast", is_flag=True, help="Of slice pairs: also those whose contrast differs.")
-@click.option("--probes", is_flag=True, help="Also a constant, a ramp, noise, and lesions put into a head.")
-@click.option("--features", metavar="SPEC", help="For a feature distance, such as vgg19:relu3_4.")
-@click.option("--features-file", metavar="FILE", type=FILE, help="Weights of the features; else they are downloaded.")
-@click.option("--features-sha256", metavar="HEX", help="Of that file.")
-@click.option("--perceptual-file", metavar="FILE", type=FILE, help="Weights of LPIPS and DISTS, to judge by them too.")
-@click.option("--perceptual-sha256", metavar="HEX", help="Of that file.")
-@click.option("--figure-style", type=click.Choice(["one-window", "paper"]), default="one-window", show_default=True)
-@click.option("--reader-study", metavar="PAGE.html", type=NEW_FILE, help="Write a page for blinded readers instead.")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    type=FOLDER,
+    help="Write report.json and report.html into FOLDER, which is new or empty. Default: print the tables only.",
+)
+@click.option(
+    "--subjects", metavar="WORD…", multiple=True, help="Judge only on these subjects or labels. Default: on all."
+)
+@click.option(
+    "--planes",
+    metavar="N,N",
+    default="0,1,2",
+    show_default=True,
+    help="Take thick slices along these axes: 0 across the slices, 1 rows, 2 columns.",
+)
+@click.option(
+    "--ratios", metavar="N,N", default="3,4,5", show_default=True, help="Make so many thin slices of each thick one."
+)
+@click.option(
+    "--nominal",
+    is_flag=True,
+    help="Leave out cases whose true slice profile is not the box that methods assume. Default: judge on these too.",
+)
+@click.option(
+    "--paper-table",
+    is_flag=True,
+    help="Also judge slice by slice, as Table 1 of the paper does. Default: whole volumes only.",
+)
+@click.option(
+    "--slices-only",
+    is_flag=True,
+    help="Judge slice by slice only, which takes minutes without a GPU. Default: whole volumes.",
+)
+@click.option(
+    "--allow-contrast",
+    is_flag=True,
+    help="Judge slice by slice also on real pairs whose contrast differs. Default: leave these out.",
+)
+@click.option(
+    "--probes",
+    is_flag=True,
+    help="Also judge on a constant, a ramp, noise, and lesions that are put into a head. Default: do not.",
+)
+@click.option(
+    "--features",
+    metavar="SPEC",
+    help="Also compute the distance of features at this layer, such as vgg19:relu3_4. Default: do not.",
+)
+@features_file_option
+@features_sha256_option
+@click.option(
+    "--perceptual-file",
+    metavar="FILE",
+    type=FILE,
+    help="Also compute LPIPS and DISTS with the weights in this safetensors file. Default: do not.",
+)
+@click.option(
+    "--perceptual-sha256",
+    metavar="HEX",
+    help="Refuse the perceptual file unless its SHA-256 is HEX. Required with the file.",
+)
+@click.option(
+    "--figure-style",
+    type=click.Choice(["one-window", "paper"]),
+    default="one-window",
+    show_default=True,
+    help="Draw all panels of a figure in one window, or stretch each panel by itself as the paper does.",
+)
+@click.option(
+    "--reader-study",
+    metavar="PAGE.html",
+    type=NEW_FILE,
+    help="Write a page for blinded readers and its key instead of a report. Default: judge and report.",
+)
 @click.option(
     "--reader-scores",
     metavar="FILE…",
     multiple=True,
     type=FILE,
-    help="Print the scores of readers' answer files; the key, PAGE.html.key.json, is one of them or beside them.",
+    help="Only print the scores in these answer files of readers. The key, PAGE.html.key.json, is one of the files or "
+    "lies beside them. Default: judge and report.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of bootstrap and reader study.")
+@device_option
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Draw the bootstrap and the order of the reader study with this seed.",
+)
 @config_option
 @json_option
 def evaluate(
@@ -67,9 +147,10 @@ def evaluate(
     perceptual_file: Path | None, perceptual_sha256: str | None, figure_style: str, reader_study: Path | None,
     reader_scores: tuple[Path, ...], device: str, seed: int, config: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Judge models beside nearest, linear, cubic and cubic-dc on volumes whose thin truth is known.
+    """Measure models beside nearest, linear, cubic and cubic-dc on volumes whose thin slices are known.
 
-    With --reader-study a page for blinded readers is written instead; with --reader-scores their answers are counted.
+    With --reader-study the command writes a page for blinded readers instead; with --reader-scores it counts their
+    answers.
     """
     _refuse_without_effect(
         scores=bool(reader_scores), study=reader_study is not None, table_only=slices_only,
@@ -101,7 +182,7 @@ def evaluate(
 
 
 def _refuse_without_effect(*, scores: bool, study: bool, table_only: bool, table: bool, writes: bool) -> None:
-    """Options that this run cannot obey are refused before anything is looked at."""
+    """Refuse options that would have no effect in this run, before any file is read."""
     leave_out = "Leave it out."
     if scores:
         refuse_given(all_options_but("reader_scores", "as_json"), "with --reader-scores", leave_out)
@@ -167,7 +248,7 @@ def _perceptual(file: Path | None, sha256: str | None) -> dict[str, Distance]:
 
 
 def _numbers(option: str, text: str, allowed: range) -> tuple[int, ...]:
-    """``3,4,5``; InputError names what is allowed."""
+    """Parse ``3,4,5``. Raises InputError, which names the allowed numbers."""
     numbers = tuple(dict.fromkeys(int(word) if word.strip().isdecimal() else -1 for word in text.split(",")))
     if not all(number in allowed for number in numbers):
         raise InputError(
@@ -189,36 +270,30 @@ def _judge(request: Request, out: Path | None, *, as_json: bool) -> None:
 
 
 def _write_study(request: Request, page: Path) -> None:
-    from trainer.judging import reader_study
     from trainer.judging.evaluate import study_cases
+    from trainer.readers import study
 
-    reader_study.refuse_taken(page)
+    study.refuse_taken(page)
     panels = []
     for case, results in study_cases(request, report=_say):
         shape = {case.label: case.voxel_mm}
-        panels += reader_study.panels_from([(case.label, case.truth, results)], voxel_mm=shape)
+        panels += study.panels_from([(case.label, case.truth, results)], voxel_mm=shape)
     with kept(page, "no study was written"):
         page.parent.mkdir(parents=True, exist_ok=True)
-        reader_study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
-    output.say(f"{page}: {len(panels)} panels; keep {reader_study.key_path(page).name} away from readers.")
+        study.write_page(page, panels, seed=request.seed, title=STUDY_TITLE)
+    output.say(f"{page}: {len(panels)} panels; keep {study.key_path(page).name} away from readers.")
 
 
 def _print_scores(files: tuple[Path, ...], *, as_json: bool) -> None:
-    keys = [file for file in files if file.name.endswith(KEY_SUFFIX)]
-    keys = keys or sorted(files[0].parent.glob(f"*{KEY_SUFFIX}"))
-    if len(keys) != 1:
-        raise InputError(
-            f"Among or beside the files of --reader-scores are {len(keys) or 'no'} keys; one is needed.",
-            hint=f"Name the readers' files and the one key that was written beside the page, PAGE.html{KEY_SUFFIX}.",
-        )
     _refuse_without_trainer()
-    from trainer.judging import reader_scores
+    from trainer.readers import scores
 
-    scores = reader_scores.read_scores([file for file in files if file not in keys], keys[0])
+    answers, key = scores.find_key(files)
+    found = scores.read_scores(answers, key)
     if as_json:
-        output.print_json(scores)
+        output.print_json(found)
     else:
-        output.say_lines("\n".join(reader_scores.score_lines(scores)))
+        output.say_lines("\n".join(scores.score_lines(found)))
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The options that `series list` and `deliveries list` share, and the words that they accept."""
+"""The options that `series list` and `deliveries list` share, and the words that these options accept."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": 
 
 
 class Since(click.ParamType[datetime]):
-    """A date, a date with a time, or an age; of this machine's time zone where none is named."""
+    """A date, a date with a time, or an age. A time without a zone is in this machine's time zone."""
 
     name = "WHEN"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The moment in UTC."""
+        """Convert the word to a moment in UTC."""
         if isinstance(value, datetime):
             return value
         try:
@@ -48,20 +48,33 @@ class Since(click.ParamType[datetime]):
 
 
 def list_options(states: Iterable[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options of a list; what they take arrives as ``filters``, and goes through ``wanted``."""
+    """Add the options of a list to a command, which passes their values to ``wanted``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(
             (
-                click.option("--limit", metavar="N", type=click.IntRange(min=1), help="The newest N."),
-                click.option("--all", "show_all", is_flag=True, help="However many there are."),
+                click.option(
+                    "--limit", metavar="N", type=click.IntRange(min=1),
+                    help=f"List the newest N. Default: {SHOWN_ON_TERMINAL} on a terminal, {SHOWN_ELSEWHERE} to a pipe "
+                    "or as JSON.",
+                ),
+                click.option("--all", "show_all", is_flag=True, help="List all. Default: as --limit says."),
                 click.option(
                     "--state", "states", metavar="STATE", type=click.Choice([str(state) for state in states]),
-                    multiple=True, help="Only in this state; may be given several times, like the next two.",
+                    multiple=True, help="List only rows in STATE. Default: every state. May be repeated.",
                 ),
-                click.option("--reason", "reasons", metavar="REASON", multiple=True, help="Only for this reason."),
-                click.option("--peer", "peers", metavar="PEER", multiple=True, help="Only from, or to, this peer."),
-                click.option("--since", type=Since(), help="Only since then: 2h, 3d, 2026-03-04, 2026-03-04T05:06."),
+                click.option(
+                    "--reason", "reasons", metavar="REASON", multiple=True,
+                    help="List only rows with REASON. Default: every reason. May be repeated.",
+                ),
+                click.option(
+                    "--peer", "peers", metavar="PEER", multiple=True,
+                    help="List only rows of PEER. Default: every peer. May be repeated.",
+                ),
+                click.option(
+                    "--since", type=Since(),
+                    help="List only rows since WHEN: 2h, 3d, 2026-03-04, 2026-03-04T05:06. Default: any time.",
+                ),
             )
         ):  # fmt: skip
             command = option(command)
@@ -80,7 +93,7 @@ def wanted(
     since: datetime | None,
     as_json: bool,
 ) -> Wanted:
-    """The filter for the ledger."""
+    """Build the ledger's filter from the values of the options."""
     from dicomnode.ledger.lists import Wanted
 
     if show_all and limit is not None:
@@ -91,9 +104,9 @@ def wanted(
 
 
 def require_known(what: str, asked: Iterable[str], *known: Callable[[], Collection[str]]) -> None:
-    """Raise InputError for a word that is in none of the sets; the later ones are looked up only when they are needed.
+    """Raise InputError for a word that is in none of the sets. A later set is read only if an earlier one lacks it.
 
-    An empty list would read like "there are none", where the word was only misspelt.
+    Without this check, a misspelt word would print an empty list.
     """
     missing = list(asked)
     found: set[str] = set()
@@ -108,19 +121,19 @@ def require_known(what: str, asked: Iterable[str], *known: Callable[[], Collecti
 
 def reasons_of_series() -> set[str]:
     """Every reason that a series or its job can have."""
-    from dicomnode.imaging.verdict import Reason
-    from dicomnode.ledger.jobs import OWN_OUTPUT
+    from dicomnode.imaging.verdict import VerdictReason
+    from dicomnode.ledger.rows import OWN_OUTPUT
     from dicomnode.ledger.states import OPERATOR
     from dicomnode.ledger.verdicts import PROCESS
     from dicomnode.settle import NOT_JUDGED
     from dicomnode.work.orders import Cause
 
-    return {*map(str, Reason), *map(str, Cause), OWN_OUTPUT, PROCESS, NOT_JUDGED, OPERATOR}
+    return {*map(str, VerdictReason), *map(str, Cause), OWN_OUTPUT, PROCESS, NOT_JUDGED, OPERATOR}
 
 
 def reasons_of_deliveries() -> set[str]:
     """Every reason that a delivery can have."""
-    from dicomnode.dimse.outcome import Reason
+    from dicomnode.dimse.outcome import RequestReason
     from dicomnode.errors import NodeError
     from dicomnode.ledger.deliveries import EARLIER_REVISION, REFUSED
     from dicomnode.ledger.lists import NO_PEER
@@ -129,7 +142,7 @@ def reasons_of_deliveries() -> set[str]:
     from dicomnode.push.peer_loop import INTERNAL
 
     codes = {error.code for error in _family(NodeError)}
-    outcomes = set(map(str, Reason)) - {str(Reason.ANSWERED)}
+    outcomes = set(map(str, RequestReason)) - {str(RequestReason.ANSWERED)}
     return outcomes | set(map(str, Cause)) | codes | {EARLIER_REVISION, REFUSED, NO_PEER, OPERATOR, INTERNAL}
 
 

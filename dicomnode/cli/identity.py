@@ -1,4 +1,4 @@
-"""Who a series belongs to, for ``--identify``: read from one of its files, never stored or logged."""
+"""Read the patient, study and series texts for ``--identify`` from a file. They are never stored or logged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Texts of the first instance as they stand there; empty where the attribute is missing."""
+    """Texts of the first instance as written; empty if the attribute is missing."""
 
     patient_name: str = ""
     patient_id: str = ""
@@ -33,13 +33,13 @@ class Identity:
 
 
 def find_identity(ledger: Reader, series_id: int, config: Path | None) -> Identity:
-    """The texts of the series' first archived file."""
+    """The texts of the first archived file of the series."""
     files = ledger.series_show(series_id).files
     return read_identity(load_settings(config).node.data / "archive" / files[0].file) if files else Identity()
 
 
 def read_identity(file: Path) -> Identity:
-    """The texts of one archived file; all empty where it cannot be read: the rest of the answer is still worth it."""
+    """The texts of one archived file; all empty if it cannot be read, because the rest of the answer is useful."""
     from dicomnode.imaging.headers import read_dataset
     from dicomnode.imaging.representation import MALFORMED
 
@@ -53,7 +53,7 @@ def read_identity(file: Path) -> Identity:
 
 
 def _text(header: Dataset, keyword: str) -> str:
-    """Empty where the attribute is missing, or cannot be taken apart as its VR says."""
+    """The text of an attribute; empty if it is missing or cannot be read as its VR says."""
     from dicomnode.imaging.representation import MALFORMED
 
     try:

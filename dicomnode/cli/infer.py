@@ -1,4 +1,4 @@
-"""``dicomnode infer SRC OUT``: one folder of DICOM in, the derived series out; neither ledger nor network."""
+"""``dicomnode infer`` derives one series from a folder of DICOM files, without ledger or network."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import json_option, kept, new_folder
+from dicomnode.cli.options import device_option, json_option, kept, new_folder
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
     from dicomnode.pipeline import Outcome
 
 UNDONE = "nothing was derived"
-AE_TITLE = "DICOMNODE"  # Station Name of what is made without a configured node
+AE_TITLE = "DICOMNODE"  # Station Name of objects that are derived without settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
-    """What is printed."""
+    """The result that is printed."""
 
     thick: int  # slices
     thin: int
@@ -39,16 +39,21 @@ class Derived:
     out: Path
 
 
-@click.command(short_help="Derive one series from a folder; no network.")
+@click.command(short_help="Derive one series from a folder of DICOM files.")
 @click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--model", default=None, help="A name of `dicomnode model list`, or a model directory.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--model",
+    metavar="NAME|DIR",
+    default=None,
+    help="Use this model: a name that `dicomnode model list` shows, or a model directory. Default: the node's default.",
+)
+@device_option
 @json_option
 def infer(source: Path, out: Path, model: str | None, device: str, as_json: bool) -> None:
-    """Derive the one series below folder SRC, and write its thin slices into the new or empty folder OUT.
+    """Derive the one series in folder SRC and below, and write the thin slices into OUT, a new or empty folder.
 
-    UIDs are drawn at each run: two runs never share one.
+    Each run makes new UIDs. Exit code 2 if SRC holds no series or several, or if the series cannot be derived.
     """
     new_folder(out, UNDONE)
     paths, passed_over = _one_series(source)
@@ -58,7 +63,7 @@ def infer(source: Path, out: Path, model: str | None, device: str, as_json: bool
 
 
 def _one_series(source: Path) -> tuple[list[Path], list[str]]:
-    """The files of the only series, and what was passed over; InputError says which ones there are, by place."""
+    """The files of the only series, and notes on what was passed over. Raises InputError unless there is one."""
     from dicomnode.pipeline import series_in
 
     passed_over: list[str] = []
@@ -82,7 +87,7 @@ def _derive(
     from dicomnode.imaging.verdict import Limits
     from dicomnode.pipeline import run_pipeline
 
-    log.start_logging("warning", "auto")  # a slower device, less memory than hoped for: worth a line
+    log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
     facts = model_dir.model_facts(model or model_dir.default_model())
     plan = DerivationPlan(
         namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE), rule="infer", model=facts.name, model_kind=facts.kind,

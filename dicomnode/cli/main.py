@@ -1,7 +1,7 @@
-"""The command ``dicomnode``: finds the sub-command, and alone turns errors into text and exit codes.
+"""The command ``dicomnode`` finds the sub-command, and turns errors into text and exit codes.
 
-Help imports no heavy library: a command's file imports click and the standard library at its top, and the room
-that it calls inside the command.
+Help imports no heavy library: the file of a command imports click and the standard library at its top. It imports
+the room that it calls inside the command function.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when the command is asked for."""
+    """A group that imports the module of a command when the command is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
-        """The names, in the order of the table."""
+        """The names of the commands, in the order of COMMANDS."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of that name; None lets click say which ones there are."""
+        """The command of that name; None makes click list the commands."""
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name].partition(":")
@@ -59,17 +59,17 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error. Default: one sentence.")
 @click.version_option(__version__, message="dicomnode %(version)s")
 def cli(debug: bool) -> None:
-    """Thick-slice MR series in over DICOM, derived thin-slice series out to the PACS.
+    """Receive thick-slice MR series over DICOM, derive thin-slice series, and deliver these to the PACS.
 
-    For research: not a medical device, not for primary diagnosis.
+    For research. Not a medical device, not for primary diagnosis.
     """
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     words = sys.argv[1:] if arguments is None else arguments
     sys.exit(_run(words))
 
@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
         output.say("Interrupted.", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has enough: no error, and nothing more to flush at exit.
+        # The reader of the pipe, such as `head`, has ended: this is no error, and nothing more must be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except NodeError as exc:
@@ -104,6 +104,6 @@ def _run(words: list[str]) -> int:
 
 
 def _show_traceback(words: list[str]) -> None:
-    """On ``--debug``, which stands before the command's name: the context may not exist where this is asked."""
+    """Print the traceback if ``--debug`` was given. Reads the words itself: click's context may not exist yet."""
     if "--debug" in itertools.takewhile(lambda word: word.startswith("-"), words):
         output.say_lines(traceback.format_exc().rstrip(), err=True)

@@ -1,4 +1,4 @@
-"""``dicomnode model …``: which models there are, are they whole, and which one rules get under a name."""
+"""``dicomnode model`` lists, verifies and imports models, and chooses the one that rules get under a name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from dicomnode.catalog import ModelLine
     from dicomnode.generators.card import Card
     from dicomnode.ledger.lines import EventLine, ModelRow
-    from dicomnode.settings import Settings
+    from dicomnode.settings.models import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What ``model show`` prints; a model without weights has no card, one that was not imported no events."""
+    """What ``model show`` prints. A model without weights has no card; one that was not imported has no events."""
 
     model: ModelLine
     card: Card | None
@@ -30,35 +30,42 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """What ``import``, ``activate`` and ``rollback`` print; after a rollback to no model there is no digest."""
+    """What ``import``, ``activate`` and ``rollback`` print. After a rollback to no model there is no digest."""
 
     name: str
     digest: str | None
-    changed: bool  # False: it was so already
+    changed: bool  # False: the model was in that state already
     done: str
 
 
-@click.group(short_help="The models: list, show, verify, import, activate, rollback.")
+@click.group(short_help="List, verify and import models; choose which one rules get.")
 def model() -> None:
-    """The models that came with the node, and those that were imported."""
+    """List, verify and import models, and choose the one that rules get under a name."""
 
 
-@model.command("list", short_help="All models, and which ones rules get.")
+@model.command("list", short_help="List the models, and which one rules get.")
 @config_option
 @json_option
 def list_models(config: Path | None, as_json: bool) -> None:
-    """List the models; a rule that names one gets the active one of that name."""
+    """List the models that came with the node and those that were imported.
+
+    A rule that names a model gets the active one of that name.
+    """
     lines = _lines(load_settings(config))
     columns = {name: name for name in ("name", "kind", "ratios", "digest", "origin", "active", "default")}
     output.print_rows(lines, columns, as_json=as_json, none="No models.")
 
 
-@model.command(short_help="The card of a model.")
+@model.command(short_help="Show the card of a model.")
 @click.argument("name", metavar="NAME[@DIGEST]")
 @config_option
 @json_option
 def show(name: str, config: Path | None, as_json: bool) -> None:
-    """Show the card of model NAME: parameters, data, licence, intended use, where it fails, metrics."""
+    """Show the card of a model: parameters, data, licence, intended use, where it fails, and metrics.
+
+    NAME is a name that `model list` shows, with the first digits of a digest if several have it, or the path of a model
+    directory.
+    """
     settings = load_settings(config)
     from dicomnode import catalog
     from dicomnode.generators import model_dir
@@ -69,12 +76,15 @@ def show(name: str, config: Path | None, as_json: bool) -> None:
     output.print_facts(Shown(model=line, card=card, events=_history(settings, line)), as_json=as_json)
 
 
-@model.command()
+@model.command(short_help="Compare the files of a model with their digests.")
 @click.argument("name", metavar="NAME[@DIGEST]")
 @config_option
 @json_option
 def verify(name: str, config: Path | None, as_json: bool) -> None:
-    """Compare every file of model NAME with its digest."""
+    """Compare every file of a model with its digest. Exit code 2 names the first file that differs.
+
+    NAME is a name that `model list` shows, or the path of a model directory.
+    """
     settings = load_settings(config)
     from dicomnode import catalog
     from dicomnode.generators import model_dir
@@ -85,12 +95,15 @@ def verify(name: str, config: Path | None, as_json: bool) -> None:
     output.print_facts(line, as_json=as_json)
 
 
-@model.command("import", short_help="Take a model directory into the data folder; activates nothing.")
+@model.command("import", short_help="Copy a model directory into the data folder.")
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @config_option
 @json_option
 def import_model(folder: Path, config: Path | None, as_json: bool) -> None:
-    """Verify the model directory DIR, load its weights once, and copy it into the data folder. Activates nothing."""
+    """Verify the model directory DIR, load its weights once, and copy it into the data folder.
+
+    No rule gets the model until `model activate`.
+    """
     settings = load_settings(config)
     from dicomnode import catalog
 
@@ -102,12 +115,15 @@ def import_model(folder: Path, config: Path | None, as_json: bool) -> None:
     _print_changed(imported.name, imported.digest, is_new, done, as_json=as_json)
 
 
-@model.command(short_help="Let rules that name it get an imported model.")
+@model.command(short_help="Let rules use an imported model.")
 @click.argument("name", metavar="NAME[@DIGEST]")
 @config_option
 @json_option
 def activate(name: str, config: Path | None, as_json: bool) -> None:
-    """Let rules that name it get the imported model NAME, from the next verdict on; jobs that are there keep theirs."""
+    """Let rules that name NAME use this imported model, from the next verdict on.
+
+    Jobs that are planned already keep their model.
+    """
     settings = load_settings(config)
     from dicomnode import catalog
 
@@ -123,7 +139,10 @@ def activate(name: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def rollback(name: str, config: Path | None, as_json: bool) -> None:
-    """Go back to the model NAME that was active before, in the end to the one that came with the node."""
+    """Let rules that name NAME use the imported model that was active before this one.
+
+    After the first imported model, they use the one that came with the node.
+    """
     settings = load_settings(config)
     from dicomnode import catalog
 
@@ -146,7 +165,7 @@ def _lines(settings: Settings) -> list[ModelLine]:
 
 
 def _imported(settings: Settings) -> list[ModelRow]:
-    """The models in the ledger; none where there is no ledger yet."""
+    """The imported models in the ledger; none if there is no ledger yet."""
     from dicomnode.ledger.engine import ledger_path
     from dicomnode.ledger.queries import open_reader
 

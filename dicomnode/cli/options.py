@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how a command opens the settings, the ledger and a folder for results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dicomnode.errors import InputError, StorageError
 if TYPE_CHECKING:
     from dicomnode.ledger.queries import Reader
     from dicomnode.ledger.store import Ledger
-    from dicomnode.settings import PeerSettings, Settings
+    from dicomnode.settings.models import PeerSettings, Settings
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -24,22 +24,42 @@ config_option: Decorator = click.option(
     "--config",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Settings file; else DICOMNODE_CONFIG, else /etc/dicomnode/dicomnode.toml, else embedded defaults.",
+    help="Read the settings from FILE. Default: the file that DICOMNODE_CONFIG names, else "
+    "/etc/dicomnode/dicomnode.toml if it exists, else the embedded defaults.",
+)
+device_option: Decorator = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Run the network on this device: auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N.",
+)
+features_file_option: Decorator = click.option(
+    "--features-file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the weights of VGG19 from this safetensors file. Default: torchvision downloads them.",
+)
+features_sha256_option: Decorator = click.option(
+    "--features-sha256",
+    metavar="HEX",
+    help="Read the features file only if its SHA-256 is HEX. Required with --features-file.",
 )
 id_argument: Decorator = click.argument("number", metavar="ID", type=click.IntRange(min=1))
-json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON (shapes: docs/cli.md).")
+json_option: Decorator = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON instead of text; docs/cli.md lists the fields."
+)
 
 
 def load_settings(config: Path | None) -> Settings:
-    """The settings that this run works with."""
-    from dicomnode import settings
+    """Read the settings of this run from ``config``, or from the file that applies without it."""
+    from dicomnode.settings.load import load
 
-    return settings.load(config, os.environ)
+    return load(config, os.environ)
 
 
 @contextmanager
 def reader(config: Path | None) -> Iterator[Reader]:
-    """The ledger, to be asked only; the service may run beside."""
+    """Open the ledger for reading; the service may run at the same time."""
     settings = load_settings(config)
     from dicomnode.ledger.queries import open_reader
 
@@ -49,7 +69,7 @@ def reader(config: Path | None) -> Iterator[Reader]:
 
 @contextmanager
 def writer(config: Path | None) -> Iterator[Ledger]:
-    """The ledger, for an operator's verb; the service sees the change at its next tick. It is not created here."""
+    """Open the ledger for an operator's change, which the service sees within seconds. Does not create a ledger."""
     settings = load_settings(config)
     with reader(config):
         pass
@@ -60,11 +80,13 @@ def writer(config: Path | None) -> Iterator[Ledger]:
 
 
 def new_folder(out: Path, undone: str) -> Path:
-    """Where a result may grow: ``out`` without links, which is not there or empty. InputError says ``undone`` else."""
+    """Return ``out`` without symbolic links. Raises InputError, ending in ``undone``, unless it is new or empty."""
     place = out.resolve()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InputError(f"{out} is not empty; {undone}.", hint="Name a new folder.")
-    if place.is_mount() or place == Path.cwd():  # a whole folder takes the place of an empty one: not of these
+    if (
+        place.is_mount() or place == Path.cwd()
+    ):  # the result replaces the empty folder, which is impossible for these two
         what = "the folder of a mounted disk" if place.is_mount() else "the folder that you are in"
         raise InputError(
             f"{out} is {what}, which the result cannot take the place of; {undone}.", hint="Name a new folder in it."
@@ -74,13 +96,13 @@ def new_folder(out: Path, undone: str) -> Path:
 
 @contextmanager
 def kept(out: Path, undone: str) -> Iterator[None]:
-    """What the disk does not take becomes one sentence; nothing of the result is left then."""
+    """Turn a failure to write ``out`` into an error of one sentence that ends in ``undone``."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as exc:
-        if out.is_dir() and any(out.iterdir()):  # since it was looked at
+        if out.is_dir() and any(out.iterdir()):  # somebody wrote into it since it was checked
             raise InputError(f"{out} is not empty any more; {undone}.", hint="Name a new folder.") from exc
         raise StorageError(
             f"{out} could not be written: {exc.strerror}; {undone}.",
@@ -89,7 +111,7 @@ def kept(out: Path, undone: str) -> Iterator[None]:
 
 
 def refuse_given(options: Collection[str], why: str, hint: str) -> None:
-    """InputError where the command line gave one of these options (names of parameters): it would have no effect."""
+    """Raise InputError if the command line gave one of these options (parameter names), which would have no effect."""
     command = click.get_current_context()
     given = [
         parameter.opts[0]
@@ -103,13 +125,13 @@ def refuse_given(options: Collection[str], why: str, hint: str) -> None:
 
 
 def all_options_but(*kept: str) -> set[str]:
-    """Names of the command's other parameters."""
+    """The names of all parameters of the running command except ``kept``."""
     parameters = click.get_current_context().command.params
     return {parameter.name for parameter in parameters if parameter.name} - set(kept)
 
 
 def operator() -> str:
-    """Who did it, for the event row."""
+    """The name of the person at the command line, for the event row."""
     try:
         return f"operator:{getpass.getuser()}"
     except (OSError, KeyError):  # a container's user without a name
@@ -117,12 +139,12 @@ def operator() -> str:
 
 
 def configured_peers(config: Path | None) -> set[str]:
-    """The names in the settings, of those that send and those that are sent to."""
+    """The names of all peers of the settings, with or without an address."""
     return {peer.name for peer in load_settings(config).peer}
 
 
 def find_peer(settings: Settings, name: str) -> PeerSettings:
-    """The configured peer of that name, which has an address."""
+    """The configured peer of that name. Raises InputError if there is none with an address."""
     reachable = {peer.name: peer for peer in settings.peer if peer.address}
     if name not in reachable:
         known = ", ".join(sorted(reachable)) or "none"

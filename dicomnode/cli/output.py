@@ -1,9 +1,9 @@
-"""Frozen dataclasses to a terminal, a pipe or a program: a table, plain text, or JSON; and whatever else is said.
+"""Print frozen dataclasses as a table, as plain text or as JSON, and print sentences.
 
-Nothing of a command is printed but here: text of strangers is made ``visible`` on the way.
+Every command prints through this file, because it makes text of strangers ``visible``.
 
-rich is imported for a terminal only. Off a terminal a table is aligned text without colour or frame, so that
-``grep`` and ``awk`` work on it.
+rich is imported for a terminal only. Elsewhere a table is aligned text without colour or frame, so that ``grep`` and
+``awk`` work on it.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ Columns = Mapping[str, str]  # attribute of the row → heading
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """One line; ``err``: to standard error. A line end within it is shown, not obeyed."""
+    """Print one line, with ``err`` to standard error. A line end within it is shown, not obeyed."""
     click.echo(visible(line), err=err)
 
 
 def say_lines(text: str, *, err: bool = False) -> None:
-    """Several lines, whose ends are ours."""
+    """Print several lines; the line ends in ``text`` must be ours."""
     click.echo(visible(text, keep=LINE_END), err=err)
 
 
 def print_json(value: object) -> None:
-    """One JSON document: dataclasses as objects, moments in ISO 8601 (UTC), paths as text."""
+    """Print one JSON document: dataclasses as objects, moments in ISO 8601 (UTC), paths as text."""
     click.echo(json_text(_plain(value), indent=2))
 
 
 def print_rows(rows: Sequence[object], columns: Columns, *, as_json: bool, none: str) -> None:
-    """A list of dataclasses: all fields as JSON, or the named ones as a table; ``none`` where the list is empty."""
+    """Print a list of dataclasses: all fields as JSON, or ``columns`` as a table, or ``none`` if the list is empty."""
     if as_json:
         print_json(list(rows))
     elif not rows:
@@ -49,15 +49,15 @@ def print_rows(rows: Sequence[object], columns: Columns, *, as_json: bool, none:
 
 
 def print_cut(shown: int, total: int, what: str) -> None:
-    """That a list was cut, on standard error: neither a table nor JSON holds anything but rows."""
+    """Say on standard error that a list was cut; a table and JSON hold rows only."""
     if shown < total:
         click.echo(f"The newest {shown} of {total} {what}; --limit N shows more of them, --all all.", err=True)
 
 
 def print_facts(value: object, *, as_json: bool, **more: object) -> None:
-    """One dataclass: JSON, or one ``name  value`` a line; a field that is empty is left out of the text.
+    """Print one dataclass as JSON, or as one ``name  value`` a line without empty fields.
 
-    ``more``: values that join it as fields of that name, unless they are None.
+    ``more`` holds further fields; those that are None are left out.
     """
     facts = _plain(value)
     assert isinstance(facts, dict), "facts are a dataclass"
@@ -70,7 +70,7 @@ def print_facts(value: object, *, as_json: bool, **more: object) -> None:
 
 
 def print_done(sentence: str, *, row: int, as_json: bool) -> None:
-    """What an operator's verb did."""
+    """Print what an operator's command did."""
     if as_json:
         print_json({"id": row, "done": sentence})
     else:
@@ -78,7 +78,7 @@ def print_done(sentence: str, *, row: int, as_json: bool) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> None:
-    """Cells in columns; a line end in a cell is shown, not obeyed."""
+    """Print cells in columns. A line end in a cell is shown, not obeyed."""
     rows = [[visible(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -96,7 +96,7 @@ def print_table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> None:
 
 @contextmanager
 def progress_bar(label: str, *, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
-    """A function to call with (stage, share 0…1): a bar on a terminal, one line for each stage off it."""
+    """Yield a function of (stage, share 0…1), which draws a bar on a terminal and prints a line a stage elsewhere."""
     if quiet:
         yield lambda _stage, _share: None
     elif sys.stderr.isatty():
@@ -119,7 +119,7 @@ def progress_bar(label: str, *, quiet: bool = False) -> Iterator[Callable[[str, 
 
 
 def _plain(value: object) -> object:
-    """The value in what JSON knows."""
+    """Convert a value to the types that JSON has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if callable(dump := getattr(value, "model_dump", None)):  # a card or settings; pydantic itself stays unimported
@@ -140,7 +140,7 @@ def _plain(value: object) -> object:
 
 
 def _cell(value: object) -> str:
-    """A value in a table: times in local time to the second, floats short, nothing for nothing."""
+    """The text of a value in a table: local time to the second, floats with three digits, nothing for None."""
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -161,7 +161,7 @@ def _aligned(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> Iterator
 
 
 def _lines(facts: Mapping[str, object], indent: str = "") -> Iterator[str]:
-    """``name  value`` lines; what is a table or a list of its own follows its name, further in."""
+    """Yield ``name  value`` lines; a table or list follows its name, indented."""
     filled = {visible(name): value for name, value in facts.items() if value not in (None, "", False, [], {})}
     width = max((len(name) for name in filled), default=0)
     for name, value in filled.items():

@@ -1,4 +1,4 @@
-"""``dicomnode quarantine list|seen``: what was set aside, and that a person has seen it."""
+"""``dicomnode quarantine`` lists files that were set aside, and marks them as seen by a person."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicomnode.cli.options import config_option, json_option, operator, reader, 
 from dicomnode.errors import InputError
 from dicomnode.ledger.rows import QuarantineReason
 
-LIMIT = 100  # lines that a person reads
+LIMIT = 100  # rows that a person can read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,19 +23,34 @@ class Seen:
     done: str
 
 
-@click.group(short_help="What was set aside, and what of it nobody has seen.")
+@click.group(short_help="List files that were set aside; mark them as seen.")
 def quarantine() -> None:
-    """What was set aside, and what of it nobody has seen."""
+    """List files that were set aside, and mark them as seen.
+
+    A file is set aside when it cannot be in the archive: for example, if another object has its UID, or if the file
+    changed on disk.
+    """
 
 
-@quarantine.command("list")
-@click.option("--reason", type=click.Choice([str(reason) for reason in QuarantineReason]), help="Only these.")
-@click.option("--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="So many, the newest.")
-@click.option("--all", "is_all", is_flag=True, help="What was seen, and what does no harm, as well.")
+@quarantine.command("list", short_help="List what was set aside.")
+@click.option(
+    "--reason",
+    type=click.Choice([str(reason) for reason in QuarantineReason]),
+    help="List only files that were set aside for this reason. Default: every reason.",
+)
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="List the newest N."
+)
+@click.option(
+    "--all",
+    "is_all",
+    is_flag=True,
+    help="Also list what a person has seen and what is harmless. Default: only what nobody has seen.",
+)
 @config_option
 @json_option
 def list_quarantine(reason: str | None, limit: int, is_all: bool, config: Path | None, as_json: bool) -> None:
-    """List what was set aside and waits for a person, the newest first."""
+    """List the files that were set aside and that nobody has seen yet, the newest first."""
     chosen = QuarantineReason(reason) if reason else None
     with reader(config) as ledger:
         rows = ledger.quarantine_list(limit=limit, reason=chosen, is_all=is_all)
@@ -43,16 +58,18 @@ def list_quarantine(reason: str | None, limit: int, is_all: bool, config: Path |
     output.print_rows(rows, {name: name for name in names}, as_json=as_json, none="Nothing is set aside.")
 
 
-@quarantine.command()
+@quarantine.command(short_help="Mark what was set aside as seen.")
 @click.argument("numbers", metavar="ID…", type=click.IntRange(min=1), nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="All that there is now.")
+@click.option(
+    "--all", "is_all", is_flag=True, help="Mark every file that is in quarantine now. Default: those named by ID."
+)
 @config_option
 @json_option
 def seen(numbers: tuple[int, ...], is_all: bool, config: Path | None, as_json: bool) -> None:
-    """Say that a person has seen ID…: `status` names them no more, and nothing new is held for them.
+    """Mark the files ID… as seen: `status` names them no more, and no further delivery is held because of them.
 
-    A series that was kept for them is judged as it is at `series release` or `series retry`; a delivery that was held
-    goes at `deliveries release`.
+    What is held already stays held. `series release` derives a series that was kept because of them; `deliveries
+    release` sends a delivery.
     """
     if is_all == bool(numbers):
         raise InputError("Nothing was marked.", hint="Give the numbers of `dicomnode quarantine list`, or --all.")

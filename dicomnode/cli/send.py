@@ -1,4 +1,4 @@
-"""``dicomnode send PEER PATH…``: files to a peer, once, without the ledger."""
+"""``dicomnode send`` sends files to a peer once, without the ledger."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ from dicomnode.errors import InputError, PeerError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """What is printed."""
+    """The result that is printed."""
 
     peer: str
     sent: int
     failed: tuple[str, ...]  # "path: sentence"
 
 
-@click.command(short_help="Send files to a peer (C-STORE).")
+@click.command(short_help="Send files to a peer by C-STORE.")
 @click.argument("peer")
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @config_option
 @json_option
 def send(peer: str, paths: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
-    """Send DICOM files, and those below folders, to PEER (a name of the settings): C-STORE, each once, no retry."""
+    """Send the DICOM files at PATH, or in folders below it, to PEER, the name of a peer in the settings.
+
+    Each file is sent once by C-STORE, without retry. Exit code 4 if a file was not stored.
+    """
     settings = load_settings(config)
     chosen = find_peer(settings, peer)
     from dicomnode import wire
-    from dicomnode.push import scu
+    from dicomnode.push.dimse_carrier import DimseCarrier
+    from dicomnode.push.send_files import send_files
 
     sent, failed = 0, []
-    for result in scu.send_files(chosen, paths, ae_title=settings.node.ae_title, push=settings.push):
+    carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push)
+    for result in send_files(carrier, chosen, paths):
         status = result.outcome.status
         if status is None:
             failed.append(f"{result.path}: {result.outcome.sentence}")

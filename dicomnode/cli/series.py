@@ -1,4 +1,4 @@
-"""``dicomnode series list|show|explain|retry|release|cancel``: what was received, and what became of it."""
+"""``dicomnode series`` lists and explains series, and lets an operator retry, release or cancel one."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from dicomnode.cli.identity import find_identity
 from dicomnode.cli.options import config_option, configured_peers, id_argument, json_option, operator, reader, writer
 from dicomnode.ids import SeriesId
 
-identify_option = click.option("--identify", is_flag=True, help="Show UIDs and the patient's and series' texts too.")
+identify_option = click.option(
+    "--identify",
+    is_flag=True,
+    help="Also show UIDs, and texts about patient, study and series. Default: only the node's own ids.",
+)
 
 
-@click.group(short_help="What was received, and why it was derived or not.")
+@click.group(short_help="List and explain series; retry, release or cancel one.")
 def series() -> None:
-    """What was received, why it was derived or not, and the operator's verbs."""
+    """List and explain the series that were received; retry, release or cancel one."""
 
 
-@series.command("list")
-@click.option("--derived", is_flag=True, help="The series that this node made as well.")
+@series.command("list", short_help="List the series.")
+@click.option("--derived", is_flag=True, help="Also list the series that this node derived. Default: received series.")
 @list_options(SERIES_STATES)
 @config_option
 @json_option
 def list_series(derived: bool, config: Path | None, as_json: bool, **filters: Any) -> None:
-    """List the series, the newest first: 20 on a terminal, 100 to a pipe or as JSON.
+    """List the series, the newest first.
 
-    STATE is one of the series or of its last job, REASON too. PEER sent one of its instances; its last one came since
-    WHEN.
+    --state and --reason take those of the series or of its last job. --peer takes the sender of an instance. --since
+    takes series whose last instance arrived since WHEN.
     """
     want = wanted(**filters, as_json=as_json)
     with reader(config) as ledger:
@@ -44,26 +48,26 @@ def list_series(derived: bool, config: Path | None, as_json: bool, **filters: An
     output.print_cut(len(rows), total, "series")
 
 
-@series.command()
+@series.command(short_help="Show one series with its files, jobs and deliveries.")
 @id_argument
 @identify_option
 @config_option
 @json_option
 def show(number: int, identify: bool, config: Path | None, as_json: bool) -> None:
-    """Show series ID: its files, jobs and deliveries."""
+    """Show series ID with its files, jobs and deliveries."""
     with reader(config) as ledger:
         found = ledger.series_show(number, identify=identify)
         identity = find_identity(ledger, number, config) if identify else None
     output.print_facts(found, as_json=as_json, identity=identity)
 
 
-@series.command()
+@series.command(short_help="Explain why a series was derived, or why not.")
 @id_argument
 @identify_option
 @config_option
 @json_option
 def explain(number: int, identify: bool, config: Path | None, as_json: bool) -> None:
-    """Say why series ID was derived, or why not, and what happened since."""
+    """Explain why series ID was derived, or why not, and list what has happened to it."""
     with reader(config) as ledger:
         found = ledger.series_explain(number, identify=identify)
         identity = find_identity(ledger, number, config) if identify else None
@@ -80,34 +84,44 @@ def explain(number: int, identify: bool, config: Path | None, as_json: bool) -> 
     output.print_rows(found.events, columns, as_json=False, none="No events.")
 
 
-@series.command()
+@series.command(short_help="Judge a series again.")
 @id_argument
 @config_option
 @json_option
 def retry(number: int, config: Path | None, as_json: bool) -> None:
-    """Judge series ID again now; a held or failed job begins anew, a done one gets a successor."""
+    """Judge series ID again now, with the present settings.
+
+    A job that is held or failed starts again. After a job that is done, a new job derives the series once more.
+    """
     with writer(config) as ledger:
         ledger.retry_series(SeriesId(number), operator())
     output.print_done(f"Series {number} is judged again.", row=number, as_json=as_json)
 
 
-@series.command()
+@series.command(short_help="Derive a series without what was set aside, or go on with its held job.")
 @id_argument
 @config_option
 @json_option
 def release(number: int, config: Path | None, as_json: bool) -> None:
-    """Let series ID go on as it is: what was set aside of it counts as seen, its alert ends, a held job goes on."""
+    """Go on with series ID as it is.
+
+    What was set aside of it counts as seen, and its alert ends. A held job runs, and a series that was kept because of
+    what was set aside is judged without it.
+    """
     with writer(config) as ledger:
         ledger.release_series(SeriesId(number), operator())
     output.print_done(f"Series {number} goes on as it is.", row=number, as_json=as_json)
 
 
-@series.command()
+@series.command(short_help="Cancel the jobs of a series.")
 @id_argument
 @config_option
 @json_option
 def cancel(number: int, config: Path | None, as_json: bool) -> None:
-    """Give up the jobs of series ID; one that runs is ended within seconds. `series retry` plans anew."""
+    """Cancel the jobs of series ID that wait, run, are held or failed.
+
+    A running job is stopped within seconds. `series retry` judges the series again and plans a new job.
+    """
     with writer(config) as ledger:
         cancelled = ledger.cancel_series(SeriesId(number), operator())
     jobs = ", ".join(map(str, cancelled))

@@ -1,4 +1,4 @@
-"""``dicomnode serve``: the node itself, in the foreground, until SIGTERM or Ctrl-C."""
+"""``dicomnode serve`` runs the node in the foreground until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import click
 from dicomnode.cli.options import config_option, load_settings
 
 
-@click.command()
+@click.command(short_help="Run the node.")
 @config_option
 def serve(config: Path | None) -> None:
-    """Run the node: receive, settle, work, push.
+    """Run the node: receive series, judge them, derive thin series and deliver these.
 
-    Runs in the foreground and logs to standard error. SIGTERM and Ctrl-C stop it in order: the door closes, open
-    associations and the job in progress get a while to finish. A second signal ends it at once, and safely.
+    The node runs in the foreground and logs to standard error. SIGTERM or Ctrl-C stops it: it accepts no new
+    association and gives open associations and the running job receive.drain_s seconds to finish. A second signal ends
+    it at once. Nothing that was acknowledged is lost either way.
     """
     settings = load_settings(config)
     from dicomnode import log

@@ -1,4 +1,4 @@
-"""Options that take several values at once, ``--studies A B C``, as a shell's wildcard writes them."""
+"""Options that take several values, ``--studies A B C``, as the wildcard of a shell writes them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import click
 
 
 class SeveralValues(click.Command):
-    """A command without arguments: words that follow a ``multiple`` option belong to it up to the next option."""
+    """A command without arguments. Words behind a ``multiple`` option belong to it, up to the next option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Each further word gets the option's name put before it; click does the rest."""
+        """Put the name of the option before each further word, then let click parse the words."""
         assert not any(isinstance(parameter, click.Argument) for parameter in self.params)
         names = {
             name
@@ -23,7 +23,7 @@ class SeveralValues(click.Command):
 
 
 def _spelled_out(words: Sequence[str], names: set[str]) -> Iterator[str]:
-    """``--studies A B`` as ``--studies A --studies B``."""
+    """Write ``--studies A B`` as ``--studies A --studies B``."""
     option, values = "", 0
     for word in words:
         if word.startswith("-") and word != "-":

@@ -1,4 +1,4 @@
-"""``dicomnode status``: how much stands where, and what waits for a person."""
+"""``dicomnode status`` counts series, jobs and deliveries by state, and names what waits for a person."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dicomnode.cli import output
 from dicomnode.cli.options import config_option, json_option, reader
 
 
-@click.command(short_help="What stands where, and what waits for a person.")
+@click.command(short_help="Count series, jobs and deliveries by state.")
 @config_option
 @json_option
 def status(config: Path | None, as_json: bool) -> None:
-    """Show how many series, jobs and deliveries stand where, and what waits for a person."""
+    """Show how many series, jobs and deliveries are in each state, the quarantine, and what waits for a person."""
     with reader(config) as ledger:
         found = ledger.status()
     output.print_facts(found, as_json=as_json)

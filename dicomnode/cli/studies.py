@@ -1,4 +1,4 @@
-"""Studies as users name them: folders, or Study Instance UIDs that the node's archive is searched for."""
+"""Find the folders of studies that a user named by folder or by Study Instance UID."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
+
 from dicomnode.cli.options import load_settings, reader
 from dicomnode.errors import InputError
 
+studies_option = click.option(
+    "--studies",
+    metavar="DIR|UID…",
+    multiple=True,
+    help="Use the series in these folders, or of these Study Instance UIDs in the node's archive. No default.",
+)
+inventory_option = click.option(
+    "--inventory",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Use only the series that this TOML file lists with label, subject, split and licence. Default: every series.",
+)
 UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 
 
 def study_folders(words: tuple[str, ...], config: Path | None) -> Iterator[Path]:
-    """Folders as they are; a Study Instance UID becomes the folders of its series in the node's archive."""
+    """Yield folders as they are, and for a Study Instance UID the folders of its series in the node's archive."""
     uids = [word for word in words if UID.fullmatch(word) and not Path(word).exists()]
     yield from (Path(word) for word in words if word not in uids)
     if not uids:
         return
-    from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason  # pydicom takes its time
+    from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason  # importing pydicom is slow
 
     archive = load_settings(config).node.data / "archive"
     found: dict[str, list[Path]] = {uid: [] for uid in uids}

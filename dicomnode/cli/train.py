@@ -1,4 +1,4 @@
-"""``dicomnode train``: archived studies in, a verified model directory out."""
+"""``dicomnode train`` trains a model on archived studies and writes a verified model directory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import all_options_but, config_option, json_option, refuse_given
+from dicomnode.cli.options import (
+    all_options_but,
+    config_option,
+    device_option,
+    features_file_option,
+    features_sha256_option,
+    json_option,
+    refuse_given,
+)
 from dicomnode.cli.several import SeveralValues
-from dicomnode.cli.studies import study_folders
+from dicomnode.cli.studies import inventory_option, studies_option, study_folders
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,31 +34,106 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-@click.command(cls=SeveralValues, short_help="Train a generator on archived studies.")
-@click.option("--studies", metavar="DIR|UID…", multiple=True, help="Folders, or Study Instance UIDs of the archive.")
-@click.option("--inventory", metavar="FILE", type=FILE, help="TOML: label, subject, split and licence of each series.")
-@click.option("--validate", metavar="DIR…", multiple=True, type=FOLDER, help="Studies that are only judged on.")
-@click.option("--recipe", default="thin", show_default=True, help="A recipe's name, or a TOML file.")
-@click.option("--out", metavar="RUN", type=FOLDER, help="New or empty folder of the run; its models are put there too.")
-@click.option("--steps", metavar="N[,N]", default="", help="Steps of all stages together, or one number for each.")
-@click.option("--minutes", type=click.FloatRange(min=0.1), help="Instead: as many steps as take so long, once timed.")
-@click.option("--pairs", type=click.Choice(["simulated", "real", "both"]), default="simulated", show_default=True)
-@click.option("--pairing", type=click.Choice(["monotone", "paper"]), default="monotone", show_default=True)
-@click.option("--allow-contrast", is_flag=True, help="Pair series whose contrast differs; the model is not to ship.")
-@click.option("--in-plane", is_flag=True, help="Also learn from the rows and columns of thick series.")
-@click.option("--begin-with", metavar="NAME|DIR", help="A model whose weights the first stage begins with.")
-@click.option("--features", metavar="SPEC", help="Instead of the recipe's, such as vgg19:relu3_4.")
-@click.option("--features-file", metavar="FILE", type=FILE, help="Weights of the features; else they are downloaded.")
-@click.option("--features-sha256", metavar="HEX", help="Of that file.")
-@click.option("--name", help="Of the model; else the recipe's.")
-@click.option("--licence", help="Of the model; else as the training data allow.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="Of a CPU; all of them if left out.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--dry-run", is_flag=True, help="Check the options, and show what would be trained on, and why not.")
-@click.option("--plan-only", is_flag=True, help="Only write RUN/plan.json, for `python -m trainer RUN`.")
-@click.option("--tensorboard", is_flag=True, help="Also write RUN/board for TensorBoard.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, as it was begun.")
+@click.command(cls=SeveralValues, short_help="Train a model on archived studies.")
+@studies_option
+@inventory_option
+@click.option(
+    "--validate",
+    metavar="DIR…",
+    multiple=True,
+    type=FOLDER,
+    help="Judge on the series in these folders; never train on them. Default: a fifth of the people, drawn at random.",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    default="thin",
+    show_default=True,
+    help="Train by the recipe of this name, or by a TOML file.",
+)
+@click.option(
+    "--out",
+    metavar="RUN",
+    type=FOLDER,
+    help="Write the run and its models into RUN, a new or empty folder. Required unless --dry-run is given.",
+)
+@click.option(
+    "--steps",
+    metavar="N[,N]",
+    default="",
+    help="Train for N steps in all, or for the given steps of each stage. Default: the recipe's steps.",
+)
+@click.option(
+    "--minutes",
+    metavar="M",
+    type=click.FloatRange(min=0.1),
+    help="Time each stage, then train for as many steps as take M minutes. Default: as --steps says.",
+)
+@click.option(
+    "--pairs",
+    type=click.Choice(["simulated", "real", "both"]),
+    default="simulated",
+    show_default=True,
+    help="Learn from thick slices that are averaged from thin ones, from real pairs of a thick and a thin series, or "
+    "from both.",
+)
+@click.option(
+    "--pairing",
+    type=click.Choice(["monotone", "paper"]),
+    default="monotone",
+    show_default=True,
+    help="Pair real slices by position along the normal and within a limit, or by the rule of the paper.",
+)
+@click.option(
+    "--allow-contrast",
+    is_flag=True,
+    help="Also pair series whose contrast differs; do not serve the model. Default: refuse such pairs.",
+)
+@click.option(
+    "--in-plane",
+    is_flag=True,
+    help="Also learn from the rows and columns of thick series. Default: from thin slices only.",
+)
+@click.option(
+    "--begin-with",
+    metavar="NAME|DIR",
+    help="Begin the first stage with the weights of this model. Default: random weights.",
+)
+@click.option(
+    "--features",
+    metavar="SPEC",
+    help="Take the content loss at this layer, such as vgg19:relu3_4. Default: the layer of the recipe.",
+)
+@features_file_option
+@features_sha256_option
+@click.option("--name", help="Give the model this name on its card. Default: the name of the recipe.")
+@click.option(
+    "--licence", help="State this licence on the card. Default: what the licences of the training data allow."
+)
+@device_option
+@click.option(
+    "--threads", metavar="N", type=click.IntRange(min=1), help="Use N threads of a CPU. Default: all of them."
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Draw the split, the samples and the first weights with this seed.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only show what would be trained on and what would be left out and why; write nothing. Default: train.",
+)
+@click.option(
+    "--plan-only", is_flag=True, help="Only write RUN/plan.json, for `python -m trainer RUN`. Default: also train."
+)
+@click.option("--tensorboard", is_flag=True, help="Also write RUN/board for TensorBoard. Default: do not.")
+@click.option(
+    "--resume", is_flag=True, help="Continue the run in --out with the plan that it has. Default: begin a new run."
+)
 @config_option
 @json_option
 def train(
@@ -60,9 +143,9 @@ def train(
     name: str | None, licence: str | None, device: str, threads: int | None, seed: int, dry_run: bool, plan_only: bool,
     tensorboard: bool, resume: bool, config: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Find pairs of thick and thin slices in studies, real or simulated, and train a model on them.
+    """Find thin series, or pairs of thick and thin series, in studies, and train a model on them.
 
-    An interrupt stops after the step in hand; --resume goes on, bit for bit.
+    Ctrl-C stops after the current step, and --resume continues: the result is the same, bit for bit.
     """
     _refuse_without_effect(resume=resume, dry_run=dry_run, plan_only=plan_only, pairs=pairs)
     _refuse_without_trainer()
@@ -101,13 +184,13 @@ def train(
             _look_at_pixels(out)
             return 0
         return _go_on(out, device, threads, name, licence, tensorboard=tensorboard, as_json=as_json)
-    except InputError:  # what only shows when pixels are looked at
+    except InputError:  # a fault that only the pixels show
         plans.withdraw(out)
         raise
 
 
 def _refuse_without_effect(*, resume: bool, dry_run: bool, plan_only: bool, pairs: str) -> None:
-    """Options that this run cannot obey are refused before anything is looked at."""
+    """Refuse options that would have no effect in this run, before any file is read."""
     if resume:
         kept = ("resume", "out", "device", "threads", "name", "licence", "tensorboard", "as_json")
         why = "on a run that has begun: its plan holds what it was begun with; nothing was trained"
@@ -179,7 +262,7 @@ def _plan(request: Request, out: Path, device: str, threads: int | None) -> None
 
 
 def _look_at_pixels(run: Path) -> None:
-    """Whoever is to start the run, on several GPUs perhaps, should not be the one to learn that it cannot be done."""
+    """Load features and training data once, so that the planned run does not fail for the lack of them later."""
     from trainer.data.sources import Split
     from trainer.training import batches, loop
     from trainer.training import plan as plans
@@ -232,7 +315,7 @@ def _go_on(
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop after the step in hand; the second one ends the program."""
+    """Let the first Ctrl-C stop the run after the current step, and the second one end the program."""
     asked: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
@@ -249,7 +332,7 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _shown(*, quiet: bool) -> Iterator[Callable[[Line], None]]:
-    """A bar on a terminal, plain lines off it."""
+    """Show progress as a bar on a terminal and as plain lines elsewhere."""
     import sys
 
     if quiet:

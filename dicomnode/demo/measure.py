@@ -15,6 +15,7 @@ from dicomnode.demo.pacs import Pacs
 from dicomnode.errors import PeerError
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.imaging.body import body_mask, body_scale
+from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.metrics import psnr
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.stack import load_volume
@@ -44,11 +45,11 @@ def measure(
     held = [instance for instance in pacs.held() if instance.series_uid == series_uid]
     if not held:
         raise PeerError("The PACS holds nothing of the derived series.")
-    thick = load_volume(thick_files).volume
-    derived = load_volume([instance.file for instance in held]).volume
+    thick = load_volume(read_frames(thick_files)).volume
+    derived = load_volume(read_frames(instance.file for instance in held)).volume
     ratio = round(thick.slice_spacing_mm / derived.slice_spacing_mm)
     cubic = CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu")
-    known = load_volume(sorted(truth.glob("*.dcm"))).volume if truth else None
+    known = load_volume(read_frames(sorted(truth.glob("*.dcm")))).volume if truth else None
     return Measured(
         found=_count(pacs.port, series_uid),
         is_identical={instance.sha256 for instance in held} == archived,

@@ -28,7 +28,8 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicomnode import log, wire
-from dicomnode.ids import digest, is_uid
+from dicomnode.ids import is_uid
+from dicomnode.part10 import dataset_sha256
 
 LOGGER = logging.getLogger(__name__)
 
@@ -49,7 +50,6 @@ _KEPT_KEYWORDS: Final = (
     "BodyPartExamined", "SOPInstanceUID", "SOPClassUID", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
 )  # fmt: skip
 _MATCHED: Final = frozenset(_KEPT_KEYWORDS) - {"SpecificCharacterSet"}
-_META_BEGIN: Final = 128 + 4 + 12  # preamble, prefix, and the group length that counts what follows it (PS3.10 7.1)
 
 _STORED, _REFUSED, _UNREADABLE = 0x0000, 0xA900, 0xC000
 _PENDING, _CANCELLED, _BAD_IDENTIFIER = 0xFF00, 0xFE00, 0xA900  # PS3.4 Table C.4-1
@@ -173,11 +173,10 @@ class Pacs:
     def _hold(self, file: Path, content: bytes, *, sent_by: str) -> None:
         """Take an instance into the index; a second one of the same UID takes its place."""
         header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_KEPT_KEYWORDS))
-        meta_bytes = _META_BEGIN + int(header.file_meta.FileMetaInformationGroupLength)
         held = HeldInstance(
             file=file,
             transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
-            sha256=digest(memoryview(content)[meta_bytes:]),
+            sha256=dataset_sha256(BytesIO(content)),
             sent_by=sent_by,
             header=header,
         )

@@ -20,14 +20,16 @@ from dicomnode.demo.measure import Measured, measure
 from dicomnode.demo.pacs import Pacs
 from dicomnode.demo.picture import draw
 from dicomnode.errors import InputError, PeerError
-from dicomnode.generators import model_dir
+from dicomnode.generators import cubic_dc, model_dir
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import read_header
 from dicomnode.ledger.lines import DeliveryLine, JobLine, SeriesDetail
 from dicomnode.ledger.queries import Reader, open_reader
-from dicomnode.push import scu
+from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.send_files import send_files
 from dicomnode.service import Service
-from dicomnode.settings import PeerSettings, Settings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import PeerSettings, Settings
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 SCANNER = AeTitle("SCANNER")
@@ -162,7 +164,8 @@ def _send(sample: Sample, port: int, settings: Settings, say: Say) -> int:
     """Send one sample as a scanner does; the number of its instances, all of them acknowledged."""
     node = PeerSettings(name="node", ae_title=settings.node.ae_title, address=f"127.0.0.1:{port}")
     say(f"{sample.name}: sending {len(sample.files)} thick slices")
-    for result in scu.send_files(node, sample.files, ae_title=SCANNER, push=settings.push):
+    scanner = DimseCarrier(ae_title=SCANNER, push=settings.push)
+    for result in send_files(scanner, node, sample.files):
         status = result.outcome.status
         if status is None or wire.status_of(status).action is not wire.Action.ACCEPT:
             raise PeerError(f"The node did not take {result.path.name}: {result.outcome.sentence}")
@@ -247,7 +250,7 @@ def _problem(delivery: DeliveryLine | None, derived: int, measured: Measured, jo
         return f"C-FIND found {measured.found} of {derived} derived instances at the PACS."
     if not measured.is_identical:
         return "What the PACS holds is not, byte for byte, what the archive holds."
-    is_learned = job.model != "cubic-dc"
+    is_learned = job.model != cubic_dc.NAME
     if is_learned and measured.gain_db is not None and measured.gain_db <= 0:
         return f"Model {job.model} is not better than interpolation here ({measured.gain_db:+.2f} dB)."
     return ""

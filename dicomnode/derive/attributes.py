@@ -17,18 +17,19 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
 from dicomnode import __version__
+from dicomnode.derive import explicit_vr
 from dicomnode.derive.decimals import coordinate_text, decimal_text
+from dicomnode.derive.explicit_vr import tag_of
 from dicomnode.derive.facts import Facts
+from dicomnode.derive.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
+from dicomnode.generators import cubic_dc
 from dicomnode.ids import derived_uid
-from dicomnode.imaging import explicit_vr
-from dicomnode.imaging.explicit_vr import tag_of
 from dicomnode.imaging.fitness import is_lossy
-from dicomnode.imaging.headers import PRODUCT, READ_WITH, InstanceHeader, texts
-from dicomnode.imaging.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
+from dicomnode.imaging.geometry import believed_thickness_mm
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, texts
 from dicomnode.imaging.representation import items_of
-from dicomnode.imaging.verdict import MR_IMAGE_STORAGE, RESAMPLED_TERM, RESAMPLING_CODE, believed_thickness_mm
+from dicomnode.own_output import IMAGE_TYPE, PRODUCT, RESAMPLING_CODE, read_with
 
-INTERPOLATORS = ("cubic-dc",)  # model kinds that learned nothing: their series are not labelled AI
 NOT_FOR_DIAGNOSIS = "Not for primary diagnosis."
 SERIES_NUMBER_FACTOR, SERIES_NUMBER_OFFSET = 100, 50  # +50 stays clear of GE's own n·100 + 0… (DERIVED §3.4)
 SERIES_NUMBER_WITHOUT_SOURCE = 99000
@@ -51,7 +52,7 @@ def _series_number(facts: Facts) -> int:
 def _series_description(facts: Facts) -> str:
     """The marker first: lists of series cut the tail."""
     plan = facts.plan
-    marker = "INTERP" if plan.model_kind in INTERPOLATORS else "AI"
+    marker = "INTERP" if plan.model_kind == cubic_dc.NAME else "AI"  # what learned nothing is not labelled AI
     revision = f"r{plan.derivation_number} " if plan.derivation_number > 1 else ""
     source = facts.first.text("SeriesDescription")
     return f"{marker} {facts.spacing_mm:.1f}mm DERIVED {revision}{source}"[:LO_LENGTH].rstrip()
@@ -60,7 +61,7 @@ def _series_description(facts: Facts) -> str:
 def _derivation_description(facts: Facts) -> str:
     plan, thick = facts.plan, facts.stack.volume
     gap = max(1.0 - thick.slice_thickness_mm / thick.slice_spacing_mm, 0.0)
-    is_known = believed_thickness_mm(facts.stack.headers, thick.slice_spacing_mm) is not None
+    is_known = believed_thickness_mm(facts.stack.frames, thick.slice_spacing_mm) is not None
     width = f"{thick.slice_thickness_mm:.4g} mm thick, gap fraction {gap:.2f}" if is_known else "of unknown thickness"
     sentences = [
         f"{facts.ratio} thin slices computed for each of {len(thick.voxels)} thick ones by {PRODUCT} {__version__}",
@@ -219,9 +220,8 @@ SERIES_ATTRIBUTES: Mapping[str, Callable[[Facts], object]] = {
     "SoftwareVersions": lambda _: __version__,
     "DeviceSerialNumber": lambda facts: str(facts.plan.namespace),
     "StationName": lambda facts: facts.plan.ae_title[:SH_LENGTH],
-    # Value 3 of C.8.3.1.1.1, value 4 as in C.8.16.1.4, "spatially re-sampled".
-    "ImageType": lambda _: ["DERIVED", "SECONDARY", "OTHER", RESAMPLED_TERM],
-    "ImageComments": lambda facts: f"Computed thin slices. {NOT_FOR_DIAGNOSIS} {READ_WITH}{facts.series_number}.",
+    "ImageType": lambda _: list(IMAGE_TYPE),
+    "ImageComments": lambda facts: f"Computed thin slices. {NOT_FOR_DIAGNOSIS} {read_with(facts.series_number)}",
     "DerivationDescription": _derivation_description,
     "DerivationCodeSequence": lambda _: [_code(RESAMPLING_CODE, "Spatial resampling")],  # CID 7203 has none for AI
     "ImageOrientationPatient": lambda facts: _plane(facts, "ImageOrientationPatient"),

@@ -8,7 +8,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from dicomnode.imaging.explicit_vr import tag_of
+from dicomnode.derive.explicit_vr import tag_of
 from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, name_of
 from dicomnode.imaging.representation import Element, Misfit, copy_of, standard_vr, vr_of
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
+from dicomnode.derive import explicit_vr
 from dicomnode.derive.attributes import (
     INSTANCE_ATTRIBUTES,
     PIXEL_DATA,
@@ -23,14 +22,14 @@ from dicomnode.derive.attributes import (
     instance_number,
     series_dataset,
 )
+from dicomnode.derive.explicit_vr import tag_of
 from dicomnode.derive.facts import DerivationPlan, Facts, facts_of
 from dicomnode.derive.stored import clipped_above, largest_deviation
-from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, digest
-from dicomnode.imaging import explicit_vr
-from dicomnode.imaging.explicit_vr import tag_of
+from dicomnode.ids import digest
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE
 from dicomnode.imaging.stack import PixelFormat, Stack
-from dicomnode.imaging.verdict import MR_IMAGE_STORAGE
 from dicomnode.imaging.volume import Volume
+from dicomnode.part10 import element, file_meta
 
 SOURCE_WINDOW = 2  # thick slices on each side that are named as sources; all would be quadratic in the file count
 CLIPPED_SHARE = 1e-4  # of the voxels; more than that at the top of the format is worth a sentence (DERIVED §3.3)
@@ -114,7 +113,6 @@ class Shared:
 
     series: Mapping[int, bytes]
     slabs: tuple[Mapping[int, bytes], ...]  # one for each thick slice
-    meta: Mapping[int, bytes]  # of the file meta
 
     @classmethod
     def of(cls, facts: Facts, series: Dataset) -> Shared:
@@ -128,14 +126,8 @@ class Shared:
         slabs = []
         for owner in range(count):
             around = slice(max(owner - SOURCE_WINDOW, 0), owner + SOURCE_WINDOW + 1)
-            slabs.append(
-                {tag_of(key): explicit_vr.element(tag_of(key), "SQ", *of[around]) for key, of in items.items()}
-            )
-        return cls(
-            series=explicit_vr.elements(explicit_vr.written(series)),
-            slabs=tuple(slabs),
-            meta=_file_meta(),
-        )
+            slabs.append({tag_of(key): element(tag_of(key), "SQ", *of[around]) for key, of in items.items()})
+        return cls(series=explicit_vr.elements(explicit_vr.written(series)), slabs=tuple(slabs))
 
 
 def _encode(shared: Shared, facts: Facts, index: int, stored: NDArray[np.int32]) -> DerivedFile:
@@ -144,44 +136,24 @@ def _encode(shared: Shared, facts: Facts, index: int, stored: NDArray[np.int32])
     elements = {**shared.series, **shared.slabs[index // facts.ratio]}
     elements |= {tag_of(keyword): explicit_vr.text_element(keyword, value) for keyword, value in own.items()}
     pixels_vr = "OB" if facts.stack.format.bits_allocated == 8 else "OW"
-    elements[tag_of(PIXEL_DATA)] = explicit_vr.element(
-        tag_of(PIXEL_DATA), pixels_vr, _words(facts.stack.format, stored)
-    )
+    elements[tag_of(PIXEL_DATA)] = element(tag_of(PIXEL_DATA), pixels_vr, _words(facts.stack.format, stored))
     dataset = b"".join(elements[tag] for tag in sorted(elements))
     sop_instance_uid = own["SOPInstanceUID"]
     assert isinstance(sop_instance_uid, str)
+    meta = file_meta(
+        sop_class_uid=MR_IMAGE_STORAGE,
+        sop_instance_uid=sop_instance_uid,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
     return DerivedFile(
         instance_number=instance_number(facts, index),
         sop_class_uid=MR_IMAGE_STORAGE,
         sop_instance_uid=sop_instance_uid,
         transfer_syntax_uid=str(ExplicitVRLittleEndian),
-        content=_head(shared.meta, sop_instance_uid) + dataset,
+        content=meta + dataset,
         sha256=digest(dataset),
         size_bytes=len(dataset),
     )
-
-
-def _file_meta() -> dict[int, bytes]:
-    """The file meta (PS3.10 §7.1) but for what is the instance's own."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = UID(MR_IMAGE_STORAGE)
-    meta.MediaStorageSOPInstanceUID = UID("0.0")  # every instance writes its own in its place
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    buffer = DicomBytesIO()
-    write_file_meta_info(buffer, meta)
-    return explicit_vr.elements(buffer.getvalue())
-
-
-def _head(meta: Mapping[int, bytes], sop_instance_uid: str) -> bytes:
-    """Preamble and file meta of an instance."""
-    own, length = tag_of("MediaStorageSOPInstanceUID"), tag_of("FileMetaInformationGroupLength")
-    elements = {**meta, own: explicit_vr.text_element("MediaStorageSOPInstanceUID", sop_instance_uid)}
-    del elements[length]
-    content = b"".join(elements[tag] for tag in sorted(elements))
-    return bytes(128) + b"DICM" + explicit_vr.element(length, "UL", len(content).to_bytes(4, "little")) + content
 
 
 def _words(form: PixelFormat, stored: NDArray[np.int32]) -> bytes:

@@ -1,7 +1,7 @@
-"""The beginning of an association, at either end: pynetdicom encodes, decodes and negotiates, the bytes are ours.
+"""The beginning of an association, at either end: pynetdicom encodes, decodes and negotiates its PDUs.
 
-Nothing of the library runs here but pure functions: no thread, no socket, no state machine. PS3.8 sections 7.1 and
-9.3.2 to 9.3.4, PS3.7 Annex D.
+Only pure functions of the library are called: it starts no thread, opens no socket and runs no state machine. PS3.8
+sections 7.1 and 9.3.2 to 9.3.4, PS3.7 Annex D.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom.uid import UID
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
@@ -27,7 +27,19 @@ from pynetdicom.presentation import (
 )
 
 from dicomnode import wire
-from dicomnode.dimse.items import CALLED, CALLING, Unreadable, as_sent, tidy_acceptance, tidy_request, title
+from dicomnode.dimse.items import (
+    CALLED,
+    CALLING,
+    Tidied,
+    Unreadable,
+    abstract_syntax,
+    as_sent,
+    refusal,
+    tidy_acceptance,
+    tidy_request,
+    title,
+    with_refusals,
+)
 from dicomnode.dimse.link import Ended, Link
 from dicomnode.dimse.messages import (
     INVALID_VALUE,
@@ -39,12 +51,13 @@ from dicomnode.dimse.messages import (
     Violation,
     encode_pdu,
 )
-from dicomnode.dimse.outcome import Outcome, Reason
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
 
 RESPONSE_LIMITS = ReadLimits(pdu_bytes=1 << 20, dataset_bytes=1 << 20)  # of what a peer answers: some hundred bytes
 
 _TITLES = slice(4, 36)  # called, then calling AE title
+_PDU_HEAD_BYTES = 6  # type and length
 _ACCEPTED = 0  # result of a presentation context (PS3.8 Table 9-18)
 _TRANSIENT = 2  # result of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)
 
@@ -75,10 +88,18 @@ class AssociationRequest:
     called: str | None  # None: not an AE title at all (PS3.5 section 6.2)
     calling: str | None
     is_version_1: bool
-    application_context: str
-    primitive: A_ASSOCIATE
     titles: bytes  # as they came, to be sent back (PS3.8 Table 9-17)
-    left_out: str = ""  # items that are not of the standard, for the log
+    tidied: Tidied
+
+    @property
+    def application_context(self) -> str:
+        """The UID of the application context; empty where there is none."""
+        return self.tidied.application.decode("ascii")
+
+    @property
+    def left_out(self) -> str:
+        """The items that are not of the standard, for the log."""
+        return self.tidied.summary
 
     @property
     def called_as_sent(self) -> str:
@@ -109,35 +130,40 @@ class Associated:
 
 
 def read_request(body: bytes) -> AssociationRequest | Violation:
-    """Read an A-ASSOCIATE-RQ, whatever its titles and version are: whether they will do is the listener's matter."""
+    """Read an A-ASSOCIATE-RQ, whatever its titles and version are: the listener decides whether it accepts them."""
     tidied = tidy_request(body)
     if isinstance(tidied, Unreadable):
         return Violation(Flaw.REQUEST_MALFORMED, tidied.why)
-    pdu = A_ASSOCIATE_RQ()
-    try:
-        pdu.decode(encode_pdu(PduType.ASSOCIATE_RQ, tidied.body))
-        primitive = pdu.to_primitive()
-    except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
-        return Violation(Flaw.REQUEST_MALFORMED, type(exc).__name__)
     return AssociationRequest(
         called=title(body[CALLED]),
         calling=title(body[CALLING]),
         is_version_1=bool(body[1] & 1),  # one bit a version, and only that of version 1 is tested
-        application_context=str(primitive.application_context_name or ""),
-        primitive=primitive,
         titles=body[_TITLES],
-        left_out=tidied.summary,
+        tidied=tidied,
     )
 
 
 def accept(
     request: AssociationRequest, supported: Sequence[Proposal], *, maximum_pdu_bytes: int
 ) -> Acceptance | Violation:
-    """Negotiate the contexts, and answer. ``maximum_pdu_bytes``: the longest PDU that we take."""
-    asked = request.primitive
-    proposed = asked.presentation_context_definition_list
+    """Negotiate the contexts, and answer. ``maximum_pdu_bytes``: the longest PDU that we take.
+
+    The library gets only the contexts of classes that are supported: it needs a quarter of a millisecond for each,
+    and many senders propose all classes there are, 128 contexts.
+    """
+    proposed = {number: (abstract_syntax(one), one) for number, one in request.tidied.contexts.items()}
+    asked_for = {uid for uid, _ in proposed.values()}
+    common = [one for one in supported if one.abstract_syntax in asked_for]
+    negotiable = {one.abstract_syntax for one in common}
+    ours = {number: context for number, (uid, context) in proposed.items() if uid in negotiable}
+    refusals = {number: refusal(context) for number, (_, context) in proposed.items() if number not in ours}
+    pdu = A_ASSOCIATE_RQ()
     try:
-        results, _ = negotiate_as_acceptor(proposed, [_for_library(one) for one in supported])
+        pdu.decode(encode_pdu(PduType.ASSOCIATE_RQ, replace(request.tidied, contexts=ours).body))
+        asked = pdu.to_primitive()
+        results, _ = negotiate_as_acceptor(
+            asked.presentation_context_definition_list, [_for_library(one) for one in common]
+        )
     except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
         return Violation(Flaw.REQUEST_MALFORMED, type(exc).__name__)
     answer = A_ASSOCIATE()
@@ -146,9 +172,10 @@ def accept(
     answer.result, answer.result_source = 0, 1
     answer.presentation_context_definition_results_list = results
     answer.user_information.extend(_ourselves(maximum_pdu_bytes))
-    pdu = bytearray(A_ASSOCIATE_AC(answer).encode())
-    pdu[6 + _TITLES.start : 6 + _TITLES.stop] = request.titles
-    return Acceptance(pdu=bytes(pdu), contexts=_accepted(results), maximum_pdu_bytes=_longest(asked))
+    body = bytearray(with_refusals(A_ASSOCIATE_AC(answer).encode()[_PDU_HEAD_BYTES:], refusals))
+    body[_TITLES] = request.titles
+    accepted = encode_pdu(PduType.ASSOCIATE_AC, bytes(body))
+    return Acceptance(pdu=accepted, contexts=_accepted(results), maximum_pdu_bytes=_longest(asked))
 
 
 def reject(rejection: wire.Rejection) -> bytes:
@@ -163,7 +190,7 @@ def associate(
     calling: AeTitle,
     called: AeTitle,
     connect_timeout_s: float,
-) -> Associated | Outcome:
+) -> Associated | RequestOutcome:
     """Connect and ask for an association with these contexts, or say why there is none.
 
     The answer may take as long as the connection.
@@ -172,9 +199,9 @@ def associate(
     try:
         connected = socket.create_connection(address, timeout=connect_timeout_s)
     except (socket.gaierror, UnicodeError) as exc:
-        return Outcome(reason=Reason.UNRESOLVED, detail=f"{address[0]}, {exc}")
+        return RequestOutcome(reason=RequestReason.UNRESOLVED, detail=f"{address[0]}, {exc}")
     except OSError as exc:
-        return Outcome(reason=Reason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
+        return RequestOutcome(reason=RequestReason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
     # No Nagle: a small command PDU before the data costs a delayed ACK on each instance (2 to 6 times).
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     link = Link(connected, Phase.AWAITING_ANSWER, RESPONSE_LIMITS)
@@ -182,7 +209,7 @@ def associate(
     until_s = began_s + connect_timeout_s
     request = _request(proposed, calling=calling, called=called)
     answer = link.send(A_ASSOCIATE_RQ(request).encode(), until_s) or link.next_event(until_s)
-    outcome: Outcome
+    outcome: RequestOutcome
     match answer:
         case ControlPdu(kind=PduType.ASSOCIATE_AC):
             acceptance = _read_acceptance(answer.body, request)
@@ -192,32 +219,47 @@ def associate(
                 return Associated(link=link, contexts=acceptance.contexts)
             if isinstance(acceptance, Acceptance):
                 link.tell_abort(0, 0)
-                outcome = Outcome(reason=Reason.NO_CONTEXT)
+                outcome = RequestOutcome(reason=RequestReason.NO_CONTEXT, detail=in_words(proposed))
             else:
                 link.tell_abort(2, INVALID_VALUE)
-                outcome = Outcome(reason=Reason.ILLEGAL, detail=f"an acceptance that cannot be read: {acceptance}")
+                outcome = RequestOutcome(
+                    reason=RequestReason.ILLEGAL, detail=f"an acceptance that cannot be read: {acceptance}"
+                )
         case ControlPdu(kind=PduType.ASSOCIATE_RJ):
             rejection = wire.rejection(*answer.numbers)
-            reason = Reason.BUSY if rejection.result == _TRANSIENT else Reason.REJECTED
+            reason = RequestReason.BUSY if rejection.result == _TRANSIENT else RequestReason.REJECTED
             titles = f"(we are {calling}, the peer is {called})"
-            outcome = Outcome(reason=reason, detail=f"{rejection.code}, {rejection.sentence} {titles}")
+            outcome = RequestOutcome(reason=reason, detail=f"{rejection.code}, {rejection.sentence} {titles}")
         case ControlPdu():
             outcome = aborted(answer)
         case Ended.TIMED_OUT:
-            outcome = Outcome(reason=Reason.UNANSWERED, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
+            outcome = RequestOutcome(
+                reason=RequestReason.UNANSWERED, detail=f"{where}, after {time.monotonic() - began_s:.1f} s"
+            )
         case Violation():
             link.tell_abort(2, answer.reason)
-            outcome = Outcome(reason=Reason.ILLEGAL, detail=f"in place of an answer, {answer.sentence}")
+            outcome = RequestOutcome(reason=RequestReason.ILLEGAL, detail=f"in place of an answer, {answer.sentence}")
         case _:
-            outcome = Outcome(reason=Reason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s")
+            outcome = RequestOutcome(
+                reason=RequestReason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s"
+            )
     link.close()
     return outcome
 
 
-def aborted(pdu: ControlPdu) -> Outcome:
+def in_words(proposed: Sequence[Proposal]) -> str:
+    """Name what was proposed in the standard's words: ``MR Image Storage (Explicit VR Little Endian, …)``."""
+    syntaxes: dict[str, list[str]] = {}
+    for one in proposed:
+        sop_class = UID(one.abstract_syntax).name
+        syntaxes.setdefault(sop_class, []).extend(UID(syntax).name for syntax in one.transfer_syntaxes)
+    return "; ".join(f"{sop_class} ({', '.join(names)})" for sop_class, names in syntaxes.items())
+
+
+def aborted(pdu: ControlPdu) -> RequestOutcome:
     """The peer's A-ABORT as an outcome."""
     _, source, reason = pdu.numbers
-    return Outcome(reason=Reason.ABORTED, detail=f"source {source}, reason {reason}")
+    return RequestOutcome(reason=RequestReason.ABORTED, detail=f"source {source}, reason {reason}")
 
 
 def _request(proposed: Sequence[Proposal], *, calling: AeTitle, called: AeTitle) -> A_ASSOCIATE:

@@ -1,9 +1,9 @@
 """A limit on the memory of all data sets that are being received at the same moment.
 
-A limit on each object alone would let all associations together fill any memory. Beyond this budget nobody is read
-from, and TCP holds the peers back, which costs them time and no object. The object that began first never waits: so
+A limit on each object alone would let all associations together fill any memory. While the budget is spent, sockets
+are not read, and TCP holds the peers back: they lose time and no object. The object that began first never waits, so
 one association always goes on, whatever the others hold, and what is held is at most the budget and one object more.
-A peer that has that turn and does not use it, while others wait, loses it.
+If the peer of that object sends too slowly while others wait, its association is ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 EXEMPT_BYTES = 1 << 20  # of each object at the most: an ordinary slice never asks
 EXEMPT_SHARE = 64  # and never more than this part of the budget: as many associations as are allowed by default
-LOOK_S = 0.5  # how soon an association that waits notices that it was ended
+LOOK_S = 0.5  # how soon an association that waits for room notices that it was ended
 TURN_BYTES = 1 << 20  # within ``turn_s``: 0.4 Mbit/s at the default of 20 s, below any network that images go over
 
 
@@ -43,7 +43,7 @@ class ByteBudget:
             return sum(one.size_bytes for one in self._objects.values())
 
     def hold(self, holder: int, size_bytes: int, wait_s: float) -> bool:
-        """Let a holder have so many bytes in all; False: not within the time, ask again."""
+        """Reserve so many bytes in all for a holder; False: there was no room within the time, ask again."""
         if size_bytes <= self.exempt_bytes:
             return True
         with self._changed:
@@ -60,7 +60,7 @@ class ByteBudget:
             return True
 
     def is_late(self, holder: int) -> bool:
-        """Do others wait for an object that its peer is too slow to send?"""
+        """Does this holder have the first object, send it too slowly, and make others wait?"""
         with self._changed:
             one = self._objects.get(holder)
             if one is None or not self._is_first(holder) or not self.waiting:
@@ -68,7 +68,7 @@ class ByteBudget:
             return 0.0 < one.turn_until_s < time.monotonic()
 
     def give_back(self, holder: int) -> None:
-        """The object is stored or given up."""
+        """Free the bytes of a holder, whose object is stored or given up."""
         with self._changed:
             if self._objects.pop(holder, None) is not None:
                 self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""An A-ASSOCIATE PDU brought down to what the node reads of it: PS3.8 sections 9.3.2 and 9.3.3.
+"""An A-ASSOCIATE PDU reduced to what the node reads of it: PS3.8 sections 9.3.2 and 9.3.3.
 
 Bytes in, bytes out, and a list of what was left out. An item of an unknown type is skipped (PS3.8 section 9.3.1),
 and a value that nobody reads cannot be wrong. So nothing here is repaired item by item: the PDU is written anew from
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 _FIXED_BYTES = 68  # PS3.8 Tables 9-11 and 9-17, after type and length: version, titles, reserved bytes
@@ -24,17 +24,31 @@ _NEGOTIATIONS = range(0x52, 0x5A)  # PS3.7 Annex D.3.3: known, and not used by t
 
 _UID = re.compile(rb"[0-9.]{1,64}")
 _NO_SYNTAX = b"1.2.840.10008.3.1.1.1"  # a UID that is neither a SOP class nor a transfer syntax, so it is refused
-_ACCEPTED, _NO_REASON, _NO_TRANSFER_SYNTAX = 0, 2, 4  # result of a context (PS3.8 Table 9-18)
+_ACCEPTED, _NO_REASON, _ABSTRACT_SYNTAX_UNSUPPORTED, _NO_TRANSFER_SYNTAX = 0, 2, 3, 4  # results (PS3.8 Table 9-18)
 _SMALLEST_PDU = 8  # a fragment of two bytes (PS3.8 Annex D.1); of a peer that names less
 _NAMED = 8  # of what was left out: a request may hold thousands of items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tidied:
-    """A PDU, without type and length, that holds what the node reads and nothing else."""
+    """A PDU that holds what the node reads and nothing else."""
 
-    body: bytes
+    fixed: bytes  # version, titles, reserved bytes
+    application: bytes  # the UID of the application context; empty where there is none
+    context_kind: int
+    contexts: Mapping[int, bytes]  # contents of the presentation context items, by id
+    maximum_length: int
     left_out: tuple[str, ...] = ()  # items that are not of the standard, and values that cannot be meant
+
+    @property
+    def body(self) -> bytes:
+        """The PDU without its type and length."""
+        return b"".join((
+            self.fixed,
+            _item(_APPLICATION_CONTEXT, self.application) if self.application else b"",
+            *(_item(self.context_kind, context) for context in self.contexts.values()),
+            _item(_USER_INFORMATION, _item(_MAXIMUM_LENGTH, struct.pack(">L", self.maximum_length))),
+        ))  # fmt: skip
 
     @property
     def summary(self) -> str:
@@ -82,9 +96,7 @@ def as_sent(field: bytes) -> str:
 def tidy_request(body: bytes) -> Tidied | Unreadable:
     """An A-ASSOCIATE-RQ (PS3.8 Table 9-11); ``body``: without type and length. Titles that are none become ``?``."""
     tidied = _tidied(body, _PROPOSED_CONTEXT, _proposed)
-    if isinstance(tidied, Tidied) and not any(
-        kind == _PROPOSED_CONTEXT for kind, _ in _items(tidied.body[_FIXED_BYTES:])
-    ):
+    if isinstance(tidied, Tidied) and not tidied.contexts:
         return Unreadable(why="it proposes no presentation context that could be answered")
     return tidied
 
@@ -92,6 +104,29 @@ def tidy_request(body: bytes) -> Tidied | Unreadable:
 def tidy_acceptance(body: bytes) -> Tidied | Unreadable:
     """An A-ASSOCIATE-AC (PS3.8 Table 9-17), whose titles are not tested; ``body``: without type and length."""
     return _tidied(body, _ANSWERED_CONTEXT, _answered)
+
+
+def abstract_syntax(context: bytes) -> str:
+    """Return the abstract syntax of a proposed context that was tidied."""
+    return next(value for kind, value in _items(context[4:]) if kind == _ABSTRACT_SYNTAX).decode("ascii")
+
+
+def refusal(context: bytes) -> bytes:
+    """Answer a proposed context whose abstract syntax is not supported; its transfer syntax means nothing then."""
+    syntax = next(value for kind, value in _items(context[4:]) if kind == _TRANSFER_SYNTAX)
+    return bytes([context[0], 0, _ABSTRACT_SYNTAX_UNSUPPORTED, 0]) + _item(_TRANSFER_SYNTAX, syntax)
+
+
+def with_refusals(acceptance: bytes, refusals: Mapping[int, bytes]) -> bytes:
+    """Add answers to an A-ASSOCIATE-AC, without type and length, in the order of the context ids."""
+    items = list(_items(acceptance[_FIXED_BYTES:]))
+    answers = {content[0]: content for kind, content in items if kind == _ANSWERED_CONTEXT} | dict(refusals)
+    return b"".join((
+        acceptance[:_FIXED_BYTES],
+        *(_item(kind, content) for kind, content in items if kind == _APPLICATION_CONTEXT),
+        *(_item(_ANSWERED_CONTEXT, answers[number]) for number in sorted(answers)),
+        *(_item(kind, content) for kind, content in items if kind == _USER_INFORMATION),
+    ))  # fmt: skip
 
 
 _Context = Callable[[bytes, list[str]], bytes]
@@ -119,15 +154,15 @@ def _tidied(body: bytes, context_kind: int, tidy_context: _Context) -> Tidied | 
                 left_out.append(f"item {kind:02X}H")
     except _OverrunError:
         return Unreadable(why="an item in it is longer than what holds it")
-    tidied = b"".join((
-        b"\0\1\0\0",
-        *((title(field) or "?").encode("ascii").ljust(16) for field in (body[CALLED], body[CALLING])),
-        bytes(32),
-        _item(_APPLICATION_CONTEXT, application) if application else b"",
-        *(_item(context_kind, context) for context in contexts.values()),
-        _item(_USER_INFORMATION, _item(_MAXIMUM_LENGTH, struct.pack(">L", maximum_length or 0))),
-    ))  # fmt: skip
-    return Tidied(body=tidied, left_out=tuple(left_out))
+    titles = b"".join((title(field) or "?").encode("ascii").ljust(16) for field in (body[CALLED], body[CALLING]))
+    return Tidied(
+        fixed=b"\0\1\0\0" + titles + bytes(32),
+        application=application,
+        context_kind=context_kind,
+        contexts=contexts,
+        maximum_length=maximum_length or 0,
+        left_out=tuple(left_out),
+    )
 
 
 def _proposed(content: bytes, left_out: list[str]) -> bytes:

@@ -1,7 +1,9 @@
 """One connection of an association: whole events in, whole messages out, every wait with a limit.
 
-One thread reads and writes; only ``abort`` may come from another. That thread sleeps in the kernel until bytes come:
-nothing is polled. Nothing here raises for what a peer does or fails to do: the end of a connection is an ``Ended``.
+One thread reads and writes; only ``abort`` may come from another. The socket does not block: each read and write is
+tried first, and only where the kernel (or TLS) has nothing to give the thread sleeps until that changes. So bytes that
+TLS has decrypted already are never waited for, and a read of bytes that are there is one system call. Nothing here
+raises for what a peer does or fails to do: the end of a connection is an ``Ended``.
 """
 
 from __future__ import annotations
@@ -9,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
 import threading
 import time
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 
 from dicomnode.dimse.budget import LOOK_S, ByteBudget
 from dicomnode.dimse.messages import READ_BYTES, Event, PduReader, Phase, ReadLimits, encode_abort, encode_message
@@ -26,7 +31,7 @@ class Ended(StrEnum):
     """Why there is no next event."""
 
     CLOSED = "closed"  # by the peer
-    LOST = "lost"  # the network's word, or a reset
+    LOST = "lost"  # reset, or reported as broken by the network
     TIMED_OUT = "timed_out"
     TOO_SLOW = "too_slow"  # others wait for the memory that its object holds
     ABORTED_HERE = "aborted_here"  # by ``abort``
@@ -38,6 +43,7 @@ class Link:
     def __init__(
         self, connected: socket.socket, phase: Phase, limits: ReadLimits, *, budget: ByteBudget | None = None
     ) -> None:
+        connected.setblocking(False)
         self._socket = connected
         self._reader = PduReader(phase, limits)
         self._budget = budget
@@ -80,7 +86,7 @@ class Link:
         return event
 
     def has_input(self) -> bool:
-        """Has the peer said anything, or gone, that was not read yet?"""
+        """Is there anything from the peer that was not read yet, its end of the connection included?"""
         if self._reader.is_inside_pdu:
             return True
         pending = getattr(self._socket, "pending", None)  # of TLS: bytes that the kernel has given away already
@@ -121,12 +127,12 @@ class Link:
                 self._writing.release()
 
     def abort(self, source: int, reason: int) -> None:
-        """End at once, from any thread; whoever waits for an event or a write is woken."""
+        """Send an A-ABORT and end at once, from any thread; a thread that waits for an event or a write is woken."""
         self.tell_abort(source, reason)  # before the other thread is woken, which closes the connection
         self.cut()
 
     def cut(self) -> None:
-        """End at once without a word. It wakes whoever reads or writes, which closing would not."""
+        """End at once without an A-ABORT. It wakes a thread that reads or writes, which closing would not."""
         self._is_aborted = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -137,15 +143,16 @@ class Link:
         To close while bytes of the peer lie unread would reset the connection, and what we said last would be lost.
         """
         until_s = time.monotonic() + LINGER_S
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
+            unread = bytearray(READ_BYTES)
             for _ in range(LINGER_READS):
-                self._socket.settimeout(max(until_s - time.monotonic(), 0.001))
-                if not self._socket.recv(READ_BYTES):
+                size = self._when_ready(partial(self._socket.recv_into, unread), select.POLLIN, until_s)
+                if isinstance(size, Ended) or not size:
                     return
 
     def close(self) -> None:
-        """Give the descriptor and the memory back; only by the thread that reads."""
+        """Close the socket and free the memory; only by the thread that reads."""
         if self._budget is not None:
             self._budget.give_back(id(self))
         with contextlib.suppress(OSError):
@@ -159,7 +166,7 @@ class Link:
         return self._pdu_began[1]
 
     def _wait_for_room(self) -> Ended | None:
-        """Before more of an object is read. The peer is not blamed for the time: its PDU begins anew."""
+        """Wait until more of an object may be read. That time does not count against the peer: its PDU begins anew."""
         if self._budget is None or not self._reader.held_bytes:
             return None
         if self._budget.is_late(id(self)):
@@ -172,31 +179,45 @@ class Link:
         return None
 
     def _read(self, deadline_s: float) -> Ended | None:
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0:
-            return Ended.TIMED_OUT
-        is_large = self._budget is not None and self._reader.held_bytes > self._budget.exempt_bytes
-        try:
-            self._socket.settimeout(min(left_s, LOOK_S) if is_large else left_s)
-            size = self._socket.recv_into(self._reader.free())
-        except TimeoutError:
-            return None if is_large and left_s > LOOK_S else Ended.TIMED_OUT
-        except (OSError, ValueError):  # ValueError: closed
-            return Ended.ABORTED_HERE if self._is_aborted else Ended.LOST
+        until_s = deadline_s
+        if self._budget is not None and self._reader.held_bytes > self._budget.exempt_bytes:
+            until_s = min(deadline_s, time.monotonic() + LOOK_S)
+        size = self._when_ready(partial(self._socket.recv_into, self._reader.free()), select.POLLIN, until_s)
+        if size is Ended.TIMED_OUT and until_s < deadline_s:
+            return None  # to look whether others wait for the memory meanwhile
+        if isinstance(size, Ended):
+            return size
         if not size:
             return Ended.ABORTED_HERE if self._is_aborted else Ended.CLOSED
         self._reader.received(size)
         return None
 
     def _send(self, content: bytes | bytearray, until_s: float) -> Ended | None:
-        left_s = until_s - time.monotonic()
-        if left_s <= 0:
-            return Ended.TIMED_OUT
-        try:
-            self._socket.settimeout(left_s)
-            self._socket.sendall(content)
-        except TimeoutError:
-            return Ended.TIMED_OUT
-        except (OSError, ValueError):
-            return Ended.ABORTED_HERE if self._is_aborted else Ended.LOST
+        left = memoryview(content)
+        while left:
+            size = self._when_ready(partial(self._socket.send, left), select.POLLOUT, until_s)
+            if isinstance(size, Ended):
+                return size
+            left = left[size:]
         return None
+
+    def _when_ready(self, operation: Callable[[], int], event: int, until_s: float) -> int | Ended:
+        """Do what never blocks, as soon as it can be done; ``event``: what ``poll`` waits for until then."""
+        left_s = until_s - time.monotonic()
+        while left_s > 0:
+            try:
+                return operation()
+            except BlockingIOError:
+                wanted = event
+            except ssl.SSLWantReadError:  # TLS may have to read in order to write, and the reverse
+                wanted = select.POLLIN
+            except ssl.SSLWantWriteError:
+                wanted = select.POLLOUT
+            except (OSError, ValueError):  # ValueError: closed
+                return Ended.ABORTED_HERE if self._is_aborted else Ended.LOST
+            with contextlib.suppress(OSError, ValueError):
+                waiting = select.poll()
+                waiting.register(self._socket, wanted)
+                waiting.poll(left_s * 1000)
+            left_s = until_s - time.monotonic()
+        return Ended.TIMED_OUT

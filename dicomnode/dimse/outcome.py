@@ -1,4 +1,4 @@
-"""How an association, or a request on it, ended: a value with its reason, never an exception."""
+"""How a request to a peer ended, be it for an association or on one: a value with its reason, never an exception."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Reason(StrEnum):
-    """How an association, or a request on it, ended."""
+class RequestReason(StrEnum):
+    """Why a request has no answer, or that it has one."""
 
     ANSWERED = "answered"
     UNRESOLVED = "unresolved"
@@ -26,45 +26,47 @@ class Reason(StrEnum):
 
 
 SENTENCES = {
-    Reason.ANSWERED: "The peer answered{detail}.",
-    Reason.UNRESOLVED: "The peer's host name has no address{detail}.",
-    Reason.UNREACHABLE: "No connection to the peer{detail}.",
-    Reason.UNANSWERED: "The peer took the connection but did not answer the association request{detail}.",
-    Reason.REJECTED: "The peer rejected the association{detail}.",
-    Reason.BUSY: "The peer rejected the association for now{detail}.",
-    Reason.NO_CONTEXT: "The peer accepts none of what was offered{detail}.",
-    Reason.ABORTED: "The peer aborted the association{detail}.",
-    Reason.ILLEGAL: "The node aborted the association, since it could not accept what the peer sent{detail}.",
-    Reason.ENDED: "The node ended the association{detail}.",
-    Reason.LOST: "The connection to the peer was lost{detail}.",
-    Reason.NO_RESPONSE: "The peer did not answer in time{detail}.",
-    Reason.UNREADABLE: "The file could not be read{detail}.",
-    Reason.NOT_ENCODABLE: (
+    RequestReason.ANSWERED: "The peer answered{detail}.",
+    RequestReason.UNRESOLVED: "The peer's host name has no address{detail}.",
+    RequestReason.UNREACHABLE: "No connection to the peer{detail}.",
+    RequestReason.UNANSWERED: "The peer took the connection but did not answer the association request{detail}.",
+    RequestReason.REJECTED: "The peer rejected the association{detail}.",
+    RequestReason.BUSY: "The peer rejected the association for now{detail}.",
+    RequestReason.NO_CONTEXT: "The peer accepts none of what was offered{detail}.",
+    RequestReason.ABORTED: "The peer aborted the association{detail}.",
+    RequestReason.ILLEGAL: "The node aborted the association, since it could not accept what the peer sent{detail}.",
+    RequestReason.ENDED: "The node ended the association{detail}.",
+    RequestReason.LOST: "The connection to the peer was lost{detail}.",
+    RequestReason.NO_RESPONSE: "The peer did not answer in time{detail}.",
+    RequestReason.UNREADABLE: "The file could not be read{detail}.",
+    RequestReason.NOT_ENCODABLE: (
         "The object cannot be encoded in implicit VR little endian, which is all that the peer accepts{detail}."
     ),
 }
 
 HINTS = {
-    Reason.UNRESOLVED: "Correct the host in the peer's `address`, or the name service.",
-    Reason.UNREACHABLE: "Check that the peer runs, its `address`, and the firewall between.",
-    Reason.UNANSWERED: "Check that a DICOM service listens at the peer's `address`, without TLS.",
-    Reason.REJECTED: "Compare our AE title and the peer's with what is registered there.",
-    Reason.BUSY: "Nothing to do here unless it lasts: the node tries again.",
-    Reason.NO_CONTEXT: "Let the peer accept MR Image Storage in explicit or implicit VR little endian.",
-    Reason.ABORTED: "See the peer's log.",
-    Reason.ILLEGAL: "See the peer's log; its vendor may need to know what DICOM PS3.8 says of such an answer.",
-    Reason.LOST: "Check the network between the node and the peer; see the peer's log.",
-    Reason.NO_RESPONSE: "See the peer's log; `push.response_timeout_s` is how long the node waits.",
-    Reason.UNREADABLE: "Check that the file is DICOM with file meta (PS3.10) and may be read.",
-    Reason.NOT_ENCODABLE: "Let the peer accept explicit VR little endian, or have the object mended where it was made.",
+    RequestReason.UNRESOLVED: "Correct the host in the peer's `address`, or the name service.",
+    RequestReason.UNREACHABLE: "Check that the peer runs, its `address`, and the firewall between.",
+    RequestReason.UNANSWERED: "Check that a DICOM service listens at the peer's `address`, without TLS.",
+    RequestReason.REJECTED: "Compare our AE title and the peer's with what is registered there.",
+    RequestReason.BUSY: "Nothing to do here unless it lasts: the node tries again.",
+    RequestReason.NO_CONTEXT: "Let the peer accept MR Image Storage in explicit or implicit VR little endian.",
+    RequestReason.ABORTED: "See the peer's log.",
+    RequestReason.ILLEGAL: "See the peer's log; its vendor may need to know what DICOM PS3.8 says of such an answer.",
+    RequestReason.LOST: "Check the network between the node and the peer; see the peer's log.",
+    RequestReason.NO_RESPONSE: "See the peer's log; `push.response_timeout_s` is how long the node waits.",
+    RequestReason.UNREADABLE: "Check that the file is DICOM with file meta (PS3.10) and may be read.",
+    RequestReason.NOT_ENCODABLE: (
+        "Let the peer accept explicit VR little endian, or have the object mended where it was made."
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How it ended: a status where the peer gave one, else the reason why there is none."""
+class RequestOutcome:
+    """The end of a request: a status where the peer gave one, else the reason why there is none."""
 
-    reason: Reason
+    reason: RequestReason
     status: int | None = None
     detail: str = ""  # ours, never the peer's free text: that may quote the patient
     offending: tuple[str, ...] = ()  # keywords of the elements that the peer complains about

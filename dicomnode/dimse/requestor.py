@@ -1,7 +1,7 @@
 """Requests on an association that we asked for, and what came of each: PS3.7 section 9.3.
 
-The thread that asks is the one that waits: one write, one read. Nothing here raises for what a peer does or fails to
-do: an association that has ended says so at each request, with how it ended.
+The thread that sends a request also reads its response. Nothing here raises for what a peer does or fails to do: on an
+association that has ended, each request returns how it ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dicomnode.dimse.messages import (
     encode_command,
     encode_pdu,
 )
-from dicomnode.dimse.outcome import Outcome, Reason
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 
 _MESSAGE_IDS = 0xFFFF  # PS3.7 section 9.1.1.1: 16 bits
 _MEDIUM = 0x0000  # Priority
@@ -43,16 +43,16 @@ class Requestor:
         self._link: Link = associated.link
         self._timeout_s = response_timeout_s
         self._message_id = 0
-        self._in_use = threading.Lock()  # by a request: whoever uses the connection closes it
-        self._ended: Outcome | None = None
+        self._in_use = threading.Lock()  # by a request: the thread that uses the connection closes it
+        self._ended: RequestOutcome | None = None
         self.contexts: Mapping[int, Context] = associated.contexts
 
-    def echo(self, context_id: int) -> Outcome:
+    def echo(self, context_id: int) -> RequestOutcome:
         """C-ECHO: is there a DICOM application that answers?"""
         sop_class_uid = self.contexts[context_id].abstract_syntax
         return self.request(context_id, Command.C_ECHO_RQ, {Field.AFFECTED_SOP_CLASS_UID: sop_class_uid})
 
-    def store(self, context_id: int, sop_instance_uid: str, dataset: memoryview) -> Outcome:
+    def store(self, context_id: int, sop_instance_uid: str, dataset: memoryview) -> RequestOutcome:
         """C-STORE: one instance, its bytes as they are, in the transfer syntax of the context."""
         values: dict[Field, str | int] = {
             Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
@@ -67,7 +67,7 @@ class Requestor:
         command: Command,
         values: Mapping[Field, str | int],
         dataset: memoryview | None = None,
-    ) -> Outcome:
+    ) -> RequestOutcome:
         """Send a request and wait for its response, ``response_timeout_s`` for the one and for the other."""
         with self._in_use:
             return self._request(context_id, command, values, dataset)
@@ -76,7 +76,7 @@ class Requestor:
         """End in order; False: the peer did not answer within the limit and was aborted."""
         is_answered = True
         if self._ended is None:
-            self._ended = Outcome(reason=Reason.ENDED)
+            self._ended = RequestOutcome(reason=RequestReason.ENDED)
             self._link.phase = Phase.RELEASING
             until_s = time.monotonic() + limit_s
             event: Event | Ended | None = self._link.send(encode_pdu(PduType.RELEASE_RQ), until_s)
@@ -93,7 +93,7 @@ class Requestor:
 
     def abort(self) -> None:
         """End at once (A-ABORT 0/0), from any thread: a request that waits for its response ends too."""
-        self._ended = self._ended or Outcome(reason=Reason.ENDED)
+        self._ended = self._ended or RequestOutcome(reason=RequestReason.ENDED)
         self._link.abort(0, 0)
         if self._in_use.acquire(blocking=False):
             self._link.close()
@@ -101,7 +101,7 @@ class Requestor:
 
     def _request(
         self, context_id: int, command: Command, values: Mapping[Field, str | int], dataset: memoryview | None
-    ) -> Outcome:
+    ) -> RequestOutcome:
         if self._ended is None and self._link.has_input():  # the peer may have released or aborted in between
             event = self._link.next_event(time.monotonic() + self._timeout_s)
             self._end(self._ending(event) or self._unasked())
@@ -119,12 +119,12 @@ class Requestor:
             answer = self._answer(event.command, command)
         return answer if answer.status is not None else self._end(answer)
 
-    def _end(self, outcome: Outcome) -> Outcome:
+    def _end(self, outcome: RequestOutcome) -> RequestOutcome:
         self._ended = self._ended or outcome
         self._link.close()
         return self._ended
 
-    def _ending(self, event: Event | Ended, *, waited_s: float = 0.0) -> Outcome | None:
+    def _ending(self, event: Event | Ended, *, waited_s: float = 0.0) -> RequestOutcome | None:
         """Return how this event ends the association, or None for a message; abort where the peer does not know it."""
         match event:
             case Message():
@@ -133,17 +133,17 @@ class Requestor:
                 return aborted(event)
             case ControlPdu():
                 self._link.send(encode_pdu(PduType.RELEASE_RP), time.monotonic() + self._timeout_s)
-                return Outcome(reason=Reason.LOST, detail="the peer released the association")
+                return RequestOutcome(reason=RequestReason.LOST, detail="the peer released the association")
             case Violation():
                 self._link.tell_abort(2, event.reason)
-                return Outcome(reason=Reason.ILLEGAL, detail=event.sentence)
+                return RequestOutcome(reason=RequestReason.ILLEGAL, detail=event.sentence)
             case Ended.TIMED_OUT:
                 self._link.tell_abort(0, 0)
-                return Outcome(reason=Reason.NO_RESPONSE, detail=f"{waited_s:.0f} s")
+                return RequestOutcome(reason=RequestReason.NO_RESPONSE, detail=f"{waited_s:.0f} s")
             case _:
-                return Outcome(reason=Reason.LOST)
+                return RequestOutcome(reason=RequestReason.LOST)
 
-    def _answer(self, response: CommandSet, command: Command) -> Outcome:
+    def _answer(self, response: CommandSet, command: Command) -> RequestOutcome:
         status = response.number(Field.STATUS)
         is_ours = (
             response.number(Field.COMMAND) == command | RESPONSE
@@ -152,8 +152,8 @@ class Requestor:
         if not is_ours or status is None:
             return self._unasked()
         offending = tuple(keyword_for_tag(Tag(*tag)) for tag in response.tags(Field.OFFENDING_ELEMENT))
-        return Outcome(reason=Reason.ANSWERED, status=status, offending=offending)
+        return RequestOutcome(reason=RequestReason.ANSWERED, status=status, offending=offending)
 
-    def _unasked(self) -> Outcome:
+    def _unasked(self) -> RequestOutcome:
         self._link.tell_abort(2, UNEXPECTED)
-        return Outcome(reason=Reason.ILLEGAL, detail="a message that is no response to our request")
+        return RequestOutcome(reason=RequestReason.ILLEGAL, detail="a message that is no response to our request")

@@ -3,73 +3,22 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from dicomnode.errors import ModelError
+from dicomnode.generators.kinds import NETWORKS, NetworkName, Parameters
 from dicomnode.imaging.profile import RATIO_LIMITS
+from dicomnode.strict_toml import MistakesError, NotTomlError, StrictModel, check, parse
 
 REINSTALL = "Install the model again; do not edit a model directory in place."
 
 
-class Kind(StrEnum):
-    """How a generator is served (DESIGN §8); of these, ``cubic-dc`` has no weights and so no directory."""
-
-    CUBIC_DC = "cubic-dc"
-    SLICE = "slice"
-    SLAB3 = "slab3"
-    THIN = "thin"
-    SRCNN = "srcnn"  # these two to be compared with; no rule may use them
-    VDSR = "vdsr"
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class ThinParameters(_Strict):
-    """Shape of ``thin.ThinNet``."""
-
-    window: int = Field(ge=1, le=15)  # thick slices that the network sees, odd
-    channels: int = Field(ge=1, le=1024)
-    blocks: int = Field(ge=1, le=128)
-
-    @model_validator(mode="after")
-    def _has_a_middle(self) -> ThinParameters:
-        if self.window % 2 == 0:
-            raise ValueError("window must be odd, so that a slice is in its middle")
-        return self
-
-
-class SRResNetParameters(_Strict):
-    """Shape of ``srresnet.SRResNet``; the defaults are the paper's."""
-
-    channels: int = Field(default=64, ge=1, le=1024)
-    blocks: int = Field(default=16, ge=1, le=128)
-
-
-class SRCNNParameters(_Strict):
-    """Shape of ``srcnn.SRCNN``; the defaults are its authors' best."""
-
-    channels: int = Field(default=64, ge=1, le=1024)
-    mapped: int = Field(default=32, ge=1, le=1024)
-    middle: Literal[1, 3, 5] = 5  # pixels, side of the second kernel
-
-
-class VDSRParameters(_Strict):
-    """Shape of ``vdsr.VDSR``; the defaults are its authors'."""
-
-    channels: int = Field(default=64, ge=1, le=1024)
-    layers: int = Field(default=20, ge=2, le=128)
-
-
-class DataRow(_Strict):
+class DataRow(StrictModel):
     """A volume that the model has met, and in which role."""
 
     volume: str = Field(min_length=1)
@@ -81,7 +30,7 @@ class DataRow(_Strict):
     sequence: str = ""  # such as "3D, GR\\IR"
 
 
-class MetricRow(_Strict):
+class MetricRow(StrictModel):
     """One line of the card's summary."""
 
     volume: str = Field(min_length=1)
@@ -92,8 +41,11 @@ class MetricRow(_Strict):
 Ratio = Annotated[int, Field(ge=RATIO_LIMITS[0], le=RATIO_LIMITS[1])]
 
 
-class _Card(_Strict):
+class Card(StrictModel):
+    """What a model directory says of its network; ``kind`` decides which ``parameters`` it has."""
+
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    kind: NetworkName
     ratios: tuple[Ratio, Ratio]  # lowest and highest that it may be asked for
     consistency: bool = True  # is what was measured put back after the network?
     licence: str = Field(min_length=1)
@@ -101,50 +53,29 @@ class _Card(_Strict):
     failure_modes: tuple[str, ...] = Field(min_length=1)
     recipe: str = ""  # of the trainer
     training: str = ""  # in words: steps, pairs, what it cost
+    parameters: Parameters = Field(default_factory=dict, validate_default=True)
     data: tuple[DataRow, ...] = Field(min_length=1)
     metrics: tuple[MetricRow, ...] = ()
 
+    @field_validator("parameters", mode="wrap")
+    @classmethod
+    def _are_of_the_kind(cls, value: object, _any: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        if "kind" not in info.data:  # a wrong kind is reported already
+            return value
+        return NETWORKS[info.data["kind"]].parameters.model_validate(value)
+
     @model_validator(mode="after")
-    def _is_sound(self) -> _Card:
-        if self.ratios[0] > self.ratios[1]:
+    def _is_sound(self) -> Card:
+        (lowest, highest), (least, most) = self.ratios, NETWORKS[self.kind].ratios
+        if lowest > highest:
             raise ValueError("ratios must be [lowest, highest]")
+        if lowest < least or highest > most:
+            raise ValueError(f"ratios: the kind {self.kind} has outputs for {least} to {most}")
         splits: dict[str, str] = {}
         for row in self.data:
             if splits.setdefault(row.subject, row.split) != row.split:
                 raise ValueError(f"subject {row.subject} stands in two splits")
         return self
-
-
-class ThinCard(_Card):
-    """Card of the kind ``thin``."""
-
-    kind: Literal[Kind.THIN] = Kind.THIN
-    parameters: ThinParameters
-
-
-class SRResNetCard(_Card):
-    """Card of the paper's kinds: ``slice`` predicts a slice from itself, ``slab3`` its two neighbours as well."""
-
-    kind: Literal[Kind.SLICE, Kind.SLAB3]
-    parameters: SRResNetParameters = SRResNetParameters()
-
-
-class SRCNNCard(_Card):
-    """Card of the kind ``srcnn``, which predicts a slice from its interpolation."""
-
-    kind: Literal[Kind.SRCNN] = Kind.SRCNN
-    parameters: SRCNNParameters = SRCNNParameters()
-
-
-class VDSRCard(_Card):
-    """Card of the kind ``vdsr``, which predicts what an interpolated slice lacks."""
-
-    kind: Literal[Kind.VDSR] = Kind.VDSR
-    parameters: VDSRParameters = VDSRParameters()
-
-
-Card = ThinCard | SRResNetCard | SRCNNCard | VDSRCard
-_CARD: TypeAdapter[Card] = TypeAdapter(Annotated[Card, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,19 +90,11 @@ class VerifiedModel:
 def parse_card(text: bytes, path: Path) -> Card:
     """The card in TOML; ModelError names ``path`` and every key that is wrong."""
     try:
-        raw = tomllib.loads(text.decode())
-        # By way of JSON: only there does strict mode take an array for a tuple and text for an enumeration.
-        return _CARD.validate_json(json.dumps(raw, default=str))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        return check(Card, parse(text))
+    except NotTomlError as exc:
         raise ModelError(f"{path} is not a TOML file: {exc}.", hint=REINSTALL) from exc
-    except ValidationError as exc:
-        mistakes = "; ".join(f"{_dotted(error['loc'])}: {error['msg']}" for error in exc.errors())
-        raise ModelError(f"{path} is not a model card: {mistakes}.", hint="docs/models.md has every key.") from exc
-
-
-def _dotted(location: tuple[str | int, ...]) -> str:
-    # The first part is pydantic's tag of the union, which is the kind and no key.
-    return ".".join(str(part) for part in location if part not in tuple(Kind)) or "card"
+    except MistakesError as exc:
+        raise ModelError(f"{path} is not a model card: {exc}.", hint="docs/models.md has every key.") from exc
 
 
 def card_toml(card: Card) -> str:

@@ -6,6 +6,7 @@ The baseline that every network has to beat, and the base that the ``thin`` netw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from dicomnode.generators.base import Progress, thin_volume
 from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency
 from dicomnode.imaging.volume import Volume
 
+NAME: Final = "cubic-dc"  # what a rule, a job and a derived series call the method
 ROWS_PER_CHUNK = 32  # bounds the working copy to 32/H of the thin stack; more rows are no faster
 
 
@@ -21,8 +23,8 @@ ROWS_PER_CHUNK = 32  # bounds the working copy to 32/H of the thin stack; more r
 class CubicDc:
     """The generator without weights; always there."""
 
-    name: str = "cubic-dc"
-    digest: str = "cubic-dc/1"  # raised when the method's output changes
+    name: str = NAME
+    digest: str = f"{NAME}/1"  # raised when the method's output changes
     consistency: bool = True
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:

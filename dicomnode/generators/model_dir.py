@@ -18,13 +18,13 @@ import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from dicomnode import durable, ids
 from dicomnode.errors import ModelError
 from dicomnode.generators.base import Generator
-from dicomnode.generators.card import REINSTALL, Card, Kind, VerifiedModel, card_toml, parse_card
+from dicomnode.generators.card import REINSTALL, Card, VerifiedModel, card_toml, parse_card
 from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.generators.kinds import Kind
 from dicomnode.imaging.profile import RATIO_LIMITS
 
 CARD_FILE = "card.toml"
@@ -34,7 +34,6 @@ SUMS_FILE = "SHA256SUMS"
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models"
 LEARNED_DEFAULT = "thin"
-EVALUATE_ONLY: Final = frozenset({Kind.SRCNN, Kind.VDSR})  # no rule may use these (DESIGN §8)
 IMPORTED_FOLDER = "models"  # below the data folder: <name>/<first digits of the digest>/
 DIGEST_DIGITS = 12
 FILE_LIMIT_BYTES = 1 << 30  # of any file of the directory: 200 times the largest network that we know of

@@ -22,22 +22,14 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dicomnode.errors import ModelError
 from dicomnode.generators.base import Progress, thin_volume
-from dicomnode.generators.card import (
-    REINSTALL,
-    Card,
-    Kind,
-    SRCNNCard,
-    SRResNetCard,
-    ThinCard,
-    VDSRCard,
-    VerifiedModel,
-)
+from dicomnode.generators.card import REINSTALL, VerifiedModel
 from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.generators.device import choose_device
 from dicomnode.generators.infer import Forward, PlaneNetwork, restore_measured, stream
+from dicomnode.generators.kinds import NETWORKS, Kind, Prediction, new_network
 from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
-from dicomnode.generators.thin import RATIOS, SHRINK, ThinNet, thick_windows
+from dicomnode.generators.thin import SHRINK, ThinNet, thick_windows
 from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.body import body_scale
 from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency
@@ -111,7 +103,7 @@ class ServedNetwork:
 def serve(verified: VerifiedModel) -> ServedNetwork:
     """The generator of a verified model directory; ModelError where card and weights do not fit each other."""
     card = verified.card
-    net, refine = _BUILDERS[card.kind](card)
+    net = new_network(card.kind, card.parameters)
     _load_weights(net, verified)
     return ServedNetwork(
         name=card.name,
@@ -120,7 +112,7 @@ def serve(verified: VerifiedModel) -> ServedNetwork:
         ratios=card.ratios,
         consistency=card.consistency,
         net=fold_batch_norm(net) if isinstance(net, SRResNet) else net,
-        refine=refine,
+        refine=_REFINE[NETWORKS[card.kind].prediction],
     )
 
 
@@ -180,6 +172,14 @@ def average_predictions(net: nn.Module, stack: Stack, device: torch.device, prog
     thin[[0, -1]] /= 2
 
 
+_REFINE: dict[Prediction, Refine] = {
+    Prediction.THIN_RESIDUALS: add_residuals,
+    Prediction.SLICE: replace_slices,
+    Prediction.THREE_SLICES: average_predictions,
+    Prediction.SLICE_RESIDUAL: add_slice_residuals,
+}
+
+
 def thin_planes(net: ThinNet, ratio: int) -> PlaneNetwork:
     """``net`` at one ratio, as streaming sees it: two convolutions a block, and head, join and tail."""
 
@@ -230,45 +230,6 @@ def chain_planes(net: nn.Module) -> PlaneNetwork:
         alignment_rows=1,
         live_values=CHAIN_LIVE_TENSORS * max(convolution.out_channels for convolution in convolutions),
     )
-
-
-def _build_thin(card: Card) -> tuple[nn.Module, Refine]:
-    assert isinstance(card, ThinCard)
-    lowest, highest = card.ratios
-    if not set(range(lowest, highest + 1)) <= set(RATIOS):
-        raise ModelError(f"The card of {card.name} promises ratios that its kind has no output for.", hint=REINSTALL)
-    shape = card.parameters
-    return ThinNet(window=shape.window, channels=shape.channels, blocks=shape.blocks), add_residuals
-
-
-def _build_slice(card: Card) -> tuple[nn.Module, Refine]:
-    assert isinstance(card, SRResNetCard)
-    return SRResNet(outputs=1, channels=card.parameters.channels, blocks=card.parameters.blocks), replace_slices
-
-
-def _build_slab3(card: Card) -> tuple[nn.Module, Refine]:
-    assert isinstance(card, SRResNetCard)
-    return SRResNet(outputs=3, channels=card.parameters.channels, blocks=card.parameters.blocks), average_predictions
-
-
-def _build_srcnn(card: Card) -> tuple[nn.Module, Refine]:
-    assert isinstance(card, SRCNNCard)
-    shape = card.parameters
-    return SRCNN(channels=shape.channels, mapped=shape.mapped, middle=shape.middle), replace_slices
-
-
-def _build_vdsr(card: Card) -> tuple[nn.Module, Refine]:
-    assert isinstance(card, VDSRCard)
-    return VDSR(channels=card.parameters.channels, layers=card.parameters.layers), add_slice_residuals
-
-
-_BUILDERS: dict[Kind, Callable[[Card], tuple[nn.Module, Refine]]] = {
-    Kind.SLICE: _build_slice,
-    Kind.SLAB3: _build_slab3,
-    Kind.THIN: _build_thin,
-    Kind.SRCNN: _build_srcnn,
-    Kind.VDSR: _build_vdsr,
-}
 
 
 def _load_weights(net: nn.Module, verified: VerifiedModel) -> None:

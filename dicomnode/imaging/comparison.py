@@ -17,9 +17,9 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.tag import BaseTag
 
+from dicomnode.imaging.frame import UNDECODABLE, stored_values
 from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, header_of, read_dataset
 from dicomnode.imaging.representation import MALFORMED
-from dicomnode.imaging.stack import UNDECODABLE, stored_values
 
 # What places a slice in space and gives its numbers a meaning; beside patient, study and pixels all that may matter
 # where an archive only wrote the same image in another encoding.

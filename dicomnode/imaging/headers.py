@@ -38,8 +38,7 @@ from dicomnode.imaging.representation import (
 )
 from dicomnode.imaging.spelling import canonical
 
-PRODUCT = "dicomnode"  # Manufacturer of what we derive; DERIVED §1.5 recognises our output by it
-READ_WITH = "Read with series "  # + number; ends ImageComments of what we derive (DERIVED §3.4)
+MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 
 IDENTITY_GROUPS = (0x0010, 0x0012)  # patient, and clinical trial subject: copied whole, compared whole
 
@@ -146,11 +145,6 @@ def read_header(path: Path) -> InstanceHeader:
     if isinstance(header, UnreadableHeader):
         raise InputError(f"{path.name} cannot be used: {header.reason}.", hint="Only DICOM Part 10 files can be read.")
     return header
-
-
-def read_headers(paths: Sequence[Path]) -> list[InstanceHeader | UnreadableHeader]:
-    """The headers of a series, in the order of its files."""
-    return [read_header_or_reason(path) for path in paths]
 
 
 def read_header_or_reason(path: Path) -> InstanceHeader | UnreadableHeader:

@@ -1,34 +1,23 @@
-"""The instances of a series that may be processed → one ``Volume``, and what is needed to write its like again.
+"""The frames of a series that may be processed → one ``Volume``, and what is needed to write its like again.
 
-Pixels are decoded here and nowhere else. Slices are sorted by position along the normal; values are modality units
-(each slice's own rescale applied), float32.
+Slices are sorted by position along the normal; values are modality units (each slice's own rescale applied), float32.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import FileDataset
-from pydicom.pixels.utils import pixel_array
 
-from dicomnode.errors import InputError, StorageError
-from dicomnode.ids import digest
-from dicomnode.imaging.geometry import SliceLine, directions, number_direction
-from dicomnode.imaging.headers import InstanceHeader, header_of, read_dataset, texts
-from dicomnode.imaging.representation import MALFORMED
-from dicomnode.imaging.verdict import believed_thickness_mm, line_of
+from dicomnode.errors import InputError
+from dicomnode.imaging.frame import UNDECODABLE, Frame, Slice, StoredValues, cut, decoded
+from dicomnode.imaging.geometry import SliceLine, believed_thickness_mm, directions, line_of, number_direction
+from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, opened
 from dicomnode.imaging.volume import Volume
-
-Frame = NDArray[np.int16] | NDArray[np.uint16]  # stored values of one slice (H, W)
-
-UNDECODABLE = (*MALFORMED, RuntimeError)  # pydicom raises RuntimeError when all decoders have failed
-META_START = 132  # preamble and "DICM" (PS3.10 §7.1)
-LONG_META_VRS = (b"OB", b"UN")  # VRs with a 32-bit length that stand in file meta: (0002,0001), (0002,0102)
+from dicomnode.part10 import dataset_sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +47,9 @@ class Stack:
     """A thick series, sorted along the normal: its volume and everything of its headers that the result inherits."""
 
     volume: Volume
-    frames: tuple[Frame, ...]  # what the source stores, slice by slice
-    headers: tuple[InstanceHeader, ...]  # ascending along the normal
-    sha256: tuple[str, ...]  # of each source dataset, without preamble and file meta
+    frames: tuple[Frame, ...]  # ascending along the normal
+    stored: tuple[StoredValues, ...]  # what the source stores, slice by slice
+    sha256: tuple[str, ...]  # of the dataset that holds each slice, without preamble and file meta
     line: SliceLine
     number_direction: int  # +1: Instance Numbers rise along the normal
     format: PixelFormat
@@ -70,39 +59,45 @@ class Stack:
     padding: NDArray[np.bool_] | None  # (D, H, W), where the source has no signal by its own word
     padding_value: int | None  # stored value of those voxels
 
+    @property
+    def headers(self) -> tuple[InstanceHeader, ...]:
+        """What the source says of each slice."""
+        return tuple(frame.header for frame in self.frames)
+
     def measured(self, index: int) -> NDArray[np.float64]:
         """Modality values (H, W) of a slice as exact as its header states them; the least value where is padding."""
-        values = _modality_value(self.headers[index], self.frames[index].astype(np.float64))
+        values = _modality_value(self.headers[index], self.stored[index].astype(np.float64))
         if self.padding is not None:
             values[self.padding[index]] = self.minimum
         return values
 
 
-def load_volume(paths: Sequence[Path], *, digests: Mapping[Path, str] | None = None) -> Stack:
+def load_volume(slices: Sequence[Slice], *, digests: Mapping[Path, str] | None = None) -> Stack:
     """Decode a series that the verdict let through.
 
     ``digests`` holds the datasets' SHA-256 where the archive knows them; they are computed otherwise. Raises
     InputError with the number of the slice that cannot be decoded, StorageError for a file that cannot be read.
     """
-    assert paths, "a series has at least one instance"
-    decoded = [_decode(path, place) for place, path in enumerate(paths, start=1)]
-    line = line_of([header for header, _ in decoded])
-    headers = tuple(decoded[k][0] for k in line.order)
-    frames = [decoded[k][1] for k in line.order]
-    del decoded
+    assert slices, "a series has at least one slice"
+    given, unsorted = _decode(slices)
+    line = line_of(given)
+    frames = tuple(given[k] for k in line.order)
+    stored = tuple(unsorted[k] for k in line.order)
+    headers = [frame.header for frame in frames]
     stored_format = _format(headers)
-    saturated = sum(int(np.count_nonzero(frame == stored_format.highest)) for frame in frames)
-    padding, padding_value = _padding(headers, frames)
-    voxels = _modality_values(headers, frames)
-    minimum, maximum = _extremes(headers, frames, padding)
+    saturated = sum(int(np.count_nonzero(values == stored_format.highest)) for values in stored)
+    padding, padding_value = _padding(headers, stored)
+    voxels = _modality_values(headers, stored)
+    minimum, maximum = _extremes(headers, stored, padding)
     if padding is not None:
         voxels[padding] = minimum  # no edge for a generator to ring at (DERIVED §1.3)
     known = digests or {}
+    sha256 = {path: known.get(path) or sha256_of(path) for path in dict.fromkeys(frame.path for frame in frames)}
     return Stack(
-        volume=_volume(voxels, headers, line),
-        frames=tuple(frames),
-        headers=headers,
-        sha256=tuple(known.get(header.path) or dataset_sha256(header.path) for header in headers),
+        volume=_volume(voxels, frames, line),
+        frames=frames,
+        stored=stored,
+        sha256=tuple(sha256[frame.path] for frame in frames),
         line=line,
         number_direction=number_direction([header.instance_number for header in headers]),
         format=stored_format,
@@ -114,72 +109,36 @@ def load_volume(paths: Sequence[Path], *, digests: Mapping[Path, str] | None = N
     )
 
 
-def dataset_sha256(path: Path) -> str:
-    """SHA-256 of a file's dataset: the same however file meta is rewritten on the way."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"The file {path.name} cannot be read: {error.strerror or type(error).__name__}.") from error
-    return digest(memoryview(content)[dataset_start(content) :])
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the data set of a file; StorageError where the disk refuses it."""
+    with opened(path) as file:
+        return dataset_sha256(file)
 
 
-def dataset_start(content: bytes) -> int:
-    """Where the dataset begins in a Part 10 file: after preamble and group 0002, which is Explicit VR (PS3.10 §7.1)."""
-    if content[META_START - 4 : META_START] != b"DICM":
-        return 0
-    start = META_START
-    while content[start : start + 2] == b"\x02\x00":
-        if content[start + 4 : start + 6] in LONG_META_VRS:
-            start += 12 + int.from_bytes(content[start + 8 : start + 12], "little")
-        else:
-            start += 8 + int.from_bytes(content[start + 6 : start + 8], "little")
-    return min(start, len(content))
-
-
-def _decode(path: Path, place: int) -> tuple[InstanceHeader, Frame]:
-    """Header and stored values (H, W); ``place`` names a slice without Instance Number."""
-    number = place
-    try:
-        dataset = read_dataset(path, pixels=True)
-        number = next((int(text) for text in texts(dataset, "InstanceNumber") if text.isdecimal()), place)
-        frame = stored_values(dataset)
-        if frame.ndim != 2:
-            raise ValueError("not one grey image")
-        header = header_of(dataset, path)
-    except UNDECODABLE as error:
-        raise InputError(
-            f"Slice {number} cannot be used: its pixels cannot be decoded.",
-            hint="Send the series again, uncompressed if the sender can.",
-        ) from error
-    if frame.shape != (header.rows, header.columns):
-        raise InputError(
-            f"Slice {number} cannot be used: its pixels are not {header.rows} × {header.columns}.",
-            hint="Send the series again.",
-        )
-    return header, frame
-
-
-def stored_values(dataset: FileDataset) -> Frame:
-    """Decoded words, cut to Bits Stored; raises one of UNDECODABLE.
-
-    Siemens XA30 leaves words of 65535 where 12 bits are stored; a reader that takes them as they are sees a spike
-    sixteen times as bright as anything else (DERIVED §1.3).
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of trailing padding, which harms nothing
-        words = pixel_array(dataset)
-    if words.dtype.kind not in "iu":
-        raise ValueError("no image of whole numbers")
-    return _cut(words, int(dataset.BitsStored), is_signed=dataset.PixelRepresentation == 1)
-
-
-def _cut(words: NDArray[np.integer], bits_stored: int, *, is_signed: bool) -> Frame:
-    """Mask to the stored bits, and extend their sign."""
-    cut = words.astype(np.int32) & ((1 << bits_stored) - 1)
-    if not is_signed:
-        return cut.astype(np.uint16)
-    sign = 1 << (bits_stored - 1)
-    return ((cut ^ sign) - sign).astype(np.int16)
+def _decode(slices: Sequence[Slice]) -> tuple[list[Frame], list[StoredValues]]:
+    """The frames and their stored values (H, W); a slice without Instance Number is named by its place."""
+    frames = [one for one in slices if isinstance(one, Frame)]
+    values_of = decoded(frames)
+    stored: list[StoredValues] = []
+    for place, one in enumerate(slices, start=1):
+        stated = one.header.instance_number if isinstance(one, Frame) else None
+        number = place if stated is None else stated
+        try:
+            if isinstance(one, UnreadableHeader):
+                raise ValueError(one.reason)
+            values = next(values_of)
+        except UNDECODABLE as error:
+            raise InputError(
+                f"Slice {number} cannot be used: its pixels cannot be decoded.",
+                hint="Send the series again, uncompressed if the sender can.",
+            ) from error
+        if values.shape != (one.header.rows, one.header.columns):
+            raise InputError(
+                f"Slice {number} cannot be used: its pixels are not {one.header.rows} × {one.header.columns}.",
+                hint="Send the series again.",
+            )
+        stored.append(values)
+    return frames, stored
 
 
 def _format(headers: Sequence[InstanceHeader]) -> PixelFormat:
@@ -205,29 +164,31 @@ def _intercept(header: InstanceHeader) -> float:
 
 
 def _modality_value(header: InstanceHeader, stored: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of stored values, in place."""
+    """Turn stored values into modality units, in place."""
     stored *= _slope(header)
     stored += _intercept(header)
     return stored
 
 
-def _modality_values(headers: Sequence[InstanceHeader], frames: Sequence[Frame]) -> NDArray[np.float32]:
-    voxels = np.empty((len(frames), *frames[0].shape), dtype=np.float32)
-    for k, (header, frame) in enumerate(zip(headers, frames, strict=True)):
-        voxels[k] = _modality_value(header, frame.astype(np.float64))
+def _modality_values(headers: Sequence[InstanceHeader], stored: Sequence[StoredValues]) -> NDArray[np.float32]:
+    voxels = np.empty((len(stored), *stored[0].shape), dtype=np.float32)
+    for k, (header, values) in enumerate(zip(headers, stored, strict=True)):
+        voxels[k] = _modality_value(header, values.astype(np.float64))
     return voxels
 
 
-def _padding(headers: Sequence[InstanceHeader], frames: Sequence[Frame]) -> tuple[NDArray[np.bool_] | None, int | None]:
+def _padding(
+    headers: Sequence[InstanceHeader], stored: Sequence[StoredValues]
+) -> tuple[NDArray[np.bool_] | None, int | None]:
     """Mask (D, H, W) and stored value of padding; None where no voxel has it, and the attribute says nothing."""
-    mask = np.zeros((len(frames), *frames[0].shape), dtype=np.bool_)
+    mask = np.zeros((len(stored), *stored[0].shape), dtype=np.bool_)
     value = None
-    for k, (header, frame) in enumerate(zip(headers, frames, strict=True)):
+    for k, (header, values) in enumerate(zip(headers, stored, strict=True)):
         limits = [_stored_limit(header, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
         stated = [limit for limit in limits if limit is not None]
         if limits[0] is not None:
             value = limits[0]
-            mask[k] = (frame >= min(stated)) & (frame <= max(stated))
+            mask[k] = (values >= min(stated)) & (values <= max(stated))
     return (mask, value) if mask.any() else (None, None)
 
 
@@ -237,29 +198,29 @@ def _stored_limit(header: InstanceHeader, keyword: str) -> int | None:
     if not text.lstrip("-").isdecimal() or header.bits_stored is None:
         return None
     word = np.array(int(text) & 0xFFFF, dtype=np.uint16)
-    return int(_cut(word, header.bits_stored, is_signed=header.pixel_representation == 1))
+    return int(cut(word, header.bits_stored, is_signed=header.pixel_representation == 1))
 
 
 def _extremes(
-    headers: Sequence[InstanceHeader], frames: Sequence[Frame], padding: NDArray[np.bool_] | None
+    headers: Sequence[InstanceHeader], stored: Sequence[StoredValues], padding: NDArray[np.bool_] | None
 ) -> tuple[float, float]:
-    """Least and greatest modality value of all that is no padding, or of all voxels where everything is."""
+    """The least and the greatest modality value outside the padding; of all voxels where all of them are padding."""
     found = []
-    for k, (header, frame) in enumerate(zip(headers, frames, strict=True)):
-        stored = frame if padding is None or padding.all() else frame[~padding[k]]
-        if stored.size:
-            ends = np.array([stored.min(), stored.max()], dtype=np.float64)  # a slope is positive
+    for k, (header, values) in enumerate(zip(headers, stored, strict=True)):
+        counted = values if padding is None or padding.all() else values[~padding[k]]
+        if counted.size:
+            ends = np.array([counted.min(), counted.max()], dtype=np.float64)  # a slope is positive
             found.extend(_modality_value(header, ends).tolist())
     return min(found), max(found)
 
 
-def _volume(voxels: NDArray[np.float32], headers: Sequence[InstanceHeader], line: SliceLine) -> Volume:
-    first = headers[0]
+def _volume(voxels: NDArray[np.float32], frames: Sequence[Frame], line: SliceLine) -> Volume:
+    first = frames[0].header
     assert first.orientation is not None
     assert first.pixel_spacing_mm is not None
-    orientation = np.median([header.orientation or () for header in headers], axis=0)
+    orientation = np.median([frame.header.orientation or () for frame in frames], axis=0)
     row, column = directions(orientation.tolist())
-    thickness_mm = believed_thickness_mm(headers, line.spacing_mm)
+    thickness_mm = believed_thickness_mm(frames, line.spacing_mm)
     return Volume(
         voxels=voxels,
         origin_mm=line.origin_mm,

@@ -21,9 +21,10 @@ from pathlib import Path
 from dicomnode.errors import StorageError
 from dicomnode.imaging.comparison import compare
 from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribute_name, read_header_or_reason
-from dicomnode.imaging.part10 import Kind, break_off, ends_with_series, kind_of, no_image, series_without_meta
 from dicomnode.imaging.representation import MALFORMED
-from dicomnode.imaging.stack import dataset_sha256
+from dicomnode.imaging.stack import sha256_of
+from dicomnode.imaging.wholeness import break_off, ends_with_series, no_image, series_without_meta
+from dicomnode.part10 import Kind, kind_of
 from dicomnode.visible import visible
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -290,7 +291,7 @@ def _clues(header: InstanceHeader) -> tuple[str, ...]:
 def _unlike(one: Path, other: Path) -> str | None:
     """Name the first difference of two files with one SOP Instance UID; None if they hold the same image."""
     try:
-        if dataset_sha256(one) == dataset_sha256(other):
+        if sha256_of(one) == sha256_of(other):
             return None
         found = compare(one, other, allow_rounding=True)
     except StorageError:

@@ -1,11 +1,12 @@
 """Is this series a stack of thick slices that may be processed, and if not, why not?
 
-Pure: headers and limits in, a ``Verdict`` out. A refusal is a value with a reason and one sentence to the operator.
-The checks stand in the order of DERIVED §2; the first that applies is the reason. A sentence names attributes,
-numbers and codes of the image, never a patient's value and never a UID: it goes into log and ledger.
+In: the frames of a series, and the limits of its rule and model. Out: a ``Verdict``, which is to process the series or
+to keep it for a reason, in one sentence to the operator. The checks stand in the order of DERIVED §2; the first that
+applies is the reason. A sentence names attributes, numbers and codes of the image, never a patient's value and never a
+UID: it goes into log and ledger. No header makes the verdict raise an error.
 
 "Slice 7" is the one with Instance Number 7, as every viewer shows it. Where the numbers are missing or repeated it is
-the seventh in the order in which the instances were given.
+the seventh in the order in which the frames were given.
 """
 
 from __future__ import annotations
@@ -23,35 +24,26 @@ from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from dicomnode.imaging.fitness import PIXEL_FORMAT, fault_of, is_lossy
+from dicomnode.imaging.frame import Frame, Slice
 from dicomnode.imaging.geometry import (
-    SliceLine,
+    RESIDUAL,
+    Layout,
     count_orientations,
     count_repeated,
-    distinct_spacing_mm,
-    fit_line,
-    is_orthonormal,
+    layout_of,
+    line_of,
+    missing_slices,
+    other_pixel_spacing,
+    unevenness,
 )
-from dicomnode.imaging.headers import (
-    PRODUCT,
-    READ_WITH,
-    InstanceHeader,
-    UnreadableHeader,
-    attribute_name,
-)
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, UnreadableHeader, attribute_name
 from dicomnode.imaging.profile import MIN_RATIO, RATIO_LIMITS, TARGET_SPACING_MM, choose_ratio
+from dicomnode.own_output import is_own_output, source_number
 
-MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 
 MIN_SLICES = 5  # fewer are a localizer or a fragment (DERIVED §2)
-PIXEL_SPACING_TOLERANCE = 1e-4  # relative: 0.05 pixel at the edge of 512
-RESIDUAL_MM = 0.02  # of a position from the straight line, or ...
-RESIDUAL = 0.01  # ... of the spacing, whichever is more; the worst of 15 real series was 4.7e-5 mm (DERIVED §1.1)
-RESIDUAL_LIMIT_MM = 0.1  # and never more than that
-SHEAR = 0.01  # of the spacing; an MR scanner has no gantry tilt, so shear means mixed or broken geometry
-MULTIPLE = 0.02  # a distance so near to a multiple of the spacing is missing slices
 ECHO_TIME_MS = 0.05  # echo times that differ by less are one
-THICKEST = 2.1  # × spacing: no 2-D protocol overlaps more; beyond it is a projection's or a reformat's thickness
 REPORTED_DECIMALS = 6  # of a length in mm: beyond them stands the rounding of the header's own digits
 VALUES_SHOWN = 6  # of echo times and the like, in a sentence
 _BETWEEN_WORDS = re.compile(r"[\s_]+")
@@ -79,8 +71,6 @@ REFUSED_UNLESS_ORIGINAL = ("MPR*",)
 SUMS = ("ADDITION", "IMAGEADDITION", "ADD", "SUM", "MEAN", "AVERAGE", "MEDIAN")
 OVERLAP = 1.05  # × spacing: thickness beyond it is more than rounding
 MOSAIC_TERM = "MOSAIC"
-RESAMPLED_TERM = "RESAMPLED"
-RESAMPLING_CODE = "113085"  # DCM, "Spatial resampling"
 
 # Attributes with one value over the whole series, beside identity: whoever disagrees belongs elsewhere (DERIVED §1.1).
 # Scanning Sequence and Sequence Variant are type 1 in a derived object, which has one value for all its slices.
@@ -95,7 +85,7 @@ REPORTED = (
 )  # fmt: skip
 
 
-class Reason(StrEnum):
+class VerdictReason(StrEnum):
     """Why a series is processed or kept, in the order in which the reasons are looked for."""
 
     OWN_OUTPUT = "own_output"
@@ -123,28 +113,30 @@ class Reason(StrEnum):
 
 _NO_POSITION = "The images carry no position in space ({attribute} is missing in {k} of {n})."
 
-SENTENCES: dict[Reason, str] = {
-    Reason.OWN_OUTPUT: "This series was made by this node from series {number}; it is kept and never processed again.",
-    Reason.OTHER_CLASS: "Objects of class {name} are stored but not processed.",
-    Reason.ENHANCED: "Multi-frame (Enhanced) MR objects are stored but not processed yet.",
-    Reason.DISAGREE: "Instances disagree on {attribute}.",
-    Reason.UNUSABLE: "Slice {n} cannot be used: {reason}.",
-    Reason.NO_POSITION: _NO_POSITION,
-    Reason.MOSAIC: "The slices of this series are tiled in one picture (mosaic).",
-    Reason.TERM: "This is a {term} image, not an anatomical stack.",
-    Reason.LOSSY: "The images were lossily compressed before they came here (ratio {x}).",
-    Reason.ORIENTATIONS: "The series holds {k} orientations (localizer or angled groups).",
-    Reason.ECHOES: "The series holds {k} {kinds}: {values}; send them as separate series.",
-    Reason.REPEATED: "{k} positions occur more than once: a time or diffusion series.",
-    Reason.TOO_FEW: "Only {n} slices; at least {least} are needed.",
-    Reason.NO_FRAME_OF_REFERENCE: _NO_POSITION,
-    Reason.MISSING: "{k} slice(s) missing: {gap} mm between slices {i} and {j}, {s} mm elsewhere.",
-    Reason.IRREGULAR: "Distances vary from {a} to {b} mm.",
-    Reason.GAPS: "Gaps of {g} mm in every {s} mm are more than the rule allows.",
-    Reason.ALREADY_THIN: "Slices are already {s} mm apart; rule {name} processes from {t} mm.",
-    Reason.RATIO: "Ratio {r} is outside {lo}–{hi} of model {m}.",
-    Reason.NO_RULE: "No rule applies.",
-    Reason.PROCESS: "{n} slices, {s} mm apart, {thick} → {m} slices of {d} mm by rule {name}.",
+SENTENCES: dict[VerdictReason, str] = {
+    VerdictReason.OWN_OUTPUT: (
+        "This series was made by this node from series {number}; it is kept and never processed again."
+    ),
+    VerdictReason.OTHER_CLASS: "Objects of class {name} are stored but not processed.",
+    VerdictReason.ENHANCED: "Multi-frame (Enhanced) MR objects are stored but not processed yet.",
+    VerdictReason.DISAGREE: "Instances disagree on {attribute}.",
+    VerdictReason.UNUSABLE: "Slice {n} cannot be used: {reason}.",
+    VerdictReason.NO_POSITION: _NO_POSITION,
+    VerdictReason.MOSAIC: "The slices of this series are tiled in one picture (mosaic).",
+    VerdictReason.TERM: "This is a {term} image, not an anatomical stack.",
+    VerdictReason.LOSSY: "The images were lossily compressed before they came here (ratio {x}).",
+    VerdictReason.ORIENTATIONS: "The series holds {k} orientations (localizer or angled groups).",
+    VerdictReason.ECHOES: "The series holds {k} {kinds}: {values}; send them as separate series.",
+    VerdictReason.REPEATED: "{k} positions occur more than once: a time or diffusion series.",
+    VerdictReason.TOO_FEW: "Only {n} slices; at least {least} are needed.",
+    VerdictReason.NO_FRAME_OF_REFERENCE: _NO_POSITION,
+    VerdictReason.MISSING: "{k} slice(s) missing: {gap} mm between slices {i} and {j}, {s} mm elsewhere.",
+    VerdictReason.IRREGULAR: "Distances vary from {a} to {b} mm.",
+    VerdictReason.GAPS: "Gaps of {g} mm in every {s} mm are more than the rule allows.",
+    VerdictReason.ALREADY_THIN: "Slices are already {s} mm apart; rule {name} processes from {t} mm.",
+    VerdictReason.RATIO: "Ratio {r} is outside {lo}–{hi} of model {m}.",
+    VerdictReason.NO_RULE: "No rule applies.",
+    VerdictReason.PROCESS: "{n} slices, {s} mm apart, {thick} → {m} slices of {d} mm by rule {name}.",
 }
 # The same, where the images of one place have one number and one time.
 COPIES = "{k} positions occur more than once, by images of one Instance Number and time: copies under other UIDs."
@@ -173,9 +165,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The answer, and what was measured on the way to it (None as far as the checks did not come)."""
+    """The answer, and what was measured for it; a number is None where the checks ended before it was measured."""
 
-    reason: Reason
+    reason: VerdictReason
     sentence: str
     slices: int
     ratio: int | None = None
@@ -190,170 +182,139 @@ class Verdict:
     @property
     def process(self) -> bool:
         """Shall this series be processed?"""
-        return self.reason is Reason.PROCESS
+        return self.reason is VerdictReason.PROCESS
 
 
-Header = InstanceHeader | UnreadableHeader
-
-
-def judge(headers: Sequence[Header], limits: Limits, *, rule_matched: bool = True) -> Verdict:
-    """The verdict on one series."""
-    assert headers, "a series has at least one instance"
-    case = _Case(headers=headers, limits=limits)
+def judge(slices: Sequence[Slice], limits: Limits, *, rule_matched: bool = True) -> Verdict:
+    """Return the verdict on one series."""
+    assert slices, "a series has at least one slice"
+    case = _Case(slices=slices, limits=limits)
     for check in _SERIES_CHECKS:
         if refusal := check(case):
             return refusal
-    stack = _stack(case)
+    stack = _Stack(case=case, layout=layout_of(case.frames))
     for stack_check in _STACK_CHECKS:
         if refusal := stack_check(stack):
             return _measured(refusal, stack)
-    return _measured(_plan(stack) if rule_matched else _answer(case, Reason.NO_RULE), stack)
-
-
-def slice_spacing_mm(headers: Sequence[Header]) -> float | None:
-    """Distance of neighbouring slice centres, for rules; None where the positions make no stack of one direction."""
-    placed = [h for h in headers if isinstance(h, InstanceHeader) and h.position_mm and h.orientation]
-    if len(placed) < max(len(headers), 2) or not all(is_orthonormal(h.orientation or ()) for h in placed):
-        return None
-    if count_orientations([h.orientation or () for h in placed]) > 1:
-        return None
-    return distinct_spacing_mm(line_of(placed).offsets_mm)
-
-
-def line_of(headers: Sequence[InstanceHeader]) -> SliceLine:
-    """The line through the positions of headers that have been found to share one orientation."""
-    orientation = np.median([header.orientation or () for header in headers], axis=0)
-    return fit_line([header.position_mm or () for header in headers], orientation.tolist())
-
-
-def believed_thickness_mm(headers: Sequence[InstanceHeader], spacing_mm: float) -> float | None:
-    """Median Slice Thickness; None where a slice gives none or the value cannot be that of a slice profile."""
-    stated = [header.slice_thickness_mm or 0.0 for header in headers]
-    if min(stated) <= 0:
-        return None
-    thickness_mm = float(np.median(stated))
-    return thickness_mm if thickness_mm <= THICKEST * spacing_mm else None
+    return _measured(_plan(stack) if rule_matched else _answer(case, VerdictReason.NO_RULE), stack)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
     """A series as it came, before anything is known of its geometry."""
 
-    headers: Sequence[Header]
+    slices: Sequence[Slice]
     limits: Limits
 
     @property
-    def instances(self) -> list[InstanceHeader]:
-        return [header for header in self.headers if isinstance(header, InstanceHeader)]
+    def frames(self) -> list[Frame]:
+        return [one for one in self.slices if isinstance(one, Frame)]
 
-    def number(self, header: Header) -> int:
-        """What a sentence calls this slice."""
-        numbers = [h.instance_number if isinstance(h, InstanceHeader) else None for h in self.headers]
-        place = next(k for k, other in enumerate(self.headers) if other is header)
+    @property
+    def headers(self) -> list[InstanceHeader]:
+        return [frame.header for frame in self.frames]
+
+    def number(self, wanted: Slice) -> int:
+        """The number by which a sentence names this slice."""
+        numbers = [one.header.instance_number if isinstance(one, Frame) else None for one in self.slices]
+        place = next(k for k, other in enumerate(self.slices) if other is wanted)
         number = numbers[place]
         return place + 1 if number is None or None in numbers or len(set(numbers)) < len(numbers) else number
 
     def distinct(self, keyword: str) -> list[str]:
         """The different values of an attribute, the most frequent first."""
-        return [text for text, _ in Counter(h.text(keyword) for h in self.instances).most_common()]
+        return [text for text, _ in Counter(h.text(keyword) for h in self.headers).most_common()]
 
 
-def _answer(case: _Case, reason: Reason, /, *, alert: bool = False, **words: str | int) -> Verdict:
-    return Verdict(reason=reason, sentence=SENTENCES[reason].format(**words), slices=len(case.headers), alert=alert)
+def _answer(case: _Case, reason: VerdictReason, /, *, alert: bool = False, **words: str | int) -> Verdict:
+    return Verdict(reason=reason, sentence=SENTENCES[reason].format(**words), slices=len(case.slices), alert=alert)
 
 
 def _own_output(case: _Case) -> Verdict | None:
-    """A mark that survives a PACS round trip (DERIVED §1.5)."""
-    marked = next((h for h in case.instances if _is_derived_by_us(h)), None)
-    if marked is None:
-        return None
-    _, _, number = marked.text("ImageComments").rpartition(READ_WITH)
-    number = number.strip(" .")
-    return _answer(case, Reason.OWN_OUTPUT, number=number if number.isdecimal() else "of unknown number")
-
-
-def _is_derived_by_us(header: InstanceHeader) -> bool:
-    if PRODUCT in header.makers:
-        return True
-    return header.image_type[3:4] == (RESAMPLED_TERM,) and RESAMPLING_CODE in header.derivation_codes
+    """Keep what was derived here: its marks survive a PACS round trip (DERIVED §1.5)."""
+    for header in case.headers:
+        if is_own_output(header.makers, header.image_type, header.derivation_codes):
+            number = source_number(header.text("ImageComments"))
+            return _answer(case, VerdictReason.OWN_OUTPUT, number=number or "of unknown number")
+    return None
 
 
 def _class(case: _Case) -> Verdict | None:
-    classes = {header.sop_class_uid for header in case.instances}
+    classes = {header.sop_class_uid for header in case.headers}
     if not classes or MR_IMAGE_STORAGE in classes:
         return None
     if classes == {ENHANCED_MR_IMAGE_STORAGE}:
-        return _answer(case, Reason.ENHANCED)
+        return _answer(case, VerdictReason.ENHANCED)
     other = sorted(classes - {ENHANCED_MR_IMAGE_STORAGE})[0]
     name = UID(other, validation_mode=IGNORE).name  # the UID itself where it is not registered
-    return _answer(case, Reason.OTHER_CLASS, name="unknown" if name == other else name)
+    return _answer(case, VerdictReason.OTHER_CLASS, name="unknown" if name == other else name)
 
 
 def _disagreement(case: _Case) -> Verdict | None:
     """Two patients or studies under one Series Instance UID are a hazard that somebody has to look at."""
-    instances = case.instances
-    if len({header.identity_digest for header in instances}) > 1:
-        first = dict(instances[0].identity)
-        for header in instances[1:]:
+    headers = case.headers
+    if len({header.identity_digest for header in headers}) > 1:
+        first = dict(headers[0].identity)
+        for header in headers[1:]:
             differing = set(first.items()) ^ set(header.identity)
             if differing:
-                return _answer(case, Reason.DISAGREE, attribute=min(differing)[0], alert=True)
+                return _answer(case, VerdictReason.DISAGREE, attribute=min(differing)[0], alert=True)
     for keyword in SINGLE_VALUED:
         if len(case.distinct(keyword)) > 1:
             alert = keyword == "StudyInstanceUID"
-            return _answer(case, Reason.DISAGREE, attribute=attribute_name(keyword), alert=alert)
+            return _answer(case, VerdictReason.DISAGREE, attribute=attribute_name(keyword), alert=alert)
     return None
 
 
 def _unusable(case: _Case) -> Verdict | None:
-    for header in case.headers:
-        fault = header.reason if isinstance(header, UnreadableHeader) else fault_of(header)
+    for one in case.slices:
+        fault = one.reason if isinstance(one, UnreadableHeader) else fault_of(one.header)
         if fault:
-            return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
+            return _answer(case, VerdictReason.UNUSABLE, n=case.number(one), reason=fault)
     for keyword in PIXEL_FORMAT:
         usual, *unusual = case.distinct(keyword)
-        for header in case.instances if unusual else ():
-            if header.text(keyword) != usual:
+        for frame in case.frames if unusual else ():
+            if frame.header.text(keyword) != usual:
                 fault = f"its {attribute_name(keyword)} differs from that of the other slices"
-                return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
-    spacings = np.array([header.pixel_spacing_mm for header in case.instances])
-    usual_mm = np.median(spacings, axis=0)
-    for header, spacing in zip(case.instances, spacings, strict=True):
-        if (np.abs(spacing - usual_mm) > PIXEL_SPACING_TOLERANCE * usual_mm).any():
-            fault = "its Pixel Spacing differs from that of the other slices"
-            return _answer(case, Reason.UNUSABLE, n=case.number(header), reason=fault)
+                return _answer(case, VerdictReason.UNUSABLE, n=case.number(frame), reason=fault)
+    if other := other_pixel_spacing(case.frames):
+        fault = "its Pixel Spacing differs from that of the other slices"
+        return _answer(case, VerdictReason.UNUSABLE, n=case.number(other), reason=fault)
     return None
 
 
 def _position(case: _Case) -> Verdict | None:
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
-        if refusal := _absence(case, keyword, Reason.NO_POSITION):
+        if refusal := _absence(case, keyword, VerdictReason.NO_POSITION):
             return refusal
     return None
 
 
-def _absence(case: _Case, keyword: str, reason: Reason) -> Verdict | None:
-    missing = sum(not header.text(keyword) for header in case.instances)
+def _absence(case: _Case, keyword: str, reason: VerdictReason) -> Verdict | None:
+    missing = sum(not header.text(keyword) for header in case.headers)
     if not missing:
         return None
-    return _answer(case, reason, attribute=attribute_name(keyword), k=missing, n=len(case.headers))
+    return _answer(case, reason, attribute=attribute_name(keyword), k=missing, n=len(case.slices))
 
 
 def _mosaic(case: _Case) -> Verdict | None:
-    return _answer(case, Reason.MOSAIC) if any(MOSAIC_TERM in h.image_type[2:] for h in case.instances) else None
+    return _answer(case, VerdictReason.MOSAIC) if any(MOSAIC_TERM in h.image_type[2:] for h in case.headers) else None
 
 
 def _term(case: _Case) -> Verdict | None:
-    """Values 1 and 2 of Image Type clear nobody and accuse nobody (DERIVED §1.4), but of a reformat."""
+    """Refuse an image by values 3 and later of Image Type.
+
+    Value 1 counts for reformats, and for a rule that keeps what is DERIVED (DERIVED §1.4).
+    """
     of_rule = [_spaced(term.upper()) for term in case.limits.refuse_terms]
-    for header in case.instances:
+    for header in case.headers:
         is_original = header.image_type[:1] == ("ORIGINAL",)
         terms = REFUSED_TERMS if is_original else REFUSED_TERMS + REFUSED_UNLESS_ORIGINAL
         for value in header.image_type[2:]:
             if _is_one_of(_joined(value), terms) or _is_one_of(_spaced(value), of_rule):
-                return _answer(case, Reason.TERM, term=_plain(value))
+                return _answer(case, VerdictReason.TERM, term=_plain(value))
         if case.limits.derived == "keep" and header.image_type[:1] == ("DERIVED",):
-            return _answer(case, Reason.TERM, term="DERIVED")
+            return _answer(case, VerdictReason.TERM, term="DERIVED")
     return None
 
 
@@ -376,60 +337,60 @@ def _spaced(value: str) -> str:
 
 
 def _lossy(case: _Case) -> Verdict | None:
-    if case.limits.allow_lossy or not any(is_lossy(header) for header in case.instances):
+    if case.limits.allow_lossy or not any(is_lossy(header) for header in case.headers):
         return None
-    worst = max((ratio for header in case.instances for ratio in header.lossy_ratios), default=None)
-    return _answer(case, Reason.LOSSY, x="unknown" if worst is None else _short(worst))
+    worst = max((ratio for header in case.headers for ratio in header.lossy_ratios), default=None)
+    return _answer(case, VerdictReason.LOSSY, x="unknown" if worst is None else _short(worst))
 
 
 def _orientations(case: _Case) -> Verdict | None:
-    count = count_orientations([header.orientation or () for header in case.instances])
-    return None if count == 1 else _answer(case, Reason.ORIENTATIONS, k=count)
+    count = count_orientations([header.orientation or () for header in case.headers])
+    return None if count == 1 else _answer(case, VerdictReason.ORIENTATIONS, k=count)
 
 
 def _echoes(case: _Case) -> Verdict | None:
-    """Several images of one place, told apart by something other than time."""
-    instances = case.instances
-    echo_times = sorted({header.echo_time_ms for header in instances if header.echo_time_ms is not None})
+    """Refuse several images of one place that something other than time tells apart."""
+    headers = case.headers
+    echo_times = sorted({header.echo_time_ms for header in headers if header.echo_time_ms is not None})
     echo_times = [time for k, time in enumerate(echo_times) if k == 0 or time - echo_times[k - 1] > ECHO_TIME_MS]
-    weighted = [header for header in instances if header.b_value]
-    b_values = {0.0 if header.b_value is None else header.b_value for header in instances}
+    weighted = [header for header in headers if header.b_value]
+    b_values = {0.0 if header.b_value is None else header.b_value for header in headers}
     kinds = (
         ("echo times", [f"{_short(time)} ms" for time in echo_times]),
         ("echo numbers", case.distinct("EchoNumbers")),
         ("b-values", [_short(value) for value in sorted(b_values)]),
         ("diffusion directions", sorted({" ".join(header.gradient) for header in weighted})),
         ("complex components", case.distinct("ComplexImageComponent")),
-        ("image types", sorted({" ".join(sorted(set(header.image_type[2:]))) for header in instances})),
+        ("image types", sorted({" ".join(sorted(set(header.image_type[2:]))) for header in headers})),
     )
     for kind, values in kinds:
         if len(values) > 1:
             shown = [_plain(value or "none") for value in values[:VALUES_SHOWN]]
             listed = ", ".join(shown) + (" …" if len(values) > VALUES_SHOWN else "")
-            return _answer(case, Reason.ECHOES, k=len(values), kinds=kind, values=listed)
+            return _answer(case, VerdictReason.ECHOES, k=len(values), kinds=kind, values=listed)
     return None
 
 
 def _repeated(case: _Case) -> Verdict | None:
-    count = count_repeated(line_of(case.instances).offsets_mm)
+    count = count_repeated(line_of(case.frames).offsets_mm)
     if not count:
         return None
-    refusal = _answer(case, Reason.REPEATED, k=count)
-    told_apart = {tuple(header.text(keyword) for keyword in TOLD_APART_BY) for header in case.instances}
-    if len(told_apart) == len(case.instances):
+    refusal = _answer(case, VerdictReason.REPEATED, k=count)
+    told_apart = {tuple(header.text(keyword) for keyword in TOLD_APART_BY) for header in case.headers}
+    if len(told_apart) == len(case.headers):
         return refusal
     return replace(refusal, sentence=COPIES.format(k=count))
 
 
 def _too_few(case: _Case) -> Verdict | None:
-    if len(case.headers) >= MIN_SLICES:
+    if len(case.slices) >= MIN_SLICES:
         return None
-    return _answer(case, Reason.TOO_FEW, n=len(case.headers), least=MIN_SLICES)
+    return _answer(case, VerdictReason.TOO_FEW, n=len(case.slices), least=MIN_SLICES)
 
 
 def _frame_of_reference(case: _Case) -> Verdict | None:
-    """Last of its row: viewers tie crosshairs to it, so a missing one is never invented."""
-    return _absence(case, "FrameOfReferenceUID", Reason.NO_FRAME_OF_REFERENCE)
+    """Viewers tie crosshairs to the Frame of Reference, so a missing one is never invented."""
+    return _absence(case, "FrameOfReferenceUID", VerdictReason.NO_FRAME_OF_REFERENCE)
 
 
 _SERIES_CHECKS: tuple[Callable[[_Case], Verdict | None], ...] = (
@@ -443,87 +404,65 @@ class _Stack:
     """A series of single slices, each at a place of its own, all in one orientation."""
 
     case: _Case
-    line: SliceLine
-    slices: tuple[InstanceHeader, ...]  # ascending along the normal
-    spacing_mm: float  # median distance
-    thickness_mm: float | None  # None where it is not to be believed
+    layout: Layout
 
     @property
-    def gap_mm(self) -> float:
-        """Unmeasured part of each spacing."""
-        return self.spacing_mm - (self.spacing_mm if self.thickness_mm is None else self.thickness_mm)
-
-    @property
-    def in_plane_mm(self) -> float:
-        """The smaller pixel spacing."""
-        return min(self.slices[0].pixel_spacing_mm or (0.0,))
+    def headers(self) -> list[InstanceHeader]:
+        """The headers of the slices, ascending along the normal."""
+        return [frame.header for frame in self.layout.frames]
 
     @property
     def target_mm(self) -> float:
         """The thin spacing that the rule aims at (grid rule, DESIGN §8)."""
-        return max(self.in_plane_mm, self.case.limits.target_mm)
-
-
-def _stack(case: _Case) -> _Stack:
-    line = line_of(case.instances)
-    spacing_mm = float(np.median(np.diff(line.offsets_mm)))
-    return _Stack(
-        case=case,
-        line=line,
-        slices=tuple(case.instances[k] for k in line.order),
-        spacing_mm=spacing_mm,
-        thickness_mm=believed_thickness_mm(case.instances, spacing_mm),
-    )
+        return max(self.layout.in_plane_mm, self.case.limits.target_mm)
 
 
 def _slabs(stack: _Stack) -> Verdict | None:
-    """A mean or a sum over slabs that overlap: a projection."""
-    stated_mm = float(np.median([header.slice_thickness_mm or 0.0 for header in stack.slices]))
-    if stated_mm <= OVERLAP * stack.spacing_mm:
+    """Refuse a mean or a sum over slabs that overlap: it is a projection."""
+    stated_mm = float(np.median([header.slice_thickness_mm or 0.0 for header in stack.headers]))
+    if stated_mm <= OVERLAP * stack.layout.spacing_mm:
         return None
-    for header in stack.slices:
+    for header in stack.headers:
         for value in header.image_type[2:]:
             if header.image_type[0] == "DERIVED" and _is_one_of(_joined(value), SUMS):
-                return _answer(stack.case, Reason.TERM, term=_plain(value))
+                return _answer(stack.case, VerdictReason.TERM, term=_plain(value))
     return None
 
 
 def _missing(stack: _Stack) -> Verdict | None:
-    """Distances that are whole multiples of the usual one; no viewer is safe from them, so never filled."""
-    distances = np.diff(stack.line.offsets_mm)
-    steps = np.rint(distances / stack.spacing_mm)
-    if steps.max() < 2 or (np.abs(distances - steps * stack.spacing_mm) > MULTIPLE * steps * stack.spacing_mm).any():
+    """No viewer is safe from missing slices, so they are never filled."""
+    found = missing_slices(stack.layout)
+    if found is None:
         return None
-    widest = int(np.argmax(distances))
-    numbers = sorted(stack.case.number(stack.slices[k]) for k in (widest, widest + 1))
+    around = stack.layout.frames[found.before : found.before + 2]
+    first, second = sorted(map(stack.case.number, around))
     return _answer(
         stack.case,
-        Reason.MISSING,
-        k=int((steps - 1).sum()),
-        gap=_short(float(distances[widest])),
-        i=numbers[0],
-        j=numbers[1],
-        s=_short(stack.spacing_mm),
+        VerdictReason.MISSING,
+        k=found.count,
+        gap=_short(found.distance_mm),
+        i=first,
+        j=second,
+        s=_short(stack.layout.spacing_mm),
     )
 
 
 def _irregular(stack: _Stack) -> Verdict | None:
-    residual_limit_mm = min(max(RESIDUAL_MM, RESIDUAL * stack.spacing_mm), RESIDUAL_LIMIT_MM)
-    shear_limit_mm = SHEAR * stack.spacing_mm
-    if stack.line.residual_mm <= residual_limit_mm and stack.line.shear_mm <= shear_limit_mm:
+    found = unevenness(stack.layout)
+    if found is None:
         return None
-    distances = np.diff(stack.line.offsets_mm)
-    refusal = _answer(stack.case, Reason.IRREGULAR, a=_short(float(distances.min())), b=_short(float(distances.max())))
-    if float(np.ptp(distances)) > residual_limit_mm:
+    nearest, farthest = _short(found.nearest_mm), _short(found.farthest_mm)
+    refusal = _answer(stack.case, VerdictReason.IRREGULAR, a=nearest, b=farthest)
+    if found.sideways_mm is None:
         return refusal
-    sideways_mm = max(stack.line.shear_mm, stack.line.residual_mm)
-    return replace(refusal, sentence=SHEARED.format(x=_short(sideways_mm)))
+    return replace(refusal, sentence=SHEARED.format(x=_short(found.sideways_mm)))
 
 
 def _gaps(stack: _Stack) -> Verdict | None:
-    if stack.gap_mm <= stack.case.limits.max_gap_fraction * stack.spacing_mm:
+    gap_mm, spacing_mm = stack.layout.gap_mm, stack.layout.spacing_mm
+    if gap_mm <= stack.case.limits.max_gap_fraction * spacing_mm:
         return None
-    return _answer(stack.case, Reason.GAPS, g=_short(stack.gap_mm), s=_short(stack.spacing_mm))
+    return _answer(stack.case, VerdictReason.GAPS, g=_short(gap_mm), s=_short(spacing_mm))
 
 
 def _already_thin(stack: _Stack) -> Verdict | None:
@@ -532,7 +471,11 @@ def _already_thin(stack: _Stack) -> Verdict | None:
     limits = stack.case.limits
     least_mm = limits.min_ratio * stack.target_mm
     return _answer(
-        stack.case, Reason.ALREADY_THIN, s=_short(stack.spacing_mm), name=limits.rule_name, t=_short(least_mm)
+        stack.case,
+        VerdictReason.ALREADY_THIN,
+        s=_short(stack.layout.spacing_mm),
+        name=limits.rule_name,
+        t=_short(least_mm),
     )
 
 
@@ -540,7 +483,7 @@ def _out_of_range(stack: _Stack) -> Verdict | None:
     ratio, (lowest, highest) = _ratio(stack), stack.case.limits.ratios
     if ratio is None or lowest <= ratio <= highest:
         return None
-    return _answer(stack.case, Reason.RATIO, r=ratio, lo=lowest, hi=highest, m=stack.case.limits.model)
+    return _answer(stack.case, VerdictReason.RATIO, r=ratio, lo=lowest, hi=highest, m=stack.case.limits.model)
 
 
 _STACK_CHECKS: tuple[Callable[[_Stack], Verdict | None], ...] = (
@@ -550,59 +493,62 @@ _STACK_CHECKS: tuple[Callable[[_Stack], Verdict | None], ...] = (
 
 def _ratio(stack: _Stack) -> int | None:
     limits = stack.case.limits
-    return choose_ratio(stack.spacing_mm, stack.in_plane_mm, target_mm=limits.target_mm, min_ratio=limits.min_ratio)
+    layout = stack.layout
+    return choose_ratio(layout.spacing_mm, layout.in_plane_mm, target_mm=limits.target_mm, min_ratio=limits.min_ratio)
 
 
 def _plan(stack: _Stack) -> Verdict:
     ratio = _ratio(stack)
     assert ratio is not None, "a series that is thin already has been kept"
-    spacing_mm = stack.line.spacing_mm
-    thick = "of unknown thickness" if stack.thickness_mm is None else f"{_short(stack.thickness_mm)} mm thick"
+    layout = stack.layout
+    slices, spacing_mm = len(layout.frames), layout.line.spacing_mm
+    thick = "of unknown thickness" if layout.thickness_mm is None else f"{_short(layout.thickness_mm)} mm thick"
     verdict = _answer(
         stack.case,
-        Reason.PROCESS,
-        n=len(stack.slices),
+        VerdictReason.PROCESS,
+        n=slices,
         s=_short(spacing_mm),
         thick=thick,
-        m=len(stack.slices) * ratio,
+        m=slices * ratio,
         d=_short(spacing_mm / ratio),
         name=stack.case.limits.rule_name,
     )
     return replace(
         verdict,
         ratio=ratio,
-        thin_slices=len(stack.slices) * ratio,
+        thin_slices=slices * ratio,
         slice_spacing_mm=round(spacing_mm, REPORTED_DECIMALS),
         thin_spacing_mm=round(spacing_mm / ratio, REPORTED_DECIMALS),
     )
 
 
 def _measured(verdict: Verdict, stack: _Stack) -> Verdict:
-    """The verdict with what the stack's geometry told, whatever the answer is."""
-    gap_fraction = None if stack.thickness_mm is None else stack.gap_mm / stack.spacing_mm
+    """Add to the verdict what the geometry of the stack told, whatever the answer is."""
+    layout = stack.layout
     return replace(
         verdict,
-        slice_spacing_mm=verdict.slice_spacing_mm or round(stack.spacing_mm, REPORTED_DECIMALS),
-        slice_thickness_mm=stack.thickness_mm,
-        gap_fraction=None if gap_fraction is None else round(gap_fraction, REPORTED_DECIMALS),
+        slice_spacing_mm=verdict.slice_spacing_mm or round(layout.spacing_mm, REPORTED_DECIMALS),
+        slice_thickness_mm=layout.thickness_mm,
+        gap_fraction=None if layout.gap_fraction is None else round(layout.gap_fraction, REPORTED_DECIMALS),
         notes=tuple(_notes(stack)),
     )
 
 
 def _notes(stack: _Stack) -> list[str]:
-    """What does not decide, but a reader of the result should know."""
-    case, spacing = stack.case, _short(stack.spacing_mm)
+    """Sentences on what does not decide, but a reader of the result should know."""
+    case, headers, spacing_mm = stack.case, stack.headers, stack.layout.spacing_mm
+    spacing = _short(spacing_mm)
     notes = []
-    if stack.thickness_mm is None:
-        stated = stack.slices[0].slice_thickness_mm
+    if stack.layout.thickness_mm is None:
+        stated = headers[0].slice_thickness_mm
         what = "missing" if not stated or stated < 0 else f"{_short(stated)} mm, which is not believed"
         notes.append(f"Slice Thickness is {what}; the slices are taken to be as thick as their spacing, {spacing} mm.")
-    if any(header.image_type[:1] == ("DERIVED",) for header in stack.slices):
+    if any(header.image_type[:1] == ("DERIVED",) for header in headers):
         notes.append("The images say of themselves that they are DERIVED.")
-    if any(is_lossy(header) for header in stack.slices):
+    if any(is_lossy(header) for header in headers):
         notes.append("The images were lossily compressed before they came here, which the rule allows.")
-    stated_mm = {header.text("SpacingBetweenSlices") for header in stack.slices} - {""}
-    if any(abs(_number(text) - stack.spacing_mm) > RESIDUAL * stack.spacing_mm for text in stated_mm):
+    stated_mm = {header.text("SpacingBetweenSlices") for header in headers} - {""}
+    if any(abs(_number(text) - spacing_mm) > RESIDUAL * spacing_mm for text in stated_mm):
         notes.append(f"Spacing Between Slices disagrees with the positions ({spacing} mm), which are right.")
     varying = [attribute_name(keyword) for keyword in REPORTED if len(case.distinct(keyword)) > 1]
     if varying:
@@ -627,5 +573,5 @@ def _short(number: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """A sender's code fit for a sentence; a value that ran into its neighbours may hold anything, a name among it."""
+    """Return a sender's code where it is fit for a sentence: a damaged value may hold anything, a name among it."""
     return text if CODE.fullmatch(text) else "unreadable"

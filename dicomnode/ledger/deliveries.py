@@ -1,4 +1,7 @@
-"""Deliveries and their items: born when a job is done, claimed by the peer's loop, ended by its answers."""
+"""Deliveries and their items: opened when a job is done, claimed by the loop of their peer, ended by its answers.
+
+What an operator does to a delivery stands in ``delivery_commands``.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,22 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, exists, func, insert, literal_column, or_, select, update
 
-from dicomnode.errors import InputError
-from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, SeriesId
-from dicomnode.ledger.act import Act, moving, stands
+from dicomnode.ids import DeliveryId, InstanceId, JobId, SeriesId
+from dicomnode.ledger import mapping
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
-from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine, series
-from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, JobState
+from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine
+from dicomnode.ledger.statements import bind_values, bound, moving, stands
+from dicomnode.ledger.states import DeliveryState, Event, ItemState
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
 
-_later = job.alias("later")
+NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 
-_NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
-
-_MINE = and_(delivery.c.id == bindparam("delivery"), delivery.c.lease_token == bindparam("token"))
+_MINE = and_(delivery.c.id == bound("delivery"), delivery.c.lease_token == bound("token"))
 _STILL_MINE = exists().where(_MINE, stands(delivery, DeliveryState.SENDING))
 # The answer to what was on its way when an operator cancelled: the peer has it, or has refused it, all the same.
 _CANCELLED_UNDER_WAY = exists().where(
@@ -33,63 +35,66 @@ _PART_IS_THERE = exists().where(
     delivery_item.c.delivery_id == delivery.c.id, stands(delivery_item, ItemState.ACKNOWLEDGED)
 )
 # A clock that was set back stands before the moment at which the wait began: nobody waits for it to catch up.
-_IS_DUE = or_(delivery.c.next_at <= bindparam("now"), delivery.c.state_at > bindparam("now"))
+_IS_DUE = or_(delivery.c.next_at <= bound("now"), delivery.c.state_at > bound("now"))
 
-# Files set aside of which a series may lack something, once somebody has looked; of these a finding is harm, all but
-# one, and in doubt is a series while one of them is not looked at, or is harm, and no person has seen it.
+# COMPARED: files of these reasons are compared with what was kept, because their series may lack something. Every
+# finding but SAME is harm. A series is in doubt while such a file is harm, or not compared yet, and no person saw it.
 COMPARED: Final = quarantine.c.reason.in_(
     [QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING, QuarantineReason.ORPHAN]
 )
 IS_HARM: Final = and_(COMPARED, quarantine.c.finding != Finding.SAME)
 _IS_IN_DOUBT = exists().where(
-    quarantine.c.series_id == bindparam("of_series"),
+    quarantine.c.series_id == bound("series"),
     quarantine.c.seen_at.is_(None),
     COMPARED,
     func.coalesce(quarantine.c.finding, "") != Finding.SAME,
 )
 _HOLD_DOUBTFUL = (
     moving(delivery, Event.SET_ASIDE)
-    .where(delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bindparam("of_series"))), ~_PART_IS_THERE)
-    .values(reason=SET_ASIDE, sentence=bindparam("words"))
+    .where(delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"))), ~_PART_IS_THERE)
+    .values(reason=SET_ASIDE, sentence=bound("sentence"))
 )
 
 _SUPERSEDE = moving(delivery, Event.SUPERSEDE).where(
-    delivery.c.job_id.in_(
-        select(job.c.id).where(job.c.series_id == bindparam("of_series"), job.c.id != bindparam("but_job"))
-    ),
+    delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"), job.c.id != bound("but_job"))),
     ~_PART_IS_THERE,
 )
 _BEGUN_REVISION = (
     select(func.max(job.c.revision))
     .join_from(delivery, job)
-    .where(job.c.series_id == bindparam("of_series"), delivery.c.attempts > 0)
+    .where(job.c.series_id == bound("series"), delivery.c.attempts > 0)
 )
 
+_OPEN = (
+    insert(delivery)
+    .values(priority=select(job.c.priority).where(job.c.id == bound("job")).scalar_subquery())
+    .returning(delivery.c.id)
+)
 _LEASE_LOST = (
     moving(delivery, Event.LEASE_LOST)
-    .where(delivery.c.peer == bindparam("to_peer"), delivery.c.lease_until < bindparam("now"))
-    .values(next_at=bindparam("now"), **_NO_LEASE)
+    .where(delivery.c.peer == bound("peer"), delivery.c.lease_until < bound("now"))
+    .values(next_at=bound("now"), **NO_LEASE)
 )
-_RETURN_ALL = moving(delivery, Event.LEASE_LOST).values(next_at=bindparam("now"), **_NO_LEASE)
+_RETURN_ALL = moving(delivery, Event.LEASE_LOST).values(next_at=bound("now"), **NO_LEASE)
 _CLAIM = (
     moving(delivery, Event.CLAIM)
     .where(
         delivery.c.id
         == select(delivery.c.id)
-        .where(delivery.c.peer == bindparam("to_peer"), stands(delivery, DeliveryState.DUE), _IS_DUE)
-        .order_by(delivery.c.next_at, delivery.c.id)
+        .where(delivery.c.peer == bound("peer"), stands(delivery, DeliveryState.DUE), _IS_DUE)
+        .order_by(delivery.c.priority, delivery.c.next_at, delivery.c.id)
         .limit(1)
         .scalar_subquery()
     )
     .values(
         attempts=delivery.c.attempts + 1,
-        lease_owner=bindparam("owner"),
+        lease_owner=bound("owner"),
         lease_token=delivery.c.lease_token + 1,
-        lease_until=bindparam("until"),
+        lease_until=bound("until"),
     )
     .returning(delivery)
 )
-_BEAT = update(delivery).where(_MINE, stands(delivery, DeliveryState.SENDING)).values(lease_until=bindparam("until"))
+_BEAT = update(delivery).where(_MINE, stands(delivery, DeliveryState.SENDING)).values(lease_until=bound("until"))
 
 _PENDING_ITEMS = (
     select(
@@ -105,7 +110,7 @@ _PENDING_ITEMS = (
         instance.c.sha256,
     )
     .join_from(delivery_item, instance)
-    .where(delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING))
+    .where(delivery_item.c.delivery_id == bound("delivery"), stands(delivery_item, ItemState.PENDING))
     .order_by(delivery_item.c.id)
 )
 # From the events, which nothing overwrites: the operator's retry and every later answer leave them standing.
@@ -114,115 +119,77 @@ _REFUSALS = select(events.c.row_id, events.c.detail).where(
     events.c.to_state == ItemState.REFUSED,
     events.c.row_id.in_(
         select(delivery_item.c.id).where(
-            delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING)
+            delivery_item.c.delivery_id == bound("delivery"), stands(delivery_item, ItemState.PENDING)
         )
     ),
 )
 _THE_ITEM = and_(
-    delivery_item.c.id == bindparam("item"),
-    delivery_item.c.delivery_id == bindparam("delivery"),
+    delivery_item.c.id == bound("item"),
+    delivery_item.c.delivery_id == bound("delivery"),
     or_(_STILL_MINE, _CANCELLED_UNDER_WAY),
 )
 _ACKNOWLEDGE = (
-    moving(delivery_item, Event.ACKNOWLEDGE)
-    .where(_THE_ITEM)
-    .values(status=bindparam("answer"), attempt=bindparam("in_attempt"))
+    moving(delivery_item, Event.ACKNOWLEDGE).where(_THE_ITEM).values(status=bound("status"), attempt=bound("attempt"))
 )
-_REFUSE = moving(delivery_item, Event.REFUSE).where(_THE_ITEM).values(status=bindparam("answer"))
+_REFUSE = moving(delivery_item, Event.REFUSE).where(_THE_ITEM).values(status=bound("status"))
 _FAIL_ITEM = (
     update(delivery_item)
     .where(_THE_ITEM, stands(delivery_item, ItemState.PENDING))
-    .values(status=bindparam("answer"), tries=delivery_item.c.tries + 1)
+    .values(status=bound("status"), tries=delivery_item.c.tries + 1)
     .returning(delivery_item.c.tries)
 )
 _ITEMS_BY_STATE = (
     select(delivery_item.c.state, delivery_item.c.status, func.count().label("items"))
-    .where(delivery_item.c.delivery_id == bindparam("delivery"))
+    .where(delivery_item.c.delivery_id == bound("delivery"))
     .group_by(delivery_item.c.state, delivery_item.c.status)
     .order_by(delivery_item.c.state, delivery_item.c.status)
 )
 
-_RETURN = moving(delivery, Event.RETURN).where(_MINE).values(next_at=bindparam("due_at"), **_NO_LEASE)
+_RETURN = moving(delivery, Event.RETURN).where(_MINE).values(next_at=bound("next_at"), **NO_LEASE)
 _DEFER = _RETURN.values(
     # "In a row" ends with progress: an image that was acknowledged in this very attempt.
-    failures=bindparam("failures_now"),
-    reason=bindparam("why"),
-    sentence=bindparam("words"),
+    failures=bound("failures"),
+    reason=bound("reason"),
+    sentence=bound("sentence"),
 )
 _PROGRESS = select(
-    exists().where(
-        delivery_item.c.delivery_id == bindparam("delivery"), delivery_item.c.attempt == bindparam("attempt")
-    )
+    exists().where(delivery_item.c.delivery_id == bound("delivery"), delivery_item.c.attempt == bound("attempt"))
 )
-_HOLD = (
-    moving(delivery, Event.HOLD).where(_MINE).values(reason=bindparam("why"), sentence=bindparam("words"), **_NO_LEASE)
-)
+_HOLD = moving(delivery, Event.HOLD).where(_MINE).values(reason=bound("reason"), sentence=bound("sentence"), **NO_LEASE)
 _FINISH = (
     moving(delivery, Event.FINISH)
     .where(_MINE)
-    .values(sent_at=bindparam("now"), proof="acknowledged", failures=0, reason=None, sentence="", **_NO_LEASE)
+    .values(sent_at=bound("now"), proof="acknowledged", failures=0, reason=None, sentence="", **NO_LEASE)
 )
-_CANCEL = (
-    moving(delivery, Event.CANCEL)
-    .where(delivery.c.id == bindparam("delivery"))
-    .values(reason=OPERATOR, sentence=bindparam("words"), **_NO_LEASE)
-)
-_SOMETHING_NEWER = select(
-    exists().where(
-        job.c.id == bindparam("job"),
-        or_(
-            job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery(),
-            exists().where(
-                _later.c.series_id == job.c.series_id, _later.c.id > job.c.id, stands(_later, JobState.DONE)
-            ),
-        ),
-    )
-)
-_INSTANCES = (
-    select(delivery_item.c.instance_id)
-    .where(delivery_item.c.delivery_id == bindparam("delivery"))
-    .order_by(delivery_item.c.id)
-)
-_DUE_NOW = {"next_at": bindparam("now"), "failures": 0, "reason": None, "sentence": ""}
-_RELEASE = moving(delivery, Event.RELEASE).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
+DUE_NOW = {"next_at": bound("now"), "failures": 0, "reason": None, "sentence": ""}
 _RELEASE_DOUBTFUL = (
     moving(delivery, Event.RELEASE)
     .where(
-        delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bindparam("of_series"))),
+        delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"))),
         delivery.c.reason == SET_ASIDE,
     )
-    .values(**_DUE_NOW)
-)
-_RETRY = moving(delivery, Event.RETRY).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
-_HASTEN = update(delivery).where(delivery.c.id == bindparam("delivery")).values(**_DUE_NOW)
-_RETRY_ITEMS = (
-    moving(delivery_item, Event.RETRY).where(delivery_item.c.delivery_id == bindparam("delivery")).values(tries=0)
-)
-_FRESH_TRIES = (
-    update(delivery_item)
-    .where(delivery_item.c.delivery_id == bindparam("delivery"), stands(delivery_item, ItemState.PENDING))
-    .values(tries=0)
+    .values(**DUE_NOW)
 )
 
 
 def supersede_unsent(act: Act, series_id: SeriesId, *, but_job: JobId | None, detail: str) -> None:
-    """Give up the deliveries of a series of which nothing has reached a peer, but those of one job."""
-    act.move(_SUPERSEDE, detail, of_series=series_id, but_job=-1 if but_job is None else but_job)
+    """Cancel the deliveries of a series of which nothing has reached a peer, except those of one job."""
+    act.move(_SUPERSEDE, detail, series=series_id, but_job=-1 if but_job is None else but_job)
 
 
 def is_in_doubt(connection: Connection, series_id: SeriesId) -> bool:
-    """Was something of the series set aside that may matter, and that no person has seen?"""
-    return bool(connection.execute(select(_IS_IN_DOUBT), {"of_series": series_id}).scalar_one())
+    """Was a file of the series set aside that may matter, and that no person has seen?"""
+    return bool(connection.execute(select(_IS_IN_DOUBT), bind_values(series=series_id)).scalar_one())
 
 
 def hold_doubtful(act: Act, series_id: SeriesId) -> None:
-    """Something of the series was set aside: what has not begun its way to a peer waits until that is looked at."""
-    act.move(_HOLD_DOUBTFUL, of_series=series_id, words=_doubt(series_id))
+    """Hold the deliveries of which nothing has reached a peer: a file of the series was set aside."""
+    act.move(_HOLD_DOUBTFUL, series=series_id, sentence=_doubt(series_id))
 
 
 def release_doubtful(act: Act, series_id: SeriesId, detail: str) -> int:
-    """Let go what was held for that; how many deliveries."""
-    return act.move(_RELEASE_DOUBTFUL, detail, of_series=series_id)
+    """Make the deliveries due that ``hold_doubtful`` held; return how many there were."""
+    return act.move(_RELEASE_DOUBTFUL, detail, series=series_id)
 
 
 def open_deliveries(
@@ -234,9 +201,12 @@ def open_deliveries(
     peers: Sequence[str],
     instances: Sequence[InstanceId],
 ) -> None:
-    """Bring what a done job made to its peers, or hold it where an older revision was on its way before."""
+    """Open a delivery to each peer of a done job.
+
+    It is held where an older revision was on its way before, or where the series is in doubt.
+    """
     supersede_unsent(act, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
-    begun_revision = act.connection.execute(_BEGUN_REVISION, {"of_series": series_id}).scalar_one()
+    begun_revision = act.connection.execute(_BEGUN_REVISION, bind_values(series=series_id)).scalar_one()
     reason = None
     sentence = ""
     if begun_revision is not None and begun_revision < revision:
@@ -248,10 +218,10 @@ def open_deliveries(
     elif is_in_doubt(act.connection, series_id):
         reason, sentence = SET_ASIDE, _doubt(series_id)
     for peer in dict.fromkeys(peers):
-        _open(act, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
+        open_one(act, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
 
 
-def _open(
+def open_one(
     act: Act,
     job_id: JobId,
     peer: str,
@@ -261,60 +231,36 @@ def _open(
     reason: str | None = None,
     sentence: str = "",
 ) -> DeliveryId:
-    """A new delivery with all its items; held where there is a reason why it waits."""
-    made = act.connection.execute(
-        insert(delivery).returning(delivery.c.id),
-        {
-            "job_id": job_id,
-            "peer": peer,
-            **act.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
-            "created_at": act.now,
-            "next_at": act.now,
-            "attempts": 0,
-            "failures": 0,
-            "lease_token": 0,
-            "reason": reason,
-            "sentence": sentence,
-        },
-    ).scalar_one()
-    item = {"delivery_id": made, "tries": 0, **act.born(ItemState.PENDING, cause)}
-    act.connection.execute(insert(delivery_item), [{**item, "instance_id": one} for one in instances])
-    return DeliveryId(made)
+    """Make a delivery with all its items and the priority of its job. With a reason it is held, else it is due."""
+    new = mapping.new_delivery(act, job_id, peer, cause=cause, reason=reason, sentence=sentence)
+    made = DeliveryId(act.connection.execute(_OPEN, {**new, **bind_values(job=job_id)}).scalar_one())
+    act.connection.execute(insert(delivery_item), mapping.new_items(act, made, instances, cause=cause))
+    return made
 
 
 def return_all(act: Act, detail: str) -> int:
-    """At the start of a service no lease is alive: what was being sent is due again."""
+    """Make every delivery due that was being sent: at the start of a service no lease is alive."""
     return act.move(_RETURN_ALL, detail)
 
 
 def claim(act: Act, peer: str, owner: str, until: datetime) -> Delivery | None:
-    """Take the delivery to this peer that has waited longest."""
-    act.move(_LEASE_LOST, "the lease ran out", to_peer=peer)
-    parameters = {"now": act.now, "by": act.by, "detail": "", "to_peer": peer, "owner": owner, "until": until}
-    row = act.connection.execute(_CLAIM, parameters).one_or_none()
-    if row is None:
-        return None
-    return Delivery(
-        id=DeliveryId(row.id),
-        job=JobId(row.job_id),
-        peer=row.peer,
-        attempts=row.attempts,
-        failures=row.failures,
-        lease_token=row.lease_token,
-    )
+    """Take the most urgent delivery that is due to this peer, among equals the one that has been due longest."""
+    act.move(_LEASE_LOST, "the lease ran out", peer=peer)
+    row = act.take(_CLAIM, peer=peer, owner=owner, until=until)
+    return None if row is None else mapping.claimed_delivery(row)
 
 
 def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | None:
-    """When the first waiting delivery to this peer may be claimed."""
+    """Return the moment from which the first waiting delivery to this peer may be claimed. None: none waits."""
     waiting = (delivery.c.peer == peer, stands(delivery, DeliveryState.DUE))
-    if connection.execute(select(exists().where(*waiting, _IS_DUE)), {"now": now}).scalar_one():
+    if connection.execute(select(exists().where(*waiting, _IS_DUE)), bind_values(now=now)).scalar_one():
         return now
     moment: datetime | None = connection.execute(select(func.min(delivery.c.next_at)).where(*waiting)).scalar_one()
     return moment
 
 
 def without_peer(connection: Connection, reachable: Collection[str]) -> dict[str, int]:
-    """The peers that are not among those that can be sent to, and how many deliveries are due to each."""
+    """Count the due deliveries to each peer that is not among those that can be sent to."""
     question = (
         select(delivery.c.peer, func.count())
         .where(stands(delivery, DeliveryState.DUE), delivery.c.peer.not_in(sorted(reachable)))
@@ -325,88 +271,77 @@ def without_peer(connection: Connection, reachable: Collection[str]) -> dict[str
 
 
 def beat(act: Act, claimed: Delivery, until: datetime) -> bool:
-    """Keep the lease; False: it is no longer ours."""
-    return act.connection.execute(_BEAT, {**_claim_of(claimed), "until": until}).rowcount == 1
+    """Renew the lease. False: the delivery is no longer ours."""
+    return act.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
 
 
 def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryItem]:
-    """What the peer has still to get, in the order of the slices."""
+    """List the pending items, in the order of the slices."""
     refusals: defaultdict[int, set[int]] = defaultdict(set)
-    for row in connection.execute(_REFUSALS, {"delivery": claimed.id}):
+    for row in connection.execute(_REFUSALS, bind_values(delivery=claimed.id)):
         refusals[row.row_id].add(int(row.detail, 16))
     return [
-        DeliveryItem(
-            id=ItemId(row.id),
-            instance=InstanceId(row.instance_id),
-            file=row.file,
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            size_bytes=row.size_bytes,
-            sha256=row.sha256,
-            tries=row.tries,
-            status=row.status,
-            refusals=frozenset(refusals[row.id]),
-        )
-        for row in connection.execute(_PENDING_ITEMS, {"delivery": claimed.id})
+        mapping.pending_item(row, refusals[row.id])
+        for row in connection.execute(_PENDING_ITEMS, bind_values(delivery=claimed.id))
     ]
 
 
 def is_ours(connection: Connection, claimed: Delivery) -> bool:
-    """Does the claim hold? Not after its lease was lost, or an operator cancelled the delivery."""
-    return bool(connection.execute(select(_STILL_MINE), _claim_of(claimed)).scalar_one())
+    """Does the claim hold? It does not after its lease was lost, or an operator cancelled the delivery."""
+    return bool(connection.execute(select(_STILL_MINE), bind_values(**_claim_of(claimed))).scalar_one())
 
 
 def state_of(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
-    """Where the delivery stands, whoever holds it."""
+    """Return the state of a delivery, whoever holds it."""
     return DeliveryState(connection.execute(select(delivery.c.state).where(delivery.c.id == delivery_id)).scalar_one())
 
 
 def acknowledge(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
-    """The peer has it. False: the claim is no longer ours, and no other item may be sent."""
-    parameters = {**_claim_of(claimed), "item": item.id, "answer": status, "in_attempt": claimed.attempts}
-    return act.move(_ACKNOWLEDGE, f"{status:04X}", **parameters) == 1 and is_ours(act.connection, claimed)
+    """Record that the peer has the instance. False: the claim is no longer ours, and no other item may be sent."""
+    answer = {**_claim_of(claimed), "item": item.id, "status": status, "attempt": claimed.attempts}
+    return act.move(_ACKNOWLEDGE, f"{status:04X}", **answer) == 1 and is_ours(act.connection, claimed)
 
 
 def refuse(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
-    """The peer will not take it. False: as of ``acknowledge``."""
-    moved = act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, answer=status)
+    """Record that the peer will not take the instance. False means the same as from ``acknowledge``."""
+    moved = act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, status=status)
     return moved == 1 and is_ours(act.connection, claimed)
 
 
 def fail_item(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> int:
-    """The peer could not take it this time; how often that has happened now."""
-    parameters = {**_claim_of(claimed), "item": item.id, "answer": status}
-    tries = act.connection.execute(_FAIL_ITEM, parameters).scalar_one_or_none()
+    """Record that the peer could not take the instance this time; return how often that has happened."""
+    answer = bind_values(**_claim_of(claimed), item=item.id, status=status)
+    tries = act.connection.execute(_FAIL_ITEM, answer).scalar_one_or_none()
     return item.tries if tries is None else int(tries)
 
 
 def defer(act: Act, claimed: Delivery, *, due_at: datetime, reason: str, sentence: str) -> bool:
-    """A transient failure: due again later."""
-    progress = act.connection.execute(_PROGRESS, {"delivery": claimed.id, "attempt": claimed.attempts}).scalar_one()
+    """Make the delivery due again at a later moment, after a transient failure."""
+    this_attempt = bind_values(delivery=claimed.id, attempt=claimed.attempts)
+    progress = act.connection.execute(_PROGRESS, this_attempt).scalar_one()
     failures = 1 if progress else claimed.failures + 1
-    parameters = {**_claim_of(claimed), "due_at": due_at, "failures_now": failures, "why": reason, "words": sentence}
-    return act.move(_DEFER, sentence, **parameters) == 1
+    wait = {"next_at": due_at, "failures": failures, "reason": reason, "sentence": sentence}
+    return act.move(_DEFER, sentence, **_claim_of(claimed), **wait) == 1
 
 
 def release_claim(act: Act, claimed: Delivery) -> bool:
-    """Stopped between two instances: due at once, and nobody's failure."""
-    return act.move(_RETURN, "stopped", **_claim_of(claimed), due_at=act.now) == 1
+    """Make the delivery due at once, without a failure: the service stops between two instances."""
+    return act.move(_RETURN, "stopped", **_claim_of(claimed), next_at=act.now) == 1
 
 
 def hold(act: Act, claimed: Delivery, *, reason: str, sentence: str) -> bool:
-    """Wait for the operator."""
-    return act.move(_HOLD, sentence, **_claim_of(claimed), why=reason, words=sentence) == 1
+    """Hold the delivery until an operator acts."""
+    return act.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 1
 
 
 def finish(act: Act, claimed: Delivery) -> DeliveryState | None:
-    """All items are answered: sent when the peer took every one, else held with what it refused.
+    """End a delivery whose items are all answered: it is sent where the peer took every one, else held.
 
     None: the claim is no longer ours.
     """
     if not is_ours(act.connection, claimed):
         return None
-    rows = act.connection.execute(_ITEMS_BY_STATE, {"delivery": claimed.id}).all()
+    rows = act.connection.execute(_ITEMS_BY_STATE, bind_values(delivery=claimed.id)).all()
     assert all(row.state != ItemState.PENDING for row in rows), "a delivery is finished when no item is pending"
     refused = [row for row in rows if row.state == ItemState.REFUSED]
     if not refused:
@@ -417,111 +352,6 @@ def finish(act: Act, claimed: Delivery) -> DeliveryState | None:
     sentence = f"{claimed.peer} refused {sum(row.items for row in refused)} of {total} images: {statuses}."
     hold(act, claimed, reason=REFUSED, sentence=sentence)
     return DeliveryState.HELD
-
-
-def retry(act: Act, delivery_id: DeliveryId) -> None:
-    """The operator's *retry*: due now, refused items pending again."""
-    row = _row_for_operator(act.connection, delivery_id)
-    match DeliveryState(row.state):
-        case DeliveryState.HELD:
-            act.move(_RETRY, delivery=delivery_id)
-        case DeliveryState.CANCELLED:
-            _refuse_outdated(act.connection, row)
-            act.move(_RETRY, delivery=delivery_id)
-        case DeliveryState.DUE:
-            act.connection.execute(_HASTEN, {"now": act.now, "delivery": delivery_id})
-            act.note(Event.RETRY, table=delivery.name, row=delivery_id)
-        case _:
-            raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to retry.")
-    act.connection.execute(_FRESH_TRIES, {"delivery": delivery_id})
-    act.move(_RETRY_ITEMS, delivery=delivery_id)
-
-
-def send_to(act: Act, delivery_id: DeliveryId, peer: str) -> DeliveryId:
-    """The operator's *retry* to another peer, which gets all images: what the first peer has says nothing of this one.
-
-    One that is not sent yet is cancelled in favour of it. The delivery to that peer: a new one, or the one of the same
-    job that was cancelled before.
-    """
-    row = _row_for_operator(act.connection, delivery_id)
-    if row.peer == peer:
-        retry(act, delivery_id)
-        return delivery_id
-    if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
-        _refuse_outdated(act.connection, row)
-    there = act.connection.execute(
-        select(delivery).where(delivery.c.job_id == row.job_id, delivery.c.peer == peer)
-    ).one_or_none()
-    if there is None:
-        instances = act.connection.execute(_INSTANCES, {"delivery": delivery_id}).scalars().all()
-        target = _open(act, row.job_id, peer, instances, cause=Event.RETRY)
-    elif there.state == DeliveryState.CANCELLED:
-        target = DeliveryId(there.id)
-        retry(act, target)
-    else:
-        raise InputError(
-            f"Delivery {there.id} brings the same images to {peer} and is {_stands(there)}; nothing was changed.",
-            hint=f"`dicomnode deliveries cancel {delivery_id}` gives this one up.",
-        )
-    act.move(
-        _CANCEL,
-        f"delivery {target} goes to {peer} instead",
-        delivery=delivery_id,
-        words=f"An operator sent it to {peer} instead: delivery {target}.",
-    )  # changes nothing where it is sent or cancelled already
-    return target
-
-
-def release(act: Act, delivery_id: DeliveryId) -> None:
-    """The operator's *release*: a held delivery is due."""
-    row = _row_for_operator(act.connection, delivery_id)
-    if row.state != DeliveryState.HELD:
-        raise InputError(f"Delivery {delivery_id} is {_stands(row)}; only a held one can be released.")
-    act.move(_RELEASE, delivery=delivery_id)
-
-
-def cancel(act: Act, delivery_id: DeliveryId) -> None:
-    """The operator's *cancel*: nothing more of it is sent, once the instance on its way has its answer."""
-    row = _row_for_operator(act.connection, delivery_id)
-    if act.move(_CANCEL, delivery=delivery_id, words="An operator cancelled it.") == 0:
-        raise InputError(f"Delivery {delivery_id} is {_stands(row)}; there is nothing to cancel.")
-
-
-def peer_of(connection: Connection, delivery_id: DeliveryId) -> str:
-    """To whom a delivery goes. Raises InputError where there is none."""
-    peer: str = _row_for_operator(connection, delivery_id).peer
-    return peer
-
-
-def _stands(row: Row[*tuple[object, ...]]) -> str:
-    if row.state == DeliveryState.CANCELLED and row.reason == OPERATOR:
-        return "cancelled, by an operator"
-    return _IN_WORDS[DeliveryState(row.state)]
-
-
-_IN_WORDS: Final = {
-    DeliveryState.DUE: "due already",
-    DeliveryState.SENDING: "being sent at this moment",
-    DeliveryState.SENT: "sent already",
-    DeliveryState.HELD: "held",
-    DeliveryState.CANCELLED: "cancelled, because something newer took its place",
-}
-
-
-def _refuse_outdated(connection: Connection, row: Row[*tuple[object, ...]]) -> None:
-    """What has ended goes out again only while nothing newer has taken its place."""
-    if connection.execute(_SOMETHING_NEWER, {"job": row.job_id}).scalar_one():
-        raise InputError(
-            f"Delivery {row.id} is {row.state}, and its series has a newer revision or derivation by now; "
-            "nothing was changed."
-        )
-
-
-def _row_for_operator(connection: Connection, delivery_id: DeliveryId) -> Row[*tuple[object, ...]]:
-    row = connection.execute(select(delivery).where(delivery.c.id == delivery_id)).one_or_none()
-    if row is None:
-        raise InputError(f"There is no delivery {delivery_id}.", hint="`dicomnode deliveries list` shows them.")
-    return row
 
 
 def _doubt(series_id: SeriesId) -> str:

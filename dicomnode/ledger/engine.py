@@ -31,7 +31,7 @@ READERS: Final = 8  # connections kept; more are opened while they are needed
 
 
 class LedgerBusyError(LedgerError):
-    """Locked, or no room to write: the same act may succeed later, so a sender is asked to try again."""
+    """The ledger is locked, or its disk is full: a later try may succeed, so a sender is asked to try again."""
 
     code = "ledger_busy"
 
@@ -54,22 +54,22 @@ class Database:
         self._checking: sqlite3.Connection | None = None
 
     @contextmanager
-    def transaction(self, act: str, *, is_relaxed: bool = False) -> Iterator[Connection]:
-        """Everything inside is committed together or not at all; the act names the two checkpoints."""
+    def transaction(self, name: str, *, is_relaxed: bool = False) -> Iterator[Connection]:
+        """Commit everything inside together, or nothing of it; ``name`` is part of the names of its two checkpoints."""
         if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
             raise LedgerBusyError(f"The ledger was busy for {BUSY_TIMEOUT_S:.0f} s; nothing was written.")
         try:
             engine = self._relaxed_writer if is_relaxed else self._writer
             with _failures_in_words(self.path), engine.connect() as connection, connection.begin():
                 yield connection
-                checkpoint(f"ledger.{act}_written")
+                checkpoint(f"ledger.{name}_written")
         finally:
             self._turn.release()
-        checkpoint(f"ledger.{act}_committed")
+        checkpoint(f"ledger.{name}_committed")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view: what is committed meanwhile is not seen."""
+        """Open one consistent view: what is committed meanwhile is not seen."""
         with _failures_in_words(self.path), self._reader.connect() as connection, connection.begin():
             yield connection
 
@@ -96,7 +96,7 @@ class Database:
                 self._checking.interrupt()
 
     def size_bytes(self) -> int:
-        """Of the file, without what is still in the write-ahead log."""
+        """Return the size of the file, without what is still in the write-ahead log."""
         try:
             return self.path.stat().st_size
         except OSError as exc:
@@ -119,7 +119,7 @@ class ReadingDatabase:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view: what is committed meanwhile is not seen."""
+        """Open one consistent view: what is committed meanwhile is not seen."""
         with _failures_in_words(self.path), self._reader.connect() as connection, connection.begin():
             yield connection
 
@@ -129,7 +129,7 @@ class ReadingDatabase:
 
 
 def ledger_path(url: str) -> Path:
-    """The file that a ``sqlite:////path`` names."""
+    """Return the file that a ``sqlite:////path`` names."""
     try:
         parsed = make_url(url)
     except ArgumentError as exc:
@@ -174,7 +174,7 @@ def require_file(path: Path) -> None:
 
 
 def schema_version(connection: Connection) -> str | None:
-    """The number of the last migration; none in an empty database. Raises LedgerError for a foreign one."""
+    """Return the number of the last migration, None for an empty database. Raises LedgerError for a foreign one."""
     tables = set(connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars())
     if not tables:
         return None
@@ -204,7 +204,7 @@ def require_head(version: str, path: Path) -> None:
 
 @contextmanager
 def migration_connection(url: str) -> Iterator[Connection]:
-    """A connection for migrations: each of its transactions is IMMEDIATE and durable like the writer's."""
+    """Open a connection for migrations: each of its transactions is IMMEDIATE and durable like the writer's."""
     path = ledger_path(url)
     engine = _engine(path, "FULL")
     try:

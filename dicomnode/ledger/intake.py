@@ -1,4 +1,4 @@
-"""What came in: numbers for series, instances that are flushed, late ones, and those whose UID is taken."""
+"""Rows for what came in: numbers of series, instances on disk, late instances, and instances whose UID is taken."""
 
 from __future__ import annotations
 
@@ -6,47 +6,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select, update
 
-from dicomnode.ids import InstanceId, SeriesId
-from dicomnode.ledger import deliveries, jobs, quarantine
-from dicomnode.ledger.act import Act, insert_if_new, moving, stands
+from dicomnode.ids import SeriesId
+from dicomnode.ledger import deliveries, jobs, mapping, quarantine
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import KnownInstance, StoredInstance, StoreOutcome
 from dicomnode.ledger.schema import RECEIVED, instance, series
+from dicomnode.ledger.statements import bind_values, bound, insert_if_new, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
 
-_NUMBER = select(series.c.id).where(series.c.series_uid == bindparam("uid"))
+_NUMBER = select(series.c.id).where(series.c.series_uid == bound("uid"))
 _MAKE_SERIES = insert_if_new(series)
-_KNOWN = select(
-    instance.c.id,
-    instance.c.series_id,
-    instance.c.file,
-    instance.c.sha256,
-    instance.c.transfer_syntax_uid,
-    instance.c.origin,
-).where(instance.c.sop_instance_uid == bindparam("uid"))
+_KNOWN = select(*mapping.KNOWN_INSTANCE).where(instance.c.sop_instance_uid == bound("uid"))
 _SERIES = select(
     series.c.id, series.c.state, series.c.revision, series.c.aborted, series.c.first_at, series.c.origin
-).where(series.c.id == bindparam("series"))
+).where(series.c.id == bound("series"))
 _ADD = insert_if_new(instance)
 _REOPEN = (
     moving(series, Event.LATE_INSTANCE)
-    .where(series.c.id == bindparam("series"))
+    .where(series.c.id == bound("series"))
     .values(
         revision=series.c.revision + 1, first_at=None, last_at=None, reason=None, sentence="", notes=[], alert=False
     )
 )
 _TOUCH = (
     update(series)
-    .where(series.c.id == bindparam("series"))
-    .values(first_at=bindparam("first"), last_at=bindparam("last"), aborted=False)
+    .where(series.c.id == bound("series"))
+    .values(first_at=bound("first_at"), last_at=bound("last_at"), aborted=False)
 )
 _ABORTED = (
     update(series)
-    .where(series.c.id == bindparam("series"), stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
+    .where(series.c.id == bound("series"), stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
     .values(aborted=True)
 )
-_NOT_ABORTED = update(series).where(series.c.id == bindparam("series")).values(aborted=False)
+_NOT_ABORTED = update(series).where(series.c.id == bound("series")).values(aborted=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,49 +56,27 @@ class _Open:
 
 
 def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
-    """The number that a series has already."""
-    found = connection.execute(_NUMBER, {"uid": series_uid}).scalar_one_or_none()
+    """Return the number that a series has. None: it has none yet."""
+    found = connection.execute(_NUMBER, bind_values(uid=series_uid)).scalar_one_or_none()
     return None if found is None else SeriesId(found)
 
 
 def make_series(act: Act, series_uid: str) -> SeriesId:
-    """Hand out a number; the one that another association got a moment ago, if so."""
-    act.connection.execute(
-        _MAKE_SERIES,
-        {
-            "series_uid": series_uid,
-            "origin": RECEIVED,
-            "revision": 1,
-            **act.born(SeriesState.RECEIVING, "number"),
-            "created_at": act.now,
-            "aborted": False,
-            "sentence": "",
-            "notes": [],
-            "alert": False,
-        },
-    )
+    """Give a series a number, or return the one that another association got for it a moment ago."""
+    act.connection.execute(_MAKE_SERIES, mapping.new_received_series(act, series_uid))
     number = series_number(act.connection, series_uid)
     assert number is not None, "the row was just written"
     return number
 
 
 def known_instance(connection: Connection, sop_instance_uid: str) -> KnownInstance | None:
-    """What is held under this UID."""
-    row = connection.execute(_KNOWN, {"uid": sop_instance_uid}).one_or_none()
-    if row is None:
-        return None
-    return KnownInstance(
-        id=InstanceId(row.id),
-        series=SeriesId(row.series_id),
-        file=row.file,
-        sha256=row.sha256,
-        transfer_syntax_uid=row.transfer_syntax_uid,
-        is_derived=row.origin != RECEIVED,
-    )
+    """Return the instance that the ledger has under this UID."""
+    row = connection.execute(_KNOWN, bind_values(uid=sop_instance_uid)).one_or_none()
+    return None if row is None else mapping.known_instance(row)
 
 
 def accept(act: Act, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
-    """Give each new instance its row, and say of the others what they are; in the order given."""
+    """Give each new instance its row, and return what each instance is, in the order given."""
     opened: dict[SeriesId, _Open] = {}
     outcomes = [_accept_one(act, one, opened) for one in instances]
     for series_id, now_open in opened.items():
@@ -113,13 +85,13 @@ def accept(act: Act, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
 
 
 def mark_aborted(act: Act, series_id: SeriesId) -> None:
-    """The association that stored into it ended without a release: more may come, so it settles later."""
-    if act.connection.execute(_ABORTED, {"series": series_id}).rowcount:
+    """Record that an association into the series ended without a release: more may come, so it settles later."""
+    if act.connection.execute(_ABORTED, bind_values(series=series_id)).rowcount:
         act.note("aborted", table=series.name, row=series_id)
 
 
 def mark_cut_off(act: Act) -> None:
-    """The service was killed: whether a sender had finished a series that still comes in, nobody knows any more."""
+    """Mark every series that still comes in: after a kill nobody knows whether its sender had finished."""
     receiving = select(series.c.id).where(stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
     for series_id in act.connection.execute(receiving).scalars().all():
         mark_aborted(act, SeriesId(series_id))
@@ -134,21 +106,8 @@ def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) ->
         sender.note(StoreOutcome.OWN_OUTPUT, table=series.name, row=one.series)
         return StoreOutcome.OWN_OUTPUT
     is_late = now_open.state is not SeriesState.RECEIVING
-    row = {
-        "id": one.id,
-        "series_id": one.series,
-        "revision": now_open.revision + 1 if is_late else now_open.revision,
-        "sop_class_uid": one.sop_class_uid,
-        "sop_instance_uid": one.sop_instance_uid,
-        "transfer_syntax_uid": one.transfer_syntax_uid,
-        "size_bytes": one.size_bytes,
-        "sha256": one.sha256,
-        "file": one.file,
-        "origin": RECEIVED,
-        "peer": one.peer,
-        "stored_at": one.received_at,
-    }
-    if act.connection.execute(_ADD, row).rowcount == 0:
+    revision = now_open.revision + 1 if is_late else now_open.revision
+    if act.connection.execute(_ADD, mapping.new_received_instance(one, revision)).rowcount == 0:
         return _compare(act, one, now_open, is_judged=is_late)
     now_open.added.append(one.received_at)
     if is_late:
@@ -157,7 +116,7 @@ def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) ->
 
 
 def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
-    row = connection.execute(_SERIES, {"series": series_id}).one()
+    row = connection.execute(_SERIES, bind_values(series=series_id)).one()
     return _Open(
         state=SeriesState(row.state),
         revision=row.revision,
@@ -169,7 +128,7 @@ def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
 
 
 def _reopen(act: Act, late: StoredInstance, now_open: _Open) -> None:
-    """A late instance: the next revision begins, and what waits for the older one gives way."""
+    """Begin the next revision for a late instance, and give up what waits for the older one."""
     sender = Act(connection=act.connection, now=act.now, by=late.peer)
     now_open.revision += 1
     now_open.state = SeriesState.RECEIVING
@@ -182,9 +141,9 @@ def _reopen(act: Act, late: StoredInstance, now_open: _Open) -> None:
 
 
 def _compare(act: Act, again: StoredInstance, now_open: _Open, *, is_judged: bool) -> StoreOutcome:
-    """A UID that has a row already: the first is kept, whatever the second is.
+    """Compare an instance with the one that has its UID already; the first is kept, whatever the second is.
 
-    What is set aside belongs to its series all the same, which is therefore one that came.
+    An instance that is set aside belongs to its series all the same, so it counts as one that came.
     """
     sender = Act(connection=act.connection, now=act.now, by=again.peer)
     known = known_instance(act.connection, again.sop_instance_uid)
@@ -210,10 +169,10 @@ def _compare(act: Act, again: StoredInstance, now_open: _Open, *, is_judged: boo
 
 
 def _touch(act: Act, series_id: SeriesId, now_open: _Open) -> None:
-    """When the series was last heard of. A copy of what is there tells only that its sender is back."""
+    """Write down when instances came. A copy of an instance that is there says only that its sender is back."""
     if now_open.added:
         first = now_open.first_at or min(now_open.added)
-        parameters = {"series": series_id, "first": first, "last": max(now_open.added)}
-        act.connection.execute(_TOUCH, parameters)
+        heard = bind_values(series=series_id, first_at=first, last_at=max(now_open.added))
+        act.connection.execute(_TOUCH, heard)
     elif now_open.aborted:
-        act.connection.execute(_NOT_ABORTED, {"series": series_id})
+        act.connection.execute(_NOT_ABORTED, bind_values(series=series_id))

@@ -7,25 +7,24 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, insert, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger import deliveries
-from dicomnode.ledger.act import Act, moving, stands
+from dicomnode.ledger import deliveries, mapping
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob
-from dicomnode.ledger.schema import DERIVED, MAX_ATTEMPTS, instance, job, series
-from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState, SeriesState
-
-OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
+from dicomnode.ledger.schema import MAX_ATTEMPTS, instance, job, series
+from dicomnode.ledger.statements import bind_values, bound, moving, stands
+from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState
 
 _NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 _NO_TROUBLE: Final[dict[str, object]] = {"reason": None, "sentence": ""}
 
-_MINE = and_(job.c.id == bindparam("job"), job.c.lease_token == bindparam("token"))
+_MINE = and_(job.c.id == bound("job"), job.c.lease_token == bound("token"))
 _OF_OLD_REVISION = and_(
-    job.c.series_id == bindparam("of_series"),
-    job.c.revision < select(series.c.revision).where(series.c.id == bindparam("of_series")).scalar_subquery(),
+    job.c.series_id == bound("series"),
+    job.c.revision < select(series.c.revision).where(series.c.id == bound("series")).scalar_subquery(),
 )
 _SUPERSEDE = moving(job, Event.SUPERSEDE).where(_OF_OLD_REVISION)
 _SUPERSEDE_RETURNED = moving(job, Event.SUPERSEDE).where(
@@ -36,102 +35,97 @@ _SUPERSEDE_RETURNED = moving(job, Event.SUPERSEDE).where(
 _OF_REVISION = (
     select(job)
     .where(
-        job.c.series_id == bindparam("of_series"),
-        job.c.revision == bindparam("of_revision"),
+        job.c.series_id == bound("series"),
+        job.c.revision == bound("revision"),
         ~stands(job, *ENDED_JOB_STATES),
     )
     .order_by(job.c.id)
 )
 _LAST_DERIVATION = select(func.coalesce(func.max(job.c.derivation_number), 0)).where(
-    job.c.series_id == bindparam("of_series"), stands(job, JobState.RUNNING, JobState.DONE)
+    job.c.series_id == bound("series"), stands(job, JobState.RUNNING, JobState.DONE)
 )
-_CANCEL = moving(job, Event.CANCEL).where(job.c.id == bindparam("job"))
+_CANCEL = moving(job, Event.CANCEL).where(job.c.id == bound("job"))
 _CANCELLABLE = select(job.c.id).where(
-    job.c.series_id == bindparam("of_series"), ~stands(job, JobState.DONE, *ENDED_JOB_STATES)
+    job.c.series_id == bound("series"), ~stands(job, JobState.DONE, *ENDED_JOB_STATES)
 )
 _CANCEL_BY_OPERATOR = _CANCEL.values(reason=OPERATOR, sentence="An operator cancelled it.", **_NO_LEASE)
 _QUEUE_ANEW = (
-    moving(job, Event.RETRY)
-    .where(job.c.id == bindparam("job"))
-    .values(attempts=0, queued_at=bindparam("now"), **_NO_TROUBLE)
+    moving(job, Event.RETRY).where(job.c.id == bound("job")).values(attempts=0, queued_at=bound("now"), **_NO_TROUBLE)
 )
 _AS_NOW_PLANNED = (
-    update(job)
-    .where(job.c.id == bindparam("job"))
-    .values(deliver_to=bindparam("peers"), verdict=bindparam("the_verdict"))
+    update(job).where(job.c.id == bound("job")).values(deliver_to=bound("peers"), verdict=bound("verdict"))
 )
 _RELEASE = (
     moving(job, Event.RELEASE)
-    .where(job.c.series_id == bindparam("of_series"), job.c.revision == bindparam("of_revision"))
-    .values(queued_at=bindparam("now"), **_NO_TROUBLE)
+    .where(job.c.series_id == bound("series"), job.c.revision == bound("revision"))
+    .values(queued_at=bound("now"), **_NO_TROUBLE)
 )
 
 _LEASE_LOST = (
-    moving(job, Event.LEASE_LOST)
-    .where(job.c.lease_until < bindparam("now"))
-    .values(queued_at=bindparam("now"), **_NO_LEASE)
+    moving(job, Event.LEASE_LOST).where(job.c.lease_until < bound("now")).values(queued_at=bound("now"), **_NO_LEASE)
 )
-_RETURN_ALL = moving(job, Event.LEASE_LOST).values(queued_at=bindparam("now"), **_NO_LEASE)
+_RETURN_ALL = moving(job, Event.LEASE_LOST).values(queued_at=bound("now"), **_NO_LEASE)
 _CLAIM = (
     moving(job, Event.CLAIM)
     .where(
         job.c.id
         == select(job.c.id)
-        .where(stands(job, JobState.QUEUED), job.c.id.not_in(bindparam("but", expanding=True)))
-        .order_by(job.c.queued_at, job.c.id)
+        .where(stands(job, JobState.QUEUED), job.c.id.not_in(bound("but", is_list=True)))
+        .order_by(job.c.priority, job.c.queued_at, job.c.id)
         .limit(1)
         .scalar_subquery()
     )
-    .values(lease_owner=bindparam("owner"), lease_token=job.c.lease_token + 1, lease_until=bindparam("until"))
+    .values(lease_owner=bound("owner"), lease_token=job.c.lease_token + 1, lease_until=bound("until"))
     .returning(job)
 )
-_SET_OUTPUT = update(job).where(job.c.id == bindparam("job")).values(output_series_id=bindparam("output"))
-_BEAT = update(job).where(_MINE, stands(job, JobState.RUNNING)).values(lease_until=bindparam("until"))
+_SET_OUTPUT = update(job).where(job.c.id == bound("job")).values(output_series_id=bound("output"))
+_BEAT = update(job).where(_MINE, stands(job, JobState.RUNNING)).values(lease_until=bound("until"))
 
 _FINISH = (
     moving(job, Event.FINISH)
     .where(_MINE)
     .values(
-        finished_at=bindparam("now"),
-        seconds=bindparam("took_s"),
-        notes=bindparam("said"),
+        finished_at=bound("now"),
+        seconds=bound("seconds"),
+        notes=bound("notes"),
         **_NO_TROUBLE,
         **_NO_LEASE,
     )
 )
 _FILL_OUTPUT = (
     update(series)
-    .where(series.c.id == bindparam("output"))
-    .values(series_uid=bindparam("uid"), first_at=bindparam("now"), last_at=bindparam("now"))
+    .where(series.c.id == bound("output"))
+    .values(series_uid=bound("uid"), first_at=bound("now"), last_at=bound("now"))
 )
-_SERIES_REVISION = select(series.c.revision).where(series.c.id == bindparam("of_series"))
-_STATE = select(job.c.state).where(job.c.id == bindparam("job"))
+_SERIES_REVISION = select(series.c.revision).where(series.c.id == bound("series"))
+_STATE = select(job.c.state).where(job.c.id == bound("job"))
 _STILL_MINE = select(exists().where(_MINE, stands(job, JobState.RUNNING)))
 _ATTEMPTS = select(job.c.attempts).where(_MINE, stands(job, JobState.RUNNING))
-_BACK: Final[dict[str, object]] = {"attempts": bindparam("spent"), "sentence": bindparam("words"), "reason": None}
-_RETURN = moving(job, Event.RETURN).where(_MINE).values(queued_at=bindparam("now"), **_BACK, **_NO_LEASE)
+_BACK: Final[dict[str, object]] = {"attempts": bound("attempts"), "sentence": bound("sentence"), "reason": None}
+_RETURN = moving(job, Event.RETURN).where(_MINE).values(queued_at=bound("now"), **_BACK, **_NO_LEASE)
 _FAIL = moving(job, Event.FAIL).where(_MINE).values(**_BACK, **_NO_LEASE)
-_HOLD = moving(job, Event.HOLD).where(_MINE).values(reason=bindparam("why"), sentence=bindparam("words"), **_NO_LEASE)
+_HOLD = moving(job, Event.HOLD).where(_MINE).values(reason=bound("reason"), sentence=bound("sentence"), **_NO_LEASE)
 
 
 def supersede_old(act: Act, series_id: SeriesId, detail: str) -> None:
-    """A new revision takes the place of what waits for an older one; what runs is left to end."""
-    act.move(_SUPERSEDE, detail, of_series=series_id)
+    """Supersede the jobs that wait for an older revision; a running job is left to end."""
+    act.move(_SUPERSEDE, detail, series=series_id)
 
 
 def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
-    """The one job for this verdict: the one that stands already, with its attempts given back, or a new one.
+    """Return the one job for this verdict: the job that is there, with its attempts given back, or a new one.
 
     Of the jobs of a revision all but one are done or gave way, since each verdict takes up or cancels the one before.
     """
     chosen: JobId | None = None
-    for row in act.connection.execute(_OF_REVISION, {"of_series": series_id, "of_revision": revision}).all():
+    for row in act.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)).all():
         state = JobState(row.state)
         if state is JobState.RUNNING:
             chosen = JobId(row.id)  # claimed before the new verdict came; its end is the answer
         elif state is not JobState.DONE and _makes_the_same(row, planned):
             act.connection.execute(
-                _AS_NOW_PLANNED, {"job": row.id, "peers": list(planned.deliver_to), "the_verdict": planned.sentence}
+                _AS_NOW_PLANNED,
+                bind_values(job=row.id, peers=list(planned.deliver_to), verdict=planned.sentence),
             )
             if state is not JobState.QUEUED:
                 act.move(_QUEUE_ANEW, job=row.id)
@@ -142,27 +136,27 @@ def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> J
 
 
 def cancel_waiting(act: Act, series_id: SeriesId, revision: int, detail: str) -> None:
-    """The new verdict on a revision is to keep it: nothing of it is derived any more."""
-    for row in act.connection.execute(_OF_REVISION, {"of_series": series_id, "of_revision": revision}).all():
+    """Cancel the waiting jobs of a revision, because its new verdict is to keep the series."""
+    for row in act.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)).all():
         if row.state != JobState.RUNNING:  # what was claimed meanwhile is let end; a done one stays as it is
             act.move(_CANCEL, detail, job=row.id)
 
 
 def refuse_while_running(act: Act, series_id: SeriesId, revision: int) -> None:
-    """The operator asks for a new verdict: not in the middle of a job."""
-    for row in act.connection.execute(_OF_REVISION, {"of_series": series_id, "of_revision": revision}):
+    """Raise InputError where a job of the revision runs: an operator asked for a new verdict in the middle of it."""
+    for row in act.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)):
         if row.state == JobState.RUNNING:
             raise InputError(f"Job {row.id} of series {series_id} is running; wait until it has ended.")
 
 
 def release(act: Act, series_id: SeriesId, revision: int) -> int:
-    """The operator's *release*: the held job of this revision goes on as it is; how many there were."""
-    return act.move(_RELEASE, of_series=series_id, of_revision=revision)
+    """Queue the held job of this revision as it is, for an operator; return how many jobs that were."""
+    return act.move(_RELEASE, series=series_id, revision=revision)
 
 
 def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
-    """The operator's *cancel*: none of the jobs that wait, run or failed goes on; which ones that were."""
-    numbers = act.connection.execute(_CANCELLABLE, {"of_series": series_id}).scalars().all()
+    """Cancel the jobs that wait, run or failed, for an operator; return their numbers."""
+    numbers = act.connection.execute(_CANCELLABLE, bind_values(series=series_id)).scalars().all()
     if not numbers:
         raise InputError(
             f"Series {series_id} has no job that waits, runs or failed; there is nothing to cancel.",
@@ -174,86 +168,53 @@ def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
 
 
 def return_all(act: Act, detail: str) -> int:
-    """At the start of a service no lease is alive: what ran goes behind the others, with no attempt spent."""
+    """Queue every running job behind the others, with no attempt spent: at the start of a service no lease is alive."""
     returned = act.move(_RETURN_ALL, detail)
     act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
     return returned
 
 
 def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job | None:
-    """Take the job that has waited longest, but none of those."""
+    """Take the most urgent job, among equals the one that has waited longest, but none of ``but``."""
     if act.move(_LEASE_LOST, "the lease ran out"):
         act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
-    parameters = {"now": act.now, "by": act.by, "detail": "", "owner": owner, "until": until, "but": list(but)}
-    row = act.connection.execute(_CLAIM, parameters).one_or_none()
+    row = act.take(_CLAIM, owner=owner, until=until, but=list(but))
     if row is None:
         return None
-    output = row.output_series_id if row.output_series_id is not None else _make_output(act, row)
-    return Job(
-        id=JobId(row.id),
-        series=SeriesId(row.series_id),
-        revision=row.revision,
-        output_series=SeriesId(output),
-        planned=PlannedJob(
-            rule=row.rule,
-            model=row.model,
-            model_digest=row.model_digest,
-            ratio=row.ratio,
-            parameters=row.parameters,
-            deliver_to=tuple(row.deliver_to),
-            sentence=row.verdict,
-        ),
-        derivation_number=row.derivation_number,
-        created_at=row.created_at,
-        attempts=row.attempts,
-        lease_token=row.lease_token,
-    )
+    output = _make_output(act, row) if row.output_series_id is None else SeriesId(row.output_series_id)
+    return mapping.claimed_job(row, output)
 
 
 def is_ours(connection: Connection, claimed: Job) -> bool:
-    """Does the claim hold? Not after its lease was lost, or an operator cancelled the job."""
-    return bool(connection.execute(_STILL_MINE, _claim_of(claimed)).scalar_one())
+    """Does the claim hold? It does not after its lease was lost, or an operator cancelled the job."""
+    return bool(connection.execute(_STILL_MINE, bind_values(**_claim_of(claimed))).scalar_one())
 
 
 def state_of(connection: Connection, job_id: JobId) -> JobState:
-    """Where the job stands, whoever holds it."""
-    return JobState(connection.execute(_STATE, {"job": job_id}).scalar_one())
+    """Return the state of a job, whoever holds it."""
+    return JobState(connection.execute(_STATE, bind_values(job=job_id)).scalar_one())
 
 
 def beat(act: Act, claimed: Job, until: datetime) -> bool:
-    """Keep the lease; False: it is no longer ours."""
-    return act.connection.execute(_BEAT, {**_claim_of(claimed), "until": until}).rowcount == 1
+    """Renew the lease. False: the job is no longer ours."""
+    return act.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
 
 
 def finish(act: Act, claimed: Job, derived: DerivedSeries) -> bool:
-    """The derived files are flushed and in their folder: they are ours, and due at the peers of the rule."""
+    """End a job whose derived files are flushed and in their folder, and open deliveries to the peers of its rule."""
     assert derived.instances, "a done job made something"
     detail = f"{len(derived.instances)} images in series {claimed.output_series}"
-    if act.move(_FINISH, detail, **_claim_of(claimed), took_s=derived.seconds, said=list(derived.notes)) == 0:
+    if act.move(_FINISH, detail, **_claim_of(claimed), seconds=derived.seconds, notes=list(derived.notes)) == 0:
         return False
-    act.connection.execute(_FILL_OUTPUT, {"output": claimed.output_series, "uid": derived.series_uid, "now": act.now})
+    act.connection.execute(_FILL_OUTPUT, bind_values(output=claimed.output_series, uid=derived.series_uid, now=act.now))
     act.connection.execute(
         insert(instance),
         [
-            {
-                "id": one.id,
-                "series_id": claimed.output_series,
-                "revision": 1,
-                "sop_class_uid": one.sop_class_uid,
-                "sop_instance_uid": one.sop_instance_uid,
-                "transfer_syntax_uid": one.transfer_syntax_uid,
-                "size_bytes": one.size_bytes,
-                "sha256": one.sha256,
-                "file": f"{claimed.output_series}/{one.file_name}",
-                "origin": DERIVED,
-                "job_id": claimed.id,
-                "number": number,
-                "stored_at": act.now,
-            }
+            mapping.new_derived_instance(one, claimed, number, act.now)
             for number, one in enumerate(derived.instances, start=1)
         ],
     )
-    revision = act.connection.execute(_SERIES_REVISION, {"of_series": claimed.series}).scalar_one()
+    revision = act.connection.execute(_SERIES_REVISION, bind_values(series=claimed.series)).scalar_one()
     if revision == claimed.revision:
         deliveries.open_deliveries(
             act,
@@ -269,22 +230,22 @@ def finish(act: Act, claimed: Job, derived: DerivedSeries) -> bool:
 
 
 def give_back(act: Act, claimed: Job, *, detail: str, counts: bool) -> JobState | None:
-    """Back into the queue, behind the others; failed when this was the last attempt.
+    """Queue a job behind the others, or fail it where this was its last attempt.
 
-    The state it is in now; None: the claim is no longer ours.
+    Return the state that it is in now. None: the claim is no longer ours.
     """
-    attempts = act.connection.execute(_ATTEMPTS, _claim_of(claimed)).scalar_one_or_none()
+    attempts = act.connection.execute(_ATTEMPTS, bind_values(**_claim_of(claimed))).scalar_one_or_none()
     if attempts is None:
         return None
     spent = attempts + 1 if counts else attempts
-    act.move(_FAIL if spent >= MAX_ATTEMPTS else _RETURN, detail, **_claim_of(claimed), spent=spent, words=detail)
+    act.move(_FAIL if spent >= MAX_ATTEMPTS else _RETURN, detail, **_claim_of(claimed), attempts=spent, sentence=detail)
     supersede_old(act, claimed.series, "a newer revision came while it ran")
     return state_of(act.connection, claimed.id)
 
 
 def hold(act: Act, claimed: Job, *, reason: str, sentence: str) -> bool:
-    """Wait for the operator; an old revision waits for nobody."""
-    if act.move(_HOLD, sentence, **_claim_of(claimed), why=reason, words=sentence) == 0:
+    """Hold a job until an operator acts, or supersede it where its revision is old. False: it is no longer ours."""
+    if act.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 0:
         return False
     supersede_old(act, claimed.series, "a newer revision came while it ran")
     return True
@@ -297,56 +258,21 @@ def _makes_the_same(row: Row[*tuple[object, ...]], planned: PlannedJob) -> bool:
 
 
 def _of_the_rule(parameters: str) -> dict[str, object]:
-    """Without the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
+    """Leave out the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
     return {key: value for key, value in json.loads(parameters).items() if key != UTC_OFFSET_MIN}
 
 
 def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
-    last = act.connection.execute(_LAST_DERIVATION, {"of_series": series_id}).scalar_one()
-    made = act.connection.execute(
-        insert(job).returning(job.c.id),
-        {
-            "series_id": series_id,
-            "revision": revision,
-            **act.born(JobState.QUEUED, Event.PLAN),
-            "rule": planned.rule,
-            "model": planned.model,
-            "model_digest": planned.model_digest,
-            "ratio": planned.ratio,
-            "parameters": planned.parameters,
-            "derivation_number": last + 1,
-            "deliver_to": list(planned.deliver_to),
-            "verdict": planned.sentence,
-            "created_at": act.now,
-            "queued_at": act.now,
-            "attempts": 0,
-            "lease_token": 0,
-            "sentence": "",
-            "notes": [],
-        },
-    ).scalar_one()
-    return JobId(made)
+    last = act.connection.execute(_LAST_DERIVATION, bind_values(series=series_id)).scalar_one()
+    new = mapping.new_job(act, series_id, revision, planned, derivation_number=last + 1)
+    return JobId(act.connection.execute(insert(job).returning(job.c.id), new).scalar_one())
 
 
 def _make_output(act: Act, row: Row[*tuple[object, ...]]) -> SeriesId:
-    """The series that the job will fill: the same folder at each attempt."""
-    output = act.connection.execute(
-        insert(series).returning(series.c.id),
-        {
-            "origin": DERIVED,
-            "revision": 1,
-            **act.born(SeriesState.KEPT, OWN_OUTPUT),
-            "created_at": act.now,
-            "aborted": False,
-            "reason": OWN_OUTPUT,
-            "sentence": (
-                f"This series was made by this node from series {row.series_id}; it is kept and never processed again."
-            ),
-            "notes": [],
-            "alert": False,
-        },
-    ).scalar_one()
-    act.connection.execute(_SET_OUTPUT, {"job": row.id, "output": output})
+    """Make the series that the job will fill: each attempt fills the same folder."""
+    new = mapping.new_derived_series(act, SeriesId(row.series_id))
+    output = act.connection.execute(insert(series).returning(series.c.id), new).scalar_one()
+    act.connection.execute(_SET_OUTPUT, bind_values(job=row.id, output=output))
     return SeriesId(output)
 
 

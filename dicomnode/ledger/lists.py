@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, false, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, false, func, literal, or_, select
 
-from dicomnode.ledger import quarantine
-from dicomnode.ledger.act import stands
-from dicomnode.ledger.lines import AnswerLine, DeliveryLine, SeriesLine
+from dicomnode.ledger import mapping, quarantine
+from dicomnode.ledger.lines import DeliveryLine, SeriesLine
+from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import RECEIVED, delivery, delivery_item, instance, job, series
 from dicomnode.ledger.schema import quarantine as aside
-from dicomnode.ledger.states import DeliveryState, ItemState
+from dicomnode.ledger.statements import stands
+from dicomnode.ledger.states import DeliveryState
 
 NO_PEER: Final = "no_peer"  # reason of a due delivery whose peer the settings do not name, or not with an address
-
-AnyRow = Row[*tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,22 +68,7 @@ def series_lines(connection: Connection, wanted: Wanted, *, derived: bool) -> li
         .order_by(series.c.id.desc())
         .limit(wanted.limit)
     )
-    return [
-        SeriesLine(
-            id=row.id,
-            state=row.state,
-            revision=row.revision,
-            reason=row.reason,
-            instances=row.instances,
-            alert=row.alarms,
-            origin=row.origin,
-            source=row.source,
-            job=row.job,
-            job_state=row.job_state,
-            last_at=row.last_at,
-        )
-        for row in connection.execute(question)
-    ]
+    return [mapping.series_line(row) for row in connection.execute(question)]
 
 
 def count_series(connection: Connection, wanted: Wanted, *, derived: bool) -> int:
@@ -94,14 +78,14 @@ def count_series(connection: Connection, wanted: Wanted, *, derived: bool) -> in
 
 
 def senders(connection: Connection) -> set[str]:
-    """The peers that sent any of the instances in the ledger."""
+    """Return the peers that sent any of the instances in the ledger."""
     return set(connection.execute(select(instance.c.peer).where(instance.c.peer.is_not(None)).distinct()).scalars())
 
 
 def delivery_lines(
     connection: Connection, wanted: Wanted, *, reachable: Collection[str] | None, of_series: int | None = None
 ) -> list[DeliveryLine]:
-    """Deliveries, the newest first. ``reachable``: the peers that can be sent to; None: nobody asks."""
+    """List the deliveries, the newest first. ``reachable``: the peers that can be sent to; None: nobody asks."""
     where = _of_deliveries(wanted, reachable, of_series)
     chosen = select(delivery.c.id).join_from(delivery, job).where(*where).order_by(delivery.c.id.desc())
     chosen = chosen.limit(wanted.limit)
@@ -130,7 +114,7 @@ def count_deliveries(connection: Connection, wanted: Wanted, *, reachable: Colle
 
 
 def receivers(connection: Connection) -> set[str]:
-    """The peers of all deliveries in the ledger."""
+    """Return the peers of all deliveries in the ledger."""
     return set(connection.execute(select(delivery.c.peer).distinct()).scalars())
 
 
@@ -142,7 +126,7 @@ def has_no_peer(reachable: Collection[str] | None) -> ColumnElement[bool]:
 
 
 def no_peer_sentence(number: int, peer: str) -> str:
-    """The sentence for a delivery whose peer has no address in the settings, with the ways out."""
+    """Return the sentence for a delivery whose peer has no address in the settings, with the ways out."""
     return (
         f"The settings name no peer {peer} with an address, so nothing is sent: `dicomnode deliveries retry {number} "
         f"--to PEER` sends it to another, `dicomnode deliveries cancel {number}` gives it up."
@@ -189,28 +173,10 @@ def _delivery_line(row: AnyRow, tally: Sequence[AnyRow], *, reachable: Collectio
     said = [row.sentence]
     if not has_peer and row.state in (DeliveryState.DUE, DeliveryState.HELD):
         said = [*([] if is_due else said), no_peer_sentence(row.id, row.peer)]
-    return DeliveryLine(
-        id=row.id,
-        state=row.state,
-        peer=row.peer,
-        items=sum(part.items for part in tally),
-        acknowledged=sum(part.items for part in tally if part.state == ItemState.ACKNOWLEDGED),
-        refused=sum(part.items for part in tally if part.state == ItemState.REFUSED),
+    return mapping.delivery_line(
+        row,
+        tally,
         next_at=row.next_at if is_due and has_peer else None,
         reason=row.reason_now,
         sentence=" ".join(said),
-        series=row.series_id,
-        revision=row.revision,
-        job=row.job_id,
-        attempts=row.attempts,
-        failures=row.failures,
-        proof=row.proof,
-        sent_at=row.sent_at,
-        answers=tuple(
-            AnswerLine(status=f"{part.status:04X}", state=part.state, items=part.items)
-            for part in tally
-            if part.status is not None
-        ),
-        created_at=row.created_at,
-        changed_at=row.state_at,
     )

@@ -4,97 +4,77 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from dicomnode.errors import InputError
-from dicomnode.ledger.act import Act, moving, stands
+from dicomnode.ledger import mapping
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import ImportedModel, ModelId
 from dicomnode.ledger.schema import model
+from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, ModelState
 
-_BY_DIGEST = select(model.c.id).where(model.c.digest == bindparam("of_digest"))
-_ONE = select(model.c.name, model.c.state).where(model.c.id == bindparam("of_model"))
+_BY_DIGEST = select(model.c.id).where(model.c.digest == bound("digest"))
+_ONE = select(model.c.name, model.c.state).where(model.c.id == bound("model"))
 _ACTIVE = select(model).where(stands(model, ModelState.ACTIVE)).order_by(model.c.name)
 _FOREMOST_REPLACED = (
     select(model)
-    .where(model.c.name == bindparam("of_name"), stands(model, ModelState.REPLACED))
+    .where(model.c.name == bound("name"), stands(model, ModelState.REPLACED))
     .order_by(model.c.place.desc())
     .limit(1)
 )
 _NEXT_PLACE: Final = func.coalesce(select(func.max(model.c.place)).scalar_subquery(), 0) + 1
-_REPLACE = moving(model, Event.SUPERSEDE).where(model.c.name == bindparam("of_name"))
-_ACTIVATE = moving(model, Event.ACTIVATE).where(model.c.id == bindparam("of_model")).values(place=_NEXT_PLACE)
-_WITHDRAW = moving(model, Event.WITHDRAW).where(model.c.name == bindparam("of_name")).values(place=None)
-_RESTORE = moving(model, Event.RESTORE).where(model.c.id == bindparam("of_model"))
+_REPLACE = moving(model, Event.SUPERSEDE).where(model.c.name == bound("name"))
+_ACTIVATE = moving(model, Event.ACTIVATE).where(model.c.id == bound("model")).values(place=_NEXT_PLACE)
+_WITHDRAW = moving(model, Event.WITHDRAW).where(model.c.name == bound("name")).values(place=None)
+_RESTORE = moving(model, Event.RESTORE).where(model.c.id == bound("model"))
 
 
 def take_in(act: Act, imported: ImportedModel) -> tuple[ModelId, bool]:
-    """The row of a model whose files are flushed and in their folder; False: it was there already."""
-    known = act.connection.execute(_BY_DIGEST, {"of_digest": imported.digest}).scalar_one_or_none()
+    """Give a model whose files are flushed and in their folder its row. False: it had one already."""
+    known = act.connection.execute(_BY_DIGEST, bind_values(digest=imported.digest)).scalar_one_or_none()
     if known is not None:
         act.note("imported_again", table=model.name, row=known)
         return ModelId(known), False
-    lowest, highest = imported.ratios
-    made = act.connection.execute(
-        insert(model).returning(model.c.id),
-        {
-            "name": imported.name,
-            "digest": imported.digest,
-            "kind": imported.kind,
-            "lowest_ratio": lowest,
-            "highest_ratio": highest,
-            **act.born(ModelState.IMPORTED, "import"),
-            "imported_at": act.now,
-        },
-    ).scalar_one()
+    made = act.connection.execute(insert(model).returning(model.c.id), mapping.new_model(act, imported)).scalar_one()
     return ModelId(made), True
 
 
 def activate(act: Act, model_id: ModelId) -> bool:
-    """Put a model in front of those of its name; False: it was there already."""
-    row = act.connection.execute(_ONE, {"of_model": model_id}).one()
+    """Make a model the active one of its name. False: it was so already."""
+    row = act.connection.execute(_ONE, bind_values(model=model_id)).one()
     if row.state == ModelState.ACTIVE:
         return False
-    act.move(_REPLACE, f"model {model_id} was activated", of_name=row.name)
-    moved = act.move(_ACTIVATE, of_model=model_id)
+    act.move(_REPLACE, f"model {model_id} was activated", name=row.name)
+    moved = act.move(_ACTIVATE, model=model_id)
     assert moved == 1, "every state but active can be activated"
     return True
 
 
 def roll_back(act: Act, name: str, *, to: ModelId | None) -> None:
-    """Take the active model of a name away and go back to ``to``; None: to the one that came with the node, or none.
+    """Withdraw the active model of a name and go back to ``to``; None: to the one that came with the node, if any.
 
     Raises InputError where no imported one is active, or where ``to`` is not what stands behind it any more.
     """
     behind = before_active(act.connection, name)
     if (behind.id if behind else None) != to:
         raise InputError(f"The models named {name} changed meanwhile; nothing was rolled back.", hint="Ask again.")
-    if act.move(_WITHDRAW, "rolled back", of_name=name) == 0:
+    if act.move(_WITHDRAW, "rolled back", name=name) == 0:
         raise InputError(
             f"No imported model named {name} is active; nothing was rolled back.",
             hint="`dicomnode model list` shows which are.",
         )
     if to is not None:
-        moved = act.move(_RESTORE, "rolled back to", of_model=to)
+        moved = act.move(_RESTORE, "rolled back to", model=to)
         assert moved == 1, "it was replaced a moment ago"
 
 
 def active(connection: Connection) -> dict[str, ImportedModel]:
-    """By name: the imported model that rules get. A name that is missing means what came with the node."""
-    return {row.name: _imported(row) for row in connection.execute(_ACTIVE)}
+    """Return the active imported model of each name. A missing name means the model that came with the node."""
+    return {row.name: mapping.imported_model(row) for row in connection.execute(_ACTIVE)}
 
 
 def before_active(connection: Connection, name: str) -> ImportedModel | None:
-    """What a rollback of this name would go back to among the imported ones."""
-    row = connection.execute(_FOREMOST_REPLACED, {"of_name": name}).one_or_none()
-    return None if row is None else _imported(row)
-
-
-def _imported(row: Row[*tuple[object, ...]]) -> ImportedModel:
-    return ImportedModel(
-        id=ModelId(row.id),
-        name=row.name,
-        digest=row.digest,
-        kind=row.kind,
-        ratios=(row.lowest_ratio, row.highest_ratio),
-    )
+    """Return the imported model to which a rollback of this name would go back. None: there is none."""
+    row = connection.execute(_FOREMOST_REPLACED, bind_values(name=name)).one_or_none()
+    return None if row is None else mapping.imported_model(row)

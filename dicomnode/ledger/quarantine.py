@@ -10,12 +10,12 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, exists, func, insert, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import InstanceId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries
-from dicomnode.ledger.act import Act, stands
+from dicomnode.ledger import deliveries, mapping
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.deliveries import COMPARED, IS_HARM
 from dicomnode.ledger.lines import AttentionLine, QuarantineLine
 from dicomnode.ledger.rows import (
@@ -29,8 +29,9 @@ from dicomnode.ledger.rows import (
     StoreOutcome,
     Unexamined,
 )
-from dicomnode.ledger.schema import RECEIVED, events, instance, quarantine, series
+from dicomnode.ledger.schema import RECEIVED, instance, quarantine, series
 from dicomnode.ledger.sentences import beside, set_aside
+from dicomnode.ledger.statements import bind_values, bound, stands
 from dicomnode.ledger.states import SeriesState
 
 SEEN: Final = "seen"  # event: a person has looked
@@ -44,11 +45,11 @@ IS_ALERT = and_(
     or_(quarantine.c.reason != QuarantineReason.OTHER_ENCODING, quarantine.c.finding.is_not(None)),
 )
 _SAME_BYTES = select(quarantine.c.file).where(
-    quarantine.c.instance_id == bindparam("kept"),
-    quarantine.c.sha256 == bindparam("bytes"),
+    quarantine.c.instance_id == bound("kept"),
+    quarantine.c.sha256 == bound("sha256"),
     quarantine.c.reason.in_([QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING]),
 )
-_SERIES_OF = select(instance.c.series_id).where(instance.c.id == bindparam("kept"))
+_SERIES_OF = select(instance.c.series_id).where(instance.c.id == bound("kept"))
 _stored = instance.alias("stored")
 _beside = quarantine.alias("beside")
 _IS_STORED = or_(
@@ -69,19 +70,13 @@ _UNEXAMINED = (
         quarantine.c.id,
         quarantine.c.reason,
         quarantine.c.file,
-        quarantine.c.sha256,
         quarantine.c.series_id,
-        instance.c.id.label("kept"),
-        instance.c.series_id.label("kept_series"),
-        instance.c.file.label("kept_file"),
-        instance.c.sha256.label("kept_bytes"),
-        instance.c.transfer_syntax_uid,
-        instance.c.origin,
+        *mapping.KNOWN_INSTANCE,
         _IS_STORED.label("is_stored"),
     )
     .join_from(quarantine, instance, isouter=True)
     .where(
-        quarantine.c.series_id == bindparam("of_series"),
+        quarantine.c.series_id == bound("series"),
         COMPARED,
         or_(quarantine.c.finding.is_(None), and_(_UNSEEN, quarantine.c.finding.in_(_UNCERTAIN))),
     )
@@ -103,10 +98,11 @@ _WITHOUT_SERIES = select(quarantine.c.id, quarantine.c.file, quarantine.c.reason
 )
 _FIND = (
     update(quarantine)
-    .where(quarantine.c.id == bindparam("row"), quarantine.c.finding.is_distinct_from(bindparam("found")))
-    .values(finding=bindparam("found"), details=bindparam("words"))
+    .where(quarantine.c.id == bound("row"), quarantine.c.finding.is_distinct_from(bound("finding")))
+    .values(finding=bound("finding"), details=bound("details"))
 )
-_BELONG = update(quarantine).where(quarantine.c.id == bindparam("row")).values(series_id=bindparam("of_series"))
+_SEE = update(quarantine).where(quarantine.c.id == bound("row"))
+_BELONG = update(quarantine).where(quarantine.c.id == bound("row")).values(series_id=bound("series"))
 _GROUPS = (
     select(
         quarantine.c.finding,
@@ -116,7 +112,7 @@ _GROUPS = (
     )
     .join_from(quarantine, instance, isouter=True)
     .where(
-        quarantine.c.series_id == bindparam("of_series"),
+        quarantine.c.series_id == bound("series"),
         COMPARED,
         func.coalesce(quarantine.c.finding, "") != Finding.SAME,
     )
@@ -127,14 +123,14 @@ _BESIDE = (
     select(quarantine.c.series_id, func.count().label("files"))
     .join_from(quarantine, instance)
     .where(
-        instance.c.series_id == bindparam("of_series"),
+        instance.c.series_id == bound("series"),
         quarantine.c.series_id != instance.c.series_id,
         quarantine.c.finding == Finding.OTHER_SERIES,
     )
     .group_by(quarantine.c.series_id)
     .order_by(quarantine.c.series_id)
 )
-_INSTANCES = select(func.count()).where(instance.c.series_id == bindparam("of_series"))
+_INSTANCES = select(func.count()).where(instance.c.series_id == bound("series"))
 _LINES = (
     select(quarantine, instance.c.file.label("kept_file"), instance.c.series_id.label("kept_series"))
     .join_from(quarantine, instance, isouter=True)
@@ -164,7 +160,7 @@ def take(act: Act, again: StoredInstance, known: KnownInstance, outcome: StoreOu
     Its file is still to be moved to quarantine: whoever was killed before that finds it by its name at the next start.
     """
     assert outcome in (StoreOutcome.CONFLICT, StoreOutcome.OTHER_ENCODING)
-    if act.connection.execute(_SAME_BYTES, {"kept": known.id, "bytes": again.sha256}).first() is not None:
+    if act.connection.execute(_SAME_BYTES, bind_values(kept=known.id, sha256=again.sha256)).first() is not None:
         act.note(StoreOutcome.ASIDE_ALREADY, table=instance.name, row=known.id)
         return False
     file = QuarantinedFile(
@@ -185,25 +181,12 @@ def take(act: Act, again: StoredInstance, known: KnownInstance, outcome: StoreOu
 
 
 def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> QuarantineId:
-    """Record a file in the quarantine folder, and the quarrel at the instance that was kept."""
+    """Record a file in the quarantine folder, and an event at the instance that was kept."""
     belongs_to = file.series
     if belongs_to is None and file.instance is not None:
-        belongs_to = act.connection.execute(_SERIES_OF, {"kept": file.instance}).scalar_one()
-    made = act.connection.execute(
-        quarantine.insert().returning(quarantine.c.id),
-        {
-            "file": file.file,
-            "reason": file.reason,
-            "sha256": file.sha256,
-            "peer": file.peer,
-            "instance_id": file.instance,
-            "kept_sha256": file.kept_sha256,
-            "at": act.now,
-            "series_id": belongs_to,
-            "finding": finding,
-            "details": [],
-        },
-    ).scalar_one()
+        belongs_to = act.connection.execute(_SERIES_OF, bind_values(kept=file.instance)).scalar_one()
+    new = mapping.new_quarantine(act, file, belongs_to, finding)
+    made = act.connection.execute(insert(quarantine).returning(quarantine.c.id), new).scalar_one()
     if file.instance is None:
         act.note(file.reason, table=quarantine.name, row=made)
     else:
@@ -212,66 +195,47 @@ def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> Q
 
 
 def file_of(connection: Connection, kept: InstanceId, sha256: str) -> str | None:
-    """The name of the file with these bytes that was set aside beside an instance."""
-    found: str | None = connection.execute(_SAME_BYTES, {"kept": kept, "bytes": sha256}).scalars().first()
+    """Return the name of the file with these bytes that was set aside under the UID of an instance."""
+    found: str | None = connection.execute(_SAME_BYTES, bind_values(kept=kept, sha256=sha256)).scalars().first()
     return found
 
 
 def files(connection: Connection) -> set[str]:
-    """Every file that has a row, by its name below the quarantine folder."""
+    """Return the names, below the quarantine folder, of all files that have a row."""
     return set(connection.execute(select(quarantine.c.file)).scalars())
 
 
 def files_of(connection: Connection, series_id: SeriesId) -> set[str]:
-    """The files that were set aside of a series, by their names below the quarantine folder."""
+    """Return the names, below the quarantine folder, of the files that were set aside of a series."""
     return set(connection.execute(select(quarantine.c.file).where(quarantine.c.series_id == series_id)).scalars())
 
 
 def without_series(connection: Connection) -> list[tuple[QuarantineId, str, QuarantineReason]]:
-    """Rows of which it is not known yet to which series they belong: number, file, reason."""
+    """List the files whose series is not known yet: number, file, reason."""
     rows = connection.execute(_WITHOUT_SERIES)
     return [(QuarantineId(row.id), row.file, QuarantineReason(row.reason)) for row in rows]
 
 
 def belong(act: Act, row: QuarantineId, series_id: SeriesId | None, otherwise: Examined) -> None:
-    """A file says to which series it belongs; where none is known, that is the finding."""
+    """Record to which series a file belongs, or the finding ``otherwise`` where the ledger knows no such series."""
     if series_id is None:
         _find(act, otherwise)
     else:
-        act.connection.execute(_BELONG, {"row": row, "of_series": series_id})
+        act.connection.execute(_BELONG, bind_values(row=row, series=series_id))
 
 
 def waiting_series(connection: Connection) -> list[SeriesId]:
-    """Series that were judged, and of which something was set aside since that nobody has looked at."""
+    """List the judged series of which a file was set aside that is not compared yet."""
     return [SeriesId(number) for number in connection.execute(_WAITING_SERIES).scalars()]
 
 
 def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
     """List the files of a series that are to be compared; those that could not be compared before come again."""
-    return [
-        Unexamined(
-            id=QuarantineId(row.id),
-            reason=QuarantineReason(row.reason),
-            file=row.file,
-            series=SeriesId(row.series_id),
-            is_stored=row.is_stored,
-            kept=None
-            if row.kept is None
-            else KnownInstance(
-                id=InstanceId(row.kept),
-                series=SeriesId(row.kept_series),
-                file=row.kept_file,
-                sha256=row.kept_bytes,
-                transfer_syntax_uid=row.transfer_syntax_uid,
-                is_derived=row.origin != RECEIVED,
-            ),
-        )
-        for row in connection.execute(_UNEXAMINED, {"of_series": series_id})
-    ]
+    return [mapping.unexamined(row) for row in connection.execute(_UNEXAMINED, bind_values(series=series_id))]
 
 
 def examined(act: Act, series_id: SeriesId, found: Sequence[Examined]) -> None:
-    """Write down what the look found; where nothing is left to doubt, what was held for it goes."""
+    """Record the findings. Deliveries of the series are held or made due by what is in doubt after them."""
     for one in found:
         _find(act, one)
     if deliveries.is_in_doubt(act.connection, series_id):
@@ -281,7 +245,7 @@ def examined(act: Act, series_id: SeriesId, found: Sequence[Examined]) -> None:
 
 
 def see(act: Act, rows: Collection[int] | None) -> int:
-    """A person has seen these rows, or all that there are; how many were new to him. InputError for no such row."""
+    """Record that a person has seen these rows, or all; return how many were unseen. InputError for no such row."""
     chosen = select(quarantine.c.id, quarantine.c.seen_at)
     if rows is not None:
         chosen = chosen.where(quarantine.c.id.in_(rows))
@@ -294,33 +258,33 @@ def see(act: Act, rows: Collection[int] | None) -> int:
 
 
 def see_series(act: Act, series_id: SeriesId) -> int:
-    """A person has seen what was set aside of a series."""
+    """Record that a person has seen the files that were set aside of a series; return how many were unseen."""
     unseen = select(quarantine.c.id).where(quarantine.c.series_id == series_id, _UNSEEN)
     return _see(act, act.connection.execute(unseen).scalars().all())
 
 
 def objections(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
-    """Sentences on what was set aside of a series, differs from what was kept, and was seen by nobody."""
+    """Return sentences on the unseen files of a series that were set aside and differ from what was kept."""
     return _sentences(connection, series_id, is_unseen=True)
 
 
 def notes(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
-    """Sentences on what was set aside of a series, and what of others because of it; seen or not."""
-    others = {SeriesId(row.series_id): row.files for row in connection.execute(_BESIDE, {"of_series": series_id})}
+    """Return sentences on the files that were set aside of a series, and of others because of it, seen or not."""
+    others = {SeriesId(row.series_id): row.files for row in connection.execute(_BESIDE, bind_values(series=series_id))}
     return (*_sentences(connection, series_id, is_unseen=False), *beside(others))
 
 
 def lines(
     connection: Connection, *, limit: int | None, reason: QuarantineReason | None, is_all: bool
 ) -> list[QuarantineLine]:
-    """The files that were set aside, the newest first: those that wait for a person, or all."""
+    """List the files that were set aside, the newest first: those that wait for a person, or all."""
     question = _LINES if is_all else _LINES.where(IS_ALERT)
     question = question if reason is None else question.where(quarantine.c.reason == reason)
-    return [_line(row) for row in connection.execute(question.limit(limit))]
+    return [mapping.quarantine_line(row) for row in connection.execute(question.limit(limit))]
 
 
 def attention(connection: Connection) -> list[AttentionLine]:
-    """A line for each reason and peer of which something is unseen, the newest first."""
+    """Return a line for each reason and peer with unseen files, the newest first."""
     found = []
     for row in connection.execute(_ALERTS):
         newest = connection.execute(select(quarantine.c.series_id).where(quarantine.c.id == row.id)).scalar_one()
@@ -339,26 +303,22 @@ def attention(connection: Connection) -> list[AttentionLine]:
 
 
 def _find(act: Act, one: Examined) -> None:
-    parameters = {"row": one.id, "found": one.finding, "words": list(one.details)}
-    if act.connection.execute(_FIND, parameters).rowcount and one.finding is not Finding.SAME:
+    found = bind_values(row=one.id, finding=one.finding, details=list(one.details))
+    if act.connection.execute(_FIND, found).rowcount and one.finding is not Finding.SAME:
         act.note(one.finding, table=quarantine.name, row=one.id, detail=", ".join(one.details))
 
 
 def _see(act: Act, rows: Sequence[int]) -> int:
     if rows:
-        act.connection.execute(
-            update(quarantine).where(quarantine.c.id == bindparam("row")).values(seen_at=act.now),
-            [{"row": row} for row in rows],
-        )
-        seen = {"at": act.now, "table_name": quarantine.name, "kind": SEEN, "actor": act.by, "detail": ""}
-        act.connection.execute(insert(events), [{**seen, "row_id": row} for row in rows])
+        act.connection.execute(_SEE.values(seen_at=act.now), [bind_values(row=row) for row in rows])
+        act.note_each(SEEN, table=quarantine.name, rows=rows)
     return len(rows)
 
 
 def _sentences(connection: Connection, series_id: SeriesId, *, is_unseen: bool) -> tuple[str, ...]:
     question = _GROUPS.where(IS_HARM, _UNSEEN) if is_unseen else _GROUPS
     groups: dict[tuple[Finding | None, SeriesId | None], SetAside] = {}
-    for row in connection.execute(question, {"of_series": series_id}):
+    for row in connection.execute(question, bind_values(series=series_id)):
         finding = None if row.finding is None else Finding(row.finding)
         kept = SeriesId(row.kept_series) if finding is Finding.OTHER_SERIES else None
         before = groups.get((finding, kept))
@@ -370,25 +330,5 @@ def _sentences(connection: Connection, series_id: SeriesId, *, is_unseen: bool) 
         )
     if not groups:
         return ()
-    instances = connection.execute(_INSTANCES, {"of_series": series_id}).scalar_one()
+    instances = connection.execute(_INSTANCES, bind_values(series=series_id)).scalar_one()
     return set_aside(tuple(groups.values()), instances)
-
-
-def _line(row: Row[*tuple[object, ...]]) -> QuarantineLine:
-    state = "harmless" if row.finding == Finding.SAME else "unseen" if row.seen_at is None else "seen"
-    return QuarantineLine(
-        id=row.id,
-        state=state,
-        file=row.file,
-        reason=row.reason,
-        finding=row.finding,
-        details=tuple(row.details),
-        peer=row.peer,
-        sha256=row.sha256,
-        kept_sha256=row.kept_sha256,
-        kept_file=row.kept_file,
-        kept_series=row.kept_series,
-        series=row.series_id,
-        at=row.at,
-        seen_at=row.seen_at,
-    )

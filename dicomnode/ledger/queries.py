@@ -1,24 +1,22 @@
-"""What an operator asks of the ledger; nothing here can write."""
+"""The questions that an operator asks of the ledger; nothing here can write."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, literal, or_, select
+from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import lists, models, quarantine
+from dicomnode.ledger import lists, mapping, models, quarantine
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lines import (
     AttentionLine,
-    BootLine,
     DeliveryLine,
     EventLine,
     Explanation,
-    InstanceLine,
     JobLine,
     ModelRow,
     QuarantineLine,
@@ -27,6 +25,7 @@ from dicomnode.ledger.lines import (
     Status,
 )
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
+from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.rows import ImportedModel, QuarantineReason
 from dicomnode.ledger.schema import (
     RECEIVED,
@@ -43,28 +42,26 @@ from dicomnode.ledger.schema import (
     quarantine as aside,
 )
 from dicomnode.ledger.sentences import Arrival, Standing, alerting, explain
+from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 
 MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
 
-
-_AnyRow = Row[*tuple[object, ...]]
-
-_ONE_SERIES = select(series, IS_ALERT, SOURCE.label("source")).where(series.c.id == bindparam("series"))
+_ONE_SERIES = select(series, IS_ALERT, SOURCE.label("source")).where(series.c.id == bound("series"))
 _FILES = (
     select(instance)
-    .where(instance.c.series_id == bindparam("series"))
+    .where(instance.c.series_id == bound("series"))
     .order_by(instance.c.revision, instance.c.number, instance.c.stored_at, instance.c.id)
 )
 _ARRIVALS = (
     select(instance.c.revision, instance.c.peer, func.count().label("instances"))
-    .where(instance.c.series_id == bindparam("series"))
+    .where(instance.c.series_id == bound("series"))
     .group_by(instance.c.revision, instance.c.peer)
     .order_by(instance.c.revision, instance.c.peer)
 )
 _JOBS = (
     select(job)
-    .where(or_(job.c.series_id == bindparam("series"), job.c.output_series_id == bindparam("series")))
+    .where(or_(job.c.series_id == bound("series"), job.c.output_series_id == bound("series")))
     .order_by(job.c.id)
 )
 
@@ -102,64 +99,38 @@ class Reader:
         self._database.close()
 
     def series_list(self, wanted: Wanted = ALL, *, derived: bool = False) -> list[SeriesLine]:
-        """What was received; with ``derived`` also what this node made. The newest first."""
+        """List the received series, with ``derived`` also those that this node made; the newest first."""
         with self._database.reading() as connection:
             return lists.series_lines(connection, wanted, derived=derived)
 
     def count_series(self, wanted: Wanted = ALL, *, derived: bool = False) -> int:
-        """How many series of those there are, whatever the limit."""
+        """Count the series that a list without a limit would show."""
         with self._database.reading() as connection:
             return lists.count_series(connection, wanted, derived=derived)
 
     def senders(self) -> set[str]:
-        """Who ever sent an instance that is here, by the names of then."""
+        """Return the names of the peers that sent any of the instances, as they were called when they sent."""
         with self._database.reading() as connection:
             return lists.senders(connection)
 
     def series_show(self, series_id: int, *, identify: bool = False) -> SeriesDetail:
-        """One series with its files, jobs and deliveries. Raises InputError where there is none."""
+        """Return one series with its files, jobs and deliveries. Raises InputError where there is none."""
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
-            files = connection.execute(_FILES, {"series": series_id}).all()
-            return SeriesDetail(
-                id=row.id,
-                state=row.state,
-                revision=row.revision,
-                reason=row.reason,
-                sentence=row.sentence,
-                notes=tuple(row.notes),
-                alert=row.alarms,
-                aborted=row.aborted,
-                origin=row.origin,
-                source=row.source,
-                series_uid=row.series_uid if identify else None,
-                created_at=row.created_at,
-                first_at=row.first_at,
-                last_at=row.last_at,
-                instances=len(files),
-                size_bytes=sum(file.size_bytes for file in files),
-                peers=tuple(sorted({file.peer for file in files if file.peer is not None})),
-                jobs=_jobs_of(connection, series_id),
-                deliveries=self._deliveries_of(connection, series_id),
-                files=tuple(
-                    InstanceLine(
-                        file=file.file,
-                        revision=file.revision,
-                        size_bytes=file.size_bytes,
-                        sha256=file.sha256,
-                        peer=file.peer,
-                        stored_at=file.stored_at,
-                        sop_instance_uid=file.sop_instance_uid if identify else None,
-                    )
-                    for file in files
-                ),
+            files = connection.execute(_FILES, bind_values(series=series_id)).all()
+            return mapping.series_detail(
+                row,
+                files,
+                _jobs_of(connection, series_id),
+                self._deliveries_of(connection, series_id),
+                identify=identify,
             )
 
     def series_explain(self, series_id: int, *, identify: bool = False) -> Explanation:
-        """Why the series stands where it stands. Raises InputError where there is none."""
+        """Return why a series is in its state. Raises InputError where there is none."""
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
-            arrivals = connection.execute(_ARRIVALS, {"series": series_id}).all()
+            arrivals = connection.execute(_ARRIVALS, bind_values(series=series_id)).all()
             jobs = _jobs_of(connection, series_id)
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
@@ -190,66 +161,54 @@ class Reader:
         )
 
     def deliveries_list(self, wanted: Wanted = ALL) -> list[DeliveryLine]:
-        """The deliveries, the newest first."""
+        """List the deliveries, the newest first."""
         with self._database.reading() as connection:
             return lists.delivery_lines(connection, wanted, reachable=self._peers)
 
     def count_deliveries(self, wanted: Wanted = ALL) -> int:
-        """How many deliveries of those there are, whatever the limit."""
+        """Count the deliveries that a list without a limit would show."""
         with self._database.reading() as connection:
             return lists.count_deliveries(connection, wanted, reachable=self._peers)
 
     def receivers(self) -> set[str]:
-        """To whom a delivery ever was opened, by the names of then."""
+        """Return the names of the peers of all deliveries, as they were called when those were opened."""
         with self._database.reading() as connection:
             return lists.receivers(connection)
 
     def quarantine_list(
         self, *, limit: int | None = None, reason: QuarantineReason | None = None, is_all: bool = False
     ) -> list[QuarantineLine]:
-        """The files that were set aside and wait for a person, or all of them; the newest first."""
+        """List the files that were set aside and wait for a person, or all of them; the newest first."""
         with self._database.reading() as connection:
             return quarantine.lines(connection, limit=limit, reason=reason, is_all=is_all)
 
     def imported_models(self) -> list[ModelRow]:
-        """The models that were imported, the oldest first."""
+        """List the imported models, the oldest first."""
         with self._database.reading() as connection:
-            return [
-                ModelRow(
-                    id=row.id,
-                    name=row.name,
-                    digest=row.digest,
-                    kind=row.kind,
-                    ratios=(row.lowest_ratio, row.highest_ratio),
-                    state=row.state,
-                    place=row.place,
-                    imported_at=row.imported_at,
-                )
-                for row in connection.execute(select(model).order_by(model.c.id))
-            ]
+            return [mapping.model_row(row) for row in connection.execute(select(model).order_by(model.c.id))]
 
     def active_models(self) -> dict[str, ImportedModel]:
-        """By name: the imported model that rules get instead of the one that came with the node."""
+        """Return, by name, the imported models that rules get instead of those that came with the node."""
         with self._database.reading() as connection:
             return models.active(connection)
 
     def model_history(self, model_id: int) -> tuple[EventLine, ...]:
-        """What happened to one imported model."""
+        """List the events of one imported model."""
         question = (
             select(events, literal(1).label("times"))
             .where(events.c.table_name == model.name, events.c.row_id == model_id)
             .order_by(events.c.id)
         )
         with self._database.reading() as connection:
-            return tuple(_event_line(row, row.row_id) for row in connection.execute(question))
+            return tuple(mapping.event_line(row, row.row_id) for row in connection.execute(question))
 
     def require_sound(self) -> None:
-        """Raise LedgerError where the file is damaged: what a service looks at when it starts."""
+        """Raise LedgerError where the file is damaged."""
         with self._database.reading() as connection:
             require_sound(connection, self._database.path)
 
     def status(self) -> Status:
-        """The whole ledger in numbers."""
+        """Count what is in the ledger, by state, and list the rows that wait for a person."""
         with self._database.reading() as connection:
             last = connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
             instances = connection.execute(select(func.count()).select_from(instance)).scalar_one()
@@ -258,9 +217,7 @@ class Reader:
             received = select(series.c.state, func.count()).where(series.c.origin == RECEIVED)
             return Status(
                 version=self._version,
-                boot=None
-                if last is None
-                else BootLine(id=last.id, pid=last.pid, host=last.host, began_at=last.began_at, ended_at=last.ended_at),
+                boot=None if last is None else mapping.boot_line(last),
                 instances=instances - derived,
                 derived_instances=derived,
                 series=_per(SeriesState, _numbers(connection, received.group_by(series.c.state))),
@@ -278,49 +235,27 @@ class Reader:
             )
 
     def _deliveries_of(self, connection: Connection, series_id: int) -> tuple[DeliveryLine, ...]:
-        """Of one series, the oldest first."""
+        """List the deliveries of one series, the oldest first."""
         lines = lists.delivery_lines(connection, ALL, reachable=self._peers, of_series=series_id)
         return tuple(reversed(lines))
 
 
-def _series_row(connection: Connection, series_id: int) -> _AnyRow:
-    row = connection.execute(_ONE_SERIES, {"series": series_id}).one_or_none()
+def _series_row(connection: Connection, series_id: int) -> AnyRow:
+    row = connection.execute(_ONE_SERIES, bind_values(series=series_id)).one_or_none()
     if row is None:
         raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")
     return row
 
 
 def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
-    """The jobs that read or made the series."""
-    return tuple(
-        JobLine(
-            id=row.id,
-            state=row.state,
-            series=row.series_id,
-            revision=row.revision,
-            rule=row.rule,
-            model=row.model,
-            model_digest=row.model_digest,
-            ratio=row.ratio,
-            parameters=row.parameters,
-            derivation_number=row.derivation_number,
-            output_series=row.output_series_id,
-            attempts=row.attempts,
-            reason=row.reason,
-            sentence=row.sentence,
-            created_at=row.created_at,
-            finished_at=row.finished_at,
-            seconds=row.seconds,
-            notes=tuple(row.notes),
-        )
-        for row in connection.execute(_JOBS, {"series": series_id})
-    )
+    """List the jobs that read or made the series."""
+    return tuple(mapping.job_line(row) for row in connection.execute(_JOBS, bind_values(series=series_id)))
 
 
 def _events(
     connection: Connection, series_id: int, jobs: Iterable[JobLine], deliveries: Iterable[DeliveryLine]
 ) -> tuple[EventLine, ...]:
-    """What happened to the series, its jobs and deliveries one by one; to its images and items, counted."""
+    """List the events of a series, its jobs and deliveries one by one, and those of its images and items counted."""
     numbers = [line.id for line in deliveries]
     rows = {"series": [series_id], "job": [line.id for line in jobs], "delivery": numbers}
     # Not as pairs in one list: SQLite would read every event there is.
@@ -338,21 +273,7 @@ def _events(
     for table, members in (("instance", of_images), ("delivery_item", of_items), ("quarantine", set_aside)):
         of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
         found += [(row.id, row, None) for row in connection.execute(of_members)]
-    return tuple(_event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
-
-
-def _event_line(row: _AnyRow, row_id: int | None) -> EventLine:
-    return EventLine(
-        at=row.at,
-        table=row.table_name,
-        row=row_id,
-        kind=row.kind,
-        from_state=row.from_state,
-        to_state=row.to_state,
-        by=row.actor,
-        detail=row.detail,
-        count=row.times,
-    )
+    return tuple(mapping.event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
 
 
 def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, int]:
@@ -360,13 +281,15 @@ def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, in
 
 
 def _per(states: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
-    """Every state has its number, also when it is nought: a reader need not know the states."""
+    """Give every state a number, also zero, so that a reader need not know the states."""
     return {str(state): numbers.get(state, 0) for state in states}
 
 
 def _attention(connection: Connection, peers: Collection[str] | None) -> tuple[AttentionLine, ...]:
-    """What waits for a person: alerts, held and failed jobs, held deliveries, those that are due to a peer that cannot
-    be sent to, files set aside; the newest of each kind.
+    """List the rows that wait for a person, the newest of each kind.
+
+    These are alerts, held and failed jobs, held deliveries, deliveries that are due to a peer that cannot be sent to,
+    and files that were set aside.
 
     A job that failed on an older revision waits for nobody: the newer one has its own.
     """

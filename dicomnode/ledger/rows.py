@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final, NewType
 
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
@@ -14,8 +14,16 @@ UTC_OFFSET_MIN = "utc_offset_min"  # in a job's parameters: the time zone in whi
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
 
-
+OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
+
+
+class Priority(IntEnum):
+    """The order in which waiting jobs and deliveries are claimed; those of equal priority wait their turn."""
+
+    URGENT = 0
+    NORMAL = 1
+    OFF_PEAK = 2
 
 
 class StoreOutcome(StrEnum):

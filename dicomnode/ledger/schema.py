@@ -1,5 +1,10 @@
 """The tables of the ledger and what the database itself keeps true: checks, unique indexes, triggers.
 
+Which states there are, and which changes between them, stands in the rows of ``transition`` alone, and triggers refuse
+every other. A CHECK names a state only where it relates it to another column. A later state is therefore a migration
+that adds rows, and no table has to change. For the same reason no CHECK lists the reasons and findings of
+``quarantine`` or the proofs of ``delivery``: only values of an enumeration in the code are ever written there.
+
 Statements elsewhere are SQLAlchemy Core and run on any database; the triggers here are SQLite's, and another database
 gets its own beside them. Times are UTC. A released migration is never edited: a change here is a new one, a new
 HEAD, and a test that compares a migrated ledger with a fresh one line by line.
@@ -36,20 +41,14 @@ from sqlalchemy import (
     text,
 )
 
-from dicomnode.ledger.rows import Finding, QuarantineReason
 from dicomnode.ledger.states import (
     BIRTHS,
     ENDED_JOB_STATES,
     LIVE_JOB_STATES,
-    DeliveryState,
-    ItemState,
-    JobState,
-    ModelState,
-    SeriesState,
     changes,
 )
 
-HEAD: Final = "0004"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0005"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -100,6 +99,11 @@ def _lease_columns() -> list[Column[object]]:
         Column("lease_token", Integer, nullable=False),  # + 1 at each claim, never back
         Column("lease_until", UtcDateTime),
     ]
+
+
+def _priority_column() -> Column[int]:
+    """The first sort key of a claim; ``Priority`` in ``values`` has the numbers."""
+    return Column("priority", Integer, nullable=False)
 
 
 METADATA: Final = MetaData()
@@ -160,7 +164,6 @@ series = Table(
     Column("alert", Boolean, nullable=False),
     PrimaryKeyConstraint("id", name="series_key"),
     UniqueConstraint("series_uid", name="series_uid_once"),
-    CheckConstraint(f"state IN ({_quoted(list(SeriesState))})", name="series_state"),
     CheckConstraint(f"origin IN ('{RECEIVED}', '{DERIVED}')", name="series_origin"),
     CheckConstraint("revision >= 1", name="series_revision"),
     CheckConstraint("origin = 'derived' OR series_uid IS NOT NULL", name="series_received_has_uid"),
@@ -196,9 +199,9 @@ job = Table(
     Column("finished_at", UtcDateTime),
     Column("seconds", Float),
     Column("notes", JSON, nullable=False),
+    _priority_column(),
     PrimaryKeyConstraint("id", name="job_key"),
     UniqueConstraint("output_series_id", name="job_output_once"),
-    CheckConstraint(f"state IN ({_quoted(list(JobState))})", name="job_state"),
     CheckConstraint("revision >= 1 AND ratio >= 2 AND derivation_number >= 1", name="job_numbers"),
     CheckConstraint(f"attempts BETWEEN 0 AND {MAX_ATTEMPTS}", name="job_attempts"),
     CheckConstraint(f"state <> 'failed' OR attempts = {MAX_ATTEMPTS}", name="job_failed_spent_all"),
@@ -227,7 +230,7 @@ Index(
     unique=True,
     sqlite_where=text(f"state NOT IN ({_quoted(ENDED_JOB_STATES)})"),
 )
-Index("job_waiting", job.c.queued_at, job.c.id, sqlite_where=text("state = 'queued'"))
+Index("job_waiting", job.c.priority, job.c.queued_at, job.c.id, sqlite_where=text("state = 'queued'"))
 Index("job_leased", job.c.lease_until, sqlite_where=text("state = 'running'"))
 Index("job_series", job.c.series_id)
 
@@ -277,8 +280,6 @@ quarantine = Table(
     Column("details", JSON, nullable=False),  # of the finding: attribute names and our own words
     Column("seen_at", UtcDateTime),  # when a person said so
     PrimaryKeyConstraint("id", name="quarantine_key"),
-    CheckConstraint(f"reason IN ({_quoted(list(QuarantineReason))})", name="quarantine_reason"),
-    CheckConstraint(f"finding IN ({_quoted(list(Finding))})", name="quarantine_finding"),
 )
 Index("quarantine_series", quarantine.c.series_id, sqlite_where=text("series_id IS NOT NULL"))
 Index("quarantine_instance", quarantine.c.instance_id, sqlite_where=text("instance_id IS NOT NULL"))
@@ -303,20 +304,26 @@ delivery = Table(
     *_lease_columns(),
     Column("reason", String(32)),  # why it is held or had to wait
     Column("sentence", Text, nullable=False),
-    Column("proof", String(16)),
+    Column("proof", String(16)),  # how it is known that the peer has every instance
     Column("sent_at", UtcDateTime),
+    _priority_column(),
     PrimaryKeyConstraint("id", name="delivery_key"),
     UniqueConstraint("job_id", "peer", name="delivery_once"),
-    CheckConstraint(f"state IN ({_quoted(list(DeliveryState))})", name="delivery_state"),
     CheckConstraint("attempts >= 0 AND failures >= 0", name="delivery_numbers"),
     CheckConstraint("(state = 'sending') = (lease_owner IS NOT NULL)", name="delivery_sending_is_leased"),
     CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="delivery_lease"),
     CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name="delivery_sent_at"),
     CheckConstraint("(state = 'sent') = (proof IS NOT NULL)", name="delivery_sent_has_proof"),
-    CheckConstraint("proof IN ('acknowledged', 'queried', 'committed')", name="delivery_proof"),
     CheckConstraint("state <> 'held' OR reason IS NOT NULL", name="delivery_held_for_a_reason"),
 )
-Index("delivery_waiting", delivery.c.peer, delivery.c.next_at, sqlite_where=text("state = 'due'"))
+Index(
+    "delivery_waiting",
+    delivery.c.peer,
+    delivery.c.priority,
+    delivery.c.next_at,
+    delivery.c.id,
+    sqlite_where=text("state = 'due'"),
+)
 Index("delivery_leased", delivery.c.peer, delivery.c.lease_until, sqlite_where=text("state = 'sending'"))
 
 delivery_item = Table(
@@ -331,7 +338,6 @@ delivery_item = Table(
     Column("attempt", Integer),  # of the delivery, in which it was acknowledged
     PrimaryKeyConstraint("id", name="item_key"),
     UniqueConstraint("delivery_id", "instance_id", name="item_once"),
-    CheckConstraint(f"state IN ({_quoted(list(ItemState))})", name="item_state"),
     CheckConstraint("state = 'pending' OR status IS NOT NULL", name="item_answered_has_status"),
     CheckConstraint("(state = 'acknowledged') = (attempt IS NOT NULL)", name="item_acknowledged_in_attempt"),
     CheckConstraint("tries >= 0", name="item_tries"),
@@ -352,7 +358,6 @@ model = Table(
     PrimaryKeyConstraint("id", name="model_key"),
     UniqueConstraint("digest", name="model_digest_once"),
     UniqueConstraint("place", name="model_place_once"),
-    CheckConstraint(f"state IN ({_quoted(list(ModelState))})", name="model_state"),
     CheckConstraint(f"length(digest) = {SHA256_LENGTH}", name="model_digest"),
     CheckConstraint("lowest_ratio >= 2 AND highest_ratio >= lowest_ratio", name="model_ratios"),
     CheckConstraint("(state IN ('active', 'replaced')) = (place IS NOT NULL)", name="model_has_place"),

@@ -55,6 +55,9 @@ the next verdict on; none is active: the one of that name that came with the nod
 a rollback takes the foremost out of the line and goes back to the one behind it, in the end to what came with the node.
 A job is pinned to the digest of a model when it is planned, so none of this touches a job that is there.
 
+**Priority.** A job is urgent, normal or off-peak, and its deliveries are what it is. A claim takes the most urgent row
+that may be claimed, among equals the one that has waited longest. Nothing that was claimed is interrupted for it.
+
 There is no state for "deleted", "missing" or "error": a file that is gone holds its job, and the reason is a column.
 """
 

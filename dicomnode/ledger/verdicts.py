@@ -1,4 +1,4 @@
-"""From quiet to decided: a series settles, is kept for a reason or planned, and may be judged again."""
+"""The steps of a series: it settles when it is quiet, is kept or planned by its verdict, and may be judged again."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Row, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Row, func, or_, select, update
 
 from dicomnode.errors import InputError
-from dicomnode.ids import InstanceId, JobId, SeriesId
-from dicomnode.ledger import deliveries, jobs, quarantine
-from dicomnode.ledger.act import Act, moving, stands
+from dicomnode.ids import JobId, SeriesId
+from dicomnode.ledger import deliveries, jobs, mapping, quarantine
+from dicomnode.ledger.act import Act
 from dicomnode.ledger.rows import SET_ASIDE, ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
 from dicomnode.ledger.schema import RECEIVED, instance, series
+from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
 
 PROCESS: Final = "process"  # reason of a planned series
 
-_THIS_REVISION = (series.c.id == bindparam("series"), series.c.revision == bindparam("of_revision"))
+_THIS_REVISION = (series.c.id == bound("series"), series.c.revision == bound("revision"))
 
 _RECEIVING = (
     select(
@@ -35,83 +36,63 @@ _RECEIVING = (
 _SETTLED = select(series.c.id, series.c.revision).where(stands(series, SeriesState.SETTLED)).order_by(series.c.id)
 _INSTANCES = (
     select(instance)
-    .where(instance.c.series_id == bindparam("series"), instance.c.revision <= bindparam("revision"))
+    .where(instance.c.series_id == bound("series"), instance.c.revision <= bound("revision"))
     .order_by(instance.c.number, instance.c.stored_at, instance.c.id)
 )
 _SETTLE = moving(series, Event.SETTLE).where(
     *_THIS_REVISION,
     series.c.first_at.is_not(None),
-    or_(bindparam("seen_at", type_=series.c.last_at.type).is_(None), series.c.last_at == bindparam("seen_at")),
+    or_(bound("seen_at", series.c.last_at.type).is_(None), series.c.last_at == bound("seen_at")),
 )
 _VERDICT: Final[dict[str, object]] = {
-    "reason": bindparam("why"),
-    "sentence": bindparam("words"),
-    "notes": bindparam("said"),
-    "alert": bindparam("alarming"),
+    "reason": bound("reason"),
+    "sentence": bound("sentence"),
+    "notes": bound("notes"),
+    "alert": bound("alert"),
 }
 _KEEP = moving(series, Event.KEEP).where(*_THIS_REVISION).values(**_VERDICT)
 _PLAN = moving(series, Event.PLAN).where(*_THIS_REVISION).values(**_VERDICT)
 _RETRY = (
     moving(series, Event.RETRY)
-    .where(series.c.id == bindparam("series"))
+    .where(series.c.id == bound("series"))
     .values(reason=None, sentence="", notes=[], alert=False)
 )
 _RELEASE = (
     moving(series, Event.RELEASE)
-    .where(series.c.id == bindparam("series"), series.c.reason == SET_ASIDE)
+    .where(series.c.id == bound("series"), series.c.reason == SET_ASIDE)
     .values(reason=None, sentence="", notes=[], alert=False)
 )
-_END_ALERT = update(series).where(series.c.id == bindparam("series"), series.c.alert).values(alert=False)
-_ROW = select(series.c.state, series.c.revision, series.c.origin).where(series.c.id == bindparam("series"))
+_END_ALERT = update(series).where(series.c.id == bound("series"), series.c.alert).values(alert=False)
+_ROW = select(series.c.state, series.c.revision, series.c.origin).where(series.c.id == bound("series"))
 
 
 def receiving(connection: Connection) -> list[ReceivingSeries]:
-    """The series whose instances still come; a number without instances is none."""
-    return [
-        ReceivingSeries(
-            id=SeriesId(row.id),
-            revision=row.revision,
-            instances=row.instances,
-            first_at=row.first_at,
-            last_at=row.last_at,
-            aborted=row.aborted,
-        )
-        for row in connection.execute(_RECEIVING)
-    ]
+    """List the series whose instances still come; a number without instances is left out."""
+    return [mapping.receiving_series(row) for row in connection.execute(_RECEIVING)]
 
 
 def settle(act: Act, series_id: SeriesId, revision: int, *, note: str, seen_at: datetime | None) -> bool:
-    """Freeze the set of instances; False: something came meanwhile."""
-    return act.move(_SETTLE, note, series=series_id, of_revision=revision, seen_at=seen_at) == 1
+    """Freeze the set of instances. False: an instance came meanwhile."""
+    return act.move(_SETTLE, note, series=series_id, revision=revision, seen_at=seen_at) == 1
 
 
 def settled(connection: Connection) -> list[SettledSeries]:
-    """The series that wait for their verdict."""
-    return [SettledSeries(id=SeriesId(row.id), revision=row.revision) for row in connection.execute(_SETTLED)]
+    """List the series that wait for their verdict."""
+    return [mapping.settled_series(row) for row in connection.execute(_SETTLED)]
 
 
 def instances_of(connection: Connection, series_id: SeriesId, revision: int) -> list[ArchivedInstance]:
-    """The frozen set of a revision."""
-    return [
-        ArchivedInstance(
-            id=InstanceId(row.id),
-            file=row.file,
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            size_bytes=row.size_bytes,
-            sha256=row.sha256,
-        )
-        for row in connection.execute(_INSTANCES, {"series": series_id, "revision": revision})
-    ]
+    """List the instances of a revision."""
+    of_revision = bind_values(series=series_id, revision=revision)
+    return [mapping.archived_instance(row) for row in connection.execute(_INSTANCES, of_revision)]
 
 
 def keep(
     act: Act, series_id: SeriesId, revision: int, *, reason: str, sentence: str, alert: bool, notes: Sequence[str]
 ) -> bool:
-    """The verdict is to keep it; False: it was decided already, or a late instance came."""
-    said = {"why": reason, "words": sentence, "said": list(notes), "alarming": alert}
-    if act.move(_KEEP, sentence, series=series_id, of_revision=revision, **said) == 0:
+    """Record the verdict to keep a series. False: it was decided already, or a late instance came."""
+    verdict = {"reason": reason, "sentence": sentence, "notes": list(notes), "alert": alert}
+    if act.move(_KEEP, sentence, series=series_id, revision=revision, **verdict) == 0:
         return False
     jobs.cancel_waiting(act, series_id, revision, "a new verdict keeps the series")
     return True
@@ -120,15 +101,15 @@ def keep(
 def plan(
     act: Act, series_id: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str], alert: bool
 ) -> JobId | None:
-    """The verdict is to derive it; None: it was decided already, or a late instance came."""
-    said = {"why": PROCESS, "words": planned.sentence, "said": list(notes), "alarming": alert}
-    if act.move(_PLAN, planned.sentence, series=series_id, of_revision=revision, **said) == 0:
+    """Record the verdict to derive a series; return its job. None: it was decided already, or a late instance came."""
+    verdict = {"reason": PROCESS, "sentence": planned.sentence, "notes": list(notes), "alert": alert}
+    if act.move(_PLAN, planned.sentence, series=series_id, revision=revision, **verdict) == 0:
         return None
     return jobs.plan(act, series_id, revision, planned)
 
 
 def retry(act: Act, series_id: SeriesId) -> None:
-    """The operator's *retry*: judge the current revision again."""
+    """Let the current revision be judged again, for an operator."""
     row = _row_for_operator(act.connection, series_id)
     state = SeriesState(row.state)
     if state is SeriesState.RECEIVING:
@@ -140,15 +121,15 @@ def retry(act: Act, series_id: SeriesId) -> None:
 
 
 def release(act: Act, series_id: SeriesId) -> None:
-    """The operator's *release*: the series goes on as it is.
+    """Let a series go on as it is, for an operator.
 
-    What was set aside of it counts as seen, and its alert ends; where it was kept for that, it is judged without; its
-    held job, and deliveries that were held for what was set aside, go on.
+    Its files that were set aside count as seen, and its alert ends. A series that was kept for them is judged without
+    them. Its held job goes on, and so do the deliveries that were held for such files.
     """
     row = _row_for_operator(act.connection, series_id)
     done = quarantine.see_series(act, series_id)
     done += act.move(_RELEASE, series=series_id)
-    done += act.connection.execute(_END_ALERT, {"series": series_id}).rowcount
+    done += act.connection.execute(_END_ALERT, bind_values(series=series_id)).rowcount
     done += jobs.release(act, series_id, row.revision)
     done += deliveries.release_doubtful(act, series_id, "the series was released")
     if not done:
@@ -159,13 +140,13 @@ def release(act: Act, series_id: SeriesId) -> None:
 
 
 def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
-    """The operator's *cancel*: the jobs of the series are given up, the running one too."""
+    """Cancel the jobs of a series, the running one too, for an operator."""
     _row_for_operator(act.connection, series_id)
     return jobs.cancel(act, series_id)
 
 
 def _row_for_operator(connection: Connection, series_id: SeriesId) -> Row[*tuple[object, ...]]:
-    row = connection.execute(_ROW, {"series": series_id}).one_or_none()
+    row = connection.execute(_ROW, bind_values(series=series_id)).one_or_none()
     if row is None:
         raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")
     if row.origin != RECEIVED:

@@ -1,1 +1,1 @@
-"""Delivery: one loop for each peer, derived instances → PACS, acknowledged in the ledger one by one."""
+"""Delivery: one loop for each peer sends derived instances and records each answer in the ledger."""

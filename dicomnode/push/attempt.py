@@ -1,6 +1,6 @@
-"""One attempt at a delivery: what is pending goes out over one association, each answer is committed before the next.
+"""One attempt at a delivery: what is pending goes out in one session, each answer is committed before the next.
 
-    files verified → associated → (sent → answered → committed) for each instance → an ``Ending``
+    files verified → session open → (sent → answered → committed) for each instance → an ``Ending``
 
 What a status means stands in ``wire.STATUSES``; what becomes of the delivery after the attempt (when it is tried
 again, whether it waits for the operator) is decided in ``peer_loop``.
@@ -18,13 +18,13 @@ from enum import StrEnum
 
 from dicomnode import log, wire
 from dicomnode.archive import Archive, FileState
-from dicomnode.dimse.outcome import Outcome, Reason
-from dicomnode.ids import AeTitle, ItemId
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
+from dicomnode.ids import ItemId
 from dicomnode.ledger.rows import Delivery, DeliveryItem
 from dicomnode.ledger.store import Ledger
-from dicomnode.push.scu import Link, Offer, associate, contexts, offered
+from dicomnode.push.carrier import Carrier, InstanceFormat, OutgoingInstance, Session
 from dicomnode.seams import checkpoint
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class End(StrEnum):
     """What the ledger is to be told after an attempt."""
 
     FINISH = "finish"  # nothing is pending any more
-    UNREACHED = "unreached"  # there was no association: the peer's matter, not this delivery's
+    UNREACHED = "unreached"  # no session could be opened: the peer's matter, not this delivery's
     RETRY = "retry"  # later, after a wait
     REASSOCIATE = "reassociate"  # at once, once; never leaves ``Attempt.run``
     HOLD = "hold"  # the operator's matter
@@ -53,7 +53,7 @@ class End(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a delivery waits, beside those of ``outcome.Reason``."""
+    """Why a delivery waits, beside those of ``outcome.RequestReason``."""
 
     ALTERED = "altered"
     MISSING = "missing"
@@ -70,23 +70,26 @@ class Ending:
     """How an attempt ended, and why, in words for ``deliveries list``."""
 
     end: End
-    reason: Reason | Cause | None = None
+    reason: RequestReason | Cause | None = None
     sentence: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
-class OnItsWay:
-    """What the peer may hold of a delivery without our knowing; kept while the process lasts."""
+class InFlight:
+    """The instances of a delivery that may have reached the peer without an answer; kept while the process lasts."""
 
-    is_first: bool  # this process has seen every attempt, from the first one
+    is_first: bool  # this process made every attempt at the delivery, the first one too
     sent: set[ItemId] = field(default_factory=set)  # went out in this process and is not acknowledged
     _is_looked_at: bool = False
-    _in_flight: ItemId | None = None  # what an earlier process may have sent without hearing the answer
+    _of_earlier_process: ItemId | None = None  # it may have been sent, and the answer was not read
 
     def look(self, pending: Sequence[DeliveryItem]) -> None:
-        """Before anything is sent: instances go out in order, so only the first without any answer was in flight."""
+        """Find, before anything is sent, what an earlier process had in flight.
+
+        Instances go out in order, so that was the first one without any answer, and no other.
+        """
         if not self.is_first and not self._is_looked_at:
-            self._in_flight = next((item.id for item in pending if item.status is None), None)
+            self._of_earlier_process = next((item.id for item in pending if item.status is None), None)
         self._is_looked_at = True
 
     def may_hold(self, item: DeliveryItem) -> bool:
@@ -96,7 +99,7 @@ class OnItsWay:
         """
         if any(wire.status_of(status).action is wire.Action.DUPLICATE for status in item.refusals):
             return False
-        return item.id in self.sent or item.id == self._in_flight or item.status is not None
+        return item.id in self.sent or item.id == self._of_earlier_process or item.status is not None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,12 +109,12 @@ class Attempt:
     delivery: Delivery
     peer: PeerSettings
     push: PushSettings
-    ae_title: AeTitle
+    carrier: Carrier
     ledger: Ledger
     archive: Archive
     stop: threading.Event
-    linked: Callable[[Link | None], None]  # hears of the association while it is open, so that a stop can end it
-    on_its_way: OnItsWay  # of this delivery, from one attempt to the next
+    opened: Callable[[Session | None], None]  # is given the session while it is open, so that a stop can end it
+    in_flight: InFlight  # of this delivery, from one attempt to the next
     acknowledged: int = 0
     refused: Counter[int] = field(default_factory=Counter)  # by status
     warned: Counter[int] = field(default_factory=Counter)
@@ -124,14 +127,14 @@ class Attempt:
         items = self.ledger.pending_items(self.delivery)
         if not items:
             return Ending(end=End.FINISH)
-        self.on_its_way.look(items)
+        self.in_flight.look(items)
         if (unfit := self._verify(items)) is not None:
             return unfit
         checkpoint("push.verified")
-        ending = self._over_one_association(items)
+        ending = self._in_one_session(items)
         if ending.end is End.REASSOCIATE:
             log.event(LOGGER, "delivery_reassociates", delivery=self.delivery.id, peer=self.peer.name)
-            ending = self._over_one_association(self.ledger.pending_items(self.delivery))
+            ending = self._in_one_session(self.ledger.pending_items(self.delivery))
         if ending.end is End.REASSOCIATE:
             return Ending(end=End.HOLD, reason=ending.reason, sentence=ending.sentence)
         return ending
@@ -148,42 +151,42 @@ class Attempt:
                 return _unfit(item, Cause.ALTERED, "was altered in the archive since the job wrote it")
         return None
 
-    def _over_one_association(self, items: Sequence[DeliveryItem]) -> Ending:
-        offers = {_offer(item) for item in items}
-        link = associate(self.peer, offers, ae_title=self.ae_title, push=self.push)
-        if isinstance(link, Outcome):
-            return _unanswered(End.HOLD if link.reason is Reason.NO_CONTEXT else End.UNREACHED, link)
-        self.linked(link)
+    def _in_one_session(self, items: Sequence[DeliveryItem]) -> Ending:
+        session = self.carrier.open(self.peer, {_format(item) for item in items})
+        if isinstance(session, RequestOutcome):
+            return _unanswered(End.HOLD if session.reason is RequestReason.NO_CONTEXT else End.UNREACHED, session)
+        self.opened(session)
         try:
             checkpoint("push.associated")
             if not self.ledger.is_delivery_ours(self.delivery):  # cancelled while we waited for the peer
-                link.release()
+                session.close()
                 return Ending(end=End.GONE)
-            ending = self._send_all(link, items)
+            ending = self._send_all(session, items)
             if ending.end is End.REASSOCIATE:
-                link.abort()
+                session.abort()
             else:
-                link.release()
+                session.close()
         except BaseException:
-            link.abort()
+            session.abort()
             raise
         finally:
-            self.linked(None)
+            self.opened(None)
         return ending
 
-    def _send_all(self, link: Link, items: Sequence[DeliveryItem]) -> Ending:
-        if refused := {offer for item in items if not link.carries(offer := _offer(item))}:
-            outcome = Outcome(reason=Reason.NO_CONTEXT, detail=offered(contexts(refused)))
-            return _unanswered(End.HOLD, outcome)
+    def _send_all(self, session: Session, items: Sequence[DeliveryItem]) -> Ending:
+        if (refusal := session.refusal({_format(item) for item in items})) is not None:
+            return _unanswered(End.HOLD, refusal)
         for item in items:
             if self.stop.is_set():
                 return Ending(end=End.STOPPED)
             if not self._beat():
                 return Ending(end=End.GONE)
-            is_repeat, may_have_arrived = item.id in self.on_its_way.sent, self.on_its_way.may_hold(item)
-            self.on_its_way.sent.add(item.id)
+            is_repeat, may_have_arrived = item.id in self.in_flight.sent, self.in_flight.may_hold(item)
+            self.in_flight.sent.add(item.id)
             dataset = self.archive.read_dataset(item.file)
-            outcome = link.store(dataset, _offer(item), item.sop_instance_uid)
+            outcome = session.store(
+                OutgoingInstance(format=_format(item), sop_instance_uid=item.sop_instance_uid, dataset=dataset)
+            )
             checkpoint("push.sent")
             if (
                 ending := self._obey(item, outcome, is_repeat=is_repeat, may_have_arrived=may_have_arrived)
@@ -195,12 +198,14 @@ class Attempt:
             return Ending(end=End.RETRY, reason=Cause.PROCESSING_FAILURE, sentence=sentence)
         return Ending(end=End.FINISH)
 
-    def _obey(self, item: DeliveryItem, outcome: Outcome, *, is_repeat: bool, may_have_arrived: bool) -> Ending | None:
+    def _obey(
+        self, item: DeliveryItem, outcome: RequestOutcome, *, is_repeat: bool, may_have_arrived: bool
+    ) -> Ending | None:
         """Write into the ledger what the answer says of the instance; an ending where it says it of the delivery."""
         if outcome.status is None:
             if self.stop.is_set():
                 return Ending(end=End.STOPPED)
-            is_ours = outcome.reason in (Reason.UNREADABLE, Reason.NOT_ENCODABLE)
+            is_ours = outcome.reason in (RequestReason.UNREADABLE, RequestReason.NOT_ENCODABLE)
             return _unanswered(End.HOLD if is_ours else End.RETRY, outcome)
         entry = wire.status_of(outcome.status)
         sentence = f"{_in_words(outcome.status)} {entry.remedy}".strip()
@@ -237,7 +242,7 @@ class Attempt:
         if not self.ledger.acknowledge(self.delivery, item, status=status):
             return Ending(end=End.GONE)
         self.acknowledged += 1
-        self.on_its_way.sent.discard(item.id)
+        self.in_flight.sent.discard(item.id)
         if is_repeat:
             self.ledger.note("repeated", table="delivery_item", row=item.id, detail="sent again, the same bytes")
         return None
@@ -256,7 +261,7 @@ class Attempt:
         )
         return None if is_ours else Ending(end=End.GONE)
 
-    def _warn(self, outcome: Outcome) -> None:
+    def _warn(self, outcome: RequestOutcome) -> None:
         """Warnings are counted; a change of patient or study is written down, by keyword and never by value."""
         assert outcome.status is not None, "only an answer warns"
         self.warned[outcome.status] += 1
@@ -281,8 +286,8 @@ def lease_s(push: PushSettings) -> float:
     return LEASE_S + push.response_timeout_s
 
 
-def _offer(item: DeliveryItem) -> Offer:
-    return Offer(sop_class_uid=item.sop_class_uid, transfer_syntax_uid=item.transfer_syntax_uid)
+def _format(item: DeliveryItem) -> InstanceFormat:
+    return InstanceFormat(sop_class_uid=item.sop_class_uid, transfer_syntax_uid=item.transfer_syntax_uid)
 
 
 def _unfit(item: DeliveryItem, cause: Cause, what: str) -> Ending:
@@ -290,7 +295,7 @@ def _unfit(item: DeliveryItem, cause: Cause, what: str) -> Ending:
     return Ending(end=End.HOLD, reason=cause, sentence=sentence)
 
 
-def _unanswered(end: End, outcome: Outcome) -> Ending:
+def _unanswered(end: End, outcome: RequestOutcome) -> Ending:
     return Ending(end=end, reason=outcome.reason, sentence=f"{outcome.sentence} {outcome.hint}".strip())
 
 

@@ -2,7 +2,7 @@
 
 All that must survive is in the ledger: which instances are acknowledged, when a delivery is due again, after how many
 failures. A restart therefore resumes where the last commit was and sends the same bytes again for what was in flight.
-Peers do not know of each other: one that hangs holds up its own thread only.
+Each peer has a loop of its own, so a peer that hangs holds up the deliveries to itself and no others.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from collections import Counter
 
 from dicomnode import log
 from dicomnode.archive import Archive
-from dicomnode.dimse.outcome import Reason
+from dicomnode.dimse.outcome import RequestReason
 from dicomnode.errors import NodeError
-from dicomnode.ids import AeTitle, DeliveryId
+from dicomnode.ids import DeliveryId
 from dicomnode.ledger.rows import Delivery
 from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger
-from dicomnode.push.attempt import Attempt, Cause, End, Ending, OnItsWay, lease_s
-from dicomnode.push.scu import Link
+from dicomnode.push.attempt import Attempt, Cause, End, Ending, InFlight, lease_s
+from dicomnode.push.carrier import Carrier, Session
 from dicomnode.seams import checkpoint
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ ABORTS_BEFORE_HOLD = 10
 ABORT_LIMIT_S = 5.0  # after an association was aborted for a stop, its thread ends at once
 INTERNAL = "internal"
 
-_BROKEN_OFF = (Reason.ABORTED, Reason.LOST)
+_BROKEN_OFF = (RequestReason.ABORTED, RequestReason.LOST)
 _MAX_DOUBLINGS = 32  # of a wait that is at most a day
 
 
@@ -51,7 +51,7 @@ class PeerLoop:
         archive: Archive,
         owner: str,
         *,
-        ae_title: AeTitle,
+        carrier: Carrier,
         chance: random.Random | None = None,
     ) -> None:
         assert peer.address, "only a peer with an address can be sent to"
@@ -60,18 +60,18 @@ class PeerLoop:
         self._ledger = ledger
         self._archive = archive
         self._owner = owner
-        self._ae_title = ae_title
+        self._carrier = carrier
         self._chance = chance or random.Random()  # noqa: S311 (spreads retries; nothing to guess)
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._link_lock = threading.Lock()
-        self._link: Link | None = None
-        self._on_its_way: dict[DeliveryId, OnItsWay] = {}
+        self._session_lock = threading.Lock()
+        self._session: Session | None = None
+        self._in_flight: dict[DeliveryId, InFlight] = {}
         # Rejections in a row. A restart forgets them and the delivery gets three more tries, never hot all the same:
         # the time of the next one is in the ledger.
         self._rejections: dict[DeliveryId, int] = {}
         self._aborts: dict[DeliveryId, int] = {}  # in a row, with nothing acknowledged between
-        self._quiet_until_s = 0.0  # after a failed association: no other delivery tries its luck at once
+        self._quiet_until_s = 0.0  # after a failed association: until then no other delivery is tried either
         self._thread = threading.Thread(target=self._run, name=f"push-{peer.name}")
 
     def start(self) -> None:
@@ -88,11 +88,11 @@ class PeerLoop:
         self._wake.set()
         self._thread.join(limit_s)
         if self._thread.is_alive():
-            with self._link_lock:
-                link = self._link
-            if link is not None:
+            with self._session_lock:
+                session = self._session
+            if session is not None:
                 log.event(LOGGER, "association_aborted", level=logging.WARNING, peer=self._peer.name, limit=limit_s)
-                link.abort()
+                session.abort()
             self._thread.join(ABORT_LIMIT_S)
         if self._thread.is_alive():
             log.event(LOGGER, "push_not_stopped", level=logging.ERROR, peer=self._peer.name)
@@ -133,12 +133,12 @@ class PeerLoop:
             delivery=delivery,
             peer=self._peer,
             push=self._push,
-            ae_title=self._ae_title,
+            carrier=self._carrier,
             ledger=self._ledger,
             archive=self._archive,
             stop=self._stop,
-            linked=self._linked,
-            on_its_way=self._on_its_way.setdefault(delivery.id, OnItsWay(is_first=delivery.attempts == 1)),
+            opened=self._opened,
+            in_flight=self._in_flight.setdefault(delivery.id, InFlight(is_first=delivery.attempts == 1)),
         )
         try:
             ending = attempt.run()
@@ -162,7 +162,7 @@ class PeerLoop:
                 self._finish(attempt, seconds=seconds)
             case End.HOLD:
                 self._hold(delivery, reason=reason, sentence=ending.sentence)
-            case End.UNREACHED if ending.reason is Reason.REJECTED:
+            case End.UNREACHED if ending.reason is RequestReason.REJECTED:
                 self._quiet()
                 # A missing registration is often made up for soon, but not within seconds (NODE 2.4).
                 if rejections + 1 < REJECTIONS_BEFORE_HOLD:
@@ -203,7 +203,7 @@ class PeerLoop:
     def _finish(self, attempt: Attempt, *, seconds: float) -> None:
         delivery = attempt.delivery
         state = self._ledger.finish_delivery(delivery)
-        self._on_its_way.pop(delivery.id, None)
+        self._in_flight.pop(delivery.id, None)
         if state is None:
             self._tell_gone(delivery)
             return
@@ -271,9 +271,9 @@ class PeerLoop:
         due_s = self._ledger.next_due_in(self._peer.name)
         return POLL_S if due_s is None else min(max(due_s, 0.0), POLL_S)
 
-    def _linked(self, link: Link | None) -> None:
-        with self._link_lock:
-            self._link = link
+    def _opened(self, session: Session | None) -> None:
+        with self._session_lock:
+            self._session = session
 
 
 def backoff_s(failures: int, push: PushSettings, chance: random.Random) -> float:

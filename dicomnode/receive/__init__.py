@@ -1,1 +1,1 @@
-"""The door: who may come in, what is asked of them, and the order in which an instance becomes ours."""
+"""Receiving: which associations are accepted, how an instance is checked, stored and acknowledged."""

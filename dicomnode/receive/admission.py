@@ -1,7 +1,7 @@
-"""Who is let in: one association request against the peers, and the answer with its exact code.
+"""Whether an association is accepted: its request against the configured peers, and a rejection with its exact code.
 
-A pure decision: no socket, no library object. The order is that of NODE 2.1: what passes by itself first (a full
-node is not a wrong title), then what an administrator must correct.
+A pure decision: no socket, no library object. The order is that of NODE 2.1: first what passes by itself (a node that
+is full says nothing about a title), then what an administrator must correct.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from dicomnode.dimse.associate import AssociationRequest, Proposal
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 from dicomnode.wire import (
     APPLICATION_CONTEXT,
     CALLED_UNKNOWN,
@@ -30,8 +30,8 @@ from dicomnode.wire import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Occasion:
-    """What is true of the node, and of the visitor's address, at this moment."""
+class AdmissionContext:
+    """What counts beside the request: the state of the node at this moment, and the address of the requestor."""
 
     is_refusing: bool  # stopping, or without room
     is_over_limit: bool
@@ -39,17 +39,17 @@ class Occasion:
 
 
 def admit(
-    request: AssociationRequest, occasion: Occasion, *, ae_title: str, peers: Sequence[PeerSettings]
+    request: AssociationRequest, context: AdmissionContext, *, ae_title: str, peers: Sequence[PeerSettings]
 ) -> PeerSettings | Rejection:
-    """The peer behind a request, or why there is none."""
-    if occasion.is_refusing:
+    """Find the peer that a request comes from, or the rejection that answers it."""
+    if context.is_refusing:
         return CONGESTED
-    if occasion.is_over_limit:
+    if context.is_over_limit:
         return OVER_LIMIT
     if request.called != ae_title:
         return CALLED_UNKNOWN
     calling = request.calling
-    peer = next((one for one in peers if calling is not None and one.may_send(calling, occasion.address)), None)
+    peer = next((one for one in peers if calling is not None and one.may_send(calling, context.address)), None)
     if peer is None:
         return CALLING_UNKNOWN
     if request.application_context != APPLICATION_CONTEXT:
@@ -60,7 +60,7 @@ def admit(
 
 
 def contexts_for(peer: PeerSettings) -> tuple[Proposal, ...]:
-    """What this peer may propose: verification, MR, and other objects where the settings say so."""
+    """Return what this peer may propose: verification, MR, and other objects where the settings say so."""
     return _contexts(stores_others=peer.other_objects == "store")
 
 

@@ -1,7 +1,7 @@
 """One incoming association from its first byte to its last: a thread that reads its socket itself.
 
-What it decides is protocol only: what may come when, within which time, and what an answer looks like. Who may come
-in is ``admission``'s matter, what becomes of an object ``intake``'s; both are handed in.
+What it decides is protocol only: which message is legal when, within which time, and how an answer is encoded. Which
+associations are accepted (``admission``) and what becomes of an object (``intake``) is decided by the handlers.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from dicomnode.dimse.messages import (
 )
 from dicomnode.ids import SeriesId
 from dicomnode.receive.admission import contexts_for
-from dicomnode.receive.intake import Offer
+from dicomnode.receive.intake import OfferedInstance
 from dicomnode.seams import checkpoint
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 from dicomnode.wire import UNRECOGNISED_OPERATION, VERIFICATION, Answer, Rejection
 
 LOGGER = logging.getLogger(__name__)
 
-EMPTY_FRAGMENTS = 16  # of one message: a sender that begins with one is served, one that sends nothing else is not
+EMPTY_FRAGMENTS = 16  # in one message; some senders begin with an empty one, none needs more
 _PROVIDER = 2  # source of an A-ABORT (PS3.8 Table 9-26)
 _USER = 0
 
@@ -63,11 +63,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handlers:
-    """The receiver's decisions; an association calls them on its own thread."""
+    """What an association calls, on its own thread, for every decision that is not of the protocol."""
 
     admit: Callable[[Association, AssociationRequest], PeerSettings | Rejection]
-    store: Callable[[Association, Offer], Answer]
-    closed: Callable[[Association], None]  # the association's last act
+    store: Callable[[Association, OfferedInstance], Answer]
+    closed: Callable[[Association], None]  # called last
 
 
 class Association:
@@ -103,7 +103,7 @@ class Association:
         return self._thread.is_alive()
 
     def dismiss(self) -> None:
-        """The operator stops the node: A-ABORT 0/0 where there is an association, else the connection is cut."""
+        """End it because the node stops: by A-ABORT 0/0 if it is established, else the connection is cut."""
         self._is_dismissed = True
         if self.peer is not None:
             self._link.abort(_USER, 0)
@@ -197,7 +197,7 @@ class Association:
         if field != Command.C_STORE_RQ:
             return encode_refusal(field, message_id, UNRECOGNISED_OPERATION)
         assert self.peer is not None
-        offer = Offer(
+        offer = OfferedInstance(
             peer=self.peer.name,
             sop_class_uid=command.text(Field.AFFECTED_SOP_CLASS_UID),
             sop_instance_uid=command.text(Field.AFFECTED_SOP_INSTANCE_UID),
@@ -215,7 +215,7 @@ class Association:
         return encode_command(Command.C_STORE_RSP, values, has_dataset=False)
 
     def _end(self, event: Event | Ended) -> None:
-        """The association, or what was to become one, ends otherwise than by a release."""
+        """Note why the association ends, where that is no release, and abort it where the peer has to be told."""
         match event:
             case _ if self._is_dismissed:
                 self.ending, self.is_ended_by_us = "the node stops", True
@@ -223,7 +223,7 @@ class Association:
                 self._abort("an object that is larger than receive.max_instance_mb", event.reason)
             case Violation():
                 self._abort(event.sentence, event.reason)
-            case Ended.TIMED_OUT if self.peer is None:  # PS3.8 section 9.2.3, AA-2: closed without a word
+            case Ended.TIMED_OUT if self.peer is None:  # PS3.8 section 9.2.3, AA-2: closed without an A-ABORT
                 self.ending, self.is_ended_by_us = "no association request came in time", True
             case Ended.TIMED_OUT if self._link.is_inside_pdu:
                 self._abort("a PDU was not whole within its time (receive.pdu_timeout_s)", UNSPECIFIED)

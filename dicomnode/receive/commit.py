@@ -1,12 +1,12 @@
 """One transaction for all instances that wait for it at the same moment.
 
-Each association's thread brings an instance whose file and folder are flushed. Whoever comes first takes the turn
-and commits for everybody who waits; who comes meanwhile forms the next batch. A lone association pays for no
-hand-over to another thread; sixteen share the ledger's flush. (Folders are flushed by each thread for itself: the
-filesystem's journal groups what comes together better than we can. With four senders one flush for the whole batch
-took a tenth more time, measured on ext4; with one and with sixteen the same.)
+The thread of each association calls ``accept`` with an instance whose file and folder are flushed. The first thread
+commits all instances that wait; those that come meanwhile are the next batch. A single association hands nothing over
+to another thread; sixteen share one flush of the ledger. (Each thread flushes its folder itself: the journal of the
+filesystem groups flushes that come together. With four senders one flush for the whole batch took a tenth more time,
+measured on ext4; with one and with sixteen the same.)
 
-Nothing is answered before its row stands.
+``accept`` returns after the row is committed, never before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dicomnode.ledger.rows import StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger
 from dicomnode.seams import checkpoint
 
-MAX_BATCH = 256  # more associations than this are never open at once by default; it bounds one transaction
+MAX_BATCH = 256  # bounds one transaction; by default 64 associations are open at the most
 TURN_TIMEOUT_S = 30.0  # two turns of a ledger that gives up after 10 s each, and then some
 
 
@@ -41,7 +41,7 @@ class GroupCommit:
         self._waiting_lock = threading.Lock()
 
     def accept(self, instance: StoredInstance) -> StoreOutcome:
-        """Make one instance ours, together with whatever else waits. Raises what the ledger raised."""
+        """Commit the row of one instance, together with all that wait. Raises what the ledger raised."""
         ticket = _Ticket(instance)
         with self._waiting_lock:
             self._waiting.append(ticket)

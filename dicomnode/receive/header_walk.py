@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dicomnode.ids import UID_BOUND
+from dicomnode.part10 import SHORT_VRS
 
 MAX_ELEMENTS = 20_000  # nested ones included; a real header has some hundred before (0020,000E)
 MAX_DEPTH = 16  # of sequences within sequences; the deepest real ones seen have five
@@ -23,9 +24,6 @@ _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D,
 _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 section 7.5
 _UNDEFINED = 0xFFFFFFFF
-_SHORT_VR = frozenset(
-    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
-)  # PS3.5 Table 7.1-2: 16-bit length; every other VR, of the future too, has 32 bits (Table 7.1-1)
 _TAG = struct.Struct("<HH")
 _LENGTH_16 = struct.Struct("<H")
 _LENGTH_32 = struct.Struct("<L")
@@ -129,7 +127,7 @@ class _Walk:
             self._at = at + 8
             return tag, length, implicit
         vr = bytes(view[at + 4 : at + 6])
-        if vr in _SHORT_VR:
+        if vr in SHORT_VRS:
             (length,) = _LENGTH_16.unpack_from(view, at + 6)
             self._at = at + 8
             return tag, length, False

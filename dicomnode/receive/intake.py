@@ -1,10 +1,10 @@
-"""One C-STORE: dataset bytes in, the status for the peer out, and everything that must be true before it is sent.
+"""One C-STORE: the bytes of a data set in, the status for the peer out; what is stored before it is acknowledged.
 
-The order is the promise of the node: temporary file → fdatasync → rename → folder flushed → ledger committed →
-0000. A failure status is given only where the object is really not ours, because ``storescu`` and scanners like it
-stop a series at the first one: an altered copy, another encoding and our own output coming back are answered 0000.
+The order is what an acknowledgement stands for: temporary file → fdatasync → rename → folder flushed → ledger
+committed → 0000. A failure status is given only where the object was not stored, because ``storescu`` and scanners like
+it stop a series at the first one: an altered copy, another encoding and our own output coming back are answered 0000.
 Of the first two the transaction that finds them out makes the row in quarantine, with the series that they belong to;
-only then does the file move there, and only then is it answered. Nothing here knows pynetdicom.
+only then does the file move there, and only then is it answered. This module does not use pynetdicom.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ QUARANTINE_HEAD_BYTES = 65536  # of an object that nobody can read: enough to se
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """What one C-STORE request brings."""
+class OfferedInstance:
+    """The instance of one C-STORE request: what the command says of it, and its data set."""
 
     peer: str
     sop_class_uid: str  # of the command
@@ -45,7 +45,7 @@ class Offer:
 
 
 class Intake:
-    """The way of an instance from the wire into archive and ledger. Safe to use from many threads."""
+    """Checks instances and puts them into archive and ledger. Safe to use from many threads."""
 
     def __init__(self, *, archive: Archive, ledger: Ledger, space: Space, clock: Clock) -> None:
         self._archive = archive
@@ -54,8 +54,11 @@ class Intake:
         self._clock = clock
         self._commit = GroupCommit(ledger)
 
-    def store(self, offer: Offer, series: dict[str, SeriesId]) -> Answer:
-        """Keep the object, or say why not. ``series``: those of this association; one it gains is held open."""
+    def store(self, offer: OfferedInstance, series: dict[str, SeriesId]) -> Answer:
+        """Keep the object, or say why not.
+
+        ``series``: those of this association, by UID; a new one is added, so that it does not settle meanwhile.
+        """
         try:
             return self._store(offer, series)
         except OSError as exc:
@@ -65,7 +68,7 @@ class Intake:
         except NodeError as exc:
             return self._refused(exc, Answer.FAILED)
 
-    def _store(self, offer: Offer, series: dict[str, SeriesId]) -> Answer:
+    def _store(self, offer: OfferedInstance, series: dict[str, SeriesId]) -> Answer:
         if offer.sop_class_uid != offer.context_sop_class_uid:
             log.event(LOGGER, "class_refused", level=logging.WARNING, peer=offer.peer)
             return Answer.CLASS_NOT_SUPPORTED
@@ -89,12 +92,12 @@ class Intake:
             series[uids.series_uid] = self._ledger.series_for(uids.series_uid)
         return self._keep(offer, series[uids.series_uid], received_at)
 
-    def _is_new(self, offer: Offer, known: KnownInstance) -> bool:
+    def _is_new(self, offer: OfferedInstance, known: KnownInstance) -> bool:
         """Are these bytes neither those that were kept under the UID nor any that were set aside?"""
         sha256 = digest(offer.dataset)
         return sha256 != known.sha256 and self._ledger.file_set_aside(known.id, sha256) is None
 
-    def _keep(self, offer: Offer, series: SeriesId, received_at: datetime) -> Answer:
+    def _keep(self, offer: OfferedInstance, series: SeriesId, received_at: datetime) -> Answer:
         """Write the object, then ask the ledger whether it is new: only its transaction can tell."""
         instance_id = new_instance_id()
         file = self._archive.put(
@@ -190,13 +193,13 @@ class Intake:
         self._ledger.note("restored", table="instance", row=first.id, detail=f"its file was {state}", by=copy.peer)
         log.event(LOGGER, "instance_restored", level=logging.WARNING, peer=copy.peer, instance=first.id, state=state)
 
-    def _not_understood(self, offer: Offer, why: str, received_at: datetime) -> Answer:
+    def _not_understood(self, offer: OfferedInstance, why: str, received_at: datetime) -> Answer:
         log.event(LOGGER, "object_not_understood", level=logging.WARNING, peer=offer.peer, detail=why)
         self._quarantine(offer, QuarantineReason.HEADER, received_at, most_bytes=QUARANTINE_HEAD_BYTES)
         return Answer.NOT_UNDERSTOOD
 
     def _quarantine(
-        self, offer: Offer, reason: QuarantineReason, received_at: datetime, *, most_bytes: int | None = None
+        self, offer: OfferedInstance, reason: QuarantineReason, received_at: datetime, *, most_bytes: int | None = None
     ) -> None:
         """Set the bytes aside, or the first of them: they never were in the archive, and the peer knows that."""
         if not self._space.has_room_aside():
@@ -243,7 +246,7 @@ class Intake:
         return answer
 
 
-def _agree(offer: Offer, uids: HeaderUids) -> bool:
+def _agree(offer: OfferedInstance, uids: HeaderUids) -> bool:
     """Does the dataset say of itself what the command said of it, in UIDs that harm nobody?
 
     Not only in valid ones: an archive takes what scanners write, and the verdict says what is wrong with it.

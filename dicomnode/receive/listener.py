@@ -1,7 +1,8 @@
-"""The listening socket: which connections become associations at all.
+"""The listening socket: which connections get a thread that reads an association from them.
 
-An address of no peer is closed at accept; addresses and sockets are counted, because each costs a thread. Who the
-requestor is, and whether the disk has room for its series, is ``admission``'s matter. Nothing here waits for a peer.
+A connection from an address in no peer's network is closed at once. Connections are counted, in all and for each
+address, because each takes a thread. Which peer the requestor is, and whether its association is accepted, is decided
+in ``admission``. The thread that accepts never waits for a peer.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from dicomnode.receive.throttle import Throttle
 LOGGER = logging.getLogger(__name__)
 
 BACKLOG = 128
-OVERBOOKING = 2  # sockets that have not asked for anything yet do not take the place of associations
-LARGEST_IN_FLIGHT = 2  # objects of the largest size, over all associations: whole series of usual slices fit into one
+CONNECTIONS_PER_ASSOCIATION = 2  # a connection without a request takes no place of an association
+LARGEST_IN_FLIGHT = 2  # objects of the largest size, over all associations; one has room for a usual series
 RECOVERY_S = 0.1  # out of file descriptors: accept would fail again at once
 JOIN_S = 5.0  # for the thread that only has to see that its socket is closed
 
@@ -90,14 +91,17 @@ class Listener:
                 connected.close()
 
     def _begin(self, connected: socket.socket, address: str) -> None:
-        """May this connection cost us a thread? A stranger's may not, nor one too many of a peer's."""
+        """Start an association on this connection, or close it: an unknown address, or too many connections."""
         if not self._is_near(address):
             self._say("stranger_closed", address)
             connected.close()
             return
         live = self.live()
         from_there = sum(one.address == address for one in live)
-        if from_there >= OVERBOOKING * self._limits.per_address or len(live) >= OVERBOOKING * self._limits.associations:
+        if (
+            from_there >= CONNECTIONS_PER_ASSOCIATION * self._limits.per_address
+            or len(live) >= CONNECTIONS_PER_ASSOCIATION * self._limits.associations
+        ):
             self._say("connections_exhausted", address)
             connected.close()
             return

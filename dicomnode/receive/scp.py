@@ -1,7 +1,8 @@
-"""C-ECHO and C-STORE: the receiving half of the node as the network sees it.
+"""The receiving service: it answers C-ECHO and C-STORE.
 
-Bytes come in through ``listener`` and ``association``, an answer goes out; in between lies ``intake``, which makes
-"0000" mean: on disk, flushed, in the ledger. This file ties them together, and starts and stops them.
+``listener`` accepts connections, ``association`` reads the messages of one, ``admission`` decides which associations
+are accepted, and ``intake`` stores an instance: its answer 0000 means on disk, flushed, in the ledger. This file
+connects the four, and starts and stops them.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.errors import NodeError, SettingsError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.store import Ledger
-from dicomnode.receive.admission import Occasion, admit
+from dicomnode.receive.admission import AdmissionContext, admit
 from dicomnode.receive.association import Association, Handlers, Limits
-from dicomnode.receive.intake import Intake, Offer
+from dicomnode.receive.intake import Intake, OfferedInstance
 from dicomnode.receive.listener import Listener
 from dicomnode.receive.space import Condition, Space
 from dicomnode.receive.throttle import Throttle
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
 from dicomnode.wire import Answer, Rejection
 
 LOGGER = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Receiver:
         wake: Callable[[], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``wake``: told when an association that stored something has ended, so that its series can settle."""
+        """``wake`` is called when an association that stored something has ended, so that its series can settle."""
         self._node = node
         self._settings = receive
         self._peers = tuple(peers)
@@ -120,7 +121,7 @@ class Receiver:
         return self._space.condition()
 
     def stop(self, drain_s: float) -> None:
-        """Close the door: new associations get 2/3/1 while the open ones may finish, then they are aborted."""
+        """Stop listening. New associations are rejected with 2/3/1; open ones may finish, then they are aborted."""
         if self._listener is None:
             return
         self._is_stopping = True
@@ -137,7 +138,7 @@ class Receiver:
         log.event(LOGGER, "door_closed", associations=len(remaining))
 
     def _note(self, kind: str, detail: str) -> None:
-        """An event at the node's own row, the first and only one; a full disk may refuse that too."""
+        """Write an event at the row of the node, the only one in its table. A full disk may prevent that, too."""
         try:
             self._ledger.note(kind, table="node", row=1, detail=detail)
         except NodeError as exc:
@@ -154,15 +155,15 @@ class Receiver:
     def _admit(self, association: Association, request: AssociationRequest) -> PeerSettings | Rejection:
         address = association.address
         condition = self._space.condition()
-        with self._admission:  # counted and taken in one step: two requestors must not both be the last one
+        with self._admission:  # counted and admitted in one step: the last free place must not be given twice
             admitted_ones = [one for one in self._live() if one.peer is not None]
             from_there = sum(one.address == address for one in admitted_ones)
-            occasion = Occasion(
+            context = AdmissionContext(
                 is_refusing=self._is_stopping or condition is not None,
                 is_over_limit=len(admitted_ones) >= self._limits.associations or from_there >= self._limits.per_address,
                 address=address,
             )
-            admitted = admit(request, occasion, ae_title=self._node.ae_title, peers=self._peers)
+            admitted = admit(request, context, ae_title=self._node.ae_title, peers=self._peers)
             if isinstance(admitted, PeerSettings):
                 association.peer = admitted
         if isinstance(admitted, Rejection) and (count := self._throttle.count(f"{address} {admitted.code}")):
@@ -179,7 +180,7 @@ class Receiver:
             )
         return admitted
 
-    def _store(self, association: Association, offer: Offer) -> Answer:
+    def _store(self, association: Association, offer: OfferedInstance) -> Answer:
         """Border: the status of one C-STORE, whatever happens."""
         try:
             return self._intake.store(offer, association.series)
@@ -188,9 +189,9 @@ class Receiver:
             return Answer.FAILED
 
     def _closed(self, association: Association) -> None:
-        """The end of an association, however it came. The series counts as open until this returns."""
+        """Log and record that an association has ended. Its series count as open until this returns."""
         if association.peer is None:
-            self._say_that_it_went(association)
+            self._log_unadmitted(association)
             return
         series = sorted(set(association.series.values()))
         log.event(
@@ -212,7 +213,7 @@ class Receiver:
                 log.event(LOGGER, "abort_not_noted", level=logging.ERROR, sentence=exc.sentence, code=exc.code)
         self._wake()
 
-    def _say_that_it_went(self, association: Association) -> None:
+    def _log_unadmitted(self, association: Association) -> None:
         """Log the end of a connection that was never admitted, if we ended it; a rejection has its own line."""
         if association.is_rejected or not association.is_ended_by_us or self._is_stopping:
             return
@@ -229,7 +230,7 @@ class Receiver:
 
 
 def _wait(condition: Callable[[], bool], limit_s: float) -> None:
-    """Poll until the condition holds or the time is over; an ending thread has nothing to wait on."""
+    """Poll until the condition holds or the time is over: the end of a thread cannot be waited for otherwise."""
     deadline = time.monotonic() + limit_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

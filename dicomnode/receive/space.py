@@ -1,4 +1,4 @@
-"""Is there room for what comes in? A full disk is an answer to the peer and a condition that clears itself."""
+"""Free space for what is received. While the disk is full, peers are told so; nothing has to be restarted after."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, er
 # Of the disk, for all that is set aside: a peer that sends other bytes under known UIDs without end must not take the
 # room of good images. A tenth of a disk of 1 TB is some 200,000 slices: no mistake that somebody looks at fills it.
 ASIDE_SHARE_PERCENT = 10.0
-HOLD_S = 10.0  # a quota or a table of open files cannot be asked: after such a failure, no new visitors for so long
+HOLD_S = 10.0  # a quota or a table of open files cannot be asked: after such a failure nothing is accepted for so long
 
 
 class Condition(StrEnum):
@@ -32,7 +32,7 @@ class Condition(StrEnum):
 
 
 class Space:
-    """The archive's disk as the door sees it."""
+    """The disk of the archive: whether instances can be accepted, and whether more may be set aside."""
 
     def __init__(
         self, archive: Archive, refuse_free_percent: float, clock: Clock, note: Callable[[str, str], None]
@@ -50,7 +50,7 @@ class Space:
         self._aside_until = 0.0  # when the quarantine is looked at again
 
     def condition(self) -> Condition | None:
-        """What keeps us from accepting, measured now; each change is said once."""
+        """Measure what prevents accepting now; each change is logged once."""
         try:
             is_below = self._archive.free_percent() < self._refuse_free_percent
             found = Condition.NO_SPACE if is_below else None
@@ -66,7 +66,7 @@ class Space:
         return found
 
     def has_room_aside(self) -> bool:
-        """May more be set aside? Looked at once in ``HOLD_S``; each change is said once. Raises StorageError."""
+        """May more be set aside? Measured once in ``HOLD_S``; each change is logged once. Raises StorageError."""
         with self._lock:
             if self._clock.monotonic() < self._aside_until:
                 return not self._is_aside_full
@@ -94,7 +94,7 @@ class Space:
         return not is_full
 
     def failed(self, exc: OSError) -> Answer:
-        """A write did not succeed: the answer to the peer, and nobody else comes in for a while."""
+        """Return the answer to a peer whose instance could not be written; nothing is accepted for a while."""
         condition = Condition.NO_SPACE if exc.errno in _NO_ROOM else Condition.NOT_WRITABLE
         with self._lock:
             self._failed = condition

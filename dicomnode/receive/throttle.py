@@ -1,4 +1,4 @@
-"""One line a minute: what strangers can cause a thousand times must not fill a disk with log lines."""
+"""At most one log line a minute for each cause: what any client can cause must not fill a disk with log lines."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from dicomnode.ledger.rows import DerivedSeries, Job, QuarantinedFile, Quarantin
 from dicomnode.ledger.states import JobState
 from dicomnode.ledger.store import Ledger
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings import WorkSettings
+from dicomnode.settings.models import WorkSettings
 from dicomnode.work import orders
 from dicomnode.work.child import Setup
 from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode import settings
 from dicomnode.cli.main import main
+from dicomnode.settings import load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,5 +41,5 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Commands find no file of the system and write nowhere but below the test's folder."""
-    monkeypatch.setattr(settings, "SYSTEM_FILE", tmp_path / "no-such-file")
+    monkeypatch.setattr(load, "SYSTEM_FILE", tmp_path / "no-such-file")
     monkeypatch.setenv("DICOMNODE_NODE__DATA", str(tmp_path / "data"))

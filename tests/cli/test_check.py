@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode import settings
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import open_ledger
 from dicomnode.service import Service
+from dicomnode.settings.load import load
 from tests.cli.conftest import Run
 from tests.support.dcmtk import free_port
 
@@ -190,7 +190,7 @@ def _tree(folder: Path) -> dict[str, bytes | None]:
 
 def _start() -> tuple[str, str] | None:
     """What a service says that cannot start with these settings; None: it starts, and is stopped again."""
-    service = Service(settings.load(None, os.environ))
+    service = Service(load(None, os.environ))
     try:
         service.start()
     except NodeError as exc:

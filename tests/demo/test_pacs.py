@@ -13,16 +13,17 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 
 from dicomnode.demo.pacs import FIND_MODELS, Pacs, find
-from dicomnode.dimse.outcome import Reason
+from dicomnode.dimse.outcome import RequestReason
 from dicomnode.ids import AeTitle
-from dicomnode.push.scu import echo, send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.send_files import send_files
+from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.dicom import dataset_bytes
 from tests.support.mr_series import mr_datasets, write_series
 
 STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.2.1"
-US = AeTitle("DICOMNODE")
+CARRIER = DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=PushSettings())
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def peer(pacs: Pacs) -> PeerSettings:
 
 
 def store(pacs: Pacs, paths: list[Path]) -> list[int | None]:
-    return [one.outcome.status for one in send_files(peer(pacs), paths, ae_title=US, push=PushSettings())]
+    return [one.outcome.status for one in send_files(CARRIER, peer(pacs), paths)]
 
 
 def ask(pacs: Pacs, level: str, **keys: object) -> list[Dataset]:
@@ -55,7 +56,7 @@ def ask(pacs: Pacs, level: str, **keys: object) -> list[Dataset]:
 
 
 def test_it_answers_an_echo(pacs: Pacs) -> None:
-    assert echo(peer(pacs), ae_title=US, push=PushSettings()).reason is Reason.ANSWERED
+    assert CARRIER.echo(peer(pacs)).reason is RequestReason.ANSWERED
 
 
 def test_it_keeps_the_very_bytes_and_says_who_sent_them(pacs: Pacs, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dicomnode.demo.measure import gain_db
 from dicomnode.demo.tour import ALL_SAMPLES, Sample, TourReport, run_tour
 from dicomnode.errors import InputError
 from dicomnode.imaging.body import body_mask, body_scale
+from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.stack import load_volume
 from tests.support.model_folders import random_stack
 from tests.support.mr_series import write_mr_series
@@ -71,8 +72,8 @@ def test_a_missing_sample_is_a_sentence_before_anything_is_started(tmp_path: Pat
 def test_the_samples_are_what_the_table_says() -> None:
     prostate, brain = ALL_SAMPLES
     assert brain.truth is not None
-    thick = load_volume(brain.files).volume
-    truth = load_volume(sorted(brain.truth.glob("*.dcm"))).volume
+    thick = load_volume(read_frames(brain.files)).volume
+    truth = load_volume(read_frames(sorted(brain.truth.glob("*.dcm")))).volume
     assert len(truth.voxels) == 4 * len(thick.voxels)
     assert thick.slice_spacing_mm == pytest.approx(4 * truth.slice_spacing_mm)
     means = truth.voxels.reshape(-1, 4, *truth.voxels.shape[1:]).mean(axis=1)

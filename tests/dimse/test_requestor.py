@@ -18,7 +18,7 @@ from pynetdicom.pdu import P_DATA_TF
 from dicomnode.dimse.associate import RESPONSE_LIMITS, Associated, Context
 from dicomnode.dimse.link import Link
 from dicomnode.dimse.messages import Phase
-from dicomnode.dimse.outcome import Outcome, Reason
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.wire import IMPLICIT, MR_IMAGE, VERIFICATION
 
@@ -57,7 +57,7 @@ def response(message_id: int = 1, *, field: int = 0x8030, status: int = 0, contr
     return struct.pack(">BxL", 4, len(fragment)) + fragment
 
 
-def echo(pair: Pair, answer: bytes) -> Outcome:
+def echo(pair: Pair, answer: bytes) -> RequestOutcome:
     asking, theirs = pair
 
     def reply() -> None:
@@ -107,7 +107,10 @@ def test_an_instance_is_what_the_library_reads_and_no_pdu_is_longer_than_the_pee
 
 def test_message_ids_go_on_and_the_status_of_each_response_comes_back(pair: Pair) -> None:
     answers = [echo(pair, response(number, status=status)) for number, status in ((1, 0), (2, 0xA700))]
-    assert [(one.reason, one.status) for one in answers] == [(Reason.ANSWERED, 0), (Reason.ANSWERED, 0xA700)]
+    assert [(one.reason, one.status) for one in answers] == [
+        (RequestReason.ANSWERED, 0),
+        (RequestReason.ANSWERED, 0xA700),
+    ]
 
 
 def test_a_response_in_many_small_pieces_is_one(pair: Pair) -> None:
@@ -140,7 +143,7 @@ ILLEGAL: dict[str, bytes] = {
 @pytest.mark.parametrize("answer", ILLEGAL.values(), ids=ILLEGAL)
 def test_what_is_no_answer_to_us_ends_the_association_with_an_abort(pair: Pair, answer: bytes) -> None:
     outcome = echo(pair, answer)
-    assert outcome.reason is Reason.ILLEGAL
+    assert outcome.reason is RequestReason.ILLEGAL
     said = left_over(pair[1])
     assert (said[:9], len(said)) == (bytes.fromhex("07 00 00000004 0000 02"), 10)
     assert pair[0].echo(VERIFYING) == outcome
@@ -149,7 +152,7 @@ def test_what_is_no_answer_to_us_ends_the_association_with_an_abort(pair: Pair, 
 @pytest.mark.parametrize("answer", [b"", response()[:9], bytes.fromhex("04 00 00000009 00"), response(control=1)])
 def test_an_answer_that_never_becomes_whole_ends_at_the_time_limit(pair: Pair, answer: bytes) -> None:
     began_s = time.monotonic()
-    assert echo(pair, answer).reason is Reason.NO_RESPONSE
+    assert echo(pair, answer).reason is RequestReason.NO_RESPONSE
     assert TIMEOUT_S <= time.monotonic() - began_s < 10 * TIMEOUT_S
 
 
@@ -168,17 +171,17 @@ def test_an_answer_that_trickles_in_does_not_stretch_the_time_limit(pair: Pair) 
     outcome = asking.echo(VERIFYING)
     is_over.set()
     peer.join(5)
-    assert outcome.reason is Reason.NO_RESPONSE
+    assert outcome.reason is RequestReason.NO_RESPONSE
 
 
 def test_an_abort_tells_its_source_and_reason(pair: Pair) -> None:
     outcome = echo(pair, bytes.fromhex("07 00 00000004 0000 02 06"))
-    assert (outcome.reason, outcome.detail) == (Reason.ABORTED, "source 2, reason 6")
+    assert (outcome.reason, outcome.detail) == (RequestReason.ABORTED, "source 2, reason 6")
 
 
 def test_a_peer_that_releases_in_place_of_an_answer_gets_its_release(pair: Pair) -> None:
     outcome = echo(pair, RELEASE_RQ)
-    assert (outcome.reason, outcome.detail) == (Reason.LOST, "the peer released the association")
+    assert (outcome.reason, outcome.detail) == (RequestReason.LOST, "the peer released the association")
     assert left_over(pair[1]).startswith(RELEASE_RP)
 
 
@@ -199,7 +202,7 @@ def test_a_release_that_nobody_answers_becomes_an_abort(pair: Pair) -> None:
 def test_an_abort_from_another_thread_ends_the_wait_and_reaches_the_peer() -> None:
     ours, theirs = socket.socketpair()
     asking_side = requestor(ours, response_timeout_s=30)
-    found: list[Outcome] = []
+    found: list[RequestOutcome] = []
     asking = threading.Thread(target=lambda: found.append(asking_side.echo(VERIFYING)))
     asking.start()
     with theirs:

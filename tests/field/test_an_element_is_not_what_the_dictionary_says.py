@@ -14,12 +14,14 @@ import pytest
 from pydicom import dcmread
 from pydicom.tag import Tag
 
-from dicomnode.dimse.outcome import Reason as Ending
+from dicomnode.dimse.outcome import RequestReason
 from dicomnode.ids import AeTitle
-from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason, read_headers
-from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge
-from dicomnode.push.scu import send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.imaging.frame import read_frames
+from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
+from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.send_files import send_files
+from dicomnode.settings.models import PeerSettings, PushSettings
 from dicomnode.wire import IMPLICIT, MR_IMAGE
 from tests.support.dcmtk import needs_dcmtk, program, storescp
 from tests.support.derived import SMALL, Made, made_from
@@ -27,6 +29,7 @@ from tests.support.due_delivery import Node
 from tests.support.misbehaving_pacs import MisbehavingPacs
 from tests.support.raw_elements import UNDEFINED, explicit, implicit, item, write_with
 
+CARRIER = DimseCarrier(ae_title=AeTitle("NODE"), push=PushSettings())
 TEXT = b"House Header Anonymizer "
 CODE = explicit(0x00080100, b"SH", b"T1") + explicit(0x00080102, b"SH", b"99X ") + explicit(0x00080104, b"LO", b"head")
 SEQUENCE_END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
@@ -110,7 +113,7 @@ def of_tag(element: bytes) -> dict[int, bytes]:
 
 
 def judged(paths: list[Path]) -> Verdict:
-    return judge(read_headers(paths), Limits())
+    return judge(read_frames(paths), Limits())
 
 
 def noted(made: Made, name: str) -> str:
@@ -146,7 +149,7 @@ def test_implicit_text_under_a_sequences_tag_becomes_no_item(tmp_path: Path, tag
 def test_a_series_is_kept_where_that_says_who_it_is_or_how_its_pixels_are_read(tmp_path: Path, what: str) -> None:
     name, element = KEPT[what]
     verdict = judged(written(tmp_path, of_tag(element)))
-    assert verdict.reason is Reason.UNUSABLE
+    assert verdict.reason is VerdictReason.UNUSABLE
     assert verdict.sentence == f"Slice 1 cannot be used: its {name} cannot be read."
 
 
@@ -200,7 +203,7 @@ def test_slices_that_differ_in_such_bytes_are_not_taken_for_one_patient(tmp_path
         for number, dataset in enumerate(SMALL.datasets())
     ]
     verdict = judged(paths)
-    assert (verdict.reason, verdict.alert) == (Reason.DISAGREE, True)
+    assert (verdict.reason, verdict.alert) == (VerdictReason.DISAGREE, True)
     assert read_header(paths[0]).identity_digest == read_header(paths[2]).identity_digest
 
 
@@ -213,7 +216,7 @@ def test_a_pacs_of_implicit_vr_reads_the_derived_series_to_its_last_element(tmp_
     thin = made_from(written(tmp_path / "thick", elements), 3).write(tmp_path / "thin")
     with storescp(tmp_path / "pacs", "+xi") as port:
         peer = PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address=f"127.0.0.1:{port}")
-        sent = list(send_files(peer, thin, ae_title=AeTitle("NODE"), push=PushSettings()))
+        sent = list(send_files(CARRIER, peer, thin))
     assert [one.outcome.status for one in sent] == [0] * len(thin)
     received = sorted((tmp_path / "pacs").iterdir())
     assert len(received) == len(thin)
@@ -229,8 +232,8 @@ def test_an_original_that_cannot_be_re_encoded_is_not_sent_and_named(tmp_path: P
     paths = written(tmp_path, {0x00120064: explicit(0x00120064, b"LO", TEXT)})
     with MisbehavingPacs(accepts=[(MR_IMAGE, [IMPLICIT])]) as pacs:
         peer = PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address=f"127.0.0.1:{pacs.port}")
-        sent = list(send_files(peer, paths[:2], ae_title=AeTitle("NODE"), push=PushSettings()))
-    assert [one.outcome.reason for one in sent] == [Ending.NOT_ENCODABLE] * 2
+        sent = list(send_files(CARRIER, peer, paths[:2]))
+    assert [one.outcome.reason for one in sent] == [RequestReason.NOT_ENCODABLE] * 2
     assert "its De-identification Method Code Sequence is not encoded as the standard says" in sent[0].outcome.sentence
     assert pacs.arrivals == []
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import header_of
-from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from tests.support.derived import SMALL
 from tests.support.phantom import Phantom
 
@@ -37,20 +38,20 @@ ANATOMY = (
 
 def judged(image_type: list[str], limits: Limits | None = None, phantom: Phantom = SMALL) -> Verdict:
     datasets = replace(phantom, changes={"ImageType": image_type}).datasets()
-    return judge([header_of(dataset, SOMEWHERE) for dataset in datasets], limits or Limits())
+    return judge([Frame(header=header_of(dataset, SOMEWHERE)) for dataset in datasets], limits or Limits())
 
 
 @pytest.mark.parametrize("term", [*OPERATIONS, *OF_MR, *OF_CLASSIC_MR])
 def test_the_standards_words_for_what_is_no_anatomical_stack_are_refused(term: str) -> None:
     verdict = judged(["DERIVED", "PRIMARY", "M", term])
-    assert verdict.reason is Reason.TERM
+    assert verdict.reason is VerdictReason.TERM
     assert verdict.sentence == f"This is a {term} image, not an anatomical stack."
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 @pytest.mark.parametrize("spelling", ["MIN_IP", "MIN IP", "MINIP", "min_ip", "MIN__IP", "MIN_IP_TRA"])
 def test_underscore_blank_and_case_do_not_change_a_term(spelling: str) -> None:
-    assert judged(["ORIGINAL", "PRIMARY", spelling]).reason is Reason.TERM
+    assert judged(["ORIGINAL", "PRIMARY", spelling]).reason is VerdictReason.TERM
 
 
 @pytest.mark.parametrize("term", ANATOMY)
@@ -62,20 +63,22 @@ def test_sums_and_flavours_of_anatomy_are_processed(first: str, term: str) -> No
 def test_a_mean_over_slabs_that_overlap_is_a_projection() -> None:
     slabs = replace(SMALL, thickness_mm=8.0)
     assert judged(["DERIVED", "SECONDARY", "M", "MEAN"], phantom=slabs).sentence.startswith("This is a MEAN image")
-    assert judged(["DERIVED", "SECONDARY", "M", "ADDITION"], phantom=slabs).reason is Reason.TERM
+    assert judged(["DERIVED", "SECONDARY", "M", "ADDITION"], phantom=slabs).reason is VerdictReason.TERM
     assert judged(["ORIGINAL", "PRIMARY", "M", "ADDITION"], phantom=slabs).process, "acquired so"
     assert judged(["DERIVED", "SECONDARY", "M", "OTHER"], phantom=slabs).process, "no mean"
 
 
 def test_a_reformat_is_refused_and_an_original_that_says_so_is_not() -> None:
     assert judged(["ORIGINAL", "PRIMARY", "MPR"]).process
-    assert judged(["DERIVED", "PRIMARY", "MPR"]).reason is Reason.TERM
-    assert judged(["DERIVED", "SECONDARY", "MPR_TRA"]).reason is Reason.TERM
-    assert judged(["ORIGINAL", "SECONDARY", "MIP_TRA"]).reason is Reason.TERM, "a projection calls itself so"
+    assert judged(["DERIVED", "PRIMARY", "MPR"]).reason is VerdictReason.TERM
+    assert judged(["DERIVED", "SECONDARY", "MPR_TRA"]).reason is VerdictReason.TERM
+    assert judged(["ORIGINAL", "SECONDARY", "MIP_TRA"]).reason is VerdictReason.TERM, "a projection calls itself so"
 
 
 def test_a_term_of_a_rule_is_compared_word_by_word() -> None:
     fat = Limits(refuse_terms=("fat *",))
-    assert judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], fat).reason is Reason.TERM
+    assert judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], fat).reason is VerdictReason.TERM
     assert judged(["ORIGINAL", "PRIMARY", "FATSAT"], fat).process
-    assert judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], Limits(refuse_terms=("fat_[a-o]*",))).reason is Reason.TERM
+    assert (
+        judged(["ORIGINAL", "PRIMARY", "FAT_ONLY"], Limits(refuse_terms=("fat_[a-o]*",))).reason is VerdictReason.TERM
+    )

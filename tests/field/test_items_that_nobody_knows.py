@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.dimse.outcome import Reason
+from dicomnode.dimse.outcome import RequestReason
 from dicomnode.ids import AeTitle
-from dicomnode.push.scu import echo, send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.send_files import send_files
+from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.receive.house import House, house, said
 from tests.support.dicom import made
 from tests.support.misbehaving_pacs import Script, scripted_pacs
@@ -41,7 +42,7 @@ from tests.support.wait import wait_until
 
 MR = MR_IMAGE.encode()
 LENGTH_OF_MR = struct.pack(">H", len(MR))
-PUSH = PushSettings(connect_timeout_s=5.0, response_timeout_s=10.0)
+CARRIER = DimseCarrier(ae_title=AeTitle("NODE"), push=PushSettings(connect_timeout_s=5.0, response_timeout_s=10.0))
 
 USER_ITEMS = {
     "private 5AH": item(0x5A, b"\0\1private"),
@@ -229,7 +230,7 @@ def peer(port: int) -> PeerSettings:
 def test_a_pacs_whose_acceptance_holds_an_item_that_we_do_not_use_is_sent_to(tmp_path: Path, items: bytes) -> None:
     paths = write_mr_series(tmp_path, slices=2)
     with scripted_pacs(Script(more_user_items=items)) as pacs:
-        sent = list(send_files(peer(pacs.port), paths, ae_title=AeTitle("NODE"), push=PUSH))
+        sent = list(send_files(CARRIER, peer(pacs.port), paths))
     assert [one.outcome.status for one in sent] == [0x0000] * 2, sent[0].outcome.sentence
 
 
@@ -247,7 +248,7 @@ def test_a_pacs_whose_acceptance_holds_an_item_that_we_do_not_use_is_sent_to(tmp
 def test_a_pacs_with_an_odd_acceptance_is_sent_to(tmp_path: Path, script: Script) -> None:
     paths = write_mr_series(tmp_path, slices=2)
     with scripted_pacs(script) as pacs:
-        sent = list(send_files(peer(pacs.port), paths, ae_title=AeTitle("NODE"), push=PUSH))
+        sent = list(send_files(CARRIER, peer(pacs.port), paths))
     assert [one.outcome.status for one in sent] == [0x0000] * 2, sent[0].outcome.sentence
 
 
@@ -267,8 +268,8 @@ def test_a_pacs_with_an_odd_acceptance_is_sent_to(tmp_path: Path, script: Script
 )
 def test_an_answer_that_we_cannot_accept_is_never_called_a_lost_connection(answer: bytes, detail: str) -> None:
     with scripted_pacs(Script(answer=answer)) as pacs:
-        outcome = echo(peer(pacs.port), ae_title=AeTitle("NODE"), push=PUSH)
-    assert outcome.reason is Reason.ILLEGAL
+        outcome = CARRIER.echo(peer(pacs.port))
+    assert outcome.reason is RequestReason.ILLEGAL
     assert detail in outcome.sentence
     assert outcome.sentence.startswith("The node aborted the association")
 
@@ -276,16 +277,16 @@ def test_an_answer_that_we_cannot_accept_is_never_called_a_lost_connection(answe
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [
-        (b"\1\1\7", Reason.REJECTED),
-        (b"\1\2\x63", Reason.REJECTED),
-        (b"\1\x09\0", Reason.REJECTED),
-        (b"\0\0\0", Reason.REJECTED),
-        (b"\2\3\7", Reason.BUSY),
+        (b"\1\1\7", RequestReason.REJECTED),
+        (b"\1\2\x63", RequestReason.REJECTED),
+        (b"\1\x09\0", RequestReason.REJECTED),
+        (b"\0\0\0", RequestReason.REJECTED),
+        (b"\2\3\7", RequestReason.BUSY),
     ],
 )
-def test_a_rejection_with_any_numbers_is_said_at_once(numbers: bytes, reason: Reason) -> None:
+def test_a_rejection_with_any_numbers_is_said_at_once(numbers: bytes, reason: RequestReason) -> None:
     with scripted_pacs(Script(answer=pdu(3, b"\0" + numbers))) as pacs:
-        outcome = echo(peer(pacs.port), ae_title=AeTitle("NODE"), push=PUSH)
+        outcome = CARRIER.echo(peer(pacs.port))
     assert outcome.reason is reason
     assert "/".join(str(one) for one in numbers) in outcome.sentence
 
@@ -293,6 +294,6 @@ def test_a_rejection_with_any_numbers_is_said_at_once(numbers: bytes, reason: Re
 @pytest.mark.parametrize("numbers", [b"\0\0", b"\2\3", b"\x63\xff"])
 def test_an_abort_in_place_of_an_answer_is_the_peers(numbers: bytes) -> None:
     with scripted_pacs(Script(answer=pdu(7, b"\0\0" + numbers))) as pacs:
-        outcome = echo(peer(pacs.port), ae_title=AeTitle("NODE"), push=PUSH)
-    assert outcome.reason is Reason.ABORTED
+        outcome = CARRIER.echo(peer(pacs.port))
+    assert outcome.reason is RequestReason.ABORTED
     assert outcome.detail == f"source {numbers[0]}, reason {numbers[1]}"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from dicomnode.imaging.headers import InstanceHeader, header_of, read_headers
-from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge
+from dicomnode.imaging.frame import Frame, read_frames
+from dicomnode.imaging.headers import InstanceHeader, header_of
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from tests.support.derived import SMALL, made_of
 from tests.support.phantom import write_datasets
 from tests.support.raw_elements import explicit, write_with
@@ -46,7 +47,7 @@ def mixed(keyword: str, one: object, other: object) -> list[Dataset]:
 
 
 def judged(datasets: list[Dataset]) -> Verdict:
-    return judge([header_of(dataset, Path("none.dcm")) for dataset in datasets], Limits())
+    return judge([Frame(header=header_of(dataset, Path("none.dcm"))) for dataset in datasets], Limits())
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR DA")
@@ -55,7 +56,7 @@ def test_two_spellings_of_one_value_are_one_patient(tmp_path: Path, what: str) -
     datasets = mixed(*SPELLINGS[what])
     keyword = SPELLINGS[what][0]
     made = made_of(tmp_path, datasets)
-    assert judge(list(made.stack.headers), Limits()).process
+    assert judge(made.stack.frames, Limits()).process
     assert len({header.identity_digest for header in made.stack.headers}) == 1
     spellings = {str(dataset.get(keyword, "")) for dataset in made.datasets}
     assert len(spellings) == 1, "one of the two in all instances"
@@ -67,7 +68,7 @@ def test_two_spellings_of_one_value_are_one_patient(tmp_path: Path, what: str) -
 @pytest.mark.parametrize("what", DIFFERENT)
 def test_what_is_no_spelling_of_the_same_is_a_disagreement_and_an_alert(what: str) -> None:
     verdict = judged(mixed(*DIFFERENT[what]))
-    assert (verdict.reason, verdict.alert) == (Reason.DISAGREE, True)
+    assert (verdict.reason, verdict.alert) == (VerdictReason.DISAGREE, True)
 
 
 @pytest.mark.parametrize("padding", [b"  ", b"\0\0", b" \0"])
@@ -78,7 +79,7 @@ def test_padding_is_no_part_of_a_name(tmp_path: Path, padding: bytes) -> None:
         )
         for k, dataset in enumerate(SMALL.datasets())
     ]
-    assert judge(read_headers(paths), Limits()).process
+    assert judge(read_frames(paths), Limits()).process
 
 
 def test_another_name_in_the_study_spelled_twice_is_kept_too(tmp_path: Path) -> None:

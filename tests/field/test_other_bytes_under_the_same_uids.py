@@ -23,7 +23,7 @@ from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger.rows import PlannedJob
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.rules import pinned
-from dicomnode.settings import RuleSettings
+from dicomnode.settings.models import RuleSettings
 from dicomnode.work import job, orders
 from tests.support.model_folders import random_thin, write_thin
 from tests.support.mr_series import mr_datasets

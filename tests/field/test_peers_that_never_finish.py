@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.dimse.outcome import Reason
+from dicomnode.dimse.outcome import RequestReason
 from dicomnode.ids import AeTitle
-from dicomnode.push import scu
-from dicomnode.push.scu import Link, Offer, associate, echo, send_files
+from dicomnode.push import dimse_carrier
+from dicomnode.push.carrier import InstanceFormat
+from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.send_files import send_files
 from dicomnode.receive.listener import LARGEST_IN_FLIGHT
 from dicomnode.receive.scp import MEBIBYTE
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from dicomnode.wire import IMPLICIT, VERIFICATION
 from tests.receive.house import House, house, said
 from tests.support.dicom import Made, made
@@ -27,8 +29,7 @@ from tests.support.mr_series import write_mr_series
 from tests.support.pdu import ABORT, MR_IMAGE, Visitor, c_store_rq, p_data, pdu, store_pdus, visitor
 from tests.support.wait import wait_until
 
-US = AeTitle("NODE")
-HASTY = PushSettings(connect_timeout_s=0.5, response_timeout_s=0.5)
+HASTY = DimseCarrier(ae_title=AeTitle("NODE"), push=PushSettings(connect_timeout_s=0.5, response_timeout_s=0.5))
 LIMIT_S = 5.0  # ten times the settings, on a busy machine
 
 
@@ -47,36 +48,36 @@ def test_a_stream_of_empty_fragments_does_not_keep_the_thread_that_sends(tmp_pat
     paths = write_mr_series(tmp_path, slices=1)
     flood = p_data(1, b"", is_command=True, is_last=False) * 100
     with scripted_pacs(Script(flood=flood)) as pacs, in_time():
-        (sent,) = send_files(peer(pacs.port), paths, ae_title=US, push=HASTY)
-    assert sent.outcome.reason is Reason.ILLEGAL
+        (sent,) = send_files(HASTY, peer(pacs.port), paths)
+    assert sent.outcome.reason is RequestReason.ILLEGAL
 
 
 def test_a_stream_of_pdus_does_not_keep_a_release_and_its_abort_is_a_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, logger="dicomnode")
-    monkeypatch.setattr(scu, "RELEASE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(dimse_carrier, "RELEASE_TIMEOUT_S", 0.5)
     script = Script(refuses_release=True, flood=p_data(1, b"", is_command=True, is_last=False) * 100)
     with scripted_pacs(script) as pacs:
-        verification = Offer(sop_class_uid=VERIFICATION, transfer_syntax_uid=IMPLICIT)
-        link = associate(peer(pacs.port), [verification], ae_title=US, push=HASTY)
-        assert isinstance(link, Link)
+        verification = InstanceFormat(sop_class_uid=VERIFICATION, transfer_syntax_uid=IMPLICIT)
+        session = HASTY.open(peer(pacs.port), [verification])
+        assert isinstance(session, dimse_carrier.DimseSession)
         with in_time():
-            link.release()
+            session.close()
     assert [line["peer"] for line in said(caplog, "association_aborted")] == ["pacs"]
 
 
 def test_an_answer_to_the_request_that_drips_does_not_keep_the_thread_that_asked() -> None:
     with scripted_pacs(Script(drip=b"\2")) as pacs, in_time():
-        outcome = echo(peer(pacs.port), ae_title=US, push=HASTY)
-    assert outcome.reason in (Reason.UNANSWERED, Reason.ILLEGAL)
+        outcome = HASTY.echo(peer(pacs.port))
+    assert outcome.reason in (RequestReason.UNANSWERED, RequestReason.ILLEGAL)
 
 
 def test_a_longer_answer_that_drips_does_not_either() -> None:
     """The header claims 60 kB, which would come in twenty minutes."""
     with scripted_pacs(Script(answer=b"\2\0\0\0\xea\x60\0")) as pacs, in_time():
-        outcome = echo(peer(pacs.port), ae_title=US, push=HASTY)
-    assert outcome.reason is Reason.UNANSWERED
+        outcome = HASTY.echo(peer(pacs.port))
+    assert outcome.reason is RequestReason.UNANSWERED
 
 
 @pytest.fixture

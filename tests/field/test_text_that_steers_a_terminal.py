@@ -21,7 +21,7 @@ from dicomnode import log
 from dicomnode.cli import output
 from dicomnode.errors import InputError
 from dicomnode.ids import SeriesId, new_instance_id
-from dicomnode.imaging.verdict import MR_IMAGE_STORAGE
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE
 from dicomnode.ledger.rows import StoredInstance
 from dicomnode.ledger.store import open_ledger
 from dicomnode.visible import json_text, visible

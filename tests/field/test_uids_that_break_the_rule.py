@@ -17,8 +17,9 @@ from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle, is_uid
 from dicomnode.imaging.verdict import Limits
 from dicomnode.pipeline import run_pipeline
-from dicomnode.push.scu import send_files
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.send_files import send_files
+from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.receive.house import house
 from tests.support.mr_series import mr_datasets, write_series
 from tests.support.quiet_node import IMPLICIT, QuietNode, changed, quiet_node
@@ -116,7 +117,8 @@ def test_send_brings_such_objects_to_a_peer_as_they_are(tmp_path: Path, keyword:
     paths = write_series(tmp_path / "in", with_uid(keyword, uid))
     with house(tmp_path / "data") as peer:
         settings = PeerSettings(name="pacs", ae_title=AeTitle("DICOMNODE"), address=f"127.0.0.1:{peer.port}")
-        sent = list(send_files(settings, paths, ae_title=AeTitle("TEST"), push=PushSettings()))
+        carrier = DimseCarrier(ae_title=AeTitle("TEST"), push=PushSettings())
+        sent = list(send_files(carrier, settings, paths))
         assert [one.outcome.status for one in sent] == [0x0000] * 6
         assert len(peer.files()) == 6
         assert {str(dcmread(one)[keyword].value) for one in peer.files()} == {

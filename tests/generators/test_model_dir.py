@@ -14,9 +14,11 @@ from pydantic import ValidationError
 
 from dicomnode.errors import ModelError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import DataRow, Kind, MetricRow, SRResNetParameters, ThinCard, ThinParameters
+from dicomnode.generators.card import Card, DataRow, MetricRow
 from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.generators.kinds import NETWORKS, Kind, ThinParameters
 from dicomnode.generators.model_dir import load_generator, model_facts, read_card, seal, verify, write_card
+from dicomnode.strict_toml import StrictModel
 from tests.support.model_folders import random_srresnet, random_thin, write_paper, write_thin
 
 
@@ -112,8 +114,9 @@ def test_what_is_no_folder_or_not_there_is_an_error_in_words(tmp_path: Path) -> 
 
 
 def test_a_card_written_is_the_card_read(tmp_path: Path) -> None:
-    card = ThinCard(
+    card = Card(
         name="thin",
+        kind=Kind.THIN,
         ratios=(2, 6),
         consistency=False,
         licence="MIT",
@@ -166,8 +169,9 @@ def test_one_person_cannot_stand_in_two_splits() -> None:
     """Mutual exclusion by subject, not by file: two volumes of one head are one head."""
     rows = [DataRow(volume=split, subject="one", split=split, licence="MIT") for split in ("train", "validation")]
     with pytest.raises(ValidationError, match="one stands in two splits"):
-        ThinCard(
+        Card(
             name="thin",
+            kind=Kind.THIN,
             ratios=(2, 6),
             licence="MIT",
             intended_use="x",
@@ -281,10 +285,15 @@ def test_facts_cards_and_digests_are_read_and_copied_without_torch(folder: Path,
     assert done.returncode == 0, done.stderr
 
 
-def test_every_key_of_a_card_stands_in_the_models_page() -> None:
+def test_every_key_of_a_card_and_every_kind_stand_in_the_models_page() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-    tables = {"parameters": (ThinParameters, SRResNetParameters), "data": (DataRow,), "metrics": (MetricRow,)}
-    for key in ThinCard.model_fields:
+    tables: dict[str, list[type[StrictModel]]] = {
+        "parameters": [row.parameters for row in NETWORKS.values()],
+        "data": [DataRow],
+        "metrics": [MetricRow],
+    }
+    assert [kind for kind in NETWORKS if f"`{kind}`" not in page] == []
+    for key in Card.model_fields:
         if key in tables:
             assert f"`{key}." in page
             missing = [name for table in tables[key] for name in table.model_fields if f".{name}`" not in page]

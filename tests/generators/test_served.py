@@ -13,8 +13,8 @@ from safetensors.torch import save
 
 from dicomnode.errors import ModelError
 from dicomnode.generators import infer, model_dir
-from dicomnode.generators.card import Kind
 from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.generators.kinds import Kind
 from dicomnode.generators.model_dir import load_generator
 from dicomnode.generators.served import paper_planes
 from dicomnode.generators.srcnn import SRCNN

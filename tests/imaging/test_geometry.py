@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from highdicom.spatial import get_series_volume_positions
@@ -10,10 +13,17 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from dicomnode.imaging import geometry
+from dicomnode.imaging.frame import Frame
+from dicomnode.imaging.headers import header_of
 from tests.support.phantom import Phantom
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+STACK = Phantom(slices=8, rows=8, columns=8, spacing_mm=3.0, thickness_mm=3.0)
 angles = st.floats(-180, 180)
+
+
+def _frames(phantom: Phantom) -> list[Frame]:
+    return [Frame(header=header_of(dataset, Path("none.dcm"))) for dataset in phantom.datasets()]
 
 
 @settings(deadline=None)
@@ -94,3 +104,62 @@ def test_positions_within_five_percent_are_one_place(offsets: list[float], count
 )
 def test_the_direction_of_the_numbers_outlives_interleaving_and_gaps(numbers: list[int | None], direction: int) -> None:
     assert geometry.number_direction(numbers) == direction
+
+
+def test_the_spacing_for_rules_needs_one_stack() -> None:
+    frames = _frames(STACK)
+    assert geometry.slice_spacing_mm(frames) == pytest.approx(3.0)
+    assert geometry.slice_spacing_mm(frames[:1]) is None
+    assert geometry.slice_spacing_mm([*frames, *_frames(replace(STACK, orientation="sagittal"))]) is None
+    without = _frames(replace(STACK, changes={"ImagePositionPatient": None}))
+    assert geometry.slice_spacing_mm(without) is None
+
+
+@pytest.mark.parametrize(
+    ("thickness", "believed", "gap_mm"), [(2.4, 2.4, 0.6), (6.2, 6.2, -3.2), (6.4, None, 0.0), (None, None, 0.0)]
+)
+def test_a_thickness_beyond_twice_the_spacing_is_no_slice_profile(
+    thickness: float | None, believed: float | None, gap_mm: float
+) -> None:
+    layout = geometry.layout_of(_frames(replace(STACK, changes={"SliceThickness": thickness})))
+    assert layout.thickness_mm == believed
+    assert layout.gap_mm == pytest.approx(gap_mm)
+
+
+def test_what_is_missing_is_counted_and_placed_along_the_normal() -> None:
+    frames = _frames(replace(STACK, orientation="double oblique"))
+    kept = [frames[k] for k in (7, 0, 6, 1, 4, 5)]  # 2 and 3 are gone
+    layout = geometry.layout_of(kept)
+    found = geometry.missing_slices(layout)
+    assert found is not None
+    assert found.count == 2
+    assert found.distance_mm == pytest.approx(9.0, abs=1e-4)
+    around = {id(frame) for frame in layout.frames[found.before : found.before + 2]}
+    assert around == {id(frames[1]), id(frames[4])}
+    assert geometry.missing_slices(geometry.layout_of(frames)) is None
+
+
+def test_an_even_stack_has_no_unevenness_and_a_shifted_one_says_which_way() -> None:
+    def moved(k: int, axis: int, by_mm: float) -> geometry.Unevenness | None:
+        datasets = STACK.datasets()
+        position = [float(number) for number in datasets[k].ImagePositionPatient]
+        position[axis] += by_mm
+        datasets[k].ImagePositionPatient = [f"{number:.6f}" for number in position]
+        frames = [Frame(header=header_of(dataset, Path("none.dcm"))) for dataset in datasets]
+        return geometry.unevenness(geometry.layout_of(frames))
+
+    assert moved(4, 2, 0.0) is None
+    along, sideways = moved(4, 2, 0.4), moved(4, 0, 0.4)
+    assert along is not None
+    assert sideways is not None
+    assert along.nearest_mm == pytest.approx(2.6)
+    assert along.farthest_mm == pytest.approx(3.4)
+    assert along.sideways_mm is None
+    assert sideways.sideways_mm == pytest.approx(0.4, rel=0.3)
+
+
+def test_the_frame_with_another_pixel_spacing_is_found() -> None:
+    frames = _frames(STACK)
+    assert geometry.other_pixel_spacing(frames) is None
+    (other,) = _frames(replace(STACK, slices=1, changes={"PixelSpacing": [1.3, 1.1002]}))
+    assert geometry.other_pixel_spacing([*frames, other]) is other

@@ -15,6 +15,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from dicomnode.errors import InputError, StorageError
 from dicomnode.imaging import headers
 from dicomnode.imaging.representation import Misfit, copy_of
+from dicomnode.own_output import PRODUCT
 from tests.support.phantom import Phantom
 from tests.support.shared import PROSTATE
 from tests.support.thorough import times
@@ -181,7 +182,7 @@ def test_a_vendors_b_value_is_found(
 def test_the_makers_of_an_instance_are_found_in_its_contributors_too(tmp_path: Path) -> None:
     dataset = SMALL.datasets()[0]
     node = Dataset()
-    node.Manufacturer = headers.PRODUCT
+    node.Manufacturer = PRODUCT
     dataset.ContributingEquipmentSequence = [node]
     assert _written(tmp_path, dataset).makers == ("Ball Works", "dicomnode")
 

@@ -13,8 +13,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000, UID, generate_uid
 
 from dicomnode.imaging import verdict
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, header_of, read_headers
-from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge
+from dicomnode.imaging.frame import Frame, Slice, read_frames
+from dicomnode.imaging.headers import UnreadableHeader, header_of
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from tests.support.phantom import Phantom
 from tests.support.shared import DATA, needs_shared
 
@@ -22,69 +23,87 @@ STACK = Phantom(slices=8, rows=8, columns=8, spacing_mm=3.0, thickness_mm=3.0)
 NOWHERE = Path("none.dcm")
 
 
-def _headers(datasets: Sequence[Dataset]) -> list[InstanceHeader | UnreadableHeader]:
-    return [header_of(dataset, NOWHERE) for dataset in datasets]
+def _frames(datasets: Sequence[Dataset]) -> list[Slice]:
+    return [Frame(header=header_of(dataset, NOWHERE)) for dataset in datasets]
 
 
 def _judged(changes: dict[str, object] | None = None, limits: Limits | None = None) -> Verdict:
     """The verdict on a phantom whose slices all have these attributes; None removes one."""
-    return judge(_headers(replace(STACK, changes=changes or {}).datasets()), limits or Limits())
+    return judge(_frames(replace(STACK, changes=changes or {}).datasets()), limits or Limits())
 
 
 def _with_slices_changed(change: Callable[[int, Dataset], None], phantom: Phantom = STACK) -> Verdict:
     datasets = phantom.datasets()
     for index, dataset in enumerate(datasets):
         change(index, dataset)
-    return judge(_headers(datasets), Limits())
+    return judge(_frames(datasets), Limits())
 
 
 # Table "verdict of the node" of the data's SOURCES; wording of §2.
 REAL = {
-    "prostatex/t2_tra": (Reason.PROCESS, "19 slices, 3 mm apart, 3 mm thick → 57 slices of 1 mm by rule default."),
-    "prostatex/t2_sag": (Reason.PROCESS, "19 slices, 3.6 mm apart, 3 mm thick → 76 slices of 0.9 mm by rule default."),
-    "prostatex/t2_cor": (Reason.PROCESS, "15 slices, 3 mm apart, 3 mm thick → 45 slices of 1 mm by rule default."),
+    "prostatex/t2_tra": (
+        VerdictReason.PROCESS,
+        "19 slices, 3 mm apart, 3 mm thick → 57 slices of 1 mm by rule default.",
+    ),
+    "prostatex/t2_sag": (
+        VerdictReason.PROCESS,
+        "19 slices, 3.6 mm apart, 3 mm thick → 76 slices of 0.9 mm by rule default.",
+    ),
+    "prostatex/t2_cor": (
+        VerdictReason.PROCESS,
+        "15 slices, 3 mm apart, 3 mm thick → 45 slices of 1 mm by rule default.",
+    ),
     "ge_pd_tra": (
-        Reason.PROCESS,
+        VerdictReason.PROCESS,
         "20 slices, 6.999 mm apart, 5 mm thick → 120 slices of 1.167 mm by rule default.",
     ),  # it says MPR, and was acquired as it is
-    "lumbar/t2_sag": (Reason.PROCESS, "11 slices, 4.5 mm apart, 4 mm thick → 44 slices of 1.125 mm by rule default."),
-    "brain_t1_fl2d": (Reason.PROCESS, "35 slices, 4.8 mm apart, 4 mm thick → 175 slices of 0.96 mm by rule default."),
+    "lumbar/t2_sag": (
+        VerdictReason.PROCESS,
+        "11 slices, 4.5 mm apart, 4 mm thick → 44 slices of 1.125 mm by rule default.",
+    ),
+    "brain_t1_fl2d": (
+        VerdictReason.PROCESS,
+        "35 slices, 4.8 mm apart, 4 mm thick → 175 slices of 0.96 mm by rule default.",
+    ),
     "mimbcd_uta11/t1_tse_3p3": (
-        Reason.PROCESS,
+        VerdictReason.PROCESS,
         "18 slices, 3.3 mm apart, 3 mm thick → 54 slices of 1.1 mm by rule default.",
     ),
     "mimbcd_uta11/t1_flash_0p9": (
-        Reason.ALREADY_THIN,
+        VerdictReason.ALREADY_THIN,
         "Slices are already 0.9 mm apart; rule default processes from 1.5 mm.",
     ),
-    "fnndsc_10yr": (Reason.ALREADY_THIN, "Slices are already 0.9 mm apart; rule default processes from 1.5 mm."),
-    "philips_mprage": (Reason.ALREADY_THIN, "Slices are already 1 mm apart; rule default processes from 1.5 mm."),
+    "fnndsc_10yr": (VerdictReason.ALREADY_THIN, "Slices are already 0.9 mm apart; rule default processes from 1.5 mm."),
+    "philips_mprage": (
+        VerdictReason.ALREADY_THIN,
+        "Slices are already 1 mm apart; rule default processes from 1.5 mm.",
+    ),
     "studyforrest_t1": (
-        Reason.ALREADY_THIN,
+        VerdictReason.ALREADY_THIN,
         "Slices are already 0.6667 mm apart; rule default processes from 1.5 mm.",
     ),
     "fnndsc_adi/t2_missing_slice": (
-        Reason.MISSING,
+        VerdictReason.MISSING,
         "1 slice(s) missing: 5 mm between slices 34 and 36, 2.5 mm elsewhere.",
     ),
-    "lumbar/t2_ax": (Reason.ORIENTATIONS, "The series holds 5 orientations (localizer or angled groups)."),
+    "lumbar/t2_ax": (VerdictReason.ORIENTATIONS, "The series holds 5 orientations (localizer or angled groups)."),
     "refuse/localizer_3plane": (
-        Reason.ORIENTATIONS,
+        VerdictReason.ORIENTATIONS,
         "The series holds 3 orientations (localizer or angled groups).",
     ),
-    "refuse/localizer_3slices": (Reason.TOO_FEW, "Only 3 slices; at least 5 are needed."),
-    "refuse/four_slices_siemens": (Reason.TOO_FEW, "Only 4 slices; at least 5 are needed."),
-    "refuse/dwi_3b_trace": (Reason.TERM, "This is a DIFFUSION image, not an anatomical stack."),
-    "refuse/adc_map": (Reason.TERM, "This is a DIFFUSION image, not an anatomical stack."),
-    "refuse/mosaic_siemens": (Reason.MOSAIC, "The slices of this series are tiled in one picture (mosaic)."),
+    "refuse/localizer_3slices": (VerdictReason.TOO_FEW, "Only 3 slices; at least 5 are needed."),
+    "refuse/four_slices_siemens": (VerdictReason.TOO_FEW, "Only 4 slices; at least 5 are needed."),
+    "refuse/dwi_3b_trace": (VerdictReason.TERM, "This is a DIFFUSION image, not an anatomical stack."),
+    "refuse/adc_map": (VerdictReason.TERM, "This is a DIFFUSION image, not an anatomical stack."),
+    "refuse/mosaic_siemens": (VerdictReason.MOSAIC, "The slices of this series are tiled in one picture (mosaic)."),
     "refuse/epi_timeseries_ge": (
-        Reason.REPEATED,
+        VerdictReason.REPEATED,
         "15 positions occur more than once: a time or diffusion series.",
     ),
-    "refuse/ct_4slices": (Reason.OTHER_CLASS, "Objects of class CT Image Storage are stored but not processed."),
+    "refuse/ct_4slices": (VerdictReason.OTHER_CLASS, "Objects of class CT Image Storage are stored but not processed."),
 } | {
     f"enhanced/{name}": (
-        Reason.ENHANCED,
+        VerdictReason.ENHANCED,
         "Multi-frame (Enhanced) MR objects are stored but not processed yet.",
     )
     for name in ("xa30_gre_field_mapping", "xa30_asl_7p5mm", "xa30_t1_tfl_2mm", "philips_t1_8frames", "siemens_8frames")
@@ -94,9 +113,9 @@ REAL = {
 @needs_shared
 @pytest.mark.parametrize("folder", REAL)
 def test_a_real_series_gets_its_reason(folder: str) -> None:
-    found = judge(read_headers(sorted((DATA / folder).iterdir())), Limits())
+    found = judge(read_frames(sorted((DATA / folder).iterdir())), Limits())
     assert (found.reason, found.sentence) == REAL[folder]
-    assert found.process == (found.reason is Reason.PROCESS)
+    assert found.process == (found.reason is VerdictReason.PROCESS)
 
 
 @needs_shared
@@ -105,9 +124,9 @@ def test_no_odd_file_is_a_crash_or_a_job() -> None:
     folders = [folder for folder in (DATA / "odd").rglob("*") if folder.is_dir()]
     seen = 0
     for folder in folders:
-        found = read_headers(sorted(path for path in folder.iterdir() if path.is_file()))
+        found = read_frames(sorted(path for path in folder.iterdir() if path.is_file()))
         seen += len(found)
-        for group in [[header] for header in found] + [[header] * 5 for header in found] + [found] * bool(found):
+        for group in [[one] for one in found] + [[one] * 5 for one in found] + [found] * bool(found):
             answer = judge(group, Limits())
             assert not answer.process
             assert answer.sentence.endswith(".")
@@ -127,39 +146,51 @@ def test_a_stack_is_processed_and_measured() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason", "words"),
     [
-        ({"Manufacturer": "dicomnode"}, Reason.OWN_OUTPUT, "from series of unknown number;"),
+        ({"Manufacturer": "dicomnode"}, VerdictReason.OWN_OUTPUT, "from series of unknown number;"),
         (
             {"Manufacturer": "dicomnode", "ImageComments": "Computed. Read with series 12."},
-            Reason.OWN_OUTPUT,
+            VerdictReason.OWN_OUTPUT,
             "from series 12;",
         ),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, Reason.OTHER_CLASS, "CT Image Storage"),
-        ({"SOPClassUID": "1.2.3.4.5"}, Reason.OTHER_CLASS, "class unknown"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.1"}, Reason.ENHANCED, "Enhanced"),
-        ({"PhotometricInterpretation": "MONOCHROME1"}, Reason.UNUSABLE, "Slice 1 cannot be used: its grey scale"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, Reason.UNUSABLE, "it is a colour image"),
-        ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}, Reason.UNUSABLE, "it has 32 bits per pixel"),
-        ({"HighBit": 15}, Reason.UNUSABLE, "not in the low bits"),
-        ({"BurnedInAnnotation": "YES"}, Reason.UNUSABLE, "text is burned into it"),
-        ({"NumberOfFrames": 2}, Reason.UNUSABLE, "more than one frame"),
-        ({"PixelSpacing": None}, Reason.UNUSABLE, "it has no Pixel Spacing"),
-        ({"PixelSpacing": [0, 1]}, Reason.UNUSABLE, "its Pixel Spacing is not positive"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 0}, Reason.UNUSABLE, "Rescale Slope is not positive"),
-        ({"ModalityLUTSequence": []}, Reason.UNUSABLE, "Modality LUT"),
-        ({"ImageOrientationPatient": [1, 0, 0, 0.1, 1, 0]}, Reason.UNUSABLE, "right angles"),
-        ({"ImagePositionPatient": None}, Reason.NO_POSITION, "(Image Position (Patient) is missing in 8 of 8)"),
-        ({"ImageOrientationPatient": None}, Reason.NO_POSITION, "(Image Orientation (Patient) is missing in 8 of 8)"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, Reason.MOSAIC, "mosaic"),
-        ({"ImageType": ["ORIGINAL", "SECONDARY", "MIP_TRA"]}, Reason.TERM, "MIP_TRA"),
-        ({"ImageType": ["DERIVED", "PRIMARY", "T2 MAP"]}, Reason.TERM, "T2 MAP"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "SUB"]}, Reason.TERM, "SUB"),
-        ({"LossyImageCompression": "01", "LossyImageCompressionRatio": "11.5"}, Reason.LOSSY, "(ratio 11.5)"),
-        ({"LossyImageCompression": "01"}, Reason.LOSSY, "(ratio unknown)"),
-        ({"FrameOfReferenceUID": None}, Reason.NO_FRAME_OF_REFERENCE, "(Frame of Reference UID is missing in 8 of 8)"),
-        ({"SliceThickness": 1.2}, Reason.GAPS, "Gaps of 1.8 mm in every 3 mm"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, VerdictReason.OTHER_CLASS, "CT Image Storage"),
+        ({"SOPClassUID": "1.2.3.4.5"}, VerdictReason.OTHER_CLASS, "class unknown"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.1"}, VerdictReason.ENHANCED, "Enhanced"),
+        (
+            {"PhotometricInterpretation": "MONOCHROME1"},
+            VerdictReason.UNUSABLE,
+            "Slice 1 cannot be used: its grey scale",
+        ),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, VerdictReason.UNUSABLE, "it is a colour image"),
+        ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}, VerdictReason.UNUSABLE, "it has 32 bits per pixel"),
+        ({"HighBit": 15}, VerdictReason.UNUSABLE, "not in the low bits"),
+        ({"BurnedInAnnotation": "YES"}, VerdictReason.UNUSABLE, "text is burned into it"),
+        ({"NumberOfFrames": 2}, VerdictReason.UNUSABLE, "more than one frame"),
+        ({"PixelSpacing": None}, VerdictReason.UNUSABLE, "it has no Pixel Spacing"),
+        ({"PixelSpacing": [0, 1]}, VerdictReason.UNUSABLE, "its Pixel Spacing is not positive"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, VerdictReason.UNUSABLE, "Rescale Slope is not positive"),
+        ({"ModalityLUTSequence": []}, VerdictReason.UNUSABLE, "Modality LUT"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0.1, 1, 0]}, VerdictReason.UNUSABLE, "right angles"),
+        ({"ImagePositionPatient": None}, VerdictReason.NO_POSITION, "(Image Position (Patient) is missing in 8 of 8)"),
+        (
+            {"ImageOrientationPatient": None},
+            VerdictReason.NO_POSITION,
+            "(Image Orientation (Patient) is missing in 8 of 8)",
+        ),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, VerdictReason.MOSAIC, "mosaic"),
+        ({"ImageType": ["ORIGINAL", "SECONDARY", "MIP_TRA"]}, VerdictReason.TERM, "MIP_TRA"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "T2 MAP"]}, VerdictReason.TERM, "T2 MAP"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "SUB"]}, VerdictReason.TERM, "SUB"),
+        ({"LossyImageCompression": "01", "LossyImageCompressionRatio": "11.5"}, VerdictReason.LOSSY, "(ratio 11.5)"),
+        ({"LossyImageCompression": "01"}, VerdictReason.LOSSY, "(ratio unknown)"),
+        (
+            {"FrameOfReferenceUID": None},
+            VerdictReason.NO_FRAME_OF_REFERENCE,
+            "(Frame of Reference UID is missing in 8 of 8)",
+        ),
+        ({"SliceThickness": 1.2}, VerdictReason.GAPS, "Gaps of 1.8 mm in every 3 mm"),
     ],
 )
-def test_an_attribute_is_a_reason(changes: dict[str, object], reason: Reason, words: str) -> None:
+def test_an_attribute_is_a_reason(changes: dict[str, object], reason: VerdictReason, words: str) -> None:
     found = _judged(changes)
     assert found.reason is reason
     assert words in found.sentence
@@ -181,7 +212,7 @@ def test_image_type_alone_neither_clears_nor_accuses(image_type: list[str]) -> N
 
 def test_a_rule_may_refuse_what_is_derived_or_a_term_of_its_own() -> None:
     derived = ["DERIVED", "SECONDARY", "OTHER", "AI"]
-    assert _judged({"ImageType": derived}, Limits(derived="keep")).reason is Reason.TERM
+    assert _judged({"ImageType": derived}, Limits(derived="keep")).reason is VerdictReason.TERM
     own = _judged({"ImageType": derived}, Limits(refuse_terms=("a?",)))
     assert own.sentence == "This is a AI image, not an anatomical stack."
 
@@ -193,9 +224,9 @@ def test_a_resampled_object_with_the_code_of_resampling_is_our_kind_wherever_it_
         "ImageType": ["DERIVED", "SECONDARY", "OTHER", "RESAMPLED"],
         "DerivationCodeSequence": [code],
     }
-    assert _judged(changes).reason is Reason.OWN_OUTPUT
+    assert _judged(changes).reason is VerdictReason.OWN_OUTPUT
     del changes["DerivationCodeSequence"]
-    assert _judged(changes).reason is Reason.TERM
+    assert _judged(changes).reason is VerdictReason.TERM
 
 
 @pytest.mark.parametrize(
@@ -217,7 +248,7 @@ def test_one_instance_of_another_patient_or_study_is_an_alert(
             setattr(dataset, keyword, value)
 
     found = _with_slices_changed(change)
-    assert (found.reason, found.sentence, found.alert) == (Reason.DISAGREE, words, alert)
+    assert (found.reason, found.sentence, found.alert) == (VerdictReason.DISAGREE, words, alert)
 
 
 @pytest.mark.parametrize(
@@ -232,25 +263,25 @@ def test_the_slice_with_another_pixel_format_is_named_by_its_instance_number(key
             dataset.HighBit = dataset.BitsStored - 1
 
     found = _with_slices_changed(change)
-    assert found.reason is Reason.UNUSABLE
+    assert found.reason is VerdictReason.UNUSABLE
     assert found.sentence.startswith("Slice 103 cannot be used: its ")
 
 
 def test_an_unreadable_file_is_a_slice_that_cannot_be_used() -> None:
-    found = [*_headers(STACK.datasets()), UnreadableHeader(path=NOWHERE, reason="its header cannot be read")]
+    found = [*_frames(STACK.datasets()), UnreadableHeader(path=NOWHERE, reason="its header cannot be read")]
     answer = judge(found, Limits())
     assert answer.sentence == "Slice 9 cannot be used: its header cannot be read."
-    assert judge(found[-1:], Limits()).reason is Reason.UNUSABLE
+    assert judge(found[-1:], Limits()).reason is VerdictReason.UNUSABLE
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000, UID("1.2.840.10008.1.2.4.50"), UID("1.2.840.10008.1.2.4.81")])
 def test_a_lossy_syntax_counts_though_the_attribute_is_missing(syntax: UID) -> None:
     datasets = STACK.datasets()
     datasets[2].file_meta.TransferSyntaxUID = syntax
-    assert judge(_headers(datasets), Limits()).reason is Reason.LOSSY
+    assert judge(_frames(datasets), Limits()).reason is VerdictReason.LOSSY
     datasets = STACK.datasets()
     datasets[2].file_meta.TransferSyntaxUID = syntax
-    assert judge(_headers(datasets), Limits(allow_lossy=True)).process
+    assert judge(_frames(datasets), Limits(allow_lossy=True)).process
 
 
 @pytest.mark.parametrize(
@@ -265,7 +296,7 @@ def test_a_lossy_syntax_counts_though_the_attribute_is_missing(syntax: UID) -> N
 )
 def test_several_images_of_one_place_are_separate_series(keyword: str, one: object, other: object, words: str) -> None:
     found = _with_slices_changed(lambda index, dataset: setattr(dataset, keyword, other if index % 2 else one))
-    assert found.reason is Reason.ECHOES
+    assert found.reason is VerdictReason.ECHOES
     assert words in found.sentence
 
 
@@ -280,7 +311,7 @@ def test_a_time_series_is_told_by_its_repeated_positions() -> None:
         dataset.InstanceNumber, dataset.SOPInstanceUID = number, generate_uid()
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
             setattr(dataset, keyword, twice[0].get(keyword))
-    found = judge(_headers(twice), Limits())
+    found = judge(_frames(twice), Limits())
     assert found.sentence == "8 positions occur more than once: a time or diffusion series."
 
 
@@ -291,8 +322,8 @@ def test_images_that_nothing_tells_apart_are_called_copies_and_no_time_series() 
         dataset.SOPInstanceUID = generate_uid()
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
             setattr(dataset, keyword, twice[0].get(keyword))
-    found = judge(_headers(twice), Limits())
-    assert found.reason is Reason.REPEATED
+    found = judge(_frames(twice), Limits())
+    assert found.reason is VerdictReason.REPEATED
     assert found.sentence == (
         "8 positions occur more than once, by images of one Instance Number and time: copies under other UIDs."
     )
@@ -312,8 +343,8 @@ def test_packages_that_count_time_on_separate_positions_are_one_volume() -> None
 @pytest.mark.parametrize("gone", [(3,), (2, 3), (2, 5)])
 def test_missing_slices_are_counted_and_placed(gone: tuple[int, ...]) -> None:
     kept = [dataset for index, dataset in enumerate(STACK.datasets()) if index not in gone]
-    found = judge(_headers(kept), Limits())
-    assert found.reason is Reason.MISSING
+    found = judge(_frames(kept), Limits())
+    assert found.reason is VerdictReason.MISSING
     assert found.sentence.startswith(f"{len(gone)} slice(s) missing: ")
     before = gone[0]  # Instance Numbers count from 1: the slice before index 3 is number 3
     assert f"between slices {before} and " in found.sentence
@@ -333,10 +364,10 @@ def _moved(millimetres: float, axis: int) -> Verdict:
 def test_one_slice_out_of_line_is_irregular() -> None:
     assert _moved(0.02, 2).process
     along = _moved(0.4, 2)
-    assert along.reason is Reason.IRREGULAR
+    assert along.reason is VerdictReason.IRREGULAR
     assert along.sentence == "Distances vary from 2.6 to 3.4 mm."
     sideways = _moved(0.4, 0)
-    assert sideways.reason is Reason.IRREGULAR
+    assert sideways.reason is VerdictReason.IRREGULAR
     assert "shifted sideways" in sideways.sentence
 
 
@@ -370,38 +401,26 @@ def test_limits_of_rule_and_model_decide_last() -> None:
     assert thin.sentence == "Slices are already 3 mm apart; rule thick T2 processes from 3.85 mm."
     coarse = _judged(limits=Limits(ratios=(4, 6), model="wide"))
     assert coarse.sentence == "Ratio 3 is outside 4–6 of model wide."
-    headers = _headers(STACK.datasets())
-    nothing = judge(headers, Limits(), rule_matched=False)
-    assert (nothing.reason, nothing.sentence) == (Reason.NO_RULE, "No rule applies.")
-    fewer = judge(headers[:4], Limits(), rule_matched=False)
-    assert fewer.reason is Reason.TOO_FEW, "no rule applies is said last"
-
-
-def test_the_spacing_for_rules_needs_one_stack() -> None:
-    headers = _headers(STACK.datasets())
-    assert verdict.slice_spacing_mm(headers) == pytest.approx(3.0)
-    assert verdict.slice_spacing_mm(headers[:1]) is None
-    tilted = _headers(replace(STACK, orientation="sagittal").datasets())
-    assert verdict.slice_spacing_mm([*headers, *tilted]) is None
-    without = _headers(replace(STACK, changes={"ImagePositionPatient": None}).datasets())
-    assert verdict.slice_spacing_mm(without) is None
+    frames = _frames(STACK.datasets())
+    nothing = judge(frames, Limits(), rule_matched=False)
+    assert (nothing.reason, nothing.sentence) == (VerdictReason.NO_RULE, "No rule applies.")
+    fewer = judge(frames[:4], Limits(), rule_matched=False)
+    assert fewer.reason is VerdictReason.TOO_FEW, "no rule applies is said last"
 
 
 @pytest.fixture(scope="module")
-def stack() -> list[InstanceHeader | UnreadableHeader]:
-    return _headers(replace(STACK, orientation="double oblique").datasets())
+def stack() -> list[Slice]:
+    return _frames(replace(STACK, orientation="double oblique").datasets())
 
 
 @settings(max_examples=25, deadline=None)
 @given(order=st.permutations(range(8)))
-def test_the_order_of_the_files_changes_nothing(
-    stack: list[InstanceHeader | UnreadableHeader], order: list[int]
-) -> None:
+def test_the_order_of_the_files_changes_nothing(stack: list[Slice], order: list[int]) -> None:
     assert judge([stack[k] for k in order], Limits()) == judge(stack, Limits())
 
 
 def test_every_reason_has_a_sentence_and_the_order_of_the_table() -> None:
-    assert list(verdict.SENTENCES) == list(Reason)
+    assert list(verdict.SENTENCES) == list(VerdictReason)
 
 
 SECRETS = {
@@ -428,7 +447,7 @@ def test_no_sentence_or_note_holds_a_patient_or_a_uid(changes: dict[str, object]
     datasets[3].PatientComments = "SECRETCOMMENT"
     for group in (datasets, datasets[:3], datasets[4:]):
         uids = {str(element.value) for dataset in group for element in dataset if element.VR == "UI"}
-        found = judge(_headers(group), Limits())
+        found = judge(_frames(group), Limits())
         said = " ".join((found.sentence, *found.notes))
         assert "SECRET" not in said.upper()
         assert "19440606" not in said

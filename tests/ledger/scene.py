@@ -17,6 +17,7 @@ from dicomnode.ledger.rows import (
     Job,
     ModelId,
     PlannedJob,
+    Priority,
     StoredInstance,
     StoreOutcome,
 )
@@ -181,6 +182,10 @@ class Scene:
         model = ImportedModel(name=name, digest=digest(content.encode()), kind="thin", ratios=(2, 6))
         number, _ = self.ledger.import_model(model, "operator")
         return number
+
+    def set_priority(self, series: SeriesId, priority: Priority) -> None:
+        """Change the priority of the jobs of a series; no rule can name one yet."""
+        self.ask("UPDATE job SET priority = ? WHERE series_id = ?", int(priority), series)
 
     def close(self) -> None:
         self.ledger.close()

@@ -9,6 +9,7 @@ import pytest
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
+from dicomnode.ledger.rows import Priority
 from tests.ledger.scene import LEASE_S, Scene
 
 
@@ -25,6 +26,33 @@ def test_a_delivery_is_claimed_by_its_own_peer_only(due: Scene) -> None:
     delivery = due.claim_delivery()
     assert (delivery.peer, delivery.attempts, delivery.failures) == ("pacs", 1, 0)
     assert due.ledger.claim_delivery("pacs", "o", lease_s=LEASE_S) is None
+
+
+def test_a_delivery_takes_the_priority_of_its_job_and_is_claimed_by_it(scene: Scene) -> None:
+    jobs = []
+    for priority in (Priority.OFF_PEAK, Priority.NORMAL, Priority.URGENT, Priority.URGENT):
+        scene.set_priority(scene.queued("pacs"), priority)
+        jobs.append(scene.finish_job(images=1).id)
+        scene.clock.advance(1)
+    assert scene.ask("SELECT priority FROM delivery ORDER BY id") == [(2,), (1,), (0,), (0,)]
+    assert [scene.claim_delivery().job for _ in jobs] == [jobs[place] for place in (2, 3, 1, 0)]
+
+
+def test_a_delivery_that_is_due_does_not_wait_for_a_more_urgent_one_that_is_not(scene: Scene) -> None:
+    for priority in (Priority.URGENT, Priority.NORMAL):
+        scene.set_priority(scene.queued("pacs"), priority)
+        scene.finish_job(images=1)
+    urgent = scene.claim_delivery()
+    assert scene.ledger.defer(urgent, wait_s=5, reason="no_answer", sentence="pacs did not answer.")
+    assert scene.claim_delivery().id != urgent.id
+    assert scene.ledger.next_due_in("pacs") == 5
+
+
+def test_a_delivery_to_another_peer_keeps_the_priority(scene: Scene) -> None:
+    scene.set_priority(scene.queued("pacs"), Priority.URGENT)
+    scene.finish_job(images=1)
+    scene.ledger.send_delivery_to(scene.claim_delivery().id, "workstation", "operator")
+    assert scene.ask("SELECT priority FROM delivery") == [(0,), (0,)]
 
 
 def test_items_come_in_the_order_of_the_slices(due: Scene) -> None:

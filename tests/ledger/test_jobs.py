@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dicomnode.ids import SeriesId
+from dicomnode.ledger.rows import Priority
 from dicomnode.ledger.store import open_ledger
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, derived
 
@@ -20,6 +21,21 @@ def test_jobs_are_claimed_in_the_order_of_their_planning(scene: Scene) -> None:
         scene.clock.advance(1)
     assert [scene.claim_job().series for _ in range(3)] == series
     assert scene.ledger.claim_job("o", lease_s=LEASE_S) is None
+
+
+def test_a_more_urgent_job_is_claimed_first_and_equals_in_their_order(scene: Scene) -> None:
+    series = []
+    for priority in (Priority.OFF_PEAK, Priority.NORMAL, Priority.URGENT, Priority.URGENT, Priority.NORMAL):
+        series.append(scene.queued())
+        scene.set_priority(series[-1], priority)
+        scene.clock.advance(1)
+    claimed = [scene.claim_job() for _ in series]
+    assert [job.series for job in claimed] == [series[place] for place in (2, 3, 1, 4, 0)]
+
+
+def test_a_job_is_planned_with_normal_priority(scene: Scene) -> None:
+    scene.queued()
+    assert scene.ask("SELECT priority FROM job") == [(Priority.NORMAL,)]
 
 
 def test_a_claimed_job_has_a_series_to_fill(scene: Scene) -> None:

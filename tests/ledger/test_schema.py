@@ -105,7 +105,7 @@ def _trigger(scene: Scene, table: str) -> str:
     [
         (table, str(state))
         for table, transitions in TRANSITIONS.items()
-        for state in transitions
+        for state in (*transitions, "unknown")
         if state not in BIRTHS[table]
     ],
 )
@@ -117,6 +117,15 @@ def test_a_row_begins_only_in_a_state_of_birth(scene: Scene, sql: sqlite3.Connec
     names = ", ".join(columns)
     with pytest.raises(sqlite3.IntegrityError, match=f"no row of {table} begins in this state"):
         sql.execute(f"INSERT INTO {table} (state, {names}) SELECT '{state}', {names} FROM {table}")  # noqa: S608
+
+
+@pytest.mark.parametrize("table", list(TRANSITIONS))
+def test_no_row_changes_to_a_state_that_is_none(scene: Scene, sql: sqlite3.Connection, table: str) -> None:
+    scene.queued("pacs")
+    scene.imported()
+    scene.finish_job(images=1)
+    with pytest.raises(sqlite3.IntegrityError, match=f"no such change of state of {table}"):
+        sql.execute(f"UPDATE {table} SET state = 'unknown'")  # noqa: S608
 
 
 def test_every_change_of_state_leaves_an_event_even_past_our_code(scene: Scene, sql: sqlite3.Connection) -> None:
@@ -138,7 +147,7 @@ def test_only_a_done_job_is_delivered(scene: Scene, sql: sqlite3.Connection) -> 
     scene.finish_job()
     scene.queued("pacs")
     names = "peer, state, state_cause, state_at, state_by, state_detail, created_at, next_at, attempts, failures, "
-    names += "lease_token, sentence"
+    names += "lease_token, sentence, priority"
     with pytest.raises(sqlite3.IntegrityError, match="only a done job"):
         sql.execute(f"INSERT INTO delivery (job_id, {names}) SELECT 2, {names} FROM delivery")  # noqa: S608
 
@@ -182,6 +191,7 @@ def test_a_delivery_is_not_sent_before_its_items(scene: Scene, sql: sqlite3.Conn
         "UPDATE job SET lease_until = '2026-01-01'",
         "UPDATE job SET finished_at = '2026-01-01'",
         "UPDATE job SET series_id = 99",
+        "UPDATE job SET priority = NULL",
         "INSERT INTO node VALUES (2, 'x', '2026-01-01')",
         "UPDATE model SET digest = 'short'",
         "UPDATE model SET name = 'cubic-dc'",

@@ -16,8 +16,9 @@ from dicomnode.ids import SeriesId
 from dicomnode.ledger import migrate
 from dicomnode.ledger.engine import migration_connection
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import Examined, Finding, ImportedModel
+from dicomnode.ledger.rows import Examined, Finding, ImportedModel, Priority
 from dicomnode.ledger.schema import HEAD
+from dicomnode.ledger.states import TRANSITIONS
 from dicomnode.ledger.store import open_ledger
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
@@ -210,6 +211,8 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     assert len(rows["event"]) == 8, "births and moves of series, job and delivery"
     assert migrate.upgrade(url_of(of_0001)) == ("0001", HEAD)
     rows["quarantine"] = [(*row, None, None, "[]", None) for row in rows["quarantine"]]  # columns of 0003
+    for table in ("job", "delivery"):
+        rows[table] = [(*row, Priority.NORMAL) for row in rows[table]]  # the column of 0005
     assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows
     assert triggers.items() <= shape(of_0001).items()
     assert shape(of_0001) == shape(fresh)
@@ -278,3 +281,49 @@ def test_an_upgrade_to_0003_that_breaks_off_leaves_0002(of_0001: Path) -> None:
         migrate.upgrade(url_of(of_0001))
     assert (shape(of_0001), contents(of_0001, "quarantine")) == (before, rows)
     assert migrate.current(url_of(of_0001)) == "0002"
+
+
+def test_after_0005_the_triggers_alone_refuse_a_state_that_is_none(of_0001: Path) -> None:
+    migrate.upgrade(url_of(of_0001))
+    with closing(open_ledger(url_of(of_0001))) as ledger:
+        ledger.import_model(ImportedModel(name="thin", digest="a" * 64, kind="thin", ratios=(2, 6)), "operator")
+    with closing(sqlite3.connect(of_0001, isolation_level=None)) as connection:
+        for table in TRANSITIONS:
+            names = ", ".join(
+                row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[1] not in ("id", "state")
+            )
+            with pytest.raises(sqlite3.IntegrityError, match=f"no row of {table} begins in this state"):
+                connection.execute(f"INSERT INTO {table} (state, {names}) SELECT 'unknown', {names} FROM {table}")  # noqa: S608
+            with pytest.raises(sqlite3.IntegrityError, match=f"no such change of state of {table}"):
+                connection.execute(f"UPDATE {table} SET state = 'unknown'")  # noqa: S608
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_a_ledger_that_the_program_of_0004_made_whole_is_upgraded_like_one_that_was_migrated(
+    tmp_path: Path, fresh: Path
+) -> None:
+    """The words of its tables differ in white space: here as SQLAlchemy writes them."""
+    path = tmp_path / "made.sqlite"
+    with migration_connection(url_of(path)) as connection:
+        migrate.run_migrations(connection, "0004")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        tables = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
+        for name, words in tables:
+            spaced = " ".join(words.split()).replace(", ", ", \n\t").replace("( ", "(\n\t").replace(" )", "\n)")
+            connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (spaced, name))
+    migrate.upgrade(url_of(path))
+    assert shape(path) == shape(fresh)
+
+
+def test_an_upgrade_to_0005_that_breaks_off_leaves_0004(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0004")
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("ALTER TABLE quarantine RENAME COLUMN reason TO cause")  # the last table that is touched
+    before, rows = shape(of_0001), contents(of_0001, "job")
+    with pytest.raises(LedgerError, match="quarantine is not as 0004 left it"):
+        migrate.upgrade(url_of(of_0001))
+    assert (shape(of_0001), contents(of_0001, "job")) == (before, rows)
+    assert migrate.current(url_of(of_0001)) == "0004"

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from dicomnode.push.peer_loop import ABORTS_BEFORE_HOLD, backoff_s
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings import PushSettings
+from dicomnode.settings.models import PushSettings
 from dicomnode.wire import IMPLICIT, MR_IMAGE, STATUSES, VERIFICATION, Action
 from tests.support.dcmtk import free_port, needs_dcmtk, storescp
 from tests.support.dicom import dataset_bytes

@@ -13,7 +13,7 @@ from dicomnode.archive import Archive
 from dicomnode.ids import AeTitle
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.receive.scp import Receiver
-from dicomnode.settings import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
 from tests.support.wait import wait_until
 
 LOOPBACK = (ip_network("127.0.0.1"),)

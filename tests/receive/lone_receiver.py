@@ -10,7 +10,7 @@ from pathlib import Path
 from dicomnode.archive import Archive
 from dicomnode.ledger.store import open_ledger
 from dicomnode.receive.scp import Receiver
-from dicomnode.settings import ArchiveSettings, NodeSettings, ReceiveSettings
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings
 from dicomnode.sweep import Sweep
 from tests.receive.house import SCANNER
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
-from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomnode.dimse.associate import AssociationRequest
+from dicomnode.dimse.items import Tidied
 from dicomnode.ids import AeTitle
-from dicomnode.receive.admission import Occasion, admit, contexts_for
-from dicomnode.settings import PeerSettings
+from dicomnode.receive.admission import AdmissionContext, admit, contexts_for
+from dicomnode.settings.models import PeerSettings
 from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
 
 MR1 = PeerSettings(name="mr1", ae_title=AeTitle("MR1"), networks=(ip_network("10.1.2.0/24"),))
@@ -21,55 +21,60 @@ REQUEST = AssociationRequest(
     called="NODE",
     calling="MR1",
     is_version_1=True,
-    application_context=APPLICATION_CONTEXT,
-    primitive=A_ASSOCIATE(),
     titles=bytes(32),
+    tidied=Tidied(
+        fixed=b"", application=APPLICATION_CONTEXT.encode(), context_kind=0x20, contexts={}, maximum_length=0
+    ),
 )
-OCCASION = Occasion(is_refusing=False, is_over_limit=False, address="10.1.2.5")
+USUAL = AdmissionContext(is_refusing=False, is_over_limit=False, address="10.1.2.5")
 
 
-def decide(request: AssociationRequest, occasion: Occasion) -> str:
-    admitted = admit(request, occasion, ae_title="NODE", peers=(MR1, MR2, PACS))
+def in_context(uid: str) -> AssociationRequest:
+    return replace(REQUEST, tidied=replace(REQUEST.tidied, application=uid.encode()))
+
+
+def decide(request: AssociationRequest, context: AdmissionContext) -> str:
+    admitted = admit(request, context, ae_title="NODE", peers=(MR1, MR2, PACS))
     return admitted.code if isinstance(admitted, Rejection) else admitted.name
 
 
 def test_a_known_peer_from_its_network_comes_in() -> None:
-    assert decide(REQUEST, OCCASION) == "mr1"
-    assert decide(REQUEST, replace(OCCASION, address="::ffff:10.1.2.5")) == "mr1"
+    assert decide(REQUEST, USUAL) == "mr1"
+    assert decide(REQUEST, replace(USUAL, address="::ffff:10.1.2.5")) == "mr1"
 
 
 @pytest.mark.parametrize(
-    ("request_", "occasion", "code"),
+    ("request_", "context", "code"),
     [
-        (REQUEST, replace(OCCASION, is_refusing=True), "2/3/1"),
-        (REQUEST, replace(OCCASION, is_over_limit=True), "2/3/2"),
-        (replace(REQUEST, called="node"), OCCASION, "1/1/7"),  # case matters
-        (replace(REQUEST, called=None), OCCASION, "1/1/7"),
-        (replace(REQUEST, calling="mr1"), OCCASION, "1/1/3"),
-        (replace(REQUEST, calling=None), OCCASION, "1/1/3"),
-        (replace(REQUEST, calling="MR2"), OCCASION, "1/1/3"),  # known, but not from there
-        (replace(REQUEST, calling="PACS"), replace(OCCASION, address="10.1.2.9"), "1/1/3"),  # only sent to
-        (replace(REQUEST, application_context="1.2.3"), OCCASION, "1/1/2"),
-        (replace(REQUEST, is_version_1=False), OCCASION, "1/2/2"),
+        (REQUEST, replace(USUAL, is_refusing=True), "2/3/1"),
+        (REQUEST, replace(USUAL, is_over_limit=True), "2/3/2"),
+        (replace(REQUEST, called="node"), USUAL, "1/1/7"),  # case matters
+        (replace(REQUEST, called=None), USUAL, "1/1/7"),
+        (replace(REQUEST, calling="mr1"), USUAL, "1/1/3"),
+        (replace(REQUEST, calling=None), USUAL, "1/1/3"),
+        (replace(REQUEST, calling="MR2"), USUAL, "1/1/3"),  # known, but not from there
+        (replace(REQUEST, calling="PACS"), replace(USUAL, address="10.1.2.9"), "1/1/3"),  # only sent to
+        (in_context("1.2.3"), USUAL, "1/1/2"),
+        (replace(REQUEST, is_version_1=False), USUAL, "1/2/2"),
     ],
 )
-def test_each_obstacle_has_its_code(request_: AssociationRequest, occasion: Occasion, code: str) -> None:
-    assert decide(request_, occasion) == code
+def test_each_obstacle_has_its_code(request_: AssociationRequest, context: AdmissionContext, code: str) -> None:
+    assert decide(request_, context) == code
 
 
 def test_the_first_obstacle_of_the_order_is_named() -> None:
-    request = replace(REQUEST, called="X", calling="X", is_version_1=False, application_context="1")
-    occasion = Occasion(is_refusing=True, is_over_limit=True, address="9.9.9.9")
-    assert decide(request, occasion) == "2/3/1"
-    occasion = replace(occasion, is_refusing=False)
-    assert decide(request, occasion) == "2/3/2"
-    occasion = replace(occasion, is_over_limit=False)
-    assert decide(request, occasion) == "1/1/7"
+    request = replace(in_context("1"), called="X", calling="X", is_version_1=False)
+    context = AdmissionContext(is_refusing=True, is_over_limit=True, address="9.9.9.9")
+    assert decide(request, context) == "2/3/1"
+    context = replace(context, is_refusing=False)
+    assert decide(request, context) == "2/3/2"
+    context = replace(context, is_over_limit=False)
+    assert decide(request, context) == "1/1/7"
     request = replace(request, called="NODE")
-    assert decide(request, occasion) == "1/1/3"
-    request, occasion = replace(request, calling="MR1"), replace(occasion, address="10.1.2.5")
-    assert decide(request, occasion) == "1/1/2"
-    assert decide(replace(request, application_context=APPLICATION_CONTEXT), occasion) == "1/2/2"
+    assert decide(request, context) == "1/1/3"
+    request, context = replace(request, calling="MR1"), replace(context, address="10.1.2.5")
+    assert decide(request, context) == "1/1/2"
+    assert decide(replace(request, tidied=REQUEST.tidied), context) == "1/2/2"
 
 
 def test_only_a_peer_that_may_is_offered_other_objects() -> None:

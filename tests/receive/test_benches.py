@@ -14,8 +14,8 @@ from tests.support.dcmtk import needs_dcmtk
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
-def run(name: str, tmp_path: Path) -> list[dict[str, float]]:
-    command = [sys.executable, str(BENCH / name), "--toy"]
+def run(name: str, tmp_path: Path, *options: str) -> list[dict[str, float]]:
+    command = [sys.executable, str(BENCH / name), "--toy", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -33,3 +33,9 @@ def test_the_door_bench_runs(tmp_path: Path) -> None:
     for line in run("door.py", tmp_path):
         assert line["failed"] == 0
         assert line["echoes"] > 0
+
+
+def test_the_bench_of_silent_associations_runs(tmp_path: Path) -> None:
+    (line,) = run("door.py", tmp_path, "--silent", "5")
+    assert line["served"] == line["silent"] == 5
+    assert line["cores"] >= 0

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicomnode.ids import AeTitle
-from dicomnode.receive.listener import OVERBOOKING
+from dicomnode.receive.listener import CONNECTIONS_PER_ASSOCIATION
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.models import PeerSettings
 from tests.receive.house import LOOPBACK, SCANNER, House, house
 from tests.support.dicom import made
 from tests.support.pdu import (
@@ -242,7 +242,7 @@ def test_the_limits_of_all_and_of_one_address_are_answered(tmp_path: Path) -> No
 
 def test_sockets_beyond_any_reason_are_closed_at_accept(tmp_path: Path) -> None:
     with house(tmp_path / "data", max_per_address=2) as node, ExitStack() as stack:
-        silent = [stack.enter_context(visitor(node.port)) for _ in range(OVERBOOKING * 2)]
+        silent = [stack.enter_context(visitor(node.port)) for _ in range(CONNECTIONS_PER_ASSOCIATION * 2)]
         wait_until(lambda: len(node.receiver._live()) == len(silent))
         assert stack.enter_context(visitor(node.port)).is_closed()
 

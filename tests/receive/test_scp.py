@@ -24,7 +24,7 @@ from dicomnode.ledger.engine import LedgerBusyError
 from dicomnode.ledger.rows import KnownInstance
 from dicomnode.receive.scp import Receiver
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings import NodeSettings, PeerSettings
+from dicomnode.settings.models import NodeSettings, PeerSettings
 from tests.receive.house import LOOPBACK, House, house
 from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.dicom import (

@@ -16,6 +16,7 @@ from dicomnode.derive.encode import DerivedFile, derive
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
+from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.stack import Stack, load_volume
 from dicomnode.imaging.volume import Volume
@@ -68,7 +69,7 @@ def made_from(
     consistency: bool = True,
 ) -> Made:
     """The derived series of the files at ``paths``."""
-    stack = load_volume(paths)
+    stack = load_volume(read_frames(paths))
     grid = thin_grid(stack.volume, ratio)
     thin = generate(stack.volume) if generate else CubicDc().generate(stack.volume, grid, device="cpu")
     derivation = derive(stack, thin, plan, consistency=consistency)

@@ -14,8 +14,10 @@ from dicomnode.ledger.lines import DeliveryLine, EventLine
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, PlannedJob, StoredInstance
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.push.carrier import Carrier
+from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
-from dicomnode.settings import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.support.dicom import dataset_bytes, made, write_series
 from tests.support.pdu import MR_IMAGE
 from tests.support.wait import wait_until
@@ -106,10 +108,19 @@ class Node:
         files = tuple(folder / path.name for path in paths)
         return Derived(series_id=int(series), files=files, sha256=dict(zip(uids, digests, strict=True)))
 
-    def push_to(self, name: str, port: int, push: PushSettings = SWIFT, *, host: str = "127.0.0.1") -> PeerLoop:
-        """Start the loop of a peer."""
+    def push_to(
+        self,
+        name: str,
+        port: int,
+        push: PushSettings = SWIFT,
+        *,
+        host: str = "127.0.0.1",
+        carrier: Carrier | None = None,
+    ) -> PeerLoop:
+        """Start the loop of a peer, over DIMSE unless another carrier is given."""
         peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}")
-        loop = PeerLoop(peer, push, self.ledger, self.archive, "test", ae_title=AeTitle("DICOMNODE"))
+        carrier = carrier or DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push)
+        loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier)
         loop.start()
         self._loops.append(loop)
         return loop

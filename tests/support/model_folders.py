@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,19 +11,8 @@ from safetensors.torch import save
 from torch import nn
 
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import (
-    Card,
-    DataRow,
-    Kind,
-    SRCNNCard,
-    SRCNNParameters,
-    SRResNetCard,
-    SRResNetParameters,
-    ThinCard,
-    ThinParameters,
-    VDSRCard,
-    VDSRParameters,
-)
+from dicomnode.generators.card import Card, DataRow
+from dicomnode.generators.kinds import Kind
 from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.srresnet import SRResNet
 from dicomnode.generators.thin import ThinNet
@@ -78,30 +67,30 @@ def random_srresnet(*, outputs: int, channels: int = 8, blocks: int = 2) -> SRRe
 def write_thin(folder: Path, *, net: ThinNet | None = None, **changes: object) -> Path:
     """A sealed directory of the kind ``thin``; ``changes`` go into its card."""
     net = net or random_thin()
-    shape = ThinParameters(window=net.window, channels=net.join.out_channels, blocks=len(net.blocks))
-    return _write(folder, ThinCard.model_validate({**FACTS, "parameters": shape, **changes}), net)
+    shape = {"window": net.window, "channels": net.join.out_channels, "blocks": len(net.blocks)}
+    return _write(folder, Kind.THIN, shape, net, changes)
 
 
-def write_paper(folder: Path, kind: Literal[Kind.SLICE, Kind.SLAB3], *, net: SRResNet, **changes: object) -> Path:
+def write_paper(folder: Path, kind: Kind, *, net: SRResNet, **changes: object) -> Path:
     """A sealed directory of the kind ``slice`` or ``slab3``; ``changes`` go into its card."""
-    shape = SRResNetParameters(channels=net.join.out_channels, blocks=len(net.blocks))
-    return _write(folder, SRResNetCard.model_validate({**FACTS, "kind": kind, "parameters": shape, **changes}), net)
+    shape = {"channels": net.join.out_channels, "blocks": len(net.blocks)}
+    return _write(folder, kind, shape, net, changes)
 
 
 def write_srcnn(folder: Path, net: SRCNN, **changes: object) -> Path:
     """A sealed directory of the kind ``srcnn``; ``changes`` go into its card."""
-    found = {"channels": net.head.out_channels, "mapped": net.middle.out_channels, "middle": net.middle.kernel_size[0]}
-    shape = SRCNNParameters.model_validate(found)
-    return _write(folder, SRCNNCard.model_validate({**FACTS, "parameters": shape, **changes}), net)
+    shape = {"channels": net.head.out_channels, "mapped": net.middle.out_channels, "middle": net.middle.kernel_size[0]}
+    return _write(folder, Kind.SRCNN, shape, net, changes)
 
 
 def write_vdsr(folder: Path, net: VDSR, **changes: object) -> Path:
     """A sealed directory of the kind ``vdsr``; ``changes`` go into its card."""
-    shape = VDSRParameters(channels=net.head.out_channels, layers=len(net.trunk) + 2)
-    return _write(folder, VDSRCard.model_validate({**FACTS, "parameters": shape, **changes}), net)
+    shape = {"channels": net.head.out_channels, "layers": len(net.trunk) + 2}
+    return _write(folder, Kind.VDSR, shape, net, changes)
 
 
-def _write(folder: Path, card: Card, net: nn.Module) -> Path:
+def _write(folder: Path, kind: Kind, shape: Mapping[str, int], net: nn.Module, changes: Mapping[str, object]) -> Path:
+    card = Card.model_validate({**FACTS, "kind": kind, "parameters": shape, **changes})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / model_dir.WEIGHTS_FILE).write_bytes(save(net.state_dict()))
     (folder / model_dir.METRICS_FILE).write_text("{}\n")

@@ -18,9 +18,10 @@ from dicomnode.ledger.lines import Explanation
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.rows import Job
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.receive.intake import Intake, Offer
+from dicomnode.receive.intake import Intake, OfferedInstance
 from dicomnode.receive.space import Space
-from dicomnode.settings import SettleSettings, parse
+from dicomnode.settings.load import parse
+from dicomnode.settings.models import SettleSettings
 from dicomnode.settle import Settler
 from tests.ledger.scene import FakeClock, derived
 from tests.support.dicom import encoded
@@ -114,9 +115,9 @@ def quiet_node(data: Path, *, model_of: Callable[[str | None], ModelFacts] | Non
         ledger.close()
 
 
-def offer_of(dataset: Dataset, *, syntax: str = EXPLICIT, peer: str = "mr1") -> Offer:
+def offer_of(dataset: Dataset, *, syntax: str = EXPLICIT, peer: str = "mr1") -> OfferedInstance:
     """The C-STORE of one object; a compressed one is given in the syntax that it has."""
-    return Offer(
+    return OfferedInstance(
         peer=peer,
         sop_class_uid=str(dataset.SOPClassUID),
         sop_instance_uid=str(dataset.SOPInstanceUID),

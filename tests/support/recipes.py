@@ -10,7 +10,7 @@ from typing import Literal
 import nibabel
 import numpy as np
 
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import Kind
 from dicomnode.imaging.profile import ProfileKind
 from tests.support.phantom_sources import phantom
 from trainer.data.sources import Source, Split

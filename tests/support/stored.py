@@ -14,7 +14,7 @@ from dicomnode.ids import InstanceId, JobId, SeriesId, digest, new_instance_id
 from dicomnode.ledger.rows import PlannedJob, StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger
 from dicomnode.rules import pinned
-from dicomnode.settings import RuleSettings
+from dicomnode.settings.models import RuleSettings
 from tests.support.dicom import encoded
 
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dicomnode.archive import Archive
 from dicomnode.ids import AeTitle
 from dicomnode.ledger.store import Ledger
-from dicomnode.settings import WorkSettings
+from dicomnode.settings.models import WorkSettings
 from dicomnode.work.child import Setup
 from dicomnode.work.supervisor import Supervisor
 from tests.support.wait import wait_until

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.errors import InputError
-from dicomnode.imaging import verdict
-from dicomnode.imaging.verdict import MIN_SLICES
+from dicomnode.imaging.verdict import MIN_SLICES, VerdictReason
 from trainer.data.contrast import differences
 from trainer.data.pairs import WINDOW, Distances, Matches, Pairing, distances, match
 from trainer.data.register import Registration, implausible, register
@@ -112,7 +111,7 @@ def find_pairs(
 
 
 def _unusable(series: Series) -> Rejection:
-    missing = series.reason is verdict.Reason.MISSING
+    missing = series.reason is VerdictReason.MISSING
     reason = Reason.MISSING_SLICE if missing else Reason.UNUSABLE
     return _rejected(reason, series, verdict=series.sentence)
 

@@ -7,8 +7,6 @@ birth date, and both get words of ours ("subject-1", "subject-1/2"): reports, pl
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,15 +15,17 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from dicomnode.errors import InputError
-from dicomnode.imaging.headers import InstanceHeader, read_headers
+from dicomnode.imaging.frame import Frame, read_frames
+from dicomnode.imaging.geometry import line_of
 from dicomnode.imaging.profile import choose_ratio
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import COPY, HINT, NIFTI_SUFFIXES, Listing, list_files, passed_over_lines, shown_name
-from dicomnode.imaging.verdict import Limits, Reason, Verdict, judge, line_of
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from dicomnode.imaging.volume import Volume
+from dicomnode.strict_toml import MistakesError, NotTomlError, StrictModel, check, parse
 from trainer.data import nifti
 from trainer.data.people import alike_of, person_of
 
@@ -84,7 +84,7 @@ class Series:
     source: Source
     role: Role
     sentence: str  # the node's verdict
-    reason: Reason | None = None  # of that verdict; None for NIfTI, on which the node has none
+    reason: VerdictReason | None = None  # of that verdict; None for NIfTI, on which the node has none
     slices: int
     series_number: int | None = None
     rows: int = 0
@@ -111,8 +111,7 @@ class Series:
         return np.asarray(self.positions_mm @ self.normal)
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class _Row(StrictModel):
     path: Annotated[str, Field(min_length=1)]
     label: Annotated[str, Field(min_length=1, max_length=64)]
     subject: Annotated[str, Field(min_length=1, max_length=64)]
@@ -120,8 +119,7 @@ class _Row(BaseModel):
     licence: Annotated[str, Field(min_length=1)]
 
 
-class _Inventory(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class _Inventory(StrictModel):
     source: Annotated[tuple[_Row, ...], Field(min_length=1)]
 
 
@@ -153,18 +151,16 @@ def read_inventory(
 
 def _rows(file: Path) -> tuple[_Row, ...]:
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
-        return _Inventory.model_validate_json(json.dumps(raw, default=str)).source
+        return check(_Inventory, parse(file.read_bytes())).source
     except OSError as error:
         raise InputError(
             f"The inventory {file.name} cannot be read: {error.strerror or type(error).__name__}."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except NotTomlError as error:
         raise InputError(f"The inventory {file.name} is not TOML: {error}.") from error
-    except ValidationError as error:
-        mistakes = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    except MistakesError as error:
         raise InputError(
-            f"The inventory {file.name} is wrong: {mistakes}.",
+            f"The inventory {file.name} is wrong: {error}.",
             hint="Each [[source]] has path, label, subject, split, licence; trainer/data/open_data.toml is an example.",
         ) from error
 
@@ -205,13 +201,14 @@ def load(source: Source) -> Volume:
         if isinstance(read, str):
             raise InputError(f"{_called(source)} cannot be used: {read}.", hint="Leave it out.")
         return read.volume
-    verdict = judge(read_headers(source.paths), Limits())
+    slices = read_frames(source.paths)
+    verdict = judge(slices, Limits())
     if _role(verdict) is Role.UNUSABLE:
         raise InputError(
             f"{_called(source)} cannot be used: {verdict.sentence}", hint="Leave it out, or send it again."
         )
     try:
-        return load_volume(source.paths).volume
+        return load_volume(slices).volume
     except InputError as error:
         raise InputError(f"{_called(source)} cannot be used: {error.sentence}", hint=error.hint) from error
 
@@ -312,22 +309,22 @@ def describe(source: Source) -> Series:
 
 
 def _describe_dicom(source: Source) -> Series:
-    headers = read_headers(source.paths)
-    verdict = judge(headers, Limits())
+    slices = read_frames(source.paths)
+    verdict = judge(slices, Limits())
     role = _role(verdict)
-    instances = [header for header in headers if isinstance(header, InstanceHeader)]
+    frames = [one for one in slices if isinstance(one, Frame)]
     if source.fault:
-        verdict = replace(verdict, reason=Reason.UNUSABLE, sentence=source.fault)
+        verdict = replace(verdict, reason=VerdictReason.UNUSABLE, sentence=source.fault)
         role = Role.UNUSABLE
-    if not instances:
-        return Series(source=source, role=role, sentence=verdict.sentence, reason=verdict.reason, slices=len(headers))
-    first = instances[0]
+    if not frames:
+        return Series(source=source, role=role, sentence=verdict.sentence, reason=verdict.reason, slices=len(slices))
+    first = frames[0].header
     series = Series(
         source=source,
         role=role,
         sentence=verdict.sentence,
         reason=verdict.reason,
-        slices=len(headers),
+        slices=len(slices),
         series_number=first.series_number,
         rows=first.rows or 0,
         columns=first.columns or 0,
@@ -342,11 +339,11 @@ def _describe_dicom(source: Source) -> Series:
     )
     if verdict.slice_spacing_mm is None:  # the verdict did not find one stack
         return series
-    line = line_of(instances)
+    line = line_of(frames)
     return replace(
         series,
-        orientation=tuple(np.median([header.orientation or () for header in instances], axis=0).tolist()),
-        positions_mm=np.array([instances[k].position_mm for k in line.order], dtype=np.float64),
+        orientation=tuple(np.median([frame.header.orientation or () for frame in frames], axis=0).tolist()),
+        positions_mm=np.array([frames[k].header.position_mm for k in line.order], dtype=np.float64),
     )
 
 
@@ -377,7 +374,7 @@ def _describe_nifti(source: Source) -> Series:
 
 
 def _role(verdict: Verdict) -> Role:
-    return {Reason.PROCESS: Role.THICK, Reason.ALREADY_THIN: Role.THIN}.get(verdict.reason, Role.UNUSABLE)
+    return {VerdictReason.PROCESS: Role.THICK, VerdictReason.ALREADY_THIN: Role.THIN}.get(verdict.reason, Role.UNUSABLE)
 
 
 def split_subjects(

@@ -1,1 +1,1 @@
-"""How near a model comes to the truth, for programs, for people, and by people."""
+"""How near a model comes to the truth, in figures, reports and pictures."""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from dicomnode.errors import InputError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import Kind
 from dicomnode.generators.device import choose_device
 from trainer.data import sources
 from trainer.data.pairs import SlicePairs, load_pairs, simulated_pairs
@@ -253,7 +252,7 @@ def table_cases(request: Request, judged: Sequence[Source]) -> Iterator[Case]:
 
 def table_stacks(case: Case, methods: Sequence[Method], device: str) -> Iterator[tuple[str, FloatArray]]:
     """Of the methods that have no slice network, which the table shows on slices: that would take the longest."""
-    cheap = [method for method in methods if not method.is_model or method.kind == Kind.THIN]
+    cheap = [method for method in methods if method.network is None or not method.network.is_of_slices]
     for method, stack in thinned(cheap, case.thick_volume(), case.ratio, device=device):
         yield method.name, stack
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.generators import model_dir
+from dicomnode.generators import cubic_dc, model_dir
 from dicomnode.generators.base import Generator, Progress, thin_volume
-from dicomnode.generators.card import Kind
 from dicomnode.generators.infer import restore_measured
+from dicomnode.generators.kinds import NETWORKS, NetworkKind
 from dicomnode.generators.served import ServedNetwork
 from dicomnode.imaging.profile import (
     RATIO_LIMITS,
@@ -32,8 +32,7 @@ from dicomnode.imaging.volume import Volume
 
 FloatArray = NDArray[np.float32]
 
-BASELINE = Kind.CUBIC_DC.value  # gains are over this
-REFINES_IN_PLACE = Kind.THIN  # adds to cubic-dc; every other kind of network replaces its slices
+BASELINE = cubic_dc.NAME  # gains are over this
 SHOWN_DIGEST = 8  # hexadecimal digits that tell models of one name apart
 
 
@@ -76,6 +75,11 @@ class Method:
     is_projected: bool = False  # onto what was measured
     is_model: bool = False
     is_twin: bool = False  # of the method before it: the same network, not projected
+
+    @property
+    def network(self) -> NetworkKind | None:
+        """The kind of its network; None for a method that has no network."""
+        return NETWORKS[self.generator.kind] if isinstance(self.generator, ServedNetwork) else None
 
     def thin(self, thick: Volume, ratio: int, *, device: str) -> FloatArray:
         """(n·ratio, H, W) in the units of ``thick``."""
@@ -127,10 +131,10 @@ def baselines() -> tuple[Method, ...]:
         Interpolation(name="linear", matrix=linear_matrix),
         Interpolation(name="cubic", matrix=spline_matrix),
     ]
-    cubic_dc = model_dir.load_generator(BASELINE)
+    baseline = model_dir.load_generator(BASELINE)
     return (
         *(Method(name=one.name, generator=one, kind="interpolation", digest=one.digest) for one in plain),
-        Method(name=BASELINE, generator=cubic_dc, kind=BASELINE, digest=cubic_dc.digest, is_projected=True),
+        Method(name=BASELINE, generator=baseline, kind=BASELINE, digest=baseline.digest, is_projected=True),
     )
 
 
@@ -166,5 +170,5 @@ def as_methods(generator: ServedNetwork, name: str) -> Iterator[Method]:
         )
 
     yield method(name, generator)
-    if generator.consistency and generator.kind is not REFINES_IN_PLACE:
+    if generator.consistency and NETWORKS[generator.kind].is_of_slices:
         yield method(f"{name}, not projected", dataclasses.replace(generator, consistency=False))

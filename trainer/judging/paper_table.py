@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dicomnode.generators.card import Kind
 from dicomnode.generators.device import choose_device
+from dicomnode.generators.kinds import NETWORKS
 from dicomnode.generators.served import ServedNetwork
 from dicomnode.imaging import metrics
 from dicomnode.imaging.body import body_mask
@@ -32,7 +32,6 @@ PAIRS_JUDGED = 24  # of each patient, evenly spread: the paper's network takes s
 LOW = "low as it is"
 LOW_SCALED = "low, both series scaled"
 CUBIC = "cubic"  # the interpolation that refining networks were trained on
-REFINES_INTERPOLATION = (Kind.SRCNN, Kind.VDSR)
 CHANNELS = ("before", "middle", "after")  # of a network that predicts a slice and its neighbours
 ALL_CHANNELS = "all three"
 
@@ -103,8 +102,8 @@ def judge_pairs(
         }
         found |= {(name, ""): (stack[thin_index], thin_index) for name, stack in stacks.items()}
         for method in methods:
-            is_interpolated = method.kind in REFINES_INTERPOLATION and CUBIC in stacks
-            shown = stacks[CUBIC][thin_index] if is_interpolated else low
+            refines_interpolation = method.network is not None and method.network.is_compared_only
+            shown = stacks[CUBIC][thin_index] if refines_interpolation and CUBIC in stacks else low
             found |= _predicted(method, shown, thin_index, len(pairs.thin), device)
         for key, (image, index) in found.items():
             sums.setdefault(key, _Sums()).add(image, pairs.thin[index], mask[index])
@@ -169,7 +168,7 @@ def _predicted(
     A projected twin has the same network, so it is passed over; ``thin`` networks see a stack, not a slice.
     """
     served = method.generator
-    if not isinstance(served, ServedNetwork) or served.kind is Kind.THIN or method.is_twin:
+    if not isinstance(served, ServedNetwork) or not NETWORKS[served.kind].is_of_slices or method.is_twin:
         return {}
     outputs = _run(served.net, low, device)
     if len(outputs) == 1:

@@ -22,6 +22,7 @@ from torch.nn.functional import leaky_relu
 LEAK = 0.2
 INITIAL_SIGMA = 0.02  # of convolutions and dense layers of the published code
 CODE_GAIN_SIGMA = 0.02  # of its normalisations' gain
+REFORMAT_CHANNELS = 2  # of what ``reformats`` makes
 RESIDUAL_GAIN, BASE_GAIN = 8.0, 2.0  # bring what `thin` adds, and what it adds it to, to about the same size
 
 

@@ -9,21 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import NETWORKS, Kind, Prediction
 from trainer.features import SPEC
 from trainer.training.discriminator import MIN_SIDE_PIXELS, DiscriminatorKind
 
 if TYPE_CHECKING:
-    from trainer.training.recipe import Recipe, Stage
+    from trainer.training.recipe import Network, Recipe, Stage
 
-# Keys of [network] that the kinds' networks have, beside ``kind``.
-SHAPES = {
-    Kind.THIN: {"channels", "blocks", "window"},
-    Kind.SLICE: {"channels", "blocks", "batch_norm_momentum"},
-    Kind.SLAB3: {"channels", "blocks", "batch_norm_momentum"},
-    Kind.SRCNN: {"channels"},
-    Kind.VDSR: {"channels", "blocks"},
-}
+# Parameters of a card whose key in [network] has another name.
+RENAMED = {"layers": "blocks"}
 WIDEST_WINDOW = 9  # around the middle three of a strip's eleven slices; a wider one would see repeated ends
 OUTER_LAYERS = 2  # of VDSR, which muon leaves to AdamW
 NAME_LIMIT = 32  # of a model, as its card has it
@@ -34,14 +28,14 @@ def clashes(recipe: Recipe) -> Iterator[str]:
     """What would break."""
     network, samples = recipe.network, recipe.samples
     is_strips = samples.design == "strips"
-    if (network.kind is Kind.THIN) != is_strips:
+    if NETWORKS[network.kind].is_of_slices == is_strips:
         yield "network.kind and samples.design: strips are for the kind thin, slices for all others"
     if network.kind is Kind.THIN and (network.window % 2 == 0 or network.window > WIDEST_WINDOW):
         yield f"network.window must be odd, so that a slice is in its middle, and {WIDEST_WINDOW} at most"
     if network.kind is Kind.VDSR and network.blocks < OUTER_LAYERS:
         yield f"network.blocks must be {OUTER_LAYERS} at least: VDSR's first and last layer are among them"
-    if network.kind is Kind.SLAB3 and samples.input == "cubic":
-        yield 'samples.input = "cubic" has no effect: the kind slab3 is shown the thick slice'
+    if NETWORKS[network.kind].prediction is Prediction.THREE_SLICES and samples.input == "cubic":
+        yield f'samples.input = "cubic" has no effect: the kind {network.kind} is shown the thick slice'
     if samples.patch == 0 and (is_strips or samples.batch > 1):
         yield "whole slices differ in size: their batch is 1, and a strip needs a samples.patch"
     if recipe.augmentation.ramp_share + recipe.augmentation.pure_ramp_share > 1:
@@ -101,12 +95,20 @@ def _smallest_seen(features: str) -> int:
     return 1 << poolings
 
 
+def parameter_keys(network: Network) -> dict[str, str]:
+    """Parameter of the kind's card → the key of [network] that states it; other parameters keep their defaults."""
+    named = {name: RENAMED.get(name, name) for name in NETWORKS[network.kind].parameters.model_fields}
+    return {name: key for name, key in named.items() if key in type(network).model_fields}
+
+
 def without_effect(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """(dotted key, why) of the keys that a recipe of this kind has no use for, set or not."""
     kind = recipe.network.kind
-    known = set().union(*SHAPES.values())
-    yield from ((f"network.{key}", f"the kind {kind} has none") for key in sorted(known - SHAPES[kind]))
-    if "batch_norm_momentum" not in SHAPES[kind]:
+    has_batch_norm = NETWORKS[kind].has_batch_norm
+    shape = {"kind", *parameter_keys(recipe.network).values()} | ({"batch_norm_momentum"} if has_batch_norm else set())
+    unknown = sorted(type(recipe.network).model_fields.keys() - shape)
+    yield from ((f"network.{key}", f"the kind {kind} has none") for key in unknown)
+    if not has_batch_norm:
         yield "recalibrate_batch_norm", f"the kind {kind} has no batch normalisation"
     elif recipe.recalibrate_batch_norm:
         yield "network.batch_norm_momentum", "recalibrate_batch_norm measures the statistics anew"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import NETWORKS
 from trainer import features
 from trainer.published import code_vgg_input
 from trainer.training import discriminator, losses, slices, strips
@@ -162,7 +162,8 @@ def new_game(
     opponent = None
     if (rules := stage.discriminator) is not None:
         torch.manual_seed(seed + 1)
-        channels = 2 if recipe.samples.design == "strips" else 3 if recipe.network.kind is Kind.SLAB3 else 1
+        row = NETWORKS[recipe.network.kind]
+        channels = row.slices_predicted if row.is_of_slices else discriminator.REFORMAT_CHANNELS
         opposing = discriminator.build(discriminator.DiscriminatorKind(rules.kind), channels=channels)
         opponent = Player(opposing, stage, dtype=torch.float32, device=device, average_decay=0.0)
     return Game(

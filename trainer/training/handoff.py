@@ -15,20 +15,8 @@ from torch import Tensor, nn
 from dicomnode import durable
 from dicomnode.errors import InputError, ModelError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import (
-    Card,
-    DataRow,
-    Kind,
-    MetricRow,
-    SRCNNCard,
-    SRCNNParameters,
-    SRResNetCard,
-    SRResNetParameters,
-    ThinCard,
-    ThinParameters,
-    VDSRCard,
-    VDSRParameters,
-)
+from dicomnode.generators.card import Card, DataRow, MetricRow
+from dicomnode.generators.kinds import NETWORKS
 from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from trainer.data.sources import Split
 from trainer.judging.card_metrics import card_metrics
@@ -201,36 +189,24 @@ def _half(net: nn.Module) -> dict[str, Tensor]:
 
 def _card(plan: Plan, stage: int, name: str, licence: str | None, seconds: float, judged: Judged) -> Card:
     recipe = plan.recipe
-    data = tuple(_data_rows(plan))
-    facts: dict[str, object] = {
-        "name": name,
-        "ratios": (min(recipe.samples.ratios), max(recipe.samples.ratios)),
-        "licence": licence or (RESTRICTED if _is_restricted(plan) else "MIT"),
-        "intended_use": INTENDED_USE,
-        "failure_modes": tuple(_failure_modes(plan, stage)),
-        "recipe": recipe.name,
-        "training": _training_words(plan, stage, seconds),
-        "data": data,
-        "metrics": judged.metrics,
-    }
-    shape = recipe.network
-    match shape.kind:
-        case Kind.THIN:
-            thin = ThinParameters(window=shape.window, channels=shape.channels, blocks=shape.blocks)
-            return ThinCard.model_validate({**facts, "parameters": thin})
-        case Kind.SRCNN:
-            return SRCNNCard.model_validate({**facts, "parameters": SRCNNParameters(channels=shape.channels)})
-        case Kind.VDSR:
-            vdsr = VDSRParameters(channels=shape.channels, layers=shape.blocks)
-            return VDSRCard.model_validate({**facts, "parameters": vdsr})
-        case Kind.SLICE | Kind.SLAB3:
-            srresnet = SRResNetParameters(channels=shape.channels, blocks=shape.blocks)
-            return SRResNetCard.model_validate({**facts, "kind": shape.kind, "parameters": srresnet})
+    return Card(
+        name=name,
+        kind=recipe.network.kind,
+        ratios=(min(recipe.samples.ratios), max(recipe.samples.ratios)),
+        licence=licence or (RESTRICTED if _is_restricted(plan) else "MIT"),
+        intended_use=INTENDED_USE,
+        failure_modes=tuple(_failure_modes(plan, stage)),
+        recipe=recipe.name,
+        training=_training_words(plan, stage, seconds),
+        parameters=networks.parameters_of(recipe.network),
+        data=tuple(_data_rows(plan)),
+        metrics=judged.metrics,
+    )
 
 
 def _failure_modes(plan: Plan, stage: int) -> Iterable[str]:
     subjects = {source.subject for source in plan.of_split(Split.TRAIN)}
-    if plan.recipe.network.kind is not Kind.THIN:
+    if NETWORKS[plan.recipe.network.kind].is_of_slices:
         yield SLICE_FAILURE
     if plan.recipe.stage[stage].discriminator is not None:
         yield GAN_FAILURE

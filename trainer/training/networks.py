@@ -9,27 +9,21 @@ from torch import nn
 
 from dicomnode.errors import InputError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import Card, Kind
-from dicomnode.generators.srcnn import SRCNN
-from dicomnode.generators.srresnet import SRResNet
-from dicomnode.generators.thin import ThinNet
-from dicomnode.generators.vdsr import VDSR
+from dicomnode.generators.card import Card
+from dicomnode.generators.kinds import NETWORKS, Parameters, new_network
+from trainer.training import fit
 from trainer.training.recipe import Network
+
+
+def parameters_of(network: Network) -> Parameters:
+    """The shape of a recipe's network, as the card of its kind states it."""
+    keys = fit.parameter_keys(network)
+    return NETWORKS[network.kind].parameters.model_validate({name: getattr(network, key) for name, key in keys.items()})
 
 
 def build(network: Network) -> nn.Module:
     """A new network in float32, its weights drawn from torch's generator."""
-    net: nn.Module
-    match network.kind:
-        case Kind.THIN:
-            net = ThinNet(window=network.window, channels=network.channels, blocks=network.blocks)
-        case Kind.SLICE | Kind.SLAB3:
-            outputs = 3 if network.kind is Kind.SLAB3 else 1
-            net = SRResNet(outputs=outputs, channels=network.channels, blocks=network.blocks)
-        case Kind.SRCNN:
-            net = SRCNN(channels=network.channels)
-        case Kind.VDSR:
-            net = VDSR(channels=network.channels, layers=network.blocks)
+    net = new_network(network.kind, parameters_of(network))
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = network.batch_norm_momentum

@@ -13,11 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dicomnode import durable
 from dicomnode.errors import InputError
 from dicomnode.generators.card import DataRow
+from dicomnode.strict_toml import StrictModel
 from trainer.data.pairs import Matches
 from trainer.data.register import Registration
 from trainer.data.sources import Source, Split
@@ -34,10 +35,6 @@ class PairKind(StrEnum):
     BOTH = "both"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 class Use(StrEnum):
     """What a source is in a run."""
 
@@ -46,7 +43,7 @@ class Use(StrEnum):
     IN_PLANE = "in_plane"  # a thick stack whose own rows and columns are taken as slices
 
 
-class PlannedSource(_Strict):
+class PlannedSource(StrictModel):
     """A ``Source`` in the file."""
 
     label: str
@@ -62,7 +59,7 @@ class PlannedSource(_Strict):
         return Source(label=self.label, subject=self.subject, split=self.split, licence=self.licence, paths=self.paths)
 
 
-class PlannedPair(_Strict):
+class PlannedPair(StrictModel):
     """A real pair, as it was found and registered when the run was planned."""
 
     thick: str  # labels of sources
@@ -72,7 +69,7 @@ class PlannedPair(_Strict):
     contrast: tuple[str, ...] = ()  # differences that were allowed
 
 
-class Plan(_Strict):
+class Plan(StrictModel):
     """See the module."""
 
     recipe: Recipe

@@ -6,28 +6,26 @@ fit are one InputError that names all of them. They are explained in ``thin.toml
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import tomllib
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
 )
 
 from dicomnode.errors import InputError
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import NetworkName
 from dicomnode.imaging.profile import RATIO_LIMITS, ProfileKind
+from dicomnode.strict_toml import MistakesError, NotTomlError, StrictModel, check, parse
 from trainer.training import fit
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -46,14 +44,14 @@ THICKNESS = re.compile(r"[0-9]+(\.[0-9]+)?")
 FARTHEST_OFFSET = 0.5  # of a thick spacing: beyond it the next slice is nearer
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+class _Table(StrictModel):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-class Network(_Strict):
-    """Which network, and its shape; what is left out is the paper's. Not every kind has every key: ``fit.SHAPES``."""
+class Network(_Table):
+    """Which network, and its shape; what is left out is the paper's. Not every kind has every key: ``fit``."""
 
-    kind: Literal[Kind.THIN, Kind.SLICE, Kind.SLAB3, Kind.SRCNN, Kind.VDSR]
+    kind: NetworkName
     channels: int = Field(default=64, ge=1, le=1024)
     blocks: int = Field(default=16, ge=1, le=128)  # residual blocks; VDSR: layers
     window: int = Field(default=5, ge=1, le=15)  # ``thin`` only: thick slices that it sees
@@ -81,7 +79,7 @@ class Order(StrEnum):
     SERIES = "series"  # slice after slice, patient after patient (the published code)
 
 
-class Samples(_Strict):
+class Samples(_Table):
     """What one step is shown. A strip is eleven thick slices of which three are thinned; a slice is one image."""
 
     design: Literal["strips", "slices"]
@@ -100,11 +98,11 @@ class Samples(_Strict):
         return patch
 
 
-class Degradation(_Strict):
+class Degradation(_Table):
     """From what the thickening of thin slices is drawn (SCIENCE §2.1)."""
 
-    profiles: dict[ProfileKind, Weight] = {ProfileKind.BOX: 1.0}  # kind → share
-    thicknesses: dict[str, Weight] = {"1.0": 1.0}  # thickness ÷ spacing → share
+    profiles: dict[ProfileKind, Weight] = Field(default={ProfileKind.BOX: 1.0})  # kind → share
+    thicknesses: dict[str, Weight] = Field(default={"1.0": 1.0})  # thickness ÷ spacing → share
     offset: Annotated[float, Field(ge=0, le=FARTHEST_OFFSET)] = (
         0.0  # largest shift of the thick grid against the thin one, in thick spacings
     )
@@ -132,7 +130,7 @@ class Degradation(_Strict):
         return shares
 
 
-class Augmentation(_Strict):
+class Augmentation(_Table):
     """How samples are varied beyond flips and transposition."""
 
     gamma_log: Logarithm = 0.0
@@ -144,7 +142,7 @@ class Augmentation(_Strict):
     pure_ramp_share: Share = 0.0  # … and nothing else
 
 
-class Losses(_Strict):
+class Losses(_Table):
     """Weights of the loss terms; a term of weight 0 is not computed."""
 
     mse: Weight = 0.0
@@ -156,7 +154,7 @@ class Losses(_Strict):
     adversarial: Weight = 0.0
 
 
-class Discriminator(_Strict):
+class Discriminator(_Table):
     """The opponent of an adversarial stage."""
 
     kind: Literal["paper", "code", "patch"]
@@ -167,7 +165,7 @@ class Discriminator(_Strict):
     penalty_every: int = Field(default=1, ge=1, le=1000)  # steps
 
 
-class Stage(_Strict):
+class Stage(_Table):
     """One stretch of the training, with its own optimiser and folder."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
@@ -209,7 +207,7 @@ class Stage(_Strict):
         return self
 
 
-class Recipe(_Strict):
+class Recipe(_Table):
     """See the module."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
@@ -260,15 +258,13 @@ def load(name: str) -> Recipe:
     """The recipe of that name, or of that file."""
     path = RECIPES / f"{name}.toml" if name in BUILT_IN else Path(name)
     try:
-        text = path.read_bytes().decode()
-        raw = tomllib.loads(text)
+        return _checked(parse(path.read_bytes()), path.name)
     except OSError as exc:
         raise InputError(
             f"There is no recipe {name}: {exc.strerror}.", hint=f"Use one of {', '.join(BUILT_IN)}, or a TOML file."
         ) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except NotTomlError as exc:
         raise InputError(f"The recipe {path.name} is not a TOML file: {exc}.") from exc
-    return _checked(json.dumps(raw, default=str), path.name)
 
 
 def with_features(recipe: Recipe, features: str) -> Recipe:
@@ -279,21 +275,15 @@ def with_features(recipe: Recipe, features: str) -> Recipe:
             hint="Leave out --features, or take a recipe with a content loss.",
         )
     stages = [stage.model_copy(update={"features": features}) if stage.features else stage for stage in recipe.stage]
-    return _checked(recipe.model_copy(update={"stage": tuple(stages)}).model_dump_json(), recipe.name)
+    return _checked(recipe.model_copy(update={"stage": tuple(stages)}).model_dump(mode="json"), recipe.name)
 
 
-def _checked(text: str, name: str) -> Recipe:
+def _checked(tables: Mapping[str, object], name: str) -> Recipe:
     try:
-        # By way of JSON: only there does strict mode take an array for a tuple and text for an enumeration.
-        return Recipe.model_validate_json(text)
-    except ValidationError as exc:
-        mistakes = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in exc.errors()
-        )
+        return check(Recipe, tables)
+    except MistakesError as exc:
         raise InputError(
-            f"The recipe {name} is not one: {mistakes}.",
-            hint="trainer/training/recipes/thin.toml explains every key.",
+            f"The recipe {name} is not one: {exc}.", hint="trainer/training/recipes/thin.toml explains every key."
         ) from exc
 
 

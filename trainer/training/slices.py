@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import NETWORKS, Prediction
 from dicomnode.imaging.body import BODY_LEVEL, body_box, body_mask, body_scale
 from dicomnode.imaging.profile import spline_matrix
 from trainer.data.pairs import Origin, SlicePairs, simulated_pairs
@@ -117,7 +117,7 @@ def _cut(
     pair: SlicePairs, match: int, recipe: Recipe, rows: slice, columns: slice, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     thick_index, thin_index = pair.matches[match]
-    if recipe.network.kind is Kind.SLAB3:
+    if NETWORKS[recipe.network.kind].prediction is Prediction.THREE_SLICES:
         middle = min(max(thin_index, 1), len(pair.thin) - 2)  # the code shifted the stack at the ends instead
         return pair.thick[thick_index, rows, columns], pair.thin[middle - 1 : middle + 2, rows, columns]
     if recipe.samples.input is Input.THICK:

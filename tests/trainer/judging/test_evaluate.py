@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dicomnode.errors import InputError
-from dicomnode.generators.card import DataRow, Kind
+from dicomnode.generators.card import DataRow
+from dicomnode.generators.kinds import Kind
 from tests.support.model_folders import random_srresnet, random_thin, write_paper, write_thin
 from tests.support.paired_series import lopsided, write_thick
 from tests.support.paired_series import write_thin as write_thin_series

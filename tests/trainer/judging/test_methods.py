@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from dicomnode.errors import ModelError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import Kind
 from dicomnode.generators.srresnet import SRResNet
 from dicomnode.imaging.profile import thin_grid
 from tests.support.model_folders import random_srresnet, random_stack, random_thin, write_paper, write_thin

@@ -11,7 +11,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import Kind
 from dicomnode.generators.srresnet import SRResNet
 from dicomnode.generators.vdsr import VDSR
 from tests.support.model_folders import random_srresnet, random_stack, write_paper, write_thin, write_vdsr

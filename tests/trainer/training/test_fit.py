@@ -122,7 +122,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(raw: dict[str, Any], name: str = "mine.toml") -> Recipe | str:
     """The recipe, or the sentence by which it is refused."""
     try:
-        return recipes._checked(json.dumps(raw), name)
+        return recipes._checked(raw, name)
     except InputError as refused:
         return refused.sentence
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import Kind
 from tests.support.phantom_sources import phantom
 from tests.support.recipes import FIDELITY, SHARP, Trainable, slice_recipe, thin_recipe
 from trainer.training import game, losses, networks, slices, strips

@@ -11,7 +11,8 @@ import torch
 
 from dicomnode.errors import InputError
 from dicomnode.generators import model_dir
-from dicomnode.generators.card import DataRow, Kind, SRCNNCard
+from dicomnode.generators.card import DataRow
+from dicomnode.generators.kinds import Kind, SRCNNParameters
 from dicomnode.imaging.profile import thin_grid
 from tests.support.recipes import FIDELITY, SHARP, nifti_sources, plan_of, slice_recipe, thin_recipe
 from trainer.data.sources import Split
@@ -90,8 +91,8 @@ def test_an_srcnn_is_as_wide_as_its_recipe_says_when_it_is_trained_and_when_it_i
     run = trained(tmp_path, slice_recipe(Kind.SRCNN), (1,), (Split.TRAIN,))
     (made,) = write_models(run, name="narrow", licence=None, report=lambda _line: None)
     card = model_dir.read_card(made.folder)
-    assert isinstance(card, SRCNNCard)
-    assert card.parameters.channels == 8
+    assert card.kind is Kind.SRCNN
+    assert card.parameters == SRCNNParameters(channels=8)
     assert _stored(made.folder)["head.weight"].shape[0] == 8
     assert model_dir.load_generator(made.folder).name == "narrow"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dicomnode.errors import InputError
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import Kind
 from tests.support.recipes import FIDELITY, SHARP, nifti_sources, plan_of, slice_recipe, thin_recipe
 from trainer.data.sources import Split
 from trainer.training import checkpoint, loop

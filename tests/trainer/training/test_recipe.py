@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode.errors import InputError
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import Kind
 from trainer.training import networks, recipe
 from trainer.training.recipe import BUILT_IN, RECIPES, learning_rate, load, stage_steps
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dicomnode.generators.card import Kind
+from dicomnode.generators.kinds import Kind
 from tests.support.phantom_sources import phantom
 from tests.support.recipes import slice_recipe
 from trainer.data.pairs import Origin, SlicePairs

@@ -1,6 +1,6 @@
 """What readers say: mean opinion scores, how sure they are, and how far readers agree with each other and themselves.
 
-In go the answer files that readers saved from a page of ``reader_study`` and that page's key; out come scores for each
+In go the answer files that readers saved from a page of ``study`` and that page's key; out come scores for each
 method and question. A file that is damaged, incomplete or of another study stops everything: nothing is half counted.
 """
 
@@ -14,10 +14,11 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dicomnode.errors import InputError
-from trainer.judging.reader_study import HIGHEST, KEY_SUFFIX, LOWEST, MOST_TRIALS, QUESTIONS, READER_PATTERN, REFERENCE
+from dicomnode.strict_toml import StrictModel
+from trainer.readers.study import HIGHEST, KEY_SUFFIX, LOWEST, MOST_TRIALS, QUESTIONS, READER_PATTERN, REFERENCE
 
 LARGEST_FILE_BYTES = 4 << 20  # a thousand answers are 0.2 MB
 RESAMPLES = 2000
@@ -27,18 +28,14 @@ BOOTSTRAP_SEED = 0
 ScoreArray = NDArray[np.float64]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class _KeyTrial(_Strict):
+class _KeyTrial(StrictModel):
     case: str
     view: str
     method: str
     is_repeat: bool
 
 
-class _Key(_Strict):
+class _Key(StrictModel):
     format: Literal["dicomnode-reader-key"]
     version: Literal[1]
     study: str
@@ -47,7 +44,7 @@ class _Key(_Strict):
     trials: dict[str, _KeyTrial] = Field(min_length=1, max_length=MOST_TRIALS)
 
 
-class _Answer(_Strict):
+class _Answer(StrictModel):
     trial: str
     seconds: float = Field(ge=0, allow_inf_nan=False)
     sharpness: int = Field(ge=LOWEST, le=HIGHEST)
@@ -59,14 +56,14 @@ class _Answer(_Strict):
         return tuple(int(getattr(self, question)) for question in QUESTIONS)
 
 
-class _Screen(_Strict):
+class _Screen(StrictModel):
     width: int
     height: int
     pixel_ratio: float
     pixels_per_pixel: int
 
 
-class _Answers(_Strict):
+class _Answers(StrictModel):
     format: Literal["dicomnode-reader-answers"]
     version: Literal[1]
     study: str
@@ -147,6 +144,20 @@ class _Draws(NamedTuple):
     views: ScoreArray  # (draw, view)
 
 
+def find_key(files: Sequence[Path]) -> tuple[list[Path], Path]:
+    """Answer files and key, told apart by name; where no key is among them, the one beside the first file."""
+    answered = [file for file in files if not file.name.endswith(KEY_SUFFIX)]
+    keys = [file for file in files if file.name.endswith(KEY_SUFFIX)]
+    if not keys and answered:
+        keys = sorted(answered[0].parent.glob(f"*{KEY_SUFFIX}"))
+    if len(keys) != 1:
+        raise InputError(
+            f"Among or beside the files of --reader-scores are {len(keys) or 'no'} keys; one is needed.",
+            hint=f"Name the readers' files and the one key that was written beside the page, PAGE.html{KEY_SUFFIX}.",
+        )
+    return answered, keys[0]
+
+
 def read_scores(files: Sequence[Path], key: Path) -> Scores:
     """Mean opinion scores of a study from its readers' answer files.
 
@@ -179,20 +190,6 @@ def read_scores(files: Sequence[Path], key: Path) -> Scores:
         ),
         agreement=tuple(_agreement(table, question) for question in range(questions)),
     )
-
-
-def find_key(files: Sequence[Path]) -> tuple[list[Path], Path]:
-    """Answer files and key, told apart by name; where no key is among them, the one beside the first file."""
-    answered = [file for file in files if not file.name.endswith(KEY_SUFFIX)]
-    keys = [file for file in files if file.name.endswith(KEY_SUFFIX)]
-    if not keys and answered:
-        keys = sorted(answered[0].parent.glob(f"*{KEY_SUFFIX}"))
-    if len(keys) != 1:
-        raise InputError(
-            f"{f'{len(keys)} keys' if keys else 'No key'} of a reader study came with the files; nothing was counted.",
-            hint=f"Name the one that was written beside the page, PAGE{KEY_SUFFIX}.",
-        )
-    return answered, keys[0]
 
 
 def score_lines(scores: Scores) -> list[str]:
@@ -258,7 +255,7 @@ def weighted_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float
     return 1.0 - float(((first - second) ** 2).mean()) / by_chance if by_chance > 0 else None
 
 
-Checked = TypeVar("Checked", bound=_Strict)
+Checked = TypeVar("Checked", bound=StrictModel)
 
 
 def _parse(shape: type[Checked], file: Path, what: str, hint: str) -> Checked:

@@ -5,7 +5,6 @@ pydicom encodes what may be anything; the few elements that an instance has of i
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,9 @@ from pydicom import dcmwrite
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
-_SHORT = struct.Struct("<HH2sH")  # tag, value representation, length
-_LONG = struct.Struct("<HH2sxxL")
-_ITEM = struct.Struct("<HHL")
-_ITEM_TAG = (0xFFFE, 0xE000)  # PS3.5 section 7.5.1
-_LONG_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
+from dicomnode.part10 import element, element_head, padded
+
+_ITEM_TAG = b"\xfe\xff\x00\xe0"  # (FFFE,E000), PS3.5 section 7.5.1
 _ASCII_PADDING = {"DS": b" ", "IS": b" ", "UI": b"\0"}  # PS3.5 section 6.2
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 
@@ -37,15 +34,6 @@ def tag_of(keyword: str) -> int:
     return int(tag)
 
 
-def element(tag: int, vr: str, *value: bytes) -> bytes:
-    """One element; its value may come in parts, together of even length."""
-    content = value[0] if len(value) == 1 else b"".join(value)
-    assert len(content) % 2 == 0
-    group, number = divmod(tag, 0x10000)
-    head = _LONG if vr in _LONG_VRS else _SHORT
-    return head.pack(group, number, vr.encode("ascii"), len(content)) + content
-
-
 def text_element(keyword: str, value: object) -> bytes:
     """An element of numbers in digits (DS, IS) or of a UID, padded to even length; a list is a multiple value.
 
@@ -54,13 +42,13 @@ def text_element(keyword: str, value: object) -> bytes:
     """
     vr = dictionary_VR(keyword)
     content = "\\".join(map(str, value if isinstance(value, list) else [value])).encode("ascii")
-    return element(tag_of(keyword), vr, content + _ASCII_PADDING[vr] * (len(content) % 2))
+    return element(tag_of(keyword), vr, padded(content, _ASCII_PADDING[vr]))
 
 
 def item(dataset: Dataset) -> bytes:
     """An item of a sequence, with its length."""
     content = written(dataset)
-    return _ITEM.pack(*_ITEM_TAG, len(content)) + content
+    return _ITEM_TAG + len(content).to_bytes(4, "little") + content
 
 
 def written(dataset: Dataset) -> bytes:
@@ -76,20 +64,17 @@ def elements(encoded: bytes) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     at = 0
     while at < len(encoded):
-        group, number, vr, length = _SHORT.unpack_from(encoded, at)
-        head = _SHORT
-        if vr.decode("ascii") in _LONG_VRS:
-            head, length = _LONG, _LONG.unpack_from(encoded, at)[3]
+        tag, head_bytes, length = element_head(encoded, at)
         assert length != _UNDEFINED_LENGTH, "sequences are built anew, and those pydicom writes with their length"
-        found[group << 16 | number] = encoded[at : at + head.size + length]
-        at += head.size + length
+        found[tag] = encoded[at : at + head_bytes + length]
+        at += head_bytes + length
     assert at == len(encoded), "the last element ends with the dataset"
     return found
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Of values that were malformed in the source and stay so; pydicom's warnings quote them."""
+    """Hold back pydicom's warnings, which quote values; some are malformed in the source and stay so."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -257,7 +257,7 @@ def _fingerprint(panels: Sequence[Panel], seed: int, title: str) -> bytes:
 
 def _render(trials: Sequence[Trial], *, study: str, seed: int, title: str) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer.judging", "templates"),
+        loader=jinja2.PackageLoader("trainer.readers", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
@@ -279,7 +279,7 @@ def _render(trials: Sequence[Trial], *, study: str, seed: int, title: str) -> st
             for trial in trials
         ],
     }
-    return environment.get_template("reader_study.html").render(title=title, content=content)
+    return environment.get_template("study.html").render(title=title, content=content)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from dicomnode.errors import InputError
-from trainer.judging.reader_scores import (
+from trainer.readers.scores import (
     Interval,
     find_key,
     intraclass_correlation,
@@ -20,7 +20,7 @@ from trainer.judging.reader_scores import (
     score_lines,
     weighted_kappa,
 )
-from trainer.judging.reader_study import QUESTIONS, REFERENCE, Panel, key_path, write_page
+from trainer.readers.study import QUESTIONS, REFERENCE, Panel, key_path, write_page
 
 METHODS = ("cubic-dc", "srgan", REFERENCE)
 Opinion = Callable[[dict[str, Any]], tuple[int, int, int]]  # what the key says of a trial → the three scores
@@ -262,10 +262,10 @@ def test_the_key_is_found_among_the_files_or_beside_them(tmp_path: Path) -> None
     sent = saved(elsewhere, answers(key, "R2", by_method))
     assert find_key([file]) == ([file], key)
     assert find_key([sent, key, file]) == ([sent, file], key)
-    with pytest.raises(InputError, match="No key"):
+    with pytest.raises(InputError, match="are no keys"):
         find_key([sent])
     other = key.with_name("other.html.key.json")
     other.write_bytes(key.read_bytes())
-    with pytest.raises(InputError, match="2 keys"):
+    with pytest.raises(InputError, match="are 2 keys"):
         find_key([file])
     assert find_key([file, key]) == ([file], key)

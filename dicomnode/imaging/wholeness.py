@@ -1,77 +1,32 @@
-"""Tells the kind of a file from its first bytes, and whether a DICOM file holds a whole image. Decodes nothing.
+"""Does a DICOM file hold an image, and is the image whole?
 
-``headers`` reads what an image says; this is asked before it, of any file, and after it, of what the image lacks.
+In: a path and what ``headers`` read of it. Out: words for what the file is instead of an image, or for where it breaks
+off. Nothing is decoded.
 """
 
 from __future__ import annotations
 
 import struct
 import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
 from pydicom.config import IGNORE
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, opened, texts
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, UnreadableHeader, opened, texts
 from dicomnode.imaging.representation import MALFORMED, UNDEFINED_LENGTH
-from dicomnode.imaging.verdict import MR_IMAGE_STORAGE
+from dicomnode.part10 import read_meta
 
 DIRECTORY_STORAGE = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage (PS3.4 B.5 has no such class: PS3.10 §8)
 SPECTROSCOPY_STORAGE = "1.2.840.10008.5.1.4.1.1.4.2"  # has Rows and Columns of spectra, and no image
 DIRECTORY_RECORDS = 0x00041220
 SERIES_INSTANCE_UID = 0x0020000E
 
-MAGIC_END = 132  # preamble and "DICM" (PS3.10 §7.1)
-APPLE_MAGICS = (bytes.fromhex("00051607"), bytes.fromhex("00051600"))  # AppleDouble and AppleSingle (RFC 1740)
-CHUNK = 1 << 16
-# The lowest groups that a dataset begins with, and the VRs that their first elements have.
-FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
-FIRST_VRS = frozenset({b"UL", b"OB", b"UI", b"CS", b"DA", b"TM", b"SH", b"DT", b"LO"})
-FIRST_LENGTH = 1024  # bytes, of an element without VR: more is no UID, date or character set
-
 PIXEL_DATA = (0x7FE0, 0x0010)
 LONG_LENGTHS = (b"OB", b"OW", b"UN")  # VRs of Pixel Data, whose length has four bytes (PS3.5 §7.1.2)
 ITEM, DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
-
-
-class Kind(StrEnum):
-    """The kinds of file that the first bytes tell apart."""
-
-    PART10 = "part10"  # preamble and DICM
-    NO_META = "no_meta"  # a DICOM dataset without the file header of PS3.10
-    APPLE = "apple"  # a companion file of macOS
-    EMPTY = "empty"  # no bytes, or nothing but zeros: as a copy leaves it that was broken off
-    OTHER = "other"
-
-
-def kind_of(path: Path) -> Kind:
-    """Look at the beginning of a file. Raises OSError where it cannot be opened."""
-    with path.open("rb") as file:
-        head = file.read(CHUNK)
-        if head[MAGIC_END - 4 : MAGIC_END] == b"DICM":
-            return Kind.PART10
-        if head[:4] in APPLE_MAGICS or path.name.startswith("._"):
-            return Kind.APPLE
-        if _is_dataset(head):
-            return Kind.NO_META
-        if not head[: MAGIC_END - 4].strip(b"\0") and b"DICM".startswith(head[MAGIC_END - 4 :]):
-            return Kind.EMPTY  # cut within the preamble, or in the word after it
-        while head:
-            if head.strip(b"\0"):
-                return Kind.OTHER
-            head = file.read(CHUNK)
-    return Kind.EMPTY
-
-
-def _is_dataset(head: bytes) -> bool:
-    """Does a first element stand here, with a VR or with a length in its place (PS3.5 §7.1)?"""
-    if len(head) < 8 or head[:2] not in FIRST_GROUPS:
-        return False
-    return head[4:6] in FIRST_VRS or 0 < int.from_bytes(head[4:8], "little") <= FIRST_LENGTH
 
 
 def series_without_meta(path: Path) -> str:
@@ -104,12 +59,9 @@ def no_image(path: Path, header: InstanceHeader | UnreadableHeader) -> str | Non
 
 
 def _media_storage_class(path: Path) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return "".join(texts(read_file_meta_info(path), "MediaStorageSOPClassUID"))
-        except MALFORMED:
-            return ""
+    with opened(path) as file:
+        meta = read_meta(file)
+    return meta.sop_class_uid if meta else ""
 
 
 def ends_with_series(header: InstanceHeader) -> bool:

@@ -21,8 +21,8 @@ from PIL import Image
 from dicomnode.errors import InputError
 from dicomnode.imaging.picture import Cut
 from tests.support.chromium import Browser, Page, chromium, needs_chromium
-from trainer.judging.reader_scores import read_scores
-from trainer.judging.reader_study import QUESTIONS, REFERENCE, Panel, draw_trials, key_path, panels_from, write_page
+from trainer.readers.scores import read_scores
+from trainer.readers.study import QUESTIONS, REFERENCE, Panel, draw_trials, key_path, panels_from, write_page
 
 METHODS = ("nearest", "cubic-dc", "srgan", REFERENCE)
 TITLE = "Cuts across the slices"

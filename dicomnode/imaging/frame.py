@@ -1,0 +1,100 @@
+"""One slice of a series is one frame of a file: which file, which frame, what its header says, its stored values.
+
+In: files. Out: frames, and their stored values on demand. A classic instance has one frame. A reader of multi-frame
+objects gives several, each with the header that a classic instance of this frame would have; whoever works on slices
+works on frames and does not see the difference. A file that cannot be read stands as itself among the frames, so that
+a series is never judged without it. Nothing here says whether a frame is fit for anything.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
+from pydicom.pixels.utils import pixel_array
+
+from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_dataset, read_header_or_reason
+from dicomnode.imaging.representation import MALFORMED
+
+UNDECODABLE = (*MALFORMED, RuntimeError)  # pydicom raises RuntimeError when all decoders have failed
+
+StoredValues = NDArray[np.int16] | NDArray[np.uint16]  # of one frame (H, W)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Frame:
+    """One frame of a file. Without a ``repr``: a traceback in the log must not name the patient."""
+
+    header: InstanceHeader  # of this frame alone: its own position, orientation and rescale
+    number: int | None = None  # from 1, as Referenced Frame Number counts (PS3.3 Table 10-3); None: a classic instance
+
+    @property
+    def path(self) -> Path:
+        """The file that holds the frame."""
+        return self.header.path
+
+
+Slice = Frame | UnreadableHeader  # of a series as it came
+
+
+def frames_of(path: Path) -> tuple[Slice, ...]:
+    """The frames of one file, or the file that cannot be read; StorageError where the disk refuses it.
+
+    A multi-frame object stands as one frame that the verdict refuses and that cannot be decoded.
+    """
+    header = read_header_or_reason(path)
+    return (header if isinstance(header, UnreadableHeader) else Frame(header=header),)
+
+
+def read_frames(paths: Iterable[Path]) -> list[Slice]:
+    """The frames of a series, in the order of its files."""
+    return [frame for path in paths for frame in frames_of(path)]
+
+
+def instances_of(frames: Iterable[Frame]) -> list[InstanceHeader]:
+    """One header for each instance, however many frames it has."""
+    return [frame.header for frame in frames if frame.number in (None, 1)]
+
+
+def decoded(frames: Sequence[Frame]) -> Iterator[StoredValues]:
+    """The stored values of each frame, in the order given.
+
+    A file whose frames follow each other is opened once, and one frame of it is decoded at a time: what is held grows
+    neither with the frames of a file nor with the files. Raises one of UNDECODABLE, and StorageError.
+    """
+    for path, of_file in groupby(frames, key=lambda frame: frame.path):
+        dataset = read_dataset(path, pixels=True)
+        for frame in of_file:
+            values = stored_values(dataset, None if frame.number is None else frame.number - 1)
+            if values.ndim != 2:
+                raise ValueError("not one grey image")
+            yield values
+
+
+def stored_values(dataset: FileDataset, index: int | None = None) -> StoredValues:
+    """Decoded words, cut to Bits Stored; of one frame, counted from 0, or of all. Raises one of UNDECODABLE.
+
+    Siemens XA30 leaves words of 65535 where 12 bits are stored; a reader that takes them as they are sees a spike
+    sixteen times as bright as anything else (DERIVED §1.3).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of trailing padding, which harms nothing
+        words = pixel_array(dataset, index=index)
+    if words.dtype.kind not in "iu":
+        raise ValueError("no image of whole numbers")
+    return cut(words, int(dataset.BitsStored), is_signed=dataset.PixelRepresentation == 1)
+
+
+def cut(words: NDArray[np.integer], bits_stored: int, *, is_signed: bool) -> StoredValues:
+    """Mask to the stored bits, and extend their sign."""
+    masked = words.astype(np.int32) & ((1 << bits_stored) - 1)
+    if not is_signed:
+        return masked.astype(np.uint16)
+    sign = 1 << (bits_stored - 1)
+    return ((masked ^ sign) - sign).astype(np.int16)

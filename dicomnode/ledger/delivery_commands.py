@@ -1,0 +1,160 @@
+"""What an operator does to a delivery: retry it, send it to another peer, release it, cancel it.
+
+Each function raises InputError, and changes nothing, where the state of the delivery does not allow what is asked.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, exists, or_, select, update
+
+from dicomnode.errors import InputError
+from dicomnode.ids import DeliveryId
+from dicomnode.ledger.act import Act
+from dicomnode.ledger.deliveries import DUE_NOW, NO_LEASE, open_one
+from dicomnode.ledger.mapping import AnyRow
+from dicomnode.ledger.schema import delivery, delivery_item, job, series
+from dicomnode.ledger.statements import bind_values, bound, moving, stands
+from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, JobState
+
+_IN_WORDS: Final = {
+    DeliveryState.DUE: "due already",
+    DeliveryState.SENDING: "being sent at this moment",
+    DeliveryState.SENT: "sent already",
+    DeliveryState.HELD: "held",
+    DeliveryState.CANCELLED: "cancelled, because something newer took its place",
+}
+
+_later = job.alias("later")
+
+_ONE = select(delivery).where(delivery.c.id == bound("delivery"))
+_CANCEL = (
+    moving(delivery, Event.CANCEL)
+    .where(delivery.c.id == bound("delivery"))
+    .values(reason=OPERATOR, sentence=bound("sentence"), **NO_LEASE)
+)
+_SOMETHING_NEWER = select(
+    exists().where(
+        job.c.id == bound("job"),
+        or_(
+            job.c.revision < select(series.c.revision).where(series.c.id == job.c.series_id).scalar_subquery(),
+            exists().where(
+                _later.c.series_id == job.c.series_id, _later.c.id > job.c.id, stands(_later, JobState.DONE)
+            ),
+        ),
+    )
+)
+_INSTANCES = (
+    select(delivery_item.c.instance_id)
+    .where(delivery_item.c.delivery_id == bound("delivery"))
+    .order_by(delivery_item.c.id)
+)
+_RELEASE = moving(delivery, Event.RELEASE).where(delivery.c.id == bound("delivery")).values(**DUE_NOW)
+_RETRY = moving(delivery, Event.RETRY).where(delivery.c.id == bound("delivery")).values(**DUE_NOW)
+_HASTEN = update(delivery).where(delivery.c.id == bound("delivery")).values(**DUE_NOW)
+_RETRY_ITEMS = (
+    moving(delivery_item, Event.RETRY).where(delivery_item.c.delivery_id == bound("delivery")).values(tries=0)
+)
+_FRESH_TRIES = (
+    update(delivery_item)
+    .where(delivery_item.c.delivery_id == bound("delivery"), stands(delivery_item, ItemState.PENDING))
+    .values(tries=0)
+)
+
+
+def retry(act: Act, delivery_id: DeliveryId) -> None:
+    """Make a delivery due now, and its refused items pending again."""
+    row = _row_for_operator(act.connection, delivery_id)
+    match DeliveryState(row.state):
+        case DeliveryState.HELD:
+            act.move(_RETRY, delivery=delivery_id)
+        case DeliveryState.CANCELLED:
+            _refuse_outdated(act.connection, row)
+            act.move(_RETRY, delivery=delivery_id)
+        case DeliveryState.DUE:
+            act.connection.execute(_HASTEN, bind_values(now=act.now, delivery=delivery_id))
+            act.note(Event.RETRY, table=delivery.name, row=delivery_id)
+        case _:
+            raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; there is nothing to retry.")
+    act.connection.execute(_FRESH_TRIES, bind_values(delivery=delivery_id))
+    act.move(_RETRY_ITEMS, delivery=delivery_id)
+
+
+def send_to(act: Act, delivery_id: DeliveryId, peer: str) -> DeliveryId:
+    """Send the images of a delivery to another peer, all of them: what the first peer has says nothing of this one.
+
+    A delivery that is not sent yet is cancelled in favour of the other. The delivery to that peer is a new one, or the
+    one of the same job that was cancelled before.
+    """
+    row = _row_for_operator(act.connection, delivery_id)
+    if row.peer == peer:
+        retry(act, delivery_id)
+        return delivery_id
+    if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
+        _refuse_outdated(act.connection, row)
+    there = act.connection.execute(
+        select(delivery).where(delivery.c.job_id == row.job_id, delivery.c.peer == peer)
+    ).one_or_none()
+    if there is None:
+        instances = act.connection.execute(_INSTANCES, bind_values(delivery=delivery_id)).scalars().all()
+        target = open_one(act, row.job_id, peer, instances, cause=Event.RETRY)
+    elif there.state == DeliveryState.CANCELLED:
+        target = DeliveryId(there.id)
+        retry(act, target)
+    else:
+        raise InputError(
+            f"Delivery {there.id} brings the same images to {peer} and is {_state_in_words(there)}; "
+            "nothing was changed.",
+            hint=f"`dicomnode deliveries cancel {delivery_id}` gives this one up.",
+        )
+    act.move(
+        _CANCEL,
+        f"delivery {target} goes to {peer} instead",
+        delivery=delivery_id,
+        sentence=f"An operator sent it to {peer} instead: delivery {target}.",
+    )  # changes nothing where it is sent or cancelled already
+    return target
+
+
+def release(act: Act, delivery_id: DeliveryId) -> None:
+    """Make a held delivery due."""
+    row = _row_for_operator(act.connection, delivery_id)
+    if row.state != DeliveryState.HELD:
+        raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; only a held one can be released.")
+    act.move(_RELEASE, delivery=delivery_id)
+
+
+def cancel(act: Act, delivery_id: DeliveryId) -> None:
+    """Send nothing more of a delivery, once the instance that is on its way has its answer."""
+    row = _row_for_operator(act.connection, delivery_id)
+    if act.move(_CANCEL, delivery=delivery_id, sentence="An operator cancelled it.") == 0:
+        raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; there is nothing to cancel.")
+
+
+def peer_of(connection: Connection, delivery_id: DeliveryId) -> str:
+    """Name the peer of a delivery. Raises InputError where there is no such delivery."""
+    peer: str = _row_for_operator(connection, delivery_id).peer
+    return peer
+
+
+def _state_in_words(row: AnyRow) -> str:
+    if row.state == DeliveryState.CANCELLED and row.reason == OPERATOR:
+        return "cancelled, by an operator"
+    return _IN_WORDS[DeliveryState(row.state)]
+
+
+def _refuse_outdated(connection: Connection, row: AnyRow) -> None:
+    """A delivery that has ended goes out again only while nothing newer has taken its place."""
+    if connection.execute(_SOMETHING_NEWER, bind_values(job=row.job_id)).scalar_one():
+        raise InputError(
+            f"Delivery {row.id} is {row.state}, and its series has a newer revision or derivation by now; "
+            "nothing was changed."
+        )
+
+
+def _row_for_operator(connection: Connection, delivery_id: DeliveryId) -> AnyRow:
+    row = connection.execute(_ONE, bind_values(delivery=delivery_id)).one_or_none()
+    if row is None:
+        raise InputError(f"There is no delivery {delivery_id}.", hint="`dicomnode deliveries list` shows them.")
+    return row

@@ -1,0 +1,544 @@
+"""Columns and values, once for each table: what a row becomes, and what a new row holds.
+
+A column is named in ``schema`` with its type, here, and in the statements that ask about it. A function that reads a
+row says which labels it expects beside the columns of its table. Nothing here runs a statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Row
+
+from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
+from dicomnode.ledger.act import Act
+from dicomnode.ledger.lines import (
+    AnswerLine,
+    BootLine,
+    DeliveryLine,
+    EventLine,
+    InstanceLine,
+    JobLine,
+    ModelRow,
+    QuarantineLine,
+    SeriesDetail,
+    SeriesLine,
+)
+from dicomnode.ledger.rows import (
+    OWN_OUTPUT,
+    ArchivedInstance,
+    Delivery,
+    DeliveryItem,
+    DerivedInstance,
+    Finding,
+    ImportedModel,
+    Job,
+    KnownInstance,
+    ModelId,
+    PlannedJob,
+    Priority,
+    QuarantinedFile,
+    QuarantineReason,
+    ReceivingSeries,
+    SettledSeries,
+    StoredInstance,
+    Unexamined,
+)
+from dicomnode.ledger.schema import DERIVED, RECEIVED, instance
+from dicomnode.ledger.states import DeliveryState, Event, ItemState, JobState, ModelState, SeriesState
+
+AnyRow = Row[*tuple[object, ...]]
+
+# What ``known_instance`` reads; labelled, because other tables of a question have columns of the same names.
+KNOWN_INSTANCE: Final = tuple(
+    column.label(f"known_{column.name}")
+    for column in (
+        instance.c.id,
+        instance.c.series_id,
+        instance.c.file,
+        instance.c.sha256,
+        instance.c.transfer_syntax_uid,
+        instance.c.origin,
+    )
+)
+
+
+# Series.
+
+
+def new_received_series(act: Act, series_uid: str) -> dict[str, object]:
+    """A number for what a scanner will send under this UID."""
+    return {
+        **_new_series(act, RECEIVED, SeriesState.RECEIVING, "number"),
+        "series_uid": series_uid,
+        "sentence": "",
+    }
+
+
+def new_derived_series(act: Act, source: SeriesId) -> dict[str, object]:
+    """The series that a job will fill."""
+    return {
+        **_new_series(act, DERIVED, SeriesState.KEPT, OWN_OUTPUT),
+        "reason": OWN_OUTPUT,
+        "sentence": f"This series was made by this node from series {source}; it is kept and never processed again.",
+    }
+
+
+def _new_series(act: Act, origin: str, state: SeriesState, cause: str) -> dict[str, object]:
+    return {
+        "origin": origin,
+        "revision": 1,
+        **act.born(state, cause),
+        "created_at": act.now,
+        "aborted": False,
+        "notes": [],
+        "alert": False,
+    }
+
+
+def receiving_series(row: AnyRow) -> ReceivingSeries:
+    """Beside the columns: ``instances``, their number."""
+    return ReceivingSeries(
+        id=SeriesId(row.id),
+        revision=row.revision,
+        instances=row.instances,
+        first_at=row.first_at,
+        last_at=row.last_at,
+        aborted=row.aborted,
+    )
+
+
+def settled_series(row: AnyRow) -> SettledSeries:
+    """A series that waits for its verdict."""
+    return SettledSeries(id=SeriesId(row.id), revision=row.revision)
+
+
+def series_line(row: AnyRow) -> SeriesLine:
+    """Beside the columns: ``alarms``, ``instances``, ``source``, ``job`` and ``job_state``."""
+    return SeriesLine(
+        id=row.id,
+        state=row.state,
+        revision=row.revision,
+        reason=row.reason,
+        instances=row.instances,
+        alert=row.alarms,
+        origin=row.origin,
+        source=row.source,
+        job=row.job,
+        job_state=row.job_state,
+        last_at=row.last_at,
+    )
+
+
+def series_detail(
+    row: AnyRow,
+    files: Sequence[AnyRow],
+    jobs: tuple[JobLine, ...],
+    deliveries: tuple[DeliveryLine, ...],
+    *,
+    identify: bool,
+) -> SeriesDetail:
+    """Beside the columns: ``alarms`` and ``source``; ``files``: the rows of its instances."""
+    return SeriesDetail(
+        id=row.id,
+        state=row.state,
+        revision=row.revision,
+        reason=row.reason,
+        sentence=row.sentence,
+        notes=tuple(row.notes),
+        alert=row.alarms,
+        aborted=row.aborted,
+        origin=row.origin,
+        source=row.source,
+        series_uid=row.series_uid if identify else None,
+        created_at=row.created_at,
+        first_at=row.first_at,
+        last_at=row.last_at,
+        instances=len(files),
+        size_bytes=sum(file.size_bytes for file in files),
+        peers=tuple(sorted({file.peer for file in files if file.peer is not None})),
+        jobs=jobs,
+        deliveries=deliveries,
+        files=tuple(instance_line(file, identify=identify) for file in files),
+    )
+
+
+# Jobs.
+
+
+def new_job(
+    act: Act, series_id: SeriesId, revision: int, planned: PlannedJob, *, derivation_number: int
+) -> dict[str, object]:
+    """A job that was just planned."""
+    return {
+        "series_id": series_id,
+        "revision": revision,
+        **act.born(JobState.QUEUED, Event.PLAN),
+        "rule": planned.rule,
+        "model": planned.model,
+        "model_digest": planned.model_digest,
+        "ratio": planned.ratio,
+        "parameters": planned.parameters,
+        "derivation_number": derivation_number,
+        "deliver_to": list(planned.deliver_to),
+        "verdict": planned.sentence,
+        "created_at": act.now,
+        "queued_at": act.now,
+        "attempts": 0,
+        "lease_token": 0,
+        "sentence": "",
+        "notes": [],
+        "priority": Priority.NORMAL,
+    }
+
+
+def planned_job(row: AnyRow) -> PlannedJob:
+    """What was pinned when the job was planned."""
+    return PlannedJob(
+        rule=row.rule,
+        model=row.model,
+        model_digest=row.model_digest,
+        ratio=row.ratio,
+        parameters=row.parameters,
+        deliver_to=tuple(row.deliver_to),
+        sentence=row.verdict,
+    )
+
+
+def claimed_job(row: AnyRow, output: SeriesId) -> Job:
+    """The row as the claim left it; ``output``: the series to fill."""
+    return Job(
+        id=JobId(row.id),
+        series=SeriesId(row.series_id),
+        revision=row.revision,
+        output_series=output,
+        planned=planned_job(row),
+        derivation_number=row.derivation_number,
+        created_at=row.created_at,
+        attempts=row.attempts,
+        lease_token=row.lease_token,
+    )
+
+
+def job_line(row: AnyRow) -> JobLine:
+    """A job as an operator reads it."""
+    return JobLine(
+        id=row.id,
+        state=row.state,
+        series=row.series_id,
+        revision=row.revision,
+        rule=row.rule,
+        model=row.model,
+        model_digest=row.model_digest,
+        ratio=row.ratio,
+        parameters=row.parameters,
+        derivation_number=row.derivation_number,
+        output_series=row.output_series_id,
+        attempts=row.attempts,
+        reason=row.reason,
+        sentence=row.sentence,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        seconds=row.seconds,
+        notes=tuple(row.notes),
+    )
+
+
+# Instances.
+
+
+def new_received_instance(one: StoredInstance, revision: int) -> dict[str, object]:
+    """An instance that came in, with the revision of its series to which it belongs."""
+    return {
+        **_new_instance(one, one.series, revision, RECEIVED, one.received_at),
+        "file": one.file,
+        "peer": one.peer,
+    }
+
+
+def new_derived_instance(one: DerivedInstance, claimed: Job, number: int, stored_at: datetime) -> dict[str, object]:
+    """An instance that a job made, with its place in the series."""
+    return {
+        **_new_instance(one, claimed.output_series, 1, DERIVED, stored_at),
+        "file": f"{claimed.output_series}/{one.file_name}",
+        "job_id": claimed.id,
+        "number": number,
+    }
+
+
+def _new_instance(
+    one: StoredInstance | DerivedInstance, series_id: SeriesId, revision: int, origin: str, stored_at: datetime
+) -> dict[str, object]:
+    return {
+        "id": one.id,
+        "series_id": series_id,
+        "revision": revision,
+        "sop_class_uid": one.sop_class_uid,
+        "sop_instance_uid": one.sop_instance_uid,
+        "transfer_syntax_uid": one.transfer_syntax_uid,
+        "size_bytes": one.size_bytes,
+        "sha256": one.sha256,
+        "origin": origin,
+        "stored_at": stored_at,
+    }
+
+
+def known_instance(row: AnyRow) -> KnownInstance | None:
+    """The columns of KNOWN_INSTANCE; None: an outer join found none."""
+    if row.known_id is None:
+        return None
+    return KnownInstance(
+        id=InstanceId(row.known_id),
+        series=SeriesId(row.known_series_id),
+        file=row.known_file,
+        sha256=row.known_sha256,
+        transfer_syntax_uid=row.known_transfer_syntax_uid,
+        is_derived=row.known_origin != RECEIVED,
+    )
+
+
+def archived_instance(row: AnyRow) -> ArchivedInstance:
+    """An instance as settle and work read it."""
+    return ArchivedInstance(
+        id=InstanceId(row.id),
+        file=row.file,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+    )
+
+
+def instance_line(row: AnyRow, *, identify: bool) -> InstanceLine:
+    """An instance as an operator reads it."""
+    return InstanceLine(
+        file=row.file,
+        revision=row.revision,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        peer=row.peer,
+        stored_at=row.stored_at,
+        sop_instance_uid=row.sop_instance_uid if identify else None,
+    )
+
+
+# Deliveries and their items.
+
+
+def new_delivery(
+    act: Act, job_id: JobId, peer: str, *, cause: str, reason: str | None, sentence: str
+) -> dict[str, object]:
+    """A delivery that is due, or held where there is a reason. Its priority is that of its job."""
+    return {
+        "job_id": job_id,
+        "peer": peer,
+        **act.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
+        "created_at": act.now,
+        "next_at": act.now,
+        "attempts": 0,
+        "failures": 0,
+        "lease_token": 0,
+        "reason": reason,
+        "sentence": sentence,
+    }
+
+
+def new_items(
+    act: Act, delivery_id: DeliveryId, instances: Sequence[InstanceId], *, cause: str
+) -> list[dict[str, object]]:
+    """An item for each instance of a delivery, in their order."""
+    item = {"delivery_id": delivery_id, "tries": 0, **act.born(ItemState.PENDING, cause)}
+    return [{**item, "instance_id": one} for one in instances]
+
+
+def claimed_delivery(row: AnyRow) -> Delivery:
+    """The row as the claim left it."""
+    return Delivery(
+        id=DeliveryId(row.id),
+        job=JobId(row.job_id),
+        peer=row.peer,
+        attempts=row.attempts,
+        failures=row.failures,
+        lease_token=row.lease_token,
+    )
+
+
+def delivery_line(
+    row: AnyRow, tally: Sequence[AnyRow], *, next_at: datetime | None, reason: str | None, sentence: str
+) -> DeliveryLine:
+    """Beside the columns: ``series_id`` and ``revision`` of its job.
+
+    ``tally``: how many of its items have which state and status. ``next_at``, ``reason`` and ``sentence``: as they are
+    with the peers of the settings.
+    """
+    return DeliveryLine(
+        id=row.id,
+        state=row.state,
+        peer=row.peer,
+        items=_items(tally, ItemState),
+        acknowledged=_items(tally, (ItemState.ACKNOWLEDGED,)),
+        refused=_items(tally, (ItemState.REFUSED,)),
+        next_at=next_at,
+        reason=reason,
+        sentence=sentence,
+        series=row.series_id,
+        revision=row.revision,
+        job=row.job_id,
+        attempts=row.attempts,
+        failures=row.failures,
+        proof=row.proof,
+        sent_at=row.sent_at,
+        answers=tuple(
+            AnswerLine(status=f"{part.status:04X}", state=part.state, items=part.items)
+            for part in tally
+            if part.status is not None
+        ),
+        created_at=row.created_at,
+        changed_at=row.state_at,
+    )
+
+
+def _items(tally: Iterable[AnyRow], states: Iterable[ItemState]) -> int:
+    wanted = set(states)
+    return sum(part.items for part in tally if part.state in wanted)
+
+
+def pending_item(row: AnyRow, refusals: Collection[int]) -> DeliveryItem:
+    """The columns of an item and of its instance; ``refusals``: the statuses with which it was refused before."""
+    return DeliveryItem(
+        id=ItemId(row.id),
+        instance=InstanceId(row.instance_id),
+        file=row.file,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        tries=row.tries,
+        status=row.status,
+        refusals=frozenset(refusals),
+    )
+
+
+# Files that were set aside.
+
+
+def new_quarantine(
+    act: Act, file: QuarantinedFile, series_id: SeriesId | None, finding: Finding | None
+) -> dict[str, object]:
+    """A file in the quarantine folder, with the series to which it belongs."""
+    return {
+        "file": file.file,
+        "reason": file.reason,
+        "sha256": file.sha256,
+        "peer": file.peer,
+        "instance_id": file.instance,
+        "kept_sha256": file.kept_sha256,
+        "at": act.now,
+        "series_id": series_id,
+        "finding": finding,
+        "details": [],
+    }
+
+
+def unexamined(row: AnyRow) -> Unexamined:
+    """Beside the columns: those of KNOWN_INSTANCE, and ``is_stored``."""
+    return Unexamined(
+        id=QuarantineId(row.id),
+        reason=QuarantineReason(row.reason),
+        file=row.file,
+        series=SeriesId(row.series_id),
+        is_stored=row.is_stored,
+        kept=known_instance(row),
+    )
+
+
+def quarantine_line(row: AnyRow) -> QuarantineLine:
+    """Beside the columns: ``kept_file`` and ``kept_series`` of the instance that was kept."""
+    state = "harmless" if row.finding == Finding.SAME else "unseen" if row.seen_at is None else "seen"
+    return QuarantineLine(
+        id=row.id,
+        state=state,
+        file=row.file,
+        reason=row.reason,
+        finding=row.finding,
+        details=tuple(row.details),
+        peer=row.peer,
+        sha256=row.sha256,
+        kept_sha256=row.kept_sha256,
+        kept_file=row.kept_file,
+        kept_series=row.kept_series,
+        series=row.series_id,
+        at=row.at,
+        seen_at=row.seen_at,
+    )
+
+
+# Models, starts of the service, events.
+
+
+def new_model(act: Act, imported: ImportedModel) -> dict[str, object]:
+    """A model that no rule gets yet."""
+    lowest, highest = imported.ratios
+    return {
+        "name": imported.name,
+        "digest": imported.digest,
+        "kind": imported.kind,
+        "lowest_ratio": lowest,
+        "highest_ratio": highest,
+        **act.born(ModelState.IMPORTED, "import"),
+        "imported_at": act.now,
+    }
+
+
+def imported_model(row: AnyRow) -> ImportedModel:
+    """A model as rules get it."""
+    return ImportedModel(
+        id=ModelId(row.id),
+        name=row.name,
+        digest=row.digest,
+        kind=row.kind,
+        ratios=(row.lowest_ratio, row.highest_ratio),
+    )
+
+
+def model_row(row: AnyRow) -> ModelRow:
+    """A model as an operator reads it."""
+    return ModelRow(
+        id=row.id,
+        name=row.name,
+        digest=row.digest,
+        kind=row.kind,
+        ratios=(row.lowest_ratio, row.highest_ratio),
+        state=row.state,
+        place=row.place,
+        imported_at=row.imported_at,
+    )
+
+
+def new_boot(act: Act, *, pid: int, host: str) -> dict[str, object]:
+    """A start of the service."""
+    return {"pid": pid, "host": host, "began_at": act.now}
+
+
+def boot_line(row: AnyRow) -> BootLine:
+    """A start of the service as an operator reads it."""
+    return BootLine(id=row.id, pid=row.pid, host=row.host, began_at=row.began_at, ended_at=row.ended_at)
+
+
+def event_line(row: AnyRow, row_id: int | None) -> EventLine:
+    """Beside the columns: ``times``, how often it happened; ``row_id``: None where it happened to several rows."""
+    return EventLine(
+        at=row.at,
+        table=row.table_name,
+        row=row_id,
+        kind=row.kind,
+        from_state=row.from_state,
+        to_state=row.to_state,
+        by=row.actor,
+        detail=row.detail,
+        count=row.times,
+    )

@@ -1,0 +1,67 @@
+"""How the statements of the ledger are written: their parameters, and the one that changes a state.
+
+A parameter bears a prefix. SQLAlchemy takes one that is called like a column for the new value of that column, so a
+statement could not ask for a row by the same word that it sets.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BindParameter, ColumnElement, FromClause, Table, Update, bindparam, literal_column, update
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.types import TypeEngine
+
+from dicomnode.ledger.states import Event, State, step
+
+_PREFIX: Final = "b_"
+
+
+def bound(name: str, type_: TypeEngine[object] | None = None, *, is_list: bool = False) -> BindParameter[object]:
+    """A parameter of a statement; ``bind_values`` gives it its value."""
+    return bindparam(f"{_PREFIX}{name}", type_=type_, expanding=is_list)
+
+
+def bind_values(**values: object) -> dict[str, object]:
+    """The values of the parameters of a statement.
+
+    >>> bind_values(series=7)
+    {'b_series': 7}
+    """
+    return {f"{_PREFIX}{name}": value for name, value in values.items()}
+
+
+def insert_if_new(table: Table) -> sqlite.Insert:
+    """An insert that does nothing where a unique column has the value already.
+
+    The one statement that SQLAlchemy spells per database; PostgreSQL's has the same words.
+    """
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def stands(table: FromClause, *states: State) -> ColumnElement[bool]:
+    """Is a row in one of these states?
+
+    Spelt out, not bound: SQLite uses a partial index only for a statement that says the index's condition itself.
+    """
+    spelt: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
+    return table.c.state == spelt[0] if len(spelt) == 1 else table.c.state.in_(spelt)
+
+
+def moving(table: Table, event: Event) -> Update:
+    """The guarded update for an event: no row changes that is not in a state where the event may happen.
+
+    Its own parameters are ``now``, ``by`` and ``detail``; a transaction gives them their values.
+    """
+    sources, target = step(table.name, event)
+    return (
+        update(table)
+        .where(stands(table, *sources))
+        .values(
+            state=target,
+            state_cause=event,
+            state_at=bound("now"),
+            state_by=bound("by"),
+            state_detail=bound("detail"),
+        )
+    )

@@ -1,0 +1,142 @@
+"""One TOML file and the environment in, one frozen ``Settings`` out, or every mistake at once.
+
+Nobody reads the environment for settings elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from dicomnode.errors import SettingsError
+from dicomnode.ids import AeTitle
+from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
+from dicomnode.strict_toml import Mistake, MistakesError, NotTomlError, StrictModel, check, guess, shown
+from dicomnode.strict_toml import parse as parse_toml
+
+SYSTEM_FILE = Path("/etc/dicomnode/dicomnode.toml")
+FILE_VARIABLE = "DICOMNODE_CONFIG"
+PREFIX = "DICOMNODE_"
+SECRET_TABLES = ("ledger",)  # a database's address may hold a password
+
+Variables = dict[tuple[str | int, ...], str]  # key → the variable that it came from
+
+_LISTS: dict[str, type[StrictModel]] = {"peer": PeerSettings, "rule": RuleSettings}
+_TABLES: dict[str, type[StrictModel]] = {
+    name: field.annotation
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, StrictModel)
+}
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Settings of ``--config`` (``path``), else of DICOMNODE_CONFIG, else of /etc, else the embedded defaults.
+
+    ``DICOMNODE_TABLE__KEY`` of ``environ`` wins over the file. Raises SettingsError, one line a mistake.
+    """
+    file = find(path, environ)
+    return parse(_read(file) if file else {}, environ, source=str(file) if file else "the embedded defaults")
+
+
+def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that ``load`` reads; None: the embedded defaults hold."""
+    if path is not None:
+        return path
+    if named := environ.get(FILE_VARIABLE):
+        return Path(named)
+    return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
+
+
+def parse(raw: Mapping[str, object], environ: Mapping[str, str] | None = None, *, source: str = "settings") -> Settings:
+    """Settings of tables that were read from TOML; ``source`` is named in the error."""
+    tables: dict[str, object] = {name: dict(table) if isinstance(table, dict) else table for name, table in raw.items()}
+    mistakes, variables = _overlay(tables, environ or {})
+    settings: Settings | None = None
+    try:
+        settings = check(Settings, tables, secret=SECRET_TABLES)
+    except MistakesError as exc:
+        mistakes += [_line(mistake, source, variables) for mistake in exc.mistakes]
+    mistakes += [f"{source}: {line}" for line in _cross_mistakes(tables)]
+    if mistakes or settings is None:
+        count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        listed = "".join(f"\n  {line}" for line in mistakes)
+        raise SettingsError(
+            f"The settings hold {count}, so none of them is used:{listed}",
+            hint="docs/settings.md lists every key with its unit and default.",
+        )
+    return settings
+
+
+def _read(file: Path) -> dict[str, object]:
+    hint = "Correct the file, or name another one with --config or DICOMNODE_CONFIG."
+    try:
+        return parse_toml(file.read_bytes())
+    except OSError as exc:
+        raise SettingsError(f"The settings file {file} cannot be read: {exc.strerror}.", hint=hint) from exc
+    except NotTomlError as exc:
+        raise SettingsError(f"The settings file {file} is not TOML: {exc}.", hint=hint) from exc
+
+
+def _overlay(tables: dict[str, object], environ: Mapping[str, str]) -> tuple[list[str], Variables]:
+    """Lay ``DICOMNODE_TABLE__KEY`` over the tables; mistakes, and which key came from which variable."""
+    mistakes: list[str] = []
+    variables: Variables = {}
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(PREFIX) or variable == FILE_VARIABLE:
+            continue
+        table, _, key = variable.removeprefix(PREFIX).lower().partition("__")
+        model = _TABLES.get(table)
+        if table in _LISTS:
+            mistakes.append(f"{variable}: peers and rules come from the file only")
+        elif model is None or key not in model.model_fields:
+            known = [_variable(name, field) for name, table in _TABLES.items() for field in table.model_fields]
+            mistakes.append(f"{variable}: is not a known variable{guess(variable, known)}")
+        else:
+            # A table that is not one, such as ``settle = 5``, stays for the model to complain about.
+            if isinstance(inner := tables.setdefault(table, {}), dict):
+                inner[key] = _value(text, is_text=model.model_fields[key].annotation in (str, AeTitle, Path))
+            variables[table, key] = variable
+    return mistakes, variables
+
+
+def _value(text: str, *, is_text: bool) -> object:
+    """A variable's text as a TOML value, else as it stands; ``is_text``: a title of digits stays a title."""
+    try:
+        parsed = parse_toml(f"value = {text}".encode(errors="surrogateescape"))  # what the environment cannot decode
+    except NotTomlError:
+        return text
+    value = parsed["value"]
+    return text if len(parsed) > 1 or (is_text and not isinstance(value, str)) else value
+
+
+def _variable(table: str, key: str) -> str:
+    return f"{PREFIX}{table}__{key}".upper()
+
+
+def _line(mistake: Mistake, source: str, variables: Variables) -> str:
+    """``file: dotted.key: what was expected``, or the variable's name in place of file and key."""
+    variable = variables.get(mistake.key)
+    return f"{variable}: {mistake.sentence}" if variable else f"{source}: {mistake}"
+
+
+def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
+    """What one table says of another: looked up in what was read, so that it is found beside every other mistake."""
+    peers = _rows(tables, "peer")
+    reachable = {peer.get("name") for peer in peers if peer.get("address")}
+    for kind in _LISTS:
+        names = [row.get("name") for row in _rows(tables, kind)]
+        for index, name in enumerate(names):
+            if isinstance(name, str) and name in names[:index]:
+                yield f"{kind}.{index}.name: a {kind} named {shown(name)} came before"
+    for index, rule in enumerate(_rows(tables, "rule")):
+        wanted = rule.get("deliver_to")
+        for name in wanted if isinstance(wanted, list) else []:
+            if name not in {peer.get("name") for peer in peers}:
+                yield f"rule.{index}.deliver_to: there is no peer named {shown(name)}"
+            elif name not in reachable:
+                yield f"rule.{index}.deliver_to: peer {shown(name)} has no address to send to"
+
+
+def _rows(tables: Mapping[str, object], kind: str) -> list[dict[str, object]]:
+    rows = tables.get(kind)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

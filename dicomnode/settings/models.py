@@ -1,0 +1,283 @@
+"""Every key of the settings, with its default and its limits, as one frozen ``Settings``.
+
+A room of the node gets its own table only (``ReceiveSettings``). A key that is not in these models is an error. The
+models are the list of keys: ``etc/dicomnode.toml`` and ``docs/settings.md`` follow them, and a test compares the three.
+Nothing is read here: ``load`` does that.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
+
+from dicomnode.ids import AeTitle
+from dicomnode.settings.match import Match, parse_match
+from dicomnode.strict_toml import StrictModel, fail
+
+ANY_TITLE = "*"  # any AE title; only for a peer of this machine itself
+
+Network = IPv4Network | IPv6Network
+
+_A_DAY_S = 86_400.0
+_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 section 6.2, VR AE: ASCII without backslash and controls
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _title(text: str) -> AeTitle:
+    if not _TITLE.fullmatch(text) or not text.strip():
+        fail("expected 1 to 16 ASCII characters, no backslash (PS3.5 section 6.2)")
+    return AeTitle(text.strip())  # leading and trailing spaces are not significant
+
+
+def _word(text: str) -> str:
+    if not _WORD.fullmatch(text):
+        fail("expected a name of letters, digits, '.', '_' and '-', at most 64")
+    return text
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _address_or_none(text: str) -> str:
+    return text and _address(text)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", text):
+        fail("expected auto, cpu, cuda or cuda:N")
+    return text
+
+
+def _folder(path: Path) -> Path:
+    return path.expanduser()
+
+
+def _network(value: object) -> Network:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    if not isinstance(value, str):
+        fail('expected a network in text, such as "10.1.2.0/24"')
+    try:
+        return ip_network(value)
+    except ValueError:
+        fail('expected a network such as "10.1.2.0/24" (no bits set behind the prefix) or one address')
+
+
+Title = Annotated[AeTitle, AfterValidator(_title)]
+Word = Annotated[str, AfterValidator(_word)]
+HostPort = Annotated[str, AfterValidator(_address)]
+MaybeHostPort = Annotated[str, AfterValidator(_address_or_none)]
+Device = Annotated[str, AfterValidator(_device)]
+Folder = Annotated[Path, AfterValidator(_folder)]
+NetworkText = Annotated[Network, PlainValidator(_network)]
+Seconds = Annotated[float, Field(gt=0, le=_A_DAY_S, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1024)]
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """``host:port`` apart; an IPv6 address stands in brackets.
+
+    >>> split_address("10.1.0.5:104"), split_address("[::1]:11112")
+    (('10.1.0.5', 104), ('::1', 11112))
+    """
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    whole = bool(colon and bare) and not re.search(r"[\s/@]", bare) and (bare != host or ":" not in host)
+    if not (whole and port.isascii() and port.isdigit() and int(port) <= 65535):
+        fail('expected address:port, such as "10.1.0.5:104" (an IPv6 address in brackets)')
+    return bare, int(port)
+
+
+class NodeSettings(StrictModel):
+    """Who the node is, where it listens, where it keeps everything."""
+
+    ae_title: Title = AeTitle("DICOMNODE")
+    listen: HostPort = "127.0.0.1:11112"  # port 0: any free one
+    data: Folder = Path("dicomnode-data")
+
+    @property
+    def host(self) -> str:
+        """The address of ``listen``."""
+        return split_address(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of ``listen``."""
+        return split_address(self.listen)[1]
+
+
+class LogSettings(StrictModel):
+    """How much is logged, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class LedgerSettings(StrictModel):
+    """Which database holds the ledger."""
+
+    url: str = ""  # empty: SQLite in the data folder
+
+    @field_validator("url")
+    @classmethod
+    def _is_sqlite(cls, url: str) -> str:
+        if url.startswith("postgres"):
+            fail("a PostgreSQL ledger is not supported yet: leave the key out, the ledger is then in node.data")
+        if url and not re.fullmatch(r"sqlite:////[^?]+", url):
+            fail('expected "" (the ledger is in node.data) or sqlite:////absolute/path')
+        return url
+
+
+class ReceiveSettings(StrictModel):
+    """Limits of the door."""
+
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 131_072
+    max_instance_mb: Annotated[int, Field(ge=1, le=16_384)] = 512
+    max_associations: Count = 64
+    max_per_address: Count = 32
+    associate_timeout_s: Seconds = 10.0
+    pdu_timeout_s: Seconds = 20.0
+    idle_timeout_s: Seconds = 60.0
+    drain_s: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _one_address_leaves_room(self) -> Self:
+        if self.max_per_address > self.max_associations:
+            fail("max_per_address is above max_associations")
+        return self
+
+
+class SettleSettings(StrictModel):
+    """When the set of instances of a series is taken as whole."""
+
+    quiet_s: Seconds = 30.0
+    aborted_wait_s: Seconds = 300.0
+    max_wait_s: Seconds = 1800.0
+
+    @model_validator(mode="after")
+    def _longest_is_longest(self) -> Self:
+        if self.max_wait_s < max(self.quiet_s, self.aborted_wait_s):
+            fail("max_wait_s is below quiet_s or aborted_wait_s, which it ends")
+        return self
+
+
+class WorkSettings(StrictModel):
+    """Where jobs run and how far they may go."""
+
+    device: Device = "auto"
+    time_limit_s: Seconds = 3600.0
+    memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0  # 0: three quarters of the machine
+
+
+class PushSettings(StrictModel):
+    """Patience with the peers that we send to."""
+
+    connect_timeout_s: Seconds = 10.0
+    response_timeout_s: Seconds = 120.0
+    backoff_min_s: Seconds = 5.0
+    backoff_max_s: Seconds = 900.0
+
+    @model_validator(mode="after")
+    def _longest_is_longest(self) -> Self:
+        if self.backoff_max_s < self.backoff_min_s:
+            fail("backoff_max_s is below backoff_min_s")
+        return self
+
+
+class ArchiveSettings(StrictModel):
+    """When the disk counts as full."""
+
+    refuse_free_percent: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 3.0
+
+
+class PeerSettings(StrictModel):
+    """A DICOM application that may send to us (``networks``), be sent to (``address``), or both."""
+
+    name: Word
+    ae_title: Title
+    networks: tuple[NetworkText, ...] = ()
+    address: MaybeHostPort = ""
+    other_objects: Literal["refuse", "store"] = "refuse"
+
+    @property
+    def host(self) -> str:
+        """The address to send to; only of a peer that has one."""
+        return split_address(self.address)[0]
+
+    @property
+    def port(self) -> int:
+        """The port to send to; only of a peer that has an address."""
+        return split_address(self.address)[1]
+
+    def is_near(self, address: str) -> bool:
+        """Does a connection from this IP address come from one of the peer's networks?"""
+        return any(_unmapped(address) in network for network in self.networks)
+
+    def may_send(self, calling_ae_title: str, address: str) -> bool:
+        """Is this the peer behind an association's calling AE title (case matters) and IP address?"""
+        return self.ae_title in (ANY_TITLE, calling_ae_title.strip()) and self.is_near(address)
+
+    @model_validator(mode="after")
+    def _has_a_direction(self) -> Self:
+        if not self.networks and not self.address:
+            fail("needs networks (may send from there) or an address (may be sent to), or both")
+        if self.ae_title == ANY_TITLE and (self.address or not all(net.is_loopback for net in self.networks)):
+            fail('ae_title "*" is only for networks of this machine itself, such as "127.0.0.1/32", and no address')
+        return self
+
+
+class RuleSettings(StrictModel):
+    """Which series are derived, how, and who gets the result; the first rule that matches wins."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    match: Annotated[Match, PlainValidator(parse_match)] = Match()
+    model: Word | None = None  # None: the default model
+    deliver_to: tuple[str, ...] = ()  # names of peers; none: the result stays in the archive
+    target_mm: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
+    min_ratio: Annotated[float, Field(ge=1, le=6, allow_inf_nan=False)] = 1.5
+    max_gap_fraction: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.5
+    derived: Literal["process", "keep"] = "process"
+    allow_lossy: bool = False
+    refuse_terms: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
+
+
+# The embedded defaults: whoever sends from this machine itself, every series with the default model.
+_LOOPBACK_PEER = PeerSettings(name="this-machine", ae_title=AeTitle(ANY_TITLE), networks=(ip_network("127.0.0.1"),))
+_EVERY_SERIES = RuleSettings(name="every series")
+
+
+class Settings(StrictModel):
+    """Every key; lists of tables (``peer``, ``rule``) come from the file only."""
+
+    node: NodeSettings = NodeSettings()
+    log: LogSettings = LogSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    receive: ReceiveSettings = ReceiveSettings()
+    settle: SettleSettings = SettleSettings()
+    work: WorkSettings = WorkSettings()
+    push: PushSettings = PushSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    peer: tuple[PeerSettings, ...] = (_LOOPBACK_PEER,)
+    rule: tuple[RuleSettings, ...] = (_EVERY_SERIES,)
+
+    @property
+    def reachable_peers(self) -> tuple[str, ...]:
+        """The names of the peers that can be sent to."""
+        return tuple(peer.name for peer in self.peer if peer.address)
+
+    @property
+    def ledger_url(self) -> str:
+        """SQLAlchemy's URL of the ledger."""
+        return self.ledger.url or f"sqlite:///{self.node.data.absolute() / 'ledger.sqlite'}"
+
+
+def _unmapped(address: str) -> IPv4Address | IPv6Address:
+    """An IPv4 address that an IPv6 socket shows as ::ffff:10.1.2.3 is the IPv4 address."""
+    parsed = ip_address(address.partition("%")[0])
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed

@@ -1,0 +1,1 @@
+"""Blinded readers: a page that shows them panels, and what their answers say."""
