@@ -37,7 +37,7 @@ from dicomnode.imaging.verdict import Limits, VerdictReason, judge
 from dicomnode.imaging.volume import Volume
 from tests.support.derived import PLAN, SMALL, Made, made_from, made_of, unchanged
 from tests.support.phantom import BALLS, ORIENTATIONS, Phantom, write_datasets
-from tests.support.shared import DATA, needs_shared
+from tests.support.shared import real_series
 from tests.support.simpleitk import read_folder
 
 UNMOVED_MM = 1e-4  # how far the middle of the volume may move: rounding to 16 characters
@@ -70,11 +70,10 @@ def test_balls_stay_where_they_are(tmp_path: Path, orientation: str) -> None:
         assert np.linalg.norm(centroid - centre) < 0.1
 
 
-@needs_shared
-@pytest.mark.parametrize("folder", ["prostatex/t2_cor", "lumbar/t2_sag", "brain_t1_fl2d"])
-def test_the_middle_of_a_real_volume_does_not_move(folder: str) -> None:
+@pytest.mark.parametrize("folder", real_series(["prostatex/t2_cor", "lumbar/t2_sag", "brain_t1_fl2d"]))
+def test_the_middle_of_a_real_volume_does_not_move(folder: Path) -> None:
     """As highdicom sees both series."""
-    paths = sorted((DATA / folder).iterdir())
+    paths = sorted(folder.iterdir())
     made = made_from(paths, 3)
     thick = highdicom.get_volume_from_series([dcmread(path) for path in paths])
     thin = highdicom.get_volume_from_series(made.datasets)
@@ -85,10 +84,10 @@ def test_the_middle_of_a_real_volume_does_not_move(folder: str) -> None:
 
 
 @needs_dcm2niix
-@needs_shared
-@pytest.mark.parametrize("folder", ["prostatex/t2_cor", "lumbar/t2_sag"])
-def test_dcm2niix_and_simpleitk_see_the_same_corners(tmp_path: Path, folder: str) -> None:
-    made = made_from(sorted((DATA / folder).iterdir()), 3)
+@pytest.mark.parametrize("folder", real_series(["prostatex/t2_cor", "lumbar/t2_sag"]))
+def test_dcm2niix_and_simpleitk_see_the_same_corners(tmp_path: Path, folder: Path) -> None:
+    paths = sorted(folder.iterdir())
+    made = made_from(paths, 3)
     made.write(tmp_path / "thin")
     command = ["dcm2niix", "-b", "y", "-z", "n", "-p", "n", "-o", str(tmp_path), "-f", "x", str(tmp_path / "thin")]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
@@ -100,7 +99,8 @@ def test_dcm2niix_and_simpleitk_see_the_same_corners(tmp_path: Path, folder: str
     for corner in _corners(image.shape):  # it may have flipped an axis: the same set of corners, then
         assert min(np.linalg.norm(theirs @ (*corner, 1) - other) for other in ours) < 0.01
     sidecar = json.loads((tmp_path / "x.json").read_text())
-    assert sidecar["Manufacturer"] in ("Siemens", "Hitachi"), "the scanner stands last among the contributors"
+    scanner = str(dcmread(paths[0], stop_before_pixels=True).Manufacturer)
+    assert sidecar["Manufacturer"].lower() in scanner.lower(), "the scanner stands last among the contributors"
 
 
 def _corners(shape: Sequence[int]) -> list[NDArray[np.int64]]:
@@ -160,10 +160,9 @@ def test_orientations_that_differ_by_rounding_become_their_median(tmp_path: Path
 # Pixels
 
 
-@needs_shared
-@pytest.mark.parametrize("folder", ["prostatex/t2_tra", "lumbar/t2_sag"])
-def test_at_ratio_one_the_stored_values_come_back_bit_for_bit(folder: str) -> None:
-    paths = sorted((DATA / folder).iterdir())
+@pytest.mark.parametrize("folder", real_series(["lumbar/t2_sag"]))
+def test_at_ratio_one_the_stored_values_come_back_bit_for_bit(folder: Path) -> None:
+    paths = sorted(folder.iterdir())
     made = made_from(paths, 1, generate=unchanged)
     source = {dataset.InstanceNumber: dataset for dataset in map(dcmread, paths)}
     for place, dataset in enumerate(made.datasets):

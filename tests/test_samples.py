@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-import dicomnode
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.verdict import Limits, judge
-from tests.support.shared import DATA, needs_shared
+from tests.support.shared import DATA, SAMPLES, needs_shared
 from tests.support.simpleitk import read_files
 
-SAMPLES = Path(dicomnode.__file__).parent / "samples"
 BRAIN = SAMPLES / "brain_m2307_t2"
 SIZE_LIMIT_BYTES = 12 << 20
 

@@ -14,18 +14,17 @@ from tests.support.dicom import storescu
 from tests.support.misbehaving_pacs import MisbehavingPacs
 from tests.support.mr_series import write_mr_series
 from tests.support.node import AE_TITLE, running_node
-from tests.support.shared import DATA, needs_shared
+from tests.support.shared import PROSTATE
 
 pytestmark = [needs_dcmtk, pytest.mark.timeout(600)]
 
-SLICES, RATIO = 15, 3
+SLICES, RATIO = 19, 3
 PAPER_SRGAN = "paper-model1-srgan"
 
 
-@needs_shared
 @pytest.mark.skipif(default_model() != LEARNED_DEFAULT, reason="no learned model is shipped")
 def test_the_shipped_network_derives_a_real_series_and_the_result_names_it(tmp_path: Path) -> None:
-    files = sorted((DATA / "prostatex" / "t2_cor").glob("*.dcm"))
+    files = sorted(PROSTATE.glob("*.dcm"))
     rules = [{"name": "every series", "deliver_to": ["pacs"]}]
     with MisbehavingPacs() as pacs, running_node(tmp_path, pacs_port=pacs.port, rules=rules) as node:
         sent = storescu(node.port, files, "-xt", called=AE_TITLE)

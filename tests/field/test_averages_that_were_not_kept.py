@@ -24,7 +24,7 @@ from dicomnode.imaging.profile import assumed_thickness_over_spacing, profile_ma
 from dicomnode.imaging.volume import Volume
 from tests.support.derived import REAL, Made, made_from, made_of
 from tests.support.phantom import Phantom, write_datasets
-from tests.support.shared import DATA, needs_shared
+from tests.support.shared import real_series
 
 ROWS, COLUMNS, SLICES, RATIO = 20, 24, 8, 4
 HALF_A_STEP = 0.5 + 1e-6  # of the stored values: what rounding moves an average by, at most
@@ -170,11 +170,10 @@ def test_one_slope_for_all_slices_is_hardly_coarser_than_the_sources(
     assert values.max() > measured.max(), "a thin slice may be brighter than the thick ones"
 
 
-@needs_shared
-@pytest.mark.parametrize("folder", REAL)
-def test_real_series_are_kept_to_half_a_step_too(folder: str) -> None:
+@pytest.mark.parametrize("folder", real_series(REAL))
+def test_real_series_are_kept_to_half_a_step_too(folder: Path) -> None:
     """Without any Rescale Slope averages were off by up to 85 of 2,420 beside the skin."""
-    paths = sorted((DATA / folder).iterdir())
+    paths = sorted(folder.iterdir())
     made = made_from(paths, 3)
     source = [dcmread(path) for path in paths]
     profile = profile_matrix(1, 3, thickness_over_spacing=assumed_thickness_over_spacing(made.stack.volume))[0]

@@ -23,7 +23,7 @@ from dicomnode.errors import InputError
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.stack import Stack, load_volume
 from tests.support.phantom import Phantom, write_datasets
-from tests.support.shared import DATA, needs_shared
+from tests.support.shared import real_series
 from tests.support.simpleitk import read_files
 
 SMALL = Phantom(slices=6, rows=20, columns=24, spacing_mm=5.0)
@@ -46,10 +46,9 @@ def test_slices_ascend_along_the_normal_whatever_files_and_numbers_say(tmp_path:
     assert (loaded.minimum, loaded.maximum) == (expected.min(), expected.max())
 
 
-@needs_shared
-@pytest.mark.parametrize("folder", REAL)
-def test_voxels_and_places_of_a_real_series_agree_with_simpleitk_and_highdicom(folder: str) -> None:
-    paths = sorted((DATA / folder).iterdir())
+@pytest.mark.parametrize("folder", real_series(REAL))
+def test_voxels_and_places_of_a_real_series_agree_with_simpleitk_and_highdicom(folder: Path) -> None:
+    paths = sorted(folder.iterdir())
     volume = load_volume(read_frames(paths)).volume
     by_place = sorted(paths, key=lambda path: float(np.dot(_position(path), volume.normal)))
     theirs = read_files(by_place)

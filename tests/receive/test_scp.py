@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import JPEG2000Lossless
 
 from dicomnode.archive import FileState
 from dicomnode.errors import SettingsError
@@ -24,7 +26,7 @@ from dicomnode.receive.scp import Receiver
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings.models import NodeSettings, PeerSettings
 from tests.receive.receiving_node import LOOPBACK, ReceivingNode, receiving_node
-from tests.support.dcmtk import needs_dcmtk
+from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.dicom import (
     Made,
     dataset_bytes,
@@ -35,6 +37,7 @@ from tests.support.dicom import (
     storescu,
     write_series,
 )
+from tests.support.mr_series import write_mr_series
 from tests.support.pdu import (
     ABORT,
     ABORT_BYTES,
@@ -465,21 +468,26 @@ def test_storescu_goes_on_after_an_altered_copy(node: ReceivingNode, tmp_path: P
 
 
 @needs_dcmtk
-@needs_shared
 @pytest.mark.parametrize(
-    ("folder", "option", "transfer_syntax"),
+    ("compress", "option", "transfer_syntax"),
     [
-        ("compressed_jpeg", "-xs", "1.2.840.10008.1.2.4.70"),
-        ("compressed_jpegls", "-xt", "1.2.840.10008.1.2.4.80"),
-        ("compressed_j2k", "-xv", "1.2.840.10008.1.2.4.90"),
-        ("compressed_rle", "-xr", "1.2.840.10008.1.2.5"),
+        ("dcmcjpeg", "-xs", "1.2.840.10008.1.2.4.70"),
+        ("dcmcjpls", "-xt", "1.2.840.10008.1.2.4.80"),
+        ("pydicom", "-xv", "1.2.840.10008.1.2.4.90"),  # DCMTK has no encoder for JPEG 2000
+        ("dcmcrle", "-xr", "1.2.840.10008.1.2.5"),
     ],
 )
 def test_lossless_compressed_objects_are_kept_as_they_are(
-    tmp_path: Path, folder: str, option: str, transfer_syntax: str
+    tmp_path: Path, compress: str, option: str, transfer_syntax: str
 ) -> None:
     peer = PeerSettings(name="any", ae_title=AeTitle("TEST"), networks=LOOPBACK, other_objects="store")
-    (file,) = sorted((DATA / "odd" / "dicom2nifti" / folder).glob("*.dcm"))
+    (plain,), file = write_mr_series(tmp_path / "plain", slices=1, size=64), tmp_path / "compressed.dcm"
+    if compress == "pydicom":
+        dataset = dcmread(plain)
+        dataset.compress(JPEG2000Lossless)
+        dataset.save_as(file)
+    else:
+        subprocess.run([program(compress), plain, file], env=environment(), check=True)
     sent = dcmread(file)
     with receiving_node(tmp_path / "foreign", peers=[peer]) as node:
         result = storescu(node.port, [file], option)

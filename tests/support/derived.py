@@ -32,7 +32,7 @@ PLAN = DerivationPlan(
     ae_title=AeTitle("DICOMNODE"),
     created_at=datetime(2026, 3, 4, 5, 6, 7, 89000, tzinfo=UTC),
 )
-CLEAN = ("prostatex/t2_tra", "prostatex/t2_sag", "prostatex/t2_cor", "brain_t1_fl2d")  # no dciodvfy error in the source
+CLEAN = ("prostatex/t2_sag", "prostatex/t2_cor", "brain_t1_fl2d")  # no dciodvfy error in the source
 REAL = (*CLEAN, "lumbar/t2_sag", "mimbcd_uta11/t1_tse_3p3")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dicomnode.errors import InputError
 from tests.support.phantom_sources import phantom, write_series
@@ -68,12 +69,13 @@ def test_the_same_pictures_in_both_splits_are_a_leak(tmp_path: Path) -> None:
         prepare(request, CPU)
 
 
-@needs_shared
 def test_features_that_are_not_the_file_stated_are_refused_before_training(tmp_path: Path) -> None:
     nifti_sources(tmp_path, [Split.TRAIN])
+    features = tmp_path / "features.safetensors"
+    save_file({"features.0.weight": torch.zeros(1)}, features)
     request = Request(
-        studies=(tmp_path,), recipe="paper-model1", features="vgg19:relu3_4",
-        features_file=WEIGHTS / "vgg19_relu3_4.safetensors", features_sha256="0" * 64,
+        studies=(tmp_path,), recipe="paper-model1", features="vgg19:relu3_4", features_file=features,
+        features_sha256="0" * 64,
     )  # fmt: skip
     with pytest.raises(InputError, match="sha256"):
         prepare(request, CPU)
@@ -96,20 +98,17 @@ def test_the_one_real_pair_trains_when_its_contrast_is_allowed() -> None:
     assert {source.use for source in plan.sources} == {Use.THICK, Use.THIN}
 
 
-@needs_shared
 def test_the_inventory_decides_what_is_trained_on(tmp_path: Path) -> None:
-    """Of the open data: an unseen series is neither trained on nor judged on."""
+    """An unseen series is neither trained on nor judged on."""
+    for number, label in enumerate(("stroke", "m2307", "prostate")):
+        write_series(tmp_path / label, phantom(number, extent=41), slice_spacing_mm=1.0, patient=label)
     rows = [
-        f'[[source]]\npath = "{path}"\nlabel = "{label}"\nsubject = "{label}"\nsplit = "{split}"\nlicence = "CC0"\n'
-        for path, label, split in (
-            ("thin_nifti/stroke_a_t2.nii.gz", "stroke", "train"),
-            ("thin_nifti/m2307_t2.nii.gz", "m2307", "validation"),
-            ("prostatex/t2_tra", "prostate", "unseen"),
-        )
+        f'[[source]]\npath = "{label}"\nlabel = "{label}"\nsubject = "{label}"\nsplit = "{split}"\nlicence = "CC0"\n'
+        for label, split in (("stroke", "train"), ("m2307", "validation"), ("prostate", "unseen"))
     ]
     inventory = tmp_path / "mine.toml"
     inventory.write_text("".join(rows))
-    plan = prepare(Request(studies=(DATA,), inventory=inventory, steps=(10,), in_plane=True), CPU)
+    plan = prepare(Request(studies=(tmp_path,), inventory=inventory, steps=(10,), in_plane=True), CPU)
     assert [(source.label, source.split) for source in plan.sources] == [
         ("stroke", Split.TRAIN),
         ("m2307", Split.VALIDATION),
