@@ -40,8 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dicomnode.archive import Archive
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import InstanceId, SeriesId, file_stem, new_instance_id
-from dicomnode.ledger.rows import PlannedJob, StoredInstance
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import PlannedJob, StoredInstance
 from tests.support.dcmtk import environment, find_program, free_port, program
 from tests.support.dicom import write_series
 

@@ -26,8 +26,8 @@ from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
 from dicomnode.checks import ensure_writable, introduction, known_models
 from dicomnode.errors import NodeError
-from dicomnode.ledger.rows import BootReport
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import BootReport
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver

@@ -34,7 +34,9 @@ from dicomnode.imaging.comparison import compare
 from dicomnode.imaging.frame import Frame, Slice, frames_of, instances_of
 from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribute_name
 from dicomnode.imaging.verdict import Limits, Verdict, judge
-from dicomnode.ledger.rows import (
+from dicomnode.ledger.sentences import BROKEN_UID
+from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import (
     SET_ASIDE,
     ArchivedInstance,
     Examined,
@@ -45,8 +47,6 @@ from dicomnode.ledger.rows import (
     SettledSeries,
     Unexamined,
 )
-from dicomnode.ledger.sentences import BROKEN_UID
-from dicomnode.ledger.store import Ledger
 from dicomnode.rules import RuleChoice, choose_rule, parameters_of
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import RuleSettings, SettleSettings

@@ -33,8 +33,8 @@ from dicomnode.archive import Archive, Orphan
 from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from dicomnode.ledger.engine import CheckStoppedError, LedgerBusyError
-from dicomnode.ledger.rows import BootReport, Examined, Finding, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import BootReport, Examined, Finding, QuarantinedFile, QuarantineReason
 from dicomnode.own_output import is_made_here
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 

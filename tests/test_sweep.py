@@ -22,10 +22,10 @@ from dicomnode.errors import LedgerError
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
 from dicomnode.ledger import store as ledger_store
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.lines import QuarantineLine
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import StoredInstance, StoreOutcome
+from dicomnode.ledger.views import QuarantineLine
 from dicomnode.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.sweep import Sweep

@@ -123,8 +123,8 @@ def reasons_of_series() -> set[str]:
     """Every reason that a series or its job can have."""
     from dicomnode.imaging.verdict import VerdictReason
     from dicomnode.ledger.jobs import PARAMETERS
-    from dicomnode.ledger.rows import OWN_OUTPUT
     from dicomnode.ledger.states import OPERATOR
+    from dicomnode.ledger.values import OWN_OUTPUT
     from dicomnode.ledger.verdicts import PROCESS
     from dicomnode.settle import NOT_JUDGED
     from dicomnode.work.orders import Cause

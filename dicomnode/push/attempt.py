@@ -20,8 +20,8 @@ from dicomnode import log, wire
 from dicomnode.archive import Archive, FileState
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import ItemId
-from dicomnode.ledger.rows import Delivery, DeliveryItem
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import Delivery, DeliveryItem
 from dicomnode.push.carrier import Carrier, InstanceFormat, OutgoingInstance, Session
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings, PushSettings

@@ -18,9 +18,9 @@ from dicomnode.archive import Archive
 from dicomnode.dimse.outcome import RequestReason
 from dicomnode.errors import NodeError
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger.rows import Delivery
 from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import Delivery
 from dicomnode.push.attempt import Attempt, Cause, End, Ending, InFlight, lease_s
 from dicomnode.push.carrier import Carrier, Session
 from dicomnode.seams import checkpoint

@@ -28,9 +28,9 @@ from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.ids import AeTitle, JobId
-from dicomnode.ledger.rows import Job, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.states import JobState
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import Job, QuarantinedFile, QuarantineReason
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.work import orders
 from dicomnode.work.executor import Executor, GivenUp, Progress

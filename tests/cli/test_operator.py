@@ -13,7 +13,8 @@ import pytest
 from dicomnode.archive import Archive
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import SeriesId, new_instance_id
-from dicomnode.ledger.rows import (
+from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import (
     Examined,
     Finding,
     Job,
@@ -22,7 +23,6 @@ from dicomnode.ledger.rows import (
     QuarantineReason,
     StoredInstance,
 )
-from dicomnode.ledger.store import Ledger, open_ledger
 from tests.cli.conftest import Run
 from tests.support.mr_series import MR_IMAGE_STORAGE, write_mr_series
 

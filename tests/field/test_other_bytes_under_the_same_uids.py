@@ -19,8 +19,8 @@ from pydicom import dcmread
 from dicomnode.archive import Archive
 from dicomnode.generators import device, model_dir
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger.rows import PlannedJob
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import PlannedJob
 from dicomnode.work import job, orders
 from tests.support.model_folders import random_thin, write_thin
 from tests.support.mr_series import mr_datasets

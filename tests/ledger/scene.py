@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
-from dicomnode.ledger.rows import (
+from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import (
     Delivery,
     ImportedModel,
     Job,
@@ -20,7 +21,6 @@ from dicomnode.ledger.rows import (
     StoredInstance,
     StoreOutcome,
 )
-from dicomnode.ledger.store import Ledger
 
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 EXPLICIT = "1.2.840.10008.1.2.1"

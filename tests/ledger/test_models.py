@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from dicomnode.errors import InputError
 from dicomnode.ids import digest
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import ImportedModel
 from dicomnode.ledger.store import open_ledger
+from dicomnode.ledger.values import ImportedModel
 from tests.ledger.scene import Scene, plan_for
 from tests.support.thorough import times
 

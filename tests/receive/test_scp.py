@@ -19,7 +19,7 @@ from dicomnode.archive import FileState
 from dicomnode.errors import SettingsError
 from dicomnode.ids import AeTitle, digest
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.rows import KnownInstance
+from dicomnode.ledger.values import KnownInstance
 from dicomnode.receive.scp import Receiver
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings.models import NodeSettings, PeerSettings

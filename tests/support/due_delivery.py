@@ -11,10 +11,10 @@ from pathlib import Path
 from dicomnode.archive import Archive
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import AeTitle, DeliveryId, digest, new_instance_id
-from dicomnode.ledger.lines import DeliveryLine, EventLine
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import PlannedJob, StoredInstance
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import PlannedJob, StoredInstance
+from dicomnode.ledger.views import DeliveryLine, EventLine
 from dicomnode.push.carrier import Carrier
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop

@@ -13,8 +13,8 @@ from dicomnode.archive import Archive
 from dicomnode.derivation import DerivationParameters, utc_offset_min
 from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import InstanceId, JobId, SeriesId, digest, new_instance_id
-from dicomnode.ledger.rows import PlannedJob, StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import PlannedJob, StoredInstance, StoreOutcome
 from dicomnode.rules import parameters_of
 from dicomnode.settings.models import RuleSettings
 from tests.support.dicom import encoded

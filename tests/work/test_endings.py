@@ -16,9 +16,9 @@ import pytest
 from dicomnode.archive import Archive
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import engine
-from dicomnode.ledger.lines import JobLine
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.views import JobLine
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.work import local
 from dicomnode.work import supervisor as supervisor_module

@@ -19,10 +19,10 @@ import pytest
 from dicomnode.archive import Archive
 from dicomnode.derivation import DerivationParameters
 from dicomnode.ids import AeTitle, SeriesId
-from dicomnode.ledger.lines import JobLine
 from dicomnode.ledger.queries import Reader, open_reader
-from dicomnode.ledger.rows import PlannedJob
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import PlannedJob
+from dicomnode.ledger.views import JobLine
 from dicomnode.work import job, orders
 from dicomnode.work import supervisor as supervisor_module
 from dicomnode.work.executor import CANCELLED, Executor, GivenUp, Progress

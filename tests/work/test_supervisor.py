@@ -17,9 +17,9 @@ from pydicom import dcmread
 from dicomnode.archive import Archive
 from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger.lines import JobLine
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.views import JobLine
 from dicomnode.work import local
 from dicomnode.work import supervisor as supervisor_module
 from tests.support.mounts import unreadable
