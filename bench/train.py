@@ -51,7 +51,8 @@ from trainer.training import plan as plans
 from trainer.training import recipe as recipes
 from trainer.training.batches import BatchShare, Material, draw_batch, load_material
 from trainer.training.plan import Plan, Use
-from trainer.training.recipe import Discriminator, Recipe
+from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import Discriminator
 from trainer.training.strips import StripBatch
 from trainer.training.training_step import TrainingStep, new_training_step
 

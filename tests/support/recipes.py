@@ -16,13 +16,13 @@ from tests.support.phantom_sources import phantom
 from trainer.data.sources import Source, Split
 from trainer.training import plan as plans
 from trainer.training.plan import Plan, Use
-from trainer.training.recipe import (
+from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import (
     Augmentation,
     Degradation,
     Discriminator,
     Losses,
     Network,
-    Recipe,
     Samples,
     TrainingStage,
 )

@@ -7,14 +7,11 @@ keys that nothing looks at in a recipe of this kind: whoever sets one means some
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dicomnode.generators.kinds import NETWORKS, Kind, Prediction
 from trainer.features import SPEC
 from trainer.training.discriminators import MIN_SIDE_PIXELS, DiscriminatorKind
-
-if TYPE_CHECKING:
-    from trainer.training.recipe import Network, Recipe, TrainingStage
+from trainer.training.recipe_tables import Network, RecipeTables, TrainingStage
 
 # Parameters of a card whose key in [network] has another name.
 RENAMED = {"layers": "blocks"}
@@ -24,7 +21,7 @@ NAME_LIMIT = 32  # of a model, as its card has it
 NO_STAGES = ("models", "board")  # folders of a run beside those of its stages
 
 
-def clashes(recipe: Recipe) -> Iterator[str]:
+def clashes(recipe: RecipeTables) -> Iterator[str]:
     """What would break."""
     network, samples = recipe.network, recipe.samples
     is_strips = samples.design == "strips"
@@ -48,7 +45,7 @@ def clashes(recipe: Recipe) -> Iterator[str]:
         yield from _clashes_of(stage, recipe)
 
 
-def _clashes_of(stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
+def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
     network, samples = recipe.network, recipe.samples
     is_strips = samples.design == "strips"
     if stage.name in NO_STAGES:
@@ -75,7 +72,7 @@ def _clashes_of(stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
             yield f"{stage.features} needs images of {smallest} pixels at least; {side} is smaller"
 
 
-def smallest_side(recipe: Recipe) -> int:
+def smallest_side(recipe: RecipeTables) -> int:
     """How wide and high a slice must be, in pixels: of whole slices only the pictures tell whether they are."""
     sides = [recipe.samples.patch]
     for stage in recipe.stage:
@@ -101,7 +98,7 @@ def parameter_keys(network: Network) -> dict[str, str]:
     return {name: key for name, key in named.items() if key in type(network).model_fields}
 
 
-def without_effect(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def without_effect(recipe: RecipeTables) -> Iterator[tuple[str, str]]:
     """(dotted key, why) of the keys that a recipe of this kind has no use for, set or not."""
     kind = recipe.network.kind
     has_batch_norm = NETWORKS[kind].has_batch_norm
@@ -126,7 +123,7 @@ def without_effect(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield f"stage.{number}.discriminator.penalty_every", "without r1 and r2 there is no penalty"
 
 
-def half_pairs(recipe: Recipe) -> Iterator[str]:
+def half_pairs(recipe: RecipeTables) -> Iterator[str]:
     """Of a share and a size, where one is 0 the other has no effect."""
     degradation = recipe.degradation
     for what in ("noise", "flicker"):

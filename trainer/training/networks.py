@@ -12,7 +12,7 @@ from dicomnode.generators import model_dir
 from dicomnode.generators.card import Card
 from dicomnode.generators.kinds import NETWORKS, Parameters, new_network
 from trainer.training import fit
-from trainer.training.recipe import Network
+from trainer.training.recipe_tables import Network
 
 
 def parameters_of(network: Network) -> Parameters:

@@ -20,6 +20,7 @@ from trainer.data.survey import Survey, maybe_one_person, summary_line, survey
 from trainer.training import loop, networks, recipe
 from trainer.training.plan import PairKind, Plan, PlannedPair, Use, planned
 from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import Input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +178,7 @@ def _recipe(request: Request) -> Recipe:
             f"The recipe {made.name} is trained on simulated pairs only: its ratios are whole numbers.",
             hint="Leave out --pairs, or take a recipe of the paper.",
         )
-    if request.pairs is not PairKind.SIMULATED and made.samples.input is recipe.Input.CUBIC:
+    if request.pairs is not PairKind.SIMULATED and made.samples.input is Input.CUBIC:
         raise InputError(f"The recipe {made.name} takes interpolated slices, which real pairs do not have.")
     if request.pairs is PairKind.REAL and made.degradation.model_fields_set:
         raise InputError(

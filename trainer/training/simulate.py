@@ -17,7 +17,7 @@ from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.imaging.body import BODY_LEVEL, body_box, body_mask, body_scale
 from dicomnode.imaging.profile import ProfileKind, assumed_thickness_over_spacing, choose_ratio, profile_matrix
 from dicomnode.imaging.volume import Volume
-from trainer.training.recipe import Augmentation, Degradation
+from trainer.training.recipe_tables import Augmentation, Degradation
 
 FloatArray = NDArray[np.float32]
 

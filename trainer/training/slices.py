@@ -17,7 +17,8 @@ from dicomnode.generators.kinds import NETWORKS, Prediction
 from dicomnode.imaging.body import BODY_LEVEL, body_box, body_mask, body_scale
 from dicomnode.imaging.profile import spline_matrix
 from trainer.data.pairs import Origin, SlicePairs, simulated_pairs
-from trainer.training.recipe import Input, Order, Recipe, Scale
+from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import Input, Order, Scale
 from trainer.training.simulate import FloatArray, acquire, draw_degradation
 
 BODY_SHARE = 0.3  # of a patch that must be body …

@@ -14,7 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from trainer.training import group
 from trainer.training.muon import Muon
-from trainer.training.recipe import TrainingStage
+from trainer.training.recipe_tables import TrainingStage
 
 CONVOLUTION_AXES = 4  # of its weights: output channels, input channels, rows, columns
 OUTER_LAYERS = ("head", "tail")  # from values and to values: for Muon's equal directions there is no reason

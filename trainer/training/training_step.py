@@ -17,7 +17,8 @@ from trainer import features
 from trainer.published import code_vgg_input
 from trainer.training import discriminators, losses, slices, strips
 from trainer.training.batches import Batch
-from trainer.training.recipe import Discriminator, Recipe, TrainingStage
+from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import Discriminator, TrainingStage
 from trainer.training.strips import StripBatch
 from trainer.training.trained_network import TrainedNetwork
 

@@ -18,7 +18,8 @@ from trainer.training import checkpoint, loop
 from trainer.training import plan as plans
 from trainer.training.handoff import write_models
 from trainer.training.loop import LAST, Line, train
-from trainer.training.recipe import Discriminator, Losses, Recipe, TrainingStage
+from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import Discriminator, Losses, TrainingStage
 
 MUON = FIDELITY.model_copy(update={"optimizer": "muon"})
 

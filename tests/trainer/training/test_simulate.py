@@ -9,7 +9,7 @@ from dicomnode.imaging.profile import ProfileKind
 from dicomnode.imaging.volume import Volume
 from tests.support.phantom_sources import phantom
 from trainer.training import simulate
-from trainer.training.recipe import Augmentation, Degradation
+from trainer.training.recipe_tables import Augmentation, Degradation
 from trainer.training.simulate import Drawn, acquire, draw_contrast, draw_degradation, grey_volume, in_plane_volume
 
 CLEAN = Drawn(profile=ProfileKind.BOX, thickness_over_spacing=1.0, offset=0.0, noise_sigma=0.0, flicker_sigma=0.0)

@@ -11,7 +11,7 @@ from tests.support.phantom_sources import phantom
 from tests.support.recipes import slice_recipe
 from trainer.data.pairs import Origin, SlicePairs
 from trainer.training import slices
-from trainer.training.recipe import Degradation
+from trainer.training.recipe_tables import Degradation
 
 
 @pytest.fixture(scope="module")

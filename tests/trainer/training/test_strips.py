@@ -9,7 +9,8 @@ import torch
 from tests.support.phantom_sources import phantom
 from tests.support.recipes import thin_recipe
 from trainer.training import networks, strips
-from trainer.training.recipe import Degradation, Recipe
+from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import Degradation
 from trainer.training.simulate import GreyVolume, grey_volume
 from trainer.training.strips import PREDICTED_SLICES, STRIP_SLICES, Strip, draw_strip
 

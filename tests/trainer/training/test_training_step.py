@@ -13,7 +13,8 @@ from tests.support.phantom_sources import phantom
 from tests.support.recipes import FIDELITY, SHARP, Trainable, slice_recipe, thin_recipe
 from trainer.training import losses, networks, slices, strips, training_step
 from trainer.training.batches import Batch
-from trainer.training.recipe import Degradation, Discriminator, Losses, Recipe, TrainingStage
+from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import Degradation, Discriminator, Losses, TrainingStage
 from trainer.training.simulate import grey_volume
 from trainer.training.training_step import TrainingStep, new_training_step
 
