@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.support import published_code
 from trainer import published
 
 SIDE = 512
@@ -38,7 +39,7 @@ def test_on_an_oblong_slice_the_tables_metric_divides_by_the_rows() -> None:
 
 
 def test_in_true_units_model_2_is_worse_and_not_138_times_better() -> None:
-    errors = {(row.model, row.generator): row for row in published.TABLE_1}
+    errors = {(row.model, row.generator): row for row in published_code.TABLE_1}
     one, two = errors[1, "SRResNet"], errors[2, "SRResNet"]
     assert one.printed / two.printed == pytest.approx(138, abs=0.5)
     assert two.true_mse / one.true_mse == pytest.approx(3.7, abs=0.05)
@@ -49,7 +50,7 @@ def test_in_true_units_model_2_is_worse_and_not_138_times_better() -> None:
 def test_2_of_786432_values_of_the_scrambled_target_are_in_place(
     places: NDArray[np.int64],
 ) -> None:
-    scrambled, right = published.scrambled_target(places), published.stacked_target(places)
+    scrambled, right = published_code.scrambled_target(places), published_code.stacked_target(places)
     assert scrambled.shape == right.shape == (SIDE, SIDE, 3)
     in_place = np.argwhere(scrambled == right)
     assert in_place.tolist() == [[0, 0, 0], [SIDE - 1, SIDE - 1, 2]]
@@ -59,14 +60,14 @@ def test_2_of_786432_values_of_the_scrambled_target_are_in_place(
 def test_the_right_target_has_each_slice_in_its_own_channel(
     places: NDArray[np.int64],
 ) -> None:
-    right = published.stacked_target(places)
+    right = published_code.stacked_target(places)
     assert sum(int((right[..., channel] == places[channel]).sum()) for channel in range(3)) == 786_432
 
 
 def test_the_formula_finds_every_value_of_the_mosaic(places: NDArray[np.int64]) -> None:
     """Against the reshape that the code ran."""
     row, column, channel = np.indices((SIDE, SIDE, 3))
-    origin = published.scrambled_origin(row, column, channel, height=SIDE, width=SIDE)
+    origin = published_code.scrambled_origin(row, column, channel, height=SIDE, width=SIDE)
     assert np.array_equal(places[origin], places.reshape((1, SIDE, SIDE, 3))[0])
 
 
@@ -74,7 +75,7 @@ def test_the_mosaic_shows_each_slice_in_a_third_of_the_rows_and_three_times_side
     places: NDArray[np.int64],
 ) -> None:
     """By the numbers: slices change in rows 170 and 341, which hold the last and first rows of both."""
-    seen = published.scrambled_target(places)[..., 0]
+    seen = published_code.scrambled_target(places)[..., 0]
     slices = seen // SIDE**2
     assert [sorted(set(slices[rows].flat)) for rows in (slice(0, 170), slice(171, 341), slice(342, 512))] == [
         [0],
@@ -88,9 +89,9 @@ def test_the_mosaic_shows_each_slice_in_a_third_of_the_rows_and_three_times_side
 
 
 def test_at_both_ends_the_slice_itself_is_not_the_middle_one() -> None:
-    assert published.stack_positions(0, 66) == (0, 1, 2)
-    assert published.stack_positions(30, 66) == (29, 30, 31)
-    assert published.stack_positions(66, 66) == (64, 65, 66)
+    assert published_code.stack_positions(0, 66) == (0, 1, 2)
+    assert published_code.stack_positions(30, 66) == (29, 30, 31)
+    assert published_code.stack_positions(66, 66) == (64, 65, 66)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +101,8 @@ def test_at_both_ends_the_slice_itself_is_not_the_middle_one() -> None:
 def test_the_rate_falls_as_the_codes_loop_lets_it(epochs: int, expected: list[float]) -> None:
     """Seven steps an epoch, first and last step of each."""
     steps = 7 * epochs
-    first = [published.code_learning_rate(7 * epoch, steps, epochs=epochs) for epoch in range(epochs)]
-    last = [published.code_learning_rate(7 * epoch + 6, steps, epochs=epochs) for epoch in range(epochs)]
+    first = [published_code.code_learning_rate(7 * epoch, steps, epochs=epochs) for epoch in range(epochs)]
+    last = [published_code.code_learning_rate(7 * epoch + 6, steps, epochs=epochs) for epoch in range(epochs)]
     assert first == pytest.approx(expected)
     assert last == pytest.approx(expected)
 
@@ -109,7 +110,7 @@ def test_the_rate_falls_as_the_codes_loop_lets_it(epochs: int, expected: list[fl
 def test_at_table_1s_error_the_adversarial_term_is_nothing() -> None:
     """A discriminator that is merely undecided (log 2), and one that is as sure as a float32 sigmoid can say."""
     for adversarial in (math.log(2), 100.0):
-        share = published.ADVERSARIAL_WEIGHT * adversarial / published.TABLE_1[0].true_mse
+        share = published_code.ADVERSARIAL_WEIGHT * adversarial / published_code.TABLE_1[0].true_mse
         assert share < 1e-5
 
 

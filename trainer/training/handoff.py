@@ -31,7 +31,6 @@ from trainer.training.recipe import Recipe
 from trainer.training.trained_network import set_weights
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")  # as a card has it
-SIZE_LIMIT_BYTES = 5 * 1024 * 1024  # of a directory that is to ship in the wheel
 RESTRICTED = "not for redistribution: the licence of the training data is not stated, or not a permissive one"
 # As SPDX writes them or as people do; whatever else an inventory says ("internal", CC BY-SA, CC BY-NC) restricts.
 PERMISSIVE = re.compile(
