@@ -27,7 +27,8 @@ def _send(node: Node, files: Sequence[Path]) -> None:
 def _wait_for_revision(node: Node, revision: int, job_state: str) -> None:
     def reached() -> bool:
         (line,) = node.series()
-        return line.revision == revision and line.job_state == job_state and node.job(line.id).revision == revision
+        job = node.job(line.id)  # one look for both: between two, the job of the next revision may be planned
+        return (job.revision, job.state) == (revision, job_state)
 
     wait_until(reached, 60, f"the job of revision {revision} is {job_state}")
 
