@@ -9,8 +9,8 @@ The ledger is filled through its own acts (accept, settle, plan, claim, finish, 
 acknowledgements of the peer are set a series at a time. The archive has a real name for every row, all of them hard
 links to a few small files. The node of the full and of the empty folder then take turns: time from the start of the
 process to READY=1 after a clean stop and after ``kill -9``, of ``status`` and ``series list``, and of receiving one
-series while the archive is still looked through. Bars: READY 3 s later at the most, the commands 1 s, receiving 1.10
-times as long. Every folder that it made is removed in the end, but for one to keep.
+series at the start, while the archive is looked through, and after that. Bars: READY 3 s later at the most, the
+commands 1 s, receiving 1.10 times as long. Every folder that it made is removed in the end, but for one to keep.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from sqlalchemy import Engine, event
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dicomnode.archive import Archive
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import InstanceId, SeriesId, file_stem, new_instance_id
-from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, PlannedJob, StoredInstance
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import PlannedJob, StoredInstance
 from tests.support.dcmtk import environment, find_program, free_port, program
 from tests.support.dicom import write_series
 
@@ -170,11 +171,7 @@ def _receive(ledger: Ledger, series: SeriesId, number: int) -> list[str]:
 def _derive(ledger: Ledger, series: SeriesId, number: int) -> tuple[SeriesId, list[str]]:
     assert ledger.settle(series, 1, note="")
     planned = PlannedJob(
-        rule="all",
-        model="cubic-dc",
-        model_digest="0" * 64,
-        ratio=RATIO,
-        parameters="{}",
+        parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="0" * 64, ratio=RATIO),
         deliver_to=("pacs",),
         sentence=f"{SLICES} slices, 4 mm apart, 4 mm thick → {SLICES * RATIO} slices of 1 mm by rule all.",
     )
@@ -259,16 +256,16 @@ class Node:
         subprocess.run(command, env=environment(), check=True)
         return time.perf_counter() - began
 
-    def swept(self) -> dict[str, object]:
-        """Return the event that the node logs when it has looked through its archive."""
+    def said(self, name: str) -> dict[str, object]:
+        """Wait for an event in the node's log and return it."""
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
             for line in self.log.read_text().splitlines():
-                if '"archive_swept"' in line:
+                if f'"{name}"' in line:
                     found: dict[str, object] = json.loads(line)
                     return found
             time.sleep(0.2)
-        raise TimeoutError("the archive was not swept in time")
+        raise TimeoutError(f"the node did not log {name} in time")
 
 
 @contextmanager
@@ -293,8 +290,11 @@ def measure(work: Path, full: Node, empty: Node, rounds: int) -> dict[str, dict[
             for node in (empty, full) if number % 2 == 0 else (full, empty):
                 files = write_series(work / f"files-{number}-{node.data.name}", SENT, size=256)
                 note("ready_s", node, node.start())
+                note("receive_at_start_s", node, node.receive(files))
+                node.said("archive_sweep_begun")
+                files = write_series(work / f"swept-{number}-{node.data.name}", SENT, size=256)
                 note("receive_while_swept_s", node, node.receive(files))
-                note("sweep_s", node, float(str(node.swept()["seconds"])))
+                note("sweep_s", node, float(str(node.said("archive_swept")["seconds"])))
                 note("status_s", node, node.ask("status"))
                 note("series_list_s", node, node.ask("series", "list"))
                 files = write_series(work / f"more-{number}-{node.data.name}", SENT, size=256)

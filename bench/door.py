@@ -35,7 +35,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.dcmtk import free_port, is_listening
-from tests.support.pdu import ASSOCIATE_AC, visitor
+from tests.support.pdu import ASSOCIATE_AC, raw_client
 from tests.support.wait import wait_until
 
 P95_BAR_S = 1.0
@@ -102,11 +102,11 @@ def echo(port: int) -> float | None:
     """Seconds of association, C-ECHO and release; nothing if any of them failed."""
     began = time.perf_counter()
     try:
-        with visitor(port, timeout_s=10.0) as guest:
-            answer = guest.associate()
-            if answer is None or answer.kind != ASSOCIATE_AC or guest.echo() != 0:
+        with raw_client(port, timeout_s=10.0) as client:
+            answer = client.associate()
+            if answer is None or answer.kind != ASSOCIATE_AC or client.echo() != 0:
                 return None
-            guest.release()
+            client.release()
     except (OSError, AssertionError):
         return None
     return time.perf_counter() - began
@@ -151,7 +151,8 @@ def measure_silence(work: Path, associations: int, seconds: float) -> dict[str, 
     """Open so many associations of the peer, send nothing on them for a while, then see whether each is served."""
     with serving(work, "peers") as (port, node), ExitStack() as stack:
         clients = [
-            stack.enter_context(visitor(port, source=HOSTILE[number % len(HOSTILE)])) for number in range(associations)
+            stack.enter_context(raw_client(port, source=HOSTILE[number % len(HOSTILE)]))
+            for number in range(associations)
         ]
         for client in clients:
             answer = client.associate()

@@ -49,11 +49,11 @@ from trainer.data.sources import Source, Split
 from trainer.training import loop, networks
 from trainer.training import plan as plans
 from trainer.training import recipe as recipes
-from trainer.training.batches import Material, Share, draw_batch, load_material
-from trainer.training.game import Game, new_game
+from trainer.training.batches import BatchShare, Material, draw_batch, load_material
 from trainer.training.plan import Plan, Use
 from trainer.training.recipe import Discriminator, Recipe
 from trainer.training.strips import StripBatch
+from trainer.training.training_step import TrainingStep, new_training_step
 
 KIB = 1024
 STRETCHES = 5
@@ -83,7 +83,10 @@ ROWS = {
     "paper-model2-srgan": Row(recipe="paper-model2", stage=1, bar=0.55),
 }
 TOY_ROWS = ("thin-12", "paper-model1-srgan")
-TOY_OPPONENT = {"features": "vgg19:relu1_2", "discriminator": Discriminator(kind="patch")}  # the paper's has 23 million
+TOY_DISCRIMINATOR = {
+    "features": "vgg19:relu1_2",
+    "discriminator": Discriminator(kind="patch"),
+}  # the paper's has 23 million
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +208,7 @@ def _resized(recipe: Recipe, row: Row, *, is_toy: bool) -> Recipe:
     if is_toy:
         samples = samples.model_copy(update={"patch": 16, "ratios": (2, 3)})
         network = network.model_copy(update={"channels": 8, "blocks": 1})
-        stages = tuple(stage.model_copy(update=TOY_OPPONENT) if stage.features else stage for stage in stages)
+        stages = tuple(stage.model_copy(update=TOY_DISCRIMINATOR) if stage.features else stage for stage in stages)
     return recipe.model_copy(update={"samples": samples, "network": network, "stage": stages})
 
 
@@ -237,7 +240,7 @@ def _write_features(path: Path, spec: str | None) -> str | None:
 def _operations(plan: Plan, stage: int, device: torch.device) -> float:
     """Of one step of the stage: of each ratio once, and their mean, as each is drawn as often."""
     material = load_material(plan, Split.TRAIN)
-    game = new_game(
+    training_step = new_training_step(
         plan.recipe,
         plan.recipe.stage[stage],
         networks.build(plan.recipe.network),
@@ -250,18 +253,20 @@ def _operations(plan: Plan, stage: int, device: torch.device) -> float:
     wanted = len(plan.recipe.samples.ratios) if plan.recipe.samples.design == "strips" else 1
     counted: dict[int, int] = {}
     for step in range(DRAWS):
-        _count_step(game, material, plan, step, counted)
+        _count_step(training_step, material, plan, step, counted)
         if len(counted) == wanted:
             return sum(counted.values()) / wanted
     raise AssertionError("a ratio of the recipe is never drawn")
 
 
-def _count_step(game: Game, material: Material, plan: Plan, step: int, counted: dict[int, int]) -> None:
-    batch = draw_batch(material, plan, step, Share())
+def _count_step(
+    training_step: TrainingStep, material: Material, plan: Plan, step: int, counted: dict[int, int]
+) -> None:
+    batch = draw_batch(material, plan, step, BatchShare())
     ratio = batch.ratio if isinstance(batch, StripBatch) else 0
     if ratio not in counted:
         with FlopCounterMode(display=False) as counter:
-            game.step(batch, step, 1e-6, look_closer=False)
+            training_step.run(batch, step, 1e-6, look_closer=False)
         counted[ratio] = counter.get_total_flops()
 
 

@@ -17,10 +17,10 @@ from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir
 from dicomnode.generators.kinds import Kind, is_compared_only
 from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.ledger.lines import ModelRow
-from dicomnode.ledger.rows import ImportedModel, ModelId
 from dicomnode.ledger.states import ModelState
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import ImportedModel, ModelId
+from dicomnode.ledger.views import ModelRow
 
 ASK_THE_LIST = "`dicomnode model list` shows them with their digests."
 

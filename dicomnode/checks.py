@@ -21,7 +21,7 @@ from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import ImportedModel
+from dicomnode.ledger.values import ImportedModel
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.settings.models import PeerSettings, Settings

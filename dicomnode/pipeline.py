@@ -18,7 +18,7 @@ from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError
 from dicomnode.generators.base import Generator
 from dicomnode.imaging.frame import read_frames
-from dicomnode.imaging.profile import thin_grid
+from dicomnode.imaging.profile import RATIO_LIMITS, thin_grid
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import HINT, list_files, passed_over_lines
 from dicomnode.imaging.verdict import Limits, Verdict, judge
@@ -50,7 +50,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class PipelineResult:
     """What became of a series; without a derived series when the verdict is to keep it."""
 
     verdict: Verdict
@@ -66,14 +66,15 @@ def run_pipeline(
     *,
     generator: Generator,
     plan: DerivationPlan,
-    limits: Limits,
+    ratios: tuple[int, int] = RATIO_LIMITS,
     device: str,
     write: Write,
     digests: Mapping[Path, str] | None = None,
     progress: Progress | None = None,
-) -> Outcome:
+) -> PipelineResult:
     """Judge one series and, where the verdict says so, derive it.
 
+    ``ratios``: the lowest and the highest that the model can make.
     ``digests``: SHA-256 of the source datasets where they are known. Raises InputError when a slice cannot be decoded,
     and whatever the generator or ``write`` raise.
     """
@@ -81,12 +82,12 @@ def run_pipeline(
     watch = _Watch()
     with watch(Stage.READ):
         frames = read_frames(paths)
-        verdict = judge(frames, limits)
+        verdict = judge(frames, Limits.of(plan.parameters, ratios))
         if not verdict.process:
-            return Outcome(verdict=verdict, notes=verdict.notes, stages=watch.seconds)
+            return PipelineResult(verdict=verdict, notes=verdict.notes, stages=watch.seconds)
         stack = load_volume(frames, digests=digests)
         tell(Stage.READ, 1.0)
-    ratio = plan.ratio or verdict.ratio
+    ratio = plan.parameters.ratio or verdict.ratio
     assert ratio is not None, "a verdict to process has a ratio"
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
@@ -103,7 +104,7 @@ def run_pipeline(
             write(file)
         written.append(_written(file))
         tell(Stage.WRITE, len(written) / derivation.count)
-    return Outcome(
+    return PipelineResult(
         verdict=verdict,
         series_uid=derivation.series_uid,
         ratio=ratio,

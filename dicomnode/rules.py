@@ -7,17 +7,16 @@ are joined by a backslash) or a comparison with the distance of the slice centre
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Final
 
+from dicomnode.derivation import DerivationParameters, RuleLimits
+from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.imaging.frame import Frame, instances_of
 from dicomnode.imaging.geometry import slice_spacing_mm
 from dicomnode.imaging.headers import InstanceHeader
-from dicomnode.ledger.rows import UTC_OFFSET_MIN
 from dicomnode.settings.match import Match, Operator
 from dicomnode.settings.models import RuleSettings
 
@@ -51,15 +50,10 @@ def choose_rule(frames: Sequence[Frame], rules: Sequence[RuleSettings]) -> RuleC
     return RuleChoice(rule=None, passed_over=tuple(passed_over))
 
 
-def pinned(rule: RuleSettings, now: datetime) -> str:
-    """What decides beside source and model how a series is derived, as canonical JSON for the job row.
-
-    A job runs with what is pinned here, whatever the settings and this machine's time zone say by then.
-    """
-    keys = {"target_mm", "min_ratio", "max_gap_fraction", "derived", "allow_lossy", "refuse_terms"}
-    offset = now.astimezone().utcoffset() or timedelta()
-    content = {**rule.model_dump(mode="json", include=keys), UTC_OFFSET_MIN: round(offset / timedelta(minutes=1))}
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+def parameters_of(rule: RuleSettings, model: ModelFacts) -> DerivationParameters:
+    """What a rule and its model decide of a derivation; ratio and clock are pinned when the job is planned."""
+    limits = RuleLimits(**{field.name: getattr(rule, field.name) for field in fields(RuleLimits)})
+    return DerivationParameters(rule=rule.name, model=model.name, model_digest=model.digest, limits=limits)
 
 
 def _unmet_condition(match: Match, headers: Sequence[InstanceHeader], spacing_mm: float | None) -> str | None:

@@ -26,8 +26,8 @@ from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
 from dicomnode.checks import ensure_writable, introduction, known_models
 from dicomnode.errors import NodeError
-from dicomnode.ledger.rows import BootReport
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import BootReport
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
@@ -38,6 +38,7 @@ from dicomnode.settle import Settler
 from dicomnode.sweep import Sweep
 from dicomnode.systemd import notify
 from dicomnode.work.child import Setup
+from dicomnode.work.local import LocalExecutor
 from dicomnode.work.supervisor import Supervisor
 
 LOGGER = logging.getLogger(__name__)
@@ -59,7 +60,6 @@ class Service:
         self._drain_s = 0.0  # while it starts there is nothing to wait for
         self._loops: list[PeerLoop] = []
         self._receiver: Receiver | None = None
-        self._supervisor: Supervisor | None = None
         # Why it is to end: a signal, or what it cannot go on with. A SimpleQueue, since it alone may be used in a
         # signal handler that interrupts its own ``get`` (an Event may deadlock).
         self._asked: SimpleQueue[int | NodeError] = SimpleQueue()
@@ -69,11 +69,6 @@ class Service:
         """The port that we listen on; of a started service."""
         assert self._receiver is not None, "not started"
         return self._receiver.port
-
-    @property
-    def worker_pid(self) -> int | None:
-        """The process id of the warm worker; None while there is none."""
-        return self._supervisor.worker_pid if self._supervisor else None
 
     def run(self) -> None:
         """Start, serve until SIGTERM or Ctrl-C, stop in order.
@@ -118,18 +113,23 @@ class Service:
         models = known_models(settings, catalog)
         owner = f"{boot.boot}:{host}:{os.getpid()}"
 
-        supervisor = self._supervisor = Supervisor(
-            settings.work,
-            ledger,
-            archive,
-            ae_title=settings.node.ae_title,
-            setup=Setup(
+        executor = LocalExecutor(
+            Setup(
                 data=settings.node.data.absolute(),
                 device=settings.work.device,
                 models=tuple(sorted({models[rule.model].pinned for rule in settings.rule})),
                 log_level=settings.log.level,
                 log_format=settings.log.format,
             ),
+            time_limit_s=settings.work.time_limit_s,
+            memory_limit_mb=settings.work.memory_limit_mb,
+            clock=self._clock,
+        )
+        supervisor = Supervisor(
+            ledger,
+            archive,
+            executor,
+            ae_title=settings.node.ae_title,
             owner=owner,
             finished=self._wake_loops,
             clock=self._clock,
@@ -178,7 +178,7 @@ class Service:
         receiver.start()
         parts.callback(lambda: receiver.stop(self._drain_s))
         self._receiver = receiver
-        sweep.start()
+        sweep.start(is_busy=lambda: receiver.associations() > 0)
         parts.callback(sweep.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)

@@ -20,12 +20,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from dicomnode import log
 from dicomnode.archive import Archive, FileState
+from dicomnode.derivation import DerivationParameters, utc_offset_min
 from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ids import SeriesId, uid_fault
@@ -33,7 +34,9 @@ from dicomnode.imaging.comparison import compare
 from dicomnode.imaging.frame import Frame, Slice, frames_of, instances_of
 from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribute_name
 from dicomnode.imaging.verdict import Limits, Verdict, judge
-from dicomnode.ledger.rows import (
+from dicomnode.ledger.sentences import BROKEN_UID
+from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import (
     SET_ASIDE,
     ArchivedInstance,
     Examined,
@@ -44,9 +47,7 @@ from dicomnode.ledger.rows import (
     SettledSeries,
     Unexamined,
 )
-from dicomnode.ledger.sentences import BROKEN_UID
-from dicomnode.ledger.store import Ledger
-from dicomnode.rules import RuleChoice, choose_rule, pinned
+from dicomnode.rules import RuleChoice, choose_rule, parameters_of
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import RuleSettings, SettleSettings
 
@@ -90,10 +91,10 @@ class _Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
-    """The rule, model and verdict of a series, before objections."""
+    """The rule and verdict of a series, before objections."""
 
     choice: RuleChoice
-    facts: ModelFacts
+    parameters: DerivationParameters | None  # of the rule and its model; None where no rule applies
     verdict: Verdict
     broken: tuple[str, ...]  # sentences on UIDs that are none by the standard's rule
 
@@ -350,9 +351,11 @@ class Settler:
         slices = self._slices(instances)
         frames = [one for one in slices if isinstance(one, Frame)]
         choice = choose_rule(frames, self._rules)
-        facts = self._model_of(choice.rule.model if choice.rule else None)
-        verdict = judge(slices, limits_of(choice.rule, facts), rule_matched=choice.rule is not None)
-        return _Judged(choice=choice, facts=facts, verdict=verdict, broken=broken_uids(instances_of(frames)))
+        model = self._model_of(choice.rule.model if choice.rule else None)
+        parameters = parameters_of(choice.rule, model) if choice.rule else None
+        verdict = judge(slices, limits_of(parameters, model), rule_matched=choice.rule is not None)
+        broken = broken_uids(instances_of(frames))
+        return _Judged(choice=choice, parameters=parameters, verdict=verdict, broken=broken)
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
         """Frames of the whole revision, within bounds; a file that is gone stands in its place as unreadable."""
@@ -384,43 +387,28 @@ class Settler:
             )  # fmt: skip
 
     def _plan(self, series: SettledSeries, judged: _Judged, notes: Sequence[str], *, alert: bool) -> None:
-        rule, facts, verdict = judged.choice.rule, judged.facts, judged.verdict
+        rule, verdict = judged.choice.rule, judged.verdict
         assert rule is not None
+        assert judged.parameters is not None
         assert verdict.ratio is not None
-        job = PlannedJob(
-            rule=rule.name,
-            model=facts.name,
-            model_digest=facts.digest,
-            ratio=verdict.ratio,
-            parameters=pinned(rule, self._clock.now()),
-            deliver_to=rule.deliver_to,
-            sentence=verdict.sentence,
-        )
+        parameters = replace(judged.parameters, ratio=verdict.ratio, utc_offset_min=utc_offset_min(self._clock.now()))
+        job = PlannedJob(parameters=parameters, deliver_to=rule.deliver_to, sentence=verdict.sentence)
         job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert)
         if job_id is not None:
             checkpoint("settle.planned")
             log.event(
                 LOGGER, "series_planned", series=series.id, revision=series.revision, job=job_id, rule=rule.name,
-                model=facts.name, model_digest=facts.digest, ratio=verdict.ratio, sentence=verdict.sentence,
+                model=parameters.model, model_digest=parameters.model_digest, ratio=verdict.ratio,
+                sentence=verdict.sentence,
             )  # fmt: skip
             self._planned()
 
 
-def limits_of(rule: RuleSettings | None, facts: ModelFacts) -> Limits:
+def limits_of(parameters: DerivationParameters | None, model: ModelFacts) -> Limits:
     """What the rule and its model allow; without a rule the defaults hold, so that the verdict can name a reason."""
-    if rule is None:
-        return Limits(ratios=facts.ratios, model=facts.name)
-    return Limits(
-        rule_name=rule.name,
-        target_mm=rule.target_mm,
-        min_ratio=rule.min_ratio,
-        max_gap_fraction=rule.max_gap_fraction,
-        derived=rule.derived,
-        allow_lossy=rule.allow_lossy,
-        refuse_terms=rule.refuse_terms,
-        ratios=facts.ratios,
-        model=facts.name,
-    )
+    if parameters is None:
+        return Limits(ratios=model.ratios, model=model.name)
+    return Limits.of(parameters, model.ratios)
 
 
 def broken_uids(headers: Sequence[InstanceHeader]) -> tuple[str, ...]:

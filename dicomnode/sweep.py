@@ -13,7 +13,8 @@ an earlier process left, whatever the clocks say: what is being received now is 
 put back from an older copy hands numbers out again whose folders hold files: these are set aside before the first new
 file comes to lie beside them. What was looked through is remembered in memory only: a start begins anew.
 
-A large ledger is checked for damage here too, before the rest: a service that finds some stops.
+A large ledger is checked for damage here too, before the rest and in the first quiet moment: a service that finds
+damage stops.
 
 Once a day the calendar asks for another look (``look_again``), which moves nothing: are the files of all rows still
 there? Files without a row are left to the next start, since in a running node they may be on their way.
@@ -33,8 +34,8 @@ from dicomnode.archive import Archive
 from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from dicomnode.ledger.engine import CheckStoppedError, LedgerBusyError
-from dicomnode.ledger.rows import BootReport, Examined, Finding, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import BootReport, Examined, Finding, QuarantinedFile, QuarantineReason
 from dicomnode.own_output import is_made_here
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
@@ -45,6 +46,9 @@ PIECE_S = 0.02  # of work, then
 PAUSE_SHARE = 9.0  # times as long a pause: a tenth of one processor while instances come in
 QUARANTINE_PIECE = 50  # files of the quarantine that are given a row in one transaction
 RETRY_S = 10.0  # after the ledger was locked, or the disk full
+QUIET_S = 10.0  # without an association, before the ledger is checked: after a start, senders bring what they kept
+QUIET_LIMIT_S = 600.0  # a node that is never quiet has its ledger checked all the same
+QUIET_LOOK_S = 0.5
 CHECK_NICENESS = 19  # the check is one long call into SQLite, which holds no lock of Python's meanwhile
 CHECK_POLL_S = 0.1
 
@@ -72,6 +76,7 @@ class Sweep:
         self._missing = _Missing()
         self._moved: list[leftovers.Orphan] = []  # to quarantine, and still without a row there
         self._quarantined: list[str] = []  # names that were there before this process wrote any
+        self._is_busy: Callable[[], bool] = lambda: False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep")
         self._check = threading.Thread(target=self._check_ledger, name="ledger-check")
@@ -102,8 +107,9 @@ class Sweep:
             swept=self._swept, orphans=self._orphans, seconds=self._clock.monotonic() - began_s,
         )  # fmt: skip
 
-    def start(self) -> None:
-        """Begin with what comes behind the open door."""
+    def start(self, is_busy: Callable[[], bool] = lambda: False) -> None:
+        """Begin with what comes behind the open door. ``is_busy``: is an association open?"""
+        self._is_busy = is_busy
         self._thread.start()
 
     def look_again(self) -> None:
@@ -149,6 +155,9 @@ class Sweep:
         began_s = self._clock.monotonic()
         try:
             if not self._is_sound:
+                self._wait_for_quiet()
+                if self._stopping.is_set():
+                    return
                 self._check.start()
                 self._check.join()
             if not self._is_sound:  # damaged, not readable, or stopped: each has had its word
@@ -188,6 +197,16 @@ class Sweep:
             if not self._stopping.is_set():
                 log.event(LOGGER, "archive_checked", count=len(names), seconds=self._clock.monotonic() - began_s)
                 missing.tell()
+
+    def _wait_for_quiet(self) -> None:
+        """Wait until no association was open for a while: the check reads all of the ledger, which slows receiving."""
+        began_s = quiet_from_s = self._clock.monotonic()
+        while not self._stopping.wait(QUIET_LOOK_S):
+            now_s = self._clock.monotonic()
+            if self._is_busy():
+                quiet_from_s = now_s
+            if now_s - quiet_from_s >= QUIET_S or now_s - began_s >= QUIET_LIMIT_S:
+                return
 
     def _check_ledger(self) -> None:
         """In a thread of its own, whose low priority cannot be raised again."""

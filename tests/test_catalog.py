@@ -22,9 +22,9 @@ from dicomnode.generators import model_dir
 from dicomnode.generators.card import Card
 from dicomnode.generators.kinds import NETWORKS, Kind
 from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.ledger.lines import ModelRow
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.views import ModelRow
 from tests.support.model_folders import DATA, random_thin, write_thin
 from tests.support.node import CHECKOUT
 

@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 
+from dicomnode.derivation import DerivationParameters
 from dicomnode.derive.encode import DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError
@@ -24,19 +25,17 @@ from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.profile import ThinGrid
 from dicomnode.imaging.stack import sha256_of
-from dicomnode.imaging.verdict import Limits, VerdictReason
+from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.imaging.volume import Volume
-from dicomnode.pipeline import Outcome, run_pipeline, series_in
+from dicomnode.pipeline import PipelineResult, run_pipeline, series_in
 from tests.support.phantom import Phantom, write_datasets
 
 SMALL = Phantom(slices=6, rows=20, columns=24, spacing_mm=4.0)
 PLAN = DerivationPlan(
+    parameters=DerivationParameters(rule="default", model="cubic-dc", model_digest="cubic-dc/1"),
+    model_kind="cubic-dc",
     namespace=uuid.UUID(int=7),
     ae_title=AeTitle("DICOMNODE"),
-    rule="default",
-    model="cubic-dc",
-    model_kind="cubic-dc",
-    model_digest="cubic-dc/1",
     created_at=datetime(2026, 3, 4, tzinfo=UTC),
 )
 
@@ -54,47 +53,45 @@ class Forbidden:
         raise AssertionError((thick, grid, device, progress))
 
 
-def _run(paths: list[Path], kept: list[DerivedFile], plan: DerivationPlan = PLAN) -> Outcome:
-    return run_pipeline(paths, generator=CubicDc(), plan=plan, limits=Limits(), device="cpu", write=kept.append)
+def _run(paths: list[Path], kept: list[DerivedFile], plan: DerivationPlan = PLAN) -> PipelineResult:
+    return run_pipeline(paths, generator=CubicDc(), plan=plan, device="cpu", write=kept.append)
 
 
 def test_a_series_is_derived_file_by_file(tmp_path: Path) -> None:
     kept: list[DerivedFile] = []
     told: list[tuple[str, float]] = []
-    outcome = run_pipeline(
+    result = run_pipeline(
         SMALL.write(tmp_path),
         generator=CubicDc(),
         plan=PLAN,
-        limits=Limits(),
         device="cpu",
         write=kept.append,
         progress=lambda stage, share: told.append((stage, share)),
     )
-    assert outcome.verdict.process
-    assert outcome.ratio == outcome.verdict.ratio == 4
+    assert result.verdict.process
+    assert result.ratio == result.verdict.ratio == 4
     assert [file.instance_number for file in kept] == list(range(1, 25))
-    assert [(one.sop_instance_uid, one.sha256) for one in outcome.instances] == [
+    assert [(one.sop_instance_uid, one.sha256) for one in result.instances] == [
         (file.sop_instance_uid, file.sha256) for file in kept
     ]
-    assert outcome.series_uid == dcmread(BytesIO(kept[0].content)).SeriesInstanceUID
-    assert list(outcome.stages) == ["read", "generate", "derive", "write"]
-    assert all(seconds >= 0 for seconds in outcome.stages.values())
+    assert result.series_uid == dcmread(BytesIO(kept[0].content)).SeriesInstanceUID
+    assert list(result.stages) == ["read", "generate", "derive", "write"]
+    assert all(seconds >= 0 for seconds in result.stages.values())
     assert [stage for stage, share in told if share == 1.0] == ["read", "generate", "write"]
     assert [share for stage, share in told if stage == "write"] == sorted(k / 24 for k in range(1, 25))
 
 
 def test_a_refusal_is_an_answer_and_nothing_is_computed(tmp_path: Path) -> None:
     kept: list[DerivedFile] = []
-    outcome = run_pipeline(
+    result = run_pipeline(
         replace(SMALL, slices=4).write(tmp_path),
         generator=Forbidden(),
         plan=PLAN,
-        limits=Limits(),
         device="cpu",
         write=kept.append,
     )
-    assert outcome.verdict.reason is VerdictReason.TOO_FEW
-    assert (outcome.series_uid, outcome.instances, kept) == (None, (), [])
+    assert result.verdict.reason is VerdictReason.TOO_FEW
+    assert (result.series_uid, result.instances, kept) == (None, (), [])
 
 
 class Instances(list[bytes]):
@@ -124,14 +121,15 @@ def test_broken_bytes_are_an_answer_or_an_input_error(
     for k, (path, content) in enumerate(zip(paths, instances, strict=True)):
         path.write_bytes(content[:place] + noise + content[place + len(noise) :] if k in victims else content)
     with suppress(InputError):
-        outcome = _run(paths, [])
-        assert outcome.verdict.process == bool(outcome.instances)
+        result = _run(paths, [])
+        assert result.verdict.process == bool(result.instances)
 
 
 def test_the_pinned_ratio_is_kept(tmp_path: Path) -> None:
     kept: list[DerivedFile] = []
-    outcome = _run(SMALL.write(tmp_path), kept, replace(PLAN, ratio=2))
-    assert outcome.ratio == 2
+    pinned = replace(PLAN, parameters=replace(PLAN.parameters, ratio=2))
+    result = _run(SMALL.write(tmp_path), kept, pinned)
+    assert result.ratio == 2
     assert len(kept) == 12
 
 
@@ -147,9 +145,7 @@ def test_known_digests_and_computed_ones_make_the_same_uids(tmp_path: Path) -> N
     paths = SMALL.write(tmp_path)
     known = {path: sha256_of(path) for path in paths}
     computed = _run(paths, [])
-    given = run_pipeline(
-        paths, generator=CubicDc(), plan=PLAN, limits=Limits(), device="cpu", write=lambda _: None, digests=known
-    )
+    given = run_pipeline(paths, generator=CubicDc(), plan=PLAN, device="cpu", write=lambda _: None, digests=known)
     assert given.instances == computed.instances
 
 
@@ -173,7 +169,7 @@ def test_memory_is_a_few_float32_volumes(tmp_path: Path) -> None:
     thin_bytes = 12 * 4 * 160 * 160 * 4
     _run(paths, [])
     tracemalloc.start()
-    run_pipeline(paths, generator=CubicDc(), plan=PLAN, limits=Limits(), device="cpu", write=lambda _: None)
+    run_pipeline(paths, generator=CubicDc(), plan=PLAN, device="cpu", write=lambda _: None)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * thin_bytes

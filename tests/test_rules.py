@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from dicomnode.derivation import DerivationParameters, RuleLimits
+from dicomnode.generators.model_dir import model_facts
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import read_header
-from dicomnode.rules import choose_rule, pinned
+from dicomnode.imaging.profile import MIN_RATIO, TARGET_SPACING_MM
+from dicomnode.rules import choose_rule, parameters_of
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import RuleSettings
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
-from tests.support.zone import machine_zone
 
 
 def _rules(*tables: Mapping[str, object]) -> tuple[RuleSettings, ...]:
@@ -96,12 +96,20 @@ def test_no_sentence_holds_text_from_a_header(tmp_path: Path) -> None:
     assert "Smith" not in " ".join(choice.passed_over)
 
 
-def test_what_decides_the_result_is_pinned_as_canonical_json() -> None:
-    rule = _rules({"name": "r", "target_mm": 0.8, "refuse_terms": ["X*"], "match": {"Modality": "MR"}})[0]
-    with machine_zone("IST-5:30"):
-        text = pinned(rule, datetime(2026, 7, 1, tzinfo=UTC))
-    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
-    assert json.loads(text) == {
-        "target_mm": 0.8, "min_ratio": 1.5, "max_gap_fraction": 0.5, "derived": "process", "allow_lossy": False,
-        "refuse_terms": ["X*"], "utc_offset_min": 330,
+def test_a_rule_decides_every_limit_of_a_derivation_and_its_model_the_model() -> None:
+    given = {
+        "target_mm": 0.8, "min_ratio": 2.0, "max_gap_fraction": 0.25, "derived": "keep", "allow_lossy": True,
+        "refuse_terms": ["X*"],
     }  # fmt: skip
+    rule = _rules({"name": "r", "match": {"Modality": "MR"}, **given})[0]
+    limits = RuleLimits(
+        target_mm=0.8, min_ratio=2.0, max_gap_fraction=0.25, derived="keep", allow_lossy=True, refuse_terms=("X*",)
+    )
+    model = model_facts("cubic-dc")
+    expected = DerivationParameters(rule="r", model="cubic-dc", model_digest=model.digest, limits=limits)
+    assert parameters_of(rule, model) == expected
+
+
+def test_a_rule_that_says_nothing_has_the_limits_that_hold_without_a_rule() -> None:
+    parameters = parameters_of(_rules({"name": "r"})[0], model_facts("cubic-dc"))
+    assert parameters.limits == RuleLimits(target_mm=TARGET_SPACING_MM, min_ratio=MIN_RATIO) == RuleLimits()

@@ -17,8 +17,8 @@ from dicomnode.generators.model_dir import ModelFacts, model_facts
 from dicomnode.ids import SeriesId
 from dicomnode.imaging.verdict import Limits, Verdict, judge
 from dicomnode.ledger.queries import Reader, open_reader
-from dicomnode.ledger.rows import ReceivingSeries
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import ReceivingSeries
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import SettleSettings
 from dicomnode.settle import QuietWatch, Settler

@@ -22,16 +22,16 @@ from dicomnode.errors import LedgerError
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
 from dicomnode.ledger import store as ledger_store
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.lines import QuarantineLine
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import StoredInstance, StoreOutcome
+from dicomnode.ledger.views import QuarantineLine
 from dicomnode.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.sweep import Sweep
 from tests.support.dcmtk import free_port, is_listening
 from tests.support.dicom import Made, made
-from tests.support.pdu import EXPLICIT, visitor
+from tests.support.pdu import EXPLICIT, raw_client
 from tests.support.wait import wait_until
 
 LONG_AGO_S = 400 * 86400.0
@@ -119,6 +119,12 @@ def leave_orphan(life: Life, stored: StoredInstance) -> Path:
     path = life.archive.path(stored.file).with_name(f"{file_stem(new_instance_id())}.dcm")
     shutil.copyfile(life.archive.path(stored.file), path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _short_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "QUIET_S", 0.05)
+    monkeypatch.setattr(sweep, "QUIET_LOOK_S", 0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -470,6 +476,47 @@ def test_a_large_ledger_that_is_sound_is_checked_and_then_compared(
     life.end()
 
 
+def test_the_check_of_a_large_ledger_waits_for_the_first_quiet_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_store, "CHECKED_AT_START_BYTES", 0)
+    life = begin(tmp_path / "data")
+    (stored,) = life.receive(made(1))
+    life.end()
+    life = begin(tmp_path / "data")
+    orphan = leave_orphan(life, stored)
+    open_associations = [1]
+    looks: list[bool] = []
+
+    def is_busy() -> bool:
+        looks.append(orphan.exists())
+        return bool(open_associations)
+
+    life.sweep.start(is_busy)
+    wait_until(lambda: len(looks) > 20, what="the sweep looks for a quiet moment")
+    assert all(looks)
+    open_associations.clear()
+    wait_until(life.is_through, what="the archive is looked through")
+    assert len(life.quarantined()) == 1
+    life.end()
+
+
+def test_a_node_that_is_never_quiet_has_its_ledger_checked_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_store, "CHECKED_AT_START_BYTES", 0)
+    monkeypatch.setattr(sweep, "QUIET_LIMIT_S", 0.2)
+    life = begin(tmp_path / "data")
+    (stored,) = life.receive(made(1))
+    life.end()
+    life = begin(tmp_path / "data")
+    leave_orphan(life, stored)
+    life.sweep.start(lambda: True)
+    wait_until(life.is_through, what="the archive is looked through")
+    assert len(life.quarantined()) == 1
+    life.end()
+
+
 @pytest.mark.parametrize("seam", ["archive.quarantined:2", "sweep.set_aside:1", "sweep.recorded:1"])
 def test_a_kill_in_the_midst_of_the_look_loses_nothing_and_leaves_no_file_without_a_row(
     tmp_path: Path, seam: str
@@ -500,11 +547,11 @@ def _serve_until_it_ends(data: Path, port_file: Path, *faults: str, objects: lis
     try:
         if objects is not None:
             wait_until(lambda: port_file.exists() and port_file.read_text(), 30, "the receiver listens")
-            with visitor(int(port_file.read_text())) as guest:
-                assert guest.associate() is not None
+            with raw_client(int(port_file.read_text())) as client:
+                assert client.associate() is not None
                 for one in objects:
-                    assert guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
-                guest.release()
+                    assert client.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
+                client.release()
             process.terminate()
         return process.wait(60)
     finally:

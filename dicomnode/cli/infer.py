@@ -16,7 +16,7 @@ from dicomnode.cli.options import device_option, json_option, kept, new_folder
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
-    from dicomnode.pipeline import Outcome
+    from dicomnode.pipeline import PipelineResult
 
 UNDONE = "nothing was derived"
 AE_TITLE = "DICOMNODE"  # Station Name of objects that are derived without settings
@@ -80,18 +80,19 @@ def _derive(
     paths: list[Path], out: Path, model: str | None, device: str, progress: Callable[[str, float], None]
 ) -> Derived:
     from dicomnode import durable, log
+    from dicomnode.derivation import DerivationParameters
     from dicomnode.derive.encode import DerivedFile
     from dicomnode.derive.facts import DerivationPlan
     from dicomnode.generators import model_dir
     from dicomnode.ids import AeTitle
-    from dicomnode.imaging.verdict import Limits
     from dicomnode.pipeline import run_pipeline
 
     log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
     facts = model_dir.model_facts(model or model_dir.default_model())
     plan = DerivationPlan(
-        namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE), rule="infer", model=facts.name, model_kind=facts.kind,
-        model_digest=facts.digest, created_at=datetime.now(UTC).astimezone(),
+        parameters=DerivationParameters(rule="infer", model=facts.name, model_digest=facts.digest),
+        model_kind=facts.kind, namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE),
+        created_at=datetime.now(UTC).astimezone(),
     )  # fmt: skip
     generator = model_dir.load_generator(model or facts.name)
     with kept(out, UNDONE), durable.growing_folder(new_folder(out, UNDONE)) as growing:
@@ -99,23 +100,22 @@ def _derive(
         def write(file: DerivedFile) -> None:
             durable.write_file(growing / f"{file.instance_number:04d}.dcm", [file.content])
 
-        outcome = run_pipeline(
-            paths, generator=generator, plan=plan, device=device, write=write, progress=progress,
-            limits=Limits(rule_name="infer", ratios=facts.ratios, model=facts.name),
-        )  # fmt: skip
-        return _derived(outcome, facts.name, facts.digest, device, out)
+        result = run_pipeline(
+            paths, generator=generator, plan=plan, ratios=facts.ratios, device=device, write=write, progress=progress
+        )
+        return _derived(result, facts.name, facts.digest, device, out)
 
 
-def _derived(outcome: Outcome, model: str, digest: str, device: str, out: Path) -> Derived:
-    verdict = outcome.verdict
+def _derived(result: PipelineResult, model: str, digest: str, device: str, out: Path) -> Derived:
+    verdict = result.verdict
     if not verdict.process:
         raise InputError(f"The series was not derived: {verdict.sentence}")
-    assert outcome.ratio
+    assert result.ratio
     assert verdict.slice_spacing_mm
     assert verdict.thin_spacing_mm
     return Derived(
-        thick=verdict.slices, thin=len(outcome.instances), ratio=outcome.ratio,
+        thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
         slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
-        model_digest=digest, device=device, notes=outcome.notes, out=out,
-        stages={name: round(seconds, 3) for name, seconds in outcome.stages.items()},
+        model_digest=digest, device=device, notes=result.notes, out=out,
+        stages={name: round(seconds, 3) for name, seconds in result.stages.items()},
     )  # fmt: skip

@@ -15,7 +15,7 @@ from dicomnode.cli.options import config_option, json_option, load_settings, ope
 if TYPE_CHECKING:
     from dicomnode.catalog import ModelLine
     from dicomnode.generators.card import Card
-    from dicomnode.ledger.lines import EventLine, ModelRow
+    from dicomnode.ledger.views import EventLine, ModelRow
     from dicomnode.settings.models import Settings
 
 

@@ -10,7 +10,7 @@ import click
 from dicomnode.cli import output
 from dicomnode.cli.options import config_option, json_option, operator, reader, writer
 from dicomnode.errors import InputError
-from dicomnode.ledger.rows import QuarantineReason
+from dicomnode.ledger.values import QuarantineReason
 
 LIMIT = 100  # rows that a person can read
 

@@ -292,9 +292,9 @@ def _go_on(
     with ExitStack() as stack:
         shown = [stack.enter_context(_shown(quiet=as_json))]
         if tensorboard:
-            from trainer.training.board import board
+            from trainer.training.curves import tensorboard_curves
 
-            shown.append(stack.enter_context(board(run)))
+            shown.append(stack.enter_context(tensorboard_curves(run)))
         stop = stack.enter_context(_stop_on_interrupt())
 
         def report(line: Line) -> None:

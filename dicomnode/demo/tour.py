@@ -23,8 +23,8 @@ from dicomnode.errors import InputError, PeerError
 from dicomnode.generators import cubic_dc, model_dir
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.headers import read_header
-from dicomnode.ledger.lines import DeliveryLine, JobLine, SeriesDetail
 from dicomnode.ledger.queries import Reader, open_reader
+from dicomnode.ledger.views import DeliveryLine, JobLine, SeriesDetail
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
 from dicomnode.service import Service

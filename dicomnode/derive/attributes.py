@@ -65,7 +65,7 @@ def _derivation_description(facts: Facts) -> str:
     width = f"{thick.slice_thickness_mm:.4g} mm thick, gap fraction {gap:.2f}" if is_known else "of unknown thickness"
     sentences = [
         f"{facts.ratio} thin slices computed for each of {len(thick.voxels)} thick ones by {PRODUCT} {__version__}",
-        f" with model {plan.model} (digest {plan.model_digest[:16]}).",
+        f" with model {plan.parameters.model} (digest {plan.parameters.model_digest[:16]}).",
         f" Source: series {facts.series_number}, slices {thick.slice_spacing_mm:.4g} mm apart,",
         f" {width}.",
     ]
@@ -153,8 +153,8 @@ def _contributing_equipment(facts: Facts) -> list[Dataset]:
     node = _item()
     node.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
     node.Manufacturer = PRODUCT
-    node.ManufacturerModelName = plan.model[:LO_LENGTH]
-    node.SoftwareVersions = [__version__, plan.model_digest[:LO_LENGTH]]
+    node.ManufacturerModelName = plan.parameters.model[:LO_LENGTH]
+    node.SoftwareVersions = [__version__, plan.parameters.model_digest[:LO_LENGTH]]
     node.DeviceSerialNumber = str(plan.namespace)
     node.StationName = plan.ae_title[:SH_LENGTH]
     node.ContributionDateTime = facts.moment.strftime("%Y%m%d%H%M%S.%f%z")

@@ -89,8 +89,9 @@ def derive(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: boo
     notes += facts.copies.notes(series)
     if not consistency:
         notes.append(
-            f"Model {plan.model} does not put back what was measured: the averages over the thick slices are off by "
-            f"up to {largest_deviation(facts.storage, stack, thin):.3g}, of values up to {stack.maximum:.4g}."
+            f"Model {plan.parameters.model} does not put back what was measured: the averages over the thick slices "
+            f"are off by up to {largest_deviation(facts.storage, stack, thin):.3g}, "
+            f"of values up to {stack.maximum:.4g}."
         )
     return Derivation(
         series_uid=facts.series_uid,

@@ -18,6 +18,7 @@ import numpy as np
 import pydicom
 
 from dicomnode import __version__
+from dicomnode.derivation import DerivationParameters
 from dicomnode.derive.copies import Copies
 from dicomnode.derive.stored import Storage, storage_of
 from dicomnode.ids import AeTitle, derived_uid
@@ -36,18 +37,14 @@ _OFFSET = re.compile(r"[+-]\d{4}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivationPlan:
-    """What decides a derived series beside its source: pinned in the job, so that a second try writes the same."""
+    """What decides a derived series beside its source: the same at a second try, so that it writes the same."""
 
+    parameters: DerivationParameters
+    model_kind: str
     namespace: uuid.UUID  # the node's own UUID; ``infer`` draws one at each run
     ae_title: AeTitle
-    rule: str
-    model: str
-    model_kind: str
-    model_digest: str
-    parameters: str = "{}"  # canonical JSON of the rule's keys that change pixels or tags
     derivation_number: int = 1
     created_at: datetime  # aware; written on the source's clock, else in the time zone that it has here
-    ratio: int | None = None  # pinned by the job; None: as the verdict says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,7 +116,7 @@ def _seed(stack: Stack, thin: Volume, plan: DerivationPlan, ratio: int, moment: 
     The thin voxels themselves are part of it. Their last digits depend on more than anyone can list (GPU or CPU,
     precision, number of threads, libraries), and only here is it known where the network ran to its end.
     """
-    first = stack.headers[0]
+    first, parameters = stack.headers[0], plan.parameters
     content = {
         "study": first.study_uid,
         "series": first.series_uid,
@@ -130,8 +127,8 @@ def _seed(stack: Stack, thin: Volume, plan: DerivationPlan, ratio: int, moment: 
         "kind": SERIES_KIND,
         "ratio": ratio,
         "voxels": _voxels_sha256(thin),
-        "parameters": json.loads(plan.parameters),
-        "model": [plan.model, plan.model_kind, plan.model_digest],
+        "parameters": parameters.pinned(),
+        "model": [parameters.model, plan.model_kind, parameters.model_digest],
         "derivation": plan.derivation_number,
         # Pinned in the job like the rest. A ledger put back from a copy counts derivations anew, at another moment.
         "moment": moment.isoformat(),

@@ -169,9 +169,11 @@ class Link:
         """Wait until more of an object may be read. That time does not count against the peer: its PDU begins anew."""
         if self._budget is None or not self._reader.held_bytes:
             return None
+        wanted = self._reader.held_bytes + len(self._reader.free())
+        if wanted <= self._budget.exempt_bytes:  # without its lock: an ordinary slice never gets beyond
+            return None
         if self._budget.is_late(id(self)):
             return Ended.TOO_SLOW
-        wanted = self._reader.held_bytes + len(self._reader.free())
         while not self._budget.hold(id(self), wanted, LOOK_S):
             self._pdu_began = None
             if self._is_aborted:

@@ -14,15 +14,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import numpy as np
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
+from dicomnode.derivation import DerivationParameters, RuleLimits
 from dicomnode.imaging.fitness import PIXEL_FORMAT, fault_of, is_lossy
 from dicomnode.imaging.frame import Frame, Slice
 from dicomnode.imaging.geometry import (
@@ -37,7 +37,7 @@ from dicomnode.imaging.geometry import (
     unevenness,
 )
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, UnreadableHeader, attribute_name
-from dicomnode.imaging.profile import MIN_RATIO, RATIO_LIMITS, TARGET_SPACING_MM, choose_ratio
+from dicomnode.imaging.profile import RATIO_LIMITS, choose_ratio
 from dicomnode.own_output import is_own_output, source_number
 
 ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
@@ -149,18 +149,18 @@ SHEARED = "Neighbouring slices are shifted sideways by up to {x} mm."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(RuleLimits):
     """What the rule and its model allow; the defaults hold where no rule matches."""
 
     rule_name: str = "default"
-    target_mm: float = TARGET_SPACING_MM
-    min_ratio: float = MIN_RATIO
-    max_gap_fraction: float = 0.5  # beyond it more is made up than measured
-    derived: Literal["process", "keep"] = "process"
-    allow_lossy: bool = False
-    refuse_terms: tuple[str, ...] = ()
     ratios: tuple[int, int] = RATIO_LIMITS  # of the model
     model: str = "cubic-dc"
+
+    @classmethod
+    def of(cls, parameters: DerivationParameters, ratios: tuple[int, int]) -> Limits:
+        """The limits of a derivation whose model can make ``ratios``."""
+        rule = asdict(parameters.limits)
+        return cls(**rule, rule_name=parameters.rule, ratios=ratios, model=parameters.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

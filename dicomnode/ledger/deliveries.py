@@ -14,11 +14,11 @@ from sqlalchemy import Connection, and_, exists, func, insert, literal_column, o
 
 from dicomnode.ids import DeliveryId, InstanceId, JobId, SeriesId
 from dicomnode.ledger import mapping
-from dicomnode.ledger.act import Act
-from dicomnode.ledger.rows import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
 from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import DeliveryState, Event, ItemState
+from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
@@ -172,9 +172,11 @@ _RELEASE_DOUBTFUL = (
 )
 
 
-def supersede_unsent(act: Act, series_id: SeriesId, *, but_job: JobId | None, detail: str) -> None:
+def supersede_unsent(
+    transaction: LedgerTransaction, series_id: SeriesId, *, but_job: JobId | None, detail: str
+) -> None:
     """Cancel the deliveries of a series of which nothing has reached a peer, except those of one job."""
-    act.move(_SUPERSEDE, detail, series=series_id, but_job=-1 if but_job is None else but_job)
+    transaction.move(_SUPERSEDE, detail, series=series_id, but_job=-1 if but_job is None else but_job)
 
 
 def is_in_doubt(connection: Connection, series_id: SeriesId) -> bool:
@@ -182,18 +184,18 @@ def is_in_doubt(connection: Connection, series_id: SeriesId) -> bool:
     return bool(connection.execute(select(_IS_IN_DOUBT), bind_values(series=series_id)).scalar_one())
 
 
-def hold_doubtful(act: Act, series_id: SeriesId) -> None:
+def hold_doubtful(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Hold the deliveries of which nothing has reached a peer: a file of the series was set aside."""
-    act.move(_HOLD_DOUBTFUL, series=series_id, sentence=_doubt(series_id))
+    transaction.move(_HOLD_DOUBTFUL, series=series_id, sentence=_doubt(series_id))
 
 
-def release_doubtful(act: Act, series_id: SeriesId, detail: str) -> int:
+def release_doubtful(transaction: LedgerTransaction, series_id: SeriesId, detail: str) -> int:
     """Make the deliveries due that ``hold_doubtful`` held; return how many there were."""
-    return act.move(_RELEASE_DOUBTFUL, detail, series=series_id)
+    return transaction.move(_RELEASE_DOUBTFUL, detail, series=series_id)
 
 
 def open_deliveries(
-    act: Act,
+    transaction: LedgerTransaction,
     *,
     series_id: SeriesId,
     revision: int,
@@ -205,8 +207,8 @@ def open_deliveries(
 
     It is held where an older revision was on its way before, or where the series is in doubt.
     """
-    supersede_unsent(act, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
-    begun_revision = act.connection.execute(_BEGUN_REVISION, bind_values(series=series_id)).scalar_one()
+    supersede_unsent(transaction, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
+    begun_revision = transaction.connection.execute(_BEGUN_REVISION, bind_values(series=series_id)).scalar_one()
     reason = None
     sentence = ""
     if begun_revision is not None and begun_revision < revision:
@@ -215,14 +217,14 @@ def open_deliveries(
             f"Revision {begun_revision} of this series was on its way to a peer before revision {revision} came; "
             "this one waits for `dicomnode deliveries release`."
         )
-    elif is_in_doubt(act.connection, series_id):
+    elif is_in_doubt(transaction.connection, series_id):
         reason, sentence = SET_ASIDE, _doubt(series_id)
     for peer in dict.fromkeys(peers):
-        open_one(act, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
+        open_one(transaction, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
 
 
 def open_one(
-    act: Act,
+    transaction: LedgerTransaction,
     job_id: JobId,
     peer: str,
     instances: Sequence[InstanceId],
@@ -232,21 +234,21 @@ def open_one(
     sentence: str = "",
 ) -> DeliveryId:
     """Make a delivery with all its items and the priority of its job. With a reason it is held, else it is due."""
-    new = mapping.new_delivery(act, job_id, peer, cause=cause, reason=reason, sentence=sentence)
-    made = DeliveryId(act.connection.execute(_OPEN, {**new, **bind_values(job=job_id)}).scalar_one())
-    act.connection.execute(insert(delivery_item), mapping.new_items(act, made, instances, cause=cause))
+    new = mapping.new_delivery(transaction, job_id, peer, cause=cause, reason=reason, sentence=sentence)
+    made = DeliveryId(transaction.connection.execute(_OPEN, {**new, **bind_values(job=job_id)}).scalar_one())
+    transaction.connection.execute(insert(delivery_item), mapping.new_items(transaction, made, instances, cause=cause))
     return made
 
 
-def return_all(act: Act, detail: str) -> int:
+def return_all(transaction: LedgerTransaction, detail: str) -> int:
     """Make every delivery due that was being sent: at the start of a service no lease is alive."""
-    return act.move(_RETURN_ALL, detail)
+    return transaction.move(_RETURN_ALL, detail)
 
 
-def claim(act: Act, peer: str, owner: str, until: datetime) -> Delivery | None:
+def claim(transaction: LedgerTransaction, peer: str, owner: str, until: datetime) -> Delivery | None:
     """Take the most urgent delivery that is due to this peer, among equals the one that has been due longest."""
-    act.move(_LEASE_LOST, "the lease ran out", peer=peer)
-    row = act.take(_CLAIM, peer=peer, owner=owner, until=until)
+    transaction.move(_LEASE_LOST, "the lease ran out", peer=peer)
+    row = transaction.take(_CLAIM, peer=peer, owner=owner, until=until)
     return None if row is None else mapping.claimed_delivery(row)
 
 
@@ -270,9 +272,9 @@ def without_peer(connection: Connection, reachable: Collection[str]) -> dict[str
     return {peer: number for peer, number in connection.execute(question)}
 
 
-def beat(act: Act, claimed: Delivery, until: datetime) -> bool:
+def beat(transaction: LedgerTransaction, claimed: Delivery, until: datetime) -> bool:
     """Renew the lease. False: the delivery is no longer ours."""
-    return act.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
+    return transaction.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
 
 
 def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryItem]:
@@ -296,61 +298,61 @@ def state_of(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
     return DeliveryState(connection.execute(select(delivery.c.state).where(delivery.c.id == delivery_id)).scalar_one())
 
 
-def acknowledge(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
+def acknowledge(transaction: LedgerTransaction, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
     """Record that the peer has the instance. False: the claim is no longer ours, and no other item may be sent."""
     answer = {**_claim_of(claimed), "item": item.id, "status": status, "attempt": claimed.attempts}
-    return act.move(_ACKNOWLEDGE, f"{status:04X}", **answer) == 1 and is_ours(act.connection, claimed)
+    return transaction.move(_ACKNOWLEDGE, f"{status:04X}", **answer) == 1 and is_ours(transaction.connection, claimed)
 
 
-def refuse(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
+def refuse(transaction: LedgerTransaction, claimed: Delivery, item: DeliveryItem, status: int) -> bool:
     """Record that the peer will not take the instance. False means the same as from ``acknowledge``."""
-    moved = act.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, status=status)
-    return moved == 1 and is_ours(act.connection, claimed)
+    moved = transaction.move(_REFUSE, f"{status:04X}", **_claim_of(claimed), item=item.id, status=status)
+    return moved == 1 and is_ours(transaction.connection, claimed)
 
 
-def fail_item(act: Act, claimed: Delivery, item: DeliveryItem, status: int) -> int:
+def fail_item(transaction: LedgerTransaction, claimed: Delivery, item: DeliveryItem, status: int) -> int:
     """Record that the peer could not take the instance this time; return how often that has happened."""
     answer = bind_values(**_claim_of(claimed), item=item.id, status=status)
-    tries = act.connection.execute(_FAIL_ITEM, answer).scalar_one_or_none()
+    tries = transaction.connection.execute(_FAIL_ITEM, answer).scalar_one_or_none()
     return item.tries if tries is None else int(tries)
 
 
-def defer(act: Act, claimed: Delivery, *, due_at: datetime, reason: str, sentence: str) -> bool:
+def defer(transaction: LedgerTransaction, claimed: Delivery, *, due_at: datetime, reason: str, sentence: str) -> bool:
     """Make the delivery due again at a later moment, after a transient failure."""
     this_attempt = bind_values(delivery=claimed.id, attempt=claimed.attempts)
-    progress = act.connection.execute(_PROGRESS, this_attempt).scalar_one()
+    progress = transaction.connection.execute(_PROGRESS, this_attempt).scalar_one()
     failures = 1 if progress else claimed.failures + 1
     wait = {"next_at": due_at, "failures": failures, "reason": reason, "sentence": sentence}
-    return act.move(_DEFER, sentence, **_claim_of(claimed), **wait) == 1
+    return transaction.move(_DEFER, sentence, **_claim_of(claimed), **wait) == 1
 
 
-def release_claim(act: Act, claimed: Delivery) -> bool:
+def release_claim(transaction: LedgerTransaction, claimed: Delivery) -> bool:
     """Make the delivery due at once, without a failure: the service stops between two instances."""
-    return act.move(_RETURN, "stopped", **_claim_of(claimed), next_at=act.now) == 1
+    return transaction.move(_RETURN, "stopped", **_claim_of(claimed), next_at=transaction.now) == 1
 
 
-def hold(act: Act, claimed: Delivery, *, reason: str, sentence: str) -> bool:
+def hold(transaction: LedgerTransaction, claimed: Delivery, *, reason: str, sentence: str) -> bool:
     """Hold the delivery until an operator acts."""
-    return act.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 1
+    return transaction.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 1
 
 
-def finish(act: Act, claimed: Delivery) -> DeliveryState | None:
+def finish(transaction: LedgerTransaction, claimed: Delivery) -> DeliveryState | None:
     """End a delivery whose items are all answered: it is sent where the peer took every one, else held.
 
     None: the claim is no longer ours.
     """
-    if not is_ours(act.connection, claimed):
+    if not is_ours(transaction.connection, claimed):
         return None
-    rows = act.connection.execute(_ITEMS_BY_STATE, bind_values(delivery=claimed.id)).all()
+    rows = transaction.connection.execute(_ITEMS_BY_STATE, bind_values(delivery=claimed.id)).all()
     assert all(row.state != ItemState.PENDING for row in rows), "a delivery is finished when no item is pending"
     refused = [row for row in rows if row.state == ItemState.REFUSED]
     if not refused:
-        act.move(_FINISH, "every image acknowledged", **_claim_of(claimed))
+        transaction.move(_FINISH, "every image acknowledged", **_claim_of(claimed))
         return DeliveryState.SENT
     statuses = ", ".join(f"{row.items} x status {row.status:04X}" for row in refused)
     total = sum(row.items for row in rows)
     sentence = f"{claimed.peer} refused {sum(row.items for row in refused)} of {total} images: {statuses}."
-    hold(act, claimed, reason=REFUSED, sentence=sentence)
+    hold(transaction, claimed, reason=REFUSED, sentence=sentence)
     return DeliveryState.HELD
 
 

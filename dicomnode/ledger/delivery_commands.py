@@ -11,12 +11,12 @@ from sqlalchemy import Connection, exists, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger.act import Act
 from dicomnode.ledger.deliveries import DUE_NOW, NO_LEASE, open_one
 from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import delivery, delivery_item, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, JobState
+from dicomnode.ledger.transaction import LedgerTransaction
 
 _IN_WORDS: Final = {
     DeliveryState.DUE: "due already",
@@ -63,52 +63,52 @@ _FRESH_TRIES = (
 )
 
 
-def retry(act: Act, delivery_id: DeliveryId) -> None:
+def retry(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
     """Make a delivery due now, and its refused items pending again."""
-    row = _row_for_operator(act.connection, delivery_id)
+    row = _row_for_operator(transaction.connection, delivery_id)
     match DeliveryState(row.state):
         case DeliveryState.HELD:
-            act.move(_RETRY, delivery=delivery_id)
+            transaction.move(_RETRY, delivery=delivery_id)
         case DeliveryState.CANCELLED:
-            _refuse_outdated(act.connection, row)
-            act.move(_RETRY, delivery=delivery_id)
+            _refuse_outdated(transaction.connection, row)
+            transaction.move(_RETRY, delivery=delivery_id)
         case DeliveryState.DUE:
-            act.connection.execute(_HASTEN, bind_values(now=act.now, delivery=delivery_id))
-            act.note(Event.RETRY, table=delivery.name, row=delivery_id)
+            transaction.connection.execute(_HASTEN, bind_values(now=transaction.now, delivery=delivery_id))
+            transaction.note(Event.RETRY, table=delivery.name, row=delivery_id)
         case _:
             raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; there is nothing to retry.")
-    act.connection.execute(_FRESH_TRIES, bind_values(delivery=delivery_id))
-    act.move(_RETRY_ITEMS, delivery=delivery_id)
+    transaction.connection.execute(_FRESH_TRIES, bind_values(delivery=delivery_id))
+    transaction.move(_RETRY_ITEMS, delivery=delivery_id)
 
 
-def send_to(act: Act, delivery_id: DeliveryId, peer: str) -> DeliveryId:
+def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) -> DeliveryId:
     """Send the images of a delivery to another peer, all of them: what the first peer has says nothing of this one.
 
     A delivery that is not sent yet is cancelled in favour of the other. The delivery to that peer is a new one, or the
     one of the same job that was cancelled before.
     """
-    row = _row_for_operator(act.connection, delivery_id)
+    row = _row_for_operator(transaction.connection, delivery_id)
     if row.peer == peer:
-        retry(act, delivery_id)
+        retry(transaction, delivery_id)
         return delivery_id
     if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
-        _refuse_outdated(act.connection, row)
-    there = act.connection.execute(
+        _refuse_outdated(transaction.connection, row)
+    there = transaction.connection.execute(
         select(delivery).where(delivery.c.job_id == row.job_id, delivery.c.peer == peer)
     ).one_or_none()
     if there is None:
-        instances = act.connection.execute(_INSTANCES, bind_values(delivery=delivery_id)).scalars().all()
-        target = open_one(act, row.job_id, peer, instances, cause=Event.RETRY)
+        instances = transaction.connection.execute(_INSTANCES, bind_values(delivery=delivery_id)).scalars().all()
+        target = open_one(transaction, row.job_id, peer, instances, cause=Event.RETRY)
     elif there.state == DeliveryState.CANCELLED:
         target = DeliveryId(there.id)
-        retry(act, target)
+        retry(transaction, target)
     else:
         raise InputError(
             f"Delivery {there.id} brings the same images to {peer} and is {_state_in_words(there)}; "
             "nothing was changed.",
             hint=f"`dicomnode deliveries cancel {delivery_id}` gives this one up.",
         )
-    act.move(
+    transaction.move(
         _CANCEL,
         f"delivery {target} goes to {peer} instead",
         delivery=delivery_id,
@@ -117,18 +117,18 @@ def send_to(act: Act, delivery_id: DeliveryId, peer: str) -> DeliveryId:
     return target
 
 
-def release(act: Act, delivery_id: DeliveryId) -> None:
+def release(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
     """Make a held delivery due."""
-    row = _row_for_operator(act.connection, delivery_id)
+    row = _row_for_operator(transaction.connection, delivery_id)
     if row.state != DeliveryState.HELD:
         raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; only a held one can be released.")
-    act.move(_RELEASE, delivery=delivery_id)
+    transaction.move(_RELEASE, delivery=delivery_id)
 
 
-def cancel(act: Act, delivery_id: DeliveryId) -> None:
+def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
     """Send nothing more of a delivery, once the instance that is on its way has its answer."""
-    row = _row_for_operator(act.connection, delivery_id)
-    if act.move(_CANCEL, delivery=delivery_id, sentence="An operator cancelled it.") == 0:
+    row = _row_for_operator(transaction.connection, delivery_id)
+    if transaction.move(_CANCEL, delivery=delivery_id, sentence="An operator cancelled it.") == 0:
         raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; there is nothing to cancel.")
 
 

@@ -10,11 +10,11 @@ from sqlalchemy import Connection, select, update
 
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import deliveries, jobs, mapping, quarantine
-from dicomnode.ledger.act import Act
-from dicomnode.ledger.rows import KnownInstance, StoredInstance, StoreOutcome
 from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.statements import bind_values, bound, insert_if_new, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
+from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import KnownInstance, StoredInstance, StoreOutcome
 
 _NUMBER = select(series.c.id).where(series.c.series_uid == bound("uid"))
 _MAKE_SERIES = insert_if_new(series)
@@ -61,10 +61,10 @@ def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
     return None if found is None else SeriesId(found)
 
 
-def make_series(act: Act, series_uid: str) -> SeriesId:
+def make_series(transaction: LedgerTransaction, series_uid: str) -> SeriesId:
     """Give a series a number, or return the one that another association got for it a moment ago."""
-    act.connection.execute(_MAKE_SERIES, mapping.new_received_series(act, series_uid))
-    number = series_number(act.connection, series_uid)
+    transaction.connection.execute(_MAKE_SERIES, mapping.new_received_series(transaction, series_uid))
+    number = series_number(transaction.connection, series_uid)
     assert number is not None, "the row was just written"
     return number
 
@@ -75,43 +75,43 @@ def known_instance(connection: Connection, sop_instance_uid: str) -> KnownInstan
     return None if row is None else mapping.known_instance(row)
 
 
-def accept(act: Act, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
+def accept(transaction: LedgerTransaction, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
     """Give each new instance its row, and return what each instance is, in the order given."""
     opened: dict[SeriesId, _Open] = {}
-    outcomes = [_accept_one(act, one, opened) for one in instances]
+    outcomes = [_accept_one(transaction, one, opened) for one in instances]
     for series_id, now_open in opened.items():
-        _touch(act, series_id, now_open)
+        _touch(transaction, series_id, now_open)
     return outcomes
 
 
-def mark_aborted(act: Act, series_id: SeriesId) -> None:
+def mark_aborted(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Record that an association into the series ended without a release: more may come, so it settles later."""
-    if act.connection.execute(_ABORTED, bind_values(series=series_id)).rowcount:
-        act.note("aborted", table=series.name, row=series_id)
+    if transaction.connection.execute(_ABORTED, bind_values(series=series_id)).rowcount:
+        transaction.note("aborted", table=series.name, row=series_id)
 
 
-def mark_cut_off(act: Act) -> None:
+def mark_cut_off(transaction: LedgerTransaction) -> None:
     """Mark every series that still comes in: after a kill nobody knows whether its sender had finished."""
     receiving = select(series.c.id).where(stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
-    for series_id in act.connection.execute(receiving).scalars().all():
-        mark_aborted(act, SeriesId(series_id))
+    for series_id in transaction.connection.execute(receiving).scalars().all():
+        mark_aborted(transaction, SeriesId(series_id))
 
 
-def _accept_one(act: Act, one: StoredInstance, opened: dict[SeriesId, _Open]) -> StoreOutcome:
+def _accept_one(transaction: LedgerTransaction, one: StoredInstance, opened: dict[SeriesId, _Open]) -> StoreOutcome:
     now_open = opened.get(one.series)
     if now_open is None:
-        now_open = opened[one.series] = _look_up(act.connection, one.series)
+        now_open = opened[one.series] = _look_up(transaction.connection, one.series)
     if now_open.is_derived:  # a PACS may give our objects UIDs of its own; what we derived stays as it was derived
-        sender = Act(connection=act.connection, now=act.now, by=one.peer)
+        sender = LedgerTransaction(connection=transaction.connection, now=transaction.now, by=one.peer)
         sender.note(StoreOutcome.OWN_OUTPUT, table=series.name, row=one.series)
         return StoreOutcome.OWN_OUTPUT
     is_late = now_open.state is not SeriesState.RECEIVING
     revision = now_open.revision + 1 if is_late else now_open.revision
-    if act.connection.execute(_ADD, mapping.new_received_instance(one, revision)).rowcount == 0:
-        return _compare(act, one, now_open, is_judged=is_late)
+    if transaction.connection.execute(_ADD, mapping.new_received_instance(one, revision)).rowcount == 0:
+        return _compare(transaction, one, now_open, is_judged=is_late)
     now_open.added.append(one.received_at)
     if is_late:
-        _reopen(act, one, now_open)
+        _reopen(transaction, one, now_open)
     return StoreOutcome.STORED
 
 
@@ -127,9 +127,9 @@ def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
     )
 
 
-def _reopen(act: Act, late: StoredInstance, now_open: _Open) -> None:
+def _reopen(transaction: LedgerTransaction, late: StoredInstance, now_open: _Open) -> None:
     """Begin the next revision for a late instance, and give up what waits for the older one."""
-    sender = Act(connection=act.connection, now=act.now, by=late.peer)
+    sender = LedgerTransaction(connection=transaction.connection, now=transaction.now, by=late.peer)
     now_open.revision += 1
     now_open.state = SeriesState.RECEIVING
     now_open.first_at = None
@@ -140,13 +140,15 @@ def _reopen(act: Act, late: StoredInstance, now_open: _Open) -> None:
     deliveries.supersede_unsent(sender, late.series, but_job=None, detail=detail)
 
 
-def _compare(act: Act, again: StoredInstance, now_open: _Open, *, is_judged: bool) -> StoreOutcome:
+def _compare(
+    transaction: LedgerTransaction, again: StoredInstance, now_open: _Open, *, is_judged: bool
+) -> StoreOutcome:
     """Compare an instance with the one that has its UID already; the first is kept, whatever the second is.
 
     An instance that is set aside belongs to its series all the same, so it counts as one that came.
     """
-    sender = Act(connection=act.connection, now=act.now, by=again.peer)
-    known = known_instance(act.connection, again.sop_instance_uid)
+    sender = LedgerTransaction(connection=transaction.connection, now=transaction.now, by=again.peer)
+    known = known_instance(transaction.connection, again.sop_instance_uid)
     assert known is not None, "an instance that was not added has its UID in the ledger"
     if known.id == again.id:
         return StoreOutcome.STORED
@@ -168,11 +170,11 @@ def _compare(act: Act, again: StoredInstance, now_open: _Open, *, is_judged: boo
     return outcome
 
 
-def _touch(act: Act, series_id: SeriesId, now_open: _Open) -> None:
+def _touch(transaction: LedgerTransaction, series_id: SeriesId, now_open: _Open) -> None:
     """Write down when instances came. A copy of an instance that is there says only that its sender is back."""
     if now_open.added:
         first = now_open.first_at or min(now_open.added)
         heard = bind_values(series=series_id, first_at=first, last_at=max(now_open.added))
-        act.connection.execute(_TOUCH, heard)
+        transaction.connection.execute(_TOUCH, heard)
     elif now_open.aborted:
-        act.connection.execute(_NOT_ABORTED, bind_values(series=series_id))
+        transaction.connection.execute(_NOT_ABORTED, bind_values(series=series_id))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection, Row, and_, exists, func, insert, select, update
 
+from dicomnode.derivation import DerivedSeries
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries, mapping
-from dicomnode.ledger.act import Act
-from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedSeries, Job, PlannedJob
 from dicomnode.ledger.schema import MAX_ATTEMPTS, instance, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState
+from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import Job, PlannedJob
+
+PARAMETERS: Final = "parameters"  # reason of a held job: another version of the node planned it
 
 _NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 _NO_TROUBLE: Final[dict[str, object]] = {"reason": None, "sentence": ""}
@@ -107,82 +109,90 @@ _FAIL = moving(job, Event.FAIL).where(_MINE).values(**_BACK, **_NO_LEASE)
 _HOLD = moving(job, Event.HOLD).where(_MINE).values(reason=bound("reason"), sentence=bound("sentence"), **_NO_LEASE)
 
 
-def supersede_old(act: Act, series_id: SeriesId, detail: str) -> None:
+def supersede_old(transaction: LedgerTransaction, series_id: SeriesId, detail: str) -> None:
     """Supersede the jobs that wait for an older revision; a running job is left to end."""
-    act.move(_SUPERSEDE, detail, series=series_id)
+    transaction.move(_SUPERSEDE, detail, series=series_id)
 
 
-def plan(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
+def plan(transaction: LedgerTransaction, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
     """Return the one job for this verdict: the job that is there, with its attempts given back, or a new one.
 
     Of the jobs of a revision all but one are done or gave way, since each verdict takes up or cancels the one before.
     """
     chosen: JobId | None = None
-    for row in act.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)).all():
+    for row in transaction.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)).all():
         state = JobState(row.state)
         if state is JobState.RUNNING:
             chosen = JobId(row.id)  # claimed before the new verdict came; its end is the answer
         elif state is not JobState.DONE and _makes_the_same(row, planned):
-            act.connection.execute(
+            transaction.connection.execute(
                 _AS_NOW_PLANNED,
                 bind_values(job=row.id, peers=list(planned.deliver_to), verdict=planned.sentence),
             )
             if state is not JobState.QUEUED:
-                act.move(_QUEUE_ANEW, job=row.id)
+                transaction.move(_QUEUE_ANEW, job=row.id)
             chosen = JobId(row.id)
         elif state is not JobState.DONE:
-            act.move(_CANCEL, "a new verdict plans something else", job=row.id)
-    return _insert(act, series_id, revision, planned) if chosen is None else chosen
+            transaction.move(_CANCEL, "a new verdict plans something else", job=row.id)
+    return _insert(transaction, series_id, revision, planned) if chosen is None else chosen
 
 
-def cancel_waiting(act: Act, series_id: SeriesId, revision: int, detail: str) -> None:
+def cancel_waiting(transaction: LedgerTransaction, series_id: SeriesId, revision: int, detail: str) -> None:
     """Cancel the waiting jobs of a revision, because its new verdict is to keep the series."""
-    for row in act.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)).all():
+    for row in transaction.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)).all():
         if row.state != JobState.RUNNING:  # what was claimed meanwhile is let end; a done one stays as it is
-            act.move(_CANCEL, detail, job=row.id)
+            transaction.move(_CANCEL, detail, job=row.id)
 
 
-def refuse_while_running(act: Act, series_id: SeriesId, revision: int) -> None:
+def refuse_while_running(transaction: LedgerTransaction, series_id: SeriesId, revision: int) -> None:
     """Raise InputError where a job of the revision runs: an operator asked for a new verdict in the middle of it."""
-    for row in act.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)):
+    for row in transaction.connection.execute(_OF_REVISION, bind_values(series=series_id, revision=revision)):
         if row.state == JobState.RUNNING:
             raise InputError(f"Job {row.id} of series {series_id} is running; wait until it has ended.")
 
 
-def release(act: Act, series_id: SeriesId, revision: int) -> int:
+def release(transaction: LedgerTransaction, series_id: SeriesId, revision: int) -> int:
     """Queue the held job of this revision as it is, for an operator; return how many jobs that were."""
-    return act.move(_RELEASE, series=series_id, revision=revision)
+    return transaction.move(_RELEASE, series=series_id, revision=revision)
 
 
-def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
+def cancel(transaction: LedgerTransaction, series_id: SeriesId) -> tuple[JobId, ...]:
     """Cancel the jobs that wait, run or failed, for an operator; return their numbers."""
-    numbers = act.connection.execute(_CANCELLABLE, bind_values(series=series_id)).scalars().all()
+    numbers = transaction.connection.execute(_CANCELLABLE, bind_values(series=series_id)).scalars().all()
     if not numbers:
         raise InputError(
             f"Series {series_id} has no job that waits, runs or failed; there is nothing to cancel.",
             hint=f"`dicomnode series explain {series_id}` shows where it stands; a delivery has its own `cancel`.",
         )
     for number in numbers:
-        act.move(_CANCEL_BY_OPERATOR, job=number)
+        transaction.move(_CANCEL_BY_OPERATOR, job=number)
     return tuple(JobId(number) for number in numbers)
 
 
-def return_all(act: Act, detail: str) -> int:
+def return_all(transaction: LedgerTransaction, detail: str) -> int:
     """Queue every running job behind the others, with no attempt spent: at the start of a service no lease is alive."""
-    returned = act.move(_RETURN_ALL, detail)
-    act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
+    returned = transaction.move(_RETURN_ALL, detail)
+    transaction.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
     return returned
 
 
-def claim(act: Act, owner: str, until: datetime, but: Collection[JobId]) -> Job | None:
-    """Take the most urgent job, among equals the one that has waited longest, but none of ``but``."""
-    if act.move(_LEASE_LOST, "the lease ran out"):
-        act.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
-    row = act.take(_CLAIM, owner=owner, until=until, but=list(but))
-    if row is None:
-        return None
-    output = _make_output(act, row) if row.output_series_id is None else SeriesId(row.output_series_id)
-    return mapping.claimed_job(row, output)
+def claim(transaction: LedgerTransaction, owner: str, until: datetime, but: Collection[JobId]) -> Job | None:
+    """Take the most urgent job, among equals the one that has waited longest, but none of ``but``.
+
+    A job whose parameters this version cannot read is held, and the next one taken.
+    """
+    if transaction.move(_LEASE_LOST, "the lease ran out"):
+        transaction.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
+    while row := transaction.take(_CLAIM, owner=owner, until=until, but=list(but)):
+        try:
+            planned = mapping.planned_job(row)
+        except InputError as exc:
+            sentence = f"{exc.sentence} {exc.hint}"
+            transaction.move(_HOLD, sentence, job=row.id, token=row.lease_token, reason=PARAMETERS, sentence=sentence)
+            continue
+        output = _make_output(transaction, row) if row.output_series_id is None else SeriesId(row.output_series_id)
+        return mapping.claimed_job(row, planned, output)
+    return None
 
 
 def is_ours(connection: Connection, claimed: Job) -> bool:
@@ -195,29 +205,31 @@ def state_of(connection: Connection, job_id: JobId) -> JobState:
     return JobState(connection.execute(_STATE, bind_values(job=job_id)).scalar_one())
 
 
-def beat(act: Act, claimed: Job, until: datetime) -> bool:
+def beat(transaction: LedgerTransaction, claimed: Job, until: datetime) -> bool:
     """Renew the lease. False: the job is no longer ours."""
-    return act.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
+    return transaction.connection.execute(_BEAT, bind_values(**_claim_of(claimed), until=until)).rowcount == 1
 
 
-def finish(act: Act, claimed: Job, derived: DerivedSeries) -> bool:
+def finish(transaction: LedgerTransaction, claimed: Job, derived: DerivedSeries) -> bool:
     """End a job whose derived files are flushed and in their folder, and open deliveries to the peers of its rule."""
     assert derived.instances, "a done job made something"
     detail = f"{len(derived.instances)} images in series {claimed.output_series}"
-    if act.move(_FINISH, detail, **_claim_of(claimed), seconds=derived.seconds, notes=list(derived.notes)) == 0:
+    if transaction.move(_FINISH, detail, **_claim_of(claimed), seconds=derived.seconds, notes=list(derived.notes)) == 0:
         return False
-    act.connection.execute(_FILL_OUTPUT, bind_values(output=claimed.output_series, uid=derived.series_uid, now=act.now))
-    act.connection.execute(
+    transaction.connection.execute(
+        _FILL_OUTPUT, bind_values(output=claimed.output_series, uid=derived.series_uid, now=transaction.now)
+    )
+    transaction.connection.execute(
         insert(instance),
         [
-            mapping.new_derived_instance(one, claimed, number, act.now)
+            mapping.new_derived_instance(one, claimed, number, transaction.now)
             for number, one in enumerate(derived.instances, start=1)
         ],
     )
-    revision = act.connection.execute(_SERIES_REVISION, bind_values(series=claimed.series)).scalar_one()
+    revision = transaction.connection.execute(_SERIES_REVISION, bind_values(series=claimed.series)).scalar_one()
     if revision == claimed.revision:
         deliveries.open_deliveries(
-            act,
+            transaction,
             series_id=claimed.series,
             revision=revision,
             job_id=claimed.id,
@@ -225,54 +237,54 @@ def finish(act: Act, claimed: Job, derived: DerivedSeries) -> bool:
             instances=[one.id for one in derived.instances],
         )
     else:
-        act.note("not_delivered", table=job.name, row=claimed.id, detail=f"revision {revision} came while it ran")
+        transaction.note(
+            "not_delivered", table=job.name, row=claimed.id, detail=f"revision {revision} came while it ran"
+        )
     return True
 
 
-def give_back(act: Act, claimed: Job, *, detail: str, counts: bool) -> JobState | None:
+def give_back(transaction: LedgerTransaction, claimed: Job, *, detail: str, counts: bool) -> JobState | None:
     """Queue a job behind the others, or fail it where this was its last attempt.
 
     Return the state that it is in now. None: the claim is no longer ours.
     """
-    attempts = act.connection.execute(_ATTEMPTS, bind_values(**_claim_of(claimed))).scalar_one_or_none()
+    attempts = transaction.connection.execute(_ATTEMPTS, bind_values(**_claim_of(claimed))).scalar_one_or_none()
     if attempts is None:
         return None
     spent = attempts + 1 if counts else attempts
-    act.move(_FAIL if spent >= MAX_ATTEMPTS else _RETURN, detail, **_claim_of(claimed), attempts=spent, sentence=detail)
-    supersede_old(act, claimed.series, "a newer revision came while it ran")
-    return state_of(act.connection, claimed.id)
+    transaction.move(
+        _FAIL if spent >= MAX_ATTEMPTS else _RETURN, detail, **_claim_of(claimed), attempts=spent, sentence=detail
+    )
+    supersede_old(transaction, claimed.series, "a newer revision came while it ran")
+    return state_of(transaction.connection, claimed.id)
 
 
-def hold(act: Act, claimed: Job, *, reason: str, sentence: str) -> bool:
+def hold(transaction: LedgerTransaction, claimed: Job, *, reason: str, sentence: str) -> bool:
     """Hold a job until an operator acts, or supersede it where its revision is old. False: it is no longer ours."""
-    if act.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 0:
+    if transaction.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 0:
         return False
-    supersede_old(act, claimed.series, "a newer revision came while it ran")
+    supersede_old(transaction, claimed.series, "a newer revision came while it ran")
     return True
 
 
 def _makes_the_same(row: Row[*tuple[object, ...]], planned: PlannedJob) -> bool:
-    pinned = (row.rule, row.model, row.model_digest, row.ratio, _of_the_rule(row.parameters))
-    wanted = (planned.rule, planned.model, planned.model_digest, planned.ratio, _of_the_rule(planned.parameters))
-    return pinned == wanted
+    try:
+        return mapping.planned_job(row).parameters.makes_the_same(planned.parameters)
+    except InputError:  # another version of the node planned the job
+        return False
 
 
-def _of_the_rule(parameters: str) -> dict[str, object]:
-    """Leave out the time zone: a job keeps its moment and the zone of that moment, whatever the clocks say by now."""
-    return {key: value for key, value in json.loads(parameters).items() if key != UTC_OFFSET_MIN}
+def _insert(transaction: LedgerTransaction, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
+    last = transaction.connection.execute(_LAST_DERIVATION, bind_values(series=series_id)).scalar_one()
+    new = mapping.new_job(transaction, series_id, revision, planned, derivation_number=last + 1)
+    return JobId(transaction.connection.execute(insert(job).returning(job.c.id), new).scalar_one())
 
 
-def _insert(act: Act, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
-    last = act.connection.execute(_LAST_DERIVATION, bind_values(series=series_id)).scalar_one()
-    new = mapping.new_job(act, series_id, revision, planned, derivation_number=last + 1)
-    return JobId(act.connection.execute(insert(job).returning(job.c.id), new).scalar_one())
-
-
-def _make_output(act: Act, row: Row[*tuple[object, ...]]) -> SeriesId:
+def _make_output(transaction: LedgerTransaction, row: Row[*tuple[object, ...]]) -> SeriesId:
     """Make the series that the job will fill: each attempt fills the same folder."""
-    new = mapping.new_derived_series(act, SeriesId(row.series_id))
-    output = act.connection.execute(insert(series).returning(series.c.id), new).scalar_one()
-    act.connection.execute(_SET_OUTPUT, bind_values(job=row.id, output=output))
+    new = mapping.new_derived_series(transaction, SeriesId(row.series_id))
+    output = transaction.connection.execute(insert(series).returning(series.c.id), new).scalar_one()
+    transaction.connection.execute(_SET_OUTPUT, bind_values(job=row.id, output=output))
     return SeriesId(output)
 
 

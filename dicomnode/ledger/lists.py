@@ -13,12 +13,12 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, false, func, literal, or_, select
 
 from dicomnode.ledger import mapping, quarantine
-from dicomnode.ledger.lines import DeliveryLine, SeriesLine
 from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import RECEIVED, delivery, delivery_item, instance, job, series
 from dicomnode.ledger.schema import quarantine as aside
 from dicomnode.ledger.statements import stands
 from dicomnode.ledger.states import DeliveryState
+from dicomnode.ledger.views import DeliveryLine, SeriesLine
 
 NO_PEER: Final = "no_peer"  # reason of a due delivery whose peer the settings do not name, or not with an address
 

@@ -12,26 +12,16 @@ from typing import Final
 
 from sqlalchemy import Row
 
+from dicomnode.derivation import DerivationParameters, DerivedInstance
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger.act import Act
-from dicomnode.ledger.lines import (
-    AnswerLine,
-    BootLine,
-    DeliveryLine,
-    EventLine,
-    InstanceLine,
-    JobLine,
-    ModelRow,
-    QuarantineLine,
-    SeriesDetail,
-    SeriesLine,
-)
-from dicomnode.ledger.rows import (
+from dicomnode.ledger.schema import DERIVED, RECEIVED, instance
+from dicomnode.ledger.states import DeliveryState, Event, ItemState, JobState, ModelState, SeriesState
+from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import (
     OWN_OUTPUT,
     ArchivedInstance,
     Delivery,
     DeliveryItem,
-    DerivedInstance,
     Finding,
     ImportedModel,
     Job,
@@ -46,8 +36,18 @@ from dicomnode.ledger.rows import (
     StoredInstance,
     Unexamined,
 )
-from dicomnode.ledger.schema import DERIVED, RECEIVED, instance
-from dicomnode.ledger.states import DeliveryState, Event, ItemState, JobState, ModelState, SeriesState
+from dicomnode.ledger.views import (
+    AnswerLine,
+    BootLine,
+    DeliveryLine,
+    EventLine,
+    InstanceLine,
+    JobLine,
+    ModelRow,
+    QuarantineLine,
+    SeriesDetail,
+    SeriesLine,
+)
 
 AnyRow = Row[*tuple[object, ...]]
 
@@ -68,30 +68,30 @@ KNOWN_INSTANCE: Final = tuple(
 # Series.
 
 
-def new_received_series(act: Act, series_uid: str) -> dict[str, object]:
+def new_received_series(transaction: LedgerTransaction, series_uid: str) -> dict[str, object]:
     """A number for what a scanner will send under this UID."""
     return {
-        **_new_series(act, RECEIVED, SeriesState.RECEIVING, "number"),
+        **_new_series(transaction, RECEIVED, SeriesState.RECEIVING, "number"),
         "series_uid": series_uid,
         "sentence": "",
     }
 
 
-def new_derived_series(act: Act, source: SeriesId) -> dict[str, object]:
+def new_derived_series(transaction: LedgerTransaction, source: SeriesId) -> dict[str, object]:
     """The series that a job will fill."""
     return {
-        **_new_series(act, DERIVED, SeriesState.KEPT, OWN_OUTPUT),
+        **_new_series(transaction, DERIVED, SeriesState.KEPT, OWN_OUTPUT),
         "reason": OWN_OUTPUT,
         "sentence": f"This series was made by this node from series {source}; it is kept and never processed again.",
     }
 
 
-def _new_series(act: Act, origin: str, state: SeriesState, cause: str) -> dict[str, object]:
+def _new_series(transaction: LedgerTransaction, origin: str, state: SeriesState, cause: str) -> dict[str, object]:
     return {
         "origin": origin,
         "revision": 1,
-        **act.born(state, cause),
-        "created_at": act.now,
+        **transaction.born(state, cause),
+        "created_at": transaction.now,
         "aborted": False,
         "notes": [],
         "alert": False,
@@ -169,23 +169,19 @@ def series_detail(
 
 
 def new_job(
-    act: Act, series_id: SeriesId, revision: int, planned: PlannedJob, *, derivation_number: int
+    transaction: LedgerTransaction, series_id: SeriesId, revision: int, planned: PlannedJob, *, derivation_number: int
 ) -> dict[str, object]:
     """A job that was just planned."""
     return {
         "series_id": series_id,
         "revision": revision,
-        **act.born(JobState.QUEUED, Event.PLAN),
-        "rule": planned.rule,
-        "model": planned.model,
-        "model_digest": planned.model_digest,
-        "ratio": planned.ratio,
-        "parameters": planned.parameters,
+        **transaction.born(JobState.QUEUED, Event.PLAN),
+        **planned.parameters.as_columns(),
         "derivation_number": derivation_number,
         "deliver_to": list(planned.deliver_to),
         "verdict": planned.sentence,
-        "created_at": act.now,
-        "queued_at": act.now,
+        "created_at": transaction.now,
+        "queued_at": transaction.now,
         "attempts": 0,
         "lease_token": 0,
         "sentence": "",
@@ -197,24 +193,20 @@ def new_job(
 def planned_job(row: AnyRow) -> PlannedJob:
     """What was pinned when the job was planned."""
     return PlannedJob(
-        rule=row.rule,
-        model=row.model,
-        model_digest=row.model_digest,
-        ratio=row.ratio,
-        parameters=row.parameters,
+        parameters=DerivationParameters.from_columns(row._asdict()),
         deliver_to=tuple(row.deliver_to),
         sentence=row.verdict,
     )
 
 
-def claimed_job(row: AnyRow, output: SeriesId) -> Job:
+def claimed_job(row: AnyRow, planned: PlannedJob, output: SeriesId) -> Job:
     """The row as the claim left it; ``output``: the series to fill."""
     return Job(
         id=JobId(row.id),
         series=SeriesId(row.series_id),
         revision=row.revision,
         output_series=output,
-        planned=planned_job(row),
+        planned=planned,
         derivation_number=row.derivation_number,
         created_at=row.created_at,
         attempts=row.attempts,
@@ -329,15 +321,15 @@ def instance_line(row: AnyRow, *, identify: bool) -> InstanceLine:
 
 
 def new_delivery(
-    act: Act, job_id: JobId, peer: str, *, cause: str, reason: str | None, sentence: str
+    transaction: LedgerTransaction, job_id: JobId, peer: str, *, cause: str, reason: str | None, sentence: str
 ) -> dict[str, object]:
     """A delivery that is due, or held where there is a reason. Its priority is that of its job."""
     return {
         "job_id": job_id,
         "peer": peer,
-        **act.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
-        "created_at": act.now,
-        "next_at": act.now,
+        **transaction.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
+        "created_at": transaction.now,
+        "next_at": transaction.now,
         "attempts": 0,
         "failures": 0,
         "lease_token": 0,
@@ -347,10 +339,10 @@ def new_delivery(
 
 
 def new_items(
-    act: Act, delivery_id: DeliveryId, instances: Sequence[InstanceId], *, cause: str
+    transaction: LedgerTransaction, delivery_id: DeliveryId, instances: Sequence[InstanceId], *, cause: str
 ) -> list[dict[str, object]]:
     """An item for each instance of a delivery, in their order."""
-    item = {"delivery_id": delivery_id, "tries": 0, **act.born(ItemState.PENDING, cause)}
+    item = {"delivery_id": delivery_id, "tries": 0, **transaction.born(ItemState.PENDING, cause)}
     return [{**item, "instance_id": one} for one in instances]
 
 
@@ -427,7 +419,7 @@ def pending_item(row: AnyRow, refusals: Collection[int]) -> DeliveryItem:
 
 
 def new_quarantine(
-    act: Act, file: QuarantinedFile, series_id: SeriesId | None, finding: Finding | None
+    transaction: LedgerTransaction, file: QuarantinedFile, series_id: SeriesId | None, finding: Finding | None
 ) -> dict[str, object]:
     """A file in the quarantine folder, with the series to which it belongs."""
     return {
@@ -437,7 +429,7 @@ def new_quarantine(
         "peer": file.peer,
         "instance_id": file.instance,
         "kept_sha256": file.kept_sha256,
-        "at": act.now,
+        "at": transaction.now,
         "series_id": series_id,
         "finding": finding,
         "details": [],
@@ -480,7 +472,7 @@ def quarantine_line(row: AnyRow) -> QuarantineLine:
 # Models, starts of the service, events.
 
 
-def new_model(act: Act, imported: ImportedModel) -> dict[str, object]:
+def new_model(transaction: LedgerTransaction, imported: ImportedModel) -> dict[str, object]:
     """A model that no rule gets yet."""
     lowest, highest = imported.ratios
     return {
@@ -489,8 +481,8 @@ def new_model(act: Act, imported: ImportedModel) -> dict[str, object]:
         "kind": imported.kind,
         "lowest_ratio": lowest,
         "highest_ratio": highest,
-        **act.born(ModelState.IMPORTED, "import"),
-        "imported_at": act.now,
+        **transaction.born(ModelState.IMPORTED, "import"),
+        "imported_at": transaction.now,
     }
 
 
@@ -519,9 +511,9 @@ def model_row(row: AnyRow) -> ModelRow:
     )
 
 
-def new_boot(act: Act, *, pid: int, host: str) -> dict[str, object]:
+def new_boot(transaction: LedgerTransaction, *, pid: int, host: str) -> dict[str, object]:
     """A start of the service."""
-    return {"pid": pid, "host": host, "began_at": act.now}
+    return {"pid": pid, "host": host, "began_at": transaction.now}
 
 
 def boot_line(row: AnyRow) -> BootLine:

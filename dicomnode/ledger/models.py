@@ -8,11 +8,11 @@ from sqlalchemy import Connection, func, insert, select
 
 from dicomnode.errors import InputError
 from dicomnode.ledger import mapping
-from dicomnode.ledger.act import Act
-from dicomnode.ledger.rows import ImportedModel, ModelId
 from dicomnode.ledger.schema import model
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, ModelState
+from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import ImportedModel, ModelId
 
 _BY_DIGEST = select(model.c.id).where(model.c.digest == bound("digest"))
 _ONE = select(model.c.name, model.c.state).where(model.c.id == bound("model"))
@@ -30,42 +30,44 @@ _WITHDRAW = moving(model, Event.WITHDRAW).where(model.c.name == bound("name")).v
 _RESTORE = moving(model, Event.RESTORE).where(model.c.id == bound("model"))
 
 
-def take_in(act: Act, imported: ImportedModel) -> tuple[ModelId, bool]:
+def take_in(transaction: LedgerTransaction, imported: ImportedModel) -> tuple[ModelId, bool]:
     """Give a model whose files are flushed and in their folder its row. False: it had one already."""
-    known = act.connection.execute(_BY_DIGEST, bind_values(digest=imported.digest)).scalar_one_or_none()
+    known = transaction.connection.execute(_BY_DIGEST, bind_values(digest=imported.digest)).scalar_one_or_none()
     if known is not None:
-        act.note("imported_again", table=model.name, row=known)
+        transaction.note("imported_again", table=model.name, row=known)
         return ModelId(known), False
-    made = act.connection.execute(insert(model).returning(model.c.id), mapping.new_model(act, imported)).scalar_one()
+    made = transaction.connection.execute(
+        insert(model).returning(model.c.id), mapping.new_model(transaction, imported)
+    ).scalar_one()
     return ModelId(made), True
 
 
-def activate(act: Act, model_id: ModelId) -> bool:
+def activate(transaction: LedgerTransaction, model_id: ModelId) -> bool:
     """Make a model the active one of its name. False: it was so already."""
-    row = act.connection.execute(_ONE, bind_values(model=model_id)).one()
+    row = transaction.connection.execute(_ONE, bind_values(model=model_id)).one()
     if row.state == ModelState.ACTIVE:
         return False
-    act.move(_REPLACE, f"model {model_id} was activated", name=row.name)
-    moved = act.move(_ACTIVATE, model=model_id)
+    transaction.move(_REPLACE, f"model {model_id} was activated", name=row.name)
+    moved = transaction.move(_ACTIVATE, model=model_id)
     assert moved == 1, "every state but active can be activated"
     return True
 
 
-def roll_back(act: Act, name: str, *, to: ModelId | None) -> None:
+def roll_back(transaction: LedgerTransaction, name: str, *, to: ModelId | None) -> None:
     """Withdraw the active model of a name and go back to ``to``; None: to the one that came with the node, if any.
 
     Raises InputError where no imported one is active, or where ``to`` is not what stands behind it any more.
     """
-    behind = before_active(act.connection, name)
+    behind = before_active(transaction.connection, name)
     if (behind.id if behind else None) != to:
         raise InputError(f"The models named {name} changed meanwhile; nothing was rolled back.", hint="Ask again.")
-    if act.move(_WITHDRAW, "rolled back", name=name) == 0:
+    if transaction.move(_WITHDRAW, "rolled back", name=name) == 0:
         raise InputError(
             f"No imported model named {name} is active; nothing was rolled back.",
             hint="`dicomnode model list` shows which are.",
         )
     if to is not None:
-        moved = act.move(_RESTORE, "rolled back to", model=to)
+        moved = transaction.move(_RESTORE, "rolled back to", model=to)
         assert moved == 1, "it was replaced a moment ago"
 
 

@@ -15,10 +15,13 @@ from sqlalchemy import Connection, and_, exists, func, insert, or_, select, upda
 from dicomnode.errors import InputError
 from dicomnode.ids import InstanceId, QuarantineId, SeriesId
 from dicomnode.ledger import deliveries, mapping
-from dicomnode.ledger.act import Act
 from dicomnode.ledger.deliveries import COMPARED, IS_HARM
-from dicomnode.ledger.lines import AttentionLine, QuarantineLine
-from dicomnode.ledger.rows import (
+from dicomnode.ledger.schema import RECEIVED, instance, quarantine, series
+from dicomnode.ledger.sentences import beside, set_aside
+from dicomnode.ledger.statements import bind_values, bound, stands
+from dicomnode.ledger.states import SeriesState
+from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import (
     Examined,
     Finding,
     KnownInstance,
@@ -29,10 +32,7 @@ from dicomnode.ledger.rows import (
     StoreOutcome,
     Unexamined,
 )
-from dicomnode.ledger.schema import RECEIVED, instance, quarantine, series
-from dicomnode.ledger.sentences import beside, set_aside
-from dicomnode.ledger.statements import bind_values, bound, stands
-from dicomnode.ledger.states import SeriesState
+from dicomnode.ledger.views import AttentionLine, QuarantineLine
 
 SEEN: Final = "seen"  # event: a person has looked
 
@@ -154,14 +154,21 @@ CAUSES: Final = {
 }
 
 
-def take(act: Act, again: StoredInstance, known: KnownInstance, outcome: StoreOutcome, *, is_judged: bool) -> bool:
+def take(
+    transaction: LedgerTransaction,
+    again: StoredInstance,
+    known: KnownInstance,
+    outcome: StoreOutcome,
+    *,
+    is_judged: bool,
+) -> bool:
     """Record an object whose UID is taken, in the transaction that found it out; False: its very bytes lie there.
 
     Its file is still to be moved to quarantine: whoever was killed before that finds it by its name at the next start.
     """
     assert outcome in (StoreOutcome.CONFLICT, StoreOutcome.OTHER_ENCODING)
-    if act.connection.execute(_SAME_BYTES, bind_values(kept=known.id, sha256=again.sha256)).first() is not None:
-        act.note(StoreOutcome.ASIDE_ALREADY, table=instance.name, row=known.id)
+    if transaction.connection.execute(_SAME_BYTES, bind_values(kept=known.id, sha256=again.sha256)).first() is not None:
+        transaction.note(StoreOutcome.ASIDE_ALREADY, table=instance.name, row=known.id)
         return False
     file = QuarantinedFile(
         file=PurePath(again.file).name,
@@ -172,25 +179,27 @@ def take(act: Act, again: StoredInstance, known: KnownInstance, outcome: StoreOu
         kept_sha256=known.sha256,
         series=again.series,
     )
-    made = record(act, file)
+    made = record(transaction, file)
     if known.series != again.series:
-        act.note(file.reason, table=quarantine.name, row=made, detail=f"kept is an instance of series {known.series}")
+        transaction.note(
+            file.reason, table=quarantine.name, row=made, detail=f"kept is an instance of series {known.series}"
+        )
     if is_judged:
-        deliveries.hold_doubtful(act, again.series)
+        deliveries.hold_doubtful(transaction, again.series)
     return True
 
 
-def record(act: Act, file: QuarantinedFile, finding: Finding | None = None) -> QuarantineId:
+def record(transaction: LedgerTransaction, file: QuarantinedFile, finding: Finding | None = None) -> QuarantineId:
     """Record a file in the quarantine folder, and an event at the instance that was kept."""
     belongs_to = file.series
     if belongs_to is None and file.instance is not None:
-        belongs_to = act.connection.execute(_SERIES_OF, bind_values(kept=file.instance)).scalar_one()
-    new = mapping.new_quarantine(act, file, belongs_to, finding)
-    made = act.connection.execute(insert(quarantine).returning(quarantine.c.id), new).scalar_one()
+        belongs_to = transaction.connection.execute(_SERIES_OF, bind_values(kept=file.instance)).scalar_one()
+    new = mapping.new_quarantine(transaction, file, belongs_to, finding)
+    made = transaction.connection.execute(insert(quarantine).returning(quarantine.c.id), new).scalar_one()
     if file.instance is None:
-        act.note(file.reason, table=quarantine.name, row=made)
+        transaction.note(file.reason, table=quarantine.name, row=made)
     else:
-        act.note(file.reason, table=instance.name, row=file.instance, detail=f"set aside as quarantine {made}")
+        transaction.note(file.reason, table=instance.name, row=file.instance, detail=f"set aside as quarantine {made}")
     return QuarantineId(made)
 
 
@@ -216,12 +225,12 @@ def without_series(connection: Connection) -> list[tuple[QuarantineId, str, Quar
     return [(QuarantineId(row.id), row.file, QuarantineReason(row.reason)) for row in rows]
 
 
-def belong(act: Act, row: QuarantineId, series_id: SeriesId | None, otherwise: Examined) -> None:
+def belong(transaction: LedgerTransaction, row: QuarantineId, series_id: SeriesId | None, otherwise: Examined) -> None:
     """Record to which series a file belongs, or the finding ``otherwise`` where the ledger knows no such series."""
     if series_id is None:
-        _find(act, otherwise)
+        _find(transaction, otherwise)
     else:
-        act.connection.execute(_BELONG, bind_values(row=row, series=series_id))
+        transaction.connection.execute(_BELONG, bind_values(row=row, series=series_id))
 
 
 def waiting_series(connection: Connection) -> list[SeriesId]:
@@ -234,33 +243,33 @@ def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
     return [mapping.unexamined(row) for row in connection.execute(_UNEXAMINED, bind_values(series=series_id))]
 
 
-def examined(act: Act, series_id: SeriesId, found: Sequence[Examined]) -> None:
+def examined(transaction: LedgerTransaction, series_id: SeriesId, found: Sequence[Examined]) -> None:
     """Record the findings. Deliveries of the series are held or made due by what is in doubt after them."""
     for one in found:
-        _find(act, one)
-    if deliveries.is_in_doubt(act.connection, series_id):
-        deliveries.hold_doubtful(act, series_id)
+        _find(transaction, one)
+    if deliveries.is_in_doubt(transaction.connection, series_id):
+        deliveries.hold_doubtful(transaction, series_id)
     else:
-        deliveries.release_doubtful(act, series_id, "nothing that was set aside differs")
+        deliveries.release_doubtful(transaction, series_id, "nothing that was set aside differs")
 
 
-def see(act: Act, rows: Collection[int] | None) -> int:
+def see(transaction: LedgerTransaction, rows: Collection[int] | None) -> int:
     """Record that a person has seen these rows, or all; return how many were unseen. InputError for no such row."""
     chosen = select(quarantine.c.id, quarantine.c.seen_at)
     if rows is not None:
         chosen = chosen.where(quarantine.c.id.in_(rows))
-    found = {row.id: row.seen_at for row in act.connection.execute(chosen)}
+    found = {row.id: row.seen_at for row in transaction.connection.execute(chosen)}
     if missing := sorted(set(rows or ()) - found.keys()):
         raise InputError(
             f"There is no quarantine {missing[0]}; none was marked.", hint="`dicomnode quarantine list` shows them."
         )
-    return _see(act, [number for number, seen_at in found.items() if seen_at is None])
+    return _see(transaction, [number for number, seen_at in found.items() if seen_at is None])
 
 
-def see_series(act: Act, series_id: SeriesId) -> int:
+def see_series(transaction: LedgerTransaction, series_id: SeriesId) -> int:
     """Record that a person has seen the files that were set aside of a series; return how many were unseen."""
     unseen = select(quarantine.c.id).where(quarantine.c.series_id == series_id, _UNSEEN)
-    return _see(act, act.connection.execute(unseen).scalars().all())
+    return _see(transaction, transaction.connection.execute(unseen).scalars().all())
 
 
 def objections(connection: Connection, series_id: SeriesId) -> tuple[str, ...]:
@@ -302,16 +311,16 @@ def attention(connection: Connection) -> list[AttentionLine]:
     return found
 
 
-def _find(act: Act, one: Examined) -> None:
+def _find(transaction: LedgerTransaction, one: Examined) -> None:
     found = bind_values(row=one.id, finding=one.finding, details=list(one.details))
-    if act.connection.execute(_FIND, found).rowcount and one.finding is not Finding.SAME:
-        act.note(one.finding, table=quarantine.name, row=one.id, detail=", ".join(one.details))
+    if transaction.connection.execute(_FIND, found).rowcount and one.finding is not Finding.SAME:
+        transaction.note(one.finding, table=quarantine.name, row=one.id, detail=", ".join(one.details))
 
 
-def _see(act: Act, rows: Sequence[int]) -> int:
+def _see(transaction: LedgerTransaction, rows: Sequence[int]) -> int:
     if rows:
-        act.connection.execute(_SEE.values(seen_at=act.now), [bind_values(row=row) for row in rows])
-        act.note_each(SEEN, table=quarantine.name, rows=rows)
+        transaction.connection.execute(_SEE.values(seen_at=transaction.now), [bind_values(row=row) for row in rows])
+        transaction.note_each(SEEN, table=quarantine.name, rows=rows)
     return len(rows)
 
 

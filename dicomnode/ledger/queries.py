@@ -12,21 +12,8 @@ from dicomnode.ids import SeriesId
 from dicomnode.ledger import lists, mapping, models, quarantine
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
-from dicomnode.ledger.lines import (
-    AttentionLine,
-    DeliveryLine,
-    EventLine,
-    Explanation,
-    JobLine,
-    ModelRow,
-    QuarantineLine,
-    SeriesDetail,
-    SeriesLine,
-    Status,
-)
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
 from dicomnode.ledger.mapping import AnyRow
-from dicomnode.ledger.rows import ImportedModel, QuarantineReason
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
@@ -44,6 +31,19 @@ from dicomnode.ledger.schema import (
 from dicomnode.ledger.sentences import Arrival, Standing, alerting, explain
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+from dicomnode.ledger.values import ImportedModel, QuarantineReason
+from dicomnode.ledger.views import (
+    AttentionLine,
+    DeliveryLine,
+    EventLine,
+    Explanation,
+    JobLine,
+    ModelRow,
+    QuarantineLine,
+    SeriesDetail,
+    SeriesLine,
+    Status,
+)
 
 MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
 

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Final
 
 from dicomnode.ids import SeriesId
-from dicomnode.ledger.lines import DeliveryLine, JobLine
-from dicomnode.ledger.rows import Finding, SetAside
 from dicomnode.ledger.states import OPERATOR, DeliveryState, JobState, SeriesState
+from dicomnode.ledger.values import Finding, SetAside
+from dicomnode.ledger.views import DeliveryLine, JobLine
 
 SHOWN_DIGEST: Final = 12  # digits, as in the folder of an imported model
 SHOWN_NAMES: Final = 6  # of attributes that differ

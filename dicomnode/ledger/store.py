@@ -17,17 +17,20 @@ from typing import Final
 
 from sqlalchemy import insert, select, update
 
+from dicomnode.derivation import DerivedSeries
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger import deliveries, delivery_commands, intake, jobs, mapping, models, quarantine, verdicts
-from dicomnode.ledger.act import NODE, Act
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
-from dicomnode.ledger.rows import (
+from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
+from dicomnode.ledger.statements import bind_values, bound
+from dicomnode.ledger.states import DeliveryState, JobState
+from dicomnode.ledger.transaction import NODE, LedgerTransaction
+from dicomnode.ledger.values import (
     ArchivedInstance,
     BootId,
     BootReport,
     Delivery,
     DeliveryItem,
-    DerivedSeries,
     Examined,
     Finding,
     ImportedModel,
@@ -43,9 +46,6 @@ from dicomnode.ledger.rows import (
     StoreOutcome,
     Unexamined,
 )
-from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
-from dicomnode.ledger.statements import bind_values, bound
-from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
 LEASE_S: Final = 60.0  # renewed every third of it (NODE 5.4)
@@ -100,23 +100,23 @@ class Ledger:
         is_checked = self._database.size_bytes() <= CHECKED_AT_START_BYTES
         if is_checked:
             self.check()
-        with self._act("begin_boot") as act:
-            last = act.connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
+        with self._transaction("begin_boot") as transaction:
+            last = transaction.connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
             stopped = select(boot.c.ended_at).where(boot.c.ended_at.is_not(None)).order_by(boot.c.id.desc()).limit(1)
-            last_clean_stop = act.connection.execute(stopped).scalar_one_or_none()
-            new = mapping.new_boot(act, pid=pid, host=host)
-            made = act.connection.execute(insert(boot).returning(boot.c.id), new).scalar_one()
+            last_clean_stop = transaction.connection.execute(stopped).scalar_one_or_none()
+            new = mapping.new_boot(transaction, pid=pid, host=host)
+            made = transaction.connection.execute(insert(boot).returning(boot.c.id), new).scalar_one()
             ended_cleanly = last is None or last.ended_at is not None
             detail = "the service ended" if ended_cleanly else "the service was killed"
             if not ended_cleanly:
-                intake.mark_cut_off(act)
+                intake.mark_cut_off(transaction)
             return BootReport(
                 boot=BootId(made),
                 ended_cleanly=ended_cleanly,
                 last_clean_stop=last_clean_stop,
                 is_checked=is_checked,
-                returned_jobs=jobs.return_all(act, detail),
-                returned_deliveries=deliveries.return_all(act, detail),
+                returned_jobs=jobs.return_all(transaction, detail),
+                returned_deliveries=deliveries.return_all(transaction, detail),
             )
 
     def check(self) -> None:
@@ -129,13 +129,13 @@ class Ledger:
 
     def end_boot(self, ended: BootId) -> None:
         """Record that the service stops in order."""
-        with self._act("end_boot") as act:
-            act.connection.execute(update(boot).where(boot.c.id == ended).values(ended_at=act.now))
+        with self._transaction("end_boot") as transaction:
+            transaction.connection.execute(update(boot).where(boot.c.id == ended).values(ended_at=transaction.now))
 
     def note(self, kind: str, *, table: str, row: int, detail: str = "", by: str = NODE) -> None:
         """Write down something that an operator may want to read, at the row that it happened to."""
-        with self._act("note", by) as act:
-            act.note(kind, table=table, row=row, detail=detail)
+        with self._transaction("note", by) as transaction:
+            transaction.note(kind, table=table, row=row, detail=detail)
 
     # Receive.
 
@@ -145,8 +145,8 @@ class Ledger:
             number = intake.series_number(connection, series_uid)
         if number is not None:
             return number
-        with self._act("series") as act:
-            return intake.make_series(act, series_uid)
+        with self._transaction("series") as transaction:
+            return intake.make_series(transaction, series_uid)
 
     def find_series(self, series_uid: str) -> SeriesId | None:
         """Return the number that a series has. None: it has none, and gets none here."""
@@ -160,19 +160,19 @@ class Ledger:
 
     def accept(self, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
         """Give files that are flushed and renamed their rows, all in one transaction; outcomes in the order given."""
-        with self._act("accept") as act:
-            return intake.accept(act, instances)
+        with self._transaction("accept") as transaction:
+            return intake.accept(transaction, instances)
 
     def mark_aborted(self, series_ids: Iterable[SeriesId]) -> None:
         """Record that the association that stored into these series ended without a release."""
-        with self._act("abort") as act:
+        with self._transaction("abort") as transaction:
             for series_id in series_ids:
-                intake.mark_aborted(act, series_id)
+                intake.mark_aborted(transaction, series_id)
 
     def record_quarantine(self, file: QuarantinedFile, finding: Finding | None = None) -> QuarantineId:
         """Record a file that lies in the quarantine folder; ``finding``: where it is known at once."""
-        with self._act("quarantine", file.peer or NODE) as act:
-            return quarantine.record(act, file, finding)
+        with self._transaction("quarantine", file.peer or NODE) as transaction:
+            return quarantine.record(transaction, file, finding)
 
     def file_set_aside(self, kept: InstanceId, sha256: str) -> str | None:
         """Return the name in quarantine of the file with these bytes and the UID of the instance ``kept``."""
@@ -181,9 +181,9 @@ class Ledger:
 
     def record_orphans(self, files: Sequence[QuarantinedFile]) -> None:
         """Record files without a row, which the sweep moved to the quarantine folder."""
-        with self._act("orphans") as act:
+        with self._transaction("orphans") as transaction:
             for file in files:
-                quarantine.record(act, file)
+                quarantine.record(transaction, file)
 
     # What the sweep compares the files with.
 
@@ -218,8 +218,8 @@ class Ledger:
 
     def quarantine_belongs(self, row: QuarantineId, series: SeriesId | None, otherwise: Examined) -> None:
         """Record the series that a file set aside names, or the finding ``otherwise`` where the ledger knows none."""
-        with self._act("quarantine_belongs") as act:
-            quarantine.belong(act, row, series, otherwise)
+        with self._transaction("quarantine_belongs") as transaction:
+            quarantine.belong(transaction, row, series, otherwise)
 
     def waiting_quarantine(self) -> list[SeriesId]:
         """List the judged series of which a file was set aside that is not compared yet."""
@@ -233,8 +233,8 @@ class Ledger:
 
     def examined(self, series: SeriesId, found: Sequence[Examined]) -> None:
         """Record the findings on files that were set aside of a series."""
-        with self._act("examined") as act:
-            quarantine.examined(act, series, found)
+        with self._transaction("examined") as transaction:
+            quarantine.examined(transaction, series, found)
 
     def objections(self, series: SeriesId) -> tuple[str, ...]:
         """Return why a series is not derived as it is: sentences on its unseen files that were set aside."""
@@ -250,8 +250,8 @@ class Ledger:
 
     def settle(self, series: SeriesId, revision: int, *, note: str, seen_at: datetime | None = None) -> bool:
         """Freeze a quiet series; with ``seen_at`` only if its ``last_at`` is still the one that was judged quiet."""
-        with self._act("settle") as act:
-            return verdicts.settle(act, series, revision, note=note, seen_at=seen_at)
+        with self._transaction("settle") as transaction:
+            return verdicts.settle(transaction, series, revision, note=note, seen_at=seen_at)
 
     def settled_series(self) -> list[SettledSeries]:
         """List the series that wait for a verdict."""
@@ -274,22 +274,24 @@ class Ledger:
         notes: Sequence[str] = (),
     ) -> bool:
         """Record the verdict to archive a series and not to process it."""
-        with self._act("keep") as act:
-            return verdicts.keep(act, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes)
+        with self._transaction("keep") as transaction:
+            return verdicts.keep(
+                transaction, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes
+            )
 
     def plan(
         self, series: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str] = (), alert: bool = False
     ) -> JobId | None:
         """Record the verdict to derive a series by a job."""
-        with self._act("plan") as act:
-            return verdicts.plan(act, series, revision, planned, notes=notes, alert=alert)
+        with self._transaction("plan") as transaction:
+            return verdicts.plan(transaction, series, revision, planned, notes=notes, alert=alert)
 
     # Work.
 
     def claim_job(self, owner: str, *, lease_s: float, but: Collection[JobId] = ()) -> Job | None:
         """Claim the next job by priority and waiting time, but none of ``but``, under a lease."""
-        with self._act("claim_job", owner) as act:
-            return jobs.claim(act, owner, act.now + timedelta(seconds=lease_s), but)
+        with self._transaction("claim_job", owner) as transaction:
+            return jobs.claim(transaction, owner, transaction.now + timedelta(seconds=lease_s), but)
 
     def is_job_ours(self, job: Job) -> bool:
         """Does the claim hold, as seen without a lock? It ends when its lease is lost or an operator cancels it."""
@@ -303,30 +305,30 @@ class Ledger:
 
     def beat_job(self, job: Job, *, lease_s: float = LEASE_S) -> bool:
         """Renew the lease. False: the holder stops, and discards what it made."""
-        with self._act("beat_job", is_relaxed=True) as act:
-            return jobs.beat(act, job, act.now + timedelta(seconds=lease_s))
+        with self._transaction("beat_job", is_relaxed=True) as transaction:
+            return jobs.beat(transaction, job, transaction.now + timedelta(seconds=lease_s))
 
     def finish_job(self, job: Job, derived: DerivedSeries) -> bool:
         """End a job whose derived files are flushed and in their folder."""
-        with self._act("finish_job") as act:
-            return jobs.finish(act, job, derived)
+        with self._transaction("finish_job") as transaction:
+            return jobs.finish(transaction, job, derived)
 
     def return_job(self, job: Job, *, detail: str, counts: bool) -> JobState | None:
         """Give a job back; ``counts``: it cost an attempt. Return its state now; None: it was no longer ours."""
-        with self._act("return_job") as act:
-            return jobs.give_back(act, job, detail=detail, counts=counts)
+        with self._transaction("return_job") as transaction:
+            return jobs.give_back(transaction, job, detail=detail, counts=counts)
 
     def hold_job(self, job: Job, *, reason: str, sentence: str) -> bool:
         """Hold a job that cannot go on without an operator."""
-        with self._act("hold_job") as act:
-            return jobs.hold(act, job, reason=reason, sentence=sentence)
+        with self._transaction("hold_job") as transaction:
+            return jobs.hold(transaction, job, reason=reason, sentence=sentence)
 
     # Push.
 
     def claim_delivery(self, peer: str, owner: str, *, lease_s: float) -> Delivery | None:
         """Claim the next delivery that is due to this peer, by priority and waiting time, under a lease."""
-        with self._act("claim_delivery", owner) as act:
-            return deliveries.claim(act, peer, owner, act.now + timedelta(seconds=lease_s))
+        with self._transaction("claim_delivery", owner) as transaction:
+            return deliveries.claim(transaction, peer, owner, transaction.now + timedelta(seconds=lease_s))
 
     def is_delivery_ours(self, delivery: Delivery) -> bool:
         """Does the claim hold, as seen without a lock? It ends when its lease is lost or an operator cancels it."""
@@ -345,8 +347,8 @@ class Ledger:
 
     def beat_delivery(self, delivery: Delivery, *, lease_s: float = LEASE_S) -> bool:
         """Renew the lease. False: the holder stops."""
-        with self._act("beat_delivery", is_relaxed=True) as act:
-            return deliveries.beat(act, delivery, act.now + timedelta(seconds=lease_s))
+        with self._transaction("beat_delivery", is_relaxed=True) as transaction:
+            return deliveries.beat(transaction, delivery, transaction.now + timedelta(seconds=lease_s))
 
     def pending_items(self, delivery: Delivery) -> list[DeliveryItem]:
         """List the items that the peer has still to get, in the order of the slices."""
@@ -358,39 +360,39 @@ class Ledger:
 
         False: the delivery is no longer ours; nothing more of it may be sent.
         """
-        with self._act("acknowledge", delivery.peer, is_relaxed=True) as act:
-            return deliveries.acknowledge(act, delivery, item, status)
+        with self._transaction("acknowledge", delivery.peer, is_relaxed=True) as transaction:
+            return deliveries.acknowledge(transaction, delivery, item, status)
 
     def refuse(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> bool:
         """Record that the peer will not take this instance. False means the same as from ``acknowledge``."""
-        with self._act("refuse", delivery.peer) as act:
-            return deliveries.refuse(act, delivery, item, status)
+        with self._transaction("refuse", delivery.peer) as transaction:
+            return deliveries.refuse(transaction, delivery, item, status)
 
     def fail_item(self, delivery: Delivery, item: DeliveryItem, *, status: int) -> int:
         """Record that the peer could not take this instance now; return how often that has happened."""
-        with self._act("fail_item", delivery.peer) as act:
-            return deliveries.fail_item(act, delivery, item, status)
+        with self._transaction("fail_item", delivery.peer) as transaction:
+            return deliveries.fail_item(transaction, delivery, item, status)
 
     def defer(self, delivery: Delivery, *, wait_s: float, reason: str, sentence: str) -> bool:
         """Make a delivery due again after a wait, because of a transient failure."""
-        with self._act("defer") as act:
-            due_at = act.now + timedelta(seconds=wait_s)
-            return deliveries.defer(act, delivery, due_at=due_at, reason=reason, sentence=sentence)
+        with self._transaction("defer") as transaction:
+            due_at = transaction.now + timedelta(seconds=wait_s)
+            return deliveries.defer(transaction, delivery, due_at=due_at, reason=reason, sentence=sentence)
 
     def hold_delivery(self, delivery: Delivery, *, reason: str, sentence: str) -> bool:
         """Hold a delivery that cannot go on without an operator."""
-        with self._act("hold_delivery") as act:
-            return deliveries.hold(act, delivery, reason=reason, sentence=sentence)
+        with self._transaction("hold_delivery") as transaction:
+            return deliveries.hold(transaction, delivery, reason=reason, sentence=sentence)
 
     def finish_delivery(self, delivery: Delivery) -> DeliveryState | None:
         """End a delivery whose items are all answered: sent, or held where some were refused. None: it was not ours."""
-        with self._act("finish_delivery") as act:
-            return deliveries.finish(act, delivery)
+        with self._transaction("finish_delivery") as transaction:
+            return deliveries.finish(transaction, delivery)
 
     def release_claim(self, delivery: Delivery) -> bool:
         """Make a delivery due at once, without a failure: the service stops between two instances."""
-        with self._act("release_claim") as act:
-            return deliveries.release_claim(act, delivery)
+        with self._transaction("release_claim") as transaction:
+            return deliveries.release_claim(transaction, delivery)
 
     def next_due_in(self, peer: str) -> float | None:
         """Return the seconds until the next delivery to this peer may be claimed. None: none waits."""
@@ -408,46 +410,46 @@ class Ledger:
 
     def retry_series(self, series: SeriesId, by: str) -> None:
         """Let the current revision be judged again. Raises InputError where its state does not allow that."""
-        with self._act("retry_series", by) as act:
-            verdicts.retry(act, series)
+        with self._transaction("retry_series", by) as transaction:
+            verdicts.retry(transaction, series)
 
     def release_series(self, series: SeriesId, by: str) -> None:
         """Let the series go on as it is. Raises InputError where nothing holds it."""
-        with self._act("release_series", by) as act:
-            verdicts.release(act, series)
+        with self._transaction("release_series", by) as transaction:
+            verdicts.release(transaction, series)
 
     def cancel_series(self, series: SeriesId, by: str) -> tuple[JobId, ...]:
         """Cancel the jobs of a series, the running one too; return their numbers. InputError where it has none."""
-        with self._act("cancel_series", by) as act:
-            return verdicts.cancel(act, series)
+        with self._transaction("cancel_series", by) as transaction:
+            return verdicts.cancel(transaction, series)
 
     def retry_delivery(self, delivery: DeliveryId, by: str) -> None:
         """Make a delivery due now, its refused items pending. Raises InputError where its state does not allow that."""
-        with self._act("retry_delivery", by) as act:
-            delivery_commands.retry(act, delivery)
+        with self._transaction("retry_delivery", by) as transaction:
+            delivery_commands.retry(transaction, delivery)
 
     def send_delivery_to(self, delivery: DeliveryId, peer: str, by: str) -> DeliveryId:
         """Send the images of a delivery to another peer, and cancel it where it is not sent; return the new delivery.
 
         Raises InputError where the peer has them already, or is about to get them.
         """
-        with self._act("send_delivery_to", by) as act:
-            return delivery_commands.send_to(act, delivery, peer)
+        with self._transaction("send_delivery_to", by) as transaction:
+            return delivery_commands.send_to(transaction, delivery, peer)
 
     def cancel_delivery(self, delivery: DeliveryId, by: str) -> None:
         """Send nothing more of a delivery. Raises InputError where it has ended already."""
-        with self._act("cancel_delivery", by) as act:
-            delivery_commands.cancel(act, delivery)
+        with self._transaction("cancel_delivery", by) as transaction:
+            delivery_commands.cancel(transaction, delivery)
 
     def release_delivery(self, delivery: DeliveryId, by: str) -> None:
         """Make a held delivery due. Raises InputError where it is not held."""
-        with self._act("release_delivery", by) as act:
-            delivery_commands.release(act, delivery)
+        with self._transaction("release_delivery", by) as transaction:
+            delivery_commands.release(transaction, delivery)
 
     def see_quarantine(self, rows: Collection[int] | None, by: str) -> int:
         """Record that a person saw these rows, or all; return how many were new. Raises InputError for no such row."""
-        with self._act("see_quarantine", by) as act:
-            return quarantine.see(act, rows)
+        with self._transaction("see_quarantine", by) as transaction:
+            return quarantine.see(transaction, rows)
 
     # Models.
 
@@ -463,20 +465,20 @@ class Ledger:
 
     def import_model(self, imported: ImportedModel, by: str) -> tuple[ModelId, bool]:
         """Record a model whose files are flushed and in their folder. False: the ledger knew it already."""
-        with self._act("import_model", by) as act:
-            return models.take_in(act, imported)
+        with self._transaction("import_model", by) as transaction:
+            return models.take_in(transaction, imported)
 
     def activate_model(self, model: ModelId, by: str) -> bool:
         """Give rules this model under its name, from the next verdict on. False: they got it already."""
-        with self._act("activate_model", by) as act:
-            return models.activate(act, model)
+        with self._transaction("activate_model", by) as transaction:
+            return models.activate(transaction, model)
 
     def roll_back_model(self, name: str, by: str, *, to: ModelId | None) -> None:
         """Undo the last activation of a name. Raises InputError where ``to`` is not what that leads to."""
-        with self._act("roll_back_model", by) as act:
-            models.roll_back(act, name, to=to)
+        with self._transaction("roll_back_model", by) as transaction:
+            models.roll_back(transaction, name, to=to)
 
     @contextmanager
-    def _act(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[Act]:
+    def _transaction(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[LedgerTransaction]:
         with self._database.transaction(name, is_relaxed=is_relaxed) as connection:
-            yield Act(connection=connection, now=self._clock.now(), by=by)
+            yield LedgerTransaction(connection=connection, now=self._clock.now(), by=by)

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries, jobs, mapping, quarantine
-from dicomnode.ledger.act import Act
-from dicomnode.ledger.rows import SET_ASIDE, ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
 from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
+from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import SET_ASIDE, ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
 
 PROCESS: Final = "process"  # reason of a planned series
 
@@ -71,9 +71,11 @@ def receiving(connection: Connection) -> list[ReceivingSeries]:
     return [mapping.receiving_series(row) for row in connection.execute(_RECEIVING)]
 
 
-def settle(act: Act, series_id: SeriesId, revision: int, *, note: str, seen_at: datetime | None) -> bool:
+def settle(
+    transaction: LedgerTransaction, series_id: SeriesId, revision: int, *, note: str, seen_at: datetime | None
+) -> bool:
     """Freeze the set of instances. False: an instance came meanwhile."""
-    return act.move(_SETTLE, note, series=series_id, revision=revision, seen_at=seen_at) == 1
+    return transaction.move(_SETTLE, note, series=series_id, revision=revision, seen_at=seen_at) == 1
 
 
 def settled(connection: Connection) -> list[SettledSeries]:
@@ -88,50 +90,63 @@ def instances_of(connection: Connection, series_id: SeriesId, revision: int) -> 
 
 
 def keep(
-    act: Act, series_id: SeriesId, revision: int, *, reason: str, sentence: str, alert: bool, notes: Sequence[str]
+    transaction: LedgerTransaction,
+    series_id: SeriesId,
+    revision: int,
+    *,
+    reason: str,
+    sentence: str,
+    alert: bool,
+    notes: Sequence[str],
 ) -> bool:
     """Record the verdict to keep a series. False: it was decided already, or a late instance came."""
     verdict = {"reason": reason, "sentence": sentence, "notes": list(notes), "alert": alert}
-    if act.move(_KEEP, sentence, series=series_id, revision=revision, **verdict) == 0:
+    if transaction.move(_KEEP, sentence, series=series_id, revision=revision, **verdict) == 0:
         return False
-    jobs.cancel_waiting(act, series_id, revision, "a new verdict keeps the series")
+    jobs.cancel_waiting(transaction, series_id, revision, "a new verdict keeps the series")
     return True
 
 
 def plan(
-    act: Act, series_id: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str], alert: bool
+    transaction: LedgerTransaction,
+    series_id: SeriesId,
+    revision: int,
+    planned: PlannedJob,
+    *,
+    notes: Sequence[str],
+    alert: bool,
 ) -> JobId | None:
     """Record the verdict to derive a series; return its job. None: it was decided already, or a late instance came."""
     verdict = {"reason": PROCESS, "sentence": planned.sentence, "notes": list(notes), "alert": alert}
-    if act.move(_PLAN, planned.sentence, series=series_id, revision=revision, **verdict) == 0:
+    if transaction.move(_PLAN, planned.sentence, series=series_id, revision=revision, **verdict) == 0:
         return None
-    return jobs.plan(act, series_id, revision, planned)
+    return jobs.plan(transaction, series_id, revision, planned)
 
 
-def retry(act: Act, series_id: SeriesId) -> None:
+def retry(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Let the current revision be judged again, for an operator."""
-    row = _row_for_operator(act.connection, series_id)
+    row = _row_for_operator(transaction.connection, series_id)
     state = SeriesState(row.state)
     if state is SeriesState.RECEIVING:
         raise InputError(f"Series {series_id} is still being received; its verdict comes when it is quiet.")
     if state is SeriesState.SETTLED:
         raise InputError(f"Series {series_id} waits for its verdict already.")
-    jobs.refuse_while_running(act, series_id, row.revision)
-    act.move(_RETRY, series=series_id)
+    jobs.refuse_while_running(transaction, series_id, row.revision)
+    transaction.move(_RETRY, series=series_id)
 
 
-def release(act: Act, series_id: SeriesId) -> None:
+def release(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Let a series go on as it is, for an operator.
 
     Its files that were set aside count as seen, and its alert ends. A series that was kept for them is judged without
     them. Its held job goes on, and so do the deliveries that were held for such files.
     """
-    row = _row_for_operator(act.connection, series_id)
-    done = quarantine.see_series(act, series_id)
-    done += act.move(_RELEASE, series=series_id)
-    done += act.connection.execute(_END_ALERT, bind_values(series=series_id)).rowcount
-    done += jobs.release(act, series_id, row.revision)
-    done += deliveries.release_doubtful(act, series_id, "the series was released")
+    row = _row_for_operator(transaction.connection, series_id)
+    done = quarantine.see_series(transaction, series_id)
+    done += transaction.move(_RELEASE, series=series_id)
+    done += transaction.connection.execute(_END_ALERT, bind_values(series=series_id)).rowcount
+    done += jobs.release(transaction, series_id, row.revision)
+    done += deliveries.release_doubtful(transaction, series_id, "the series was released")
     if not done:
         raise InputError(
             f"Series {series_id} has no held job to release, and nothing of it was set aside.",
@@ -139,10 +154,10 @@ def release(act: Act, series_id: SeriesId) -> None:
         )
 
 
-def cancel(act: Act, series_id: SeriesId) -> tuple[JobId, ...]:
+def cancel(transaction: LedgerTransaction, series_id: SeriesId) -> tuple[JobId, ...]:
     """Cancel the jobs of a series, the running one too, for an operator."""
-    _row_for_operator(act.connection, series_id)
-    return jobs.cancel(act, series_id)
+    _row_for_operator(transaction.connection, series_id)
+    return jobs.cancel(transaction, series_id)
 
 
 def _row_for_operator(connection: Connection, series_id: SeriesId) -> Row[*tuple[object, ...]]:

@@ -20,8 +20,8 @@ from dicomnode import log, wire
 from dicomnode.archive import Archive, FileState
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import ItemId
-from dicomnode.ledger.rows import Delivery, DeliveryItem
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import Delivery, DeliveryItem
 from dicomnode.push.carrier import Carrier, InstanceFormat, OutgoingInstance, Session
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings, PushSettings
@@ -37,19 +37,19 @@ IDENTITY_KEYWORDS = frozenset(
         "StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
     }
 )  # fmt: skip
-"""Who the patient and which the study is: a peer that changes one of these may file the series elsewhere."""
+"""Elements that identify patient and study: a peer that changes one of them may file the series elsewhere."""
 
 
 class End(StrEnum):
-    """What the ledger is to be told after an attempt."""
+    """What follows for the delivery from an attempt; the loop writes it into the ledger."""
 
     FINISH = "finish"  # nothing is pending any more
-    UNREACHED = "unreached"  # no session could be opened: the peer's matter, not this delivery's
+    UNREACHED = "unreached"  # no session could be opened, whatever the delivery holds
     RETRY = "retry"  # later, after a wait
     REASSOCIATE = "reassociate"  # at once, once; never leaves ``Attempt.run``
-    HOLD = "hold"  # the operator's matter
+    HOLD = "hold"  # until an operator decides
     STOPPED = "stopped"  # the service stops: due again at once, and no failure
-    GONE = "gone"  # the claim is not ours any more (lease lost, cancelled): nothing is to be told
+    GONE = "gone"  # the claim is not ours any more (lease lost, cancelled): nothing is written
 
 
 class Cause(StrEnum):
@@ -140,7 +140,7 @@ class Attempt:
         return ending
 
     def _verify(self, items: Sequence[DeliveryItem]) -> Ending | None:
-        """Are all files what the job made? Before the first one goes out: half a series at the peer helps nobody."""
+        """Check that all files are what the job made, before the first is sent: half a series would be of no use."""
         for item in items:
             if not self._beat():
                 return Ending(end=End.GONE)
@@ -201,7 +201,7 @@ class Attempt:
     def _obey(
         self, item: DeliveryItem, outcome: RequestOutcome, *, is_repeat: bool, may_have_arrived: bool
     ) -> Ending | None:
-        """Write into the ledger what the answer says of the instance; an ending where it says it of the delivery."""
+        """Record the answer to one instance; return an ending where it concerns the delivery as a whole."""
         if outcome.status is None:
             if self.stop.is_set():
                 return Ending(end=End.STOPPED)
@@ -262,7 +262,7 @@ class Attempt:
         return None if is_ours else Ending(end=End.GONE)
 
     def _warn(self, outcome: RequestOutcome) -> None:
-        """Warnings are counted; a change of patient or study is written down, by keyword and never by value."""
+        """Count a warning; record a change of patient or study by keyword, never by value."""
         assert outcome.status is not None, "only an answer warns"
         self.warned[outcome.status] += 1
         news = IDENTITY_KEYWORDS.intersection(outcome.offending) - self._changed
@@ -273,7 +273,7 @@ class Attempt:
             log.event(LOGGER, "identity_changed", level=logging.WARNING, delivery=self.delivery.id, peer=self.peer.name)
 
     def _beat(self) -> bool:
-        """Keep the lease; False: it is another's."""
+        """Prolong the lease; False: another process holds it."""
         now_s = time.monotonic()
         if now_s - self._beaten_s < LEASE_S / 3:
             return True
@@ -282,7 +282,7 @@ class Attempt:
 
 
 def lease_s(push: PushSettings) -> float:
-    """How long a claim holds without a beat: one C-STORE may take the whole response time, and none comes meanwhile."""
+    """How long a claim holds without being prolonged: during one C-STORE, up to the whole response time, it is not."""
     return LEASE_S + push.response_timeout_s
 
 

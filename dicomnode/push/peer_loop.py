@@ -1,8 +1,8 @@
-"""One thread for each peer: takes the delivery that is due, tries it, writes what became of it, waits.
+"""One thread for each peer: it claims the delivery that is due, makes an attempt, records how it ended, and waits.
 
-All that must survive is in the ledger: which instances are acknowledged, when a delivery is due again, after how many
-failures. A restart therefore resumes where the last commit was and sends the same bytes again for what was in flight.
-Each peer has a loop of its own, so a peer that hangs holds up the deliveries to itself and no others.
+Everything that must survive a restart is in the ledger: which instances are acknowledged, when a delivery is due again,
+after how many failures. A restart therefore resumes where the last commit was and sends the same bytes again for what
+was in flight. Each peer has a loop of its own, so a peer that hangs holds up the deliveries to itself and no others.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dicomnode.archive import Archive
 from dicomnode.dimse.outcome import RequestReason
 from dicomnode.errors import NodeError
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger.rows import Delivery
 from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import Delivery
 from dicomnode.push.attempt import Attempt, Cause, End, Ending, InFlight, lease_s
 from dicomnode.push.carrier import Carrier, Session
 from dicomnode.seams import checkpoint
@@ -110,7 +110,7 @@ class PeerLoop:
                 is_idle = not self._serve_next()
                 if is_idle and not self._stop.is_set():
                     self._wake.wait(self._idle_s())
-            except NodeError as exc:  # the ledger's matter, locked by a backup, say
+            except NodeError as exc:  # of the ledger, which a backup has locked for example
                 log.event(
                     LOGGER, "push_paused", level=logging.ERROR, peer=self._peer.name, code=exc.code,
                     sentence=exc.sentence,
@@ -121,7 +121,7 @@ class PeerLoop:
                 self._stop.wait(POLL_S)
 
     def _serve_next(self) -> bool:
-        """Claim a delivery that is due and try it; False: there is none, or the peer has its pause."""
+        """Claim a delivery that is due and attempt it; False: there is none, or the peer is given a pause."""
         if time.monotonic() < self._quiet_until_s:
             return False
         delivery = self._ledger.claim_delivery(self._peer.name, self._owner, lease_s=lease_s(self._push))
@@ -153,7 +153,7 @@ class PeerLoop:
         return True
 
     def _conclude(self, attempt: Attempt, ending: Ending, *, seconds: float) -> None:
-        """Tell the ledger how the attempt ended, and when the next one is due."""
+        """Record in the ledger how the attempt ended, and when the next one is due."""
         delivery = attempt.delivery
         reason = str(ending.reason or "")
         rejections, aborts = self._rejections.pop(delivery.id, 0), self._aborts.pop(delivery.id, 0)
@@ -193,9 +193,9 @@ class PeerLoop:
                         instances=attempt.acknowledged,
                     )  # fmt: skip
                 else:
-                    self._tell_gone(delivery)
+                    self._log_gone(delivery)
             case End.GONE:
-                self._tell_gone(delivery)
+                self._log_gone(delivery)
             case _:
                 raise AssertionError(f"an attempt does not end so: {ending.end}")
         checkpoint("push.concluded")
@@ -205,7 +205,7 @@ class PeerLoop:
         state = self._ledger.finish_delivery(delivery)
         self._in_flight.pop(delivery.id, None)
         if state is None:
-            self._tell_gone(delivery)
+            self._log_gone(delivery)
             return
         log.event(
             LOGGER,
@@ -219,8 +219,8 @@ class PeerLoop:
             seconds=seconds,
         )
 
-    def _tell_gone(self, delivery: Delivery) -> None:
-        """What we hold no claim to any more: by an operator's cancel, or because the lease ran out."""
+    def _log_gone(self, delivery: Delivery) -> None:
+        """Log that the claim was lost: an operator cancelled the delivery, or the lease ran out."""
         if self._ledger.delivery_state(delivery.id) is DeliveryState.CANCELLED:
             log.event(LOGGER, "delivery_cancelled", delivery=delivery.id, peer=self._peer.name)
         else:
@@ -232,7 +232,7 @@ class PeerLoop:
         failures = 0 if attempt.acknowledged else delivery.failures
         wait_s = backoff_s(failures, self._push, self._chance) if wait_s is None else wait_s
         if not self._ledger.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence):
-            self._tell_gone(delivery)
+            self._log_gone(delivery)
             return
         log.event(
             LOGGER,
@@ -247,7 +247,7 @@ class PeerLoop:
 
     def _hold(self, delivery: Delivery, *, reason: str, sentence: str) -> None:
         if not self._ledger.hold_delivery(delivery, reason=reason, sentence=sentence):
-            self._tell_gone(delivery)
+            self._log_gone(delivery)
             return
         log.event(
             LOGGER,
@@ -260,11 +260,11 @@ class PeerLoop:
         )
 
     def _quiet(self) -> None:
-        """A pause for all deliveries of the peer: fifty that are due are not fifty rejections a second."""
+        """Begin a pause for all deliveries of the peer, or fifty that are due would be rejected one after the other."""
         self._quiet_until_s = time.monotonic() + min(self._push.backoff_min_s, POLL_S)
 
     def _idle_s(self) -> float:
-        """Until something may be due, a poll at most: what another process makes due is seen then."""
+        """Seconds until something may be due, ``POLL_S`` at most: another process may make a delivery due meanwhile."""
         pause_s = self._quiet_until_s - time.monotonic()
         if pause_s > 0:
             return min(pause_s, POLL_S)

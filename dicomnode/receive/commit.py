@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from dicomnode.errors import NodeError
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.rows import StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import StoredInstance, StoreOutcome
 from dicomnode.seams import checkpoint
 
 MAX_BATCH = 256  # bounds one transaction; by default 64 associations are open at the most

@@ -19,8 +19,8 @@ from dicomnode.archive import Archive, FileState
 from dicomnode.errors import LedgerError, NodeError
 from dicomnode.ids import SeriesId, digest, is_harmless_uid, new_instance_id
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.rows import KnownInstance, QuarantinedFile, QuarantineReason, StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import KnownInstance, QuarantinedFile, QuarantineReason, StoredInstance, StoreOutcome
 from dicomnode.receive.commit import GroupCommit, OutcomeUnknownError
 from dicomnode.receive.header_walk import Flaw, HeaderUids, read_uids
 from dicomnode.receive.space import Space

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import os
 import queue
 import signal
@@ -25,8 +24,6 @@ from dicomnode.work import orders
 
 if TYPE_CHECKING:
     from dicomnode.work.job import Models
-
-LOGGER = logging.getLogger(__name__)
 
 PARENT_GONE = 3  # exit code that nobody is left to read; for whoever traces processes
 NICENESS = 5  # the scanner's associations come first on a machine whose cores are all computing
@@ -61,7 +58,7 @@ def child_main(connection: Connection, parent_pid: int, setup: Setup) -> NoRetur
     threading.Thread(target=_listen, args=(connection, waiting), name="pipe", daemon=True).start()
     models = _warm_up(connection, setup)
     while True:
-        connection.send_bytes(orders.encode(_answer(waiting.get(), setup, models, connection)))
+        _answer(waiting.get(), setup.device, models, connection)
 
 
 def _warm_up(connection: Connection, setup: Setup) -> Models:
@@ -74,33 +71,14 @@ def _warm_up(connection: Connection, setup: Setup) -> Models:
     return models
 
 
-def _answer(order: orders.Order, setup: Setup, models: Models, connection: Connection) -> orders.Answer:
-    """Do the job; whatever goes wrong becomes a message.
-
-    The child's border: an exception that we did not foresee is logged here, and the supervisor starts a new child.
-    """
+def _answer(order: orders.Order, device: str, models: Models, connection: Connection) -> None:
     from dicomnode.work import job
 
-    stage = "start"
+    def progress(stage: str, share: float) -> None:
+        connection.send_bytes(orders.encode(orders.StageReport(job=order.job, stage=stage, share=share)))
 
-    def progress(name: str, share: float) -> None:
-        nonlocal stage
-        stage = name
-        connection.send_bytes(orders.encode(orders.Stage(job=order.job, stage=name, share=share)))
-
-    try:
-        return job.run(order, data=setup.data, device=setup.device, models=models, progress=progress)
-    except Exception as exc:  # noqa: BLE001 (border: child main)
-        refusal = job.refusal_of(exc, order)
-        if refusal is not None:
-            return refusal
-        log.failure(LOGGER, "job_crashed", job=order.job, stage=stage)
-        return orders.Failed(
-            job=order.job,
-            stage=stage,
-            sentence=f"The job failed at “{stage}”: {job.words_of(exc)}; the log holds the traceback.",
-            blame=job.blame_of(exc),
-        )
+    answer = job.answer(order, device=device, models=models, progress=progress)
+    connection.send_bytes(orders.encode(answer))
 
 
 def _listen(connection: Connection, waiting: queue.SimpleQueue[orders.Order]) -> NoReturn:

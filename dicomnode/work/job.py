@@ -1,30 +1,29 @@
-"""One job, in the child: archived files → pipeline → flushed derived files in the output folder → their manifest.
+"""One order: archived files → pipeline → flushed derived files in the output folder → their manifest.
 
-Nothing here is promised to anyone: until the supervisor has published the folder and committed the job, all of it
-may vanish and the job is simply done again.
+What every executor runs, in whichever process it does. Nothing here is promised to anyone: until the supervisor has
+published the folder and committed the job, all of it may vanish and the job is done again. The archive is only read,
+and the ledger is not known here.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 
 from dicomnode import durable, log
-from dicomnode.archive import FILE_SUFFIX, Archive, FileState
+from dicomnode.derivation import DerivedInstance, DerivedSeries
 from dicomnode.derive.encode import DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError, ModelError, NodeError, StorageError
 from dicomnode.generators.base import Generator
 from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts, pinned_model
 from dicomnode.ids import AeTitle, file_stem, new_instance_id
-from dicomnode.imaging.verdict import Limits
-from dicomnode.ledger.rows import UTC_OFFSET_MIN, DerivedInstance
+from dicomnode.part10 import dataset_sha256
 from dicomnode.pipeline import Progress, run_pipeline
 from dicomnode.seams import checkpoint
 from dicomnode.work import orders
@@ -102,14 +101,41 @@ class Models:
         return self._generators[key]
 
 
-def run(order: orders.Order, *, data: Path, device: str, models: Models, progress: Progress) -> orders.Finished:
+def answer(order: orders.Order, *, device: str, models: Models, progress: Progress) -> orders.Answer:
+    """Do the job; whatever goes wrong becomes an answer.
+
+    A border: an exception that we did not foresee is logged here. The process may then be in any state, and whoever
+    runs it should replace it.
+    """
+    stage = "start"
+
+    def tell(name: str, share: float) -> None:
+        nonlocal stage
+        stage = name
+        progress(name, share)
+
+    try:
+        return run(order, device=device, models=models, progress=tell)
+    except Exception as exc:  # noqa: BLE001 (border: one order)
+        refusal = refusal_of(exc, order)
+        if refusal is not None:
+            return refusal
+        log.failure(LOGGER, "job_crashed", job=order.job, stage=stage)
+        return orders.Failed(
+            job=order.job,
+            stage=stage,
+            sentence=f"The job failed at “{stage}”: {words_of(exc)}; the log holds the traceback.",
+            blame=blame_of(exc),
+        )
+
+
+def run(order: orders.Order, *, device: str, models: Models, progress: Progress) -> orders.Finished:
     """Do the job. Raises what ``refusal_of`` understands, and anything else where another attempt may do better."""
     begun = time.monotonic()
     checkpoint("job.begun")
-    archive = Archive(data)
     progress(VERIFY, 0.0)
-    paths = _verified(order, archive)
-    facts, generator = models.get(order.model, order.model_digest)
+    paths = _verified(order)
+    facts, generator = models.get(order.parameters.model, order.parameters.model_digest)
     output = Path(order.output)
     writing: list[Future[DerivedInstance]] = []
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as writers:
@@ -119,33 +145,29 @@ def run(order: orders.Order, *, data: Path, device: str, models: Models, progres
                 writing[-AHEAD].result()  # bounds the memory, and raises what went wrong
             writing.append(writers.submit(_write, output, file))
 
-        outcome = run_pipeline(
+        result = run_pipeline(
             list(paths),
             generator=generator,
             plan=_plan(order, facts),
-            limits=_limits(order, facts),
+            ratios=facts.ratios,
             device=device,
             write=write,
             digests=paths,
             progress=progress,
         )
         made = tuple(future.result() for future in writing)
-    if outcome.series_uid is None:  # the verdict that planned the job was another: the pinned limits changed meaning
-        raise InputError(outcome.verdict.sentence)
+    if result.series_uid is None:  # the verdict that planned the job was another: the pinned limits changed meaning
+        raise InputError(result.verdict.sentence)
     durable.sync_folder(output)
     checkpoint("job.written")
     seconds = time.monotonic() - begun
     log.event(
         LOGGER, "job_stages", level=logging.DEBUG, job=order.job, seconds=seconds, device=device,
-        detail=", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in outcome.stages.items()),
+        detail=", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in result.stages.items()),
     )  # fmt: skip
-    return orders.Finished(
-        job=order.job,
-        series_uid=outcome.series_uid,
-        instances=made,
-        notes=outcome.notes[len(outcome.verdict.notes) :],  # the verdict's stand with the series already
-        seconds=seconds,
-    )
+    notes = result.notes[len(result.verdict.notes) :]  # the verdict's stand with the series already
+    series = DerivedSeries(series_uid=result.series_uid, instances=made, notes=notes, seconds=seconds)
+    return orders.Finished(job=order.job, series=series)
 
 
 def refusal_of(exc: Exception, order: orders.Order) -> orders.Refused | None:
@@ -182,52 +204,47 @@ def words_of(exc: Exception) -> str:
     return (exc.strerror or type(exc).__name__) if isinstance(exc, OSError) else type(exc).__name__
 
 
-def _verified(order: orders.Order, archive: Archive) -> dict[Path, str]:
+def _verified(order: orders.Order) -> dict[Path, str]:
     """The files of the revision with their digests, every one just compared with what was received."""
+    verified = {}
     for source in order.files:
-        match archive.verify(source.file, source.sha256):
-            case FileState.MISSING:
-                raise AlteredFile(source, None)
-            case FileState.ALTERED:
-                raise AlteredFile(source, archive.digest_of_altered(source.file))
-            case FileState.WHOLE:
-                pass
-    return {archive.path(source.file): source.sha256 for source in order.files}
+        path = Path(order.archive) / source.file
+        found = _dataset_sha256(path)
+        if found != source.sha256:
+            raise AlteredFile(source, found)
+        verified[path] = found
+    return verified
 
 
-def _limits(order: orders.Order, facts: ModelFacts) -> Limits:
-    pinned = json.loads(order.parameters)
-    pinned.pop(UTC_OFFSET_MIN, None)
-    pinned["refuse_terms"] = tuple(pinned["refuse_terms"])
-    return Limits(rule_name=order.rule, model=facts.name, ratios=facts.ratios, **pinned)
+def _dataset_sha256(path: Path) -> str | None:
+    """SHA-256 of an archived dataset, or of the whole file where it is no DICOM file any more; None: no such file."""
+    try:
+        with path.open("rb") as file:
+            return dataset_sha256(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:  # a disk that cannot be read says nothing of the file
+        raise StorageError(
+            f"{path} could not be read: {exc.strerror}.",
+            hint="Check that the disk is mounted and sound, and that the node's user may read it.",
+        ) from exc
 
 
 def _plan(order: orders.Order, facts: ModelFacts) -> DerivationPlan:
     return DerivationPlan(
+        parameters=order.parameters,
+        model_kind=facts.kind,
         namespace=uuid.UUID(order.node_uuid),
         ae_title=AeTitle(order.ae_title),
-        rule=order.rule,
-        model=facts.name,
-        model_kind=facts.kind,
-        model_digest=facts.digest,
-        parameters=order.parameters,
         derivation_number=order.derivation_number,
-        created_at=_planned_at(order),
-        ratio=order.ratio,
+        created_at=order.parameters.on_pinned_clock(datetime.fromisoformat(order.created_at)),
     )
-
-
-def _planned_at(order: orders.Order) -> datetime:
-    """The job's moment in the time zone that was this machine's then; a job of an older node pins none."""
-    moment = datetime.fromisoformat(order.created_at)
-    offset_min = json.loads(order.parameters).get(UTC_OFFSET_MIN)
-    return moment.astimezone(None if offset_min is None else timezone(timedelta(minutes=offset_min)))
 
 
 def _write(folder: Path, file: DerivedFile) -> DerivedInstance:
     """One encoded instance, flushed and under its final name."""
     instance = new_instance_id()
-    name = file_stem(instance) + FILE_SUFFIX
+    name = f"{file_stem(instance)}.dcm"
     durable.write_file(folder / name, [file.content])
     checkpoint("job.file_written")
     return DerivedInstance(

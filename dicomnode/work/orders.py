@@ -1,6 +1,6 @@
-"""What supervisor and child say to each other: frozen values, one JSON object a message.
+"""The order for one job and what is answered to it: frozen values, each of them one JSON object as a message.
 
-The child is told everything it needs in one ``Order``: it sees files and never the ledger, so whatever becomes of
+Whoever does the job is told everything in one ``Order``: it sees files and never the ledger, so whatever becomes of
 it cannot harm a row. JSON, not pickle, so that a half-written or foreign message is an error and nothing more.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import InstanceId, JobId
-from dicomnode.ledger.rows import DerivedInstance
 
 MESSAGE_LIMIT_BYTES = 64 * 2**20  # an order of 100,000 instances has 25 MB; anything above is no message of ours
 
@@ -28,18 +28,16 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A job as the child sees it: everything that decides the result is pinned here (ledger ``PlannedJob``)."""
+    """One attempt at a job: its files, and everything that decides the result."""
 
     job: JobId
+    token: int  # of the claim: no two attempts at a job have the same
+    archive: str  # folder in which the paths of the files begin
     files: tuple[SourceFile, ...]
     output: str  # folder for the derived files, empty; the supervisor publishes it
     node_uuid: str  # namespace of the derived UIDs
     ae_title: str
-    rule: str
-    model: str
-    model_digest: str
-    ratio: int
-    parameters: str  # canonical JSON of the rule's keys
+    parameters: DerivationParameters
     derivation_number: int
     created_at: str  # ISO 8601, UTC: date and time that the derived objects carry
 
@@ -53,7 +51,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class StageReport:
     """How far the job is."""
 
     job: JobId
@@ -63,13 +61,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The manifest: files that are written, flushed and named in the output folder."""
+    """The job is done: the files of the series are written, flushed and named in the output folder."""
 
     job: JobId
-    series_uid: str
-    instances: tuple[DerivedInstance, ...]
-    notes: tuple[str, ...]
-    seconds: float
+    series: DerivedSeries
 
 
 class Cause(StrEnum):
@@ -109,26 +104,34 @@ class Failed:
     blame: Blame
 
 
-Answer = Ready | Stage | Finished | Refused | Failed
-Message = Order | Answer
+Answer = Finished | Refused | Failed
+Message = Order | Ready | StageReport | Answer
 
-_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in (Order, Ready, Stage, Finished, Refused, Failed)}
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind for kind in (Order, Ready, StageReport, Finished, Refused, Failed)
+}
 
 
 def encode(message: Message) -> bytes:
     """One message as JSON."""
-    return json.dumps({"kind": type(message).__name__, **asdict(message)}, separators=(",", ":")).encode()
+    fields = {"kind": type(message).__name__, **asdict(message)}
+    if isinstance(message, Order):
+        fields["parameters"] = message.parameters.as_columns()
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 def decode(text: bytes) -> Message:
-    """The message again; whatever is not one of ours raises ValueError, TypeError or KeyError."""
+    """The message again; whatever is not one of ours raises ValueError, TypeError, KeyError or InputError."""
     fields: dict[str, Any] = json.loads(text)
     kind = _KINDS[fields.pop("kind")]
     if kind is Order:
         fields["files"] = tuple(SourceFile(**entry) for entry in fields["files"])
+        fields["parameters"] = DerivationParameters.from_columns(fields["parameters"])
     elif kind is Finished:
-        fields["instances"] = tuple(DerivedInstance(**entry) for entry in fields["instances"])
-        fields["notes"] = tuple(fields["notes"])
+        series = fields["series"]
+        series["instances"] = tuple(DerivedInstance(**entry) for entry in series["instances"])
+        series["notes"] = tuple(series["notes"])
+        fields["series"] = DerivedSeries(**series)
     elif kind is Ready:
         fields["models"] = tuple(fields["models"])
     elif kind is Refused:

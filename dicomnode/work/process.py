@@ -1,6 +1,6 @@
-"""One worker process as its supervisor sees it: spawned, spoken to, measured, killed.
+"""One worker process as its parent sees it: spawned, spoken to, measured, killed.
 
-What the child does is in ``child``; when to start or kill one is decided in ``supervisor``.
+What the child does is in ``child``; when one is started or killed is decided in ``local``.
 """
 
 from __future__ import annotations

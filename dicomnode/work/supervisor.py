@@ -1,18 +1,18 @@
-"""Takes queued jobs one by one, has the child do each, and writes what became of it.
+"""Takes queued jobs one by one, has an executor run each, and writes what became of it.
 
-The supervisor holds the lease, watches time and memory, and is the only one here that touches the ledger. The child
-is a process that may crash, hang or be killed at any moment: nothing it does counts until its files are published
-and ``finish_job`` is committed.
+The supervisor holds the lease, and is the only one here that touches the ledger. Where and how an order runs is the
+executor's matter: nothing of it counts until its files are published and ``finish_job`` is committed.
 
-    claim ─ begin output folder ─ order ──▶ child ──▶ Finished ─ publish folder ─ finish_job
-                                              ├─────▶ Refused ─ hold_job         (input, model, altered file)
-                                              ├─────▶ Failed ─ return_job        (counts as an attempt; a disk's
-                                              └ dies, hangs, too large ─ return_job   fault and our stop do not)
+    claim ─ begin output folder ─ order ──▶ executor ──▶ Finished ─ publish folder ─ finish_job
+                                               ├───────▶ Refused ─ hold_job      (input, model, altered file)
+                                               ├───────▶ Failed ─ return_job     (counts as an attempt; a disk's
+                                               └───────▶ GivenUp ─ return_job     fault and our stop do not)
 
 A disk that takes nothing more stops all work for a while; one that does not give back the files of one job only
 that job, for the others may lie on sound ground.
 
-A job is claimed only once a child is warm, so a child that cannot start costs no job an attempt.
+A job is claimed only once the executor is ready, so one that cannot start costs no job an attempt. Each claim is run
+once.
 """
 
 from __future__ import annotations
@@ -28,14 +28,12 @@ from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.ids import AeTitle, JobId
-from dicomnode.ledger.rows import DerivedSeries, Job, QuarantinedFile, QuarantineReason
 from dicomnode.ledger.states import JobState
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import Job, QuarantinedFile, QuarantineReason
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings.models import WorkSettings
 from dicomnode.work import orders
-from dicomnode.work.child import Setup
-from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
+from dicomnode.work.executor import Executor, GivenUp, Progress
 
 LOGGER = logging.getLogger(__name__)
 
@@ -43,21 +41,10 @@ T = TypeVar("T")
 
 LEASE_S = 60.0  # a third of it between two heartbeats (NODE 5.4)
 TICK_S = 5.0  # the longest wait when no wake comes; as soon is an operator's cancel of the running job seen
-POLL_S = 0.5  # how often a running child's time and memory are looked at
-WARM_LIMIT_S = 300.0  # importing torch and reading weights, from a cold and slow disk
-RESTART_WAIT_S = (1.0, 60.0)  # before a child that never became warm is tried again: doubled from … to
 PAUSE_S = 10.0  # after the ledger refused, which another try at once would only meet again
 DISK_WAIT_S = (10.0, 300.0)  # before the next try after a disk refused: doubled from … to
-KILL_MARGIN_S = 15.0  # for killing the child and returning the job, once the limit of ``stop`` has passed
-MEMORY_SHARE = 0.75  # of the machine, where no limit is set
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenUp:
-    """The attempt came to no answer: why, and whether that counts against the job."""
-
-    sentence: str
-    counts: bool
+KILL_MARGIN_S = 15.0  # for ending the run and returning the job, once the limit of ``stop`` has passed
+STOPPED = GivenUp(sentence="The service stopped before the job was done.", counts=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +56,7 @@ class _Rest:
 
 
 class _NotOurs(Exception):
-    """An operator cancelled the job, or another holder took it; what our child makes of it is dropped."""
+    """An operator cancelled the job, or another holder took it; what our run makes of it is dropped."""
 
 
 class _NotWritten(Exception):
@@ -77,40 +64,35 @@ class _NotWritten(Exception):
 
 
 class Supervisor:
-    """One thread and, at any time, at most one child."""
+    """One thread and, at any time, at most one run of its executor."""
 
     def __init__(
         self,
-        settings: WorkSettings,
         ledger: Ledger,
         archive: Archive,
+        executor: Executor,
         *,
         ae_title: AeTitle,
-        setup: Setup,
         owner: str,
         finished: Callable[[], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._settings = settings
         self._ledger = ledger
         self._archive = archive
+        self._executor = executor
         self._ae_title = ae_title
-        self._setup = setup
         self._owner = owner
         self._finished = finished
         self._clock = clock
-        self._memory_limit_mb = settings.memory_limit_mb or MEMORY_SHARE * machine_memory_mb()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._stop_at = float("inf")
-        self._worker: WorkerProcess | None = None
-        self._restart_wait_s = RESTART_WAIT_S[0]
         self._disk_wait_s = DISK_WAIT_S[0]
         self._rests: dict[JobId, _Rest] = {}
         self._thread = threading.Thread(target=self._run, name="work")
 
     def start(self) -> None:
-        """Spawn a child and begin to take jobs."""
+        """Have the executor become ready and begin to take jobs."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -126,12 +108,6 @@ class Supervisor:
         if self._thread.is_alive():
             log.event(LOGGER, "work_not_stopped", level=logging.ERROR)
 
-    @property
-    def worker_pid(self) -> int | None:
-        """The warm child's process id."""
-        worker = self._worker
-        return worker.pid if worker else None
-
     def _run(self) -> None:
         """Border: the node without its worker would look alive and derive nothing, so the loop goes on."""
         try:
@@ -143,84 +119,51 @@ class Supervisor:
                     self._pause(PAUSE_S)
                 except Exception:  # noqa: BLE001 (border: work loop)
                     log.failure(LOGGER, "work_failed")
-                    self._discard_worker()
                     self._pause(PAUSE_S)
         finally:
-            self._discard_worker()
+            self._executor.close()
 
     def _turn(self) -> None:
-        worker = self._worker or self._start_worker()
-        if worker is None:
+        if not self._executor.ready(self._stopping):
             return
         job = self._ledger.claim_job(self._owner, lease_s=LEASE_S, but=self._resting())
         if job is not None:
-            self._do(job, worker)
+            self._do(job)
             return
         self._wake.wait(TICK_S)
         self._wake.clear()
-        ended = worker.receive(0)
-        if ended is not None:
-            self._lose_worker(ended)
 
-    def _start_worker(self) -> WorkerProcess | None:
-        """A warm child; None when it did not become warm, after a wait that doubles each time."""
-        begun = self._clock.monotonic()
-        worker = WorkerProcess(self._setup)
-        said: object = None
-        while said is None and not self._stopping.is_set() and self._clock.monotonic() - begun < WARM_LIMIT_S:
-            said = worker.receive(POLL_S)
-        if isinstance(said, orders.Ready):
-            log.event(
-                LOGGER, "worker_warm", pid=worker.pid, device=said.device, model=", ".join(said.models),
-                seconds=self._clock.monotonic() - begun, memory_mb=worker.resident_mb(),
-            )  # fmt: skip
-            self._worker = worker
-            self._restart_wait_s = RESTART_WAIT_S[0]
-            return worker
-        ended = worker.kill()
-        if not self._stopping.is_set():
-            why = ended.sentence if said else f"the worker was not ready after {WARM_LIMIT_S:g} s"
-            log.event(
-                LOGGER, "worker_not_warm", level=logging.ERROR, sentence=_capitalised(why),
-                wait_s=self._restart_wait_s,
-            )  # fmt: skip
-            self._pause(self._restart_wait_s)
-            self._restart_wait_s = min(2 * self._restart_wait_s, RESTART_WAIT_S[1])
-        return None
-
-    def _do(self, job: Job, worker: WorkerProcess) -> None:
+    def _do(self, job: Job) -> None:
         checkpoint("work.claimed")
         log.event(
             LOGGER, "job_claimed", job=job.id, series=job.series, revision=job.revision, attempts=job.attempts,
-            model=job.planned.model, ratio=job.planned.ratio,
+            model=job.planned.parameters.model, ratio=job.planned.parameters.ratio,
         )  # fmt: skip
         try:
-            self._attempt(job, worker)
+            self._attempt(job)
         except _NotWritten:
             log.event(
                 LOGGER, "job_not_written", level=logging.WARNING, job=job.id, series=job.series,
                 sentence="The service stopped before the ledger took the end of the job; the next start does it again.",
             )  # fmt: skip
 
-    def _attempt(self, job: Job, worker: WorkerProcess) -> None:
+    def _attempt(self, job: Job) -> None:
         try:
             order = self._order(job)
-            worker.send(order)
-            outcome = self._watch(job, worker)
-            if not isinstance(outcome, orders.Failed):
+            answer = self._run_order(job, order)
+            if not isinstance(answer, orders.Failed):
                 self._rests.pop(job.id, None)
             checkpoint("work.child_done")
-            match outcome:
+            match answer:
                 case orders.Finished():
-                    self._finish(job, outcome)
+                    self._finish(job, answer)
                 case orders.Refused():
-                    self._hold(job, order, outcome)
+                    self._hold(job, order, answer)
                 case orders.Failed():
-                    self._fail(job, outcome)
+                    self._fail(job, answer)
                 case GivenUp():
-                    self._return(job, outcome.sentence, counts=outcome.counts)
+                    self._return(job, answer.sentence, counts=answer.counts)
         except _NotOurs:
-            self._discard_worker()
             self._drop(job)
         except _NotWritten:
             raise
@@ -241,95 +184,45 @@ class Supervisor:
             log.event(LOGGER, "job_lease_lost", level=logging.WARNING, job=job.id, series=job.series)
 
     def _order(self, job: Job) -> orders.Order:
-        planned = job.planned
         instances = self._ledger.instances_of(job.series, job.revision)
         return orders.Order(
             job=job.id,
+            token=job.lease_token,
+            archive=str(self._archive.root),
             files=tuple(orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256) for one in instances),
             output=str(self._archive.begin_output(job.output_series)),
             node_uuid=str(self._ledger.node_uuid),
             ae_title=self._ae_title,
-            rule=planned.rule,
-            model=planned.model,
-            model_digest=planned.model_digest,
-            ratio=planned.ratio,
-            parameters=planned.parameters,
+            parameters=job.planned.parameters,
             derivation_number=job.derivation_number,
             created_at=job.created_at.astimezone(UTC).isoformat(),
         )
 
-    def _watch(self, job: Job, worker: WorkerProcess) -> orders.Finished | orders.Refused | orders.Failed | GivenUp:
-        """Wait for the child's answer; beat the lease, and kill the child where it goes beyond its limits.
-
-        Seconds are counted while we watch: time in which the machine slept, or this process was stopped, is not
-        the job's.
-        """
-        stage = "start"
-        peak_mb = spent_s = 0.0
-        last = beaten = looked = self._clock.monotonic()
-        while True:
-            said = worker.receive(POLL_S)
-            now = self._clock.monotonic()
-            spent_s += min(now - last, TICK_S)
-            last = now
-            match said:
-                case orders.Finished() | orders.Refused() | orders.Failed() if said.job == job.id:
-                    return said
-                case orders.Stage():
-                    if said.stage != stage:
-                        log.event(LOGGER, "job_stage", level=logging.DEBUG, job=job.id, stage=said.stage)
-                    stage = said.stage
-                case Ended():
-                    self._lose_worker(said)
-                    peak = f"{said.sentence}, having taken {peak_mb:.0f} MiB of memory"
-                    return GivenUp(sentence=_at(stage, peak), counts=True)
-                case None:
-                    pass
-                case _:
-                    raise AssertionError(f"the child said {said}")
-            peak_mb = max(peak_mb, worker.resident_mb())
-            if peak_mb > self._memory_limit_mb:
-                self._discard_worker()
-                limit = f"{self._memory_limit_mb:.0f} MiB (work.memory_limit_mb)"
-                too_much = f"the worker took {peak_mb:.0f} MiB of memory, more than {limit}"
-                return GivenUp(sentence=_at(stage, too_much), counts=True)
-            if spent_s > self._settings.time_limit_s:
-                self._discard_worker()
-                limit = f"{self._settings.time_limit_s:g} s (work.time_limit_s)"
-                return GivenUp(sentence=_at(stage, f"the job took longer than {limit}"), counts=True)
-            if now > self._stop_at:
-                self._discard_worker()
-                return GivenUp(sentence="The service stopped before the job was done.", counts=False)
-            if now - beaten > LEASE_S / 3:
-                beaten = looked = now
-                self._insist(job, lambda: self._ledger.beat_job(job, lease_s=LEASE_S))
-            elif now - looked > TICK_S:
-                looked = now
-                self._insist(job, lambda: self._ledger.is_job_ours(job))
-
-    def _insist(self, job: Job, ask: Callable[[], bool]) -> None:
-        try:
-            is_ours = ask()
-        except LedgerError as exc:  # locked by a backup, say; nobody else can take the job meanwhile either
-            log.event(LOGGER, "beat_failed", level=logging.WARNING, job=job.id, sentence=exc.sentence)
-            return
-        if not is_ours:
+    def _run_order(self, job: Job, order: orders.Order) -> orders.Answer | GivenUp:
+        """Have the order run while the lease is beaten. Raises _NotOurs where the lease is lost meanwhile."""
+        lease = _Lease(job, self._ledger, self._clock, lambda: self._stop_at)
+        answer = self._executor.run(order, progress=_stage_log(job), cancel=lease.is_over)
+        if lease.is_lost:
             raise _NotOurs
+        return STOPPED if isinstance(answer, GivenUp) and lease.is_too_late else answer
 
     def _finish(self, job: Job, made: orders.Finished) -> None:
+        derived = made.series
         folder = self._archive.publish_output(job.output_series)
         names = {path.name for path in folder.iterdir()}
-        assert names == {one.file_name for one in made.instances}, "the manifest is not what lies in the folder"
+        assert names == {one.file_name for one in derived.instances}, "the manifest is not what lies in the folder"
         checkpoint("work.published")
-        derived = DerivedSeries(
-            series_uid=made.series_uid, instances=made.instances, notes=made.notes, seconds=made.seconds
-        )
         if not self._persist(lambda: self._ledger.finish_job(job, derived)):
             raise _NotOurs
         checkpoint("work.committed")
         self._disk_wait_s = DISK_WAIT_S[0]
         log.event(
-            LOGGER, "job_done", job=job.id, series=job.series, instances=len(made.instances), seconds=made.seconds
+            LOGGER,
+            "job_done",
+            job=job.id,
+            series=job.series,
+            instances=len(derived.instances),
+            seconds=derived.seconds,
         )
         self._finished()
 
@@ -363,8 +256,7 @@ class Supervisor:
 
     def _fail(self, job: Job, failed: orders.Failed) -> None:
         match failed.blame:
-            case orders.Blame.JOB:  # nobody foresaw this exception: a fresh process is a known state
-                self._discard_worker()
+            case orders.Blame.JOB:
                 self._return(job, failed.sentence, counts=True)
             case orders.Blame.DISK:
                 self._return(job, failed.sentence, counts=False)
@@ -412,23 +304,52 @@ class Supervisor:
                     raise _NotWritten from exc
                 self._pause(PAUSE_S)
 
-    def _lose_worker(self, said: object) -> None:
-        assert isinstance(said, Ended), f"a child without a job said {said}"
-        log.event(LOGGER, "worker_ended", level=logging.ERROR, sentence=_capitalised(said.sentence))
-        self._worker = None
-
-    def _discard_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
-
     def _pause(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
 
-def _at(stage: str, what: str) -> str:
-    return _capitalised(f"{what}, while the job was at “{stage}”.")
+class _Lease:
+    """The claim on the job that runs: beaten in time, until it is lost or the service waits no longer."""
+
+    def __init__(self, job: Job, ledger: Ledger, clock: Clock, stop_at: Callable[[], float]) -> None:
+        self.is_lost = False  # an operator cancelled the job, or another holder took it
+        self.is_too_late = False  # the time that a stopping service gives to the job is over
+        self._job = job
+        self._ledger = ledger
+        self._clock = clock
+        self._stop_at = stop_at
+        self._beaten = self._looked = clock.monotonic()
+
+    def is_over(self) -> bool:
+        """Is the run to end? Beats the lease where it is time to."""
+        now = self._clock.monotonic()
+        if self.is_lost:
+            return True
+        if now > self._stop_at():
+            self.is_too_late = True
+        elif now - self._beaten > LEASE_S / 3:
+            self._beaten = self._looked = now
+            self._ask(lambda: self._ledger.beat_job(self._job, lease_s=LEASE_S))
+        elif now - self._looked > TICK_S:
+            self._looked = now
+            self._ask(lambda: self._ledger.is_job_ours(self._job))
+        return self.is_lost or self.is_too_late
+
+    def _ask(self, is_ours: Callable[[], bool]) -> None:
+        try:
+            self.is_lost = not is_ours()
+        except LedgerError as exc:  # locked by a backup, say; nobody else can take the job meanwhile either
+            log.event(LOGGER, "beat_failed", level=logging.WARNING, job=self._job.id, sentence=exc.sentence)
 
 
-def _capitalised(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+def _stage_log(job: Job) -> Progress:
+    """Log each stage of a job once."""
+    at = "start"
+
+    def progress(stage: str, _share: float) -> None:
+        nonlocal at
+        if stage != at:
+            log.event(LOGGER, "job_stage", level=logging.DEBUG, job=job.id, stage=stage)
+        at = stage
+
+    return progress

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from dicomnode.archive import Archive
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import SeriesId, new_instance_id
-from dicomnode.ledger.rows import (
-    DerivedInstance,
-    DerivedSeries,
+from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import (
     Examined,
     Finding,
     Job,
@@ -23,7 +23,6 @@ from dicomnode.ledger.rows import (
     QuarantineReason,
     StoredInstance,
 )
-from dicomnode.ledger.store import Ledger, open_ledger
 from tests.cli.conftest import Run
 from tests.support.mr_series import MR_IMAGE_STORAGE, write_mr_series
 
@@ -67,7 +66,8 @@ def series(ledger: Ledger, tmp_path: Path) -> SeriesId:
 def _plan(ledger: Ledger, series: SeriesId) -> Job:
     assert ledger.settle(series, 1, note="")
     planned = PlannedJob(
-        rule="all", model="cubic-dc", model_digest="cubic-dc/1", ratio=4, parameters="{}", deliver_to=("pacs",),
+        parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="cubic-dc/1", ratio=4),
+        deliver_to=("pacs",),
         sentence="6 slices, 4 mm apart → 24 slices of 1 mm by rule all.",
     )  # fmt: skip
     assert ledger.plan(series, 1, planned)

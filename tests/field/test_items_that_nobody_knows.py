@@ -18,7 +18,7 @@ from dicomnode.ids import AeTitle
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
 from dicomnode.settings.models import PeerSettings, PushSettings
-from tests.receive.house import House, house, said
+from tests.receive.receiving_node import ReceivingNode, receiving_node, said
 from tests.support.dicom import made
 from tests.support.misbehaving_pacs import Script, scripted_pacs
 from tests.support.mr_series import write_mr_series
@@ -29,14 +29,14 @@ from tests.support.pdu import (
     EXPLICIT,
     MR_IMAGE,
     RELEASE_RQ_BYTES,
-    Visitor,
+    RawClient,
     associate_rq,
     c_store_rq,
     command,
     item,
     p_data,
     pdu,
-    visitor,
+    raw_client,
 )
 from tests.support.wait import wait_until
 
@@ -66,8 +66,8 @@ USER_ITEMS = {
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path / "data") as running:
+def node(tmp_path: Path) -> Iterator[ReceivingNode]:
+    with receiving_node(tmp_path / "data") as running:
         yield running
 
 
@@ -76,49 +76,49 @@ def _info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="dicomnode")
 
 
-def stores(guest: Visitor, request: bytes) -> bool:
+def stores(client: RawClient, request: bytes) -> bool:
     """Is the request accepted, an object stored under it, and the release answered?"""
-    answer = guest.associate(request)
+    answer = client.associate(request)
     assert answer is not None
     assert answer.kind == ASSOCIATE_AC, f"PDU type {answer.kind}, code {answer.code}"
     one = made(1)
-    status = guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset)
-    guest.release()
+    status = client.store(one.sop_class_uid, one.sop_instance_uid, one.dataset)
+    client.release()
     return status == 0x0000
 
 
 @pytest.mark.parametrize("items", USER_ITEMS.values(), ids=USER_ITEMS)
-def test_a_request_with_an_item_that_we_do_not_use_is_served(node: House, items: bytes) -> None:
-    with visitor(node.port) as guest:
-        assert stores(guest, associate_rq(more_user_items=items))
+def test_a_request_with_an_item_that_we_do_not_use_is_served(node: ReceivingNode, items: bytes) -> None:
+    with raw_client(node.port) as client:
+        assert stores(client, associate_rq(more_user_items=items))
 
 
 @pytest.mark.parametrize("kind", [0x00, 0x11, 0x21, 0x40, 0x51, 0x70, 0xFF])
-def test_a_request_with_an_unknown_item_at_the_top_is_served(node: House, kind: int) -> None:
-    with visitor(node.port) as guest:
-        assert stores(guest, associate_rq(more_items=item(kind, b"vendor")))
+def test_a_request_with_an_unknown_item_at_the_top_is_served(node: ReceivingNode, kind: int) -> None:
+    with raw_client(node.port) as client:
+        assert stores(client, associate_rq(more_items=item(kind, b"vendor")))
 
 
-def test_a_context_that_makes_no_sense_does_not_cost_the_others(node: House) -> None:
+def test_a_context_that_makes_no_sense_does_not_cost_the_others(node: ReceivingNode) -> None:
     odd = [
         item(0x20, bytes([2, 0, 0, 0]) + item(0x30, MR) + item(0x40, EXPLICIT.encode())),
         item(0x20, bytes([7, 0, 0, 0]) + item(0x30, MR)),
         item(0x20, bytes([9, 0, 0, 0]) + item(0x33, b"?") + item(0x40, EXPLICIT.encode())),
         item(0x20, b""),
     ]
-    with visitor(node.port) as guest:
-        assert stores(guest, associate_rq(more_items=b"".join(odd)))
+    with raw_client(node.port) as client:
+        assert stores(client, associate_rq(more_items=b"".join(odd)))
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 13])
-def test_a_peer_that_takes_next_to_no_pdu_is_still_answered(node: House, length: int) -> None:
-    with visitor(node.port) as guest:
-        answer = guest.associate(associate_rq(maximum_length=length))
+def test_a_peer_that_takes_next_to_no_pdu_is_still_answered(node: ReceivingNode, length: int) -> None:
+    with raw_client(node.port) as client:
+        answer = client.associate(associate_rq(maximum_length=length))
         assert answer is not None
-        guest.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3", has_dataset=False), is_command=True))
+        client.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3", has_dataset=False), is_command=True))
         said_so_far = b""
         while struct.pack("<HHLH", 0, 0x900, 2, 0xC000) not in said_so_far:
-            part = guest.receive()
+            part = client.receive()
             assert part is not None
             assert part.kind == 4
             assert len(part.body) <= max(length, 8)
@@ -136,12 +136,12 @@ def test_a_peer_that_takes_next_to_no_pdu_is_still_answered(node: House, length:
     ids=["short", "top item too long", "user item too long", "wrong length of the PDU"],
 )
 def test_a_request_that_cannot_be_read_is_one_line_of_the_log(
-    node: House, request_: bytes, caplog: pytest.LogCaptureFixture
+    node: ReceivingNode, request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with visitor(node.port) as guest:
-        guest.send(request_)
-        guest.send(RELEASE_RQ_BYTES)
-        while (answer := guest.receive()) is not None:
+    with raw_client(node.port) as client:
+        client.send(request_)
+        client.send(RELEASE_RQ_BYTES)
+        while (answer := client.receive()) is not None:
             assert answer.kind in (ABORT, ASSOCIATE_AC)
     wait_until(lambda: bool(said(caplog, "association_ended")), what="the line")
     (line,) = said(caplog, "association_ended")
@@ -162,15 +162,17 @@ def test_a_request_that_cannot_be_read_is_one_line_of_the_log(
         {0x800: None},
     ],
 )
-def test_a_command_with_a_value_that_nobody_uses_is_served(node: House, instead: dict[int, bytes | None]) -> None:
+def test_a_command_with_a_value_that_nobody_uses_is_served(
+    node: ReceivingNode, instead: dict[int, bytes | None]
+) -> None:
     one = made(1)
-    with visitor(node.port) as guest:
-        guest.associate()
+    with raw_client(node.port) as client:
+        client.associate()
         odd = c_store_rq(one.sop_class_uid, one.sop_instance_uid, instead=instead)
-        guest.send(p_data(3, odd, is_command=True) + p_data(3, one.dataset, is_command=False))
-        assert guest.status() == 0x0000
-        assert guest.echo() == 0x0000
-        guest.release()
+        client.send(p_data(3, odd, is_command=True) + p_data(3, one.dataset, is_command=False))
+        assert client.status() == 0x0000
+        assert client.echo() == 0x0000
+        client.release()
 
 
 @pytest.mark.parametrize(
@@ -195,10 +197,13 @@ def test_a_command_with_a_value_that_nobody_uses_is_served(node: House, instead:
 def test_an_association_that_we_abort_is_one_line_with_the_peer_and_the_reason(
     tmp_path: Path, content: bytes, detail: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with house(tmp_path / "data", pdu_timeout_s=0.5, idle_timeout_s=1.0) as node, visitor(node.port) as guest:
-        guest.associate()
-        guest.send(content)
-        answer = guest.receive()
+    with (
+        receiving_node(tmp_path / "data", pdu_timeout_s=0.5, idle_timeout_s=1.0) as node,
+        raw_client(node.port) as client,
+    ):
+        client.associate()
+        client.send(content)
+        answer = client.receive()
         assert answer is None or answer.kind == ABORT
         wait_until(lambda: bool(said(caplog, "association_ended")), what="the line")
         lines = [one for one in caplog.records if one.name.startswith("dicomnode") and one.levelno >= logging.WARNING]
@@ -210,12 +215,12 @@ def test_an_association_that_we_abort_is_one_line_with_the_peer_and_the_reason(
 
 @pytest.mark.parametrize("numbers", [b"\0\0", b"\2\0", b"\2\3", b"\1\x09", b"\x63\xff"])
 def test_an_abort_with_any_numbers_is_the_peers_abort(
-    node: House, numbers: bytes, caplog: pytest.LogCaptureFixture
+    node: ReceivingNode, numbers: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with visitor(node.port) as guest:
-        guest.associate()
-        guest.send(ABORT_BYTES[:8] + numbers)
-        assert guest.is_closed()
+    with raw_client(node.port) as client:
+        client.associate()
+        client.send(ABORT_BYTES[:8] + numbers)
+        assert client.is_closed()
     node.wait_until_empty()
     wait_until(lambda: bool(said(caplog, "association_ended")), what="the line")
     (line,) = said(caplog, "association_ended")

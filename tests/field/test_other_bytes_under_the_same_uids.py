@@ -7,7 +7,6 @@ processor without bfloat16. A PACS that holds one keeps the first or the second,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -20,19 +19,16 @@ from pydicom import dcmread
 from dicomnode.archive import Archive
 from dicomnode.generators import device, model_dir
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger.rows import PlannedJob
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.rules import pinned
-from dicomnode.settings.models import RuleSettings
+from dicomnode.ledger.values import PlannedJob
 from dicomnode.work import job, orders
 from tests.support.model_folders import random_thin, write_thin
 from tests.support.mr_series import mr_datasets
-from tests.support.stored import store
+from tests.support.stored import pinned, store
 from tests.support.zone import machine_zone
 
 OUTPUT = SeriesId(99)
 PLANNED_AT = datetime(2026, 1, 2, 20, 4, 5, tzinfo=UTC)
-RULE = RuleSettings(name="every series")
 INDIA, EAST_COAST = "IST-5:30", "EST5"
 
 
@@ -45,11 +41,15 @@ class Node:
     series: SeriesId
     digest: str
 
-    def order(self, parameters: str, *, model: str = "knee") -> orders.Order:
-        """As the supervisor gives it to its child, at each attempt the same."""
-        digest = self.digest if model == "knee" else model_dir.model_facts(model).digest
+    def order(self, model: str = "knee") -> orders.Order:
+        """As the supervisor gives it to its executor, at each attempt the same."""
+        parameters = pinned(at=PLANNED_AT)
+        if model == "knee":
+            parameters = replace(parameters, model="knee", model_digest=self.digest)
         return orders.Order(
             job=JobId(1),
+            token=1,
+            archive=str(self.archive.root),
             files=tuple(
                 orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
                 for one in self.ledger.instances_of(self.series, 1)
@@ -57,10 +57,6 @@ class Node:
             output=str(self.archive.output_folder(OUTPUT)),
             node_uuid=str(self.ledger.node_uuid),
             ae_title="NODE",
-            rule=RULE.name,
-            model=model,
-            model_digest=digest,
-            ratio=3,
             parameters=parameters,
             derivation_number=1,
             created_at=PLANNED_AT.isoformat(),
@@ -70,8 +66,8 @@ class Node:
         """SOP Instance UID → digest of the dataset; the files lie in the output folder."""
         self.archive.begin_output(OUTPUT)
         models = job.Models(self.archive.data)
-        made = job.run(order, data=self.archive.data, device="cpu", models=models, progress=lambda *_: None)
-        return {one.sop_instance_uid: one.sha256 for one in made.instances}
+        made = job.run(order, device="cpu", models=models, progress=lambda *_: None)
+        return {one.sop_instance_uid: one.sha256 for one in made.series.instances}
 
     def written(self, keyword: str) -> str:
         """Of the last attempt."""
@@ -95,7 +91,7 @@ def _is_one_uid_one_content(one: dict[str, str], other: dict[str, str]) -> bool:
 
 def test_a_second_attempt_in_another_time_zone_writes_the_same_bytes(node: Node) -> None:
     with machine_zone(INDIA):
-        order = node.order(pinned(RULE, PLANNED_AT), model="cubic-dc")
+        order = node.order("cubic-dc")
         first = node.attempt(order)
     with machine_zone(EAST_COAST):
         assert node.attempt(order) == first
@@ -104,9 +100,8 @@ def test_a_second_attempt_in_another_time_zone_writes_the_same_bytes(node: Node)
 
 def test_a_job_that_an_older_node_planned_gets_other_uids_with_other_bytes(node: Node) -> None:
     """It pins no time zone, so the machine's is written."""
-    pinned_then = json.loads(pinned(RULE, PLANNED_AT))
-    del pinned_then["utc_offset_min"]
-    order = node.order(json.dumps(pinned_then), model="cubic-dc")
+    order = node.order("cubic-dc")
+    order = replace(order, parameters=replace(order.parameters, utc_offset_min=None))
     attempts = []
     for zone, time in ((INDIA, "013405.000000"), (EAST_COAST, "150405.000000")):
         with machine_zone(zone):
@@ -119,7 +114,7 @@ def test_another_precision_makes_another_series_and_the_same_one_the_same(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The processor's own capability is what changes from machine to machine; both precisions run on any."""
-    order = node.order(pinned(RULE, PLANNED_AT))
+    order = node.order()
     attempts = {}
     for precision in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(device, "cpu_dtype", lambda _, chosen=precision: chosen)
@@ -131,7 +126,7 @@ def test_another_precision_makes_another_series_and_the_same_one_the_same(
 
 
 def test_the_number_of_threads_never_puts_two_contents_under_one_uid(node: Node) -> None:
-    order = node.order(pinned(RULE, PLANNED_AT))
+    order = node.order()
     before = torch.get_num_threads()
     try:
         attempts = []
@@ -145,20 +140,16 @@ def test_the_number_of_threads_never_puts_two_contents_under_one_uid(node: Node)
 
 def test_another_title_of_the_node_makes_another_series(node: Node) -> None:
     """Station Name is in the bytes, and the settings may change between two attempts."""
-    order = node.order(pinned(RULE, PLANNED_AT), model="cubic-dc")
+    order = node.order("cubic-dc")
     first = node.attempt(order)
     assert node.attempt(replace(order, ae_title="RENAMED")).keys().isdisjoint(first.keys())
 
 
 def test_a_job_that_waits_keeps_its_zone_when_its_series_is_judged_again_in_another(node: Node) -> None:
     """In summer, say: it is the same job, with the moment and the clock that it was planned at."""
-    facts = model_dir.model_facts("cubic-dc")
 
     def planned(now: datetime) -> PlannedJob:
-        return PlannedJob(
-            rule=RULE.name, model=facts.name, model_digest=facts.digest, ratio=3, parameters=pinned(RULE, now),
-            deliver_to=(), sentence="planned by a test",
-        )  # fmt: skip
+        return PlannedJob(parameters=pinned(at=now), deliver_to=(), sentence="planned by a test")
 
     assert node.ledger.settle(node.series, 1, note="")
     with machine_zone("CET-1CEST,M3.5.0,M10.5.0/3"):
@@ -168,4 +159,4 @@ def test_a_job_that_waits_keeps_its_zone_when_its_series_is_judged_again_in_anot
     assert first == again
     claimed = node.ledger.claim_job("test", lease_s=60.0, but=())
     assert claimed is not None
-    assert json.loads(claimed.planned.parameters)["utc_offset_min"] == 60
+    assert claimed.planned.parameters.utc_offset_min == 60

@@ -22,11 +22,11 @@ from dicomnode.receive.scp import MEBIBYTE
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings.models import PeerSettings, PushSettings
 from dicomnode.wire import IMPLICIT, VERIFICATION
-from tests.receive.house import House, house, said
+from tests.receive.receiving_node import ReceivingNode, receiving_node, said
 from tests.support.dicom import Made, made
 from tests.support.misbehaving_pacs import Script, scripted_pacs
 from tests.support.mr_series import write_mr_series
-from tests.support.pdu import ABORT, MR_IMAGE, Visitor, c_store_rq, p_data, pdu, store_pdus, visitor
+from tests.support.pdu import ABORT, MR_IMAGE, RawClient, c_store_rq, p_data, pdu, raw_client, store_pdus
 from tests.support.wait import wait_until
 
 HASTY = DimseCarrier(ae_title=AeTitle("NODE"), push=PushSettings(connect_timeout_s=0.5, response_timeout_s=0.5))
@@ -81,23 +81,23 @@ def test_a_longer_answer_that_drips_does_not_either() -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[House]:
+def small(tmp_path: Path) -> Iterator[ReceivingNode]:
     """A node that takes objects of 1 MiB, and so holds 2 MiB of them."""
-    with house(tmp_path / "data", max_instance_mb=1, pdu_timeout_s=1.0, idle_timeout_s=3.0) as running:
+    with receiving_node(tmp_path / "data", max_instance_mb=1, pdu_timeout_s=1.0, idle_timeout_s=3.0) as running:
         yield running
 
 
-def begin(guest: Visitor, one: Made, count: int) -> bytes:
+def begin(client: RawClient, one: Made, count: int) -> bytes:
     """Send the first bytes of an object; the rest of its PDUs."""
-    guest.associate()
+    client.associate()
     content = store_pdus(one.sop_class_uid, one.sop_instance_uid, one.dataset)
     sending = content[:count]
-    guest.send(sending)
+    client.send(sending)
     return content[count:]
 
 
 def test_an_object_of_the_largest_size_is_stored_and_a_byte_more_is_aborted(
-    small: House, caplog: pytest.LogCaptureFixture
+    small: ReceivingNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="dicomnode")
     one = made(1, size=720)
@@ -106,11 +106,11 @@ def test_an_object_of_the_largest_size_is_stored_and_a_byte_more_is_aborted(
     padding = b"\xfc\xff\xfc\xffOB\0\0" + (room - 12).to_bytes(4, "little")  # Data Set Trailing Padding
     whole = one.dataset + padding + bytes(room - 12)
     assert len(whole) == MEBIBYTE
-    with visitor(small.port) as guest:
-        guest.associate()
-        assert guest.store(one.sop_class_uid, one.sop_instance_uid, whole) == 0x0000
-        guest.send(store_pdus(one.sop_class_uid, one.sop_instance_uid, whole + b"\0"))
-        answer = guest.receive()
+    with raw_client(small.port) as client:
+        client.associate()
+        assert client.store(one.sop_class_uid, one.sop_instance_uid, whole) == 0x0000
+        client.send(store_pdus(one.sop_class_uid, one.sop_instance_uid, whole + b"\0"))
+        answer = client.receive()
         assert answer is not None
         assert (answer.kind, answer.code) == (ABORT, (2, 6))
     small.wait_until_empty()
@@ -122,23 +122,23 @@ def test_an_object_of_the_largest_size_is_stored_and_a_byte_more_is_aborted(
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Iterator[House]:
+def patient(tmp_path: Path) -> Iterator[ReceivingNode]:
     """The same with the time limits of a real one: a busy machine is not a slow peer."""
-    with house(tmp_path / "data", max_instance_mb=1) as running:
+    with receiving_node(tmp_path / "data", max_instance_mb=1) as running:
         yield running
 
 
-def test_twelve_senders_share_the_memory_of_two_objects_and_all_is_stored(patient: House) -> None:
+def test_twelve_senders_share_the_memory_of_two_objects_and_all_is_stored(patient: ReceivingNode) -> None:
     """Each holds back the last PDU of an object: more than the budget if all of it were read."""
     assert patient.receiver._listener is not None
     held = patient.receiver._listener.budget
     objects = [made(number, size=700) for number in range(12)]
     with ExitStack() as stack:
-        guests = [stack.enter_context(visitor(patient.port)) for _ in objects]
+        clients = [stack.enter_context(raw_client(patient.port)) for _ in objects]
         rests: list[bytes] = [b""] * len(objects)
 
         def send(number: int) -> None:
-            rests[number] = begin(guests[number], objects[number], 900_000)
+            rests[number] = begin(clients[number], objects[number], 900_000)
 
         senders = [threading.Thread(target=send, args=(number,)) for number in range(len(objects))]
         for sender in senders:
@@ -149,9 +149,9 @@ def test_twelve_senders_share_the_memory_of_two_objects_and_all_is_stored(patien
 
         def finish(number: int) -> None:
             senders[number].join()
-            guests[number].send(rests[number])
-            statuses.append(guests[number].status())
-            guests[number].release()
+            clients[number].send(rests[number])
+            statuses.append(clients[number].status())
+            clients[number].release()
 
         finishing = [threading.Thread(target=finish, args=(number,)) for number in range(len(objects))]
         for thread in finishing:
@@ -167,45 +167,45 @@ def test_twelve_senders_share_the_memory_of_two_objects_and_all_is_stored(patien
     assert len(patient.files()) == len(objects)
 
 
-def test_peers_that_begin_objects_and_stop_do_not_keep_the_others_out(small: House) -> None:
+def test_peers_that_begin_objects_and_stop_do_not_keep_the_others_out(small: ReceivingNode) -> None:
     one = made(1, size=700)
     with ExitStack() as stack:
         for number in range(3):
-            begin(stack.enter_context(visitor(small.port)), made(2 + number, size=700), 900_000)
-        with visitor(small.port) as guest:
-            guest.associate()
-            assert guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
-            guest.release()
+            begin(stack.enter_context(raw_client(small.port)), made(2 + number, size=700), 900_000)
+        with raw_client(small.port) as client:
+            client.associate()
+            assert client.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
+            client.release()
 
 
 def test_a_peer_that_drips_while_others_wait_loses_its_association(
-    small: House, caplog: pytest.LogCaptureFixture
+    small: ReceivingNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="dicomnode")
     one = made(1, size=700)
     is_over = threading.Event()
 
-    def drip(guest: Visitor) -> None:
-        begin(guest, made(2, size=700), 0)
+    def drip(client: RawClient) -> None:
+        begin(client, made(2, size=700), 0)
         fragment = p_data(3, b"\0\0", is_command=False, is_last=False)
-        guest.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3"), is_command=True))
-        guest.send(p_data(3, bytes(16000), is_command=False, is_last=False) * 60)
+        client.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3"), is_command=True))
+        client.send(p_data(3, bytes(16000), is_command=False, is_last=False) * 60)
         with suppress(OSError):
             while not is_over.wait(0.1):
-                guest.send(fragment)
+                client.send(fragment)
 
     with ExitStack() as stack:
-        slow = [stack.enter_context(visitor(small.port)) for _ in range(3)]
-        dripping = [threading.Thread(target=drip, args=(guest,)) for guest in slow]
+        slow = [stack.enter_context(raw_client(small.port)) for _ in range(3)]
+        dripping = [threading.Thread(target=drip, args=(client,)) for client in slow]
         for thread in dripping:
             thread.start()
         assert small.receiver._listener is not None
         held = small.receiver._listener.budget
         wait_until(lambda: held.waiting > 0, what="it is full")
-        with visitor(small.port) as guest:
-            guest.associate()
-            assert guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
-            guest.release()
+        with raw_client(small.port) as client:
+            client.associate()
+            assert client.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
+            client.release()
         is_over.set()
         for thread in dripping:
             thread.join(10)
@@ -222,27 +222,27 @@ def test_a_peer_that_we_keep_waiting_is_not_idle(tmp_path: Path) -> None:
 
     set_checkpoint_hook(take_long)
     try:
-        with house(tmp_path / "data", idle_timeout_s=1.0) as node, visitor(node.port) as guest:
-            guest.associate()
+        with receiving_node(tmp_path / "data", idle_timeout_s=1.0) as node, raw_client(node.port) as client:
+            client.associate()
             objects = [made(1), made(2)]
             for one in objects:
-                guest.send(store_pdus(one.sop_class_uid, one.sop_instance_uid, one.dataset))
-            assert [guest.status(), guest.status()] == [0x0000] * 2
-            assert guest.echo() == 0x0000
-            guest.release()
+                client.send(store_pdus(one.sop_class_uid, one.sop_instance_uid, one.dataset))
+            assert [client.status(), client.status()] == [0x0000] * 2
+            assert client.echo() == 0x0000
+            client.release()
     finally:
         set_checkpoint_hook(None)
 
 
-def test_two_messages_in_one_pdu_are_both_answered(small: House) -> None:
+def test_two_messages_in_one_pdu_are_both_answered(small: ReceivingNode) -> None:
     empty = c_store_rq(MR_IMAGE, "1.2.3", has_dataset=False)
-    with visitor(small.port) as guest:
-        guest.associate()
-        guest.send(
+    with raw_client(small.port) as client:
+        client.associate()
+        client.send(
             pdu(
                 4,
                 (p_data(3, empty, is_command=True) * 2)[6 : 6 + len(empty) + 6] + p_data(3, empty, is_command=True)[6:],
             )
         )
-        assert [guest.status(), guest.status()] == [0xC000] * 2
-        guest.release()
+        assert [client.status(), client.status()] == [0xC000] * 2
+        client.release()

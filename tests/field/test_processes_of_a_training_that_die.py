@@ -22,7 +22,7 @@ from tests.support.wait import wait_until
 from trainer.data.sources import Split
 from trainer.training import batches as loading
 from trainer.training import plan as plans
-from trainer.training.batches import Share, batches
+from trainer.training.batches import BatchShare, batches
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 20  # a loaded machine's; ten minutes were the fault
@@ -49,7 +49,7 @@ def loader_of(pid: int) -> int:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 @pytest.mark.parametrize("taken", [0, 2], ids=["while it reads", "in the middle of a batch"])
 def test_a_loader_that_is_killed_is_told_from_a_slow_one(planned: Path, taken: int, number: signal.Signals) -> None:
-    with batches(planned, Share(), start=0, stop=10**6) as drawn:
+    with batches(planned, BatchShare(), start=0, stop=10**6) as drawn:
         for _ in range(taken):
             next(drawn)
         (loader,) = multiprocessing.active_children()
@@ -69,7 +69,7 @@ def test_a_loader_that_is_killed_is_told_from_a_slow_one(planned: Path, taken: i
 def test_a_loader_that_hangs_is_told_from_one_that_died_and_ends_with_the_block(
     planned: Path, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with batches(planned, Share(), start=0, stop=10**6) as drawn:
+    with batches(planned, BatchShare(), start=0, stop=10**6) as drawn:
         for _ in range(taken):
             next(drawn)
         (loader,) = multiprocessing.active_children()
@@ -86,7 +86,7 @@ def test_a_loader_that_fails_says_where(planned: Path) -> None:
     """Sixteen strips for three processes: our own mistake, which only the loader meets."""
     with (
         pytest.raises(ProcessError, match="failed: AssertionError") as caught,
-        batches(planned, Share(world=3), start=0, stop=1) as drawn,
+        batches(planned, BatchShare(world=3), start=0, stop=1) as drawn,
     ):
         next(drawn)
     assert "batch % self.world == 0" in str(caught.value.__cause__)
@@ -94,7 +94,7 @@ def test_a_loader_that_fails_says_where(planned: Path) -> None:
 
 def test_a_loader_that_cannot_use_the_data_keeps_its_hint_apart(tmp_path: Path) -> None:
     plans.write(plan_of(slice_recipe(patch=64), nifti_sources(tmp_path, [Split.TRAIN]), (8,)), tmp_path / "run")
-    with pytest.raises(InputError) as caught, batches(tmp_path / "run", Share(), start=0, stop=1) as drawn:
+    with pytest.raises(InputError) as caught, batches(tmp_path / "run", BatchShare(), start=0, stop=1) as drawn:
         next(drawn)
     assert caught.value.hint
     assert caught.value.hint not in caught.value.sentence

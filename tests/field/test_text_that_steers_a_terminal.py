@@ -22,8 +22,8 @@ from dicomnode.cli import output
 from dicomnode.errors import InputError
 from dicomnode.ids import SeriesId, new_instance_id
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE
-from dicomnode.ledger.rows import StoredInstance
 from dicomnode.ledger.store import open_ledger
+from dicomnode.ledger.values import StoredInstance
 from dicomnode.visible import json_text, visible
 from tests.cli.conftest import Ran, Run, _no_settings_of_this_machine, run
 from tests.support.mr_series import write_mr_series

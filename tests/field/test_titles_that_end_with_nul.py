@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.receive.house import House, house, said
-from tests.support.pdu import ASSOCIATE_AC, ASSOCIATE_RJ, associate_rq, visitor
+from tests.receive.receiving_node import ReceivingNode, receiving_node, said
+from tests.support.pdu import ASSOCIATE_AC, ASSOCIATE_RJ, associate_rq, raw_client
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path / "data") as running:
+def node(tmp_path: Path) -> Iterator[ReceivingNode]:
+    with receiving_node(tmp_path / "data") as running:
         yield running
 
 
@@ -31,13 +31,13 @@ def node(tmp_path: Path) -> Iterator[House]:
         (b" DICOMNODE\0", b"  TEST \0", b"\0"),
     ],
 )
-def test_a_title_ends_at_its_first_nul(node: House, called: bytes, calling: bytes, pad: bytes) -> None:
-    with visitor(node.port) as guest:
-        answer = guest.associate(associate_rq(called=called, calling=calling, pad=pad))
+def test_a_title_ends_at_its_first_nul(node: ReceivingNode, called: bytes, calling: bytes, pad: bytes) -> None:
+    with raw_client(node.port) as client:
+        answer = client.associate(associate_rq(called=called, calling=calling, pad=pad))
         assert answer is not None
         assert answer.kind == ASSOCIATE_AC
-        assert guest.echo() == 0x0000
-        guest.release()
+        assert client.echo() == 0x0000
+        client.release()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_title_ends_at_its_first_nul(node: House, called: bytes, calling: byte
     ],
 )
 def test_a_rejected_title_stands_in_the_log_as_it_came(
-    node: House,
+    node: ReceivingNode,
     called: bytes,
     calling: bytes,
     code: tuple[int, ...],
@@ -60,8 +60,8 @@ def test_a_rejected_title_stands_in_the_log_as_it_came(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, logger="dicomnode")
-    with visitor(node.port) as guest:
-        answer = guest.associate(associate_rq(called=called, calling=calling))
+    with raw_client(node.port) as client:
+        answer = client.associate(associate_rq(called=called, calling=calling))
         assert answer is not None
         assert (answer.kind, answer.code) == (ASSOCIATE_RJ, code)
     (line,) = said(caplog, "association_rejected")

@@ -11,16 +11,16 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicomnode.derivation import DerivationParameters
 from dicomnode.derive.encode import DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle, is_uid
-from dicomnode.imaging.verdict import Limits
 from dicomnode.pipeline import run_pipeline
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
 from dicomnode.settings.models import PeerSettings, PushSettings
-from tests.receive.house import house
+from tests.receive.receiving_node import receiving_node
 from tests.support.mr_series import mr_datasets, write_series
 from tests.support.quiet_node import IMPLICIT, QuietNode, changed, quiet_node
 
@@ -93,10 +93,11 @@ def test_what_is_derived_bears_valid_uids_of_its_own_and_the_study_of_its_source
     paths = write_series(tmp_path / "in", with_uid(keyword, uid))
     kept: list[DerivedFile] = []
     plan = DerivationPlan(
-        namespace=uuid.UUID(int=7), ae_title=AeTitle("NODE"), rule="all", model="cubic-dc", model_kind="cubic-dc",
-        model_digest="cubic-dc/1", created_at=datetime(2026, 3, 4, tzinfo=UTC),
+        parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="cubic-dc/1"),
+        model_kind="cubic-dc", namespace=uuid.UUID(int=7), ae_title=AeTitle("NODE"),
+        created_at=datetime(2026, 3, 4, tzinfo=UTC),
     )  # fmt: skip
-    run_pipeline(paths, generator=CubicDc(), plan=plan, limits=Limits(), device="cpu", write=kept.append)
+    run_pipeline(paths, generator=CubicDc(), plan=plan, device="cpu", write=kept.append)
     assert kept
     source = dcmread(paths[0])
     for number, file in enumerate(kept):
@@ -115,7 +116,7 @@ def test_what_is_derived_bears_valid_uids_of_its_own_and_the_study_of_its_source
 @pytest.mark.parametrize("uid", [ZERO, LONG])
 def test_send_brings_such_objects_to_a_peer_as_they_are(tmp_path: Path, keyword: str, uid: str) -> None:
     paths = write_series(tmp_path / "in", with_uid(keyword, uid))
-    with house(tmp_path / "data") as peer:
+    with receiving_node(tmp_path / "data") as peer:
         settings = PeerSettings(name="pacs", ae_title=AeTitle("DICOMNODE"), address=f"127.0.0.1:{peer.port}")
         carrier = DimseCarrier(ae_title=AeTitle("TEST"), push=PushSettings())
         sent = list(send_files(carrier, settings, paths))

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
-from dicomnode.ledger.rows import (
+from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import (
     Delivery,
-    DerivedInstance,
-    DerivedSeries,
     ImportedModel,
     Job,
     ModelId,
@@ -21,7 +21,6 @@ from dicomnode.ledger.rows import (
     StoredInstance,
     StoreOutcome,
 )
-from dicomnode.ledger.store import Ledger
 
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -86,11 +85,7 @@ def stored(
 def plan_for(*peers: str, model: str = "thin", digest_of_model: str = "d1", rule: str = "thick T2") -> PlannedJob:
     """A verdict to derive."""
     return PlannedJob(
-        rule=rule,
-        model=model,
-        model_digest=digest_of_model,
-        ratio=4,
-        parameters='{"target_mm": 1.0}',
+        parameters=DerivationParameters(rule=rule, model=model, model_digest=digest_of_model, ratio=4),
         deliver_to=peers,
         sentence="24 slices, 4.0 mm apart, 4.0 mm thick → 96 slices of 1.0 mm by rule thick T2.",
     )

@@ -6,7 +6,7 @@ import pytest
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, SeriesId
-from dicomnode.ledger.rows import Delivery
+from dicomnode.ledger.values import Delivery
 from tests.ledger.scene import LEASE_S, Scene, derived
 
 FIRST = DeliveryId(1)

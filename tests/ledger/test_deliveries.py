@@ -9,7 +9,7 @@ import pytest
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger.rows import Priority
+from dicomnode.ledger.values import Priority
 from tests.ledger.scene import LEASE_S, Scene
 
 

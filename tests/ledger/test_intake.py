@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode.ids import DeliveryId, SeriesId, digest
-from dicomnode.ledger.rows import QuarantinedFile, QuarantineReason, StoreOutcome
+from dicomnode.ledger.values import QuarantinedFile, QuarantineReason, StoreOutcome
 from tests.ledger.scene import IMPLICIT, Scene, derived, new_uid, plan_for, stored
 
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dicomnode.ids import SeriesId
-from dicomnode.ledger.rows import Priority
 from dicomnode.ledger.store import open_ledger
+from dicomnode.ledger.values import Priority
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, derived
 
 

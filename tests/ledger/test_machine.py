@@ -23,9 +23,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, SeriesId
-from dicomnode.ledger.rows import Delivery, Examined, Finding, Job, StoreOutcome
 from dicomnode.ledger.states import BIRTHS, TRANSITIONS
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import Delivery, Examined, Finding, Job, StoreOutcome
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, derived, new_uid, plan_for, stored
 from tests.support.thorough import times
 

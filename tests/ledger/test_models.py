@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from dicomnode.errors import InputError
 from dicomnode.ids import digest
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import ImportedModel
 from dicomnode.ledger.store import open_ledger
+from dicomnode.ledger.values import ImportedModel
 from tests.ledger.scene import Scene, plan_for
 from tests.support.thorough import times
 
@@ -92,7 +92,7 @@ def test_a_job_keeps_the_digest_that_it_was_planned_with(scene: Scene) -> None:
     series = scene.settled()
     assert scene.ledger.plan(series, 1, plan_for(model="thin", digest_of_model=digest(b"a")))
     scene.ledger.activate_model(scene.imported("thin", "b"), "operator")
-    assert scene.claim_job().planned.model_digest == digest(b"a")
+    assert scene.claim_job().planned.parameters.model_digest == digest(b"a")
 
 
 ACTS = st.lists(

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import StoreOutcome
+from dicomnode.ledger.values import StoreOutcome
 from tests.ledger.scene import Scene, derived, new_uid, stored
 
 # A row for each image, job or event there ever was; an index of only those that wait stays small.

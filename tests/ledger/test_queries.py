@@ -10,7 +10,7 @@ import pytest
 from dicomnode.errors import InputError
 from dicomnode.ids import digest
 from dicomnode.ledger.queries import Reader, open_reader
-from dicomnode.ledger.rows import QuarantinedFile, QuarantineReason
+from dicomnode.ledger.values import QuarantinedFile, QuarantineReason
 from tests.ledger.scene import ROOT, Scene, derived, new_uid, plan_for, stored
 
 PLANNED = plan_for().sentence

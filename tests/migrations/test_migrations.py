@@ -16,10 +16,10 @@ from dicomnode.ids import SeriesId
 from dicomnode.ledger import migrate
 from dicomnode.ledger.engine import migration_connection
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import Examined, Finding, ImportedModel, Priority
 from dicomnode.ledger.schema import HEAD
 from dicomnode.ledger.states import TRANSITIONS
 from dicomnode.ledger.store import open_ledger
+from dicomnode.ledger.values import Examined, Finding, ImportedModel, Priority
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 

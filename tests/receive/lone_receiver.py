@@ -12,7 +12,7 @@ from dicomnode.ledger.store import open_ledger
 from dicomnode.receive.scp import Receiver
 from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings
 from dicomnode.sweep import Sweep
-from tests.receive.house import SCANNER
+from tests.receive.receiving_node import SCANNER
 
 
 def main(arguments: list[str]) -> None:

@@ -12,8 +12,8 @@ import pytest
 from dicomnode.errors import LedgerError
 from dicomnode.ids import SeriesId, new_instance_id
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.rows import StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import StoredInstance, StoreOutcome
 from dicomnode.receive import commit
 from dicomnode.receive.commit import GroupCommit, OutcomeUnknownError
 from tests.support.wait import wait_until

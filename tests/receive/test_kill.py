@@ -13,7 +13,7 @@ import pytest
 from dicomnode.archive import Archive, FileState
 from dicomnode.ledger.store import open_ledger
 from tests.support.dicom import Made, made
-from tests.support.pdu import visitor
+from tests.support.pdu import raw_client
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.faults
@@ -52,13 +52,13 @@ def send(port: int, objects: list[Made]) -> int:
     """How many were acknowledged before the connection was lost."""
     acknowledged = 0
     try:
-        with visitor(port) as guest:
-            if guest.associate() is None:
+        with raw_client(port) as client:
+            if client.associate() is None:
                 return 0
             for one in objects:
-                assert guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
+                assert client.store(one.sop_class_uid, one.sop_instance_uid, one.dataset) == 0x0000
                 acknowledged += 1
-            guest.release()
+            client.release()
     except (AssertionError, ConnectionError):
         pass
     return acknowledged

@@ -21,11 +21,11 @@ from dicomnode.archive import FileState
 from dicomnode.errors import SettingsError
 from dicomnode.ids import AeTitle, digest
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.rows import KnownInstance
+from dicomnode.ledger.values import KnownInstance
 from dicomnode.receive.scp import Receiver
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings.models import NodeSettings, PeerSettings
-from tests.receive.house import LOOPBACK, House, house
+from tests.receive.receiving_node import LOOPBACK, ReceivingNode, receiving_node
 from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.dicom import (
     Made,
@@ -44,12 +44,12 @@ from tests.support.pdu import (
     ASSOCIATE_AC,
     ASSOCIATE_RJ,
     MR_IMAGE,
-    Visitor,
+    RawClient,
     associate_rq,
     c_store_rq,
     p_data,
+    raw_client,
     store_pdus,
-    visitor,
 )
 from tests.support.shared import DATA, needs_shared
 from tests.support.wait import wait_until
@@ -59,16 +59,16 @@ EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[House]:
+def node(tmp_path: Path) -> Iterator[ReceivingNode]:
     """A receiver for the peer TEST of 127.0.0.1."""
-    with house(tmp_path / "data") as running:
+    with receiving_node(tmp_path / "data") as running:
         yield running
 
 
 @pytest.fixture
-def guest(node: House) -> Iterator[Visitor]:
+def client(node: ReceivingNode) -> Iterator[RawClient]:
     """An association of TEST's."""
-    with visitor(node.port) as one:
+    with raw_client(node.port) as one:
         answer = one.associate()
         assert answer is not None
         assert answer.kind == ASSOCIATE_AC
@@ -86,8 +86,8 @@ def at_checkpoint() -> Iterator[Callable[[str, Callable[[], None]], None]]:
     set_checkpoint_hook(None)
 
 
-def store(guest: Visitor, one: Made, **how: int) -> int:
-    return guest.store(one.sop_class_uid, one.sop_instance_uid, one.dataset, **how)
+def store(client: RawClient, one: Made, **how: int) -> int:
+    return client.store(one.sop_class_uid, one.sop_instance_uid, one.dataset, **how)
 
 
 def fail_with(number: int) -> Callable[[], None]:
@@ -101,22 +101,22 @@ def test_every_address_of_the_machine_is_listened_on_where_the_settings_say_so(t
     if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     peer = PeerSettings(name="a", ae_title=AeTitle("TEST"), networks=(*LOOPBACK, ip_network("::1")))
-    with house(tmp_path / "data", listen="[::]:0", peers=[peer]) as node:
+    with receiving_node(tmp_path / "data", listen="[::]:0", peers=[peer]) as node:
         for address in ("127.0.0.1", "::1"):
             with socket.create_connection((address, node.port), timeout=10) as connection:
-                one = Visitor(connection)
+                one = RawClient(connection)
                 one.associate()
                 assert one.echo() == 0x0000
 
 
-def test_a_peer_is_answered_an_echo(guest: Visitor) -> None:
-    assert guest.echo() == 0x0000
-    guest.release()
+def test_a_peer_is_answered_an_echo(client: RawClient) -> None:
+    assert client.echo() == 0x0000
+    client.release()
 
 
-def test_success_means_bytes_on_disk_and_a_row(node: House, guest: Visitor) -> None:
+def test_success_means_bytes_on_disk_and_a_row(node: ReceivingNode, client: RawClient) -> None:
     one = made(1)
-    assert store(guest, one) == 0x0000
+    assert store(client, one) == 0x0000
     known = node.ledger.find_instance(one.sop_instance_uid)
     assert known is not None
     assert known.sha256 == digest(one.dataset)
@@ -124,61 +124,63 @@ def test_success_means_bytes_on_disk_and_a_row(node: House, guest: Visitor) -> N
     assert bytes(node.archive.read_dataset(file)) == one.dataset
 
 
-def test_a_dataset_in_many_fragments_arrives_whole(node: House, guest: Visitor) -> None:
+def test_a_dataset_in_many_fragments_arrives_whole(node: ReceivingNode, client: RawClient) -> None:
     one = made(1, size=128)
-    assert store(guest, one, pdv_bytes=1000) == 0x0000
+    assert store(client, one, pdv_bytes=1000) == 0x0000
     assert bytes(node.archive.read_dataset(node.stored(one.series_uid)[0])) == one.dataset
 
 
-def test_the_same_object_again_is_success_and_one_copy(node: House, guest: Visitor) -> None:
+def test_the_same_object_again_is_success_and_one_copy(node: ReceivingNode, client: RawClient) -> None:
     one = made(1)
-    assert [store(guest, one) for _ in range(3)] == [0x0000] * 3
+    assert [store(client, one) for _ in range(3)] == [0x0000] * 3
     assert len(node.files()) == 1
     assert not node.quarantined()
 
 
 @pytest.mark.parametrize("harm", ["missing", "altered"])
 def test_an_object_that_the_archive_lost_is_back_after_it_was_sent_again(
-    node: House, guest: Visitor, harm: str
+    node: ReceivingNode, client: RawClient, harm: str
 ) -> None:
     one = made(1)
-    assert store(guest, one) == 0x0000
+    assert store(client, one) == 0x0000
     (file,) = node.stored(one.series_uid)
     path = node.archive.path(file)
     if harm == "missing":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert store(guest, one) == 0x0000
+    assert store(client, one) == 0x0000
     assert bytes(node.archive.read_dataset(file)) == one.dataset
     assert node.files() == [path]
     assert len(node.quarantined()) == (harm == "altered")
 
 
-def test_other_bytes_under_the_same_uid_are_set_aside_and_the_first_is_kept(node: House, guest: Visitor) -> None:
+def test_other_bytes_under_the_same_uid_are_set_aside_and_the_first_is_kept(
+    node: ReceivingNode, client: RawClient
+) -> None:
     first = made(1)
     second = made(2, series_uid=first.series_uid, sop_instance_uid=first.sop_instance_uid)
-    assert store(guest, first) == 0x0000
-    assert store(guest, second) == 0x0000
+    assert store(client, first) == 0x0000
+    assert store(client, second) == 0x0000
     assert bytes(node.archive.read_dataset(node.stored(first.series_uid)[0])) == first.dataset
     (aside,) = node.quarantined()
     assert aside.read_bytes().endswith(second.dataset)
 
 
-def test_the_same_uid_in_another_encoding_is_set_aside(node: House, guest: Visitor) -> None:
+def test_the_same_uid_in_another_encoding_is_set_aside(node: ReceivingNode, client: RawClient) -> None:
     dataset = mr_dataset()
     uid, series = str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID)
-    assert guest.store(MR_IMAGE, uid, encoded(dataset), context=3) == 0x0000
-    assert guest.store(MR_IMAGE, uid, encoded(dataset, implicit=True), context=5) == 0x0000
+    assert client.store(MR_IMAGE, uid, encoded(dataset), context=3) == 0x0000
+    assert client.store(MR_IMAGE, uid, encoded(dataset, implicit=True), context=5) == 0x0000
     assert len(node.stored(series)) == 1
     assert len(node.quarantined()) == 1
 
 
 def test_our_own_output_coming_back_is_success_and_not_stored(
-    node: House, guest: Visitor, monkeypatch: pytest.MonkeyPatch
+    node: ReceivingNode, client: RawClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = made(1)
-    assert store(guest, one) == 0x0000
+    assert store(client, one) == 0x0000
     known = node.ledger.find_instance(one.sop_instance_uid)
     assert known is not None
     derived = KnownInstance(
@@ -190,7 +192,7 @@ def test_our_own_output_coming_back_is_success_and_not_stored(
         is_derived=True,
     )
     monkeypatch.setattr(node.ledger, "find_instance", lambda _uid: derived)
-    assert store(guest, one) == 0x0000
+    assert store(client, one) == 0x0000
     assert len(node.files()) == 1
     assert not node.quarantined()
 
@@ -207,90 +209,92 @@ def test_our_own_output_coming_back_is_success_and_not_stored(
     ],
 )
 def test_a_write_that_fails_is_answered_by_its_cause_and_leaves_no_file(
-    node: House,
-    guest: Visitor,
+    node: ReceivingNode,
+    client: RawClient,
     at_checkpoint: Callable[[str, Callable[[], None]], None],
     number: int,
     status: int,
 ) -> None:
     for seam in ("durable.written", "receive.folder_synced"):
         at_checkpoint(seam, fail_with(number))
-        with visitor(node.port) as other:
+        with raw_client(node.port) as other:
             answer = other.associate()
             if answer is not None and answer.kind == ASSOCIATE_RJ:
                 assert answer.code == (2, 3, 1)  # while the condition lasts
         set_checkpoint_hook(None)
     at_checkpoint("durable.written", fail_with(number))
-    assert store(guest, made(1)) == status
+    assert store(client, made(1)) == status
     assert not node.files()
-    with visitor(node.port) as other:
+    with raw_client(node.port) as other:
         answer = other.associate()
         assert answer is not None
         assert (answer.kind, answer.code) == (ASSOCIATE_RJ, (2, 3, 1))
 
 
 def test_a_commit_that_fails_leaves_no_file_and_no_row(
-    node: House, guest: Visitor, at_checkpoint: Callable[[str, Callable[[], None]], None]
+    node: ReceivingNode, client: RawClient, at_checkpoint: Callable[[str, Callable[[], None]], None]
 ) -> None:
     at_checkpoint("receive.folder_synced", fail_with(errno.ENOSPC))
     one = made(1)
-    assert store(guest, one) == 0xA700
+    assert store(client, one) == 0xA700
     assert not node.files()
     assert node.ledger.find_instance(one.sop_instance_uid) is None
 
 
 def test_a_commit_that_succeeded_though_its_report_failed_is_a_success(
-    node: House, guest: Visitor, at_checkpoint: Callable[[str, Callable[[], None]], None]
+    node: ReceivingNode, client: RawClient, at_checkpoint: Callable[[str, Callable[[], None]], None]
 ) -> None:
     at_checkpoint("receive.committed", fail_with(errno.EIO))
     one = made(1)
-    assert store(guest, one) == 0x0000
+    assert store(client, one) == 0x0000
     assert len(node.files()) == len(node.stored(one.series_uid)) == 1
 
 
-def test_a_busy_ledger_is_out_of_resources(node: House, guest: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_ledger_is_out_of_resources(
+    node: ReceivingNode, client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def busy(_instances: object) -> None:
         raise LedgerBusyError("Another process held the ledger.")
 
     monkeypatch.setattr(node.ledger, "accept", busy)
-    assert store(guest, made(1)) == 0xA700
+    assert store(client, made(1)) == 0xA700
     assert not node.files()
 
 
 def test_a_programming_error_is_a_processing_failure_without_a_traceback(
-    node: House, guest: Visitor, monkeypatch: pytest.MonkeyPatch
+    node: ReceivingNode, client: RawClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node.ledger, "series_for", lambda _uid: 1 / 0)
-    assert store(guest, made(1)) == 0x0110
-    assert guest.echo() == 0x0000
+    assert store(client, made(1)) == 0x0110
+    assert client.echo() == 0x0000
 
 
 def test_below_the_mark_nothing_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with house(tmp_path / "data", free_percent=3.0) as node, visitor(node.port) as guest:
-        assert guest.associate() is not None
+    with receiving_node(tmp_path / "data", free_percent=3.0) as node, raw_client(node.port) as client:
+        assert client.associate() is not None
         free = 2.9
         monkeypatch.setattr(node.archive, "free_percent", lambda: free)
-        assert store(guest, made(1)) == 0xA700
-        with visitor(node.port) as other:
+        assert store(client, made(1)) == 0xA700
+        with raw_client(node.port) as other:
             answer = other.associate()
             assert answer is not None
             assert answer.code == (2, 3, 1)
         free = 3.1  # it clears itself
-        assert store(guest, made(1)) == 0x0000
+        assert store(client, made(1)) == 0x0000
         with sqlite3.connect(node.data / "ledger.sqlite") as ledger:
             events = ledger.execute("SELECT kind FROM event WHERE table_name = 'node' ORDER BY id").fetchall()
         ledger.close()
         assert [kind for (kind,) in events][-2:] == ["no_space", "accepting_again"]
 
 
-def test_a_class_on_another_classes_context_is_not_supported(node: House, guest: Visitor) -> None:
+def test_a_class_on_another_classes_context_is_not_supported(node: ReceivingNode, client: RawClient) -> None:
     one = made(1)
-    assert guest.store(CT_IMAGE, one.sop_instance_uid, one.dataset) == 0x0122
-    assert guest.store("1.2.3.4.5", one.sop_instance_uid, one.dataset) == 0x0122  # the library would abort
+    assert client.store(CT_IMAGE, one.sop_instance_uid, one.dataset) == 0x0122
+    assert client.store("1.2.3.4.5", one.sop_instance_uid, one.dataset) == 0x0122  # the library would abort
     assert not node.files()
 
 
-def test_other_classes_and_lossy_syntaxes_are_refused_as_contexts(node: House) -> None:
+def test_other_classes_and_lossy_syntaxes_are_refused_as_contexts(node: ReceivingNode) -> None:
     offered = [
         (1, MR_IMAGE, [EXPLICIT, IMPLICIT]),
         (3, CT_IMAGE, [EXPLICIT]),
@@ -299,8 +303,8 @@ def test_other_classes_and_lossy_syntaxes_are_refused_as_contexts(node: House) -
         (9, MR_IMAGE, ["1.2.840.10008.1.2.1.99"]),
         (11, MR_IMAGE, [IMPLICIT, EXPLICIT, "1.2.840.10008.1.2.4.70"]),
     ]
-    with visitor(node.port) as guest:
-        answer = guest.associate(associate_rq(contexts=offered))
+    with raw_client(node.port) as client:
+        answer = client.associate(associate_rq(contexts=offered))
         assert answer is not None
         results = {match[1][0]: match[2][0] for match in re.finditer(rb"!\0..(.)\0(.)\0", answer.body, re.DOTALL)}
         assert results == {1: 0, 3: 3, 5: 4, 7: 4, 9: 4, 11: 0}
@@ -309,31 +313,31 @@ def test_other_classes_and_lossy_syntaxes_are_refused_as_contexts(node: House) -
 
 def test_a_peer_whose_other_objects_are_stored_may_send_ct(tmp_path: Path) -> None:
     peer = PeerSettings(name="ct", ae_title=AeTitle("TEST"), networks=LOOPBACK, other_objects="store")
-    with house(tmp_path / "data", peers=[peer]) as node, visitor(node.port) as guest:
-        assert guest.associate(associate_rq(contexts=[(3, CT_IMAGE, [EXPLICIT])])) is not None
+    with receiving_node(tmp_path / "data", peers=[peer]) as node, raw_client(node.port) as client:
+        assert client.associate(associate_rq(contexts=[(3, CT_IMAGE, [EXPLICIT])])) is not None
         dataset = mr_dataset()
         dataset.SOPClassUID = CT_IMAGE
-        assert guest.store(CT_IMAGE, str(dataset.SOPInstanceUID), encoded(dataset)) == 0x0000
+        assert client.store(CT_IMAGE, str(dataset.SOPInstanceUID), encoded(dataset)) == 0x0000
 
 
 @pytest.mark.parametrize(
     "uid", ["../../../etc/passwd", "..", "1.2.3.", "1..3", "x" * 64, "1." * 64 + "1", "1.2/3", "1.2\n3", "1.2 3", " "]
 )
-def test_what_is_no_uid_does_not_match_and_is_set_aside(node: House, guest: Visitor, uid: str) -> None:
+def test_what_is_no_uid_does_not_match_and_is_set_aside(node: ReceivingNode, client: RawClient, uid: str) -> None:
     dataset = mr_dataset()
     content = encoded(dataset).replace(
         _element(0x0008, 0x0018, str(dataset.SOPInstanceUID)), _element(0x0008, 0x0018, uid)
     )
-    assert guest.store(MR_IMAGE, uid, content) == 0xA900
+    assert client.store(MR_IMAGE, uid, content) == 0xA900
     assert len(node.quarantined()) == 1
     assert not node.files()
-    assert guest.echo() == 0x0000
+    assert client.echo() == 0x0000
 
 
 @pytest.mark.parametrize("uid", ["1.02.3", "1.2." + 61 * "7", "1." * 63 + "12", "7"])
 @pytest.mark.parametrize("padding", ["", "\0", " "])
 def test_a_uid_that_breaks_the_rule_but_harms_nobody_is_archived_as_it_is(
-    node: House, guest: Visitor, uid: str, padding: str
+    node: ReceivingNode, client: RawClient, uid: str, padding: str
 ) -> None:
     dataset = mr_dataset()
     content = encoded(dataset)
@@ -342,51 +346,55 @@ def test_a_uid_that_breaks_the_rule_but_harms_nobody_is_archived_as_it_is(
         content = content.replace(
             _element(group, tag, str(dataset[keyword].value)), _element(group, tag, uid + padding)
         )
-    assert guest.store(MR_IMAGE, uid + padding, content) == 0x0000
+    assert client.store(MR_IMAGE, uid + padding, content) == 0x0000
     (file,) = node.stored(uid)
     assert bytes(node.archive.read_dataset(file)) == content
     assert dcmread(node.archive.path(file)).file_meta.MediaStorageSOPInstanceUID == uid
     assert not node.quarantined()
-    assert guest.echo() == 0x0000
+    assert client.echo() == 0x0000
 
 
-def test_a_command_that_names_another_instance_than_the_dataset_does_not_match(node: House, guest: Visitor) -> None:
+def test_a_command_that_names_another_instance_than_the_dataset_does_not_match(
+    node: ReceivingNode, client: RawClient
+) -> None:
     one = made(1)
-    assert guest.store(MR_IMAGE, "1.2.3", one.dataset) == 0xA900
+    assert client.store(MR_IMAGE, "1.2.3", one.dataset) == 0xA900
     assert len(node.quarantined()) == 1
 
 
 @pytest.mark.parametrize("content", [b"odd", b"\xff" * 2000, b"<html></html>!" * 10000])
-def test_what_cannot_be_walked_is_not_understood_and_its_head_kept(node: House, guest: Visitor, content: bytes) -> None:
-    assert guest.store(MR_IMAGE, "1.2.3", content) == 0xC000
+def test_what_cannot_be_walked_is_not_understood_and_its_head_kept(
+    node: ReceivingNode, client: RawClient, content: bytes
+) -> None:
+    assert client.store(MR_IMAGE, "1.2.3", content) == 0xC000
     (aside,) = node.quarantined()
     assert aside.read_bytes().endswith(content[:65536])
     assert aside.stat().st_size < 65536 + 1024
 
 
-def test_an_empty_dataset_and_none_at_all_are_not_understood(guest: Visitor) -> None:
-    assert guest.store(MR_IMAGE, "1.2.3", b"") == 0xC000
-    guest.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3", has_dataset=False), is_command=True))
-    assert guest.status() == 0xC000
+def test_an_empty_dataset_and_none_at_all_are_not_understood(client: RawClient) -> None:
+    assert client.store(MR_IMAGE, "1.2.3", b"") == 0xC000
+    client.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3", has_dataset=False), is_command=True))
+    assert client.status() == 0xC000
 
 
 def test_a_dataset_beyond_the_limit_is_aborted_while_it_streams(tmp_path: Path) -> None:
-    with house(tmp_path / "data", max_instance_mb=1) as node, visitor(node.port) as guest:
-        assert guest.associate() is not None
-        guest.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3"), is_command=True))
+    with receiving_node(tmp_path / "data", max_instance_mb=1) as node, raw_client(node.port) as client:
+        assert client.associate() is not None
+        client.send(p_data(3, c_store_rq(MR_IMAGE, "1.2.3"), is_command=True))
         fragment = p_data(3, bytes(60000), is_command=False, is_last=False)
         with pytest.raises((ConnectionError, TimeoutError)):  # noqa: PT012 - somewhere in this stream
             for _ in range(1000):
-                guest.send(fragment)
+                client.send(fragment)
         node.wait_until_empty()
         assert not node.files()
 
 
-def test_open_series_are_known_until_the_association_ends(node: House, guest: Visitor) -> None:
+def test_open_series_are_known_until_the_association_ends(node: ReceivingNode, client: RawClient) -> None:
     one = made(1)
-    store(guest, one)
+    store(client, one)
     assert node.receiver.open_series() == {node.ledger.series_for(one.series_uid)}
-    guest.release()
+    client.release()
     node.wait_until_empty()
     assert node.receiver.open_series() == frozenset()
     assert node.wakes
@@ -394,43 +402,43 @@ def test_open_series_are_known_until_the_association_ends(node: House, guest: Vi
 
 
 @pytest.mark.parametrize("end", [ABORT_BYTES, b""])
-def test_an_abort_or_a_lost_link_marks_the_series(node: House, guest: Visitor, end: bytes) -> None:
-    store(guest, made(1))
-    guest.send(end)
-    guest.connection.close()
+def test_an_abort_or_a_lost_link_marks_the_series(node: ReceivingNode, client: RawClient, end: bytes) -> None:
+    store(client, made(1))
+    client.send(end)
+    client.connection.close()
     node.wait_until_empty()
     wait_until(lambda: [one.aborted for one in node.ledger.receiving_series()] == [True])
 
 
-def test_one_series_on_two_associations_stays_open_until_both_end(node: House, guest: Visitor) -> None:
+def test_one_series_on_two_associations_stays_open_until_both_end(node: ReceivingNode, client: RawClient) -> None:
     one = made(1)
-    store(guest, one)
-    with visitor(node.port) as other:
+    store(client, one)
+    with raw_client(node.port) as other:
         other.associate()
         assert store(other, made(2, series_uid=one.series_uid)) == 0x0000
-        guest.release()
+        client.release()
         wait_until(lambda: node.receiver.associations() == 1)
         assert len(node.receiver.open_series()) == 1
     node.wait_until_empty()
     assert len(node.stored(one.series_uid)) == 2
 
 
-def test_the_same_object_at_once_on_many_associations_becomes_one_row(node: House) -> None:
+def test_the_same_object_at_once_on_many_associations_becomes_one_row(node: ReceivingNode) -> None:
     one = made(1, size=64)
-    visitors = [visitor(node.port) for _ in range(6)]
-    guests = [each.__enter__() for each in visitors]
-    for guest in guests:
-        assert guest.associate() is not None
-    for guest in guests:
-        guest.send(_pdus(one))
-    assert [guest.status() for guest in guests] == [0x0000] * 6
-    for each in visitors:
+    connections = [raw_client(node.port) for _ in range(6)]
+    clients = [each.__enter__() for each in connections]
+    for client in clients:
+        assert client.associate() is not None
+    for client in clients:
+        client.send(_pdus(one))
+    assert [client.status() for client in clients] == [0x0000] * 6
+    for each in connections:
         each.__exit__(None, None, None)
     assert len(node.files()) == len(node.stored(one.series_uid)) == 1
 
 
 @needs_dcmtk
-def test_storescu_and_dcmsend_deliver_whole_series(node: House, tmp_path: Path) -> None:
+def test_storescu_and_dcmsend_deliver_whole_series(node: ReceivingNode, tmp_path: Path) -> None:
     """DCMTK encodes anew what it read, so that values are compared here and bytes elsewhere."""
     first, second = write_series(tmp_path / "a", 6), write_series(tmp_path / "b", 6, transfer_syntax=IMPLICIT)
     assert storescu(node.port, first, "-xe").returncode == 0
@@ -447,7 +455,7 @@ def test_storescu_and_dcmsend_deliver_whole_series(node: House, tmp_path: Path) 
 
 
 @needs_dcmtk
-def test_storescu_goes_on_after_an_altered_copy(node: House, tmp_path: Path) -> None:
+def test_storescu_goes_on_after_an_altered_copy(node: ReceivingNode, tmp_path: Path) -> None:
     """A failure status would have stopped it: the rest of the series would be lost."""
     files = write_series(tmp_path / "a", 4)
     assert storescu(node.port, files[:2], "-xe").returncode == 0
@@ -481,21 +489,21 @@ def test_lossless_compressed_objects_are_kept_as_they_are(
     else:
         subprocess.run([program(compress), plain, file], env=environment(), check=True)
     sent = dcmread(file)
-    with house(tmp_path / "foreign", peers=[peer]) as node:
+    with receiving_node(tmp_path / "foreign", peers=[peer]) as node:
         result = storescu(node.port, [file], option)
         assert result.returncode == 0, _said(result)
         (kept,) = node.files()
         assert dcmread(kept).PixelData == sent.PixelData
         assert dcmread(kept).file_meta.TransferSyntaxUID == transfer_syntax
-    with house(tmp_path / "raw", peers=[peer]) as node, visitor(node.port) as guest:
-        guest.associate(associate_rq(contexts=[(3, str(sent.SOPClassUID), [transfer_syntax])]))
+    with receiving_node(tmp_path / "raw", peers=[peer]) as node, raw_client(node.port) as client:
+        client.associate(associate_rq(contexts=[(3, str(sent.SOPClassUID), [transfer_syntax])]))
         content = dataset_bytes(file)
-        assert guest.store(str(sent.SOPClassUID), str(sent.SOPInstanceUID), content) == 0x0000
+        assert client.store(str(sent.SOPClassUID), str(sent.SOPInstanceUID), content) == 0x0000
         assert node.files()[0].read_bytes().endswith(content)
 
 
 @needs_dcmtk
-def test_storescu_learns_why_it_was_rejected(node: House, tmp_path: Path) -> None:
+def test_storescu_learns_why_it_was_rejected(node: ReceivingNode, tmp_path: Path) -> None:
     files = write_series(tmp_path / "a", 1)
     assert "Called AE Title Not Recognized" in _said(storescu(node.port, files, called="WRONG"))
     assert "Calling AE Title Not Recognized" in _said(storescu(node.port, files, calling="WRONG"))
@@ -504,7 +512,7 @@ def test_storescu_learns_why_it_was_rejected(node: House, tmp_path: Path) -> Non
 def test_both_titles_wrong_names_the_called_one_and_a_peer_elsewhere_is_unknown(tmp_path: Path) -> None:
     elsewhere = PeerSettings(name="b", ae_title=AeTitle("B"), networks=(ip_network("127.0.0.9"),))
     here = PeerSettings(name="a", ae_title=AeTitle("A"), networks=LOOPBACK)
-    with house(tmp_path / "data", peers=[elsewhere, here]) as node:
+    with receiving_node(tmp_path / "data", peers=[elsewhere, here]) as node:
         for request, code in [
             (associate_rq(called=b"X", calling=b"X"), (1, 1, 7)),
             (associate_rq(calling=b"B"), (1, 1, 3)),
@@ -514,18 +522,18 @@ def test_both_titles_wrong_names_the_called_one_and_a_peer_elsewhere_is_unknown(
             (associate_rq(calling=b"A", application_context=b"1.2.3"), (1, 1, 2)),
             (associate_rq(calling=b"A", version=2), (1, 2, 2)),
         ]:
-            with visitor(node.port) as guest:
-                answer = guest.associate(request)
+            with raw_client(node.port) as client:
+                answer = client.associate(request)
                 assert answer is not None
                 assert (answer.kind, answer.code) == (ASSOCIATE_RJ, code)
-        with visitor(node.port, source="127.0.0.9") as guest:
-            answer = guest.associate(associate_rq(calling=b"B", version=3))  # only bit 0 is tested
+        with raw_client(node.port, source="127.0.0.9") as client:
+            answer = client.associate(associate_rq(calling=b"B", version=3))  # only bit 0 is tested
             assert answer is not None
             assert answer.kind == ASSOCIATE_AC
 
 
-def test_a_port_in_use_is_said_in_words(node: House, tmp_path: Path) -> None:
-    with house(tmp_path / "other") as other:
+def test_a_port_in_use_is_said_in_words(node: ReceivingNode, tmp_path: Path) -> None:
+    with receiving_node(tmp_path / "other") as other:
         second = Receiver(
             node=NodeSettings(listen=f"127.0.0.1:{node.port}"),
             receive=other.limits,
@@ -539,24 +547,24 @@ def test_a_port_in_use_is_said_in_words(node: House, tmp_path: Path) -> None:
             second.start()
 
 
-def test_stopping_lets_an_open_association_finish_and_rejects_new_ones(node: House, guest: Visitor) -> None:
+def test_stopping_lets_an_open_association_finish_and_rejects_new_ones(node: ReceivingNode, client: RawClient) -> None:
     stopping = threading.Thread(target=node.receiver.stop, args=(20.0,))
     stopping.start()
     wait_until(lambda: _code(node.port) == (2, 3, 1))
     one = made(1)
-    assert store(guest, one) == 0x0000
-    guest.release()
+    assert store(client, one) == 0x0000
+    client.release()
     stopping.join(10)
     assert not stopping.is_alive()
     with pytest.raises(ConnectionError):
-        visitor(node.port).__enter__()
+        raw_client(node.port).__enter__()
     assert len(node.files()) == 1
 
 
-def test_stopping_aborts_who_does_not_finish(node: House, guest: Visitor) -> None:
-    store(guest, made(1))
+def test_stopping_aborts_who_does_not_finish(node: ReceivingNode, client: RawClient) -> None:
+    store(client, made(1))
     node.receiver.stop(0.1)
-    answer = guest.receive()
+    answer = client.receive()
     assert answer is not None
     assert (answer.kind, answer.code) == (ABORT, (0, 0))
     assert [one.aborted for one in node.ledger.receiving_series()] == [True]
@@ -567,13 +575,13 @@ def test_stopping_aborts_who_does_not_finish(node: House, guest: Visitor) -> Non
 def test_every_odd_file_is_stored_set_aside_or_refused_and_the_node_lives(tmp_path: Path) -> None:
     peer = PeerSettings(name="any", ae_title=AeTitle("TEST"), networks=LOOPBACK, other_objects="store")
     files = sorted(path for path in (DATA / "odd").rglob("*") if path.is_file())
-    with house(tmp_path / "data", peers=[peer]) as node:
+    with receiving_node(tmp_path / "data", peers=[peer]) as node:
         report = dcmsend(node.port, files, tmp_path / "report", "+sd", "-nh", "--no-uid-checks", "-dn")
         answered = len(re.findall(r"DIMSE Status\s*: 0x(?:0000|A900|C000)", report))
         assert answered > 10
-        with visitor(node.port) as guest:
-            guest.associate()
-            assert guest.echo() == 0x0000
+        with raw_client(node.port) as client:
+            client.associate()
+            assert client.echo() == 0x0000
         assert len(node.files()) + len(node.quarantined()) <= answered
 
 
@@ -586,8 +594,8 @@ def _said(result: object) -> str:
 
 
 def _code(port: int) -> tuple[int, ...] | None:
-    with visitor(port) as guest:
-        answer = guest.associate()
+    with raw_client(port) as client:
+        answer = client.associate()
         return answer.code if answer is not None and answer.kind == ASSOCIATE_RJ else None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicomnode.derivation import DerivationParameters
 from dicomnode.derive.encode import DerivedFile, derive
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.generators.cubic_dc import CubicDc
@@ -25,12 +26,10 @@ from tests.support.phantom import Phantom, write_datasets
 SMALL = Phantom(slices=6, rows=20, columns=24, spacing_mm=4.0)
 NAMESPACE = uuid.UUID("b4a8a5a6-52f1-4a1c-8f5d-0a4f0f2f7d01")
 PLAN = DerivationPlan(
+    parameters=DerivationParameters(rule="thick T2", model="cubic-dc", model_digest="cubic-dc/1"),
+    model_kind="cubic-dc",
     namespace=NAMESPACE,
     ae_title=AeTitle("DICOMNODE"),
-    rule="thick T2",
-    model="cubic-dc",
-    model_kind="cubic-dc",
-    model_digest="cubic-dc/1",
     created_at=datetime(2026, 3, 4, 5, 6, 7, 89000, tzinfo=UTC),
 )
 CLEAN = ("prostatex/t2_sag", "prostatex/t2_cor", "brain_t1_fl2d")  # no dciodvfy error in the source

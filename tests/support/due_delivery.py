@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dicomnode.archive import Archive
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import AeTitle, DeliveryId, digest, new_instance_id
-from dicomnode.ledger.lines import DeliveryLine, EventLine
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.rows import DerivedInstance, DerivedSeries, PlannedJob, StoredInstance
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import PlannedJob, StoredInstance
+from dicomnode.ledger.views import DeliveryLine, EventLine
 from dicomnode.push.carrier import Carrier
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
@@ -74,11 +75,7 @@ class Node:
         self.ledger.accept([stored])
         assert self.ledger.settle(series, 1, note="quiet")
         planned = PlannedJob(
-            rule="all",
-            model="cubic-dc",
-            model_digest="cubic-dc:1",
-            ratio=4,
-            parameters="{}",
+            parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="cubic-dc:1", ratio=4),
             deliver_to=peers,
             sentence="derived",
         )

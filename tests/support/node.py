@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dicomnode.ledger.lines import DeliveryLine, JobLine, SeriesLine
 from dicomnode.ledger.queries import Reader, open_reader
+from dicomnode.ledger.views import DeliveryLine, JobLine, SeriesLine
 from tests.support.dcmtk import free_port, is_listening
 from tests.support.wait import wait_until
 

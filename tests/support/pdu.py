@@ -111,7 +111,7 @@ def c_store_rq(
     return command(*((number, value) for number, value in sorted(values.items()) if value is not None))
 
 
-class Visitor:
+class RawClient:
     """A connection that sends whatever it likes and reads whole PDUs."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -190,11 +190,11 @@ def store_pdus(
 
 
 @contextmanager
-def visitor(port: int, *, source: str = "127.0.0.1", timeout_s: float = TIMEOUT_S) -> Iterator[Visitor]:
+def raw_client(port: int, *, source: str = "127.0.0.1", timeout_s: float = TIMEOUT_S) -> Iterator[RawClient]:
     """A connection from an address of this machine; all of 127.0.0.0/8 is."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s, source_address=(source, 0)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield Visitor(connection)
+        yield RawClient(connection)
 
 
 def item(kind: int, content: bytes) -> bytes:

@@ -14,10 +14,10 @@ from pydicom.dataset import Dataset
 from dicomnode.archive import Archive
 from dicomnode.generators.model_dir import ModelFacts, model_facts
 from dicomnode.ids import SeriesId
-from dicomnode.ledger.lines import Explanation
 from dicomnode.ledger.queries import Reader, open_reader
-from dicomnode.ledger.rows import Job
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import Job
+from dicomnode.ledger.views import Explanation
 from dicomnode.receive.intake import Intake, OfferedInstance
 from dicomnode.receive.space import Space
 from dicomnode.settings.load import parse

@@ -24,13 +24,13 @@ from trainer.training.recipe import (
     Network,
     Recipe,
     Samples,
-    Stage,
+    TrainingStage,
 )
 
 EXTENT = 41
 Trainable = Literal[Kind.SLICE, Kind.SLAB3, Kind.SRCNN, Kind.VDSR]
 
-FIDELITY = Stage(
+FIDELITY = TrainingStage(
     name="fidelity",
     share=1,
     losses=Losses(charbonnier=1.0, z_gradient=0.5),
@@ -39,7 +39,7 @@ FIDELITY = Stage(
     warm_up_steps=2,
     cosine_to=0.1,
 )
-SHARP = Stage(
+SHARP = TrainingStage(
     name="sharp",
     share=1,
     losses=Losses(charbonnier=1.0, adversarial=5e-3),
@@ -48,7 +48,7 @@ SHARP = Stage(
 )
 
 
-def thin_recipe(*stages: Stage, batch: int = 2) -> Recipe:
+def thin_recipe(*stages: TrainingStage, batch: int = 2) -> Recipe:
     """A tiny ``thin``; every branch of its samples is drawn sooner or later."""
     return Recipe(
         name="tiny-thin",
@@ -71,7 +71,7 @@ def thin_recipe(*stages: Stage, batch: int = 2) -> Recipe:
     )
 
 
-def slice_recipe(kind: Trainable = Kind.SLICE, *stages: Stage, **samples: object) -> Recipe:
+def slice_recipe(kind: Trainable = Kind.SLICE, *stages: TrainingStage, **samples: object) -> Recipe:
     """A tiny SRResNet or another slice-by-slice network."""
     chosen = {"design": "slices", "batch": 2, "patch": 16, "ratios": (2, 3)} | samples
     return Recipe(
@@ -80,7 +80,7 @@ def slice_recipe(kind: Trainable = Kind.SLICE, *stages: Stage, **samples: object
         steps=8,
         network=Network(kind=kind, channels=8) if kind is Kind.SRCNN else Network(kind=kind, channels=8, blocks=2),
         samples=Samples.model_validate_json(json.dumps(chosen)),
-        stage=stages or (Stage(name="mse", share=1, losses=Losses(mse=1.0), learning_rate=1e-3),),
+        stage=stages or (TrainingStage(name="mse", share=1, losses=Losses(mse=1.0), learning_rate=1e-3),),
     )
 
 

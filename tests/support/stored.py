@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
 from dicomnode.archive import Archive
+from dicomnode.derivation import DerivationParameters, utc_offset_min
 from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import InstanceId, JobId, SeriesId, digest, new_instance_id
-from dicomnode.ledger.rows import PlannedJob, StoredInstance, StoreOutcome
 from dicomnode.ledger.store import Ledger
-from dicomnode.rules import pinned
+from dicomnode.ledger.values import PlannedJob, StoredInstance, StoreOutcome
+from dicomnode.rules import parameters_of
 from dicomnode.settings.models import RuleSettings
 from tests.support.dicom import encoded, made
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 AT = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 SERIES = SeriesId(7)
+EVERY_SERIES = RuleSettings(name="every series")
 
 
 def put_file(archive: Archive, number: int = 255, *, dataset: bytes = b"", series: SeriesId = SERIES) -> str:
@@ -47,23 +50,19 @@ def store(ledger: Ledger, archive: Archive, datasets: Sequence[Dataset]) -> Seri
     return series
 
 
+def pinned(
+    model: str = "cubic-dc", *, ratio: int = 3, rule: RuleSettings = EVERY_SERIES, at: datetime | None = None
+) -> DerivationParameters:
+    """What ``settle`` pins when it plans a job at that moment, now by default."""
+    clock_min = utc_offset_min(at or datetime.now(UTC))
+    return replace(parameters_of(rule, model_facts(model)), ratio=ratio, utc_offset_min=clock_min)
+
+
 def plan(ledger: Ledger, series: SeriesId, *, model: str = "cubic-dc", ratio: int = 3, revision: int = 1) -> JobId:
     """Settle the series and plan its job, as the verdict would."""
-    facts = model_facts(model)
     assert ledger.settle(series, revision, note="")
-    job = ledger.plan(
-        series,
-        revision,
-        PlannedJob(
-            rule="every series",
-            model=facts.name,
-            model_digest=facts.digest,
-            ratio=ratio,
-            parameters=pinned(RuleSettings(name="every series"), datetime.now(UTC)),
-            deliver_to=(),
-            sentence="planned by a test",
-        ),
-    )
+    planned = PlannedJob(parameters=pinned(model, ratio=ratio), deliver_to=(), sentence="planned by a test")
+    job = ledger.plan(series, revision, planned)
     assert job is not None
     return job
 

@@ -16,10 +16,11 @@ import pytest
 from dicomnode.archive import Archive
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import engine
-from dicomnode.ledger.lines import JobLine
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.views import JobLine
 from dicomnode.seams import set_checkpoint_hook
+from dicomnode.work import local
 from dicomnode.work import supervisor as supervisor_module
 from tests.support.mr_series import mr_datasets
 from tests.support.node import is_running
@@ -148,7 +149,7 @@ def test_a_lost_lease_is_called_so(
     house: House, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor_module, "LEASE_S", 0.2)
-    monkeypatch.setattr(supervisor_module, "POLL_S", 2.0)
+    monkeypatch.setattr(local, "POLL_S", 2.0)
     with supervised(house.ledger, house.archive) as supervisor:
         pid = warm_pid(supervisor)
         house.wait_for("running")

@@ -18,13 +18,12 @@ from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir
 from dicomnode.ids import JobId, SeriesId, digest
 from dicomnode.ledger.store import open_ledger
-from dicomnode.rules import pinned
 from dicomnode.settings.models import RuleSettings
 from dicomnode.work import job, orders
 from tests.support.dicom import dataset_bytes
 from tests.support.model_folders import random_thin, write_thin
 from tests.support.mr_series import mr_datasets
-from tests.support.stored import archived_files, store
+from tests.support.stored import archived_files, pinned, store
 
 OUTPUT = SeriesId(99)
 PLANNED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -43,7 +42,6 @@ class Bench:
         self.archive.begin_output(OUTPUT)
         return job.run(
             order or self.order,
-            data=self.archive.data,
             device="cpu",
             models=job.Models(self.archive.data),
             progress=lambda stage, _share: (stages if stages is not None else []).append(stage),
@@ -59,9 +57,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     archive = Archive(tmp_path)
     series = store(ledger, archive, mr_datasets(slices=6))
-    facts = model_dir.model_facts("cubic-dc")
     order = orders.Order(
         job=JobId(1),
+        token=1,
+        archive=str(archive.root),
         files=tuple(
             orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
             for one in ledger.instances_of(series, 1)
@@ -69,11 +68,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         output=str(archive.output_folder(OUTPUT)),
         node_uuid=str(ledger.node_uuid),
         ae_title="NODE",
-        rule="every series",
-        model=facts.name,
-        model_digest=facts.digest,
-        ratio=3,
-        parameters=pinned(RuleSettings(name="every series"), PLANNED_AT),
+        parameters=pinned(at=PLANNED_AT),
         derivation_number=1,
         created_at=PLANNED_AT.isoformat(),
     )
@@ -85,8 +80,8 @@ def test_the_manifest_is_what_lies_in_the_folder(bench: Bench) -> None:
     stages: list[str] = []
     made = bench.run(stages=stages)
     assert list(dict.fromkeys(stages)) == ["verify", "read", "generate", "derive", "write"]
-    assert {path.name for path in bench.output.iterdir()} == {one.file_name for one in made.instances}
-    for one in made.instances:
+    assert {path.name for path in bench.output.iterdir()} == {one.file_name for one in made.series.instances}
+    for one in made.series.instances:
         content = dataset_bytes(bench.output / one.file_name)
         assert (len(content), digest(content)) == (one.size_bytes, one.sha256)
         assert not one.file_name.endswith(TEMPORARY_SUFFIX)
@@ -94,7 +89,7 @@ def test_the_manifest_is_what_lies_in_the_folder(bench: Bench) -> None:
 
 def test_a_second_attempt_writes_the_same_uids_and_the_same_bytes(bench: Bench) -> None:
     """A PACS that got half of the first attempt must not find other bytes under a UID that it holds."""
-    first, second = bench.run(), bench.run()
+    first, second = bench.run().series, bench.run().series
     assert second.series_uid == first.series_uid
     assert [(one.sop_instance_uid, one.sha256) for one in second.instances] == [
         (one.sop_instance_uid, one.sha256) for one in first.instances
@@ -102,7 +97,8 @@ def test_a_second_attempt_writes_the_same_uids_and_the_same_bytes(bench: Bench) 
 
 
 def test_another_derivation_number_is_another_series(bench: Bench) -> None:
-    assert bench.run(replace(bench.order, derivation_number=2)).series_uid != bench.run().series_uid
+    second = bench.run(replace(bench.order, derivation_number=2))
+    assert second.series.series_uid != bench.run().series.series_uid
 
 
 def test_a_file_that_is_no_dicom_file_any_more_is_altered_and_its_whole_digest_is_told(bench: Bench) -> None:
@@ -117,7 +113,7 @@ def test_a_file_that_is_no_dicom_file_any_more_is_altered_and_its_whole_digest_i
 
 
 def test_a_series_whose_verdict_is_no_longer_to_process_is_refused_with_the_verdict(bench: Bench) -> None:
-    strict = pinned(RuleSettings(name="every series", refuse_terms=("ND",)), PLANNED_AT)
+    strict = pinned(rule=RuleSettings(name="every series", refuse_terms=("ND",)), at=PLANNED_AT)
     with pytest.raises(InputError, match="This is a ND image, not an anatomical stack"):
         bench.run(replace(bench.order, parameters=strict))
 
@@ -156,12 +152,16 @@ def imported(tmp_path: Path) -> list[str]:
     return digests
 
 
+def _by_model(order: orders.Order, digest_of_model: str) -> orders.Order:
+    return replace(order, parameters=replace(order.parameters, model="knee", model_digest=digest_of_model))
+
+
 def test_a_job_is_done_by_the_model_that_it_was_planned_with_whichever_others_there_are(
     bench: Bench, imported: list[str]
 ) -> None:
     made = []
     for digest_of_model in imported:
-        bench.run(replace(bench.order, model="knee", model_digest=digest_of_model))
+        bench.run(_by_model(bench.order, digest_of_model))
         said = {dcmread(path).DerivationDescription for path in bench.output.iterdir()}
         assert len(said) == 1
         assert digest_of_model[:16] in said.pop()
@@ -174,7 +174,7 @@ def test_a_job_whose_model_is_nowhere_is_held_and_not_done_by_another_of_the_nam
 ) -> None:
     first, second = imported
     shutil.rmtree(model_dir.imported_folder(bench.archive.data, "knee", first))
-    order = replace(bench.order, model="knee", model_digest=first)
+    order = _by_model(bench.order, first)
     with pytest.raises(ModelError) as caught:
         bench.run(order)
     assert list(bench.output.iterdir()) == []

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, RuleLimits
 from dicomnode.ids import InstanceId, JobId
-from dicomnode.ledger.rows import DerivedInstance
 from dicomnode.work import orders
 from dicomnode.work.child import PARENT_GONE, Setup
 from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
@@ -24,15 +24,20 @@ WARM_LIMIT_S = 60.0
 
 ORDER = orders.Order(
     job=JobId(4),
+    token=2,
+    archive="/nowhere",
     files=(orders.SourceFile(instance=InstanceId(5), file="1/0000000000000005.dcm", sha256="0" * 64),),
     output="/nowhere",
     node_uuid="6ba7b810-9dad-11d1-80b4-00c04fd430c8",
     ae_title="NODE",
-    rule="every series",
-    model="cubic-dc",
-    model_digest="cubic-dc/1",
-    ratio=3,
-    parameters="{}",
+    parameters=DerivationParameters(
+        rule="every series",
+        model="cubic-dc",
+        model_digest="cubic-dc/1",
+        ratio=3,
+        limits=RuleLimits(refuse_terms=("X*",)),
+        utc_offset_min=60,
+    ),
     derivation_number=1,
     created_at="2026-01-02T03:04:05+00:00",
 )
@@ -61,23 +66,25 @@ def _warm(worker: WorkerProcess) -> orders.Ready:
     [
         ORDER,
         orders.Ready(models=("cubic-dc",), device="cpu"),
-        orders.Stage(job=JobId(4), stage="generate", share=0.25),
+        orders.StageReport(job=JobId(4), stage="generate", share=0.25),
         orders.Finished(
             job=JobId(4),
-            series_uid="2.25.1",
-            instances=(
-                DerivedInstance(
-                    id=InstanceId(2**62),
-                    file_name="4000000000000000.dcm",
-                    sop_instance_uid="2.25.2",
-                    sop_class_uid="1.2",
-                    transfer_syntax_uid="1.2.3",
-                    size_bytes=7,
-                    sha256="0" * 64,
+            series=DerivedSeries(
+                series_uid="2.25.1",
+                instances=(
+                    DerivedInstance(
+                        id=InstanceId(2**62),
+                        file_name="4000000000000000.dcm",
+                        sop_instance_uid="2.25.2",
+                        sop_class_uid="1.2",
+                        transfer_syntax_uid="1.2.3",
+                        size_bytes=7,
+                        sha256="0" * 64,
+                    ),
                 ),
+                notes=("größer",),
+                seconds=0.5,
             ),
-            notes=("größer",),
-            seconds=0.5,
         ),
         orders.Refused(job=JobId(4), cause=orders.Cause.ALTERED, sentence="x", instance=InstanceId(5)),
         orders.Failed(job=JobId(4), stage="write", sentence="x", blame=orders.Blame.DISK),
@@ -137,7 +144,7 @@ def test_a_worker_does_not_end_by_the_signals_that_stop_the_service(worker: Work
         os.kill(worker.pid, number)
     worker.send(ORDER)
     answer = worker.receive(10)
-    while isinstance(answer, orders.Stage):
+    while isinstance(answer, orders.StageReport):
         answer = worker.receive(10)
     assert isinstance(answer, orders.Refused), answer
     assert answer.cause is orders.Cause.ALTERED

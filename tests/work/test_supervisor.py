@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,16 +17,16 @@ from pydicom import dcmread
 from dicomnode.archive import Archive
 from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger.lines import JobLine
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.views import JobLine
+from dicomnode.work import local
 from dicomnode.work import supervisor as supervisor_module
-from dicomnode.work.supervisor import Supervisor
 from tests.support.mounts import unreadable
 from tests.support.mr_series import mr_datasets
 from tests.support.node import is_running
 from tests.support.stored import archived_files, plan, store
-from tests.support.supervised import LIMIT_S, supervised, warm_pid
+from tests.support.supervised import LIMIT_S, Supervised, supervised, warm_pid
 from tests.support.wait import wait_until
 
 
@@ -52,11 +52,11 @@ class Bench:
         wait_until(lambda: self.job(series).state == state, LIMIT_S, f"the job of series {series} is {state}")
         return self.job(series)
 
-    @contextmanager
-    def supervisor(self, finished: Callable[[], None] = lambda: None, **settings: object) -> Iterator[Supervisor]:
+    def supervisor(
+        self, finished: Callable[[], None] = lambda: None, **limits: float
+    ) -> AbstractContextManager[Supervised]:
         """A running supervisor, stopped at once afterwards."""
-        with supervised(self.ledger, self.archive, finished, **settings) as running:
-            yield running
+        return supervised(self.ledger, self.archive, finished, **limits)
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_a_job_that_another_owner_took_is_left_to_it_and_our_child_is_killed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor_module, "LEASE_S", 0.2)
-    monkeypatch.setattr(supervisor_module, "POLL_S", 2.0)
+    monkeypatch.setattr(local, "POLL_S", 2.0)
     series, _ = bench.planned(slices=60, size=256)
     with bench.supervisor() as supervisor:
         pid = warm_pid(supervisor)

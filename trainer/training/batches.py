@@ -45,7 +45,7 @@ OUT_OF_MEMORY = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class BatchShare:
     """Which part of each batch this process works on."""
 
     rank: int = 0
@@ -90,7 +90,7 @@ def load_material(plan: Plan, split: Split, *, on_read: OnRead = lambda: None) -
     return Material(pairs=tuple(_pairs(plan, split, on_read)))
 
 
-def draw_batch(material: Material, plan: Plan, step: int, share: Share) -> Batch:
+def draw_batch(material: Material, plan: Plan, step: int, share: BatchShare) -> Batch:
     """This process's part of the batch of one step."""
     recipe = plan.recipe
     numbers = share.numbers(recipe.samples.batch)
@@ -107,7 +107,7 @@ def draw_batch(material: Material, plan: Plan, step: int, share: Share) -> Batch
 
 
 @contextmanager
-def batches(run: Path, share: Share, *, start: int, stop: int) -> Iterator[Iterator[Batch]]:
+def batches(run: Path, share: BatchShare, *, start: int, stop: int) -> Iterator[Iterator[Batch]]:
     """The batches of steps ``start`` … ``stop`` - 1 of a run; the loader process ends with the block.
 
     The iterator raises InputError for data that cannot be used, ProcessError within a second of the loader's death,
@@ -252,7 +252,7 @@ def _real_pairs(plan: Plan, split: Split) -> Iterator[SlicePairs]:
             yield load_pairs(known[pair.thick], known[pair.thin], matches=pair.matches, registration=pair.registration)
 
 
-def _make_batches(sent: Connection, run: Path, share: Share, start: int, stop: int) -> None:
+def _make_batches(sent: Connection, run: Path, share: BatchShare, start: int, stop: int) -> None:
     """In the loader process. Where nobody is left to take a batch, the pipe is broken, and the loader ends."""
     # An interrupt of the terminal reaches the whole group; the trainer ends its loader itself, after its last step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -20,7 +20,7 @@ class Checkpoint:
     step: int
     best_psnr: float  # dB on the validation samples; -inf before the first look
     seconds: float  # of training so far: what the weights cost
-    tensors: dict[str, Tensor]  # flat and float32; names: ``player.Player.state``
+    tensors: dict[str, Tensor]  # flat and float32; names: ``trained_network.TrainedNetwork.state``
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from dicomnode.generators.kinds import NETWORKS, Kind, Prediction
 from trainer.features import SPEC
-from trainer.training.discriminator import MIN_SIDE_PIXELS, DiscriminatorKind
+from trainer.training.discriminators import MIN_SIDE_PIXELS, DiscriminatorKind
 
 if TYPE_CHECKING:
-    from trainer.training.recipe import Network, Recipe, Stage
+    from trainer.training.recipe import Network, Recipe, TrainingStage
 
 # Parameters of a card whose key in [network] has another name.
 RENAMED = {"layers": "blocks"}
@@ -48,7 +48,7 @@ def clashes(recipe: Recipe) -> Iterator[str]:
         yield from _clashes_of(stage, recipe)
 
 
-def _clashes_of(stage: Stage, recipe: Recipe) -> Iterator[str]:
+def _clashes_of(stage: TrainingStage, recipe: Recipe) -> Iterator[str]:
     network, samples = recipe.network, recipe.samples
     is_strips = samples.design == "strips"
     if stage.name in NO_STAGES:

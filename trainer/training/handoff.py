@@ -27,8 +27,8 @@ from trainer.training import checkpoint, networks
 from trainer.training import plan as plans
 from trainer.training.loop import LAST
 from trainer.training.plan import PairKind, Plan, PlannedSource, Use
-from trainer.training.player import set_weights
 from trainer.training.recipe import Recipe
+from trainer.training.trained_network import set_weights
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")  # as a card has it
 SIZE_LIMIT_BYTES = 5 * 1024 * 1024  # of a directory that is to ship in the wheel

@@ -25,13 +25,13 @@ from trainer import features
 from trainer.data.sources import Split
 from trainer.training import checkpoint, group, networks
 from trainer.training import plan as plans
-from trainer.training.batches import Batch, Material, Share, batches, draw_batch, load_material
+from trainer.training.batches import Batch, BatchShare, Material, batches, draw_batch, load_material
 from trainer.training.checkpoint import Checkpoint
-from trainer.training.game import Game, Told, new_game, predict, truth_of
 from trainer.training.plan import Plan
-from trainer.training.player import buffers, flatten, set_weights, unflatten
 from trainer.training.recipe import learning_rate, stage_steps
 from trainer.training.slices import SliceBatch
+from trainer.training.trained_network import buffers, flatten, set_weights, unflatten
+from trainer.training.training_step import StepReport, TrainingStep, new_training_step, predict, truth_of
 
 LAST, BEST, JOURNAL = "last.safetensors", "best.safetensors", "metrics.jsonl"
 CHECKPOINT_EVERY_S = 240  # wall time: what a kill may cost
@@ -85,8 +85,8 @@ def train(run: Path, *, report: Report, stop: Stop, device: torch.device) -> boo
             if plan.steps[number] == 0:
                 continue
             folder = run / stage.name
-            game = _new_game(plan, number, net, device)
-            if not _run_stage(plan, number, game, folder, share, run, report=report, stop=stop):
+            training_step = _new_training_step(plan, number, net, device)
+            if not _run_stage(plan, number, training_step, folder, share, run, report=report, stop=stop):
                 return False
             net = networks.build(plan.recipe.network)
             set_weights(net, checkpoint.load(folder / LAST).tensors, "generator")
@@ -96,15 +96,15 @@ def train(run: Path, *, report: Report, stop: Stop, device: torch.device) -> boo
 def steps_in(plan: Plan, minutes: float, device: torch.device) -> tuple[int, ...]:
     """The steps of each stage that take ``minutes`` together, after a short timing of each."""
     material = load_material(plan, Split.TRAIN)
-    share, seconds = Share(), []
+    share, seconds = BatchShare(), []
     for number, stage in enumerate(plan.recipe.stage):
         torch.manual_seed(plan.seed)
-        game = _new_game(plan, number, networks.build(plan.recipe.network), device)
+        training_step = _new_training_step(plan, number, networks.build(plan.recipe.network), device)
         drawn = [draw_batch(material, plan, step, share) for step in range(TIMED_STEPS)]
-        game.step(drawn[0], 0, stage.learning_rate, look_closer=False)
+        training_step.run(drawn[0], 0, stage.learning_rate, look_closer=False)
         began = time.monotonic()
         for step, batch in enumerate(drawn[1:], start=1):
-            game.step(batch, step, stage.learning_rate, look_closer=False)
+            training_step.run(batch, step, stage.learning_rate, look_closer=False)
             if time.monotonic() - began > TIMING_LIMIT_S:
                 break
         seconds.append((time.monotonic() - began) / step)
@@ -120,8 +120,8 @@ def check_features(plan: Plan) -> None:
             features.load(stage.features, file=plan.features_file, sha256=plan.features_sha256)
 
 
-def _new_game(plan: Plan, number: int, net: nn.Module, device: torch.device) -> Game:
-    return new_game(
+def _new_training_step(plan: Plan, number: int, net: nn.Module, device: torch.device) -> TrainingStep:
+    return new_training_step(
         plan.recipe,
         plan.recipe.stage[number],
         net,
@@ -134,33 +134,41 @@ def _new_game(plan: Plan, number: int, net: nn.Module, device: torch.device) -> 
 
 
 def _run_stage(
-    plan: Plan, number: int, game: Game, folder: Path, share: Share, run: Path, *, report: Report, stop: Stop
+    plan: Plan,
+    number: int,
+    training_step: TrainingStep,
+    folder: Path,
+    share: BatchShare,
+    run: Path,
+    *,
+    report: Report,
+    stop: Stop,
 ) -> bool:
     steps, begin = plan.steps[number], plan.first_step(number)
-    done, best, spent = _resume(game, folder / LAST)
+    done, best, spent = _resume(training_step, folder / LAST)
     if done >= steps:
         return True
     writes = share.rank == 0
     validation = _validation_batches(plan) if writes else []
     folder.mkdir(parents=True, exist_ok=True)
-    meter = _Meter(game, steps, done, folder / JOURNAL if writes else None)
+    meter = _Meter(training_step, steps, done, folder / JOURNAL if writes else None)
     began_at = saved_at = time.monotonic()
 
     def state(*, whole: bool = True) -> Checkpoint:
-        return _state(game, done, best, spent + time.monotonic() - began_at, whole=whole)
+        return _state(training_step, done, best, spent + time.monotonic() - began_at, whole=whole)
 
-    recalibrates = plan.recipe.recalibrate_batch_norm and bool(buffers(game.generator.net))
+    recalibrates = plan.recipe.recalibrate_batch_norm and bool(buffers(training_step.generator.net))
     extra = RECALIBRATION_BATCHES if recalibrates else 0
     with batches(run, share, start=begin + done, stop=begin + steps + extra) as drawn:
         for batch in islice(drawn, steps - done):
             is_logged = (done + 1) % LOG_EVERY_STEPS == 0 or done + 1 == steps
-            rate = learning_rate(game.stage, done, steps)
-            told = game.step(batch, done, rate, look_closer=is_logged)
+            rate = learning_rate(training_step.stage, done, steps)
+            step_report = training_step.run(batch, done, rate, look_closer=is_logged)
             done += 1
-            meter.add(batch, told)
+            meter.add(batch, step_report)
             psnr = None
             if validation and (done % VALIDATE_EVERY_STEPS == 0 or done == steps):
-                psnr = _validate(game, validation)
+                psnr = _validate(training_step, validation)
                 if psnr > best:
                     best = psnr
                     checkpoint.save(state(whole=False), folder / BEST)
@@ -175,31 +183,31 @@ def _run_stage(
             if stopped:
                 return False
         if recalibrates:
-            _recalibrate(game, drawn)
+            _recalibrate(training_step, drawn)
     if writes:
         checkpoint.save(state(), folder / LAST)
     group.wait_for_all()
     return True
 
 
-def _resume(game: Game, last: Path) -> tuple[int, float, float]:
+def _resume(training_step: TrainingStep, last: Path) -> tuple[int, float, float]:
     """Steps that are done, the best PSNR so far, seconds spent."""
     if not last.exists():
         return 0, -math.inf, 0.0
     saved = checkpoint.load(last)
-    game.generator.restore("generator", saved.tensors, saved.step)
-    if game.opponent is not None:
-        game.opponent.restore("discriminator", saved.tensors, saved.step)
+    training_step.generator.restore("generator", saved.tensors, saved.step)
+    if training_step.discriminator is not None:
+        training_step.discriminator.restore("discriminator", saved.tensors, saved.step)
     return saved.step, saved.best_psnr, saved.seconds
 
 
-def _state(game: Game, step: int, best: float, seconds: float, *, whole: bool) -> Checkpoint:
+def _state(training_step: TrainingStep, step: int, best: float, seconds: float, *, whole: bool) -> Checkpoint:
     """All that the stage needs to go on; not ``whole``: what a model is made of."""
-    tensors = game.generator.state("generator")
+    tensors = training_step.generator.state("generator")
     if not whole:
         tensors = {name: tensors[name] for name in ("generator.average", "generator.buffers")}
-    elif game.opponent is not None:
-        tensors |= game.opponent.state("discriminator")
+    elif training_step.discriminator is not None:
+        tensors |= training_step.discriminator.state("discriminator")
     return Checkpoint(step=step, best_psnr=best, seconds=seconds, tensors=tensors)
 
 
@@ -210,36 +218,36 @@ def _validation_batches(plan: Plan) -> list[Batch]:
     material = load_material(plan, Split.VALIDATION)
     if material == Material():
         return []
-    return [draw_batch(material, plan, step, Share()) for step in range(VALIDATION_BATCHES)]
+    return [draw_batch(material, plan, step, BatchShare()) for step in range(VALIDATION_BATCHES)]
 
 
-def _validate(game: Game, validation: list[Batch]) -> float:
+def _validate(training_step: TrainingStep, validation: list[Batch]) -> float:
     """PSNR of the averaged weights over all validation samples, dB, range 1: of patches, so no figure to publish."""
-    net = game.generator.averaged()
+    net, device = training_step.generator.averaged(), training_step.device
     with torch.no_grad():
         errors = [
-            (predict(net, batch, torch.float32, game.device)[0] - truth_of(batch, game.device)).square().mean()
+            (predict(net, batch, torch.float32, device)[0] - truth_of(batch, device)).square().mean()
             for batch in validation
         ]
     return -10.0 * math.log10(float(torch.stack(errors).mean()))
 
 
-def _recalibrate(game: Game, drawn: Iterator[Batch]) -> None:
+def _recalibrate(training_step: TrainingStep, drawn: Iterator[Batch]) -> None:
     """Statistics of the averaged weights over training samples, instead of those of the last few (SCIENCE §1.1)."""
-    net = game.generator.averaged()
+    net = training_step.generator.averaged()
     inputs = (torch.from_numpy(batch.inputs) for batch in drawn if isinstance(batch, SliceBatch))
-    update_bn(inputs, net, device=game.device)
-    unflatten(flatten(buffers(net)), buffers(game.generator.net))
+    update_bn(inputs, net, device=training_step.device)
+    unflatten(flatten(buffers(net)), buffers(training_step.generator.net))
 
 
-def _join_processes(plan: Plan) -> Share:
+def _join_processes(plan: Plan) -> BatchShare:
     rank, world = group.join()
     if plan.recipe.samples.batch % world:
         raise InputError(
             f"{world} processes cannot share a batch of {plan.recipe.samples.batch}.",
             hint="Take a number of processes that divides samples.batch of the recipe.",
         )
-    return Share(rank=rank, world=world)
+    return BatchShare(rank=rank, world=world)
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -254,33 +262,33 @@ def local_device(device: torch.device) -> torch.device:
 class _Meter:
     """Collects what steps tell, and makes a line of it now and then."""
 
-    def __init__(self, game: Game, steps: int, done: int, journal: Path | None) -> None:
-        self.game, self.steps, self.journal = game, steps, journal
+    def __init__(self, training_step: TrainingStep, steps: int, done: int, journal: Path | None) -> None:
+        self.training_step, self.steps, self.journal = training_step, steps, journal
         if journal is not None and journal.exists():  # lines of steps that a kill took back
             kept = [line for line in journal.read_text().splitlines() if _is_of_steps(line, done)]
             durable.write_file(journal, ["".join(line + "\n" for line in kept).encode()])
         self._clear()
 
     def _clear(self) -> None:
-        self.told: list[Told] = []
+        self.reports: list[StepReport] = []
         self.images = 0
         self.began = time.monotonic()
 
-    def add(self, batch: Batch, told: Told) -> None:
-        self.told.append(told)
+    def add(self, batch: Batch, report: StepReport) -> None:
+        self.reports.append(report)
         self.images += batch.images
 
     def line(self, step: int, rate: float, psnr: float | None) -> Line:
         """The means since the last line; also into the journal."""
         seconds = time.monotonic() - self.began
-        terms = {name: _mean([told.terms[name] for told in self.told]) for name in self.told[0].terms}
-        last = self.told[-1]
-        norms = [told.gradient_norm for told in self.told if told.gradient_norm is not None]
-        losses = [told.discriminator_loss for told in self.told if told.discriminator_loss is not None]
-        accuracies = [told.accuracy for told in self.told if told.accuracy is not None]
+        terms = {name: _mean([report.terms[name] for report in self.reports]) for name in self.reports[0].terms}
+        last = self.reports[-1]
+        norms = [report.gradient_norm for report in self.reports if report.gradient_norm is not None]
+        losses = [report.discriminator_loss for report in self.reports if report.discriminator_loss is not None]
+        accuracies = [report.accuracy for report in self.reports if report.accuracy is not None]
         loss = sum(terms.values())
         line = Line(
-            stage=self.game.stage.name,
+            stage=self.training_step.stage.name,
             step=step,
             steps=self.steps,
             loss=loss,
@@ -288,7 +296,7 @@ class _Meter:
             gradient_norm=_mean(norms),
             learning_rate=rate,
             images_per_s=self.images / seconds,
-            seconds_left=(self.steps - step) * seconds / len(self.told),
+            seconds_left=(self.steps - step) * seconds / len(self.reports),
             discriminator_loss=_mean(losses) if losses else None,
             accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
             adversarial_gradient=last.adversarial_gradient,

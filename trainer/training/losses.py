@@ -77,7 +77,7 @@ def relativistic_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def relativistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The same game from the other side: softplus of D(fake) - D(real)."""
+    """The generator's side of the relativistic loss: softplus of D(fake) - D(real)."""
     return relativistic_generator_loss(fake, real)
 
 
@@ -96,6 +96,6 @@ def gradient_penalty(discriminator: Network, images: Tensor) -> Tensor:
 
 
 def discriminator_accuracy(real: Tensor, fake: Tensor) -> float:
-    """Share of pairs in which the real one was told, D(real) > D(fake) (SCIENCE §5); healthy: 0.55 to 0.95."""
+    """BatchShare of pairs in which the real one was told, D(real) > D(fake) (SCIENCE §5); healthy: 0.55 to 0.95."""
     assert real.shape == fake.shape
     return (real > fake).float().mean().item()

@@ -31,7 +31,7 @@ from trainer.training import fit
 RECIPES = Path(__file__).resolve().parent / "recipes"
 BUILT_IN = tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
 
-Share = Annotated[float, Field(ge=0, le=1)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # at 1 nothing would ever be learned
 Logarithm = Annotated[float, Field(ge=0, le=3)]  # of a gain or an exponent: twentyfold, far beyond any scanner's
 Weight = Annotated[float, Field(ge=0)]
@@ -55,7 +55,7 @@ class Network(_Table):
     channels: int = Field(default=64, ge=1, le=1024)
     blocks: int = Field(default=16, ge=1, le=128)  # residual blocks; VDSR: layers
     window: int = Field(default=5, ge=1, le=15)  # ``thin`` only: thick slices that it sees
-    batch_norm_momentum: Share = 0.01  # torch's meaning: 0.1 is the published code's decay of 0.9
+    batch_norm_momentum: UnitInterval = 0.01  # torch's meaning: 0.1 is the published code's decay of 0.9
 
 
 class Input(StrEnum):
@@ -106,9 +106,9 @@ class Degradation(_Table):
     offset: Annotated[float, Field(ge=0, le=FARTHEST_OFFSET)] = (
         0.0  # largest shift of the thick grid against the thin one, in thick spacings
     )
-    noise_share: Share = 0.0  # of samples that get Rician noise
-    noise_max: Share = 0.0  # its largest σ, 1 = the series' scale
-    flicker_share: Share = 0.0  # of samples whose slices differ in gain
+    noise_share: UnitInterval = 0.0  # of samples that get Rician noise
+    noise_max: UnitInterval = 0.0  # its largest σ, 1 = the series' scale
+    flicker_share: UnitInterval = 0.0  # of samples whose slices differ in gain
     flicker_max: Logarithm = 0.0  # largest σ of the gain's logarithm
 
     @field_validator("profiles", "thicknesses")
@@ -134,12 +134,12 @@ class Augmentation(_Table):
     """How samples are varied beyond flips and transposition."""
 
     gamma_log: Logarithm = 0.0
-    remap_share: Share = 0.0
-    inversion_share: Share = 0.0
+    remap_share: UnitInterval = 0.0
+    inversion_share: UnitInterval = 0.0
     gain_log: Logarithm = 0.0
-    warp_share: Share = 0.0
-    ramp_share: Share = 0.0  # a ramp along z is added
-    pure_ramp_share: Share = 0.0  # … and nothing else
+    warp_share: UnitInterval = 0.0
+    ramp_share: UnitInterval = 0.0  # a ramp along z is added
+    pure_ramp_share: UnitInterval = 0.0  # … and nothing else
 
 
 class Losses(_Table):
@@ -155,7 +155,7 @@ class Losses(_Table):
 
 
 class Discriminator(_Table):
-    """The opponent of an adversarial stage."""
+    """The discriminator of an adversarial stage, and how it is trained."""
 
     kind: Literal["paper", "code", "patch"]
     loss: Literal["paper", "relativistic"] = "paper"
@@ -165,8 +165,8 @@ class Discriminator(_Table):
     penalty_every: int = Field(default=1, ge=1, le=1000)  # steps
 
 
-class Stage(_Table):
-    """One stretch of the training, with its own optimiser and folder."""
+class TrainingStage(_Table):
+    """One part of the training, with its own optimiser and folder."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
     share: Positive  # of the run's steps, beside the other stages' shares
@@ -178,8 +178,8 @@ class Stage(_Table):
     weight_decay: Weight = 0.0
     learning_rate: Positive
     warm_up_steps: int = Field(default=0, ge=0)
-    rates: tuple[tuple[Share, Positive], ...] | None = None  # (from this share of the stage on, × learning_rate)
-    cosine_to: Share | None = None  # a cosine that ends at this share of the rate
+    rates: tuple[tuple[UnitInterval, Positive], ...] | None = None  # (from this share of the stage on, × learning_rate)
+    cosine_to: UnitInterval | None = None  # a cosine that ends at this share of the rate
     features: str | None = None  # such as "vgg19:relu3_4"
     discriminator: Discriminator | None = None
 
@@ -195,7 +195,7 @@ class Stage(_Table):
         return rates
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Stage:
+    def _is_whole(self) -> TrainingStage:
         if (self.losses.adversarial > 0) != (self.discriminator is not None):
             raise ValueError("losses.adversarial and a discriminator belong together")
         if (self.losses.content + self.losses.content_raw > 0) != (self.features is not None):
@@ -222,7 +222,7 @@ class Recipe(_Table):
     samples: Samples
     degradation: Degradation = Degradation()
     augmentation: Augmentation = Augmentation()
-    stage: tuple[Stage, ...] = Field(min_length=1)
+    stage: tuple[TrainingStage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -294,10 +294,11 @@ def stage_steps(recipe: Recipe, steps: int) -> tuple[int, ...]:
     return tuple(max(end - begin, 1) for begin, end in zip([0, *ends], ends, strict=False))
 
 
-def learning_rate(stage: Stage, step: int, steps: int) -> float:
+def learning_rate(stage: TrainingStage, step: int, steps: int) -> float:
     """Of the step (from 0) of a stage that has ``steps``.
 
-    >>> stage = Stage(name="a", share=1, losses=Losses(mse=1), learning_rate=1e-4, rates=((0.0, 1.0), (0.5, 0.1)))
+    >>> rates = ((0.0, 1.0), (0.5, 0.1))
+    >>> stage = TrainingStage(name="a", share=1, losses=Losses(mse=1), learning_rate=1e-4, rates=rates)
     >>> [round(learning_rate(stage, step, 4), 6) for step in range(4)]
     [0.0001, 0.0001, 1e-05, 1e-05]
     """

@@ -17,10 +17,10 @@ from tests.support.recipes import nifti_sources, plan_of, slice_recipe, thin_rec
 from tests.support.wait import wait_until
 from trainer.data.sources import Split
 from trainer.training import plan as plans
-from trainer.training.batches import Batch, Share, batches, draw_batch, load_material
+from trainer.training.batches import Batch, BatchShare, batches, draw_batch, load_material
 from trainer.training.strips import StripBatch
 
-ALONE = Share()
+ALONE = BatchShare()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def take(run: Path, start: int, stop: int, share: Share = ALONE) -> list[StripBatch]:
+def take(run: Path, start: int, stop: int, share: BatchShare = ALONE) -> list[StripBatch]:
     """Batches by way of the loader."""
     with batches(run, share, start=start, stop=stop) as drawn:
         found: list[Batch] = list(drawn)
@@ -53,7 +53,9 @@ def test_a_later_start_gives_the_same_batches_and_the_function_draws_them_too(ru
 def test_two_processes_see_together_what_one_would_have_seen(run: Path) -> None:
     plan = plans.read(run)
     material = load_material(plan, Split.TRAIN)
-    whole, *halves = (draw_batch(material, plan, 5, share) for share in (ALONE, Share(world=2), Share(rank=1, world=2)))
+    whole, *halves = (
+        draw_batch(material, plan, 5, share) for share in (ALONE, BatchShare(world=2), BatchShare(rank=1, world=2))
+    )
     assert isinstance(whole, StripBatch)
     np.testing.assert_array_equal(
         whole.thick, np.concatenate([half.thick for half in halves if isinstance(half, StripBatch)])

@@ -22,10 +22,10 @@ from trainer.data.sources import Split
 from trainer.training import loop, networks
 from trainer.training import plan as plans
 from trainer.training import recipe as recipes
-from trainer.training.batches import Share, draw_batch, load_material
-from trainer.training.game import new_game
-from trainer.training.player import set_weights
+from trainer.training.batches import BatchShare, draw_batch, load_material
 from trainer.training.recipe import BUILT_IN, RECIPES, Recipe, learning_rate, stage_steps
+from trainer.training.trained_network import set_weights
+from trainer.training.training_step import new_training_step
 
 STEPS = 3  # of a stage
 CPU = torch.device("cpu")
@@ -145,15 +145,17 @@ def outcome(text: str, folder: Path) -> str:
     torch.manual_seed(1)
     net = networks.build(recipe.network)
     for number, stage in enumerate(recipe.stage):
-        game = new_game(
+        training_step = new_training_step(
             recipe, stage, net, seed=1, dtype=torch.float32, device=CPU, features_file=file, features_sha256=sha256
         )
-        drawn = [draw_batch(material, plan, plan.first_step(number) + step, Share()) for step in range(STEPS)]
+        drawn = [draw_batch(material, plan, plan.first_step(number) + step, BatchShare()) for step in range(STEPS)]
         for step, batch in enumerate(drawn):
-            game.step(batch, step, learning_rate(stage, step, STEPS), look_closer=True)
+            training_step.run(batch, step, learning_rate(stage, step, STEPS), look_closer=True)
         if recipe.recalibrate_batch_norm:
-            loop._recalibrate(game, iter(drawn))
-        tensors = game.generator.state("generator") | (game.opponent.state("opponent") if game.opponent else {})
+            loop._recalibrate(training_step, iter(drawn))
+        tensors = training_step.generator.state("generator") | (
+            training_step.discriminator.state("discriminator") if training_step.discriminator else {}
+        )
         assert all(torch.isfinite(tensor).all() for tensor in tensors.values()), "it broke"
         found.update(stage.name.encode())
         for name in sorted(tensors):

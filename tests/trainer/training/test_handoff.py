@@ -57,7 +57,7 @@ def test_the_served_network_is_the_trained_average(tmp_path: Path) -> None:
     """Half precision moves no value by more than a thousandth."""
     from dicomnode.imaging.volume import Volume
     from trainer.training import checkpoint, networks
-    from trainer.training.player import set_weights
+    from trainer.training.trained_network import set_weights
 
     run = trained(tmp_path, slice_recipe(Kind.SLICE), (3,), (Split.TRAIN,))
     (made,) = write_models(run, name="mine", licence="MIT", report=lambda _line: None)

@@ -18,13 +18,13 @@ from trainer.training import checkpoint, loop
 from trainer.training import plan as plans
 from trainer.training.handoff import write_models
 from trainer.training.loop import LAST, Line, train
-from trainer.training.recipe import Discriminator, Losses, Recipe, Stage
+from trainer.training.recipe import Discriminator, Losses, Recipe, TrainingStage
 
 MUON = FIDELITY.model_copy(update={"optimizer": "muon"})
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[3]
-GAN = Stage(
+GAN = TrainingStage(
     name="srgan",
     share=1,
     losses=Losses(mse=1.0, adversarial=1e-3),
@@ -164,7 +164,7 @@ def test_minutes_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("stage", [FIDELITY, MUON], ids=["adamw", "muon"])
-def test_processes_that_share_a_batch_end_where_one_would(stage: Stage, tmp_path: Path) -> None:
+def test_processes_that_share_a_batch_end_where_one_would(stage: TrainingStage, tmp_path: Path) -> None:
     """Two processes with half of the batch each, against one: the sum of gradients is taken in another order."""
     alone, shared = (planned(tmp_path / name, thin_recipe(stage, batch=4), (3,)) for name in ("alone", "shared"))
     run_through(alone)

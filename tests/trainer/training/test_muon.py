@@ -8,7 +8,7 @@ import torch
 from tests.support.recipes import FIDELITY, thin_recipe
 from trainer.training import networks
 from trainer.training.muon import Muon, orthonormal
-from trainer.training.player import Player, unflatten
+from trainer.training.trained_network import TrainedNetwork, unflatten
 
 SHAPES = [(8, 24), (24, 8), (8, 24), (12, 12)]
 
@@ -49,13 +49,13 @@ def test_it_takes_the_convolutions_between_the_outer_ones_and_nothing_else() -> 
     """A gradient of one and the same number: AdamW's first step is the rate everywhere, Muon's is not."""
     net = networks.build(thin_recipe().network)
     stage = FIDELITY.model_copy(update={"optimizer": "muon", "weight_decay": 0.0})
-    player = Player(net, stage, dtype=torch.float32, device=torch.device("cpu"), average_decay=0.9)
-    before = player.master.clone()
+    trained = TrainedNetwork(net, stage, dtype=torch.float32, device=torch.device("cpu"), average_decay=0.9)
+    before = trained.master.clone()
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
-    player.step(1e-3, clip_norm=0.0)
+    trained.step(1e-3, clip_norm=0.0)
     moved = [torch.empty_like(parameter) for parameter in net.parameters()]
-    unflatten(before - player.master, moved)
+    unflatten(before - trained.master, moved)
     names = [name for name, _ in net.named_parameters()]
     muons = {name for name, move in zip(names, moved, strict=True) if not torch.allclose(move, torch.tensor(1e-3))}
     assert muons == {"blocks.0.first.weight", "blocks.0.second.weight", "join.weight"}

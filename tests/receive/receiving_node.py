@@ -1,4 +1,4 @@
-"""A receiver with a real ledger and archive in a folder of its own, for the tests of the door."""
+"""A receiver with a real ledger and archive in a folder of its own, for the tests of receiving."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def said(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object]]
     return [vars(record)["dicomnode_fields"] for record in caplog.records if record.getMessage() == name]
 
 
-class House:
+class ReceivingNode:
     """The receiver and what it stores into."""
 
     port: int  # where it listens, or listened
@@ -69,17 +69,17 @@ class House:
 
 
 @contextmanager
-def house(
+def receiving_node(
     data: Path,
     *,
     peers: Sequence[PeerSettings] = (SCANNER,),
     free_percent: float = 0.0,
     listen: str = "127.0.0.1:0",
     **limits: float,
-) -> Iterator[House]:
+) -> Iterator[ReceivingNode]:
     """A receiver that listens, and is stopped without waiting; ``limits``: keys of ``[receive]``."""
     data.mkdir(parents=True, exist_ok=True)
-    made = House(data, ReceiveSettings.model_validate(limits), peers, free_percent, listen)
+    made = ReceivingNode(data, ReceiveSettings.model_validate(limits), peers, free_percent, listen)
     made.receiver.start()
     made.port = made.receiver.port
     try:

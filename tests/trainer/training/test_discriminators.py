@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.training.discriminator import MIN_SIDE_PIXELS, DiscriminatorKind, build, reformats
+from trainer.training.discriminators import MIN_SIDE_PIXELS, DiscriminatorKind, build, reformats
 from trainer.training.losses import discriminator_accuracy, gradient_penalty, paper_discriminator_loss
 
 

@@ -11,11 +11,11 @@ import torch
 from dicomnode.generators.kinds import Kind
 from tests.support.phantom_sources import phantom
 from tests.support.recipes import FIDELITY, SHARP, Trainable, slice_recipe, thin_recipe
-from trainer.training import game, losses, networks, slices, strips
+from trainer.training import losses, networks, slices, strips, training_step
 from trainer.training.batches import Batch
-from trainer.training.game import Game, new_game
-from trainer.training.recipe import Degradation, Discriminator, Losses, Recipe, Stage
+from trainer.training.recipe import Degradation, Discriminator, Losses, Recipe, TrainingStage
 from trainer.training.simulate import grey_volume
+from trainer.training.training_step import TrainingStep, new_training_step
 
 CPU = torch.device("cpu")
 
@@ -34,19 +34,19 @@ def slice_batch(recipe: Recipe) -> slices.SliceBatch:
     return slices.draw_batch(pairs, recipe, range(2), seed=1, step=0)
 
 
-def game_of(recipe: Recipe, stage: Stage) -> Game:
+def step_of(recipe: Recipe, stage: TrainingStage) -> TrainingStep:
     """Freshly begun."""
     torch.manual_seed(0)
     net = networks.build(recipe.network)
-    return new_game(
+    return new_training_step(
         recipe, stage, net, seed=1, dtype=torch.float32, device=CPU, features_file=None, features_sha256=None
     )
 
 
-def play(one: Game, batch: Batch, steps: int, rate: float) -> Sequence[float]:
+def run_steps(one: TrainingStep, batch: Batch, steps: int, rate: float) -> Sequence[float]:
     """The weighted loss of each step."""
-    told = [one.step(batch, number, rate, look_closer=False) for number in range(steps)]
-    return [float(sum(step.terms.values())) for step in told]
+    reports = [one.run(batch, number, rate, look_closer=False) for number in range(steps)]
+    return [float(sum(step.terms.values())) for step in reports]
 
 
 def test_the_thin_network_starts_at_cubic_dc_and_gets_better() -> None:
@@ -54,7 +54,7 @@ def test_the_thin_network_starts_at_cubic_dc_and_gets_better() -> None:
     recipe = thin_recipe()
     batch = strip_batch(recipe)
     base, truth = torch.from_numpy(batch.base), torch.from_numpy(batch.truth)
-    found = play(game_of(recipe, FIDELITY), batch, 25, 3e-3)
+    found = run_steps(step_of(recipe, FIDELITY), batch, 25, 3e-3)
     at_start = losses.charbonnier(base - truth) + 0.5 * losses.z_gradient(base, truth)  # the stage's weights
     assert found[0] == pytest.approx(at_start.item(), rel=0.02)
     assert found[-1] < 0.985 * found[0]
@@ -63,39 +63,39 @@ def test_the_thin_network_starts_at_cubic_dc_and_gets_better() -> None:
 @pytest.mark.parametrize("kind", [Kind.SLICE, Kind.SLAB3, Kind.SRCNN, Kind.VDSR])
 def test_every_slice_network_learns(kind: Trainable) -> None:
     recipe = slice_recipe(kind, input="cubic" if kind in (Kind.SRCNN, Kind.VDSR) else "thick")
-    found = play(game_of(recipe, recipe.stage[0]), slice_batch(recipe), 12, 1e-3)
+    found = run_steps(step_of(recipe, recipe.stage[0]), slice_batch(recipe), 12, 1e-3)
     assert found[-1] < 0.97 * found[0]  # SRCNN and VDSR begin at cubic interpolation, which is good already
 
 
 def test_the_discriminator_learns_to_tell_and_the_generator_moves_against_it() -> None:
-    """With the adversarial term alone leading, the generator's logit must rise against a resting opponent."""
+    """With the adversarial term alone leading, the generator's logit must rise against a resting discriminator."""
     recipe = thin_recipe(FIDELITY, SHARP)
-    one = game_of(recipe, SHARP)
+    one = step_of(recipe, SHARP)
     batch = strip_batch(recipe)
-    before = one.opponent.master.clone() if one.opponent is not None else None
-    told = one.step(batch, 0, 1e-3, look_closer=True)
-    assert one.opponent is not None
+    before = one.discriminator.master.clone() if one.discriminator is not None else None
+    report = one.run(batch, 0, 1e-3, look_closer=True)
+    assert one.discriminator is not None
     assert before is not None
-    assert not torch.equal(one.opponent.master, before)
-    assert told.discriminator_loss is not None
-    assert float(told.discriminator_loss) == pytest.approx(np.log(2), abs=0.2)  # undecided at first
-    assert told.adversarial_gradient is not None
-    assert 0 < told.adversarial_gradient < 10
+    assert not torch.equal(one.discriminator.master, before)
+    assert report.discriminator_loss is not None
+    assert float(report.discriminator_loss) == pytest.approx(np.log(2), abs=0.2)  # undecided at first
+    assert report.adversarial_gradient is not None
+    assert 0 < report.adversarial_gradient < 10
 
 
-def test_the_opponent_is_not_taught_by_the_generators_turn() -> None:
+def test_the_generators_update_leaves_the_discriminator_as_it_is() -> None:
     """A generator's step leaves no gradient in the discriminator."""
     recipe = thin_recipe(FIDELITY, SHARP)
-    one = game_of(recipe, SHARP)
-    one.step(strip_batch(recipe), 0, 1e-3, look_closer=True)
-    assert one.opponent is not None
-    assert all(parameter.grad is None for parameter in one.opponent.net.parameters())
-    assert all(parameter.requires_grad for parameter in one.opponent.net.parameters())
+    one = step_of(recipe, SHARP)
+    one.run(strip_batch(recipe), 0, 1e-3, look_closer=True)
+    assert one.discriminator is not None
+    assert all(parameter.grad is None for parameter in one.discriminator.net.parameters())
+    assert all(parameter.requires_grad for parameter in one.discriminator.net.parameters())
 
 
 def test_the_published_weights_make_the_adversarial_term_vanish() -> None:
     """Raw values: beside an MSE of 1e4 and more, 1e-3 of a cross entropy is less than 1e-5 (SCIENCE §1.5)."""
-    stage = Stage(
+    stage = TrainingStage(
         name="srgan",
         share=1,
         losses=Losses(mse=1.0, adversarial=1e-3),
@@ -103,18 +103,18 @@ def test_the_published_weights_make_the_adversarial_term_vanish() -> None:
         discriminator=Discriminator(kind="paper"),
     )
     recipe = slice_recipe(Kind.SLICE, stage, scale="raw", patch=32)
-    told = game_of(recipe, stage).step(slice_batch(recipe), 0, 1e-4, look_closer=False)
-    assert float(told.terms["adversarial"]) < 1e-5 * float(sum(told.terms.values()))
+    report = step_of(recipe, stage).run(slice_batch(recipe), 0, 1e-4, look_closer=False)
+    assert float(report.terms["adversarial"]) < 1e-5 * float(sum(report.terms.values()))
 
 
 def test_a_consistency_term_is_zero_behind_the_projection_only() -> None:
     stage = FIDELITY.model_copy(update={"losses": Losses(consistency=1.0, charbonnier=1.0)})
     recipe = thin_recipe(stage)
-    one = game_of(recipe, stage)
+    one = step_of(recipe, stage)
     with torch.no_grad():
         for parameter in one.generator.net.parameters():
             parameter.uniform_(-0.1, 0.1)
     batch = strip_batch(recipe)
-    served, before = game.predict(one.generator.net, batch, torch.float32, CPU)
+    served, before = training_step.predict(one.generator.net, batch, torch.float32, CPU)
     thick, profile = strips.measured(batch, CPU), strips.profile(batch, CPU)
     assert losses.consistency_loss(served, thick, profile) < 1e-5 * losses.consistency_loss(before, thick, profile)

@@ -15,78 +15,81 @@ from torch import Tensor, nn
 from dicomnode.generators.kinds import NETWORKS
 from trainer import features
 from trainer.published import code_vgg_input
-from trainer.training import discriminator, losses, slices, strips
+from trainer.training import discriminators, losses, slices, strips
 from trainer.training.batches import Batch
-from trainer.training.player import Player
-from trainer.training.recipe import Discriminator, Recipe, Stage
+from trainer.training.recipe import Discriminator, Recipe, TrainingStage
 from trainer.training.strips import StripBatch
+from trainer.training.trained_network import TrainedNetwork
 
 REFORMATS_EVERY = 8  # rows and columns; neighbours say the same, and each has its turn
 
 
 @dataclass(slots=True, kw_only=True)
-class Told:
-    """What a step tells of itself; tensors, so that nothing waits for a GPU that nobody asked."""
+class StepReport:
+    """Losses and norms of one step; tensors, so that no step waits for the GPU to report them."""
 
     terms: dict[str, Tensor] = field(default_factory=dict)  # each loss term, weighted
     gradient_norm: Tensor | None = None
     discriminator_loss: Tensor | None = None
-    accuracy: float | None = None  # share of pairs in which the discriminator told the real one
+    accuracy: float | None = None  # share of pairs in which the discriminator found the real one
     adversarial_gradient: float | None = None  # norm of the adversarial term's gradient ÷ the other terms'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Game:
-    """The players and the rules of one stage."""
+class TrainingStep:
+    """What one stage trains: the networks, and what decides their losses."""
 
     recipe: Recipe
-    stage: Stage
+    stage: TrainingStage
     dtype: torch.dtype
     device: torch.device
-    generator: Player
-    opponent: Player | None
-    eyes: features.Features | None
+    generator: TrainedNetwork
+    discriminator: TrainedNetwork | None
+    feature_net: features.Features | None
 
-    def step(self, batch: Batch, number: int, rate: float, *, look_closer: bool) -> Told:
-        """Step ``number`` of the stage; ``look_closer`` also measures whose gradient leads, at the cost of a pass."""
-        told = Told()
+    def run(self, batch: Batch, number: int, rate: float, *, look_closer: bool) -> StepReport:
+        """Step ``number`` of the stage.
+
+        With ``look_closer`` it also measures how large the adversarial gradient is, which costs another pass.
+        """
+        report = StepReport()
         predicted, unprojected = predict(self.generator.net, batch, self.dtype, self.device)
         truth = truth_of(batch, self.device)
-        if self.opponent is not None:
+        if self.discriminator is not None:
             real, fake = (self.seen(images, batch, number) for images in (truth, predicted.detach()))
-            self._teach_opponent(real, fake, number, rate, told)
+            self._train_discriminator(real, fake, number, rate, report)
         terms = self._terms(batch, predicted, unprojected, truth, number)
         if look_closer and "adversarial" in terms:
-            told.adversarial_gradient = self._gradient_share(terms)
+            report.adversarial_gradient = self._gradient_share(terms)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        told.terms = {name: term.detach() for name, term in terms.items()}
-        told.gradient_norm = self.generator.step(rate, self.recipe.clip_norm)
-        return told
+        report.terms = {name: term.detach() for name, term in terms.items()}
+        report.gradient_norm = self.generator.step(rate, self.recipe.clip_norm)
+        return report
 
     def seen(self, images: Tensor, batch: Batch, number: int) -> Tensor:
         """What the discriminator is shown."""
         if not isinstance(batch, StripBatch):
             return images
         base = torch.from_numpy(batch.base).to(self.device)
-        return discriminator.reformats(images, base, every=REFORMATS_EVERY, first=number % REFORMATS_EVERY)
+        return discriminators.reformats(images, base, every=REFORMATS_EVERY, first=number % REFORMATS_EVERY)
 
-    def _teach_opponent(self, real: Tensor, fake: Tensor, number: int, rate: float, told: Told) -> None:
-        rules, opponent = self.stage.discriminator, self.opponent
+    def _train_discriminator(self, real: Tensor, fake: Tensor, number: int, rate: float, report: StepReport) -> None:
+        rules, discriminator = self.stage.discriminator, self.discriminator
         assert rules is not None
-        assert opponent is not None
-        real_logits, fake_logits = opponent.net(real), opponent.net(fake)
+        assert discriminator is not None
+        real_logits, fake_logits = discriminator.net(real), discriminator.net(fake)
         if rules.loss == "relativistic":
             loss = losses.relativistic_discriminator_loss(real_logits, fake_logits)
         else:
             loss = losses.paper_discriminator_loss(real_logits, fake_logits)
-        told.discriminator_loss = loss.detach()
-        told.accuracy = losses.discriminator_accuracy(real_logits, fake_logits)
+        report.discriminator_loss = loss.detach()
+        report.accuracy = losses.discriminator_accuracy(real_logits, fake_logits)
         if number % rules.penalty_every == 0:
             for weight, images in ((rules.r1, real), (rules.r2, fake)):
                 if weight > 0:
-                    loss = loss + weight * rules.penalty_every * losses.gradient_penalty(opponent.net, images)
+                    loss = loss + weight * rules.penalty_every * losses.gradient_penalty(discriminator.net, images)
         loss.backward()  # type: ignore[no-untyped-call]
-        opponent.step(_opponent_rate(rules, rate), 0.0)
+        discriminator.step(_discriminator_rate(rules, rate), 0.0)
 
     def _terms(
         self, batch: Batch, predicted: Tensor, unprojected: Tensor, truth: Tensor, number: int
@@ -104,21 +107,21 @@ class Game:
             thick, profile = strips.measured(batch, self.device), strips.profile(batch, self.device)
             terms["consistency"] = weights.consistency * losses.consistency_loss(unprojected, thick, profile)
         if weights.content:
-            assert self.eyes is not None
-            distance = losses.content_distance(self.eyes, predicted, truth)
-            terms["content"] = weights.content / self.eyes.energy * distance
+            assert self.feature_net is not None
+            distance = losses.content_distance(self.feature_net, predicted, truth)
+            terms["content"] = weights.content / self.feature_net.energy * distance
         if weights.content_raw:
-            assert self.eyes is not None
+            assert self.feature_net is not None
             fed = [code_vgg_input(images) for images in (predicted, truth)]
-            terms["content_raw"] = weights.content_raw * losses.content_distance(self.eyes, *fed)
+            terms["content_raw"] = weights.content_raw * losses.content_distance(self.feature_net, *fed)
         if weights.adversarial:
             terms["adversarial"] = weights.adversarial * self._adversarial(batch, predicted, truth, number)
         return terms
 
     def _adversarial(self, batch: Batch, predicted: Tensor, truth: Tensor, number: int) -> Tensor:
-        assert self.opponent is not None
+        assert self.discriminator is not None
         assert self.stage.discriminator is not None
-        net = self.opponent.net
+        net = self.discriminator.net
         for parameter in net.parameters():
             parameter.requires_grad_(False)
         fake = net(self.seen(predicted, batch, number))
@@ -144,9 +147,9 @@ class Game:
         return norm(["adversarial"]) / others if others > 0 else math.inf
 
 
-def new_game(
+def new_training_step(
     recipe: Recipe,
-    stage: Stage,
+    stage: TrainingStage,
     net: nn.Module,
     *,
     seed: int,
@@ -154,26 +157,26 @@ def new_game(
     device: torch.device,
     features_file: Path | None,
     features_sha256: str | None,
-) -> Game:
-    """The stage's players; the generator begins with the weights of ``net``, the discriminator at random."""
-    eyes = None
+) -> TrainingStep:
+    """The step of a stage; the generator begins with the weights of ``net``, the discriminator at random."""
+    feature_net = None
     if stage.features is not None:
-        eyes = features.load(stage.features, file=features_file, sha256=features_sha256).to(device)
-    opponent = None
+        feature_net = features.load(stage.features, file=features_file, sha256=features_sha256).to(device)
+    discriminator = None
     if (rules := stage.discriminator) is not None:
         torch.manual_seed(seed + 1)
         row = NETWORKS[recipe.network.kind]
-        channels = row.slices_predicted if row.is_of_slices else discriminator.REFORMAT_CHANNELS
-        opposing = discriminator.build(discriminator.DiscriminatorKind(rules.kind), channels=channels)
-        opponent = Player(opposing, stage, dtype=torch.float32, device=device, average_decay=0.0)
-    return Game(
+        channels = row.slices_predicted if row.is_of_slices else discriminators.REFORMAT_CHANNELS
+        opposing = discriminators.build(discriminators.DiscriminatorKind(rules.kind), channels=channels)
+        discriminator = TrainedNetwork(opposing, stage, dtype=torch.float32, device=device, average_decay=0.0)
+    return TrainingStep(
         recipe=recipe,
         stage=stage,
         dtype=dtype,
         device=device,
-        generator=Player(net, stage, dtype=dtype, device=device, average_decay=recipe.average_decay),
-        opponent=opponent,
-        eyes=eyes,
+        generator=TrainedNetwork(net, stage, dtype=dtype, device=device, average_decay=recipe.average_decay),
+        discriminator=discriminator,
+        feature_net=feature_net,
     )
 
 
@@ -190,6 +193,6 @@ def truth_of(batch: Batch, device: torch.device) -> Tensor:
     return torch.from_numpy(batch.truth if isinstance(batch, StripBatch) else batch.targets).to(device)
 
 
-def _opponent_rate(rules: Discriminator, rate: float) -> float:
-    """Its own rate where it has one; else it shares the generator's, as in the published code."""
+def _discriminator_rate(rules: Discriminator, rate: float) -> float:
+    """The discriminator's own rate, or the generator's where it has none, as in the published code."""
     return rate if rules.learning_rate is None else rules.learning_rate

@@ -7,9 +7,8 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Final, NewType
 
+from dicomnode.derivation import DerivationParameters
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
-
-UTC_OFFSET_MIN = "utc_offset_min"  # in a job's parameters: the time zone in which its dates and times are written
 
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
@@ -166,13 +165,9 @@ class SettledSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedJob:
-    """The decision to derive one revision with one model: everything that changes the result is pinned here."""
+    """The decision to derive one revision with one model."""
 
-    rule: str
-    model: str
-    model_digest: str
-    ratio: int
-    parameters: str  # canonical JSON: the rule's keys that change pixels or tags, and UTC_OFFSET_MIN
+    parameters: DerivationParameters  # everything that changes the result; with a ratio
     deliver_to: tuple[str, ...]  # peer names
     sentence: str  # the verdict in words
 
@@ -190,29 +185,6 @@ class Job:
     created_at: datetime  # the date and time that the derived objects carry
     attempts: int
     lease_token: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DerivedInstance:
-    """One derived file of a finished job."""
-
-    id: InstanceId
-    file_name: str  # within the folder of the output series
-    sop_instance_uid: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DerivedSeries:
-    """What a job made."""
-
-    series_uid: str
-    instances: tuple[DerivedInstance, ...]  # by Instance Number
-    notes: tuple[str, ...]  # sentences for ``series explain``: clipped voxels, unknown profile …
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

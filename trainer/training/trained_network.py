@@ -1,6 +1,6 @@
 """A network in training: in working precision in front of a float32 master copy, with optimiser and moving average.
 
-Generator and discriminator are both players. All state is flat float32 vectors, so that a checkpoint is a few
+Generator and discriminator are each one of these. All state is flat float32 vectors, so that a checkpoint is a few
 tensors and an exchange between processes is one.
 """
 
@@ -14,7 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from trainer.training import group
 from trainer.training.muon import Muon
-from trainer.training.recipe import Stage
+from trainer.training.recipe import TrainingStage
 
 CONVOLUTION_AXES = 4  # of its weights: output channels, input channels, rows, columns
 OUTER_LAYERS = ("head", "tail")  # from values and to values: for Muon's equal directions there is no reason
@@ -23,11 +23,11 @@ ADAM_MOMENTS = {"exp_avg": "first_moment", "exp_avg_sq": "second_moment"}
 MUON_MOMENTS = {"momentum_buffer": "momentum"}
 
 
-class Player:
+class TrainedNetwork:
     """One network of one stage; begins with the weights that the network has."""
 
     def __init__(
-        self, net: nn.Module, stage: Stage, *, dtype: torch.dtype, device: torch.device, average_decay: float
+        self, net: nn.Module, stage: TrainingStage, *, dtype: torch.dtype, device: torch.device, average_decay: float
     ) -> None:
         net = net.to(device)
         self.average_decay = average_decay
@@ -94,7 +94,7 @@ class Player:
         return net.eval()
 
 
-def _optimizers(stage: Stage, master: Tensor, parameters: list[tuple[str, nn.Parameter]]) -> list[Optimizer]:
+def _optimizers(stage: TrainingStage, master: Tensor, parameters: list[tuple[str, nn.Parameter]]) -> list[Optimizer]:
     """What steps ``master``, whose gradient is there, in parts that are views of it."""
     if stage.optimizer != "muon":
         return [_adam(AdamW if stage.optimizer == "adamw" else Adam, [master], stage)]
@@ -112,7 +112,7 @@ def _optimizers(stage: Stage, master: Tensor, parameters: list[tuple[str, nn.Par
     return [muon, _adam(AdamW, others, stage)]
 
 
-def _adam(kind: type[Adam], parts: list[Tensor], stage: Stage) -> Optimizer:
+def _adam(kind: type[Adam], parts: list[Tensor], stage: TrainingStage) -> Optimizer:
     betas, decay = (stage.beta1, stage.beta2), stage.weight_decay
     return kind(parts, lr=stage.learning_rate, betas=betas, weight_decay=decay, fused=True)
 

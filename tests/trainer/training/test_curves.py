@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode.errors import InputError
-from trainer.training.board import FOLDER, board
+from trainer.training.curves import FOLDER, tensorboard_curves
 from trainer.training.loop import Line
 
 LINE = Line(
@@ -20,7 +20,7 @@ IS_THERE = importlib.util.find_spec("tensorboard") is not None
 
 @pytest.mark.skipif(IS_THERE, reason="TensorBoard is installed")
 def test_without_tensorboard_one_sentence_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="TensorBoard is not installed"), board(tmp_path):
+    with pytest.raises(InputError, match="TensorBoard is not installed"), tensorboard_curves(tmp_path):
         pass
     assert not (tmp_path / FOLDER).exists()
 
@@ -28,7 +28,7 @@ def test_without_tensorboard_one_sentence_says_so(tmp_path: Path) -> None:
 @pytest.mark.skipif(not IS_THERE, reason="TensorBoard is not installed: an extra")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_line_becomes_a_file_of_events(tmp_path: Path) -> None:
-    with board(tmp_path) as write:
+    with tensorboard_curves(tmp_path) as write:
         write(LINE)
     (events,) = (tmp_path / FOLDER).iterdir()
     assert b"sharp/discriminator/accuracy" in events.read_bytes()

@@ -1,4 +1,4 @@
-"""The lines of a run as TensorBoard shows them; needs the extra ``board``."""
+"""The lines of a run as curves of TensorBoard; needs the extra ``board``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = "board"  # of the run
 
 
 @contextmanager
-def board(run: Path) -> Iterator[Callable[[Line], None]]:
+def tensorboard_curves(run: Path) -> Iterator[Callable[[Line], None]]:
     """Writes each line below ``RUN/board``, one curve a number and stage. InputError where TensorBoard is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter

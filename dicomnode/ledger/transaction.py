@@ -17,7 +17,7 @@ NODE: Final = "node"  # who acts when nobody asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
+class LedgerTransaction:
     """An open transaction, its moment, and who acts."""
 
     connection: Connection

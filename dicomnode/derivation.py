@@ -1,0 +1,138 @@
+"""A derivation as the rooms hand it on: the parameters that decide it, and the series that it made.
+
+``settle`` pins the parameters when it plans a job, the ledger keeps them in the job's row, the order takes them to the
+executor, and the pipeline and ``derive`` read them there. A job runs with what was pinned, whatever the settings and
+this machine's time zone say by then. This module reads no settings, file or ledger, and loads no numpy.
+
+A parameter that comes later is one field of ``DerivationParameters``, with None as its default: a job that was planned
+before has no such key in its text, and its derived UIDs depend on that text (``derive.facts``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, Literal, Self
+
+from dicomnode.errors import InputError
+from dicomnode.ids import InstanceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleLimits:
+    """Which series a rule lets through, and how thin the slices are to become; the defaults of every rule."""
+
+    target_mm: float = 1.0  # below it, thin slices show noise, not anatomy
+    min_ratio: float = 1.5  # what is thinner than this is thin already
+    max_gap_fraction: float = 0.5  # beyond it more is made up than measured
+    derived: Literal["process", "keep"] = "process"
+    allow_lossy: bool = False
+    refuse_terms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivationParameters:
+    """What decides the pixels and tags of a derived series, beside its source and the node."""
+
+    rule: str
+    model: str
+    model_digest: str
+    ratio: int | None = None  # thin slices for each thick one; None: as the verdict says
+    limits: RuleLimits = RuleLimits()
+    utc_offset_min: int | None = None  # of the clock on which dates and times are written; None: this machine's clock
+
+    def pinned(self) -> dict[str, object]:
+        """What ``text`` holds. A key that an earlier version did not write is absent, so that its text comes back."""
+        later = {key: value for key in _LATER if (value := getattr(self, key)) is not None}
+        return {**asdict(self.limits), **later}
+
+    def text(self) -> str:
+        """The parameters that have no column of their own, as canonical JSON."""
+        return json.dumps(self.pinned(), sort_keys=True, separators=(",", ":"))
+
+    def as_columns(self) -> dict[str, str | int | None]:
+        """Every parameter, as a row of the ledger and a message to the executor hold it."""
+        return {**{name: getattr(self, name) for name in _COLUMNS}, "parameters": self.text()}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, object]) -> Self:
+        """The value that ``as_columns`` of this or any earlier version wrote; other columns are passed over.
+
+        Raises InputError where the text holds a key that this version does not know, or lacks one.
+        """
+        keys: dict[str, Any] = _object(str(columns["parameters"]))
+        if unknown := sorted(keys.keys() - _LIMITS - set(_LATER)):
+            raise InputError(
+                f"The job was planned with {', '.join(unknown)}, which this version of the node does not know.",
+                hint="Run it with the version that planned it, or have the series judged anew: `series retry ID`.",
+            )
+        if missing := sorted(_LIMITS - keys.keys()):
+            raise _unreadable(f"they lack {', '.join(missing)}")
+        given: dict[str, Any] = {name: columns[name] for name in _COLUMNS}
+        given |= {key: value for key, value in keys.items() if key in _LATER}
+        limits: dict[str, Any] = {
+            key: tuple(keys[key]) if isinstance(keys[key], list) else keys[key] for key in _LIMITS
+        }
+        return cls(**given, limits=RuleLimits(**limits))
+
+    def makes_the_same(self, other: DerivationParameters) -> bool:
+        """Are the two one decision? A job keeps the clock of its own moment, whatever the clocks say by now."""
+        return replace(self, utc_offset_min=None) == replace(other, utc_offset_min=None)
+
+    def on_pinned_clock(self, moment: datetime) -> datetime:
+        """The moment as it is written into the derived objects."""
+        return moment.astimezone(
+            None if self.utc_offset_min is None else timezone(timedelta(minutes=self.utc_offset_min))
+        )
+
+
+_COLUMNS: Final = ("rule", "model", "model_digest", "ratio")  # each has a column of its own
+_LIMITS: Final = frozenset(field.name for field in fields(RuleLimits))
+_LATER: Final = tuple(field.name for field in fields(DerivationParameters) if field.name not in (*_COLUMNS, "limits"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedInstance:
+    """One derived file of a job."""
+
+    id: InstanceId
+    file_name: str  # within the folder of the output series
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedSeries:
+    """What a job made."""
+
+    series_uid: str
+    instances: tuple[DerivedInstance, ...]  # by Instance Number
+    notes: tuple[str, ...]  # sentences for ``series explain``: clipped voxels, unknown profile …
+    seconds: float
+
+
+def utc_offset_min(moment: datetime) -> int:
+    """Minutes by which this machine's clock is ahead of UTC at that moment."""
+    return round((moment.astimezone().utcoffset() or timedelta()) / timedelta(minutes=1))
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        keys = json.loads(text)
+    except ValueError as exc:
+        raise _unreadable("they are no JSON") from exc
+    if not isinstance(keys, dict):
+        raise _unreadable("they are no JSON object")
+    return keys
+
+
+def _unreadable(why: str) -> InputError:
+    return InputError(
+        f"The parameters with which the job was planned cannot be read: {why}.",
+        hint="Have the series judged anew: `series retry ID`.",
+    )
