@@ -22,8 +22,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -55,25 +55,6 @@ class Origin:
     id: InstanceId
     peer: str
     received_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orphan:
-    """A whole file that no row of the ledger knows: it was never acknowledged."""
-
-    file: str  # its name below the quarantine folder, where the sweep moved or found it
-    sha256: str
-    peer: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderReport:
-    """How the files of one folder and their rows in the ledger differed."""
-
-    swept: int  # temporary files removed
-    orphans: tuple[Orphan, ...]
-    missing: tuple[str, ...]  # rows without a file, as the archive-relative paths of the ledger
-    failures: tuple[str, ...]  # a sentence for each file that had to be left where it is
 
 
 class Archive:
@@ -172,7 +153,7 @@ class Archive:
         """Move an archived file to quarantine; its name below the quarantine folder. Raises OSError as it comes."""
         source = self.path(file)
         self.before_first_write(source.parent.name)
-        name = self._move_aside(source)
+        name = self.move_aside(source)
         sync_folder(self.quarantine_folder)
         sync_folder(source.parent)
         return name
@@ -219,7 +200,7 @@ class Archive:
                 _seek_dataset(stream, path)
                 return memoryview(stream.read())
         except OSError as exc:
-            raise _unreadable(path, exc) from exc
+            raise unreadable(path, exc) from exc
 
     def has(self, file: str) -> bool:
         """Is there such a file? A disk that does not say is StorageError: it says nothing of the file."""
@@ -229,7 +210,7 @@ class Archive:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as exc:
-            raise _unreadable(path, exc) from exc
+            raise unreadable(path, exc) from exc
         return True
 
     def digest(self, file: str) -> str:
@@ -238,7 +219,7 @@ class Archive:
 
     def digest_of_altered(self, file: str) -> str:
         """SHA-256 of a file that may not be one of ours any more: of its dataset, else of all of it."""
-        return _digest_of_anything(self.path(file))
+        return digest_of_anything(self.path(file))
 
     def verify(self, file: str, sha256: str) -> FileState:
         """Are the dataset bytes still those whose digest the ledger holds?
@@ -264,7 +245,7 @@ class Archive:
         folder = self.output_folder(series)
         try:
             self.before_first_write(self.folder_of(series).name)
-            _remove_tree(folder)
+            remove_temporary(folder)
             self._ensure_folder(self.root)
             make_folder(folder)
         except OSError as exc:
@@ -284,14 +265,14 @@ class Archive:
         folder, target = self.output_folder(series), self.folder_of(series)
         stale = self.root / f"{series}{_STALE_SUFFIX}"
         try:
-            _remove_tree(stale)
+            remove_temporary(stale)
             if series in self._published and target.exists():
                 target.rename(stale)
             checkpoint("archive.cleared")
             rename_folder(folder, target)  # onto an empty folder, or onto none (rename(2))
             self._published.add(series)
             checkpoint("archive.published")
-            _remove_tree(stale)
+            remove_temporary(stale)
         except OSError as exc:
             raise StorageError(
                 f"The output folder {folder} could not be published: {exc.strerror}; the job waits.",
@@ -303,11 +284,11 @@ class Archive:
         """Remove the files of a cancelled job, published or not: no row names them, and no other attempt follows."""
         stale = self.root / f"{series}{_STALE_SUFFIX}"
         try:
-            _remove_tree(stale)
+            remove_temporary(stale)
             if self.folder_of(series).exists():
                 self.folder_of(series).rename(stale)
             for folder in (stale, self.output_folder(series)):
-                _remove_tree(folder)
+                remove_temporary(folder)
         except OSError as exc:
             raise StorageError(
                 f"What a cancelled job wrote for series {series} could not be removed: {exc.strerror}.",
@@ -343,92 +324,13 @@ class Archive:
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
 
-    # What an earlier process left.
-
-    def remove_unpublished(self) -> int:
-        """Remove what no process had published: jobs' folders, half-written files in quarantine; how many.
-
-        Only before this process writes anything itself. Raises OSError as it comes.
-        """
-        return sum(
-            _remove_tree(folder / name)
-            for folder in (self.root, self.quarantine_folder)
-            for name in _names(folder)
-            if name.endswith(TEMPORARY_SUFFIX)
-        )
-
     def folder_names(self) -> list[str]:
         """The names of the series' folders, in no order: one listing, whatever they hold. A job's is none yet."""
-        return [name for name in _names(self.root) if not name.endswith(TEMPORARY_SUFFIX)]
+        return [entry.name for entry in scan(self.root) if not entry.name.endswith(TEMPORARY_SUFFIX)]
 
     def quarantined_names(self) -> list[str]:
         """The names of the files in quarantine, in no order."""
-        return _names(self.quarantine_folder)
-
-    def changed_since(self, name: str, moment: datetime | None) -> bool:
-        """Did a file come into a series' folder, or leave it, since then? As far as the file system's clock goes."""
-        if moment is None:
-            return True
-        try:
-            return (self.root / name).stat().st_mtime >= moment.timestamp()
-        except FileNotFoundError:
-            return False
-        except OSError:  # in doubt it did; the look through it says what is wrong
-            return True
-
-    def sweep_folder(self, name: str, known_files: Set[str], known_aside: Set[str] = frozenset()) -> FolderReport:
-        """Bring the files and the rows of one folder together, while nobody else writes into it.
-
-        Temporary files are removed. A whole file without a row was never acknowledged: it is moved to quarantine,
-        and the caller owes it a row there. One that has its row in quarantine was on its way there (``known_aside``:
-        names below the quarantine folder). A row without a file is only reported.
-        """
-        folder = self.root / name
-        swept = 0
-        orphans: list[Orphan] = []
-        present: set[str] = set()
-        failures: list[str] = []
-        is_moved = False
-        for entry in _scan(folder):
-            file = f"{name}/{entry.name}"
-            try:
-                if entry.name.endswith(TEMPORARY_SUFFIX):
-                    swept += _remove_tree(folder / entry.name)
-                elif file in known_files:
-                    present.add(file)
-                elif entry.name in known_aside:
-                    self._move_aside(folder / entry.name)
-                    is_moved = True
-                elif not entry.is_dir(follow_symlinks=False):  # a folder in here is nothing that we made
-                    orphans.append(self._set_orphan_aside(folder / entry.name))
-            except OSError as exc:
-                failures.append(f"{folder / entry.name} could not be moved or removed: {exc.strerror}.")
-            except StorageError as exc:
-                failures.append(exc.sentence)
-        if orphans or is_moved:
-            sync_folder(self.quarantine_folder)
-            sync_folder(folder)
-        return FolderReport(
-            swept=swept,
-            orphans=tuple(orphans),
-            missing=tuple(sorted(known_files - present)),
-            failures=tuple(failures),
-        )
-
-    def missing(self, name: str, known_files: Set[str]) -> list[str]:
-        """Of the files of one folder that have a row, those that are not there. Raises StorageError.
-
-        Others may write into the folder meanwhile: what a listing lacks is looked for once more by its name.
-        """
-        try:
-            present = {f"{name}/{one}" for one in _names(self.root / name)}
-        except OSError as exc:
-            raise _unreadable(self.root / name, exc) from exc
-        return [file for file in sorted(known_files - present) if not self.has(file)]
-
-    def quarantined(self, name: str) -> Orphan:
-        """Read digest and sender of a file in quarantine. Raises OSError and StorageError."""
-        return self._described(self.quarantine_folder / name)
+        return [entry.name for entry in scan(self.quarantine_folder)]
 
     def free_percent(self) -> float:
         """Free space of the archive's disk in percent of its size."""
@@ -449,7 +351,7 @@ class Archive:
         try:
             usage = shutil.disk_usage(self.data)
         except OSError as exc:
-            raise _unreadable(self.data, exc) from exc
+            raise unreadable(self.data, exc) from exc
         return usage.total, usage.free
 
     def _ensure_folder(self, folder: Path) -> None:
@@ -470,16 +372,7 @@ class Archive:
                 sync_folder(folder.parent)
             self._folders_made.add(folder)
 
-    def _set_orphan_aside(self, path: Path) -> Orphan:
-        found = self._described(path)
-        return replace(found, file=self._move_aside(path))
-
-    def _described(self, path: Path) -> Orphan:
-        sha256 = _digest_of_anything(path)
-        origin = read_origin(path)
-        return Orphan(file=path.name, sha256=sha256, peer=origin.peer if origin else "")
-
-    def _move_aside(self, source: Path) -> str:
+    def move_aside(self, source: Path) -> str:
         """Move a file to quarantine, under another name where its own is taken; the caller flushes both folders."""
         self._ensure_folder(self.quarantine_folder)
         name = source.name
@@ -533,10 +426,10 @@ def _dataset_digest(path: Path) -> str:
             _seek_dataset(stream, path)
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as exc:
-        raise _unreadable(path, exc) from exc
+        raise unreadable(path, exc) from exc
 
 
-def _digest_of_anything(path: Path) -> str:
+def digest_of_anything(path: Path) -> str:
     try:
         return _dataset_digest(path)
     except _NotAFileOfOurs:
@@ -544,17 +437,17 @@ def _digest_of_anything(path: Path) -> str:
             with path.open("rb") as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as exc:
-            raise _unreadable(path, exc) from exc
+            raise unreadable(path, exc) from exc
 
 
-def _unreadable(path: Path, exc: OSError) -> StorageError:
+def unreadable(path: Path, exc: OSError) -> StorageError:
     return StorageError(
         f"{path} could not be read: {exc.strerror}.",
         hint="Check that the disk is mounted and sound, and that the node's user may read it.",
     )
 
 
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
+def scan(folder: Path) -> list[os.DirEntry[str]]:
     """List a folder, in no order; a folder that does not exist counts as empty."""
     try:
         with os.scandir(folder) as entries:
@@ -563,16 +456,12 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in _scan(folder)]
-
-
 def _no_look(name: str) -> None:
     """An archive that nobody sweeps: one that a command or a bench opens."""
     del name
 
 
-def _remove_tree(folder: Path) -> int:
+def remove_temporary(folder: Path) -> int:
     """Remove a temporary folder with all in it, or a temporary file; 1 if there was one."""
     assert folder.name.endswith(TEMPORARY_SUFFIX), "only what ends in .tmp is ever removed"
     try:

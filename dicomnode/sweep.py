@@ -29,8 +29,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dicomnode import log
-from dicomnode.archive import Archive, Orphan
+from dicomnode import leftovers, log
+from dicomnode.archive import Archive
 from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from dicomnode.ledger.engine import CheckStoppedError, LedgerBusyError
@@ -74,7 +74,7 @@ class Sweep:
         self._done: set[str] = set()
         self._swept = self._orphans = 0
         self._missing = _Missing()
-        self._moved: list[Orphan] = []  # to quarantine, and still without a row there
+        self._moved: list[leftovers.Orphan] = []  # to quarantine, and still without a row there
         self._quarantined: list[str] = []  # names that were there before this process wrote any
         self._is_busy: Callable[[], bool] = lambda: False
         self._stopping = threading.Event()
@@ -86,12 +86,12 @@ class Sweep:
         """Do what must be done before the node listens. Raises StorageError if the data folder cannot be used."""
         began_s = self._clock.monotonic()
         try:
-            self._swept += self._archive.remove_unpublished()
+            self._swept += leftovers.remove_unpublished(self._archive)
             self._quarantined = self._archive.quarantined_names()
             names = _newest_first(self._archive.folder_names())
             self._archive.before_first_write = self.look_through
             for name in names:
-                if self._archive.changed_since(name, self._boot.last_clean_stop):
+                if leftovers.has_changed_since(self._archive, name, self._boot.last_clean_stop):
                     self._look_or_leave(name)
                 if self._clock.monotonic() - began_s > BEFORE_READY_S:
                     break
@@ -137,7 +137,9 @@ class Sweep:
         with self._turn:
             if name in self._done:
                 return
-            report = self._archive.sweep_folder(name, self._ledger.files_in(name), self._ledger.aside_in(name))
+            report = leftovers.sweep_folder(
+                self._archive, name, self._ledger.files_in(name), self._ledger.aside_in(name)
+            )
             self._moved += report.orphans
             checkpoint("sweep.set_aside")
             self._record(self._moved)
@@ -184,7 +186,7 @@ class Sweep:
             names = _newest_first(map(str, self._ledger.series_numbers()))
             for name in self._in_pieces(names):
                 try:
-                    missing.add(self._archive.missing(name, self._ledger.files_in(name)))
+                    missing.add(leftovers.missing_files(self._archive, name, self._ledger.files_in(name)))
                 except StorageError as exc:
                     log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=exc.sentence)
         except NodeError as exc:
@@ -261,7 +263,7 @@ class Sweep:
             found = []
             for name in unknown[start : start + QUARANTINE_PIECE]:
                 try:
-                    found.append(self._archive.quarantined(name))
+                    found.append(leftovers.quarantined_orphan(self._archive, name))
                 except (OSError, StorageError) as exc:
                     sentence = exc.sentence if isinstance(exc, StorageError) else f"{name}: {exc.strerror}."
                     log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
@@ -282,7 +284,7 @@ class Sweep:
                 series = self._ledger.find_series(header.series_uid)
             self._ledger.quarantine_belongs(row, series, Examined(id=row, finding=finding))
 
-    def _record(self, orphans: Sequence[Orphan]) -> None:
+    def _record(self, orphans: Sequence[leftovers.Orphan]) -> None:
         if orphans:
             self._ledger.record_orphans(
                 [

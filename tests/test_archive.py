@@ -1,4 +1,4 @@
-"""The archive keeps bytes as they came, under names of our own, and sweeps only what was never promised."""
+"""The archive keeps bytes as they came, under names of our own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,33 +14,17 @@ from pydicom import dcmread
 
 from dicomnode.archive import Archive, FileState, read_origin
 from dicomnode.errors import StorageError
-from dicomnode.ids import InstanceId, SeriesId
+from dicomnode.ids import InstanceId
 from tests.support.dicom import dataset_bytes, made, mr_dataset, write_part10
 from tests.support.mounts import unreachable, unreadable
 from tests.support.pdu import EXPLICIT
-
-AT = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
-SERIES = SeriesId(7)
-
-
-def put(archive: Archive, number: int = 255, *, dataset: bytes = b"", series: SeriesId = SERIES) -> str:
-    one = made(1)
-    return archive.put(
-        series,
-        InstanceId(number),
-        sop_class_uid=one.sop_class_uid,
-        sop_instance_uid=one.sop_instance_uid,
-        transfer_syntax_uid=EXPLICIT,
-        dataset=dataset or one.dataset,
-        peer="mr1",
-        received_at=AT,
-    )
+from tests.support.stored import AT, SERIES, put_file
 
 
 def test_a_file_is_named_by_our_ids_and_holds_the_bytes_as_received(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
     one = made(1)
-    file = put(archive, 255, dataset=one.dataset)
+    file = put_file(archive, 255, dataset=one.dataset)
     assert file == "7/00000000000000ff.dcm"
     assert bytes(archive.read_dataset(file)) == one.dataset
     assert archive.path(file).read_bytes().endswith(one.dataset)
@@ -75,7 +58,7 @@ def test_dcmdump_reads_the_file_without_complaint(tmp_path: Path) -> None:
     if dcmdump is None:
         pytest.skip("DCMTK is not installed")
     archive = Archive(tmp_path)
-    told = subprocess.run([dcmdump, archive.path(put(archive))], capture_output=True, text=True, check=False)
+    told = subprocess.run([dcmdump, archive.path(put_file(archive))], capture_output=True, text=True, check=False)
     assert told.returncode == 0
     assert "W:" not in told.stderr
     assert "E:" not in told.stderr
@@ -91,7 +74,7 @@ def test_a_foreign_part_10_file_gives_its_dataset_too(tmp_path: Path) -> None:
 
 def test_verify_tells_whole_altered_and_missing_apart(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
-    file = put(archive, dataset=b"abcd")
+    file = put_file(archive, dataset=b"abcd")
     digest = hashlib.sha256(b"abcd").hexdigest()
     assert archive.verify(file, digest) is FileState.WHOLE
     assert archive.digest(file) == digest
@@ -107,7 +90,7 @@ def test_verify_tells_whole_altered_and_missing_apart(tmp_path: Path) -> None:
 
 def test_a_file_whose_meta_no_longer_leads_to_its_dataset_is_altered(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
-    file = put(archive, dataset=b"abcd")
+    file = put_file(archive, dataset=b"abcd")
     content = bytearray(archive.path(file).read_bytes())
     content[140] ^= 1  # the group length
     archive.path(file).write_bytes(content)
@@ -119,7 +102,7 @@ def test_a_file_whose_meta_no_longer_leads_to_its_dataset_is_altered(tmp_path: P
 def test_a_dataset_that_begins_with_elements_of_the_meta_group_comes_back_whole(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
     dataset = b"\x02\0\x10\0UI\x02\x001\0" + made(1).dataset
-    file = put(archive, dataset=dataset)
+    file = put_file(archive, dataset=dataset)
     assert bytes(archive.read_dataset(file)) == dataset
     assert archive.verify(file, hashlib.sha256(dataset).hexdigest()) is FileState.WHOLE
 
@@ -129,7 +112,7 @@ def test_a_disk_that_cannot_be_read_is_no_verdict_on_the_file(
     tmp_path: Path, disk: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
     archive = Archive(tmp_path)
-    file = put(archive, dataset=b"abcd")
+    file = put_file(archive, dataset=b"abcd")
     digest = hashlib.sha256(b"abcd").hexdigest()
     with disk(archive.path(file)), pytest.raises(StorageError, match="could not be read"):
         archive.verify(file, digest)
@@ -138,7 +121,7 @@ def test_a_disk_that_cannot_be_read_is_no_verdict_on_the_file(
 
 def test_an_altered_file_is_not_read(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
-    file = put(archive)
+    file = put_file(archive)
     archive.path(file).write_bytes(b"x" * 200)
     with pytest.raises(StorageError, match="does not begin"):
         archive.read_dataset(file)
@@ -168,8 +151,8 @@ def test_any_uid_text_can_be_quarantined(tmp_path: Path) -> None:
 
 def test_a_file_moves_to_quarantine_without_overwriting_another(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
-    first = archive.quarantine_file(put(archive, 1))
-    second = archive.quarantine_file(put(archive, 1))
+    first = archive.quarantine_file(put_file(archive, 1))
+    second = archive.quarantine_file(put_file(archive, 1))
     assert first != second
     assert len(list(archive.quarantine_folder.iterdir())) == 2
     assert not list(archive.folder_of(SERIES).iterdir())
@@ -196,7 +179,7 @@ def test_begin_output_clears_what_an_earlier_attempt_left(tmp_path: Path) -> Non
 def test_whole_files_of_an_earlier_process_are_never_removed_by_a_job(tmp_path: Path) -> None:
     """A ledger put back from an older copy hands a number out again whose folder holds acknowledged instances."""
     left = Archive(tmp_path)
-    file = put(left, 1)
+    file = put_file(left, 1)
     archive = Archive(tmp_path)
     (archive.begin_output(SERIES) / "a.dcm").write_bytes(b"derived")
     with pytest.raises(StorageError, match="could not be published"):
@@ -209,80 +192,6 @@ def test_an_empty_folder_of_an_earlier_process_is_no_hindrance(tmp_path: Path) -
     archive = Archive(tmp_path)
     (archive.begin_output(SERIES) / "a.dcm").write_bytes(b"derived")
     assert [path.name for path in archive.publish_output(SERIES).iterdir()] == ["a.dcm"]
-
-
-def test_what_was_never_published_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
-    file = put(archive, 1)
-    (archive.begin_output(SeriesId(8)) / "a.dcm").write_bytes(b"half")
-    archive.quarantine_folder.mkdir()
-    (archive.quarantine_folder / "9.dcm.tmp").write_bytes(b"half")
-    (archive.quarantine_folder / "9.dcm").write_bytes(b"kept")
-    assert archive.folder_names() == ["7"], "a job's folder is no series' yet"
-    assert archive.remove_unpublished() == 2
-    assert archive.remove_unpublished() == 0
-    assert archive.path(file).exists()
-    assert archive.folder_names() == ["7"]
-    assert archive.quarantined_names() == ["9.dcm"]
-
-
-def test_a_look_through_a_folder_removes_only_temporary_files_and_sets_orphans_aside(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
-    known, orphan = put(archive, 1), put(archive, 2)
-    elsewhere = put(archive, 3, series=SeriesId(77))
-    (archive.folder_of(SERIES) / "3.dcm.tmp").write_bytes(b"half")
-    digest = archive.digest(orphan)
-    report = archive.sweep_folder("7", {known, "7/gone.dcm"})
-    assert report.swept == 1
-    assert report.missing == ("7/gone.dcm",)
-    assert [(one.sha256, one.peer) for one in report.orphans] == [(digest, "mr1")]
-    assert archive.path(known).exists()
-    assert archive.path(elsewhere).exists()
-    assert not archive.path(orphan).exists()
-    assert (archive.quarantine_folder / report.orphans[0].file).exists()
-    again = archive.sweep_folder("7", {known})
-    assert (again.swept, again.orphans, again.missing) == (0, (), ())
-
-
-def test_a_look_through_ends_the_way_of_a_file_that_has_its_row_in_quarantine(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
-    on_its_way = put(archive, 1)
-    name = Path(on_its_way).name
-    report = archive.sweep_folder("7", frozenset(), {name})
-    assert (report.orphans, report.failures) == ((), ())
-    assert archive.aside(name).exists()
-    assert not archive.path(on_its_way).exists()
-
-
-def test_a_look_through_leaves_what_is_no_file_of_ours(tmp_path: Path) -> None:
-    """A storage system's own folder, say, in the midst of the images."""
-    archive = Archive(tmp_path)
-    known = put(archive, 1)
-    (archive.folder_of(SERIES) / "@eaDir").mkdir()
-    report = archive.sweep_folder("7", {known})
-    assert (report.swept, report.orphans, report.missing, report.failures) == (0, (), (), ())
-    assert (archive.folder_of(SERIES) / "@eaDir").is_dir()
-
-
-@pytest.mark.parametrize("target", ["/proc/self/mem", "x" * 300])
-def test_an_orphan_that_cannot_be_read_stays_and_does_not_keep_others_from_quarantine(
-    tmp_path: Path, target: str
-) -> None:
-    """Reading it is an I/O error (EIO), as on a bad disk; or its name leads to one that no disk can have."""
-    archive = Archive(tmp_path)
-    orphan = put(archive, 2)
-    unreadable_file = archive.folder_of(SERIES) / "0000000000000001.dcm"
-    unreadable_file.symlink_to(target)
-    report = archive.sweep_folder("7", set())
-    assert [one.file for one in report.orphans] == [orphan.removeprefix("7/")]
-    (failure,) = report.failures
-    assert unreadable_file.name in failure
-    assert unreadable_file.is_symlink()
-
-
-def test_a_folder_that_is_not_there_lacks_every_file_of_its_rows(tmp_path: Path) -> None:
-    report = Archive(tmp_path / "new").sweep_folder("7", {"7/a.dcm", "7/b.dcm"})
-    assert (report.swept, report.orphans, report.missing) == (0, (), ("7/a.dcm", "7/b.dcm"))
 
 
 def test_a_second_process_cannot_lock_the_data_folder(tmp_path: Path) -> None:

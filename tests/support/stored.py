@@ -17,10 +17,27 @@ from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import PlannedJob, StoredInstance, StoreOutcome
 from dicomnode.rules import parameters_of
 from dicomnode.settings.models import RuleSettings
-from tests.support.dicom import encoded
+from tests.support.dicom import encoded, made
 
 EXPLICIT = "1.2.840.10008.1.2.1"
+AT = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+SERIES = SeriesId(7)
 EVERY_SERIES = RuleSettings(name="every series")
+
+
+def put_file(archive: Archive, number: int = 255, *, dataset: bytes = b"", series: SeriesId = SERIES) -> str:
+    """Put one file into the archive, without a row; its path below the archive folder."""
+    one = made(1)
+    return archive.put(
+        series,
+        InstanceId(number),
+        sop_class_uid=one.sop_class_uid,
+        sop_instance_uid=one.sop_instance_uid,
+        transfer_syntax_uid=EXPLICIT,
+        dataset=dataset or one.dataset,
+        peer="mr1",
+        received_at=AT,
+    )
 
 
 def store(ledger: Ledger, archive: Archive, datasets: Sequence[Dataset]) -> SeriesId:

@@ -1,0 +1,134 @@
+"""What an earlier process left in the archive's folders, found and put right, one folder at a time.
+
+In: an archive, the name of a folder, and the files that the ledger knows of it. Out: what was found and what became of
+it. Nothing is deleted but what ends in ``.tmp`` and was never promised to anyone; a whole file without a row goes to
+quarantine. Which folder is looked through when, and the rows, are the sweep's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from dicomnode.archive import Archive, digest_of_anything, read_origin, remove_temporary, scan, unreadable
+from dicomnode.durable import TEMPORARY_SUFFIX, sync_folder
+from dicomnode.errors import StorageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A whole file that no row of the ledger knows: it was never acknowledged."""
+
+    file: str  # its name below the quarantine folder, where the sweep moved or found it
+    sha256: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderReport:
+    """How the files of one folder and their rows in the ledger differed."""
+
+    swept: int  # temporary files removed
+    orphans: tuple[Orphan, ...]
+    missing: tuple[str, ...]  # rows without a file, as the archive-relative paths of the ledger
+    failures: tuple[str, ...]  # a sentence for each file that had to be left where it is
+
+
+def remove_unpublished(archive: Archive) -> int:
+    """Remove what no process had published: jobs' folders, half-written files in quarantine; how many.
+
+    Only before this process writes anything itself. Raises OSError as it comes.
+    """
+    return sum(
+        remove_temporary(folder / entry.name)
+        for folder in (archive.root, archive.quarantine_folder)
+        for entry in scan(folder)
+        if entry.name.endswith(TEMPORARY_SUFFIX)
+    )
+
+
+def has_changed_since(archive: Archive, name: str, moment: datetime | None) -> bool:
+    """Did a file come into a series' folder, or leave it, since then? As far as the file system's clock goes."""
+    if moment is None:
+        return True
+    try:
+        return (archive.root / name).stat().st_mtime >= moment.timestamp()
+    except FileNotFoundError:
+        return False
+    except OSError:  # in doubt it did; the look through it says what is wrong
+        return True
+
+
+def sweep_folder(
+    archive: Archive, name: str, known_files: Set[str], known_aside: Set[str] = frozenset()
+) -> FolderReport:
+    """Bring the files and the rows of one folder together, while nobody else writes into it.
+
+    Temporary files are removed. A whole file without a row was never acknowledged: it is moved to quarantine, and the
+    caller owes it a row there. One that has its row in quarantine was on its way there (``known_aside``: names below
+    the quarantine folder). A row without a file is only reported.
+    """
+    folder = archive.root / name
+    swept = 0
+    orphans: list[Orphan] = []
+    present: set[str] = set()
+    failures: list[str] = []
+    is_moved = False
+    for entry in scan(folder):
+        file = f"{name}/{entry.name}"
+        try:
+            if entry.name.endswith(TEMPORARY_SUFFIX):
+                swept += remove_temporary(folder / entry.name)
+            elif file in known_files:
+                present.add(file)
+            elif entry.name in known_aside:
+                archive.move_aside(folder / entry.name)
+                is_moved = True
+            elif not entry.is_dir(follow_symlinks=False):  # a folder in here is nothing that we made
+                orphans.append(_set_aside(archive, folder / entry.name))
+        except OSError as exc:
+            failures.append(f"{folder / entry.name} could not be moved or removed: {exc.strerror}.")
+        except StorageError as exc:
+            failures.append(exc.sentence)
+    if orphans or is_moved:
+        sync_folder(archive.quarantine_folder)
+        sync_folder(folder)
+    return FolderReport(
+        swept=swept,
+        orphans=tuple(orphans),
+        missing=tuple(sorted(known_files - present)),
+        failures=tuple(failures),
+    )
+
+
+def missing_files(archive: Archive, name: str, known_files: Set[str]) -> list[str]:
+    """Of the files of one folder that have a row, those that are not there. Raises StorageError.
+
+    Others may write into the folder meanwhile: what a listing lacks is looked for once more by its name.
+    """
+    folder = archive.root / name
+    try:
+        present = {f"{name}/{entry.name}" for entry in scan(folder)}
+    except OSError as exc:
+        raise unreadable(folder, exc) from exc
+    return [file for file in sorted(known_files - present) if not archive.has(file)]
+
+
+def quarantined_orphan(archive: Archive, name: str) -> Orphan:
+    """Read digest and sender of a file that lies in quarantine without a row. Raises OSError and StorageError."""
+    return _described(archive.aside(name), name)
+
+
+def _set_aside(archive: Archive, path: Path) -> Orphan:
+    """Read the file first: one that cannot be read stays where it is."""
+    found = _described(path, path.name)
+    moved = archive.move_aside(path)
+    return Orphan(file=moved, sha256=found.sha256, peer=found.peer)
+
+
+def _described(path: Path, name: str) -> Orphan:
+    sha256 = digest_of_anything(path)
+    origin = read_origin(path)
+    return Orphan(file=name, sha256=sha256, peer=origin.peer if origin else "")
