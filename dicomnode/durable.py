@@ -1,8 +1,8 @@
 """The one way to write a file that must survive a crash.
 
-Order: bytes to a temporary file in the target folder → fdatasync → rename → fsync of the folder. Until the
-folder is flushed the name can vanish with the power, so nothing may be promised before. The last step is a
-call of its own because one flush serves all files that came into a folder meanwhile (NODE 3.3).
+Order: bytes to a temporary file in the target folder → fdatasync → rename → fsync of the folder. Until the folder is
+flushed the name can vanish with the power, so nothing may be promised before. The last step is a call of its own
+because one flush serves all files that came into a folder meanwhile (docs/protocol.md#order-of-receiving).
 
 What grows, a file or a folder, grows under a name that nothing has and nobody else will give: nothing that was there
 before is written over or removed, but for what bears the very name that was asked for.

@@ -56,7 +56,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_balls_stay_where_they_are(tmp_path: Path, orientation: str) -> None:
-    """Read back by SimpleITK from the files. A half-block shift is 1.3 mm, the bar 0.1 mm (DERIVED §5)."""
+    """Read back by SimpleITK from the files. A half-block shift is 1.3 mm, the bar 0.1 mm.
+
+    See docs/derived-objects.md#checks-by-other-programs.
+    """
     numbers_fall, ratio = orientation in ("axial", "sagittal"), 4 if orientation != "coronal" else 3
     phantom = Phantom(orientation=orientation, numbers_fall=numbers_fall)
     made = made_from(phantom.write(tmp_path / "thick"), ratio)

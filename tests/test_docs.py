@@ -182,3 +182,16 @@ def test_every_heading_that_code_names_is_there() -> None:
 def test_the_decisions_are_numbered_without_a_gap() -> None:
     numbers = sorted(int(path.name[:4]) for path in (DOCS / "decisions").glob("*.md"))
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_whatever_is_cited_can_be_found_by_a_stranger() -> None:
+    """A section number belongs to a part of the standard or to a paper; what this project says stands in docs/."""
+    known = r"(?:PS3\.\d+|\(paper,|\d{4},|\d{4}\.\d{4,5},|R3GAN,) §"
+    found = []
+    for path in TEXTS:
+        text = path.read_text("utf-8")
+        foreign = re.findall(r"[^\n]{0,40}§", re.sub(known, "", text))
+        # A document by a name in capitals: its section, or its paragraph as "5.4" behind the name.
+        foreign += re.findall(r"\b(?!PDDL|DICOM)[A-Z]{4,} (?:section \d|\d\.\d(?!\d*\s?mm\b))[^\n]{0,40}", text)
+        found += [f"{path.relative_to(ROOT)}: {words.strip()}" for words in foreign]
+    assert found == []

@@ -1,4 +1,4 @@
-"""The tables of the wire against the standard's own lists, as pynetdicom and NODE hold them."""
+"""The tables of the wire against the standard's own lists, as pynetdicom and docs/protocol.md hold them."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Features(nn.Module):
         """Differentiable in the images alone."""
         grey = images.flatten(0, 1).unsqueeze(1)
         if self.side is not None:
-            # No antialiasing: the published code's resize had none (SCIENCE §1.1).
+            # No antialiasing: the published code's resize had none (docs/paper.md#paper-code-recipes).
             grey = functional.interpolate(grey, size=(self.side, self.side), mode="bilinear", align_corners=False)
         activations: Tensor = self.layers((grey - self.mean) / self.sigma)
         return activations

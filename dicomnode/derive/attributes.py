@@ -1,4 +1,4 @@
-"""What each attribute of a derived series says, and why (DERIVED §3.4).
+"""What each attribute of a derived series says, and why (docs/derived-objects.md#attributes).
 
 Built by allow-list from an empty dataset, never by copy-and-edit: what no table names (COPIED of ``mr_attributes``,
 SERIES_, SLAB_ and INSTANCE_ATTRIBUTES below) does not come out, private elements among it, and nothing that differs
@@ -31,7 +31,8 @@ from dicomnode.imaging.representation import items_of
 from dicomnode.own_output import IMAGE_TYPE, PRODUCT, RESAMPLING_CODE, read_with
 
 NOT_FOR_DIAGNOSIS = "Not for primary diagnosis."
-SERIES_NUMBER_FACTOR, SERIES_NUMBER_OFFSET = 100, 50  # +50 stays clear of GE's own n·100 + 0… (DERIVED §3.4)
+# +50 stays clear of GE's own n·100 + 0… (docs/derived-objects.md#attributes)
+SERIES_NUMBER_FACTOR, SERIES_NUMBER_OFFSET = 100, 50
 SERIES_NUMBER_WITHOUT_SOURCE = 99000
 LARGEST_IS = 2**31 - 1  # PS3.5 §6.2
 LO_LENGTH, SH_LENGTH, ST_LENGTH = 64, 16, 1024  # characters, PS3.5 §6.2
@@ -148,7 +149,10 @@ def _lossy(facts: Facts, keyword: str) -> object:
 
 
 def _contributing_equipment(facts: Facts) -> list[Dataset]:
-    """Source's own items, the node, and the scanner last: dcm2niix reports the last one (DERIVED §3.4)."""
+    """Source's own items, the node, and the scanner last: dcm2niix reports the last one.
+
+    See docs/derived-objects.md#attributes.
+    """
     plan = facts.plan
     node = _item()
     node.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
@@ -200,7 +204,7 @@ def instance_number(facts: Facts, index: int) -> int:
     return index + 1 if facts.stack.number_direction > 0 else len(facts.thin.voxels) - index
 
 
-# One value for the whole series (DERIVED §3.4, letters N and R). None: the attribute is left out.
+# One value for the whole series (docs/derived-objects.md#attributes). None: the attribute is left out.
 SERIES_ATTRIBUTES: Mapping[str, Callable[[Facts], object]] = {
     "SOPClassUID": lambda _: MR_IMAGE_STORAGE,
     "SeriesInstanceUID": lambda facts: facts.series_uid,

@@ -1,4 +1,4 @@
-"""A thin ``Volume`` and the thick series it came from → the derived series, encoded once (DERIVED §3).
+"""A thin ``Volume`` and the thick series it came from → the derived series, encoded once (docs/derived-objects.md).
 
 Each instance is encoded once to Explicit VR Little Endian; the caller keeps those bytes and sends them, the same for
 ever.
@@ -32,7 +32,8 @@ from dicomnode.imaging.volume import Volume
 from dicomnode.part10 import element, file_meta
 
 SOURCE_WINDOW = 2  # thick slices on each side that are named as sources; all would be quadratic in the file count
-CLIPPED_SHARE = 1e-4  # of the voxels; more than that at the top of the format is worth a sentence (DERIVED §3.3)
+# of the voxels; more than that at the top of the format is worth a sentence (docs/derived-objects.md#pixel-values)
+CLIPPED_SHARE = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,9 @@ class Derivation:
 
 
 def derive(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: bool) -> Derivation:
-    """Prepare the derived series of ``thin``, which must lie on the block-aligned grid of ``stack`` (DERIVED §3.1).
+    """Prepare the derived series of ``thin``, which must lie on the block-aligned grid of ``stack``.
+
+    See docs/derived-objects.md#grid.
 
     With ``consistency``, which all generators but a few promise, the stored values of the thin slices average to the
     measured ones to half a step; a generator that does not promise it keeps the averages that it made, to the same.

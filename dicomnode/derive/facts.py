@@ -1,4 +1,4 @@
-"""What a derived series is computed from, and the UIDs that follow from it (DERIVED §3.1–3.3).
+"""What a derived series is computed from, and the UIDs that follow from it (docs/derived-objects.md#grid).
 
 The same source, plan, thin voxels and version of the code give the same UIDs and the same bytes; anything else gives
 other UIDs.
@@ -92,7 +92,7 @@ def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: b
     assert remainder == 0, "each thick slice owns the same number of thin ones"
     assert plan.created_at.tzinfo is not None
     aligned_mm = stack.volume.origin_mm - stack.volume.slice_step_mm * (ratio - 1) / (2 * ratio)
-    assert np.abs(thin.origin_mm - aligned_mm).max() < THIN_GRID_MM, "half-block error (DERIVED §3.1)"
+    assert np.abs(thin.origin_mm - aligned_mm).max() < THIN_GRID_MM, "half-block error"
     assert np.abs(thin.slice_step_mm * ratio - stack.volume.slice_step_mm).max() < THIN_GRID_MM
     moment = _local(plan.created_at, stack.headers[0].text("TimezoneOffsetFromUTC"))
     seed = _seed(stack, thin, plan, ratio, moment)
@@ -111,7 +111,7 @@ def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: b
 
 
 def _seed(stack: Stack, thin: Volume, plan: DerivationPlan, ratio: int, moment: datetime) -> str:
-    """All that decides the bytes, in one digest: same UID must mean same bytes (DERIVED §3.2).
+    """All that decides the bytes, in one digest: same UID must mean same bytes (docs/derived-objects.md#uids).
 
     The thin voxels themselves are part of it. Their last digits depend on more than anyone can list (GPU or CPU,
     precision, number of threads, libraries), and only here is it known where the network ran to its end.

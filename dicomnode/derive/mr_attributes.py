@@ -1,7 +1,7 @@
 """The attributes of a classic MR image that a derived one inherits from its source, and those it must not.
 
 The two tables hold every attribute of the standard's modules for that object but those that ``derive`` makes anew.
-Which and why: DERIVED §3.4.
+Which and why: docs/derived-objects.md#attributes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ COPIED: Mapping[str, tuple[str, ...]] = {
     ),
     "General Series C.7.3.1": (
         "Modality", "BodyPartExamined", "PatientPosition", "ProtocolName", "RequestAttributesSequence",
-        "Laterality",  # exactly as it is, empty too: dropping an empty one made a new error on Philips (DERIVED §3.4)
+        # exactly as it is, empty too: dropping an empty one made a new error on Philips
+        # (docs/derived-objects.md#attributes)
+        "Laterality",
     ),
     "Frame of Reference C.7.4.1": ("FrameOfReferenceUID", "PositionReferenceIndicator"),
     "General Equipment C.7.5.1": (
@@ -92,7 +94,8 @@ DROPPED: Mapping[str, tuple[str, ...]] = {
         "SeriesDescriptionCodeSequence", "RelatedSeriesSequence", "SmallestPixelValueInSeries",
         "LargestPixelValueInSeries", "SmallestImagePixelValue", "LargestImagePixelValue", "AcquisitionUID",
         "AcquisitionDateTime", "IrradiationEventUID",
-        "ImagesInAcquisition",  # Orthanc expects so many images, and calls the series incomplete (DERIVED §3.4)
+        # Orthanc expects so many images, and calls the series incomplete (docs/derived-objects.md#attributes)
+        "ImagesInAcquisition",
         "PatientOrientation", "RealWorldValueMappingSequence", "IconImageSequence", "PresentationLUTShape",
         "ReferencedImageSequence", "ReferencedInstanceSequence", "SourceInstanceSequence", "ReferencedSeriesSequence",
         "StudiesContainingOtherReferencedInstancesSequence", "VOILUTSequence", "WindowCenterWidthExplanation",
@@ -108,7 +111,7 @@ DROPPED: Mapping[str, tuple[str, ...]] = {
     ),
     "of other pixels than ours": (
         "PlanarConfiguration",
-        "PixelAspectRatio",  # Hitachi's beside PixelSpacing is two dciodvfy errors (DERIVED §3.4)
+        "PixelAspectRatio",  # Hitachi's beside PixelSpacing is two dciodvfy errors (docs/derived-objects.md#attributes)
         "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
         "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
         "BluePaletteColorLookupTableData", "ICCProfile", "ColorSpace", "PixelDataProviderURL", "ExtendedOffsetTable",

@@ -15,7 +15,7 @@ Progress = Callable[[float], None]  # called with the share that is done, 0…1,
 
 
 class Generator(Protocol):
-    """Derives thin slices; sees arrays and geometry, never DICOM (DESIGN §8)."""
+    """Derives thin slices; sees arrays and geometry, never DICOM (docs/models.md)."""
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ bfloat16 somehow, and without an instruction for it slower than float32.
 
 | device | served in | because |
 |---|---|---|
-| CPU with AMX or AVX512-BF16 | bfloat16 | two to five times faster (SCIENCE §4.9; ``bench/generator.py``) |
+| CPU with AMX or AVX512-BF16 | bfloat16 | two to five times faster (docs/science.md#speed-on-a-cpu) |
 | any other CPU | float32 | bfloat16 is emulated |
 | CUDA, capability 8.0 on | bfloat16 | float16's speed without its limit of 65,504 |
 | CUDA, capability 7.x | float16 | has no bfloat16 |

@@ -1,8 +1,8 @@
 """The network of the paper (Narcomey & Gu 2018): SRResNet without upsampling, input size = output size.
 
-Kinds ``slice`` (one slice → itself, sharper) and ``slab3`` (one slice → the one before, itself, the one after).
-Neither makes a series thinner by itself: served, it is given the slices of cubic-dc. Layer by layer as the
-published code has it (SCIENCE §1.1): 1,221,953 trainable parameters with one output, 1,223,107 with three.
+Kinds ``slice`` (one slice → itself, sharper) and ``slab3`` (one slice → the one before, itself, the one after). Neither
+makes a series thinner by itself: served, it is given the slices of cubic-dc. Layer by layer as the published code has
+it (docs/paper.md#paper-code-recipes): 1,221,953 trainable parameters with one output, 1,223,107 with three.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 INITIAL_SIGMA = 0.02  # of convolutions (paper, §4.2) and of the normalisations' gain (its code)
 BATCH_NORM_EPSILON = 1e-5
-BATCH_NORM_MOMENTUM = 0.01  # with the code's 0.1 the statistics are those of the last few slices (SCIENCE §1.1)
+# with the code's 0.1 the statistics are those of the last few slices (docs/paper.md#paper-code-recipes)
+BATCH_NORM_MOMENTUM = 0.01
 
 
 class Block(nn.Module):

@@ -1,7 +1,7 @@
 """The ``thin`` network: a window of thick slices in, the residual on cubic-dc of the middle one's thin slices out.
 
 Half-resolution trunk (pixel-unshuffle 2), residual blocks without normalisation, a learned bias per block and
-ratio, one output head per ratio. Design and what it was measured against: SCIENCE §4.2–4.3.
+ratio, one output head per ratio. Design and what it was measured against: docs/science.md#design-of-thin.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from dicomnode.imaging.smoothing import gaussian
 
 Mask = NDArray[np.bool_]
 
-SCALE_PERCENTILE = 99.5  # of the body voxels (SCIENCE §3.2); the maximum would be one vessel
-BODY_LEVEL = 0.08  # of the scale: above the noise of air, below any tissue (SCIENCE §3.2)
-BODY_SMOOTHING_VOXELS = 1.5  # SCIENCE §3.2
+SCALE_PERCENTILE = 99.5  # of the body voxels (docs/science.md#metrics); the maximum would be one vessel
+BODY_LEVEL = 0.08  # of the scale: above the noise of air, below any tissue (docs/science.md#metrics)
+BODY_SMOOTHING_VOXELS = 1.5  # docs/science.md#metrics
 BODY_SMOOTHING_RADIUS = 6  # four sigma
-BODY_DILATION_VOXELS = 2  # SCIENCE §3.2
+BODY_DILATION_VOXELS = 2  # docs/science.md#metrics
 
 
 def body_scale(voxels: NDArray[np.float32]) -> float:

@@ -38,7 +38,7 @@ _NEEDED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", *PIXEL_FOR
 
 
 def fault_of(header: InstanceHeader) -> str | None:
-    """What keeps one MR image out of any stack (DERIVED §1.3)."""
+    """What keeps one MR image out of any stack (docs/derived-objects.md#pixels-of-the-source)."""
     exact = (keyword for keyword in _EXACT if isinstance(copy_of(header.dataset, Tag(keyword)), Misfit))
     telling = (keyword for keyword in _TELLING if header.is_unreadable(keyword))
     for keyword in chain(header.malformed, exact, telling):

@@ -81,7 +81,7 @@ def stored_values(dataset: FileDataset, index: int | None = None) -> StoredValue
     """Decoded words, cut to Bits Stored; of one frame, counted from 0, or of all. Raises one of UNDECODABLE.
 
     Siemens XA30 leaves words of 65535 where 12 bits are stored; a reader that takes them as they are sees a spike
-    sixteen times as bright as anything else (DERIVED §1.3).
+    sixteen times as bright as anything else (docs/derived-objects.md#pixels-of-the-source).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of trailing padding, which harms nothing

@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 from dicomnode.imaging.frame import Frame, Slice
 from dicomnode.imaging.volume import Vector
 
-SAME_ORIENTATION = 1e-3  # of a cosine: 0.19 mm at 192 mm radius (DERIVED §1.1); OHIF's 0.01 is too lax for inference
+# of a cosine: 0.19 mm at 192 mm radius (docs/derived-objects.md#one-value-over-the-series); OHIF's 0.01 is too lax for
+# inference
+SAME_ORIENTATION = 1e-3
 SAME_POSITION_MM = 0.01  # or ...
-SAME_POSITION = 0.05  # ... of the spacing: nearer than that is the same slice again (DERIVED §1.2)
+SAME_POSITION = 0.05  # ... of the spacing: nearer than that is the same slice again (docs/derived-objects.md#spacing)
 PIXEL_SPACING_TOLERANCE = 1e-4  # relative: 0.05 pixel at the edge of 512
 RESIDUAL_MM = 0.02  # of a position from the straight line, or ...
-RESIDUAL = 0.01  # ... of the spacing, whichever is more; the worst of 15 real series was 4.7e-5 mm (DERIVED §1.1)
+# ... of the spacing, whichever is more; the worst of 15 real series was 4.7e-5 mm
+# (docs/derived-objects.md#order-of-the-slices)
+RESIDUAL = 0.01
 RESIDUAL_LIMIT_MM = 0.1  # and never more than that
 SHEAR = 0.01  # of the spacing; an MR scanner has no gantry tilt, so shear means mixed or broken geometry
 MULTIPLE = 0.02  # a distance so near to a multiple of the spacing is missing slices

@@ -1,8 +1,8 @@
 """How near a thin volume is to the truth, stated so that two people get one number.
 
-All volumes are divided by the truth's ``body_scale`` first, so the range is 1 (SCIENCE §3.2). Axis 0 is z. PSNR, SSIM
-and HaarPSI say how much is wrong; edge width, z-detail, gradient error and slice noise say what it looks like across
-the slices; noise and ceiling say how much could be gained at all.
+All volumes are divided by the truth's ``body_scale`` first, so the range is 1 (docs/science.md#metrics). Axis 0 is z.
+PSNR, SSIM and HaarPSI say how much is wrong; edge width, z-detail, gradient error and slice noise say what it looks
+like across the slices; noise and ceiling say how much could be gained at all.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def gradient_error(image: FloatArray, truth: FloatArray, mask: Mask) -> float:
 def z_detail(image: FloatArray, truth: FloatArray, mask: Mask) -> float:
     """Power of the finest detail across the slices: rms of the second z-difference, as a share of the truth's.
 
-    1 is right, less is blurred, more is invented or noise (SCIENCE §4.8). Nan where the truth has no detail.
+    1 is right, less is blurred, more is invented or noise (docs/science.md#metrics). Nan where the truth has no detail.
     """
     assert image.shape == truth.shape == mask.shape
     inside = mask[1:-1]
@@ -156,7 +156,8 @@ def phase_noise(image: FloatArray, flat: Mask, ratio: int) -> tuple[float, ...]:
     """σ of slice-to-slice noise at each position inside the slab, range 1, as if it were white.
 
     From the second difference with both neighbours, whose variance is six times that of white noise; robust (MAD), so
-    that a vessel counts little. Phases that differ show as stripes across the slices (SCIENCE §3.2: within 15 %).
+    that a vessel counts little. Phases that differ show as stripes across the slices (docs/science.md#metrics: within
+    15 %).
     """
     assert image.shape == flat.shape
     second, position = _second_difference(image), np.arange(1, len(image) - 1)
@@ -203,7 +204,8 @@ def consistency_residual(thin: FloatArray, thick: FloatArray, profile: Matrix) -
 def noise_sigma(volume: FloatArray, mask: Mask) -> float:
     """σ of white noise, in the volume's unit: the finest diagonal Haar band (HHH) inside the mask, by MAD.
 
-    The background would under-read filtered or skull-stripped volumes (SCIENCE §2.4). Nan without a block of 2³ voxels.
+    The background would under-read filtered or skull-stripped volumes (docs/science.md#noise-floor). Nan without a
+    block of 2³ voxels.
     """
     assert volume.shape == mask.shape
     even = tuple(slice(extent // 2 * 2) for extent in volume.shape)
@@ -215,7 +217,9 @@ def noise_sigma(volume: FloatArray, mask: Mask) -> float:
 
 
 def psnr_ceiling(sigma: float, ratio: int, *, consistent: bool) -> float:
-    """PSNR against a truth of noise σ that a generator of the noiseless anatomy would get, dB (SCIENCE §2.4).
+    """PSNR against a truth of noise σ that a generator of the noiseless anatomy would get, dB.
+
+    See docs/science.md#noise-floor.
 
     ``consistent``: the mean noise of each slab is put back, which the noisy truth shares.
     """

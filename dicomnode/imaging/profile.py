@@ -2,7 +2,7 @@
 
 All lengths are in units of the thick slice spacing s unless a name says mm. A thick slice is the
 profile-weighted mean of the thin voxels under it, ``thick = A @ thin``; data consistency adds to a candidate
-thin stack what ``A`` says is missing of the measured slices. Physics and numbers: SCIENCE §2.
+thin stack what ``A`` says is missing of the measured slices. Physics and numbers: docs/science.md#slice-profile.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from dicomnode.imaging.volume import Vector, Volume
 
 Matrix = NDArray[np.float64]
 
-SUBSAMPLES_PER_VOXEL = 32  # more change no entry by 1e-3 (SCIENCE §2.1)
-RELATIVE_LAMBDA = 1e-3  # of mean diag(A Aᵀ): exact consistency is harmless for a box profile (SCIENCE §2.2 a)
-TARGET_SPACING_MM = 1.0  # below it, thin slices show noise, not anatomy (SCIENCE §2.3)
-MIN_RATIO = 1.5  # thinner than this the series is thin already (SCIENCE §2.3)
-RATIO_LIMITS = (2, 6)  # the ratios that were measured (SCIENCE §4.1)
+SUBSAMPLES_PER_VOXEL = 32  # more change no entry by 1e-3 (docs/science.md#slice-profile)
+# of mean diag(A Aᵀ): exact consistency is harmless for a box profile (docs/science.md#consistency)
+RELATIVE_LAMBDA = 1e-3
+TARGET_SPACING_MM = 1.0  # below it, thin slices show noise, not anatomy (docs/science.md#grid-and-ratio)
+MIN_RATIO = 1.5  # thinner than this the series is thin already (docs/science.md#grid-and-ratio)
+RATIO_LIMITS = (2, 6)  # the ratios that were measured (docs/science.md#grid-and-ratio)
 ROUND_DOWN_UP_TO = 0.51  # a half goes down (fewer slices are made up); 0.01 for the error of measured positions
 GAUSSIAN_EXPONENT = 4.0 * math.log(2.0)  # full width at half maximum 1
 SPLINE_PADDING = 12  # repeated end slices; the spline forgets a sample by 0.27 per slice, so 1e-7 is left
-SINC_ZERO_CROSSINGS = 3  # each side of the pulse's centre; gives the cond(A Aᵀ) of 1.5 of SCIENCE §2.2
+SINC_ZERO_CROSSINGS = 3  # each side of the pulse's centre; gives the cond(A Aᵀ) of 1.5 of docs/science.md#consistency
 
 
 class ProfileKind(StrEnum):
@@ -99,7 +100,7 @@ def profile_matrix(
 def consistency_operator(profile: Matrix, *, relative_lambda: float = RELATIVE_LAMBDA) -> Matrix:
     """``Aᵀ(A Aᵀ + εI)⁻¹`` (n·r, n): the smallest thin stack that explains a residual of the thick one.
 
-    ε = ``relative_lambda`` · mean diag(A Aᵀ), so that one λ serves every ratio (SCIENCE §2.2).
+    ε = ``relative_lambda`` · mean diag(A Aᵀ), so that one λ serves every ratio (docs/science.md#consistency).
     """
     gram = profile @ profile.T
     gram += relative_lambda * gram.diagonal().mean() * np.eye(len(gram))
@@ -137,7 +138,7 @@ class Consistency:
 
 @lru_cache(maxsize=32)
 def consistency(thick_slices: int, ratio: int, thickness_over_spacing: float) -> Consistency:
-    """Matrices for a box profile, which is what a header allows us to assume (SCIENCE §2.2 c)."""
+    """Matrices for a box profile, which is what a header allows us to assume (docs/science.md#consistency)."""
     profile = profile_matrix(thick_slices, ratio, thickness_over_spacing=thickness_over_spacing)
     operator = consistency_operator(profile)
     spline = spline_matrix(thick_slices, ratio)
@@ -150,8 +151,8 @@ def consistency(thick_slices: int, ratio: int, thickness_over_spacing: float) ->
 def assumed_thickness_over_spacing(thick: Volume) -> float:
     """t/s that consistency assumes for a stack, at most 1.
 
-    Overlapping slices (t > s) are taken as contiguous: inverting their overlap would amplify noise (SCIENCE
-    §2.2 b), and assuming a profile that is too narrow only leaves some sharpness unused.
+    Overlapping slices (t > s) are taken as contiguous: inverting their overlap would amplify noise
+    (docs/science.md#consistency), and assuming a profile that is too narrow only leaves some sharpness unused.
     """
     return min(round(thick.slice_thickness_mm / thick.slice_spacing_mm, 3), 1.0)
 
@@ -174,7 +175,9 @@ def choose_ratio(
     target_mm: float = TARGET_SPACING_MM,
     min_ratio: float = MIN_RATIO,
 ) -> int | None:
-    """How many thin slices replace each thick one; None where the series is thin already (DESIGN §8).
+    """How many thin slices replace each thick one; None where the series is thin already.
+
+    See docs/science.md#grid-and-ratio.
 
     ``in_plane_mm`` is the smaller of the two pixel spacings: slices thinner than pixels show nothing more.
 

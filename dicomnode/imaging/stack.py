@@ -90,7 +90,7 @@ def load_volume(slices: Sequence[Slice], *, digests: Mapping[Path, str] | None =
     voxels = _modality_values(headers, stored)
     minimum, maximum = _extremes(headers, stored, padding)
     if padding is not None:
-        voxels[padding] = minimum  # no edge for a generator to ring at (DERIVED §1.3)
+        voxels[padding] = minimum  # no edge for a generator to ring at (docs/derived-objects.md#pixels-of-the-source)
     known = digests or {}
     sha256 = {path: known.get(path) or sha256_of(path) for path in dict.fromkeys(frame.path for frame in frames)}
     return Stack(

@@ -1,9 +1,10 @@
 """Is this series a stack of thick slices that may be processed, and if not, why not?
 
 In: the frames of a series, and the limits of its rule and model. Out: a ``Verdict``, which is to process the series or
-to keep it for a reason, in one sentence to the operator. The checks stand in the order of DERIVED §2; the first that
-applies is the reason. A sentence names attributes, numbers and codes of the image, never a patient's value and never a
-UID: it goes into log and ledger. No header makes the verdict raise an error.
+to keep it for a reason, in one sentence to the operator. The checks stand in the order of
+docs/derived-objects.md#order-of-the-reasons; the first that applies is the reason. A sentence names attributes, numbers
+and codes of the image, never a patient's value and never a UID: it goes into log and ledger. No header makes the
+verdict raise an error.
 
 "Slice 7" is the one with Instance Number 7, as every viewer shows it. Where the numbers are missing or repeated it is
 the seventh in the order in which the frames were given.
@@ -42,7 +43,7 @@ from dicomnode.own_output import is_own_output, source_number
 
 ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 
-MIN_SLICES = 5  # fewer are a localizer or a fragment (DERIVED §2)
+MIN_SLICES = 5  # fewer are a localizer or a fragment (docs/derived-objects.md#order-of-the-reasons)
 ECHO_TIME_MS = 0.05  # echo times that differ by less are one
 REPORTED_DECIMALS = 6  # of a length in mm: beyond them stands the rounding of the header's own digits
 VALUES_SHOWN = 6  # of echo times and the like, in a sentence
@@ -72,8 +73,9 @@ SUMS = ("ADDITION", "IMAGEADDITION", "ADD", "SUM", "MEAN", "AVERAGE", "MEDIAN")
 OVERLAP = 1.05  # × spacing: thickness beyond it is more than rounding
 MOSAIC_TERM = "MOSAIC"
 
-# Attributes with one value over the whole series, beside identity: whoever disagrees belongs elsewhere (DERIVED §1.1).
-# Scanning Sequence and Sequence Variant are type 1 in a derived object, which has one value for all its slices.
+# Attributes with one value over the whole series, beside identity: whoever disagrees belongs elsewhere
+# (docs/derived-objects.md#one-value-over-the-series). Scanning Sequence and Sequence Variant are type 1 in a derived
+# object, which has one value for all its slices.
 SINGLE_VALUED = (
     "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "Modality", "FrameOfReferenceUID", "SpecificCharacterSet",
     "ScanningSequence", "SequenceVariant",
@@ -231,7 +233,7 @@ def _answer(case: _Case, reason: VerdictReason, /, *, alert: bool = False, **wor
 
 
 def _own_output(case: _Case) -> Verdict | None:
-    """Keep what was derived here: its marks survive a PACS round trip (DERIVED §1.5)."""
+    """Keep what was derived here: its marks survive a PACS round trip (docs/derived-objects.md#our-own-output)."""
     for header in case.headers:
         if is_own_output(header.makers, header.image_type, header.derivation_codes):
             number = source_number(header.text("ImageComments"))
@@ -304,7 +306,7 @@ def _mosaic(case: _Case) -> Verdict | None:
 def _term(case: _Case) -> Verdict | None:
     """Refuse an image by values 3 and later of Image Type.
 
-    Value 1 counts for reformats, and for a rule that keeps what is DERIVED (DERIVED §1.4).
+    Value 1 counts for reformats, and for a rule that keeps what is DERIVED (docs/derived-objects.md#image-type).
     """
     of_rule = [_spaced(term.upper()) for term in case.limits.refuse_terms]
     for header in case.headers:
@@ -413,7 +415,7 @@ class _Stack:
 
     @property
     def target_mm(self) -> float:
-        """The thin spacing that the rule aims at (grid rule, DESIGN §8)."""
+        """The thin spacing that the rule aims at (docs/science.md#grid-and-ratio)."""
         return max(self.layout.in_plane_mm, self.case.limits.target_mm)
 
 

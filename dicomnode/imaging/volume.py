@@ -14,8 +14,9 @@ Vector = NDArray[np.float64]  # shape (3,), mm or unit-free, patient frame LPS
 class Volume:
     """Voxels (D, H, W) and the geometry that places them in LPS millimetres.
 
-    Slices ascend along ``normal`` = row_direction × column_direction, whatever order the scanner
-    numbered them in (DERIVED: highdicom and ITK do the opposite). Values are modality units, float32.
+    Slices ascend along ``normal`` = row_direction × column_direction, whatever order the scanner numbered them in
+    (highdicom and ITK do the opposite: docs/derived-objects.md#order-of-the-slices). Values are modality units,
+    float32.
     """
 
     voxels: NDArray[np.float32]  # (D, H, W)

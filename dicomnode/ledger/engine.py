@@ -26,7 +26,7 @@ from dicomnode.errors import LedgerError
 from dicomnode.ledger.schema import HEAD
 from dicomnode.seams import checkpoint
 
-BUSY_TIMEOUT_S: Final = 10.0  # NODE 2.3: a ledger locked for longer is answered A700
+BUSY_TIMEOUT_S: Final = 10.0  # docs/protocol.md#answers-to-c-store: a ledger locked for longer is answered A700
 READERS: Final = 8  # connections kept; more are opened while they are needed
 
 
@@ -47,7 +47,8 @@ class Database:
         self.path = ledger_path(url)
         self._turn = threading.Lock()
         self._writer = _engine(self.path, "FULL")
-        # An acknowledgement that a power cut takes back costs one repeat of the same bytes (NODE 5.3).
+        # An acknowledgement that a power cut takes back costs one repeat of the same bytes
+        # (docs/protocol.md#sending-again).
         self._relaxed_writer = _engine(self.path, "NORMAL")
         self._reader = _reading_engine(self.path)
         self._check_lock = threading.Lock()

@@ -53,7 +53,7 @@ HEAD: Final = "0005"  # the newest migration; numbers of four digits, so that te
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
 
-MAX_ATTEMPTS: Final = 3  # of a job, before it is failed (DESIGN section 6)
+MAX_ATTEMPTS: Final = 3  # of a job, before it is failed (docs/protocol.md#jobs)
 UID_LENGTH: Final = 64  # PS3.5 section 9.1
 SHA256_LENGTH: Final = 64  # hexadecimal digits
 

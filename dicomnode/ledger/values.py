@@ -26,7 +26,7 @@ class Priority(IntEnum):
 
 
 class StoreOutcome(StrEnum):
-    """What the ledger made of an instance that came in (NODE 2.3)."""
+    """What the ledger made of an instance that came in (docs/protocol.md#answers-to-c-store)."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"  # same UID, same bytes: the file just written is not needed

@@ -28,8 +28,9 @@ from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 
-MAX_TRIES = 3  # of an instance that the peer fails to process, before it counts as refused (NODE 2.4)
-LEASE_S = 60.0  # NODE 5.4; beaten every third of it
+# of an instance that the peer fails to process, before it counts as refused (docs/protocol.md#answers-of-a-peer)
+MAX_TRIES = 3
+LEASE_S = 60.0  # docs/protocol.md#leases; beaten every third of it
 
 IDENTITY_KEYWORDS = frozenset(
     {
@@ -216,7 +217,8 @@ class Attempt:
                 self._warn(outcome)
                 return self._acknowledge(item, outcome.status, is_repeat=is_repeat)
             case wire.Action.DUPLICATE:
-                # Only what we sent before can be there already: the same UID means the same bytes (DERIVED).
+                # Only what we sent before can be there already: the same UID means the same bytes
+                # (docs/derived-objects.md#uids).
                 if may_have_arrived:
                     return self._acknowledge(item, outcome.status, is_repeat=True)
                 return self._refuse(item, outcome.status)

@@ -21,7 +21,7 @@ from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 
-RELEASE_TIMEOUT_S = 10.0  # NODE 2.1
+RELEASE_TIMEOUT_S = 10.0  # docs/protocol.md#time-limits
 
 _VERIFICATION = InstanceFormat(sop_class_uid=wire.VERIFICATION, transfer_syntax_uid=wire.IMPLICIT)
 

@@ -28,8 +28,10 @@ from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 
-POLL_S = 5.0  # works without any tick or wake-up (NODE 5.5): also how soon another process's `retry` is seen
-REJECTIONS_BEFORE_HOLD = 3  # DESIGN section 6
+# works without any tick or wake-up (docs/protocol.md#wake-ups-and-clocks): also how soon another process's `retry` is
+# seen
+POLL_S = 5.0
+REJECTIONS_BEFORE_HOLD = 3  # docs/protocol.md#answers-of-a-peer
 # Ends of an association, by the peer, at the same instance. A peer that restarts, or a network that fails, lets some
 # instance through within that many tries, the later ones `push.backoff_max_s` apart; what is left is the instance.
 ABORTS_BEFORE_HOLD = 10
@@ -164,7 +166,8 @@ class PeerLoop:
                 self._hold(delivery, reason=reason, sentence=ending.sentence)
             case End.UNREACHED if ending.reason is RequestReason.REJECTED:
                 self._quiet()
-                # A missing registration is often made up for soon, but not within seconds (NODE 2.4).
+                # A missing registration is often made up for soon, but not within seconds
+                # (docs/protocol.md#answers-of-a-peer).
                 if rejections + 1 < REJECTIONS_BEFORE_HOLD:
                     self._rejections[delivery.id] = rejections + 1
                     self._defer(attempt, reason=reason, sentence=ending.sentence, wait_s=self._push.backoff_max_s)

@@ -1,7 +1,7 @@
 """Whether an association is accepted: its request against the configured peers, and a rejection with its exact code.
 
-A pure decision: no socket, no library object. The order is that of NODE 2.1: first what passes by itself (a node that
-is full says nothing about a title), then what an administrator must correct.
+A pure decision: no socket, no library object. The order is that of docs/protocol.md#association-negotiation: first what
+passes by itself (a node that is full says nothing about a title), then what an administrator must correct.
 """
 
 from __future__ import annotations

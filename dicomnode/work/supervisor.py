@@ -39,7 +39,7 @@ LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LEASE_S = 60.0  # a third of it between two heartbeats (NODE 5.4)
+LEASE_S = 60.0  # a third of it between two heartbeats (docs/protocol.md#leases)
 TICK_S = 5.0  # the longest wait when no wake comes; as soon is an operator's cancel of the running job seen
 PAUSE_S = 10.0  # after the ledger refused, which another try at once would only meet again
 DISK_WAIT_S = (10.0, 300.0)  # before the next try after a disk refused: doubled from … to

@@ -1,4 +1,7 @@
-"""What the standard's validators say of a derived series, beside what they say of its source (DERIVED §5)."""
+"""What the standard's validators say of a derived series, beside what they say of its source.
+
+See docs/derived-objects.md#checks-by-other-programs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ needs_dciodvfy = pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="di
 
 
 def _complaints(path: Path) -> set[str]:
-    """dciodvfy's errors. Its exit status says nothing, and it writes to both streams (DERIVED §5)."""
+    """dciodvfy's errors. Its exit status says nothing, and it writes to both streams.
+
+    See docs/derived-objects.md#checks-by-other-programs.
+    """
     done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, timeout=60, check=False)
     lines = (done.stdout + done.stderr).decode("latin-1").splitlines()
     return {line for line in lines if line.startswith("Error")}

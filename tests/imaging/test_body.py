@@ -37,7 +37,7 @@ def test_an_empty_volume_has_scale_one() -> None:
 
 
 def test_the_mask_is_the_smoothed_body_dilated_by_two() -> None:
-    """Method of SCIENCE §3.2 with scipy."""
+    """Method of docs/science.md#metrics with scipy."""
     volume = ball(12)
     expected = ndimage.binary_dilation(ndimage.gaussian_filter(volume, 1.5) > 0.08, iterations=2)
     np.testing.assert_array_equal(body_mask(volume), expected)

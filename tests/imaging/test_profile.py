@@ -1,4 +1,4 @@
-"""Profiles and consistency: against closed forms, scipy's splines and the numbers of SCIENCE §2.2."""
+"""Profiles and consistency: against closed forms, scipy's splines and the numbers of docs/science.md#consistency."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dicomnode.imaging.profile import (
 )
 from dicomnode.imaging.volume import Volume
 
-MEASURED_SLICES = 24  # of the table in SCIENCE §2.2
+MEASURED_SLICES = 24  # of the table in docs/science.md#consistency
 ratios = st.integers(2, 6)
 slice_counts = st.integers(1, 24)
 

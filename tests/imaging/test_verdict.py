@@ -1,4 +1,4 @@
-"""Every reason of DERIVED §2, its order, its tolerances and its sentence; on real series and on phantoms."""
+"""Every reason, in its order, with its tolerances and its sentence: docs/derived-objects.md#order-of-the-reasons."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _with_slices_changed(change: Callable[[int, Dataset], None], phantom: Phanto
     return judge(_frames(datasets), Limits())
 
 
-# Table "verdict of the node" of the data's SOURCES; wording of §2.
+# What the series are: docs/experiments.md#the-open-data.
 REAL = {
     "prostatex/t2_tra": (
         VerdictReason.PROCESS,

@@ -114,7 +114,7 @@ SETTLING = {
     [(one, entry.action) for entry in STATUSES for one in {entry.first, entry.last} if entry.action in SETTLING],
 )
 def test_a_status_that_settles_the_instance(node: Node, pacs: MisbehavingPacs, status: int, action: Action) -> None:
-    """One row of NODE 2.4 each: the first of three instances gets the status."""
+    """One row of docs/protocol.md#answers-of-a-peer each: the first of three instances gets the status."""
     node.derive("pacs", instances=3)
     pacs.answers.append(status)
     node.push_to("pacs", pacs.port)

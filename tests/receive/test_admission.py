@@ -1,4 +1,4 @@
-"""Who is let in, and the exact code for who is not (NODE 2.1)."""
+"""Who is let in, and the exact code for who is not (docs/protocol.md#association-negotiation)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer is answered, and what is then on disk and in the ledger: every row of NODE 2.3."""
+"""What a peer is answered, and what is on disk and in the ledger then: docs/protocol.md#answers-to-c-store."""
 
 from __future__ import annotations
 

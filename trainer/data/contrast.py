@@ -1,7 +1,8 @@
 """Do two series show tissue alike? A table of the attributes that say so, and fat saturation, which hides in words.
 
-A network trained on two contrasts learns one's grey values before the other's detail (SCIENCE §1.5), so a difference
-keeps two series from being a pair unless it is allowed. What one of them does not state counts as a difference.
+A network trained on two contrasts learns one's grey values before the other's detail (docs/paper.md#to-repeat-it), so a
+difference keeps two series from being a pair unless it is allowed. What one of them does not state counts as a
+difference.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from trainer.data.sources import Series, Source, load
 FloatArray = NDArray[np.float32]
 Matches = tuple[tuple[int, int], ...]  # (thick slice, thin slice)
 
-WINDOW = 10  # thin slices that the published rule looks at (SCIENCE §1.1)
+WINDOW = 10  # thin slices that the published rule looks at (docs/paper.md#pairing)
 ROUNDING_MM = 1e-6  # distances that differ by less are equal
 NEVER = -(1 << 60)
 
@@ -86,7 +86,7 @@ def _along(thick: Series, thin: Series) -> NDArray[np.float64]:
 def published_pairing(
     thick_positions: NDArray[np.float64], thin_positions: NDArray[np.float64], *, window: int = WINDOW
 ) -> Matches:
-    """The published greedy rule on positions (n, 3) and (m, 3), in the order given (SCIENCE §1.1, §1.4).
+    """The published greedy rule on positions (n, 3) and (m, 3), in the order given (docs/paper.md#pairing).
 
     Each thick slice takes, of the next ``window`` thin slices after the last one taken, the nearest in space. Raises
     InputError where none is left, at which the published code raised ``ValueError`` (``remove(inf)``).

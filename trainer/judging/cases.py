@@ -1,8 +1,8 @@
 """The cases that methods are judged on: thick stacks whose thin truth is known.
 
 Thin volumes are averaged into thick slices along each of their three axes. Thick series have no thin truth: their own
-slices serve as one and are averaged by twos (SCIENCE §4.6). Ranges and masks are those of SCIENCE §3.2: one scale per
-case, from the truth, for all methods.
+slices serve as one and are averaged by twos (docs/science.md#other-anatomy-and-contrast). Ranges and masks are those of
+docs/science.md#metrics: one scale per case, from the truth, for all methods.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How near methods come to the truth on volumes that nothing was trained on.
 
 Thick slices are made from a thin truth and thinned again by every method, as the node would do it: a case's rows
-differ by the method alone. Ranges, masks and definitions: SCIENCE §3.2 and ``dicomnode.imaging.metrics``.
+differ by the method alone. Ranges, masks and definitions: docs/science.md#metrics and ``dicomnode.imaging.metrics``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's Table 1, slice by slice, with the columns and rows that it lacks (SCIENCE §1.5).
+"""The paper's Table 1, slice by slice, with the columns and rows that it lacks (docs/paper.md#to-repeat-it).
 
 Columns: its own error (Σ over a slice ÷ rows, which is 512 times the mean), the true mean squared error, PSNR, SSIM.
 Rows: the low-resolution slice as it is, which the paper never compared with; interpolations where the thin slices lie

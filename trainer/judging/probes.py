@@ -1,6 +1,7 @@
 """What a method makes of stacks whose right answer is known: a constant, a ramp, noise, a lesion put into a head.
 
-Interpolation "invents" too (it rings), so every figure stands beside that of cubic-dc (SCIENCE §3.5, §4.7).
+Interpolation "invents" too (it rings), so every figure stands beside that of cubic-dc
+(docs/science.md#invented-and-lost-detail).
 """
 
 from __future__ import annotations

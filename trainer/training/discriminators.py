@@ -4,8 +4,9 @@
             to 96² patches; at their 512² it would hold 537 million weights, so the features are pooled to 6 × 6
             (18.9 million weights in that layer, 23.6 in all).
 ``code``    what the published code of Narcomey and Gu ran instead: six strided convolutions and a residual block
-            (SCIENCE §1.1); flattened by pooling to 8 × 8, which at 512² changes nothing.
-``patch``   for ``thin-sharp``: judges reformats, which hold the slice axis, place by place (SCIENCE §3.4, §4.8).
+            (docs/paper.md#paper-code-recipes); flattened by pooling to 8 × 8, which at 512² changes nothing.
+``patch``   for ``thin-sharp``: judges reformats, which hold the slice axis, place by place
+(docs/science.md#adversarial-stage).
 
 Batch norm takes the statistics of the batch always and keeps none: no discriminator outlives its training.
 """

@@ -233,7 +233,10 @@ def _validate(training_step: TrainingStep, validation: list[Batch]) -> float:
 
 
 def _recalibrate(training_step: TrainingStep, drawn: Iterator[Batch]) -> None:
-    """Statistics of the averaged weights over training samples, instead of those of the last few (SCIENCE §1.1)."""
+    """Statistics of the averaged weights over training samples, instead of those of the last few.
+
+    See docs/paper.md#paper-code-recipes.
+    """
     net = training_step.generator.averaged()
     inputs = (torch.from_numpy(batch.inputs) for batch in drawn if isinstance(batch, SliceBatch))
     update_bn(inputs, net, device=training_step.device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-CHARBONNIER_EPSILON = 1e-3  # about the noise floor of the volumes' scale (SCIENCE §4.2)
+CHARBONNIER_EPSILON = 1e-3  # about the noise floor of the volumes' scale (docs/science.md#design-of-thin)
 
 Network = Callable[[Tensor], Tensor]
 
@@ -40,8 +40,8 @@ def z_gradient(thin: Tensor, truth: Tensor) -> Tensor:
 def consistency_loss(thin: Tensor, thick: Tensor, profile: Tensor) -> Tensor:
     """Mean squared difference between what was measured and what ``thin`` would have been measured as.
 
-    ``thin`` (…, m, H, W), ``thick`` (…, n, H, W), ``profile`` (…, n, m), whose rows add up to one (SCIENCE §2.1).
-    For networks without the projection: behind it this is zero.
+    ``thin`` (…, m, H, W), ``thick`` (…, n, H, W), ``profile`` (…, n, m), whose rows add up to one
+    (docs/science.md#slice-profile). For networks without the projection: behind it this is zero.
     """
     return mse(torch.einsum("...ij,...jhw->...ihw", profile, thin), thick)
 
@@ -96,6 +96,9 @@ def gradient_penalty(discriminator: Network, images: Tensor) -> Tensor:
 
 
 def discriminator_accuracy(real: Tensor, fake: Tensor) -> float:
-    """BatchShare of pairs in which the real one was told, D(real) > D(fake) (SCIENCE §5); healthy: 0.55 to 0.95."""
+    """The share of pairs in which the real one was recognised, D(real) > D(fake); healthy: 0.55 to 0.95.
+
+    See docs/science.md#adversarial-stage.
+    """
     assert real.shape == fake.shape
     return (real > fake).float().mean().item()

@@ -80,7 +80,7 @@ class Samples(_Table):
 
 
 class Degradation(_Table):
-    """From what the thickening of thin slices is drawn (SCIENCE §2.1)."""
+    """From what the thickening of thin slices is drawn (docs/science.md#slice-profile)."""
 
     profiles: dict[ProfileKind, Weight] = Field(default={ProfileKind.BOX: 1.0})  # kind → share
     thicknesses: dict[str, Weight] = Field(default={"1.0": 1.0})  # thickness ÷ spacing → share
@@ -198,7 +198,8 @@ class RecipeTables(_Table):
         0.0  # of the exponential moving average that is judged and shipped; 0: the weights themselves
     )
     clip_norm: Weight = 0.0  # 0: none
-    recalibrate_batch_norm: bool = True  # statistics over the training set after each stage (SCIENCE §1.1)
+    # statistics over the training set after each stage (docs/paper.md#paper-code-recipes)
+    recalibrate_batch_norm: bool = True
     network: Network
     samples: Samples
     degradation: Degradation = Degradation()

@@ -1,7 +1,8 @@
 """Thick slices from thin ones, and thin ones varied: parameters are drawn first and applied then, all by one seed.
 
-What a pair of thick and thin slices made here cannot show is motion and another contrast: whatever counts pairs says
-of these that they are simulated. Physics: SCIENCE §2.1; the variations were measured in SCIENCE §4.2.
+What a pair of thick and thin slices made here cannot show is motion and another contrast: whatever counts pairs says of
+these that they are simulated. Physics: docs/science.md#slice-profile; the variations were measured in
+docs/science.md#design-of-thin.
 """
 
 from __future__ import annotations

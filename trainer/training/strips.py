@@ -1,7 +1,8 @@
 """Samples of the ``thin`` network: strips of simulated thick slices with the thin truth of three of them.
 
-A strip is eleven neighbouring thick slices of one patch; the network predicts three neighbouring ones of them, so
-that the loss sees the seams between slabs. Contrast is changed on the thin truth, before it is averaged (SCIENCE §4.2).
+A strip is eleven neighbouring thick slices of one patch; the network predicts three neighbouring ones of them, so that
+the loss sees the seams between slabs. Contrast is changed on the thin truth, before it is averaged
+(docs/science.md#design-of-thin).
 """
 
 from __future__ import annotations

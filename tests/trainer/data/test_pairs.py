@@ -161,7 +161,7 @@ def test_a_pair_whose_thin_slice_motion_took_away_is_dropped(tmp_path: Path) -> 
 
 @needs_shared
 def test_both_rules_give_the_measured_pairs_of_the_one_real_pair() -> None:
-    """SCIENCE §5: 18 pairs, 0.26 and 0.34 mm along the normal, 15.9 mm in space because the fields of view differ."""
+    """Real series: 18 pairs, 0.26 and 0.34 mm along the normal, 15.9 mm in space because the fields of view differ."""
     found = {series.role: series for series in sources.scan([DATA / "mimbcd_uta11"])}
     for rule in Pairing:
         apart = pairs.distances(found[Role.THICK], found[Role.THIN], rule)

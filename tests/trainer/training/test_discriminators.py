@@ -18,7 +18,10 @@ def count_parameters(net: nn.Module) -> int:
 
 @pytest.mark.parametrize(("channels", "parameters"), [(1, 48_166_209), (3, 48_166_209 + 2 * 64 * 4 * 4)])
 def test_the_codes_discriminator_has_as_many_parameters_as_it_had(channels: int, parameters: int) -> None:
-    """Flattened 8 × 8 × 512 at 512²; the count was taken from the published TensorFlow code (SCIENCE §1.1)."""
+    """Flattened 8 × 8 × 512 at 512²; the count was taken from the published TensorFlow code.
+
+    See docs/paper.md#paper-code-recipes.
+    """
     with torch.device("meta"):
         net = build(DiscriminatorKind.CODE, channels=channels)
         assert net.get_submodule("trunk")(torch.zeros(2, channels, 512, 512)).shape == (2, 512, 8, 8)

@@ -83,7 +83,7 @@ def test_features_that_are_not_the_file_stated_are_refused_before_training(tmp_p
 
 @needs_shared
 def test_the_one_real_pair_trains_when_its_contrast_is_allowed() -> None:
-    """SOURCES: T1 TSE 3.3 mm with T1 FLASH 0.9 mm, 18 slice pairs."""
+    """The one real pair: T1 TSE 3.3 mm with T1 FLASH 0.9 mm, 18 slice pairs."""
     request = Request(
         studies=(DATA / "mimbcd_uta11",), recipe="paper-model1", pairs=PairKind.REAL, features="vgg19:relu3_4",
         features_file=WEIGHTS / "vgg19_relu3_4.safetensors",

@@ -95,7 +95,10 @@ def test_the_generators_update_leaves_the_discriminator_as_it_is() -> None:
 
 
 def test_the_published_weights_make_the_adversarial_term_vanish() -> None:
-    """Raw values: beside an MSE of 1e4 and more, 1e-3 of a cross entropy is less than 1e-5 (SCIENCE §1.5)."""
+    """Raw values: beside an MSE of 1e4 and more, 1e-3 of a cross entropy is less than 1e-5.
+
+    See docs/paper.md#to-repeat-it.
+    """
     stage = TrainingStage(
         name="srgan",
         share=1,
