@@ -17,12 +17,36 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
+from pydicom.encaps import generate_frames, get_frame
 from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
 
 from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_dataset, read_header_or_reason
 from dicomnode.imaging.representation import MALFORMED
 
 UNDECODABLE = (*MALFORMED, RuntimeError)  # pydicom raises RuntimeError when all decoders have failed
+
+# Every JPEG, JPEG-LS and JPEG 2000 codestream ends with the same marker (PS3.5 section 8.2 and annex A.4).
+ENDED_BY_MARKER = frozenset(
+    {
+        JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless,
+        JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K,
+    }
+)  # fmt: skip
+END_OF_IMAGE = b"\xff\xd9"
+FILL_BYTES = b"\0\xff"  # of a fragment to an even length, and in front of a marker
 
 StoredValues = NDArray[np.int16] | NDArray[np.uint16]  # of one frame (H, W)
 
@@ -83,12 +107,32 @@ def stored_values(dataset: FileDataset, index: int | None = None) -> StoredValue
     Siemens XA30 leaves words of 65535 where 12 bits are stored; a reader that takes them as they are sees a spike
     sixteen times as bright as anything else (docs/derived-objects.md#pixels-of-the-source).
     """
+    _require_whole_codestreams(dataset, index)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of trailing padding, which harms nothing
         words = pixel_array(dataset, index=index)
     if words.dtype.kind not in "iu":
         raise ValueError("no image of whole numbers")
     return cut(words, int(dataset.BitsStored), is_signed=dataset.PixelRepresentation == 1)
+
+
+def _require_whole_codestreams(dataset: FileDataset, index: int | None) -> None:
+    """Raise ValueError where a JPEG codestream breaks off: without its last marker a frame was not written to its end.
+
+    A decoder would fill the rest with what it likes, or read on beyond the end: pyjpegls 1.5 then may never return.
+    """
+    if dataset.file_meta.TransferSyntaxUID not in ENDED_BY_MARKER:
+        return
+    count = int(dataset.get("NumberOfFrames") or 1)
+    offsets = [dataset.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    extended = (offsets[0], offsets[1]) if all(offsets) else None
+    frames = (
+        generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=extended)
+        if index is None
+        else [get_frame(dataset.PixelData, index, number_of_frames=count, extended_offsets=extended)]
+    )
+    if any(not frame.rstrip(FILL_BYTES).endswith(END_OF_IMAGE) for frame in frames):
+        raise ValueError("a compressed frame breaks off")
 
 
 def cut(words: NDArray[np.integer], bits_stored: int, *, is_signed: bool) -> StoredValues:

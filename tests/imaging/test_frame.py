@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,19 @@ import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import JPEGLSLossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from dicomnode.errors import InputError
 from dicomnode.imaging.frame import UNDECODABLE, Frame, decoded, frames_of, instances_of, read_frames
 from dicomnode.imaging.headers import UnreadableHeader, read_header
 from dicomnode.imaging.stack import load_volume
+from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.phantom import Phantom, write_datasets
 
 SMALL = Phantom(slices=6, rows=20, columns=24, spacing_mm=5.0)
+WIDE = Phantom(slices=6, rows=64, columns=64, spacing_mm=5.0)  # JPEG 2000 halves a picture five times
 
 
 def _multi_frame(path: Path, syntax: str | None) -> Path:
@@ -87,3 +91,36 @@ def test_frames_of_one_file_share_its_digest_and_count_as_one_instance(tmp_path:
     assert [frame.number for frame in stack.frames] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_array_equal(stack.stored, pixel_array(dcmread(path)))
     assert len(instances_of(frames)) == 1
+
+
+def _compressed(folder: Path, how: str) -> list[Path]:
+    """The slices of a phantom, compressed by pydicom or by a program of DCMTK."""
+    datasets = WIDE.datasets()
+    if how in ("JPEGLSLossless", "JPEG2000Lossless"):
+        for dataset in datasets:
+            dataset.compress({"JPEGLSLossless": JPEGLSLossless, "JPEG2000Lossless": JPEG2000Lossless}[how])
+        return list(write_datasets(folder, datasets))
+    paths = []
+    for plain in write_datasets(folder, datasets):
+        paths.append(plain.with_suffix(".compressed"))
+        subprocess.run([program(how), plain, paths[-1]], env=environment(), check=True)
+        plain.unlink()
+    return paths
+
+
+@pytest.mark.parametrize("how", [pytest.param("dcmcjpeg", marks=needs_dcmtk), "JPEGLSLossless", "JPEG2000Lossless"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.timeout(30)
+def test_a_compressed_frame_that_breaks_off_is_refused_and_not_filled_up(
+    tmp_path: Path, how: str, share: float
+) -> None:
+    """The decoders take such a frame as it is, or read on beyond its end."""
+    paths = _compressed(tmp_path, how)
+    assert len(load_volume(read_frames(paths)).frames) == len(paths)
+    dataset = dcmread(paths[2])
+    whole = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = encapsulate([whole[: int(share * len(whole))]])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(paths[2])
+    with pytest.raises(InputError, match=r"^Slice \d cannot be used: its pixels cannot be decoded"):
+        load_volume(read_frames(paths))
