@@ -234,8 +234,8 @@ def test_a_resampled_object_with_the_code_of_resampling_is_our_kind_wherever_it_
     [
         ("PatientID", "OTHER-7", "Instances disagree on Patient ID.", True),
         ("PatientComments", "secret words", "Instances disagree on Patient Comments.", True),
-        ("StudyInstanceUID", generate_uid(), "Instances disagree on Study Instance UID.", True),
-        ("FrameOfReferenceUID", generate_uid(), "Instances disagree on Frame of Reference UID.", False),
+        ("StudyInstanceUID", "2.25.1", "Instances disagree on Study Instance UID.", True),
+        ("FrameOfReferenceUID", "2.25.2", "Instances disagree on Frame of Reference UID.", False),
         ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.7", "Instances disagree on SOP Class UID.", False),
         ("ScanningSequence", "GR", "Instances disagree on Scanning Sequence.", False),
     ],
