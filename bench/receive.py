@@ -40,7 +40,7 @@ FLUSHES = 3
 
 
 def serve_ours(data: Path, port: int) -> None:
-    """The node's own door, archive and ledger; nothing else of the node runs."""
+    """The node's own receiver, archive and ledger; nothing else of the node runs."""
     from dicomnode import log
     from dicomnode.archive import Archive
     from dicomnode.ids import AeTitle

@@ -1,11 +1,11 @@
-"""The running node: its parts started in the order of their dependence, and stopped in the reverse.
+"""The running node. It starts its parts in the order of their dependence and stops them in reverse order.
 
     data folder locked → ledger → sweep begun → models known → work → settle → push, one a peer → receive
     → sweep → calendar
 
-Nothing is accepted before everything behind the receiver stands; at the end the receiver stops before the rest, so that
-nothing comes while that ends. Only the look through the archive and the calendar begin later: they do not keep a sender
-waiting. What each part has begun is in the ledger at any moment: a stop in order only saves time.
+The receiver starts after the parts that process what it receives, and stops before them. Only the sweep of the archive
+and the calendar start after the receiver, so that no sender waits for them. The ledger records at any moment what each
+part has begun. A stop in this order is therefore not needed for safety; it only saves time at the next start.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from dicomnode.work.supervisor import Supervisor
 
 LOGGER = logging.getLogger(__name__)
 
-PUSH_STOP_S = 10.0  # for the instance that is on its way to a peer; then the association is aborted
+PUSH_STOP_S = 10.0  # for the instance that is being sent to a peer; then the association is aborted
 SETTLE_STOP_S = 10.0  # for the series that is being judged
 SWEEP_STOP_S = 10.0  # for the folder that is being looked through
 SIGNAL_POLL_S = 1.0
-SWEPT_AT = time(4)  # each day, local: before the first patients, and not in the hour that a change of clocks moves
+SWEPT_AT = time(4)  # each day, local time: before the first patients, and not in an hour that summer time moves
 
 
 class Service:
@@ -60,21 +60,21 @@ class Service:
         self._drain_s = 0.0  # while it starts there is nothing to wait for
         self._loops: list[PeerLoop] = []
         self._receiver: Receiver | None = None
-        # Why it is to end: a signal, or what it cannot go on with. A SimpleQueue, since it alone may be used in a
-        # signal handler that interrupts its own ``get`` (an Event may deadlock).
+        # Why the service is to end: a signal, or an error that it cannot survive. It is a SimpleQueue because only that
+        # may be used in a signal handler that interrupts its own ``get``; an Event may deadlock.
         self._asked: SimpleQueue[int | NodeError] = SimpleQueue()
 
     @property
     def port(self) -> int:
-        """The port that we listen on; of a started service."""
+        """The port on which the service listens. The service must be started."""
         assert self._receiver is not None, "not started"
         return self._receiver.port
 
     def run(self) -> None:
-        """Start, serve until SIGTERM or Ctrl-C, stop in order.
+        """Start, serve until SIGTERM or Ctrl-C, and stop every part.
 
-        Returns after SIGTERM; after Ctrl-C raises KeyboardInterrupt once all is stopped, as an interrupted call does.
-        Raises LedgerError, once all is stopped, where the ledger proves to be damaged.
+        Returns after SIGTERM and raises KeyboardInterrupt after Ctrl-C. If the check of the ledger finds damage, the
+        service stops as well and raises LedgerError. Every part has stopped before this returns or raises.
         """
         with _signals(self._asked):
             self.start()
@@ -92,7 +92,7 @@ class Service:
             raise KeyboardInterrupt
 
     def start(self) -> None:
-        """Start every part; when one cannot, those before it are stopped and its error is raised."""
+        """Start every part. If one cannot start, the parts before it are stopped and its error is raised."""
         with ExitStack() as parts:
             self._start(parts)
             self._drain_s = self.settings.receive.drain_s
@@ -189,7 +189,7 @@ class Service:
         )  # fmt: skip
 
     def _open(self, parts: ExitStack, host: str) -> tuple[Archive, Ledger, BootReport]:
-        """Make the data folder and the ledger ours until the end."""
+        """Lock the data folder and open the ledger, until the service stops."""
         archive = Archive(self.settings.node.data)
         archive.lock()
         parts.callback(archive.unlock)
@@ -207,7 +207,7 @@ class Service:
             loop.wake()
 
     def _stop_loops(self) -> None:
-        """All at once: ten peers that hang are to cost the time of one."""
+        """Stop all loops at the same time, so that ten peers that hang take no longer than one."""
         stopping = [
             threading.Thread(target=loop.stop, args=(PUSH_STOP_S,), name="push-stop")
             for loop in self._loops
@@ -220,10 +220,10 @@ class Service:
 
 
 def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:
-    """The first signal that came, or the first thing that the node cannot go on with.
+    """Return the first signal that arrives, or the first error that the node cannot survive.
 
-    With a limit, again and again: a signal that arrives while the main thread begins to wait interrupts nothing, and
-    its handler would run at the next signal only (seen in bench/kill.py).
+    Each wait is short. A signal that arrives just before the main thread begins to wait does not interrupt the wait; in
+    a wait without limit, its handler would run only after the next signal (seen in bench/kill.py).
     """
     while True:
         try:
@@ -234,7 +234,7 @@ def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:
 
 @contextmanager
 def _signals(asked: SimpleQueue[int | NodeError]) -> Iterator[None]:
-    """SIGTERM and SIGINT go into the queue; the second one ends the process at once, which no one is harmed by."""
+    """Put the first SIGTERM or SIGINT into the queue. The second one ends the process at once; no data is lost."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if was_asked:

@@ -1,17 +1,20 @@
-"""Quiet series → verdict → job.
+"""Settles series for which no further instance arrives, reaches a verdict on each, and plans the jobs.
 
-A series is *settled* once nothing came for a while: nothing in DICOM says that a series is complete. The set of its
-instances is then frozen as a revision, their headers are read from the archive, the first matching rule gives the
-limits, and the verdict either keeps the series, with the reason in one sentence, or plans a job with everything
-pinned that decides the result. Torch is not loaded here, and pixels are looked at in one case only: what was set aside
-of a series, because its SOP Instance UID is taken, is compared with what was kept. As long as it differs in what
-matters, and nobody has seen it, the series is kept; of one that was judged before, deliveries are held (``ledger``).
+DICOM has no sign that a series is complete. A series is therefore *settled* when no instance has arrived for a while.
+Its instances are then frozen as a revision, and their headers are read from the archive. The first rule that matches
+gives the limits. The verdict either keeps the series, with the reason in one sentence, or plans a job. The job records
+everything that decides its result.
 
-How long is quiet: ``settle.quiet_s`` after the last instance, while no association that stored into the series is
-open; ``settle.aborted_wait_s`` where the last such association broke off (the sender may come again); at the latest
-``settle.max_wait_s`` after the first instance. All durations are of the monotonic clock. The ledger holds wall-clock
-moments, which a step of the clock would falsify, so each series is timed from when this process saw it change: after
-a restart the wait starts anew, and is at most ``quiet_s`` longer.
+This file does not load PyTorch. It decodes pixels in one case only: when a file of the series was set aside because its
+SOP Instance UID was in the archive already. That file is compared with the archived instance. If they differ in a way
+that matters, and no person has marked the file as seen, the series is kept. If the series has its verdict already, its
+deliveries are held instead (``ledger``).
+
+A series is settled ``settle.quiet_s`` after its last instance, but not while an association that stored into it is
+open. If its last association was aborted, the wait is ``settle.aborted_wait_s``, because the sender may try again. In
+every case the series is settled ``settle.max_wait_s`` after its first instance. The waits are measured with the
+monotonic clock, because the times in the ledger would be wrong after the wall clock was set. After a restart the wait
+of a series begins again; it is then at most ``quiet_s`` longer.
 """
 
 from __future__ import annotations
@@ -64,11 +67,11 @@ NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not 
 
 
 class _TooMuch(Exception):
-    """A series is beyond what is judged; the text becomes the sentence of the kept series."""
+    """The series is too large to be judged. It is kept, with the text of this exception as the sentence."""
 
 
 class _Stopped(Exception):
-    """The service stops; the series stays settled and gets its verdict at the next start."""
+    """The service stops. The series stays settled and gets its verdict after the next start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +79,13 @@ class Due:
     """A series that is to be settled now."""
 
     series: ReceivingSeries
-    note: str = ""  # why now, where quiet alone is not the reason
-    is_quiet: bool = True  # False: instances may still come, and whichever have come by then belong to it
+    note: str = ""  # why it is settled now, if the usual quiet time is not the reason
+    is_quiet: bool = True  # False: instances still arrive; those that have arrived by then belong to the revision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Timing:
-    """What was seen of a receiving series, and when on the monotonic clock it began and last changed."""
+    """A series in state ``receiving`` as last read, and when, on the monotonic clock, it began and last changed."""
 
     seen: ReceivingSeries
     began: float
@@ -91,25 +94,25 @@ class _Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
-    """The rule and verdict of a series, before objections."""
+    """The rule and the verdict of a series, whether or not files of it were set aside."""
 
     choice: RuleChoice
     parameters: DerivationParameters | None  # of the rule and its model; None where no rule applies
     verdict: Verdict
-    broken: tuple[str, ...]  # sentences on UIDs that are none by the standard's rule
+    broken: tuple[str, ...]  # sentences on UIDs that break the standard's rule
 
 
 class QuietWatch:
-    """Knows how long each receiving series has been quiet, from looks at the ledger. Used by one thread."""
+    """Measures how long each series in state ``receiving`` has been quiet. Used by one thread."""
 
     def __init__(self, settings: SettleSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
         self._timings: dict[SeriesId, _Timing] = {}
-        self._looked_at = clock.monotonic()  # nothing is known to have been quiet before we began to look
+        self._looked_at = clock.monotonic()  # the quiet time of a series cannot begin before this
 
     def look(self, receiving: Sequence[ReceivingSeries], open_series: AbstractSet[SeriesId]) -> tuple[list[Due], float]:
-        """The series that are due, and the seconds until another one may be."""
+        """Return the series that are to be settled now, and the seconds until the next one may be."""
         now = self._clock.monotonic()
         self._timings = {one.id: self._timing(one, now) for one in receiving}
         self._looked_at = now
@@ -132,11 +135,11 @@ class QuietWatch:
         return _Timing(seen=seen, began=began, changed=now - self._age(seen.last_at, now))
 
     def _age(self, moment: datetime, now: float) -> float:
-        """Seconds since a stored moment, as far as the wall clock is believed: it came since our last look."""
+        """Return the seconds since a stored time, but at most those since the last call of ``look``."""
         return min(max((self._clock.now() - moment).total_seconds(), 0.0), now - self._looked_at)
 
     def _due(self, timing: _Timing, now: float, *, is_open: bool) -> Due | float:
-        """The series, if it is to be settled now, else the seconds until it may be."""
+        """Return the series if it is to be settled now, else the seconds until it may be."""
         settings, series = self._settings, timing.seen
         longest_s = settings.max_wait_s - (now - timing.began)
         wait_s = settings.aborted_wait_s if series.aborted else settings.quiet_s
@@ -151,7 +154,7 @@ class QuietWatch:
 
 
 class Settler:
-    """One thread that drains the ledger of series that became quiet and of series that wait for a verdict."""
+    """One thread that settles series that are quiet, and reaches a verdict on series that are settled."""
 
     def __init__(
         self,
@@ -179,22 +182,22 @@ class Settler:
         self._thread = threading.Thread(target=self._run, name="settle")
 
     def start(self) -> None:
-        """Begin to look at the ledger."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Something may be due: an association ended, an operator asked for a new verdict."""
+        """Look into the ledger now: an association has ended, or an operator asked for a new verdict."""
         self._wake.set()
 
     def stop(self, limit_s: float) -> None:
-        """Stop between two series; one that waits for its verdict gets it at the next start."""
+        """Stop after the present series. Series that wait for their verdict get it after the next start."""
         self._stopping.set()
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(limit_s)
 
     def _run(self) -> None:
-        """Border: without its settler the node would take series in for ever and derive none, so the loop goes on."""
+        """Border: the loop goes on after any exception. Without it the node would receive series and derive none."""
         while not self._stopping.is_set():
             try:
                 wait_s = self.turn()
@@ -208,9 +211,9 @@ class Settler:
             self._wake.clear()
 
     def turn(self) -> float:
-        """Settle what is quiet, judge what is settled; seconds until something may be due again."""
-        # First who is open, then the rows: an association lost in between is marked in its row before it counts as
-        # closed, and so its series is seen as open, as aborted, or as both, but never as quiet.
+        """Settle the series that are quiet and judge those that are settled; return the seconds until the next turn."""
+        # Open associations are read before the rows. An association that breaks off in between is marked in the rows of
+        # its series before it counts as closed, so each of them is seen as open, as aborted or as both, never as quiet.
         open_series = self._open_series()
         due, next_s = self._watch.look(self._ledger.receiving_series(), open_series)
         for one in due:
@@ -220,7 +223,7 @@ class Settler:
                 break
             try:
                 self._judge(series)
-            except StorageError as exc:  # of this series' files: those behind it may lie on sound ground
+            except StorageError as exc:  # of this series' files; the files of the next series may be readable
                 self._wait_for_disk(series, exc.sentence)
                 next_s = max(next_s, PAUSE_S)
             else:
@@ -229,14 +232,14 @@ class Settler:
         return max(next_s, SHORTEST_WAIT_S)
 
     def _wait_for_disk(self, series: SettledSeries, sentence: str) -> None:
-        """It says nothing of the images: they are judged when it can be read. Told once, not at every look."""
+        """Leave the series settled until its files can be read. Log and ledger note it once, not at every turn."""
         if self._waiting.get(series.id) != sentence:
             self._waiting[series.id] = sentence
             self._ledger.note("judge_failed", table="series", row=series.id, detail=f"{sentence} It is tried again.")
             log.event(LOGGER, "judge_failed", level=logging.ERROR, series=series.id, sentence=sentence)
 
     def _settle(self, due: Due) -> None:
-        """Freeze the set of instances; one that came since the look takes the quiet away again."""
+        """Freeze the instances as a revision, unless another one has arrived since the rows were read."""
         series = due.series
         seen_at = series.last_at if due.is_quiet else None
         if self._ledger.settle(series.id, series.revision, note=due.note, seen_at=seen_at):
@@ -247,7 +250,7 @@ class Settler:
             )  # fmt: skip
 
     def _judge(self, series: SettledSeries) -> None:
-        """Keep or plan one series. One that brings the judge down is kept: it must not stop those behind it."""
+        """Keep or plan one series. If the verdict fails with an exception, the series is kept."""
         instances = self._ledger.instances_of(series.id, series.revision)
         begun = self._clock.monotonic()
         try:
@@ -258,11 +261,11 @@ class Settler:
             return
         except _TooMuch as exc:
             self._keep(series, reason=NOT_JUDGED, sentence=str(exc), alert=True)
-        except ModelError as exc:  # rolled back to none while a rule names it: no other takes its place
+        except ModelError as exc:  # no model of that name is active; no other model is used instead
             sentence = f"{exc.sentence} Activate one, then `dicomnode series retry {series.id}`."
             self._keep(series, reason=NOT_JUDGED, sentence=sentence, alert=True)
         except NodeError:
-            raise  # the disk's or the ledger's matter, not the series'
+            raise  # a fault of the disk or the ledger, not of the series
         except Exception as exc:  # noqa: BLE001 (border: one series' judgement)
             log.failure(LOGGER, "judge_failed", series=series.id)
             sentence = f"The headers could not be judged ({type(exc).__name__}); the log holds the traceback."
@@ -274,16 +277,16 @@ class Settler:
             )
 
     def _decide(self, series: SettledSeries, judged: _Judged | None, objections: Sequence[str]) -> None:
-        """Keep or plan the series by its verdict; files of it that were set aside and seen by nobody come first."""
+        """Keep or plan the series by its verdict, but keep it if no person has seen a file of it that was set aside."""
         if judged is None:
-            sentence = " ".join(objections) or "All that came of this series was set aside; there is nothing to derive."
+            sentence = " ".join(objections) or "Every instance of this series was set aside; nothing is left to derive."
             self._keep(series, reason=SET_ASIDE, sentence=sentence, alert=False)
             return
         verdict = judged.verdict
         notes = (*judged.choice.passed_over, *verdict.notes, *judged.broken)
         alert = verdict.alert or bool(judged.broken)
         if objections:
-            notes = (f"As it is, the verdict would be: {verdict.sentence}", *notes)
+            notes = (f"Without what was set aside, the verdict would be: {verdict.sentence}", *notes)
             self._keep(series, reason=SET_ASIDE, sentence=" ".join(objections), alert=alert, notes=notes)
         elif verdict.process:
             self._plan(series, judged, notes, alert=alert)
@@ -291,20 +294,20 @@ class Settler:
             self._keep(series, reason=verdict.reason, sentence=verdict.sentence, alert=alert, notes=notes)
 
     def _examine_late(self) -> None:
-        """Look at what was set aside of series that have their verdict already."""
+        """Compare the files that were set aside of series that have their verdict already."""
         for series in self._ledger.waiting_quarantine():
             try:
                 self._examine(series)
             except _Stopped:
                 return
-            except StorageError as exc:  # its deliveries stay held, and it is looked at again at the next turn
+            except StorageError as exc:  # its deliveries stay held, and the next turn tries again
                 log.event(
                     LOGGER, "examination_failed", level=logging.ERROR, series=series, code=exc.code,
                     sentence=exc.sentence,
                 )  # fmt: skip
 
     def _examine(self, series: SeriesId) -> None:
-        """Look at what was set aside of a series: how does it differ from what was kept?"""
+        """Compare the files of a series that were set aside with the archived instances, and record the findings."""
         until = self._clock.monotonic() + READ_LIMIT_S
         found: list[Examined] = []
         for one in self._ledger.unexamined(series):
@@ -358,7 +361,7 @@ class Settler:
         return _Judged(choice=choice, parameters=parameters, verdict=verdict, broken=broken)
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
-        """Frames of the whole revision, within bounds; a file that is gone stands in its place as unreadable."""
+        """Return the frames of the whole revision. A missing file counts as an unreadable slice. Raises _TooMuch."""
         if len(instances) > INSTANCES_LIMIT:
             raise _TooMuch(f"{len(instances)} instances are more than the {INSTANCES_LIMIT} that are judged.")
         until = self._clock.monotonic() + READ_LIMIT_S
@@ -405,14 +408,14 @@ class Settler:
 
 
 def limits_of(parameters: DerivationParameters | None, model: ModelFacts) -> Limits:
-    """What the rule and its model allow; without a rule the defaults hold, so that the verdict can name a reason."""
+    """Return what the rule and its model allow; without a rule, the defaults, so that the verdict can name a reason."""
     if parameters is None:
         return Limits(ratios=model.ratios, model=model.name)
     return Limits.of(parameters, model.ratios)
 
 
 def broken_uids(headers: Sequence[InstanceHeader]) -> tuple[str, ...]:
-    """A sentence for each way in which an attribute breaks the rule for UIDs; what is absent breaks none."""
+    """Return a sentence for each attribute whose UIDs break the standard's rule. An absent attribute breaks none."""
     faults: dict[tuple[str, str], int] = {}
     for header in headers:
         for keyword in UIDS:
@@ -430,7 +433,10 @@ def _not_compared(one: Unexamined, why: str) -> Examined:
 
 
 def _difference(one: Unexamined, aside: Path, kept: Path) -> Examined:
-    """Another encoding may differ in what places no slice and names nobody; the same one in nothing at all."""
+    """Compare a file that was set aside with the archived instance.
+
+    If only the encoding is known to differ, other attributes than those of patient, study and position are ignored.
+    """
     found = compare(kept, aside)
     if found is None:
         return _not_compared(one, "a header cannot be read")

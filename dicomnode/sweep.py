@@ -2,11 +2,11 @@
 
 A crash leaves temporary files, whole files whose row was never written or stands in quarantine already, and, where
 somebody removed files by hand, rows without a file. None of them is in the way of what comes in: own ids are random, so
-nothing new ever gets the name of something old. So the node opens its door first, and only what is quick comes before:
+nothing new ever gets the name of something old. So the node soon begins to receive; only what is quick comes before:
 
     before READY   what no job had published; the folders that changed since the last clean stop, for a second
     at first use   a folder before this process first writes into it, whoever writes (``Archive.before_first_write``)
-    behind         every other folder, the newest first, in small pieces with long pauses; quarantine without rows
+    after READY    every other folder, the newest first, in small pieces with long pauses; quarantine without rows
 
 No folder is looked through once this process has begun to write into it, so a file without a row is always one that
 an earlier process left, whatever the clocks say: what is being received now is never taken for an orphan. A ledger
@@ -41,7 +41,7 @@ from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
 LOGGER = logging.getLogger(__name__)
 
-BEFORE_READY_S = 1.0  # for folders that changed since the last clean stop; the rest of them come behind
+BEFORE_READY_S = 1.0  # for folders that changed since the last clean stop; the rest of them follow after the start
 PIECE_S = 0.02  # of work, then
 PAUSE_SHARE = 9.0  # times as long a pause: a tenth of one processor while instances come in
 QUARANTINE_PIECE = 50  # files of the quarantine that are given a row in one transaction
@@ -108,7 +108,7 @@ class Sweep:
         )  # fmt: skip
 
     def start(self, is_busy: Callable[[], bool] = lambda: False) -> None:
-        """Begin with what comes behind the open door. ``is_busy``: is an association open?"""
+        """Begin with what is done after the start. ``is_busy``: is an association open?"""
         self._is_busy = is_busy
         self._thread.start()
 

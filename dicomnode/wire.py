@@ -42,7 +42,7 @@ TRANSFER_SYNTAXES = (
     str(JPEG2000Lossless),
     str(RLELossless),
 )
-"""What the door accepts, in our order of preference, which decides (PS3.8 section 9.3.3.2 leaves it to us).
+"""The transfer syntaxes that the receiver accepts, in its order of preference (PS3.8 section 9.3.3.2 allows any).
 
 Never deflated (a small message may expand without limit), never big endian (retired), nothing lossy.
 """
@@ -56,7 +56,7 @@ MAXIMUM_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd ids from 1 to 255
 
 
 class Answer(IntEnum):
-    """The status that the door gives to a C-STORE (PS3.4 Annex B.2.3, PS3.7 Annex C)."""
+    """The status with which the receiver answers a C-STORE (PS3.4 Annex B.2.3, PS3.7 Annex C)."""
 
     STORED = 0x0000
     FAILED = 0x0110

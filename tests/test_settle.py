@@ -235,7 +235,7 @@ def test_nothing_is_decided_before_the_series_is_quiet(bench: Bench) -> None:
 
 
 def test_an_association_that_breaks_off_between_two_looks_does_not_settle_its_series(bench: Bench) -> None:
-    """The door knows it as closed from then on, and its row as aborted."""
+    """From then on the receiver counts it as closed, and the row of the series says that it was aborted."""
     series = store(bench.ledger, bench.archive, mr_datasets())
     is_lost: list[bool] = []
 

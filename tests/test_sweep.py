@@ -1,4 +1,4 @@
-"""Files and rows are brought together behind the open door; what comes in meanwhile is never taken for an orphan."""
+"""Files and rows are brought together after the start; what arrives meanwhile is never taken for an orphan."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class Life:
         return stored
 
     def is_through(self) -> bool:
-        """Has the look behind the open door ended?"""
+        """Whether the look after the start has ended."""
         return not self.sweep._thread.is_alive()
 
     def look_behind(self) -> None:
-        """All that comes behind the open door."""
+        """Run all that is done after the start."""
         self.sweep.start()
         wait_until(self.is_through, 30, "the archive is looked through")
 
@@ -140,7 +140,7 @@ def test_a_clean_start_looks_through_nothing_that_nobody_touched_since(tmp_path:
     life.end()
     age(orphan.parent)
     life = begin(tmp_path / "data")
-    assert orphan.exists(), "the door does not wait for it"
+    assert orphan.exists(), "the start does not wait for it"
     life.look_behind()
     (row,) = life.quarantined()
     assert (row.reason, row.peer, row.sha256) == ("orphan", "mr1", stored.sha256)

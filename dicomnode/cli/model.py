@@ -81,7 +81,9 @@ def show(name: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def verify(name: str, config: Path | None, as_json: bool) -> None:
-    """Compare every file of a model with its digest. Exit code 2 names the first file that differs.
+    """Compare every file of a model with its digest.
+
+    If a file differs, the command names the first one and ends with exit code 2.
 
     NAME is a name that `model list` shows, or the path of a model directory.
     """

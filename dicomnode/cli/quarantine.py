@@ -66,10 +66,10 @@ def list_quarantine(reason: str | None, limit: int, is_all: bool, config: Path |
 @config_option
 @json_option
 def seen(numbers: tuple[int, ...], is_all: bool, config: Path | None, as_json: bool) -> None:
-    """Mark the files ID… as seen: `status` names them no more, and no further delivery is held because of them.
+    """Mark the files ID… as seen.
 
-    What is held already stays held. `series release` derives a series that was kept because of them; `deliveries
-    release` sends a delivery.
+    `status` does not name them any more, and no further delivery is held because of them. What is held already stays
+    held. `series release` derives a series that was kept because of them; `deliveries release` sends a delivery.
     """
     if is_all == bool(numbers):
         raise InputError("Nothing was marked.", hint="Give the numbers of `dicomnode quarantine list`, or --all.")

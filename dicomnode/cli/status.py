@@ -14,7 +14,7 @@ from dicomnode.cli.options import config_option, json_option, reader
 @config_option
 @json_option
 def status(config: Path | None, as_json: bool) -> None:
-    """Show how many series, jobs and deliveries are in each state, the quarantine, and what waits for a person."""
+    """Count series, jobs and deliveries by state, and show what is in quarantine and what waits for a person."""
     with reader(config) as ledger:
         found = ledger.status()
     output.print_facts(found, as_json=as_json)

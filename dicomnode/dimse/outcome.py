@@ -32,7 +32,7 @@ SENTENCES = {
     RequestReason.UNANSWERED: "The peer took the connection but did not answer the association request{detail}.",
     RequestReason.REJECTED: "The peer rejected the association{detail}.",
     RequestReason.BUSY: "The peer rejected the association for now{detail}.",
-    RequestReason.NO_CONTEXT: "The peer accepts none of what was offered{detail}.",
+    RequestReason.NO_CONTEXT: "The peer accepted no presentation context for what is to be sent{detail}.",
     RequestReason.ABORTED: "The peer aborted the association{detail}.",
     RequestReason.ILLEGAL: "The node aborted the association, since it could not accept what the peer sent{detail}.",
     RequestReason.ENDED: "The node ended the association{detail}.",

@@ -1,13 +1,13 @@
 """Is this series a stack of thick slices that may be processed, and if not, why not?
 
-In: the frames of a series, and the limits of its rule and model. Out: a ``Verdict``, which is to process the series or
-to keep it for a reason, in one sentence to the operator. The checks stand in the order of
-docs/derived-objects.md#order-of-the-reasons; the first that applies is the reason. A sentence names attributes, numbers
-and codes of the image, never a patient's value and never a UID: it goes into log and ledger. No header makes the
-verdict raise an error.
+The input is the frames of a series and the limits of its rule and model. The result is a ``Verdict``: process the
+series, or keep it for a reason, with one sentence for the operator. The checks are made in the order of
+docs/derived-objects.md#order-of-the-reasons; the first that applies is the reason. The sentence is written to the log
+and the ledger, so it names attributes, numbers and codes of the image, but never a UID and never the value of an
+attribute about the patient. No header, however damaged, makes the verdict raise an error.
 
-"Slice 7" is the one with Instance Number 7, as every viewer shows it. Where the numbers are missing or repeated it is
-the seventh in the order in which the frames were given.
+"Slice 7" is the one with Instance Number 7, which is the number that viewers show. Where the numbers are missing or
+repeated, it is the seventh frame in the order in which the frames were given.
 """
 
 from __future__ import annotations
@@ -43,15 +43,16 @@ from dicomnode.own_output import is_own_output, source_number
 
 ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 
-MIN_SLICES = 5  # fewer are a localizer or a fragment (docs/derived-objects.md#order-of-the-reasons)
-ECHO_TIME_MS = 0.05  # echo times that differ by less are one
-REPORTED_DECIMALS = 6  # of a length in mm: beyond them stands the rounding of the header's own digits
-VALUES_SHOWN = 6  # of echo times and the like, in a sentence
+MIN_SLICES = 5  # a series with fewer is a localizer or a fragment (docs/derived-objects.md#order-of-the-reasons)
+ECHO_TIME_MS = 0.05  # echo times that differ by less count as equal
+REPORTED_DECIMALS = 6  # of a length in mm; further digits are rounding errors of the header's values
+VALUES_SHOWN = 6  # a sentence lists so many echo times, b-values and so on
 _BETWEEN_WORDS = re.compile(r"[\s_]+")
-CODE = re.compile(r"[A-Za-z0-9_ .+/*-]{1,64}")  # what a sentence quotes of a sender: coded values, CS and a little more
+CODE = re.compile(r"[A-Za-z0-9_ .+/*-]{1,64}")  # the only text of a sender that a sentence quotes
 
-# Values 3 and later of Image Type that are no anatomical stack, without blanks and underscores ("MIN_IP", "MIN IP" and
-# "MINIP" are one); `*` is a wildcard. Dixon's FAT, WATER, IN_PHASE, OUT_PHASE, and FILTERED, are anatomy and not here.
+# Values 3 and later of Image Type that do not belong to an anatomical stack, without blanks and underscores ("MIN_IP",
+# "MIN IP" and "MINIP" are one); `*` is a wildcard. FAT, WATER, IN_PHASE and OUT_PHASE of Dixon, and FILTERED, belong to
+# anatomical images and are not listed.
 REFUSED_TERMS = (
     # Results of operations on pixels: C.8.3.1.1.1, C.8.16.1.4, C.8.13.3.1, CT's common with MR.
     "DIVISION", "MASKED", "MAXIMUM", "MINIMUM", "MULTIPLICATION", "RESAMPLED", "STDDEV*", "SUB", "SUBTRACT*",
@@ -113,8 +114,6 @@ class VerdictReason(StrEnum):
     PROCESS = "process"
 
 
-_NO_POSITION = "The images carry no position in space ({attribute} is missing in {k} of {n})."
-
 SENTENCES: dict[VerdictReason, str] = {
     VerdictReason.OWN_OUTPUT: (
         "This series was made by this node from series {number}; it is kept and never processed again."
@@ -123,30 +122,37 @@ SENTENCES: dict[VerdictReason, str] = {
     VerdictReason.ENHANCED: "Multi-frame (Enhanced) MR objects are stored but not processed yet.",
     VerdictReason.DISAGREE: "Instances disagree on {attribute}.",
     VerdictReason.UNUSABLE: "Slice {n} cannot be used: {reason}.",
-    VerdictReason.NO_POSITION: _NO_POSITION,
+    VerdictReason.NO_POSITION: (
+        "{attribute} is missing in {k} of {n} images, so the position of the slices in space is unknown."
+    ),
     VerdictReason.MOSAIC: "The slices of this series are tiled in one picture (mosaic).",
     VerdictReason.TERM: "This is a {term} image, not an anatomical stack.",
-    VerdictReason.LOSSY: "The images were lossily compressed before they came here (ratio {x}).",
+    VerdictReason.LOSSY: "The images were lossily compressed before they came here (compression ratio {x}).",
     VerdictReason.ORIENTATIONS: "The series holds {k} orientations (localizer or angled groups).",
     VerdictReason.ECHOES: "The series holds {k} {kinds}: {values}; send them as separate series.",
     VerdictReason.REPEATED: "{k} positions occur more than once: a time or diffusion series.",
     VerdictReason.TOO_FEW: "Only {n} slices; at least {least} are needed.",
-    VerdictReason.NO_FRAME_OF_REFERENCE: _NO_POSITION,
+    VerdictReason.NO_FRAME_OF_REFERENCE: (
+        "{attribute} is missing in {k} of {n} images; without it, no viewer can relate the derived series to others."
+    ),
     VerdictReason.MISSING: "{k} slice(s) missing: {gap} mm between slices {i} and {j}, {s} mm elsewhere.",
-    VerdictReason.IRREGULAR: "Distances vary from {a} to {b} mm.",
-    VerdictReason.GAPS: "Gaps of {g} mm in every {s} mm are more than the rule allows.",
-    VerdictReason.ALREADY_THIN: "Slices are already {s} mm apart; rule {name} processes from {t} mm.",
-    VerdictReason.RATIO: "Ratio {r} is outside {lo}–{hi} of model {m}.",
-    VerdictReason.NO_RULE: "No rule applies.",
+    VerdictReason.IRREGULAR: "The distance between neighbouring slices varies from {a} to {b} mm.",
+    VerdictReason.GAPS: "The slices are {s} mm apart and leave gaps of {g} mm, more than the rule allows.",
+    VerdictReason.ALREADY_THIN: "The slices are only {s} mm apart; rule {name} needs at least {t} mm.",
+    VerdictReason.RATIO: "The series needs {r} thin slices for each thick one; model {m} can make {lo} to {hi}.",
+    VerdictReason.NO_RULE: "No rule of the settings applies to this series.",
     VerdictReason.PROCESS: "{n} slices, {s} mm apart, {thick} → {m} slices of {d} mm by rule {name}.",
 }
-# The same, where the images of one place have one number and one time.
-COPIES = "{k} positions occur more than once, by images of one Instance Number and time: copies under other UIDs."
+# REPEATED, where the images at one position also have the same Instance Number and the same times.
+COPIES = (
+    "{k} positions occur more than once, in images with the same Instance Number and time: "
+    "these are copies under other UIDs."
+)
 TOLD_APART_BY = (
     "InstanceNumber", "AcquisitionNumber", "AcquisitionTime", "ContentTime", "TriggerTime",
     "TemporalPositionIdentifier",
 )  # fmt: skip
-# Even spacing, yet not on one straight line across the slices: distances would read "from 3 to 3 mm".
+# IRREGULAR, where the spacing is even but the positions are not on one straight line across the slices.
 SHEARED = "Neighbouring slices are shifted sideways by up to {x} mm."
 
 
@@ -543,18 +549,18 @@ def _notes(stack: _Stack) -> list[str]:
     notes = []
     if stack.layout.thickness_mm is None:
         stated = headers[0].slice_thickness_mm
-        what = "missing" if not stated or stated < 0 else f"{_short(stated)} mm, which is not believed"
+        what = "missing" if not stated or stated < 0 else f"{_short(stated)} mm, which is not plausible"
         notes.append(f"Slice Thickness is {what}; the slices are taken to be as thick as their spacing, {spacing} mm.")
     if any(header.image_type[:1] == ("DERIVED",) for header in headers):
-        notes.append("The images say of themselves that they are DERIVED.")
+        notes.append("Image Type says that the images are DERIVED.")
     if any(is_lossy(header) for header in headers):
         notes.append("The images were lossily compressed before they came here, which the rule allows.")
     stated_mm = {header.text("SpacingBetweenSlices") for header in headers} - {""}
     if any(abs(_number(text) - spacing_mm) > RESIDUAL * spacing_mm for text in stated_mm):
-        notes.append(f"Spacing Between Slices disagrees with the positions ({spacing} mm), which are right.")
+        notes.append(f"Spacing Between Slices disagrees with the slice positions ({spacing} mm apart), which are used.")
     varying = [attribute_name(keyword) for keyword in REPORTED if len(case.distinct(keyword)) > 1]
     if varying:
-        notes.append(f"Varies between slices: {', '.join(varying)}.")
+        notes.append(f"These attributes vary between slices: {', '.join(varying)}.")
     return notes
 
 

@@ -27,7 +27,7 @@ NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 
 _MINE = and_(delivery.c.id == bound("delivery"), delivery.c.lease_token == bound("token"))
 _STILL_MINE = exists().where(_MINE, stands(delivery, DeliveryState.SENDING))
-# The answer to what was on its way when an operator cancelled: the peer has it, or has refused it, all the same.
+# The answer to an instance that was being sent when an operator cancelled the delivery. It is recorded as usual.
 _CANCELLED_UNDER_WAY = exists().where(
     _MINE, stands(delivery, DeliveryState.CANCELLED), delivery.c.state_cause == literal_column(f"'{Event.CANCEL}'")
 )
@@ -205,7 +205,7 @@ def open_deliveries(
 ) -> None:
     """Open a delivery to each peer of a done job.
 
-    It is held where an older revision was on its way before, or where the series is in doubt.
+    It is held if a delivery of an older revision has begun, or if a file of the series that was set aside is unseen.
     """
     supersede_unsent(transaction, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
     begun_revision = transaction.connection.execute(_BEGUN_REVISION, bind_values(series=series_id)).scalar_one()
@@ -214,7 +214,7 @@ def open_deliveries(
     if begun_revision is not None and begun_revision < revision:
         reason = EARLIER_REVISION
         sentence = (
-            f"Revision {begun_revision} of this series was on its way to a peer before revision {revision} came; "
+            f"A delivery of revision {begun_revision} of this series had begun before revision {revision} arrived; "
             "this one waits for `dicomnode deliveries release`."
         )
     elif is_in_doubt(transaction.connection, series_id):

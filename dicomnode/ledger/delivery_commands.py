@@ -1,6 +1,6 @@
-"""What an operator does to a delivery: retry it, send it to another peer, release it, cancel it.
+"""The commands of an operator on a delivery: retry it, send it to another peer, release it, cancel it.
 
-Each function raises InputError, and changes nothing, where the state of the delivery does not allow what is asked.
+Each function raises InputError and changes nothing if the state of the delivery does not allow the command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _IN_WORDS: Final = {
     DeliveryState.SENDING: "being sent at this moment",
     DeliveryState.SENT: "sent already",
     DeliveryState.HELD: "held",
-    DeliveryState.CANCELLED: "cancelled, because something newer took its place",
+    DeliveryState.CANCELLED: "cancelled, because a newer revision or derivation replaced it",
 }
 
 _later = job.alias("later")
@@ -126,7 +126,7 @@ def release(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
 
 
 def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
-    """Send nothing more of a delivery, once the instance that is on its way has its answer."""
+    """Send no further instance of a delivery; the answer to one that is being sent is still recorded."""
     row = _row_for_operator(transaction.connection, delivery_id)
     if transaction.move(_CANCEL, delivery=delivery_id, sentence="An operator cancelled it.") == 0:
         raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; there is nothing to cancel.")
@@ -145,7 +145,7 @@ def _state_in_words(row: AnyRow) -> str:
 
 
 def _refuse_outdated(connection: Connection, row: AnyRow) -> None:
-    """A delivery that has ended goes out again only while nothing newer has taken its place."""
+    """Raise InputError if a newer revision or derivation has replaced the delivery: then it is not sent again."""
     if connection.execute(_SOMETHING_NEWER, bind_values(job=row.job_id)).scalar_one():
         raise InputError(
             f"Delivery {row.id} is {row.state}, and its series has a newer revision or derivation by now; "

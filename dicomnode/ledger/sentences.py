@@ -1,7 +1,7 @@
-"""Why a series stands where it stands, in sentences: the verdict first, then what came of it.
+"""The sentences that ``series explain`` prints: the verdict on a series first, then its job and its deliveries.
 
-Pure: from the rows that ``queries`` read to the words that ``series explain`` prints. The verdict's own sentence was
-written when it was reached and comes through unchanged.
+The functions are pure: they get the rows that ``queries`` has read. The sentence of the verdict itself was stored when
+the verdict was reached, and is printed unchanged.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dicomnode.ledger.views import DeliveryLine, JobLine
 
 SHOWN_DIGEST: Final = 12  # digits, as in the folder of an imported model
 SHOWN_NAMES: Final = 6  # of attributes that differ
+REPLACED: Final = "A newer revision or derivation of the series replaced it."
 BROKEN_UID: Final = "which PS3.5 section 9.1 forbids; a PACS may refuse it."  # ends the notes that are alerts
 
 
@@ -32,7 +33,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where a series stands, and how it came together."""
+    """The state of a series, and how many instances arrived in each revision."""
 
     state: SeriesState
     revision: int
@@ -45,7 +46,7 @@ class Standing:
 def explain(
     standing: Standing, job: JobLine | None, notes: Iterable[str], deliveries: Sequence[DeliveryLine]
 ) -> tuple[str, ...]:
-    """Verdict, revisions, rule, job, notes, deliveries: in this order."""
+    """Return the sentences on verdict, revisions, rule, job, notes and deliveries, in this order."""
     return (
         _verdict(standing),
         *_revisions(standing, deliveries),
@@ -56,13 +57,13 @@ def explain(
 
 
 def set_aside(groups: Sequence[SetAside], instances: int) -> tuple[str, ...]:
-    """What was set aside of a series that has so many instances, and why that matters: a sentence for each cause."""
+    """Say what was set aside of a series that has ``instances`` in the archive: one sentence for each finding."""
     elsewhere = sum(group.files for group in groups if group.finding is Finding.OTHER_SERIES)
     return tuple(_group(group, instances + elsewhere) for group in groups)
 
 
 def beside(others: Mapping[SeriesId, int]) -> tuple[str, ...]:
-    """Objects of other series that were set aside because this one had their UIDs."""
+    """Say how many objects of other series were set aside because this series had their UIDs already."""
     return tuple(
         f"{_objects(files)} of series {number} came under SOP Instance UIDs of this series and "
         f"{'was' if files == 1 else 'were'} set aside."
@@ -71,12 +72,12 @@ def beside(others: Mapping[SeriesId, int]) -> tuple[str, ...]:
 
 
 def alerting(sentence: str, notes: Iterable[str]) -> str:
-    """What makes a series an alert: its verdict, and the notes of rules that its sender broke."""
+    """Return the text of a series' alert: its verdict, and the notes on UIDs that break the standard."""
     return " ".join((sentence, *(note for note in notes if note.endswith(BROKEN_UID))))
 
 
 def moment(at: datetime) -> str:
-    """A moment as an operator reads it.
+    """Return a moment as text for an operator.
 
     >>> from datetime import UTC
     >>> moment(datetime(2026, 5, 4, 13, 2, 1, tzinfo=UTC))
@@ -105,11 +106,12 @@ def _group(group: SetAside, total: int) -> str:
             return f"{taken}, with other {_names(group.details)}, and {were} set aside."
         case Finding.NOT_STORED:
             return (
-                f"{'1 file' if one else f'{group.files} files'} of it had no row in the ledger, as after a crash or "
-                f"with an older ledger, and {were} set aside; the series may lack {'it' if one else 'them'}."
+                f"{'1 file' if one else f'{group.files} files'} of this series had no row in the ledger, "
+                f"as after a crash or with an older ledger, and {were} set aside; "
+                f"the series may lack {'it' if one else 'them'}."
             )
         case Finding.NOT_COMPARED:
-            return f"{taken}, and {were} set aside; what differs could not be told: {_names(group.details)}."
+            return f"{taken}, and {were} set aside; what differs could not be determined: {_names(group.details)}."
         case _:
             taken = f"{objects} came under {uids} that {'is' if one else 'are'} taken"
             return f"{taken}, and {were} set aside; nobody has compared {'it' if one else 'them'} yet."
@@ -120,7 +122,7 @@ def _objects(number: int) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    """The first of them in a row."""
+    """List the first SHOWN_NAMES names."""
     more = len(names) - SHOWN_NAMES
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
@@ -131,14 +133,14 @@ def _verdict(standing: Standing) -> str:
     if standing.state is not SeriesState.RECEIVING:
         return standing.verdict
     if standing.last_at is None:
-        return "Nothing has come of this series yet."
+        return "No image of this series has arrived yet."
     came = _images(sum(arrival.instances for arrival in standing.arrivals))
-    cut = "; its sender was cut off, so it is given longer" if standing.aborted else ""
+    cut = "; the last association broke off, so the node waits longer for further images" if standing.aborted else ""
     return f"The series is being received: {came} so far, the last at {moment(standing.last_at)}{cut}."
 
 
 def _revisions(standing: Standing, deliveries: Sequence[DeliveryLine]) -> list[str]:
-    """What each later revision added, and what the peers hold of the one before."""
+    """Say what each later revision added, and which earlier revisions were delivered."""
     sentences = []
     for arrival in standing.arrivals:
         if arrival.revision == 1:
@@ -156,8 +158,8 @@ def _revisions(standing: Standing, deliveries: Sequence[DeliveryLine]) -> list[s
 
 def _rule(job: JobLine) -> str:
     return (
-        f"Rule {job.rule!r} derives it with model {job.model} ({job.model_digest[:SHOWN_DIGEST]}), ratio {job.ratio}; "
-        f"derivation {job.derivation_number}."
+        f"Rule {job.rule!r} derives the series with model {job.model} ({job.model_digest[:SHOWN_DIGEST]}), "
+        f"ratio {job.ratio}; derivation number {job.derivation_number}."
     )
 
 
@@ -177,7 +179,7 @@ def _job(job: JobLine, standing: Standing) -> str:
         case JobState.FAILED:
             return f"{name} failed after {job.attempts} attempts; the last one: {job.sentence}"
         case JobState.SUPERSEDED:
-            return f"{name} gave way to a newer revision."
+            return f"{name} was superseded by a newer revision of the series."
         case JobState.CANCELLED:
             return f"{name} was cancelled by {'an operator' if job.reason == OPERATOR else 'a new verdict'}."
 
@@ -186,7 +188,7 @@ def _after(job: JobLine) -> str:
     if not job.sentence:
         return ""
     if job.attempts == 0:
-        return f"; the last try ended without counting as one: {job.sentence.rstrip('.')}"
+        return f"; the last try is not counted as an attempt: {job.sentence.rstrip('.')}"
     times = "once" if job.attempts == 1 else f"{job.attempts} times"
     return f"; it failed {times} before: {job.sentence.rstrip('.')}"
 
@@ -200,14 +202,14 @@ def _delivery(line: DeliveryLine, revision: int) -> str:
             then = "" if line.next_at is None else f", next try at {moment(line.next_at)}"
             words = f"{name} is due: {progress}{then}.{_because(line)}"
         case DeliveryState.SENDING:
-            words = f"{name} is on its way: {progress}."
+            words = f"{name} is being sent: {progress}."
         case DeliveryState.SENT:
             at = "" if line.sent_at is None else f" at {moment(line.sent_at)}"
             words = f"{name} was sent{at}: {progress}; proof: {line.proof}."
         case DeliveryState.HELD:
             words = f"{name} is held: {progress}.{_because(line)}"
         case DeliveryState.CANCELLED:
-            why = line.sentence if line.reason == OPERATOR else "Something newer took its place."
+            why = line.sentence if line.reason == OPERATOR else REPLACED
             words = f"{name} was cancelled: {progress}. {why}"
     return words + _answers(line)
 
@@ -217,6 +219,8 @@ def _because(line: DeliveryLine) -> str:
 
 
 def _answers(line: DeliveryLine) -> str:
-    """Statuses other than plain success: those an operator looks up."""
-    said = ", ".join(f"{_images(answer.items)} {answer.status}" for answer in line.answers if answer.status != "0000")
-    return f" Answered: {said}." if said else ""
+    """Name the C-STORE statuses other than success."""
+    said = ", ".join(
+        f"{answer.status} to {_images(answer.items)}" for answer in line.answers if answer.status != "0000"
+    )
+    return f" The peer answered {said}." if said else ""

@@ -1,64 +1,66 @@
-"""The states of everything that the ledger moves, and every change of state that may happen.
+"""The states of the ledger's rows, and every change of state that is allowed.
 
-Five kinds of row have a state. A **series** is what a scanner sent under one Series Instance UID; a **job** derives
-one revision of it; a **delivery** brings what one job made to one peer; an **item** is one instance of a delivery; an
-imported **model** is what rules that name it may get. Each worker takes a row that is due, does its work, and moves the
-row by one step in the same transaction that writes what it did. A crash at any moment therefore leaves a row that says
-what to do next, and nothing else has to be remembered anywhere.
+Rows of five tables have a state. A **series** is what was received under one Series Instance UID; a **job** derives one
+revision of a series; a **delivery** sends the result of one job to one peer; an **item** is one instance of a delivery;
+a **model** is one that an operator imported. Each worker claims a row, does the work, and changes the row's state in
+the same transaction that records the result. After a crash at any moment the rows therefore say what is to be done
+next, and nothing else has to be remembered.
 
-Three rules hold everywhere.
+Three rules hold for all of them.
 
-1. A row changes state only by an event that TRANSITIONS lists for the state it is in. Events are what happened
-   ("claim", "late_instance"), states are what is now true. The ledger asks for an event, never for a state, and
-   says in the same UPDATE from which states that event may come: who lost a race changes no row.
+1. A row changes its state only by an event that TRANSITIONS lists for the state that it has. An event is something that
+   happens ("claim", "late_instance"); a state is what is true now. The code asks for an event, never for a state, and
+   the UPDATE names the states in which the event is allowed: if two workers try at once, the second changes no row.
 
-2. The database keeps the same table (``transition``) and refuses a change that is not in it, whoever asks; it writes
-   the row of ``event`` for each change itself. No path through the code can move a row unseen.
+2. The database holds the same list (table ``transition``). Its triggers refuse every other change, and write a row into
+   table ``event`` for each change that is allowed. So no code can change a state without a trace.
 
-3. A claimed row (``running``, ``sending``) belongs to the holder of its lease. The token of the lease goes up by one
-   with each claim, and every later update names it: a holder that was thought dead changes nothing when it wakes.
+3. A claimed row (``running``, ``sending``) belongs to the holder of its lease. Each claim raises the row's lease token
+   by one, and every later update names that token. A worker that has lost its lease therefore cannot change the row.
 
-What the tables below cannot say:
+The tables below do not show the following.
 
-**A late instance** opens the next revision of its series. What was decided about the old revision and has not begun
-is given up: a queued or held job is superseded, and so is a delivery of which nothing has reached its peer. What has
-begun is finished: a running job ends (its result is kept, but opens no delivery), and a delivery that is being sent,
-or that waits to resume after part of it was acknowledged, goes on, because a whole older series at the PACS is better
-than half of it. A job of an old revision that comes back from its worker is superseded at once.
+**A late instance** opens the next revision of its series. A job of the old revision that is queued or held is
+superseded. So is a delivery of which the peer has no instance yet. A job that is running ends: its result is kept, but
+no delivery is opened for it; if the worker returns the job instead, the job is superseded. A delivery that is being
+sent, or that was interrupted after the peer acknowledged a part of it, goes on, because a whole older series at the
+PACS is better than half of one.
 
-**After a delivery of a series has begun** (it was claimed once, whatever came of it), the delivery of a later revision
-is born ``held``: a second derived series beside the first is a decision of the operator. Once the operator has let a
-revision go, further derivations of that same revision go out like first ones.
+**After a delivery of a series has begun** (it was claimed once, whether or not anything was sent), the delivery of a
+later revision is created as ``held``: whether a second derived series goes to the PACS is the operator's decision. Once
+the operator has released a delivery of a revision, further derivations of that revision are delivered without asking.
 
-**An object that was set aside** (its SOP Instance UID was taken, and its bytes are other ones) changes no state of its
-series by itself. A series that is not judged yet is kept for it, until the operator's release lets it be judged as it
-is. Of one that was judged, deliveries of which nothing has reached a peer become ``held``, and later ones are born so,
-until it turns out that nothing differs that matters, or a person has seen it.
+**A file that was set aside** (an instance with its SOP Instance UID is in the archive, with other bytes) does not
+change the state of its series. If the series has no verdict yet, the verdict is to keep it, until the operator releases
+the series. If the series has a verdict, its deliveries of which no peer has an instance become ``held``. Later ones are
+created as ``held``, until the comparison finds no difference that matters, or a person has marked the file as seen.
 
-**Restart.** One service owns a data folder, so at its start no lease can be alive: each running job goes back into the
-queue, behind the others (it may be what killed the service) but without a spent attempt (three power cuts must not fail
-a good series), and each delivery that was being sent is due again. Acknowledged items stay acknowledged.
+**Restart.** Only one service uses a data folder, so at its start no lease is in use. Each running job goes back to the
+queue, behind the others, because it may be what crashed the service. No attempt is counted: three power cuts must not
+make a job fail. Each delivery that was being sent is due again. Acknowledged items stay acknowledged.
 
-**Retry** of a series asks for a new verdict on the same revision. Where that verdict plans the same job as before, a
-held or failed one is queued anew with all its attempts; a done one gets a successor with the next derivation number,
-and once that is done, what was made before and has not reached its peer is not sent any more. Where the new verdict
-plans something else, or keeps the series, the old job is cancelled. A job that was claimed meanwhile is let end.
+**Retry** of a series asks for a new verdict on the same revision. If the new verdict plans the same job, a held or
+failed job is queued again with all its attempts. A job that is done gets a successor with the next derivation number;
+when the successor is done, deliveries of the earlier result of which the peer has no instance are cancelled. If the new
+verdict plans another job or keeps the series, the old job is cancelled. A job that was claimed meanwhile may end.
 
-**Cancel** is the operator's, and takes effect at once, also on a claimed row. Who holds a cancelled job finds its claim
-gone within seconds and drops what it made; a later retry of the series plans a new job. Who sends a cancelled delivery
-ends the instance that is on its way, whose answer is still written down, and sends no other. Nothing that the peer has
-is taken back. A delivery that was cancelled is due again after a retry, unless something newer took its place. To send
-it to another peer is to cancel it and to open a delivery of the same images to that one.
+**Cancel** is an operator's command and takes effect at once, also on a claimed row. The worker that runs a cancelled
+job notices within seconds and discards the result; a later retry of the series plans a new job. If a delivery is
+cancelled while it is being sent, the answer to the present instance is still recorded, and no other instance is sent.
+The peer keeps the instances that it has. A retry makes a cancelled delivery due again, unless a newer revision or
+derivation has replaced it. To send a delivery to another peer is to cancel it and to open a delivery of the same
+instances to that peer.
 
-**Models** that an operator imported stand in a line for each name. The active one is what rules get that name it, from
-the next verdict on; none is active: the one of that name that came with the node. Activating another puts it in front;
-a rollback takes the foremost out of the line and goes back to the one behind it, in the end to what came with the node.
-A job is pinned to the digest of a model when it is planned, so none of this touches a job that is there.
+**Models.** The imported models of one name are ordered by activation. A rule that names the model gets the active one,
+from the next verdict on; if none is active, it gets the model of that name that came with the node. A rollback
+withdraws the active model and restores the one that was active before it, in the end the one that came with the node.
+A job keeps the model that it was planned with, by its digest, so none of this changes a planned job.
 
-**Priority.** A job is urgent, normal or off-peak, and its deliveries are what it is. A claim takes the most urgent row
-that may be claimed, among equals the one that has waited longest. Nothing that was claimed is interrupted for it.
+**Priority.** A job is urgent, normal or off-peak, and its deliveries have the same priority. A claim takes the most
+urgent row that may be claimed; among equals, the one that has waited longest. A claimed row is never interrupted for a
+more urgent one.
 
-There is no state for "deleted", "missing" or "error": a file that is gone holds its job, and the reason is a column.
+There is no state for "deleted", "missing" or "error". A job whose file is missing is held, and a column has the reason.
 """
 
 from __future__ import annotations
@@ -68,58 +70,58 @@ from typing import Final
 
 
 class SeriesState(StrEnum):
-    """Where a series stands."""
+    """State of a series."""
 
-    RECEIVING = "receiving"  # instances may still come; born so when its number is handed out
+    RECEIVING = "receiving"  # instances may still come; the first state, given with its number
     SETTLED = "settled"  # quiet: the set of instances of this revision is frozen; waits for its verdict
-    KEPT = "kept"  # the verdict: archived and not processed, for a reason; what we derive is born so
-    PLANNED = "planned"  # the verdict: a job derives it
+    KEPT = "kept"  # the verdict: archived and not processed, for a reason; also the first state of a derived series
+    PLANNED = "planned"  # the verdict: a job derives the series
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"  # claimed under a lease
     DONE = "done"  # the derived series is archived
-    HELD = "held"  # cannot go on without the operator: its input, its model or its result is not fit
-    FAILED = "failed"  # the attempts are spent
-    SUPERSEDED = "superseded"  # a newer revision took its place before it began
+    HELD = "held"  # waits for the operator: its input, its model or its result cannot be used
+    FAILED = "failed"  # all attempts were used
+    SUPERSEDED = "superseded"  # a newer revision replaced it before it ran
     CANCELLED = "cancelled"  # by an operator, or a new verdict on the same revision planned something else
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands."""
+    """State of a delivery."""
 
     DUE = "due"  # from ``next_at`` on
     SENDING = "sending"  # claimed under a lease
     SENT = "sent"  # every instance acknowledged
     HELD = "held"  # waits for the operator
-    CANCELLED = "cancelled"  # by an operator, or by something newer before anything of it was sent
+    CANCELLED = "cancelled"  # by an operator, or replaced by a newer result before the peer had an instance of it
 
 
 class ItemState(StrEnum):
-    """Where one instance of a delivery stands."""
+    """State of one instance of a delivery."""
 
     PENDING = "pending"
     ACKNOWLEDGED = "acknowledged"  # the peer answered success or a warning, and that answer is committed
-    REFUSED = "refused"  # the peer will not take it; its status is kept
+    REFUSED = "refused"  # the peer refused it; the status is recorded
 
 
 class ModelState(StrEnum):
-    """Where an imported model stands among those of its name."""
+    """State of an imported model."""
 
-    IMPORTED = "imported"  # verified and copied; no rule has got it yet
-    ACTIVE = "active"  # what rules get that name it
-    REPLACED = "replaced"  # another was activated after it; a rollback returns to the last of these
-    WITHDRAWN = "withdrawn"  # rolled back; comes again only by name
+    IMPORTED = "imported"  # verified and copied; no rule has used it yet
+    ACTIVE = "active"  # the model that a rule gets by this name
+    REPLACED = "replaced"  # another was activated after it; a rollback restores the last one that was replaced
+    WITHDRAWN = "withdrawn"  # rolled back; used again only if an operator activates it
 
 
 State = SeriesState | JobState | DeliveryState | ItemState | ModelState
 
 
 class Event(StrEnum):
-    """What can happen to a row. The same word may happen to several kinds of row."""
+    """What can happen to a row. One word can be an event of several tables."""
 
     SETTLE = "settle"  # quiet for long enough
     KEEP = "keep"  # verdict
@@ -127,26 +129,26 @@ class Event(StrEnum):
     LATE_INSTANCE = "late_instance"
     CLAIM = "claim"  # a worker takes the row under a lease
     FINISH = "finish"
-    RETURN = "return"  # given back: stopped, a transient failure, the child died
-    LEASE_LOST = "lease_lost"  # taken back from a holder that is gone
+    RETURN = "return"  # the worker gives the row back: a stop of the service, or a failure that may pass
+    LEASE_LOST = "lease_lost"  # the lease of a worker that has ended is taken back
     HOLD = "hold"
-    SET_ASIDE = "set_aside"  # an object of the series was set aside before the delivery began
-    FAIL = "fail"  # the last attempt was spent
-    SUPERSEDE = "supersede"  # something newer took its place
+    SET_ASIDE = "set_aside"  # a file of the series was set aside before the delivery began
+    FAIL = "fail"  # the last attempt failed
+    SUPERSEDE = "supersede"  # a newer revision, derivation or model replaces it
     CANCEL = "cancel"
     ACKNOWLEDGE = "acknowledge"
     REFUSE = "refuse"
     RELEASE = "release"  # operator: go on as it is
     RETRY = "retry"  # operator: again, from the beginning
-    ACTIVATE = "activate"  # operator: rules are to get this model
-    WITHDRAW = "withdraw"  # operator: a rollback takes it away from the rules
-    RESTORE = "restore"  # the rollback of the one that had replaced it
+    ACTIVATE = "activate"  # operator: rules get this model from now on
+    WITHDRAW = "withdraw"  # operator: a rollback; rules do not get it any more
+    RESTORE = "restore"  # a rollback withdrew the model that had replaced it
 
 
 SERIES_TRANSITIONS: Final[dict[SeriesState, dict[Event, SeriesState]]] = {
     SeriesState.RECEIVING: {
         Event.SETTLE: SeriesState.SETTLED,
-        # A late instance finds it receiving already: nothing changes but the time of the last one.
+        # A late instance changes no state here, only the time of the last instance.
     },
     SeriesState.SETTLED: {
         Event.KEEP: SeriesState.KEPT,
@@ -176,7 +178,7 @@ JOB_TRANSITIONS: Final[dict[JobState, dict[Event, JobState]]] = {
         Event.LEASE_LOST: JobState.QUEUED,
         Event.HOLD: JobState.HELD,
         Event.FAIL: JobState.FAILED,
-        # Not superseded: what runs is finished or comes back first, unless an operator gives it up.
+        # No SUPERSEDE: a running job ends or is returned first, unless an operator cancels it.
         Event.CANCEL: JobState.CANCELLED,
     },
     JobState.HELD: {
@@ -256,7 +258,7 @@ Transitions = (
     | dict[ModelState, dict[Event, ModelState]]
 )
 
-# By table name: what the ``transition`` table is filled from, the guards are made of, and docs/states.md shows.
+# By table name. The ``transition`` table, the triggers and docs/states.md are made from it.
 TRANSITIONS: Final[dict[str, Transitions]] = {
     "series": SERIES_TRANSITIONS,
     "job": JOB_TRANSITIONS,
@@ -265,7 +267,7 @@ TRANSITIONS: Final[dict[str, Transitions]] = {
     "model": MODEL_TRANSITIONS,
 }
 
-# The states in which a row may come into being.
+# The states in which a row may be created.
 BIRTHS: Final[dict[str, tuple[State, ...]]] = {
     "series": (SeriesState.RECEIVING, SeriesState.KEPT),
     "job": (JobState.QUEUED,),
@@ -274,14 +276,17 @@ BIRTHS: Final[dict[str, tuple[State, ...]]] = {
     "model": (ModelState.IMPORTED,),
 }
 
-LIVE_JOB_STATES: Final = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)  # one of these per revision and model
-ENDED_JOB_STATES: Final = (JobState.SUPERSEDED, JobState.CANCELLED)  # gave way to another job, or was given up
+# At most one job of each revision and model is in one of these.
+LIVE_JOB_STATES: Final = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
+# The job was replaced by another one, or cancelled.
+ENDED_JOB_STATES: Final = (JobState.SUPERSEDED, JobState.CANCELLED)
 
-OPERATOR: Final = "operator"  # reason of a cancelled row: an operator's; any other: something newer took its place
+# Reason of a row that an operator cancelled. A cancelled row with another reason was replaced by something newer.
+OPERATOR: Final = "operator"
 
 
 def step(table: str, event: Event) -> tuple[tuple[State, ...], State]:
-    """The states in which the event may happen to a row of the table, and the one state to which it leads."""
+    """Return the states of the table in which the event is allowed, and the one state to which it leads."""
     steps = [(source, events[event]) for source, events in TRANSITIONS[table].items() if event in events]
     targets = {target for _, target in steps}
     assert len(targets) == 1, f"{event} must lead to exactly one state of {table}, not to {sorted(targets)}"
@@ -289,7 +294,7 @@ def step(table: str, event: Event) -> tuple[tuple[State, ...], State]:
 
 
 def changes() -> list[tuple[str, str, str]]:
-    """Every change that may happen as (table, from, to), in order; a birth comes from the empty state."""
+    """Return every allowed change as (table, from, to), sorted. A new row comes from the empty state."""
     births = {(table, "", str(state)) for table, states in BIRTHS.items() for state in states}
     moves = {
         (table, str(source), str(target))

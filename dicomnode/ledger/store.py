@@ -49,7 +49,7 @@ from dicomnode.ledger.values import (
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
 LEASE_S: Final = 60.0  # renewed every third of it (docs/protocol.md#leases)
-CHECKED_AT_START_BYTES: Final = 64 << 20  # a third of a second's work; a larger ledger is checked behind the open door
+CHECKED_AT_START_BYTES: Final = 64 << 20  # a third of a second's work; a larger ledger is checked after the start
 
 # From the index of the paths alone, whatever their rows hold: "0" is what comes after "/".
 _FILES_IN: Final = select(instance.c.file).where(instance.c.file > bound("first"), instance.c.file < bound("beyond"))

@@ -30,7 +30,7 @@ LOGGER = logging.getLogger(__name__)
 
 # of an instance that the peer fails to process, before it counts as refused (docs/protocol.md#answers-of-a-peer)
 MAX_TRIES = 3
-LEASE_S = 60.0  # docs/protocol.md#leases; beaten every third of it
+LEASE_S = 60.0  # docs/protocol.md#leases; renewed when a third of it has passed
 
 IDENTITY_KEYWORDS = frozenset(
     {

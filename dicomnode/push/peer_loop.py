@@ -1,8 +1,9 @@
 """One thread for each peer: it claims the delivery that is due, makes an attempt, records how it ended, and waits.
 
-Everything that must survive a restart is in the ledger: which instances are acknowledged, when a delivery is due again,
-after how many failures. A restart therefore resumes where the last commit was and sends the same bytes again for what
-was in flight. Each peer has a loop of its own, so a peer that hangs holds up the deliveries to itself and no others.
+The ledger holds everything that must survive a restart: which instances are acknowledged, when a delivery is due again,
+and how often it has failed. After a restart the loop therefore continues from the last commit. An instance that was
+being sent without an answer is sent again, with the same bytes. Each peer has its own loop, so a peer that hangs delays
+only its own deliveries.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from dicomnode.settings.models import PeerSettings, PushSettings
 
 LOGGER = logging.getLogger(__name__)
 
-# works without any tick or wake-up (docs/protocol.md#wake-ups-and-clocks): also how soon another process's `retry` is
-# seen
+# The loop needs no wake-up (docs/protocol.md#wake-ups-and-clocks). A `retry` by another process is seen after this time
+# at the latest.
 POLL_S = 5.0
 REJECTIONS_BEFORE_HOLD = 3  # docs/protocol.md#answers-of-a-peer
-# Ends of an association, by the peer, at the same instance. A peer that restarts, or a network that fails, lets some
-# instance through within that many tries, the later ones `push.backoff_max_s` apart; what is left is the instance.
+# A delivery is held after so many associations in a row that ended at the same instance. If the peer had restarted, or
+# the network had failed, an instance would have been acknowledged by then, since the later tries are
+# `push.backoff_max_s` apart. So the instance itself is the cause.
 ABORTS_BEFORE_HOLD = 10
 ABORT_LIMIT_S = 5.0  # after an association was aborted for a stop, its thread ends at once
 INTERNAL = "internal"
@@ -43,7 +45,7 @@ _MAX_DOUBLINGS = 32  # of a wait that is at most a day
 
 
 class PeerLoop:
-    """The deliveries of one peer. Started once, stopped once."""
+    """The thread that delivers to one peer. Started once, stopped once."""
 
     def __init__(
         self,
@@ -69,23 +71,23 @@ class PeerLoop:
         self._session_lock = threading.Lock()
         self._session: Session | None = None
         self._in_flight: dict[DeliveryId, InFlight] = {}
-        # Rejections in a row. A restart forgets them and the delivery gets three more tries, never hot all the same:
-        # the time of the next one is in the ledger.
+        # Rejections in a row. After a restart the delivery has three more tries, but not at once: the time of the next
+        # one is in the ledger.
         self._rejections: dict[DeliveryId, int] = {}
         self._aborts: dict[DeliveryId, int] = {}  # in a row, with nothing acknowledged between
         self._quiet_until_s = 0.0  # after a failed association: until then no other delivery is tried either
         self._thread = threading.Thread(target=self._run, name=f"push-{peer.name}")
 
     def start(self) -> None:
-        """Begin to deliver."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Look into the ledger now: something may be due."""
+        """Look into the ledger now, because a delivery may be due."""
         self._wake.set()
 
     def stop(self, limit_s: float) -> bool:
-        """Stop between two instances; one that takes longer than the limit is aborted. Did the thread end?"""
+        """Stop after the present instance; abort the association after ``limit_s``. Return whether the thread ended."""
         self._stop.set()
         self._wake.set()
         self._thread.join(limit_s)
@@ -102,7 +104,7 @@ class PeerLoop:
 
     @property
     def is_alive(self) -> bool:
-        """Does the thread run?"""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -123,7 +125,7 @@ class PeerLoop:
                 self._stop.wait(POLL_S)
 
     def _serve_next(self) -> bool:
-        """Claim a delivery that is due and attempt it; False: there is none, or the peer is given a pause."""
+        """Claim a delivery that is due and attempt it. Return False if there is none, or while the peer has a pause."""
         if time.monotonic() < self._quiet_until_s:
             return False
         delivery = self._ledger.claim_delivery(self._peer.name, self._owner, lease_s=lease_s(self._push))
@@ -166,7 +168,7 @@ class PeerLoop:
                 self._hold(delivery, reason=reason, sentence=ending.sentence)
             case End.UNREACHED if ending.reason is RequestReason.REJECTED:
                 self._quiet()
-                # A missing registration is often made up for soon, but not within seconds
+                # The peer's administrator often adds a missing registration soon, but not within seconds
                 # (docs/protocol.md#answers-of-a-peer).
                 if rejections + 1 < REJECTIONS_BEFORE_HOLD:
                     self._rejections[delivery.id] = rejections + 1
@@ -175,7 +177,7 @@ class PeerLoop:
                     sentence = f"{ending.sentence} It did so {rejections + 1} times in a row."
                     self._hold(delivery, reason=reason, sentence=sentence)
             case End.UNREACHED:
-                if aborts:  # a peer that is away meanwhile says nothing of the instance
+                if aborts:  # a peer that cannot be reached does not show that the instance is acceptable
                     self._aborts[delivery.id] = aborts
                 self._quiet()
                 self._defer(attempt, reason=reason, sentence=ending.sentence)
@@ -231,7 +233,7 @@ class PeerLoop:
 
     def _defer(self, attempt: Attempt, *, reason: str, sentence: str, wait_s: float | None = None) -> None:
         delivery = attempt.delivery
-        # "In a row" ends with progress, for the ledger's count and for ours.
+        # An acknowledged instance ends a row of failures, in the ledger and here.
         failures = 0 if attempt.acknowledged else delivery.failures
         wait_s = backoff_s(failures, self._push, self._chance) if wait_s is None else wait_s
         if not self._ledger.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence):
@@ -263,11 +265,11 @@ class PeerLoop:
         )
 
     def _quiet(self) -> None:
-        """Begin a pause for all deliveries of the peer, or fifty that are due would be rejected one after the other."""
+        """Begin a pause for all deliveries of the peer; without it, every due delivery would be rejected in turn."""
         self._quiet_until_s = time.monotonic() + min(self._push.backoff_min_s, POLL_S)
 
     def _idle_s(self) -> float:
-        """Seconds until something may be due, ``POLL_S`` at most: another process may make a delivery due meanwhile."""
+        """Return the seconds until a delivery may be due, at most ``POLL_S``: another process may make one due."""
         pause_s = self._quiet_until_s - time.monotonic()
         if pause_s > 0:
             return min(pause_s, POLL_S)
@@ -280,9 +282,9 @@ class PeerLoop:
 
 
 def backoff_s(failures: int, push: PushSettings, chance: random.Random) -> float:
-    """How long to wait after one more failure: anywhere (full jitter) up to a ceiling that doubles each time.
+    """Return how long to wait after one more failure: a random time, whose upper limit doubles with each failure.
 
-    ``failures``: those in a row before this one. Between ``backoff_min_s`` and ``backoff_max_s``.
+    ``failures`` counts those in a row before this one. The time is between ``backoff_min_s`` and ``backoff_max_s``.
     """
     doublings = min(failures + 1, _MAX_DOUBLINGS)
     return chance.uniform(push.backoff_min_s, min(push.backoff_max_s, push.backoff_min_s * 2**doublings))

@@ -1,8 +1,8 @@
 """The receiving service: it answers C-ECHO and C-STORE.
 
 ``listener`` accepts connections, ``association`` reads the messages of one, ``admission`` decides which associations
-are accepted, and ``intake`` stores an instance: its answer 0000 means on disk, flushed, in the ledger. This file
-connects the four, and starts and stops them.
+are accepted, and ``intake`` stores an instance. Status 0000 means that the instance is on disk, flushed, and recorded
+in the ledger. This file connects these four files, starts them and stops them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Receiver:
         wake: Callable[[], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``wake`` is called when an association that stored something has ended, so that its series can settle."""
+        """Prepare the service. It calls ``wake`` when an association that stored something has ended."""
         self._node = node
         self._settings = receive
         self._peers = tuple(peers)
@@ -82,12 +82,12 @@ class Receiver:
 
     @property
     def port(self) -> int:
-        """The port that we listen on."""
+        """The port on which the service listens."""
         assert self._listener is not None, "not started"
         return self._listener.port
 
     def start(self) -> None:
-        """Listen. Raises SettingsError where the address cannot be listened on."""
+        """Begin to listen. Raises SettingsError if that is not possible at the address of the settings."""
         assert self._listener is None, "started already"
         # pydicom would print the text of a UID that it does not like on stderr.
         pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -109,19 +109,19 @@ class Receiver:
         log.event(LOGGER, "listening", host=self._node.host, port=listener.port)
 
     def open_series(self) -> frozenset[SeriesId]:
-        """The series that an association, open now, has stored into: they must not settle."""
+        """Return the series into which associations that are open now have stored; they must not be settled."""
         return frozenset(series for one in self._live() for series in list(one.series.values()))
 
     def associations(self) -> int:
-        """How many associations are admitted and open."""
+        """Return the number of associations that are accepted and open."""
         return sum(one.peer is not None for one in self._live())
 
     def condition(self) -> Condition | None:
-        """Why nothing is accepted at the moment, for ``status``."""
+        """Return why no instance is accepted at the moment, or None, for ``status``."""
         return self._space.condition()
 
     def stop(self, drain_s: float) -> None:
-        """Stop listening. New associations are rejected with 2/3/1; open ones may finish, then they are aborted."""
+        """Reject new associations with 2/3/1, abort those still open after ``drain_s``, and stop listening."""
         if self._listener is None:
             return
         self._is_stopping = True
@@ -138,7 +138,7 @@ class Receiver:
         log.event(LOGGER, "door_closed", associations=len(remaining))
 
     def _note(self, kind: str, detail: str) -> None:
-        """Write an event at the row of the node, the only one in its table. A full disk may prevent that, too."""
+        """Write an event for the only row of table ``node``. A full disk may prevent that."""
         try:
             self._ledger.note(kind, table="node", row=1, detail=detail)
         except NodeError as exc:
@@ -155,7 +155,7 @@ class Receiver:
     def _admit(self, association: Association, request: AssociationRequest) -> PeerSettings | Rejection:
         address = association.address
         condition = self._space.condition()
-        with self._admission:  # counted and admitted in one step: the last free place must not be given twice
+        with self._admission:  # count and accept in one step, so that two requests cannot both get the last free place
             admitted_ones = [one for one in self._live() if one.peer is not None]
             from_there = sum(one.address == address for one in admitted_ones)
             context = AdmissionContext(
@@ -181,7 +181,7 @@ class Receiver:
         return admitted
 
     def _store(self, association: Association, offer: OfferedInstance) -> Answer:
-        """Border: the status of one C-STORE, whatever happens."""
+        """Border: return a status for the C-STORE, whatever exception occurs."""
         try:
             return self._intake.store(offer, association.series)
         except Exception:  # noqa: BLE001 (border: no traceback to the peer)

@@ -135,7 +135,7 @@ class LedgerSettings(StrictModel):
 
 
 class ReceiveSettings(StrictModel):
-    """Limits of the door."""
+    """Limits of the receiving service."""
 
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 131_072
     max_instance_mb: Annotated[int, Field(ge=1, le=16_384)] = 512

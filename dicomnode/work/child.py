@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PARENT_GONE = 3  # exit code that nobody is left to read; for whoever traces processes
 NICENESS = 5  # the scanner's associations come first on a machine whose cores are all computing
 
-OOM_SCORE = "500"  # when memory runs out, the kernel is to take this process and not the one that holds the door
+OOM_SCORE = "500"  # when memory runs out, the kernel is to kill this process and not the one that receives
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from dicomnode.work.orders import Answer, Order
 
-POLL_S = 0.5  # ``cancel`` is asked at least this often, since the lease of the job is beaten there
+POLL_S = 0.5  # ``cancel`` is asked at least this often, since it also renews the lease of the job
 
 Progress = Callable[[str, float], None]  # stage, share of it that is done
 

@@ -1,8 +1,8 @@
-"""One order: archived files → pipeline → flushed derived files in the output folder → their manifest.
+"""Runs one order: reads the archived files, runs the pipeline, writes the derived files, and returns their manifest.
 
-What every executor runs, in whichever process it does. Nothing here is promised to anyone: until the supervisor has
-published the folder and committed the job, all of it may vanish and the job is done again. The archive is only read,
-and the ledger is not known here.
+Every executor calls this code, in whatever process it uses. The derived files are flushed to the output folder. Until
+the supervisor has published that folder and committed the job, the result may be lost; the job is then run again. This
+code only reads the archive, and has no access to the ledger.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ AHEAD = 16  # encoded instances that wait for the disk, at most
 
 VERIFY = "verify"  # the stage before the pipeline's own
 
-# What passes when somebody makes room, closes files or mounts the disk again: no attempt of the job's is spent on it.
-# They come from writing the result; what cannot be read of the archive is a StorageError.
+# Errors in writing the result that end when somebody makes room, closes files or mounts the disk again. They do not
+# count as an attempt. An error in reading the archive is a StorageError instead.
 _DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EACCES}
 )
 
 
 class AlteredFile(Exception):
-    """An archived file is missing, or its dataset is not the one that was received."""
+    """An archived file is missing, or its data set is not the one that was received."""
 
     def __init__(self, source: orders.SourceFile, found_sha256: str | None) -> None:
         super().__init__(source.file)
@@ -54,7 +54,7 @@ class AlteredFile(Exception):
 
     @property
     def sentence(self) -> str:
-        """What an operator has to know to find the file."""
+        """The error for an operator, with the path and the digests."""
         if self.found_sha256 is None:
             return f"Archived file {self.source.file} is missing; expected sha256 {self.source.sha256}."
         return (
@@ -64,7 +64,7 @@ class AlteredFile(Exception):
 
 
 class Models:
-    """The models that this process has loaded: each is loaded once and stays warm."""
+    """The models that this process has loaded. Each is loaded once and kept in memory."""
 
     def __init__(self, data: Path | None = None) -> None:
         self._data = data  # with the imported models; None: only those that came with the node
@@ -72,13 +72,13 @@ class Models:
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Names of the models that are warm."""
+        """Names of the models in memory."""
         return tuple(name for name, _ in self._generators)
 
     def warm(self, wanted: str) -> None:
-        """Load ``NAME`` or ``NAME@DIGEST`` before it is asked for.
+        """Load ``NAME`` or ``NAME@DIGEST`` before a job needs it.
 
-        One that cannot be loaded is the matter of the job that needs it.
+        If it cannot be loaded, this only logs the error; a job that needs the model reports it again.
         """
         name, _, digest = wanted.partition("@")
         try:
@@ -87,7 +87,7 @@ class Models:
             log.event(LOGGER, "model_not_loaded", level=logging.ERROR, model=name, sentence=exc.sentence)
 
     def get(self, name: str, model_digest: str) -> tuple[ModelFacts, Generator]:
-        """The model that a job was planned with. All its files are compared with their digests before each job."""
+        """Return the model that a job was planned with, after comparing all its files with their digests."""
         facts, place = pinned_model(name, model_digest, self._data)
         return facts, self._load(facts, place)
 
@@ -102,10 +102,10 @@ class Models:
 
 
 def answer(order: orders.Order, *, device: str, models: Models, progress: Progress) -> orders.Answer:
-    """Do the job; whatever goes wrong becomes an answer.
+    """Run the order and return an answer, also after an exception.
 
-    A border: an exception that we did not foresee is logged here. The process may then be in any state, and whoever
-    runs it should replace it.
+    This is a border: an unexpected exception is logged here. The process may then be in any state, so the caller should
+    replace it.
     """
     stage = "start"
 
@@ -130,7 +130,7 @@ def answer(order: orders.Order, *, device: str, models: Models, progress: Progre
 
 
 def run(order: orders.Order, *, device: str, models: Models, progress: Progress) -> orders.Finished:
-    """Do the job. Raises what ``refusal_of`` understands, and anything else where another attempt may do better."""
+    """Run the order. If it raises an exception that ``refusal_of`` answers, no further attempt can succeed."""
     begun = time.monotonic()
     checkpoint("job.begun")
     progress(VERIFY, 0.0)
@@ -156,7 +156,7 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
             progress=progress,
         )
         made = tuple(future.result() for future in writing)
-    if result.series_uid is None:  # the verdict that planned the job was another: the pinned limits changed meaning
+    if result.series_uid is None:  # this version of the node reaches another verdict with the recorded limits
         raise InputError(result.verdict.sentence)
     durable.sync_folder(output)
     checkpoint("job.written")
@@ -165,13 +165,13 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
         LOGGER, "job_stages", level=logging.DEBUG, job=order.job, seconds=seconds, device=device,
         detail=", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in result.stages.items()),
     )  # fmt: skip
-    notes = result.notes[len(result.verdict.notes) :]  # the verdict's stand with the series already
+    notes = result.notes[len(result.verdict.notes) :]  # the notes of the verdict are stored with the series already
     series = DerivedSeries(series_uid=result.series_uid, instances=made, notes=notes, seconds=seconds)
     return orders.Finished(job=order.job, series=series)
 
 
 def refusal_of(exc: Exception, order: orders.Order) -> orders.Refused | None:
-    """The answer to what another attempt would meet again; None for everything else."""
+    """Return the answer to an exception that every further attempt would raise again; None for all others."""
     match exc:
         case AlteredFile():
             return orders.Refused(
@@ -191,21 +191,21 @@ def refusal_of(exc: Exception, order: orders.Order) -> orders.Refused | None:
 
 
 def blame_of(exc: Exception) -> orders.Blame:
-    """Whose fault is it, and so: does it count as an attempt, and what has to wait?"""
+    """Return the cause of a failure. It decides whether the attempt counts, and which jobs wait."""
     if isinstance(exc, StorageError):
         return orders.Blame.SOURCE
     return orders.Blame.DISK if isinstance(exc, OSError) and exc.errno in _DISK_ERRORS else orders.Blame.JOB
 
 
 def words_of(exc: Exception) -> str:
-    """What happened, for the sentence of a failed attempt; no text of unknown origin."""
+    """Return text for the sentence of a failed attempt. It never quotes text whose origin is unknown."""
     if isinstance(exc, NodeError):
         return exc.sentence
     return (exc.strerror or type(exc).__name__) if isinstance(exc, OSError) else type(exc).__name__
 
 
 def _verified(order: orders.Order) -> dict[Path, str]:
-    """The files of the revision with their digests, every one just compared with what was received."""
+    """Compare every file of the revision with the digest of what was received; return paths and digests."""
     verified = {}
     for source in order.files:
         path = Path(order.archive) / source.file
@@ -217,13 +217,13 @@ def _verified(order: orders.Order) -> dict[Path, str]:
 
 
 def _dataset_sha256(path: Path) -> str | None:
-    """SHA-256 of an archived dataset, or of the whole file where it is no DICOM file any more; None: no such file."""
+    """SHA-256 of an archived data set, or of the whole file if it is not a DICOM file any more; None: no such file."""
     try:
         with path.open("rb") as file:
             return dataset_sha256(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as exc:  # a disk that cannot be read says nothing of the file
+    except OSError as exc:  # the disk cannot be read: the file may be intact
         raise StorageError(
             f"{path} could not be read: {exc.strerror}.",
             hint="Check that the disk is mounted and sound, and that the node's user may read it.",
@@ -242,7 +242,7 @@ def _plan(order: orders.Order, facts: ModelFacts) -> DerivationPlan:
 
 
 def _write(folder: Path, file: DerivedFile) -> DerivedInstance:
-    """One encoded instance, flushed and under its final name."""
+    """Write one encoded instance under its final name and flush it."""
     instance = new_instance_id()
     name = f"{file_stem(instance)}.dcm"
     durable.write_file(folder / name, [file.content])

@@ -1,18 +1,18 @@
-"""Takes queued jobs one by one, has an executor run each, and writes what became of it.
+"""Claims queued jobs one by one, lets an executor run each, and records the result in the ledger.
 
-The supervisor holds the lease, and is the only one here that touches the ledger. Where and how an order runs is the
-executor's matter: nothing of it counts until its files are published and ``finish_job`` is committed.
+The supervisor holds the lease of the job. No other part of ``work/`` uses the ledger. The executor decides in which
+process an order runs. A result counts only after its files are published and ``finish_job`` is committed.
 
     claim ─ begin output folder ─ order ──▶ executor ──▶ Finished ─ publish folder ─ finish_job
                                                ├───────▶ Refused ─ hold_job      (input, model, altered file)
-                                               ├───────▶ Failed ─ return_job     (counts as an attempt; a disk's
-                                               └───────▶ GivenUp ─ return_job     fault and our stop do not)
+                                               ├───────▶ Failed ─ return_job     (counts as an attempt, unless the
+                                               └───────▶ GivenUp ─ return_job     disk failed or the service stops)
 
-A disk that takes nothing more stops all work for a while; one that does not give back the files of one job only
-that job, for the others may lie on sound ground.
+If the disk cannot be written, no job is tried for a while. If only the files of one job cannot be read, only that job
+waits, because those of the other jobs may be readable.
 
-A job is claimed only once the executor is ready, so one that cannot start costs no job an attempt. Each claim is run
-once.
+A job is claimed only when the executor is ready, so an executor that cannot start uses up no attempt. After each claim
+the job is run once.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LEASE_S = 60.0  # a third of it between two heartbeats (docs/protocol.md#leases)
-TICK_S = 5.0  # the longest wait when no wake comes; as soon is an operator's cancel of the running job seen
-PAUSE_S = 10.0  # after the ledger refused, which another try at once would only meet again
-DISK_WAIT_S = (10.0, 300.0)  # before the next try after a disk refused: doubled from … to
-KILL_MARGIN_S = 15.0  # for ending the run and returning the job, once the limit of ``stop`` has passed
+LEASE_S = 60.0  # renewed when a third of it has passed (docs/protocol.md#leases)
+TICK_S = 5.0  # the longest wait between two looks into the ledger: for a new job, or for a cancel of the running one
+PAUSE_S = 10.0  # after an error of the ledger
+DISK_WAIT_S = (10.0, 300.0)  # wait after an error of the disk: from the first value, doubled each time, to the second
+KILL_MARGIN_S = 15.0  # for ending the run and returning the job after the limit of ``stop``
 STOPPED = GivenUp(sentence="The service stopped before the job was done.", counts=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rest:
-    """A job whose files could not be read, and when it is tried again. A restart forgets it: it is tried at once."""
+    """When a job whose files could not be read is tried again. After a restart it is tried at once."""
 
     until_s: float  # on the monotonic clock
     wait_s: float
 
 
 class _NotOurs(Exception):
-    """An operator cancelled the job, or another holder took it; what our run makes of it is dropped."""
+    """An operator cancelled the job, or another worker has claimed it. The result of this run is discarded."""
 
 
 class _NotWritten(Exception):
-    """The service stops while the ledger takes nothing: what was to be written is not, and is found anew later."""
+    """The service stops while the ledger cannot be written. The end of the job is not recorded, and it is run again."""
 
 
 class Supervisor:
-    """One thread and, at any time, at most one run of its executor."""
+    """One thread that has its executor run one order at a time."""
 
     def __init__(
         self,
@@ -92,15 +92,15 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="work")
 
     def start(self) -> None:
-        """Have the executor become ready and begin to take jobs."""
+        """Start the thread: it makes the executor ready and begins to claim jobs."""
         self._thread.start()
 
     def wake(self) -> None:
-        """There may be a job."""
+        """Look into the ledger now, because there may be a job."""
         self._wake.set()
 
     def stop(self, limit_s: float) -> None:
-        """Take no further job; the running one may end within the limit, else it goes back to the queue."""
+        """Claim no further job. The running one goes back to the queue if it does not end within ``limit_s``."""
         self._stop_at = self._clock.monotonic() + limit_s
         self._stopping.set()
         self._wake.set()
@@ -109,7 +109,7 @@ class Supervisor:
             log.event(LOGGER, "work_not_stopped", level=logging.ERROR)
 
     def _run(self) -> None:
-        """Border: the node without its worker would look alive and derive nothing, so the loop goes on."""
+        """Border: the loop goes on after any exception. Without it the node would run but derive nothing."""
         try:
             while not self._stopping.is_set():
                 try:
@@ -167,7 +167,7 @@ class Supervisor:
             self._drop(job)
         except _NotWritten:
             raise
-        except NodeError as exc:  # the disk or the ledger, so not the job's fault
+        except NodeError as exc:  # an error of the disk or the ledger, not of the job
             self._return(job, exc.sentence, counts=False)
         except Exception as exc:
             self._return(
@@ -176,7 +176,7 @@ class Supervisor:
             raise
 
     def _drop(self, job: Job) -> None:
-        """A job that is not ours any more: whose it is decides what becomes of the files."""
+        """Discard the files of a cancelled job; leave those of a job that another worker has claimed."""
         if self._ledger.job_state(job.id) is JobState.CANCELLED:
             self._archive.discard_output(job.output_series)
             log.event(LOGGER, "job_cancelled", job=job.id, series=job.series)
@@ -199,7 +199,7 @@ class Supervisor:
         )
 
     def _run_order(self, job: Job, order: orders.Order) -> orders.Answer | GivenUp:
-        """Have the order run while the lease is beaten. Raises _NotOurs where the lease is lost meanwhile."""
+        """Have the order run, and renew the lease meanwhile. Raises _NotOurs if the lease is lost."""
         lease = _Lease(job, self._ledger, self._clock, lambda: self._stop_at)
         answer = self._executor.run(order, progress=_stage_log(job), cancel=lease.is_over)
         if lease.is_lost:
@@ -237,7 +237,7 @@ class Supervisor:
         )  # fmt: skip
 
     def _quarantine(self, order: orders.Order, refused: orders.Refused) -> None:
-        """Set an altered file aside: it is evidence, and nobody may take it for the instance again."""
+        """Move an altered file to quarantine: it must not be used as the instance again, and may show what happened."""
         assert refused.found_sha256 is not None
         source = next(one for one in order.files if one.instance == refused.instance)
         try:
@@ -267,15 +267,15 @@ class Supervisor:
                 self._give_back(job, failed.sentence, counts=False, wait_s=wait_s)
 
     def _resting(self) -> list[JobId]:
-        """Jobs that are not to be tried now."""
+        """Return the jobs that are not to be tried now."""
         now_s = self._clock.monotonic()
         return [job for job, rest in self._rests.items() if now_s < rest.until_s]
 
     def _return(self, job: Job, sentence: str, *, counts: bool) -> None:
-        """Give a job back; where it is not to blame, nothing else is tried for a while either."""
+        """Return a job to the queue. If the job is not the cause of the failure, try no job at all for a while."""
         wait_s = None if counts else self._disk_wait_s
         self._give_back(job, sentence, counts=counts, wait_s=wait_s)
-        if wait_s is not None:  # a full disk is no emptier a moment later
+        if wait_s is not None:  # a full disk is still full a moment later
             self._pause(wait_s)
             self._disk_wait_s = min(2 * wait_s, DISK_WAIT_S[1])
 
@@ -290,10 +290,10 @@ class Supervisor:
         )  # fmt: skip
 
     def _persist(self, write: Callable[[], T]) -> T:
-        """Write to the ledger, again and again while it is locked or its disk is full.
+        """Write to the ledger; try again while it is locked or its disk is full.
 
-        What is to be written is true whatever the ledger says; if we are killed meanwhile, the job's lease is
-        returned at the next start and the work done once more. Raises _NotWritten when we stop first.
+        If the service is killed meanwhile, the job goes back to the queue at the next start and is run once more.
+        Raises _NotWritten if the service stops first.
         """
         while True:
             try:
@@ -309,11 +309,11 @@ class Supervisor:
 
 
 class _Lease:
-    """The claim on the job that runs: beaten in time, until it is lost or the service waits no longer."""
+    """The lease of the job that runs. It is renewed until it is lost or the time limit of a stop has passed."""
 
     def __init__(self, job: Job, ledger: Ledger, clock: Clock, stop_at: Callable[[], float]) -> None:
-        self.is_lost = False  # an operator cancelled the job, or another holder took it
-        self.is_too_late = False  # the time that a stopping service gives to the job is over
+        self.is_lost = False  # an operator cancelled the job, or another worker has claimed it
+        self.is_too_late = False  # the time limit of ``Supervisor.stop`` has passed
         self._job = job
         self._ledger = ledger
         self._clock = clock
@@ -321,7 +321,7 @@ class _Lease:
         self._beaten = self._looked = clock.monotonic()
 
     def is_over(self) -> bool:
-        """Is the run to end? Beats the lease where it is time to."""
+        """Return whether the run is to end. Renews the lease when a third of its time has passed."""
         now = self._clock.monotonic()
         if self.is_lost:
             return True
@@ -338,7 +338,7 @@ class _Lease:
     def _ask(self, is_ours: Callable[[], bool]) -> None:
         try:
             self.is_lost = not is_ours()
-        except LedgerError as exc:  # locked by a backup, say; nobody else can take the job meanwhile either
+        except LedgerError as exc:  # locked by a backup, for example; no other worker can claim the job meanwhile
             log.event(LOGGER, "beat_failed", level=logging.WARNING, job=self._job.id, sentence=exc.sentence)
 
 

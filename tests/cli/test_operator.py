@@ -139,7 +139,7 @@ def test_uids_and_the_patient_are_shown_only_to_who_asks(run: Run, series: Serie
 
 def test_retry_lets_a_kept_series_be_judged_again(run: Run, ledger: Ledger, series: SeriesId) -> None:
     ledger.settle(series, 1, note="")
-    ledger.keep(series, 1, reason="no_rule", sentence="No rule applies.")
+    ledger.keep(series, 1, reason="no_rule", sentence="No rule of the settings applies to this series.")
     assert json.loads(run("series", "retry", series, "--json").out)["id"] == series
     assert [row.id for row in ledger.settled_series()] == [series]
 
@@ -176,7 +176,7 @@ def test_a_verb_that_does_not_apply_is_a_sentence(run: Run, series: SeriesId, wo
 
 def test_who_did_it_is_in_the_events(run: Run, ledger: Ledger, series: SeriesId) -> None:
     ledger.settle(series, 1, note="")
-    ledger.keep(series, 1, reason="no_rule", sentence="No rule applies.")
+    ledger.keep(series, 1, reason="no_rule", sentence="No rule of the settings applies to this series.")
     run("series", "retry", series)
     events = json.loads(run("series", "explain", series, "--json").out)["events"]
     assert next(event["by"] for event in events if event["kind"] == "retry").startswith("operator:")

@@ -66,7 +66,7 @@ def test_a_series_that_shares_uids_with_another_is_not_derived_without_them_in_s
     assert (found.state, found.reason) == ("kept", "set_aside")
     words = f"2 of its 8 instances were set aside: their SOP Instance UIDs are those of series {first}."
     assert found.sentences[0] == words
-    assert found.notes[0].startswith("As it is, the verdict would be: 6 slices")
+    assert found.notes[0].startswith("Without what was set aside, the verdict would be: 6 slices")
     assert node.attention()["series", second] == words
     assert node.explain(first).state == "planned"
     assert node.explain(first).notes == (
@@ -101,7 +101,7 @@ def test_all_slices_under_one_uid_are_said_to_be(node: QuietNode, made: list[Dat
     assert found.sentences[0].startswith("7 objects came under SOP Instance UIDs that this series has already, with")
     assert "pixels" in found.sentences[0]
     assert "Image Position (Patient)" in found.sentences[0]
-    assert found.notes == ("As it is, the verdict would be: Only 1 slices; at least 5 are needed.",)
+    assert found.notes == ("Without what was set aside, the verdict would be: Only 1 slices; at least 5 are needed.",)
 
 
 def test_a_series_of_which_everything_was_set_aside_is_a_series_all_the_same(
@@ -247,7 +247,7 @@ def test_pixels_that_cannot_be_decoded_are_said_to_be_uncompared(node: QuietNode
     node.send(again, syntax=RLE)
     node.settle()
     words = node.attention()["series", node.number_of(made)]
-    assert words.endswith("and was set aside; what differs could not be told: pixels cannot be decoded.")
+    assert words.endswith("and was set aside; what differs could not be determined: pixels cannot be decoded.")
 
 
 @pytest.mark.parametrize("harm", ["missing", "altered"])
@@ -264,7 +264,7 @@ def test_where_the_first_one_is_lost_nobody_says_what_differs(node: QuietNode, m
     node.settle()
     found = node.explain(node.number_of(made))
     assert found.reason == "set_aside"
-    assert found.sentences[0].endswith(f"what differs could not be told: the file of the first one is {harm}.")
+    assert found.sentences[0].endswith(f"what differs could not be determined: the file of the first one is {harm}.")
 
 
 def test_an_object_that_comes_between_the_look_and_the_verdict_still_holds_what_is_derived(
@@ -364,7 +364,7 @@ def test_a_file_that_a_crash_left_without_a_row_belongs_to_its_series(
             assert (found.state, node.attention()) == ("planned", {})
         else:
             assert found.reason == "set_aside"
-            assert found.sentences[0].startswith("1 file of it had no row in the ledger")
+            assert found.sentences[0].startswith("1 file of this series had no row in the ledger")
             node.send(made[7:])
             node.settle()
             assert node.explain(node.number_of(made)).state == "planned", "and it is forgotten once the slice is there"

@@ -71,16 +71,19 @@ REAL = {
     ),
     "mimbcd_uta11/t1_flash_0p9": (
         VerdictReason.ALREADY_THIN,
-        "Slices are already 0.9 mm apart; rule default processes from 1.5 mm.",
+        "The slices are only 0.9 mm apart; rule default needs at least 1.5 mm.",
     ),
-    "fnndsc_10yr": (VerdictReason.ALREADY_THIN, "Slices are already 0.9 mm apart; rule default processes from 1.5 mm."),
+    "fnndsc_10yr": (
+        VerdictReason.ALREADY_THIN,
+        "The slices are only 0.9 mm apart; rule default needs at least 1.5 mm.",
+    ),
     "philips_mprage": (
         VerdictReason.ALREADY_THIN,
-        "Slices are already 1 mm apart; rule default processes from 1.5 mm.",
+        "The slices are only 1 mm apart; rule default needs at least 1.5 mm.",
     ),
     "studyforrest_t1": (
         VerdictReason.ALREADY_THIN,
-        "Slices are already 0.6667 mm apart; rule default processes from 1.5 mm.",
+        "The slices are only 0.6667 mm apart; rule default needs at least 1.5 mm.",
     ),
     "fnndsc_adi/t2_missing_slice": (
         VerdictReason.MISSING,
@@ -170,24 +173,32 @@ def test_a_stack_is_processed_and_measured() -> None:
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, VerdictReason.UNUSABLE, "Rescale Slope is not positive"),
         ({"ModalityLUTSequence": []}, VerdictReason.UNUSABLE, "Modality LUT"),
         ({"ImageOrientationPatient": [1, 0, 0, 0.1, 1, 0]}, VerdictReason.UNUSABLE, "right angles"),
-        ({"ImagePositionPatient": None}, VerdictReason.NO_POSITION, "(Image Position (Patient) is missing in 8 of 8)"),
+        (
+            {"ImagePositionPatient": None},
+            VerdictReason.NO_POSITION,
+            "Image Position (Patient) is missing in 8 of 8 images, so",
+        ),
         (
             {"ImageOrientationPatient": None},
             VerdictReason.NO_POSITION,
-            "(Image Orientation (Patient) is missing in 8 of 8)",
+            "Image Orientation (Patient) is missing in 8 of 8 images, so",
         ),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, VerdictReason.MOSAIC, "mosaic"),
         ({"ImageType": ["ORIGINAL", "SECONDARY", "MIP_TRA"]}, VerdictReason.TERM, "MIP_TRA"),
         ({"ImageType": ["DERIVED", "PRIMARY", "T2 MAP"]}, VerdictReason.TERM, "T2 MAP"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "SUB"]}, VerdictReason.TERM, "SUB"),
-        ({"LossyImageCompression": "01", "LossyImageCompressionRatio": "11.5"}, VerdictReason.LOSSY, "(ratio 11.5)"),
-        ({"LossyImageCompression": "01"}, VerdictReason.LOSSY, "(ratio unknown)"),
+        (
+            {"LossyImageCompression": "01", "LossyImageCompressionRatio": "11.5"},
+            VerdictReason.LOSSY,
+            "(compression ratio 11.5)",
+        ),
+        ({"LossyImageCompression": "01"}, VerdictReason.LOSSY, "(compression ratio unknown)"),
         (
             {"FrameOfReferenceUID": None},
             VerdictReason.NO_FRAME_OF_REFERENCE,
-            "(Frame of Reference UID is missing in 8 of 8)",
+            "Frame of Reference UID is missing in 8 of 8 images; without it",
         ),
-        ({"SliceThickness": 1.2}, VerdictReason.GAPS, "Gaps of 1.8 mm in every 3 mm"),
+        ({"SliceThickness": 1.2}, VerdictReason.GAPS, "The slices are 3 mm apart and leave gaps of 1.8 mm"),
     ],
 )
 def test_an_attribute_is_a_reason(changes: dict[str, object], reason: VerdictReason, words: str) -> None:
@@ -206,7 +217,7 @@ def test_an_attribute_is_a_reason(changes: dict[str, object], reason: VerdictRea
         ["DERIVED", "SECONDARY"],
     ],
 )
-def test_image_type_alone_neither_clears_nor_accuses(image_type: list[str]) -> None:
+def test_value_1_of_image_type_alone_keeps_no_series(image_type: list[str]) -> None:
     assert _judged({"ImageType": image_type}).process
 
 
@@ -325,7 +336,8 @@ def test_images_that_nothing_tells_apart_are_called_copies_and_no_time_series() 
     found = judge(_frames(twice), Limits())
     assert found.reason is VerdictReason.REPEATED
     assert found.sentence == (
-        "8 positions occur more than once, by images of one Instance Number and time: copies under other UIDs."
+        "8 positions occur more than once, in images with the same Instance Number and time: "
+        "these are copies under other UIDs."
     )
 
 
@@ -365,7 +377,7 @@ def test_one_slice_out_of_line_is_irregular() -> None:
     assert _moved(0.02, 2).process
     along = _moved(0.4, 2)
     assert along.reason is VerdictReason.IRREGULAR
-    assert along.sentence == "Distances vary from 2.6 to 3.4 mm."
+    assert along.sentence == "The distance between neighbouring slices varies from 2.6 to 3.4 mm."
     sideways = _moved(0.4, 0)
     assert sideways.reason is VerdictReason.IRREGULAR
     assert "shifted sideways" in sideways.sentence
@@ -398,12 +410,13 @@ def test_spacing_between_slices_is_compared_and_never_believed() -> None:
 
 def test_limits_of_rule_and_model_decide_last() -> None:
     thin = _judged(limits=Limits(rule_name="thick T2", min_ratio=3.5))
-    assert thin.sentence == "Slices are already 3 mm apart; rule thick T2 processes from 3.85 mm."
+    assert thin.sentence == "The slices are only 3 mm apart; rule thick T2 needs at least 3.85 mm."
     coarse = _judged(limits=Limits(ratios=(4, 6), model="wide"))
-    assert coarse.sentence == "Ratio 3 is outside 4–6 of model wide."
+    assert coarse.sentence == "The series needs 3 thin slices for each thick one; model wide can make 4 to 6."
     frames = _frames(STACK.datasets())
     nothing = judge(frames, Limits(), rule_matched=False)
-    assert (nothing.reason, nothing.sentence) == (VerdictReason.NO_RULE, "No rule applies.")
+    assert nothing.reason is VerdictReason.NO_RULE
+    assert nothing.sentence == "No rule of the settings applies to this series."
     fewer = judge(frames[:4], Limits(), rule_matched=False)
     assert fewer.reason is VerdictReason.TOO_FEW, "no rule applies is said last"
 

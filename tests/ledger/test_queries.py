@@ -87,7 +87,7 @@ def test_a_receiving_series_explains_what_it_waits_for(scene: Scene, reader: Rea
         "The series is being received: 3 images so far, the last at 2026-03-04 05:06:07 UTC.",
     )
     scene.ledger.mark_aborted([series])
-    assert "its sender was cut off" in reader.series_explain(series).sentences[0]
+    assert "the last association broke off" in reader.series_explain(series).sentences[0]
     scene.ledger.settle(series, 1, note="quiet")
     assert reader.series_explain(series).sentences == ("The series is complete and waits for its verdict.",)
 
@@ -114,12 +114,12 @@ def test_a_derived_series_is_told_from_verdict_to_delivery(scene: Scene, reader:
     told = reader.series_explain(series)
     assert told.sentences == (
         PLANNED,
-        "Rule 'thick T2' derives it with model thin (d1), ratio 4; derivation 1.",
+        "Rule 'thick T2' derives the series with model thin (d1), ratio 4; derivation number 1.",
         f"Job 1 is done: it made series {job.output_series} in 12.5 s.",
         "SliceThickness is missing",
         "2 voxels clipped",
         "Delivery 1 to pacs is held: 2 of 3 acknowledged. pacs refused 1 of 3 images: 1 x status A900. "
-        "Answered: 1 image A900, 1 image B000.",
+        "The peer answered A900 to 1 image, B000 to 1 image.",
     )
     assert told.job is not None
     assert told.job.output_series == job.output_series
@@ -157,7 +157,10 @@ def test_a_new_revision_is_told_with_what_was_delivered_before(scene: Scene, rea
     sentences = reader.series_explain(series).sentences
     assert "Revision 2: +1 image from mr1; revision 1 was delivered to pacs at 2026-03-04 05:06:07 UTC." in sentences
     assert "Delivery 1 to pacs (revision 1) was sent" in sentences[-2]
-    assert "Delivery 2 to pacs is held: 0 of 3 acknowledged. Revision 1 of this series was on its way" in sentences[-1]
+    assert (
+        "Delivery 2 to pacs is held: 0 of 3 acknowledged. A delivery of revision 1 of this series had begun"
+        in sentences[-1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_a_job_that_waits_for_a_disk_says_so_although_no_attempt_was_spent(scene
     series = scene.queued()
     scene.ledger.return_job(scene.claim_job(), detail="No space left on device.", counts=False)
     assert (
-        "Job 1 waits for its turn; the last try ended without counting as one: No space left on device."
+        "Job 1 waits for its turn; the last try is not counted as an attempt: No space left on device."
         in reader.series_explain(series).sentences
     )
 

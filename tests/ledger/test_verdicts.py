@@ -54,7 +54,7 @@ def test_a_planned_series_has_a_job_with_everything_pinned(scene: Scene) -> None
 
 def test_retry_judges_a_kept_series_again(scene: Scene) -> None:
     series = scene.settled()
-    scene.ledger.keep(series, 1, reason="no_rule", sentence="No rule applies.")
+    scene.ledger.keep(series, 1, reason="no_rule", sentence="No rule of the settings applies to this series.")
     scene.ledger.retry_series(series, "operator")
     assert [line.id for line in scene.ledger.settled_series()] == [series]
     assert scene.ledger.plan(series, 1, plan_for("pacs")) is not None
@@ -137,7 +137,7 @@ def test_a_new_verdict_that_plans_something_else_cancels_the_old_job(scene: Scen
 def test_a_new_verdict_that_keeps_cancels_the_old_job(scene: Scene) -> None:
     series = scene.queued("pacs")
     scene.ledger.retry_series(series, "operator")
-    assert scene.ledger.keep(series, 1, reason="no_rule", sentence="No rule applies.")
+    assert scene.ledger.keep(series, 1, reason="no_rule", sentence="No rule of the settings applies to this series.")
     assert scene.states("job") == ["cancelled"]
     scene.ledger.retry_series(series, "operator")
     scene.ledger.plan(series, 1, plan_for("pacs"))

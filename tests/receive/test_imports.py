@@ -1,4 +1,4 @@
-"""What the door may load: the sender waits for none of the heavy rooms."""
+"""What the receiver may import: no sender waits for one of the heavy rooms."""
 
 from __future__ import annotations
 
