@@ -25,7 +25,8 @@ def test_the_bench_fills_an_archive_measures_it_and_leaves_nothing(tmp_path: Pat
     assert lines["archive"]["instances"] == 20 * 40 * 5
     bars = {what for what, line in lines.items() if "bar" in line}
     assert bars == {
-        "ready_s", "ready_after_kill_s", "status_s", "series_list_s", "receive_s", "receive_while_swept_s",
+        "ready_s", "ready_after_kill_s", "status_s", "series_list_s", "receive_at_start_s", "receive_s",
+        "receive_while_swept_s",
     }  # fmt: skip
     assert all(lines[what]["full_s"] > 0 for what in bars)
     assert list(tmp_path.iterdir()) == []

@@ -87,7 +87,7 @@ def test_a_killed_trainer_leaves_no_loader(run: Path) -> None:
     script = (
         "import sys, pathlib, trainer.training.batches as b\n"
         "if __name__ == '__main__':\n"
-        "    with b.batches(pathlib.Path(sys.argv[1]), b.Share(), start=0, stop=10**6) as drawn:\n"
+        "    with b.batches(pathlib.Path(sys.argv[1]), b.BatchShare(), start=0, stop=10**6) as drawn:\n"
         "        next(drawn); print('drawn', flush=True); sys.stdin.read()\n"
     )
     trainer = subprocess.Popen(
