@@ -108,8 +108,8 @@ class Listener:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         association = Association(connected, address, self._limits, self.budget, self._handlers)
-        association.start()
-        with self._lock:
+        with self._lock:  # an association that is served and not known would not be counted, nor waited for at a stop
+            association.start()
             self._associations.append(association)
 
     def _say(self, name: str, address: str) -> None:

@@ -22,6 +22,7 @@ from dicomnode.errors import SettingsError
 from dicomnode.ids import AeTitle, digest
 from dicomnode.ledger.engine import LedgerBusyError
 from dicomnode.ledger.values import KnownInstance
+from dicomnode.receive.association import Association
 from dicomnode.receive.scp import Receiver
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings.models import NodeSettings, PeerSettings
@@ -559,6 +560,22 @@ def test_stopping_lets_an_open_association_finish_and_rejects_new_ones(node: Rec
     with pytest.raises(ConnectionError):
         raw_client(node.port).__enter__()
     assert len(node.files()) == 1
+
+
+def test_an_association_is_known_before_its_peer_hears_that_it_is_accepted(
+    node: ReceivingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener's thread may be held up after it started that of the association; a stop must wait for it still."""
+    start = Association.start
+
+    def start_and_be_held_up(association: Association) -> None:
+        start(association)
+        threading.Event().wait(0.5)
+
+    monkeypatch.setattr(Association, "start", start_and_be_held_up)
+    with raw_client(node.port) as client:
+        client.associate()
+        assert node.receiver.associations() == 1
 
 
 def test_stopping_aborts_who_does_not_finish(node: ReceivingNode, client: RawClient) -> None:
