@@ -93,11 +93,11 @@ class Archive:
         self.before_first_write(folder.name)
         self._ensure_folder(folder)
         name = file_stem(instance_id) + FILE_SUFFIX
-        meta = file_meta(
-            sop_class_uid=sop_class_uid,
-            sop_instance_uid=sop_instance_uid,
-            transfer_syntax_uid=transfer_syntax_uid,
-            private=_written(Origin(id=instance_id, peer=peer, received_at=received_at)),
+        meta = _file_meta(
+            sop_class_uid,
+            sop_instance_uid,
+            transfer_syntax_uid,
+            Origin(id=instance_id, peer=peer, received_at=received_at),
         )
         write_file(folder / name, [meta, dataset])
         return f"{series}/{name}"
@@ -128,11 +128,11 @@ class Archive:
         self._ensure_folder(self.quarantine_folder)
         instance_id = new_instance_id()
         name = file_stem(instance_id) + FILE_SUFFIX
-        meta = file_meta(
-            sop_class_uid=sop_class_uid,
-            sop_instance_uid=sop_instance_uid,
-            transfer_syntax_uid=transfer_syntax_uid,
-            private=_written(Origin(id=instance_id, peer=peer, received_at=received_at)),
+        meta = _file_meta(
+            sop_class_uid,
+            sop_instance_uid,
+            transfer_syntax_uid,
+            Origin(id=instance_id, peer=peer, received_at=received_at),
         )
         write_file(self.quarantine_folder / name, [meta, dataset])
         sync_folder(self.quarantine_folder)
@@ -400,10 +400,15 @@ def read_origin(path: Path) -> Origin | None:
         return None
 
 
-def _written(origin: Origin) -> bytes:
-    """The private information of a file's meta group."""
+def _file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, origin: Origin) -> bytes:
+    """Return the file meta of an instance, with its origin as private information."""
     told = {"id": file_stem(origin.id), "peer": origin.peer, "received_at": origin.received_at.isoformat()}
-    return json.dumps(told).encode()
+    return file_meta(
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
+        transfer_syntax_uid=transfer_syntax_uid,
+        private=json.dumps(told).encode(),
+    )
 
 
 class _NotAFileOfOurs(StorageError):

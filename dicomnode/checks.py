@@ -1,4 +1,4 @@
-"""What must hold before the node can run, told before the first image: settings, disk, ledger, models, peers.
+"""Checks whether the node can run, before the first image comes: settings, disk, ledger, models, peers.
 
 ``check`` looks at all of it and changes nothing. A start asks the same of its data folder, its rules and its models,
 and refuses with the same sentences.
@@ -32,7 +32,7 @@ NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "fu
 
 
 class Mark(StrEnum):
-    """What a line of the check sheet means."""
+    """The result of one check."""
 
     OK = "ok"
     WARN = "warn"  # the node would run, perhaps not as intended
@@ -50,7 +50,9 @@ class CheckRow:
 
 
 def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
-    """What would keep the node from doing its work, line by line; changes nothing, and may run beside the service.
+    """Look for everything that would keep the node from its work; return one line for each check.
+
+    It changes nothing, and may run beside the service.
 
     ``with_echo`` also asks each peer that has an address for an answer (C-ECHO).
     """
@@ -196,7 +198,7 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
 
 
 def introduction(settings: Settings, port: int) -> str:
-    """What the node does from now on, in words: whom it listens to and whom it sends to."""
+    """Say in words which address the node listens on and which peers it sends to."""
     senders = ", ".join(peer.name for peer in settings.peer if peer.networks) or "nobody"
     receivers = ", ".join(peer.name for peer in settings.peer if _is_delivered_to(settings, peer))
     where = f"Listens on {settings.node.host}:{port} as {settings.node.ae_title} to {senders}"

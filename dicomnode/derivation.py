@@ -34,7 +34,7 @@ class RuleLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivationParameters:
-    """What decides the pixels and tags of a derived series, beside its source and the node."""
+    """All parameters that decide the pixels and tags of a derived series; its source and the node decide the rest."""
 
     rule: str
     model: str
@@ -44,7 +44,7 @@ class DerivationParameters:
     utc_offset_min: int | None = None  # of the clock on which dates and times are written; None: this machine's clock
 
     def pinned(self) -> dict[str, object]:
-        """What ``text`` holds. A key that an earlier version did not write is absent, so that its text comes back."""
+        """Return the keys of ``text``. A later key that is None is left out, so older texts come back unchanged."""
         later = {key: value for key in _LATER if (value := getattr(self, key)) is not None}
         return {**asdict(self.limits), **later}
 
@@ -108,7 +108,7 @@ class DerivedInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedSeries:
-    """What a job made."""
+    """The series that a job made."""
 
     series_uid: str
     instances: tuple[DerivedInstance, ...]  # by Instance Number

@@ -85,7 +85,7 @@ def test_a_parameter_that_came_after_the_first_version_is_absent_until_it_is_pin
     first = {*COLUMNS, "limits"}
     later = [field for field in fields(DerivationParameters) if field.name not in first]
     assert [field.name for field in later if field.default is not None] == []
-    assert replace(PARAMETERS, **{field.name: None for field in later}).text() == WITHOUT_CLOCK  # type: ignore[arg-type]
+    assert replace(PARAMETERS, **{field.name: None for field in later}).text() == WITHOUT_CLOCK  # type: ignore[arg-type]  # keys by name
 
 
 def test_a_moment_is_written_on_the_clock_that_was_pinned_else_on_this_machines() -> None:

@@ -13,7 +13,7 @@ from dicomnode.cli.options import config_option, json_option, load_settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upgraded:
-    """What ``db upgrade`` prints."""
+    """The output of ``db upgrade``."""
 
     before: str | None  # None: there was no ledger
     after: str
@@ -21,7 +21,7 @@ class Upgraded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Current:
-    """What ``db current`` prints."""
+    """The output of ``db current``."""
 
     current: str | None  # None: there is no ledger yet
     needed: str

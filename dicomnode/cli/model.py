@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What ``model show`` prints. A model without weights has no card; one that was not imported has no events."""
+    """The output of ``model show``. A model without weights has no card; one that was not imported has no events."""
 
     model: ModelLine
     card: Card | None
@@ -30,7 +30,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """What ``import``, ``activate`` and ``rollback`` print. After a rollback to no model there is no digest."""
+    """The output of ``import``, ``activate`` and ``rollback``. After a rollback to no model there is no digest."""
 
     name: str
     digest: str | None

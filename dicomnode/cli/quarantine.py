@@ -17,7 +17,7 @@ LIMIT = 100  # rows that a person can read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What ``quarantine seen`` prints."""
+    """The output of ``quarantine seen``."""
 
     seen: int  # rows that nobody had seen before
     done: str

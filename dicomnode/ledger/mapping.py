@@ -69,7 +69,7 @@ KNOWN_INSTANCE: Final = tuple(
 
 
 def new_received_series(transaction: LedgerTransaction, series_uid: str) -> dict[str, object]:
-    """A number for what a scanner will send under this UID."""
+    """Return the row of a new series, whose instances a scanner will send under this UID."""
     return {
         **_new_series(transaction, RECEIVED, SeriesState.RECEIVING, "number"),
         "series_uid": series_uid,
@@ -78,7 +78,7 @@ def new_received_series(transaction: LedgerTransaction, series_uid: str) -> dict
 
 
 def new_derived_series(transaction: LedgerTransaction, source: SeriesId) -> dict[str, object]:
-    """The series that a job will fill."""
+    """Return the row of the series that a job will fill."""
     return {
         **_new_series(transaction, DERIVED, SeriesState.KEPT, OWN_OUTPUT),
         "reason": OWN_OUTPUT,
@@ -99,7 +99,7 @@ def _new_series(transaction: LedgerTransaction, origin: str, state: SeriesState,
 
 
 def receiving_series(row: AnyRow) -> ReceivingSeries:
-    """Beside the columns: ``instances``, their number."""
+    """Map a row that has ``instances``, the number of instances, beside the columns of the series."""
     return ReceivingSeries(
         id=SeriesId(row.id),
         revision=row.revision,
@@ -116,7 +116,7 @@ def settled_series(row: AnyRow) -> SettledSeries:
 
 
 def series_line(row: AnyRow) -> SeriesLine:
-    """Beside the columns: ``alarms``, ``instances``, ``source``, ``job`` and ``job_state``."""
+    """Map a row that has ``alarms``, ``instances``, ``source``, ``job`` and ``job_state`` beside the columns."""
     return SeriesLine(
         id=row.id,
         state=row.state,
@@ -140,7 +140,7 @@ def series_detail(
     *,
     identify: bool,
 ) -> SeriesDetail:
-    """Beside the columns: ``alarms`` and ``source``; ``files``: the rows of its instances."""
+    """Map a row that has ``alarms`` and ``source`` beside the columns; ``files`` are the rows of its instances."""
     return SeriesDetail(
         id=row.id,
         state=row.state,
@@ -191,7 +191,7 @@ def new_job(
 
 
 def planned_job(row: AnyRow) -> PlannedJob:
-    """What was pinned when the job was planned."""
+    """Read what was pinned when the job was planned. Raises InputError where this version cannot read it."""
     return PlannedJob(
         parameters=DerivationParameters.from_columns(row._asdict()),
         deliver_to=tuple(row.deliver_to),
@@ -278,7 +278,7 @@ def _new_instance(
 
 
 def known_instance(row: AnyRow) -> KnownInstance | None:
-    """The columns of KNOWN_INSTANCE; None: an outer join found none."""
+    """Map the columns of KNOWN_INSTANCE; None where an outer join found no instance."""
     if row.known_id is None:
         return None
     return KnownInstance(
@@ -361,7 +361,7 @@ def claimed_delivery(row: AnyRow) -> Delivery:
 def delivery_line(
     row: AnyRow, tally: Sequence[AnyRow], *, next_at: datetime | None, reason: str | None, sentence: str
 ) -> DeliveryLine:
-    """Beside the columns: ``series_id`` and ``revision`` of its job.
+    """Map a row that has ``series_id`` and ``revision`` of its job beside the columns.
 
     ``tally``: how many of its items have which state and status. ``next_at``, ``reason`` and ``sentence``: as they are
     with the peers of the settings.
@@ -399,7 +399,7 @@ def _items(tally: Iterable[AnyRow], states: Iterable[ItemState]) -> int:
 
 
 def pending_item(row: AnyRow, refusals: Collection[int]) -> DeliveryItem:
-    """The columns of an item and of its instance; ``refusals``: the statuses with which it was refused before."""
+    """Map the columns of an item and its instance; ``refusals``: statuses with which it was refused before."""
     return DeliveryItem(
         id=ItemId(row.id),
         instance=InstanceId(row.instance_id),
@@ -437,7 +437,7 @@ def new_quarantine(
 
 
 def unexamined(row: AnyRow) -> Unexamined:
-    """Beside the columns: those of KNOWN_INSTANCE, and ``is_stored``."""
+    """Map a row that has ``is_stored`` and the columns of KNOWN_INSTANCE beside its own."""
     return Unexamined(
         id=QuarantineId(row.id),
         reason=QuarantineReason(row.reason),
@@ -449,7 +449,7 @@ def unexamined(row: AnyRow) -> Unexamined:
 
 
 def quarantine_line(row: AnyRow) -> QuarantineLine:
-    """Beside the columns: ``kept_file`` and ``kept_series`` of the instance that was kept."""
+    """Map a row that has ``kept_file`` and ``kept_series``, of the instance that was kept, beside the columns."""
     state = "harmless" if row.finding == Finding.SAME else "unseen" if row.seen_at is None else "seen"
     return QuarantineLine(
         id=row.id,
@@ -522,7 +522,7 @@ def boot_line(row: AnyRow) -> BootLine:
 
 
 def event_line(row: AnyRow, row_id: int | None) -> EventLine:
-    """Beside the columns: ``times``, how often it happened; ``row_id``: None where it happened to several rows."""
+    """Map a row with ``times``, how often it happened; ``row_id`` is None where it happened to several rows."""
     return EventLine(
         at=row.at,
         table=row.table_name,

@@ -59,7 +59,7 @@ def _comparisons(text: object) -> tuple[tuple[Operator, float], ...]:
     for part in parts:
         if part is None:
             return ()
-        found.append((part[1], float(part[2])))  # type: ignore[arg-type]  # the pattern holds the operators' list
+        found.append((part[1], float(part[2])))  # type: ignore[arg-type]  # the pattern admits operators only
     return tuple(found)
 
 

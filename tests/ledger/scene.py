@@ -188,12 +188,12 @@ class Scene:
             self._eye.close()
 
     def state(self, table: str, row: int) -> str:
-        ((state,),) = self.ask(f"SELECT state FROM {table} WHERE id = ?", row)  # noqa: S608
+        ((state,),) = self.ask(f"SELECT state FROM {table} WHERE id = ?", row)  # noqa: S608 (our own names)
         assert isinstance(state, str)
         return state
 
     def states(self, table: str) -> list[str]:
-        return [str(state) for (state,) in self.ask(f"SELECT state FROM {table} ORDER BY id")]  # noqa: S608
+        return [str(state) for (state,) in self.ask(f"SELECT state FROM {table} ORDER BY id")]  # noqa: S608 (our own names)
 
     def kinds(self, table: str, row: int) -> list[str]:
         """What happened to a row, in order."""

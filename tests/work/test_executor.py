@@ -234,7 +234,7 @@ def test_a_refusal_holds_the_job_and_an_unforeseen_exception_costs_an_attempt(
         if order.files[0].file.startswith(f"{broken}/") and not broken_once:
             broken_once.append(True)
             raise ZeroDivisionError
-        return real(order, **how)  # type: ignore[arg-type]
+        return real(order, **how)  # type: ignore[arg-type]  # passed on
 
     broken_once: list[bool] = []
     monkeypatch.setattr(job, "run", run)
