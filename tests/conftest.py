@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from pynetdicom.transport import AssociationSocket
 
 from tests.support import thorough
 
@@ -29,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the tests' modules how often, before they are imported."""
     thorough.choose(thorough=config.getoption("thorough"))
+    # pynetdicom leaves a socket open if its peer has reset the connection, and a test after that one would fail by it.
+    AssociationSocket._shutdown_socket = _shut_and_close  # type: ignore[method-assign,assignment]
 
 
 @pytest.hookimpl(trylast=True)
@@ -44,3 +49,10 @@ def _restored_logging() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
+
+
+def _shut_and_close(transport: AssociationSocket) -> None:
+    if transport.socket is not None:
+        with suppress(OSError):
+            transport.socket.shutdown(socket.SHUT_RDWR)
+        transport.socket.close()
