@@ -1,14 +1,16 @@
 """Streaming inference: a stack of any size through a network, in memory that does not grow with it.
 
 A network is given *planes* (C, H, W), a few at a time, whole where that fits and else in strips of rows. Strips
-overlap by the network's receptive field, so neither strips nor batches change the result beyond rounding.
+overlap by the network's receptive field, so neither strips nor batches change the result beyond rounding. Where the
+network asks for it, a plane is first made larger on all sides by repeating its outermost pixels, and the prediction is
+cut to the plane's size: zero padding inside the network would pull the prediction at the picture's border.
 
 Peak memory of ``generate`` beyond torch itself, in bytes, for n thick slices of H × W at ratio r:
 
     4·n·H·W              the thick stack, which is the caller's
   + 4·n·r·H·W            the thin stack, which is returned (before it is there: three copies of the thick one)
   + WORKING_BYTES        activations of one step, on the device
-  + 4·(C + 2·O)·H·W·k    the k planes of one step, C channels in and O out
+  + 4·(C + 2·O)·H·W·k    the k planes of one step, C channels in and O out (repeated pixels count as WORKING_BYTES)
   or, after the network, 12·n·r·32·W for the rows under projection
 
 On exhausted memory a step is repeated with fewer planes, then with fewer rows, then on the CPU, each time with
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from dicomnode import log
 from dicomnode.errors import ModelError
@@ -61,6 +64,7 @@ class PlaneNetwork:
 
     place: Callable[[torch.device, torch.dtype], Forward]  # (N, C, h, w) → (N, O, h, w) on that device
     border_rows: int  # receptive field to one side
+    repeated_pixels: int = 0  # the plane's outermost pixels are repeated so far outward; a multiple of the alignment
     alignment_rows: int  # strips begin at multiples of it
     live_values: int  # per pixel of a plane, at the widest point of the network
 
@@ -117,7 +121,7 @@ def stream(
 
 def first_step(network: PlaneNetwork, planes: int, shape: tuple[int, int], device: torch.device) -> Step:
     """The largest step that is both fast and within the memory bound."""
-    height, width = shape
+    height, width = (extent + 2 * network.repeated_pixels for extent in shape)
     dtype = serving_dtype(device)
     row_bytes = width * network.live_values * dtype.itemsize
     working_bytes, batch_bytes = WORKING_BYTES, BATCH_BYTES
@@ -126,7 +130,7 @@ def first_step(network: PlaneNetwork, planes: int, shape: tuple[int, int], devic
         working_bytes = batch_bytes = min(WORKING_BYTES, int(free_bytes * CUDA_SHARE))
     if height * row_bytes <= working_bytes:
         count = max(1, min(planes, batch_bytes // (height * row_bytes)))
-        return Step(device=device, dtype=dtype, planes=count, rows=height)
+        return Step(device=device, dtype=dtype, planes=count, rows=shape[0])
     rows = max(working_bytes // row_bytes - 2 * network.border_rows, MIN_STRIP_ROWS)
     return Step(device=device, dtype=dtype, planes=1, rows=_aligned(rows, network.alignment_rows))
 
@@ -184,11 +188,18 @@ def _try_step(network: PlaneNetwork, forward: Forward, read: Read, planes: range
 
 
 def _predict_strip(network: PlaneNetwork, forward: Forward, batch: Tensor, rows: range, step: Step) -> Tensor:
-    top = max(rows.start - network.border_rows, 0)
-    bottom = min(rows.stop + network.border_rows, batch.shape[-2])
-    strip = batch[..., top:bottom, :].to(step.device, step.dtype).contiguous(memory_format=torch.channels_last)
-    predicted = forward(strip)[..., rows.start - top : rows.stop - top, :]
-    return predicted.to(CPU, torch.float32)
+    height, width = batch.shape[-2:]
+    reach, repeated = network.border_rows, network.repeated_pixels
+    top, bottom = max(rows.start - reach, 0), min(rows.stop + reach, height)
+    # No more than the strip's own reach: what lies beyond it does not change the strip.
+    above = min(repeated, top - (rows.start - reach))
+    below = min(repeated, rows.stop + reach - bottom)
+    strip = batch[..., top:bottom, :].to(step.device, step.dtype)
+    if repeated:
+        strip = functional.pad(strip, (repeated, repeated, above, below), mode="replicate")
+    predicted = forward(strip.contiguous(memory_format=torch.channels_last))
+    first = rows.start - top + above
+    return predicted[..., first : first + len(rows), repeated : repeated + width].to(CPU, torch.float32)
 
 
 def _strips(height: int, rows: int) -> Iterator[range]:
