@@ -43,7 +43,7 @@ NETWORK_SHARE = 0.98  # of the work; the rest is the projection
 # that the allocator holds between them (measured on resident memory, ``test_infer``).
 LIVE_TENSORS = 6
 CHAIN_LIVE_TENSORS = 3  # without a skip: what a convolution reads and writes, and half as much again
-# Zero padding at the picture's border moved a constant by up to 0.002 and a ramp by up to 0.014 of the scale at ratio 4.
+# Zero padding at the picture's border moved a constant by up to 0.002 and a ramp by up to 0.014 of the scale, ratio 4.
 # With eight repeated pixels it is 0.0002 and 0.002; more of them change little and cost more.
 REPEATED_PIXELS = 8
 
