@@ -32,7 +32,7 @@ from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
 from dicomnode.generators.thin import SHRINK, ThinNet, thick_windows
 from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.body import body_scale
-from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency
+from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing
 from dicomnode.imaging.volume import Volume
 
 FloatArray = NDArray[np.float32]
@@ -97,8 +97,7 @@ class ServedNetwork:
         report = progress or (lambda _share: None)
         self.refine(self.net, stack, chosen, lambda share: report(NETWORK_SHARE * share))
         if self.consistency:
-            matrices = consistency(len(thick.voxels), grid.ratio, thickness_over_spacing)
-            restore_measured(stack.thin, thick.voxels, matrices)
+            restore_measured(stack.thin, thick.voxels, thickness_over_spacing)
         report(1.0)
         return thin_volume(stack.thin, thick, grid)
 

@@ -281,9 +281,21 @@ def test_projection_gives_back_block_means_for_contiguous_slices(ratio: int) -> 
     thick: NDArray[np.float32] = rng.random((4, 37, 5), dtype=np.float32)
     thin: NDArray[np.float32] = rng.random((4 * ratio, 37, 5), dtype=np.float32)
     off_before = np.abs(thin.reshape(4, ratio, 37, 5).mean(axis=1) - thick).max()
-    restore_measured(thin, thick, consistency(4, ratio, 1.0))
+    restore_measured(thin, thick, 1.0)
     off_after = np.abs(thin.reshape(4, ratio, 37, 5).mean(axis=1) - thick).max()
     assert off_after <= 1.01e-3 * off_before  # the relative λ of 1e-3
+
+
+@pytest.mark.parametrize(("slices", "ratio", "thickness"), [(1, 2, 1.0), (5, 3, 0.8), (30, 5, 1.0), (7, 6, 0.5)])
+def test_projection_is_that_of_the_whole_stacks_matrices(slices: int, ratio: int, thickness: float) -> None:
+    rng = np.random.default_rng(2)
+    thick: NDArray[np.float32] = rng.random((slices, 41, 3), dtype=np.float32)
+    thin: NDArray[np.float32] = rng.random((slices * ratio, 41, 3), dtype=np.float32)
+    matrices = consistency(slices, ratio, thickness)
+    missing = thick - np.tensordot(matrices.profile, thin, axes=1)
+    expected = thin + np.tensordot(matrices.operator, missing, axes=1)
+    restore_measured(thin, thick, thickness)
+    np.testing.assert_allclose(thin, expected, atol=2e-6)
 
 
 @needs_cuda
