@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from dicomnode.generators import infer, model_dir
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.generators.kinds import Kind
 from dicomnode.generators.model_dir import load_generator
-from dicomnode.generators.served import paper_planes
+from dicomnode.generators.served import REPEATED_PIXELS, paper_planes
 from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.body import body_scale
@@ -31,6 +32,7 @@ from tests.support.model_folders import (
     write_thin,
     write_vdsr,
 )
+from tests.support.shared import WEIGHTS, needs_shared
 
 FloatArray = NDArray[np.float32]
 
@@ -78,15 +80,39 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_float32")
 @pytest.mark.parametrize(("slices", "window"), [(1, 3), (2, 5), (6, 5)])
 def test_thin_adds_the_residual_of_each_window_to_cubic_dc(tmp_path: Path, slices: int, window: int) -> None:
-    """Without the projection; windows made by hand, all in one batch."""
+    """Without the projection; windows made by hand, all in one batch, each slice larger by its repeated border."""
     net, thick, ratio = random_thin(window=window), random_stack(slices, 19, 22), 3
-    scale, reach = body_scale(thick.voxels), window // 2
-    padded = np.pad(thick.voxels, ((reach, reach), (0, 0), (0, 0)), mode="edge") / scale
+    scale, reach, edge = body_scale(thick.voxels), window // 2, REPEATED_PIXELS
+    padded = np.pad(thick.voxels, ((reach, reach), (edge, edge), (edge, edge)), mode="edge") / scale
     windows = np.stack([padded[start : start + window] for start in range(slices)]).astype(np.float32)
     with torch.inference_mode():
-        residuals = net(torch.from_numpy(windows), ratio).numpy().reshape(slices * ratio, 19, 22)
+        residuals = net(torch.from_numpy(windows), ratio).numpy()[..., edge : edge + 19, edge : edge + 22]
+    residuals = residuals.reshape(slices * ratio, 19, 22)
     found = derived(write_thin(tmp_path, net=net, consistency=False), thick, ratio)
     assert near(found, cubic_dc_of(thick, ratio) + residuals * scale)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["thin", *(pytest.param(WEIGHTS / name, id=name, marks=needs_shared) for name in ("thin-amx", "thin-amx-sharp"))],
+)
+@pytest.mark.parametrize("ratio", [3, 4, 5])
+def test_a_trained_model_keeps_a_constant_and_a_ramp_up_to_the_border_of_the_picture(
+    model: str | Path, ratio: int
+) -> None:
+    """Nothing is to be invented where there is nothing; of the ramp, the ends are left out, where cubic-dc bends it."""
+    slices, generator = 12, load_generator(model)
+    flat = random_stack(slices, 64, 64)
+    rise = np.linspace(0.0, 1.0, slices, dtype=np.float32)[:, None, None]
+
+    def thin(voxels: FloatArray) -> FloatArray:
+        thick = replace(flat, voxels=np.broadcast_to(voxels, flat.voxels.shape).copy())
+        return generator.generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+
+    assert np.abs(thin(np.float32(0.5) * np.ones_like(rise)) - 0.5).max() <= 0.002
+    expected = ((np.arange(slices * ratio) + 0.5) / ratio - 0.5) / (slices - 1)
+    middle = slice(2 * ratio, -2 * ratio)
+    assert np.abs(thin(rise)[middle] - expected[middle, None, None]).max() <= 0.005
 
 
 @pytest.mark.usefixtures("in_float32")

@@ -25,7 +25,6 @@ from dicomnode.imaging.profile import (
     Matrix,
     ThinGrid,
     assumed_thickness_over_spacing,
-    consistency,
     spline_matrix,
     thin_grid,
 )
@@ -118,8 +117,7 @@ def thinned(
             continue
         plain = twin.thin(thick, ratio, device=device)
         projected = plain.copy()
-        matrices = consistency(len(thick.voxels), ratio, assumed_thickness_over_spacing(thick))
-        restore_measured(projected, thick.voxels, matrices)
+        restore_measured(projected, thick.voxels, assumed_thickness_over_spacing(thick))
         yield method, projected
         yield twin, plain
 
