@@ -121,14 +121,13 @@ def serve(verified: VerifiedModel) -> ServedNetwork:
 def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
     """``thin``: the residual of a thick slice's thin ones, from a window of thick slices around it."""
     assert isinstance(net, ThinNet)
-    thick, thin, ratio = _as_tensor(stack.thick), stack.thin, stack.ratio
+    thick, thin, ratio = _as_tensor(stack.thick), torch.from_numpy(stack.thin), stack.ratio
 
     def read(start: int, stop: int) -> Tensor:
         return thick_windows(thick, net.window, start, stop).div_(stack.scale)
 
     def write(start: int, residuals: Tensor) -> None:
-        found = residuals.flatten(0, 1).numpy()
-        thin[start * ratio : start * ratio + len(found)] += found * np.float32(stack.scale)
+        thin[start * ratio :][: len(residuals) * ratio].add_(residuals.flatten(0, 1), alpha=stack.scale)
 
     stream(thin_planes(net, ratio), len(thick), stack.plane, read=read, write=write, device=device, progress=progress)
 
