@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -89,6 +89,10 @@ def run_pipeline(
         tell(Stage.READ, 1.0)
     ratio = plan.parameters.ratio or verdict.ratio
     assert ratio is not None, "a verdict to process has a ratio"
+    if (wanted := plan.parameters.sharpness) is not None:
+        generator = generator.at(wanted)
+    # What the card says is pinned by the model's digest; the derived objects state the number itself.
+    plan = replace(plan, parameters=replace(plan.parameters, sharpness=generator.sharpness))
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
         thin = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from dicomnode.derivation import DerivationParameters
 from dicomnode.derive.encode import DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError
-from dicomnode.generators.base import Progress
+from dicomnode.generators.base import Progress, no_sharpness
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.profile import ThinGrid
@@ -47,6 +48,11 @@ class Forbidden:
     name: str = "forbidden"
     digest: str = "0"
     consistency: bool = True
+    sharpness: float | None = None
+
+    def at(self, sharpness: float) -> Self:
+        """Refuse."""
+        raise no_sharpness(self.name, sharpness)
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
         """Fail."""

@@ -6,12 +6,12 @@ The baseline that every network has to beat, and the base that the ``thin`` netw
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.generators.base import Progress, thin_volume
+from dicomnode.generators.base import Progress, no_sharpness, thin_volume
 from dicomnode.imaging.profile import (
     SPLINE_REACH,
     ThinGrid,
@@ -32,6 +32,11 @@ class CubicDc:
     name: str = NAME
     digest: str = f"{NAME}/1"  # raised when the method's output changes
     consistency: bool = True
+    sharpness: float | None = None
+
+    def at(self, sharpness: float) -> Self:
+        """Always an error: nothing was learned here."""
+        raise no_sharpness(self.name, sharpness)
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
         """Weighted sums along the slice axis; ``device`` is not used."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dicomnode.errors import ModelError
-from dicomnode.generators.base import Progress, thin_volume
+from dicomnode.generators.base import Progress, no_sharpness, thin_volume
 from dicomnode.generators.card import REINSTALL, VerifiedModel
 from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.generators.device import choose_device
@@ -75,8 +75,21 @@ class ServedNetwork:
     digest: str
     ratios: tuple[int, int]
     consistency: bool
-    net: nn.Module
+    net: nn.Module  # as ``refine`` takes it: the interpolated one where there are two sets of weights
     refine: Refine
+    sharpness: float | None = None
+    both: tuple[nn.Module, nn.Module] | None = None  # with the fidelity weights, and with the adversarial ones
+
+    def at(self, sharpness: float) -> Self:
+        """The same model with weights that lie ``sharpness`` of the way from the fidelity to the adversarial ones.
+
+        Each weight is interpolated (ESRGAN, Wang 2018, arXiv 1809.00219, §3.4), which makes a working network only
+        because the adversarial stage began with the fidelity weights.
+        """
+        assert 0.0 <= sharpness <= 1.0
+        if self.both is None:
+            raise no_sharpness(self.name, sharpness)
+        return replace(self, net=_interpolated(*self.both, sharpness), sharpness=sharpness)
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
         """``thick`` sampled on ``grid``; ModelError where the model was not made for that ratio."""
@@ -105,9 +118,8 @@ class ServedNetwork:
 def serve(verified: VerifiedModel) -> ServedNetwork:
     """The generator of a verified model directory; ModelError where card and weights do not fit each other."""
     card = verified.card
-    net = new_network(card.kind, card.parameters)
-    _load_weights(net, verified)
-    return ServedNetwork(
+    net = _network(verified, verified.weights)
+    served = ServedNetwork(
         name=card.name,
         kind=card.kind,
         digest=verified.digest,
@@ -116,6 +128,9 @@ def serve(verified: VerifiedModel) -> ServedNetwork:
         net=fold_batch_norm(net) if isinstance(net, SRResNet) else net,
         refine=_REFINE[NETWORKS[card.kind].prediction],
     )
+    if card.sharpness is None:
+        return served
+    return replace(served, both=(net, _network(verified, verified.adversarial_weights))).at(card.sharpness)
 
 
 def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
@@ -234,9 +249,11 @@ def chain_planes(net: nn.Module) -> PlaneNetwork:
     )
 
 
-def _load_weights(net: nn.Module, verified: VerifiedModel) -> None:
+def _network(verified: VerifiedModel, content: bytes) -> nn.Module:
+    """The network of the card with the weights in ``content``."""
+    net = new_network(verified.card.kind, verified.card.parameters)
     try:
-        weights = safetensors.torch.load(verified.weights)
+        weights = safetensors.torch.load(content)
         net.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as exc:
         raise ModelError(
@@ -245,7 +262,14 @@ def _load_weights(net: nn.Module, verified: VerifiedModel) -> None:
         ) from exc
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ModelError(f"A weight of model {verified.card.name} is not a number.", hint=REINSTALL)
-    net.eval().requires_grad_(False)
+    return net.eval().requires_grad_(False)
+
+
+def _interpolated(fidelity: nn.Module, adversarial: nn.Module, sharpness: float) -> nn.Module:
+    net = copy.deepcopy(fidelity)
+    for weight, sharp in zip(net.parameters(), adversarial.parameters(), strict=True):
+        weight.lerp_(sharp, sharpness)
+    return net
 
 
 def _placed(net: Net, device: torch.device, dtype: torch.dtype) -> Net:

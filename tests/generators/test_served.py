@@ -230,6 +230,29 @@ def test_a_weight_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
         load_generator(write_thin(tmp_path, net=net))
 
 
+@pytest.mark.usefixtures("in_float32")
+def test_sharpness_interpolates_each_weight_between_the_two_sets(tmp_path: Path) -> None:
+    fidelity, adversarial, middle = random_thin(), random_thin(seed=1), random_thin()
+    for weight, sharp in zip(middle.parameters(), adversarial.parameters(), strict=True):
+        weight.data = 0.75 * weight.data + 0.25 * sharp.data
+    both = load_generator(write_thin(tmp_path / "both", net=fidelity, adversarial=adversarial, sharpness=0.25))
+    thick = random_stack(6, 12, 10)
+    ends = [(both.at(0.0), fidelity), (both.at(1.0), adversarial), (both, middle), (both.at(1.0).at(0.25), middle)]
+    for number, (generator, net) in enumerate(ends):
+        expected = derived(write_thin(tmp_path / str(number), net=net), thick, 3)
+        found = generator.generate(thick, thin_grid(thick, 3), device="cpu").voxels
+        assert near(found, expected)
+    assert [generator.sharpness for generator, _ in ends] == [0.0, 1.0, 0.25, 0.25]
+    assert {generator.digest for generator, _ in ends} == {both.digest}
+
+
+def test_there_is_no_sharpness_to_choose_where_there_is_one_set_of_weights(tmp_path: Path) -> None:
+    for generator in (load_generator(write_thin(tmp_path)), CubicDc()):
+        assert generator.sharpness is None
+        with pytest.raises(ModelError, match=f"^Model {generator.name} does not have two sets of weights"):
+            generator.at(0.5)
+
+
 def test_a_generator_says_what_it_is(tmp_path: Path) -> None:
     folder = write_paper(tmp_path, Kind.SLAB3, net=random_srresnet(outputs=3))
     generator = load_generator(folder)

@@ -65,6 +65,16 @@ def test_a_thin_network_has_no_twin_and_cubic_dc_comes_once(tmp_path: Path) -> N
     assert names == ["nearest", "linear", "cubic", "cubic-dc", "small"]
 
 
+def test_a_model_with_two_sets_of_weights_is_judged_at_each_sharpness(tmp_path: Path) -> None:
+    both = write_thin(tmp_path / "both", adversarial=random_thin(seed=1), sharpness=0.3, name="both")
+    one = write_thin(tmp_path / "one", name="one")
+    shown = {
+        method.name: method.generator.sharpness for method in load_methods([both, one], (0.0, 0.5)) if method.model
+    }
+    assert shown == {"both at 0": 0.0, "both at 0.5": 0.5, "one": None}
+    assert {method.name: method.generator.sharpness for method in load_methods([both])}["both"] == 0.3
+
+
 def test_models_of_one_name_are_told_apart_by_their_digest(tmp_path: Path) -> None:
     folders = [write_thin(tmp_path / "one"), write_thin(tmp_path / "two", net=random_thin(blocks=1))]
     names = [method.name for method in load_methods(folders) if method.is_model]
