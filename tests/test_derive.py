@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,16 +26,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
 
 from dicomnode.derivation import RuleLimits
-from dicomnode.derive import attributes, encode, mr_attributes
+from dicomnode.derive import attributes, mr_attributes
 from dicomnode.derive.decimals import decimal_text
-from dicomnode.derive.encode import derive
-from dicomnode.derive.stored import Storage
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
 from dicomnode.imaging.profile import thin_grid
-from dicomnode.imaging.stack import Stack
 from dicomnode.imaging.verdict import Limits, VerdictReason, judge
 from dicomnode.imaging.volume import Volume
 from tests.support.derived import PLAN, SMALL, Made, made_from, made_of, unchanged
@@ -568,26 +564,6 @@ def test_the_same_job_writes_the_same_bytes(small: Made) -> None:
     again = made_from([header.path for header in reversed(small.stack.headers)], 4)
     assert [file.content for file in again.files] == [file.content for file in small.files]
     assert len({file.sop_instance_uid for file in small.files}) == 24
-
-
-def test_files_that_nobody_asks_for_are_not_encoded_and_leave_no_thread_behind(
-    small: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first file of six thick slices, then the disk is full: two more thick slices were under way."""
-    encoded: list[int] = []
-    slab_of = Storage.slab
-
-    def counted(storage: Storage, stack: Stack, thin: Volume, owner: int) -> NDArray[np.int32]:
-        encoded.append(owner)
-        return slab_of(storage, stack, thin, owner)
-
-    monkeypatch.setattr(Storage, "slab", counted)
-    thin = CubicDc().generate(small.stack.volume, thin_grid(small.stack.volume, 4), device="cpu")
-    files = derive(small.stack, thin, PLAN, consistency=True).files()
-    assert next(files).content == small.files[0].content
-    files.close()  # type: ignore[attr-defined]
-    assert len(encoded) <= encode.ENCODERS + 1
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("encode")]
 
 
 def test_an_instance_is_what_pydicom_would_write_of_it_at_once(tmp_path: Path, small: Made) -> None:
