@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 import tracemalloc
 import uuid
 from contextlib import suppress
@@ -15,17 +17,19 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydicom import dcmread
 
 from dicomnode.derivation import DerivationParameters
-from dicomnode.derive.encode import DerivedFile
+from dicomnode.derive.encode import ENCODERS, DerivedFile
 from dicomnode.derive.facts import DerivationPlan
+from dicomnode.derive.stored import Storage
 from dicomnode.errors import InputError
 from dicomnode.generators.base import Progress, no_sharpness
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.profile import ThinGrid
-from dicomnode.imaging.stack import sha256_of
+from dicomnode.imaging.stack import Stack, sha256_of
 from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.imaging.volume import Volume
 from dicomnode.pipeline import PipelineResult, run_pipeline, series_in
@@ -85,6 +89,26 @@ def test_a_series_is_derived_file_by_file(tmp_path: Path) -> None:
     assert all(seconds >= 0 for seconds in result.stages.values())
     assert [stage for stage, share in told if share == 1.0] == ["read", "generate", "write"]
     assert [share for stage, share in told if stage == "write"] == sorted(k / 24 for k in range(1, 25))
+
+
+def test_a_disk_that_is_full_ends_the_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first file of six thick slices, two more slices were under way; no thread stays behind."""
+    encoded: list[int] = []
+    slab_of = Storage.slab
+
+    def counted(storage: Storage, stack: Stack, thin: Volume, owner: int) -> NDArray[np.int32]:
+        encoded.append(owner)
+        return slab_of(storage, stack, thin, owner)
+
+    def write(_file: DerivedFile) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Storage, "slab", counted)
+    paths = SMALL.write(tmp_path)
+    with suppress(OSError):
+        run_pipeline(paths, generator=CubicDc(), plan=PLAN, device="cpu", write=write)
+    assert 1 <= len(encoded) <= ENCODERS + 1
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("encode")]
 
 
 def test_a_refusal_is_an_answer_and_nothing_is_computed(tmp_path: Path) -> None:

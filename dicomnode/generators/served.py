@@ -8,6 +8,7 @@ networks that are only compared with, ``srcnn`` replaces slices and ``vdsr`` add
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, TypeVar
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from dicomnode import log
 from dicomnode.errors import ModelError
 from dicomnode.generators.base import Progress, no_sharpness, thin_volume
 from dicomnode.generators.card import REINSTALL, VerifiedModel
@@ -31,9 +33,11 @@ from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
 from dicomnode.generators.thin import SHRINK, ThinNet, thick_windows
 from dicomnode.generators.vdsr import VDSR
-from dicomnode.imaging.body import body_scale
+from dicomnode.imaging.body import body_rectangle, body_scale
 from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing
 from dicomnode.imaging.volume import Volume
+
+LOGGER = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 Net = TypeVar("Net", bound=nn.Module)
@@ -42,6 +46,7 @@ NETWORK_SHARE = 0.98  # of the work; the rest is the projection
 # Of a residual block at its widest: long skip, block input, and two of conv–ReLU–conv–add; and half as much again
 # that the allocator holds between them (measured on resident memory, ``test_infer``).
 LIVE_TENSORS = 6
+BODY_MARGIN = 8  # pixels around the body that are derived like it: the skin's blur, and what detection may miss
 CHAIN_LIVE_TENSORS = 3  # without a skip: what a convolution reads and writes, and half as much again
 # Zero padding at the picture's border moved a constant by up to 0.002 and a ramp by up to 0.014 of the scale, ratio 4.
 # With eight repeated pixels it is 0.0002 and 0.002; more of them change little and cost more.
@@ -61,6 +66,14 @@ class Stack:
     def plane(self) -> tuple[int, int]:
         """(H, W)."""
         return self.thick.shape[1:]
+
+    def around_body(self, reach: int) -> Stack:
+        """Views of the rows and columns that hold the body, a margin, and ``reach`` pixels that the network sees."""
+        rectangle = body_rectangle(self.thick, self.scale, BODY_MARGIN + reach)
+        part = replace(self, thick=self.thick[:, *rectangle], thin=self.thin[:, *rectangle])
+        share = part.thick.size / self.thick.size
+        log.event(LOGGER, "network_region", level=logging.DEBUG, detail=f"{share:.0%} of the pixels, around the body")
+        return part
 
 
 Refine = Callable[[nn.Module, Stack, torch.device, Progress], None]
@@ -134,18 +147,23 @@ def serve(verified: VerifiedModel) -> ServedNetwork:
 
 
 def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
-    """``thin``: the residual of a thick slice's thin ones, from a window of thick slices around it."""
+    """``thin``: the residual of a thick slice's thin ones, from a window of thick slices around it.
+
+    Only around the body; the air stays as cubic-dc made it. Within the body and its margin the result is that of the
+    whole plane: the network is given all that it sees from there.
+    """
     assert isinstance(net, ThinNet)
-    thick, thin, ratio = _as_tensor(stack.thick), stack.thin, stack.ratio
+    planes = thin_planes(net, stack.ratio)
+    stack = stack.around_body(planes.border_rows)
+    thick, thin, ratio = _as_tensor(stack.thick), torch.from_numpy(stack.thin), stack.ratio
 
     def read(start: int, stop: int) -> Tensor:
         return thick_windows(thick, net.window, start, stop).div_(stack.scale)
 
     def write(start: int, residuals: Tensor) -> None:
-        found = residuals.flatten(0, 1).numpy()
-        thin[start * ratio : start * ratio + len(found)] += found * np.float32(stack.scale)
+        thin[start * ratio :][: len(residuals) * ratio].add_(residuals.flatten(0, 1), alpha=stack.scale)
 
-    stream(thin_planes(net, ratio), len(thick), stack.plane, read=read, write=write, device=device, progress=progress)
+    stream(planes, len(thick), stack.plane, read=read, write=write, device=device, progress=progress)
 
 
 def replace_slices(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:

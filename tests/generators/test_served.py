@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from dicomnode.errors import ModelError
-from dicomnode.generators import infer, model_dir
+from dicomnode.generators import infer, model_dir, served
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.generators.kinds import Kind
 from dicomnode.generators.model_dir import load_generator
@@ -113,6 +113,28 @@ def test_a_trained_model_keeps_a_constant_and_a_ramp_up_to_the_border_of_the_pic
     expected = ((np.arange(slices * ratio) + 0.5) / ratio - 0.5) / (slices - 1)
     middle = slice(2 * ratio, -2 * ratio)
     assert np.abs(thin(rise)[middle] - expected[middle, None, None]).max() <= 0.005
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_the_network_runs_around_the_body_only_and_the_body_does_not_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body in the corner of a large field: exact in it and its margin, cubic-dc far from it, no pixel in between."""
+    body, folder = (slice(0, 41), slice(30, 93)), write_thin(tmp_path)
+    voxels = np.random.default_rng(3).random((4, 180, 200), dtype=np.float32) * 10
+    voxels[:, *body] += 500
+    thick = replace(random_stack(4, 180, 200), voxels=voxels)
+    found = derived(folder, thick, 3)
+    monkeypatch.setattr(served, "body_rectangle", lambda _voxels, _scale, _margin: (slice(0, 180), slice(0, 200)))
+    whole = derived(folder, thick, 3)
+
+    grown = (slice(0, 41 + served.BODY_MARGIN), slice(30 - served.BODY_MARGIN, 93 + served.BODY_MARGIN))
+    assert np.abs(found - whole)[:, *grown].max() < 1e-6 * np.abs(whole).max()
+    reach = served.BODY_MARGIN + 14 + 4  # two blocks see 14 pixels far; the body is seen on squares of four
+    base = cubic_dc_of(thick, 3)
+    for beyond in ((slice(None), slice(41 + reach, None)), (slice(None), slice(None), slice(93 + reach, None))):
+        assert np.abs(found[beyond] - base[beyond]).max() < 0.01, "projected once more, and otherwise untouched"
+        assert np.abs(whole[beyond] - base[beyond]).max() > 1.0, "a network that changes nothing proves nothing"
 
 
 @pytest.mark.usefixtures("in_float32")
