@@ -36,6 +36,7 @@ class Derived:
     device: str
     stages: dict[str, float]  # name → seconds
     notes: tuple[str, ...]
+    gate: tuple[str, ...]  # what the result gate found; the node would hold the delivery of such a series
     out: Path
 
 
@@ -117,5 +118,6 @@ def _derived(result: PipelineResult, model: str, digest: str, device: str, out: 
         thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
         slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
         model_digest=digest, device=device, notes=result.notes, out=out,
+        gate=tuple(f"{sentence}; the node would hold the delivery" for sentence in result.objections),
         stages={name: round(seconds, 3) for name, seconds in result.stages.items()},
     )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.generators.base import Progress, thin_volume
+from dicomnode.generators.base import Generated, Progress, thin_volume
 from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency
 from dicomnode.imaging.volume import Volume
 
@@ -27,11 +27,11 @@ class CubicDc:
     digest: str = f"{NAME}/1"  # raised when the method's output changes
     consistency: bool = True
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """One matrix product along the slice axis; ``device`` is not used."""
         del device
         voxels = cubic_dc(thick.voxels, grid.ratio, assumed_thickness_over_spacing(thick), progress=progress)
-        return thin_volume(voxels, thick, grid)
+        return Generated(thin=thin_volume(voxels, thick, grid))
 
 
 def cubic_dc(

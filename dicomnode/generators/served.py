@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dicomnode.errors import ModelError
-from dicomnode.generators.base import Progress, thin_volume
+from dicomnode.generators.base import Generated, Progress, thin_volume
 from dicomnode.generators.card import REINSTALL, VerifiedModel
 from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.generators.device import choose_device
@@ -31,8 +31,8 @@ from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
 from dicomnode.generators.thin import SHRINK, ThinNet, thick_windows
 from dicomnode.generators.vdsr import VDSR
-from dicomnode.imaging.body import body_scale
-from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency
+from dicomnode.imaging.body import body_scale, body_window
+from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency, missing_from
 from dicomnode.imaging.volume import Volume
 
 FloatArray = NDArray[np.float32]
@@ -75,7 +75,7 @@ class ServedNetwork:
     net: nn.Module
     refine: Refine
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """``thick`` sampled on ``grid``; ModelError where the model was not made for that ratio."""
         lowest, highest = self.ratios
         if not lowest <= grid.ratio <= highest:
@@ -93,11 +93,15 @@ class ServedNetwork:
         )
         report = progress or (lambda _share: None)
         self.refine(self.net, stack, chosen, lambda share: report(NETWORK_SHARE * share))
+        missing = None
         if self.consistency:
+            rows, columns = body_window(thick.voxels)
+            middle = np.s_[:, rows, columns]
+            missing = missing_from(stack.thin[middle], thick.voxels[middle], grid.ratio, thickness_over_spacing)
             matrices = consistency(len(thick.voxels), grid.ratio, thickness_over_spacing)
             restore_measured(stack.thin, thick.voxels, matrices)
         report(1.0)
-        return thin_volume(stack.thin, thick, grid)
+        return Generated(thin=thin_volume(stack.thin, thick, grid), missing=missing)
 
 
 def serve(verified: VerifiedModel) -> ServedNetwork:

@@ -14,6 +14,8 @@ BODY_LEVEL = 0.08  # of the scale: above the noise of air, below any tissue (doc
 BODY_SMOOTHING_VOXELS = 1.5  # docs/science.md#metrics
 BODY_SMOOTHING_RADIUS = 6  # four sigma
 BODY_DILATION_VOXELS = 2  # docs/science.md#metrics
+WINDOW = 128  # pixels: what is measured in the middle of the body stands for all of it, at a bounded cost
+COARSE = 4  # pixels: to find that middle, every fourth row and column is enough
 
 
 def body_scale(voxels: NDArray[np.float32]) -> float:
@@ -37,6 +39,25 @@ def body_box(mask: Mask) -> tuple[slice, slice, slice]:
         return (slice(None), slice(None), slice(None))
     z, y, x = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
     return (slice(z[0], z[-1] + 1), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1))
+
+
+def body_window(voxels: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Rows and columns of a window of at most WINDOW pixels each way around the middle of the body."""
+    coarse = voxels[:, ::COARSE, ::COARSE]
+    body = coarse > BODY_LEVEL * np.float32(body_scale(coarse))
+    rows, columns = (
+        _centred(extent, np.flatnonzero(body.any(axis=others)) * COARSE)
+        for extent, others in zip(voxels.shape[1:], ((0, 2), (0, 1)), strict=True)
+    )
+    return rows, columns
+
+
+def _centred(extent: int, held: NDArray[np.intp]) -> slice:
+    """Of ``extent`` pixels, a window around the middle of those that hold body."""
+    width = min(WINDOW, extent)
+    middle = int(held[0] + held[-1]) // 2 if held.size else extent // 2
+    start = min(max(middle - width // 2, 0), extent - width)
+    return slice(start, start + width)
 
 
 def _dilated(mask: Mask) -> Mask:

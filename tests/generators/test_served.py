@@ -58,11 +58,11 @@ def random_vdsr() -> VDSR:
 
 
 def derived(folder: Path, thick: Volume, ratio: int) -> FloatArray:
-    return load_generator(folder).generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+    return load_generator(folder).generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
 
 
 def cubic_dc_of(thick: Volume, ratio: int) -> FloatArray:
-    return CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+    return CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
 
 
 def near(found: FloatArray, expected: FloatArray) -> bool:
@@ -156,7 +156,7 @@ def test_the_result_lies_on_the_grid_and_the_stack_is_untouched(tmp_path: Path, 
     thick = random_stack(3, 20, 11)
     before, grid = thick.voxels.copy(), thin_grid(thick, 4)
     shares: list[float] = []
-    thin = load_generator(WRITERS[kind](tmp_path)).generate(thick, grid, device="cpu", progress=shares.append)
+    thin = load_generator(WRITERS[kind](tmp_path)).generate(thick, grid, device="cpu", progress=shares.append).thin
     assert thin.voxels.shape == (12, 20, 11)
     assert thin.voxels.dtype == np.float32
     assert thin.slice_spacing_mm == pytest.approx(1.25)
