@@ -114,6 +114,7 @@ class DerivedSeries:
     series_uid: str
     instances: tuple[DerivedInstance, ...]  # by Instance Number
     notes: tuple[str, ...]  # sentences for ``series explain``: clipped voxels, unknown profile …
+    objections: tuple[str, ...] = ()  # of the result gate: with any, the deliveries are held
     seconds: float
 
 

@@ -1,4 +1,4 @@
-"""The steps from a folder of instances to a derived series: verdict → stack → generator → encoded files.
+"""The steps from a folder of instances to a derived series: verdict → stack → generator → gate → encoded files → gate.
 
 What the worker's child and ``infer`` share. Knows no settings, ledger or network; the generator and the place of
 the files are handed in. A series that may not be processed comes back as its verdict, not as an exception.
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from dicomnode import gate
 from dicomnode.derive.encode import DerivedFile, derive
 from dicomnode.derive.facts import DerivationPlan
-from dicomnode.errors import InputError
+from dicomnode.errors import InputError, ModelError
 from dicomnode.generators.base import Generator
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import RATIO_LIMITS, thin_grid
@@ -29,6 +30,7 @@ class Stage(StrEnum):
 
     READ = "read"
     GENERATE = "generate"
+    CHECK = "check"
     DERIVE = "derive"
     WRITE = "write"
 
@@ -58,7 +60,13 @@ class PipelineResult:
     ratio: int | None = None
     instances: tuple[Written, ...] = ()
     notes: tuple[str, ...] = ()  # of verdict and derivation
+    findings: tuple[gate.Finding, ...] = ()  # of the result gate
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds
+
+    @property
+    def objections(self) -> tuple[str, ...]:
+        """What the result gate found beyond its limits; such a series is not delivered unless an operator says so."""
+        return tuple(finding.sentence for finding in self.findings if finding.holds)
 
 
 def run_pipeline(
@@ -95,10 +103,15 @@ def run_pipeline(
     plan = replace(plan, parameters=replace(plan.parameters, sharpness=generator.sharpness))
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
-        thin = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
+        made = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
+    with watch(Stage.CHECK):
+        if not gate.is_number(made.thin):
+            raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
+        findings = gate.look_at_volume(stack.volume, made, consistency=generator.consistency)
+        reread = gate.Reread(stack, made.thin, consistency=generator.consistency)
     tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
-        derivation = derive(stack, thin, plan, consistency=generator.consistency)
+        derivation = derive(stack, made.thin, plan, consistency=generator.consistency)
     written = []
     files = derivation.files()
     for _ in range(derivation.count):
@@ -106,6 +119,8 @@ def run_pipeline(
             file = next(files)
         with watch(Stage.WRITE):
             write(file)
+        with watch(Stage.CHECK):
+            reread.add(file.content)
         written.append(_written(file))
         tell(Stage.WRITE, len(written) / derivation.count)
     return PipelineResult(
@@ -114,6 +129,7 @@ def run_pipeline(
         ratio=ratio,
         instances=tuple(written),
         notes=(*verdict.notes, *derivation.notes),
+        findings=(*findings, *reread.findings()),
         stages=watch.seconds,
     )
 

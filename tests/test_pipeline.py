@@ -25,7 +25,7 @@ from dicomnode.derive.encode import ENCODERS, DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.derive.stored import Storage
 from dicomnode.errors import InputError
-from dicomnode.generators.base import Progress, no_sharpness
+from dicomnode.generators.base import Generated, Progress, no_sharpness
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.profile import ThinGrid
@@ -58,7 +58,7 @@ class Forbidden:
         """Refuse."""
         raise no_sharpness(self.name, sharpness)
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """Fail."""
         raise AssertionError((thick, grid, device, progress))
 
@@ -85,7 +85,7 @@ def test_a_series_is_derived_file_by_file(tmp_path: Path) -> None:
         (file.sop_instance_uid, file.sha256) for file in kept
     ]
     assert result.series_uid == dcmread(BytesIO(kept[0].content)).SeriesInstanceUID
-    assert list(result.stages) == ["read", "generate", "derive", "write"]
+    assert list(result.stages) == ["read", "generate", "check", "derive", "write"]
     assert all(seconds >= 0 for seconds in result.stages.values())
     assert [stage for stage, share in told if share == 1.0] == ["read", "generate", "write"]
     assert [share for stage, share in told if stage == "write"] == sorted(k / 24 for k in range(1, 25))
@@ -192,11 +192,11 @@ def test_memory_is_a_few_float32_volumes(tmp_path: Path) -> None:
     """A float64 copy of the thin stack alone would be 2 thin volumes more."""
     datasets = replace(SMALL, rows=4, columns=4, slices=12).datasets()
     for dataset in datasets:
-        dataset.Rows = dataset.Columns = 160
-        dataset.PixelData = np.arange(160 * 160, dtype="<u2").tobytes()[::-1]
+        dataset.Rows = dataset.Columns = 224
+        dataset.PixelData = np.arange(224 * 224, dtype="<u2").tobytes()[::-1]
         dataset.BitsStored, dataset.HighBit = 16, 15
     paths = write_datasets(tmp_path, datasets)
-    thin_bytes = 12 * 4 * 160 * 160 * 4
+    thin_bytes = 12 * 4 * 224 * 224 * 4
     _run(paths, [])
     tracemalloc.start()
     run_pipeline(paths, generator=CubicDc(), plan=PLAN, device="cpu", write=lambda _: None)

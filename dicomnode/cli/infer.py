@@ -37,6 +37,7 @@ class Derived:
     device: str
     stages: dict[str, float]  # name → seconds
     notes: tuple[str, ...]
+    gate: tuple[str, ...]  # what the result gate found; the node would hold the delivery of such a series
     out: Path
 
 
@@ -136,5 +137,6 @@ def _derived(
         thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
         slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
         model_digest=digest, sharpness=sharpness, device=device, notes=result.notes, out=out,
+        gate=tuple(f"{sentence}; the node would hold the delivery" for sentence in result.objections),
         stages={name: round(seconds, 3) for name, seconds in result.stages.items()},
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
@@ -13,6 +14,14 @@ from dicomnode.imaging.profile import ThinGrid
 from dicomnode.imaging.volume import Volume
 
 Progress = Callable[[float], None]  # called with the share that is done, 0…1, rising
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Generated:
+    """A thin volume, and what its averages lacked of the thick slices before the projection put that back."""
+
+    thin: Volume
+    missing: NDArray[np.float32] | None = None  # (n, h, w) within ``body_window``; None: nothing was put back
 
 
 class Generator(Protocol):
@@ -37,7 +46,7 @@ class Generator(Protocol):
     def at(self, sharpness: float) -> Self:
         """The same generator with another sharpness, 0…1; ModelError where there are not two sets of weights."""
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """``thick`` sampled on ``grid``, in the units of ``thick``."""
 
 

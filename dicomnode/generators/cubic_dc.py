@@ -11,7 +11,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.generators.base import Progress, no_sharpness, thin_volume
+from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
 from dicomnode.imaging.profile import (
     SPLINE_REACH,
     ThinGrid,
@@ -38,11 +38,11 @@ class CubicDc:
         """Always an error: nothing was learned here."""
         raise no_sharpness(self.name, sharpness)
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """Weighted sums along the slice axis; ``device`` is not used."""
         del device
         voxels = cubic_dc(thick.voxels, grid.ratio, assumed_thickness_over_spacing(thick), progress=progress)
-        return thin_volume(voxels, thick, grid)
+        return Generated(thin=thin_volume(voxels, thick, grid))
 
 
 def cubic_dc(

@@ -23,7 +23,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from dicomnode import log
 from dicomnode.errors import ModelError
-from dicomnode.generators.base import Progress, no_sharpness, thin_volume
+from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
 from dicomnode.generators.card import REINSTALL, VerifiedModel
 from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.generators.device import choose_device
@@ -33,8 +33,8 @@ from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
 from dicomnode.generators.thin import SHRINK, ThinNet, thick_windows
 from dicomnode.generators.vdsr import VDSR
-from dicomnode.imaging.body import body_rectangle, body_scale
-from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing
+from dicomnode.imaging.body import body_rectangle, body_scale, body_window
+from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, missing_from
 from dicomnode.imaging.volume import Volume
 
 LOGGER = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class ServedNetwork:
             raise no_sharpness(self.name, sharpness)
         return replace(self, net=_interpolated(*self.both, sharpness), sharpness=sharpness)
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """``thick`` sampled on ``grid``; ModelError where the model was not made for that ratio."""
         lowest, highest = self.ratios
         if not lowest <= grid.ratio <= highest:
@@ -122,10 +122,14 @@ class ServedNetwork:
         )
         report = progress or (lambda _share: None)
         self.refine(self.net, stack, chosen, lambda share: report(NETWORK_SHARE * share))
+        missing = None
         if self.consistency:
+            rows, columns = body_window(thick.voxels)
+            middle = np.s_[:, rows, columns]
+            missing = missing_from(stack.thin[middle], thick.voxels[middle], grid.ratio, thickness_over_spacing)
             restore_measured(stack.thin, thick.voxels, thickness_over_spacing)
         report(1.0)
-        return thin_volume(stack.thin, thick, grid)
+        return Generated(thin=thin_volume(stack.thin, thick, grid), missing=missing)
 
 
 def serve(verified: VerifiedModel) -> ServedNetwork:

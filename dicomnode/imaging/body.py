@@ -15,6 +15,8 @@ BODY_SMOOTHING_VOXELS = 1.5  # docs/science.md#metrics
 BODY_SMOOTHING_RADIUS = 6  # four sigma
 BODY_DILATION_VOXELS = 2  # docs/science.md#metrics
 SQUARE = 4  # pixels to a side
+WINDOW = 128  # pixels: what is measured in the middle of the body stands for all of it, at a bounded cost
+COARSE = 4  # pixels: to find that middle, every fourth row and column is enough
 
 
 def body_scale(voxels: NDArray[np.float32]) -> float:
@@ -65,6 +67,25 @@ def _span(is_body: NDArray[np.bool_], margin: int) -> slice:
         return slice(0, len(is_body))
     first, last = int(found[0]), int(found[-1])
     return slice(max(first - margin, 0) // SQUARE * SQUARE, min(last + 1 + margin, len(is_body)))
+
+
+def body_window(voxels: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Rows and columns of a window of at most WINDOW pixels each way around the middle of the body."""
+    coarse = voxels[:, ::COARSE, ::COARSE]
+    body = coarse > BODY_LEVEL * np.float32(body_scale(coarse))
+    rows, columns = (
+        _centred(extent, np.flatnonzero(body.any(axis=others)) * COARSE)
+        for extent, others in zip(voxels.shape[1:], ((0, 2), (0, 1)), strict=True)
+    )
+    return rows, columns
+
+
+def _centred(extent: int, held: NDArray[np.intp]) -> slice:
+    """Of ``extent`` pixels, a window around the middle of those that hold body."""
+    width = min(WINDOW, extent)
+    middle = int(held[0] + held[-1]) // 2 if held.size else extent // 2
+    start = min(max(middle - width // 2, 0), extent - width)
+    return slice(start, start + width)
 
 
 def _dilated(mask: Mask) -> Mask:

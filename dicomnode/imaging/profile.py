@@ -216,6 +216,20 @@ def assumed_thickness_over_spacing(thick: Volume) -> float:
     return min(round(thick.slice_thickness_mm / thick.slice_spacing_mm, 3), 1.0)
 
 
+def missing_from(
+    thin: NDArray[np.float32], thick: NDArray[np.float32], ratio: int, thickness_over_spacing: float
+) -> NDArray[np.float32]:
+    """(n, H, W): what each thick slice holds and the average of its thin slices (n·r, H, W) lacks.
+
+    The box profile of an ``assumed_thickness_over_spacing`` reaches into no neighbouring slab.
+    """
+    weights = profile_matrix(1, ratio, thickness_over_spacing=thickness_over_spacing)[0].astype(np.float32)
+    missing = thick.copy()
+    for owner, lacking in enumerate(missing):
+        lacking -= np.tensordot(weights, thin[owner * ratio : (owner + 1) * ratio], axes=1)
+    return missing
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ThinGrid:
     """Where the thin slices of a thick stack lie; rows and columns are those of the stack."""

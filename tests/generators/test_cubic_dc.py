@@ -30,7 +30,7 @@ def make_stack(voxels: np.ndarray[tuple[int, ...], np.dtype[np.float32]], *, thi
 def test_the_thin_volume_lies_where_the_grid_says() -> None:
     thick = make_stack(np.random.default_rng(0).random((6, 9, 8), dtype=np.float32))
     generator: Generator = CubicDc()
-    thin = generator.generate(thick, thin_grid(thick, 3), device="cpu")
+    thin = generator.generate(thick, thin_grid(thick, 3), device="cpu").thin
     assert thin.voxels.shape == (18, 9, 8)
     assert thin.slice_spacing_mm == pytest.approx(1.0)
     assert thin.slice_thickness_mm == pytest.approx(1.0)
@@ -47,7 +47,7 @@ def test_averaging_gives_back_the_measured_slices(
 ) -> None:
     measured = np.random.default_rng(seed).random((slices, height, 3), dtype=np.float32)
     thick = make_stack(measured, thickness_mm=thickness_mm)
-    thin = CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+    thin = CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
     profile = consistency(slices, ratio, thickness_mm / 3.0).profile
     np.testing.assert_allclose(np.tensordot(profile, thin, axes=1), measured, atol=2e-3)
 

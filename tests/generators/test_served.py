@@ -60,11 +60,11 @@ def random_vdsr() -> VDSR:
 
 
 def derived(folder: Path, thick: Volume, ratio: int) -> FloatArray:
-    return load_generator(folder).generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+    return load_generator(folder).generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
 
 
 def cubic_dc_of(thick: Volume, ratio: int) -> FloatArray:
-    return CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+    return CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
 
 
 def near(found: FloatArray, expected: FloatArray) -> bool:
@@ -107,7 +107,7 @@ def test_a_trained_model_keeps_a_constant_and_a_ramp_up_to_the_border_of_the_pic
 
     def thin(voxels: FloatArray) -> FloatArray:
         thick = replace(flat, voxels=np.broadcast_to(voxels, flat.voxels.shape).copy())
-        return generator.generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+        return generator.generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
 
     assert np.abs(thin(np.float32(0.5) * np.ones_like(rise)) - 0.5).max() <= 0.002
     expected = ((np.arange(slices * ratio) + 0.5) / ratio - 0.5) / (slices - 1)
@@ -204,7 +204,7 @@ def test_the_result_lies_on_the_grid_and_the_stack_is_untouched(tmp_path: Path, 
     thick = random_stack(3, 20, 11)
     before, grid = thick.voxels.copy(), thin_grid(thick, 4)
     shares: list[float] = []
-    thin = load_generator(WRITERS[kind](tmp_path)).generate(thick, grid, device="cpu", progress=shares.append)
+    thin = load_generator(WRITERS[kind](tmp_path)).generate(thick, grid, device="cpu", progress=shares.append).thin
     assert thin.voxels.shape == (12, 20, 11)
     assert thin.voxels.dtype == np.float32
     assert thin.slice_spacing_mm == pytest.approx(1.25)
@@ -262,7 +262,7 @@ def test_sharpness_interpolates_each_weight_between_the_two_sets(tmp_path: Path)
     ends = [(both.at(0.0), fidelity), (both.at(1.0), adversarial), (both, middle), (both.at(1.0).at(0.25), middle)]
     for number, (generator, net) in enumerate(ends):
         expected = derived(write_thin(tmp_path / str(number), net=net), thick, 3)
-        found = generator.generate(thick, thin_grid(thick, 3), device="cpu").voxels
+        found = generator.generate(thick, thin_grid(thick, 3), device="cpu").thin.voxels
         assert near(found, expected)
     assert [generator.sharpness for generator, _ in ends] == [0.0, 1.0, 0.25, 0.25]
     assert {generator.digest for generator, _ in ends} == {both.digest}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.generators import cubic_dc, model_dir
-from dicomnode.generators.base import Generator, Progress, no_sharpness, thin_volume
+from dicomnode.generators.base import Generated, Generator, Progress, no_sharpness, thin_volume
 from dicomnode.generators.infer import restore_measured
 from dicomnode.generators.kinds import NETWORKS, NetworkKind
 from dicomnode.generators.served import ServedNetwork
@@ -62,14 +62,14 @@ class Interpolation:
         """Always an error: nothing was learned here."""
         raise no_sharpness(self.name, sharpness)
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """One matrix product; ``device`` is not used."""
         del device
         matrix = self.matrix(len(thick.voxels), grid.ratio).astype(np.float32)
         voxels = np.tensordot(matrix, thick.voxels, axes=1)
         if progress is not None:
             progress(1.0)
-        return thin_volume(voxels, thick, grid)
+        return Generated(thin=thin_volume(voxels, thick, grid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,7 +93,7 @@ class Method:
 
     def thin(self, thick: Volume, ratio: int, *, device: str) -> FloatArray:
         """(n·ratio, H, W) in the units of ``thick``."""
-        return self.generator.generate(thick, thin_grid(thick, ratio), device=device).voxels
+        return self.generator.generate(thick, thin_grid(thick, ratio), device=device).thin.voxels
 
     def serves(self, ratio: int) -> bool:
         """Was it made for that ratio?"""

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio
 
-from dicomnode.generators.base import Progress, no_sharpness, thin_volume
+from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
 from dicomnode.generators.thin import ThinNet
 from dicomnode.imaging.profile import ProfileKind, ThinGrid
 from dicomnode.imaging.volume import Volume
@@ -98,10 +98,10 @@ class Oracle:
         """Refuse."""
         raise no_sharpness(self.name, sharpness)
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """Whatever was asked."""
         del device, progress
-        return thin_volume(self.truth.copy(), thick, grid)
+        return Generated(thin=thin_volume(self.truth.copy(), thick, grid))
 
 
 def test_the_truth_itself_gets_full_marks(case: Case) -> None:

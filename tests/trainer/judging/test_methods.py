@@ -41,7 +41,7 @@ def test_nearest_is_the_thick_slices_as_they_are() -> None:
 def test_a_model_is_judged_as_the_node_serves_it(tmp_path: Path) -> None:
     folder = write_thin(tmp_path / "model")
     *_, method = load_methods([folder])
-    served = model_dir.load_generator(folder).generate(STACK, thin_grid(STACK, 3), device="cpu")
+    served = model_dir.load_generator(folder).generate(STACK, thin_grid(STACK, 3), device="cpu").thin
     np.testing.assert_array_equal(method.thin(STACK, 3, device="cpu"), served.voxels)
     assert (method.name, method.kind, method.digest) == ("small", "thin", model_dir.verify(folder))
 

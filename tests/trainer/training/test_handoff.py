@@ -71,7 +71,7 @@ def test_the_served_network_is_the_trained_average(tmp_path: Path) -> None:
         row_direction=x, column_direction=y, slice_step_mm=2 * z, row_spacing_mm=1.0, column_spacing_mm=1.0,
         slice_thickness_mm=2.0,
     )  # fmt: skip
-    served = model_dir.load_generator(made.folder).generate(thick, thin_grid(thick, 2), device="cpu")
+    served = model_dir.load_generator(made.folder).generate(thick, thin_grid(thick, 2), device="cpu").thin
     net = networks.build(slice_recipe().network)
     set_weights(net, checkpoint.load(run / "mse" / "last.safetensors").tensors, "generator")
     assert served.voxels.shape == (12, 20, 20)
