@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from dicomnode import gate
@@ -18,6 +19,7 @@ from dicomnode.derive.encode import DerivedFile, derive
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError, ModelError
 from dicomnode.generators.base import Generator
+from dicomnode.generators.spread import Spread, spread_of
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import RATIO_LIMITS, thin_grid
 from dicomnode.imaging.stack import load_volume
@@ -30,6 +32,7 @@ class Stage(StrEnum):
 
     READ = "read"
     GENERATE = "generate"
+    COMPARE = "compare"  # only where the uncertainty is asked for
     CHECK = "check"
     DERIVE = "derive"
     WRITE = "write"
@@ -61,6 +64,7 @@ class PipelineResult:
     instances: tuple[Written, ...] = ()
     notes: tuple[str, ...] = ()  # of verdict and derivation
     findings: tuple[gate.Finding, ...] = ()  # of the result gate
+    spread: Spread | None = None  # where the parameters ask for the uncertainty
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds
 
     @property
@@ -104,6 +108,11 @@ def run_pipeline(
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
         made = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
+    spread = None
+    if plan.parameters.uncertainty:
+        with watch(Stage.COMPARE):
+            tell_share = partial(tell, Stage.COMPARE)
+            spread = spread_of(generator, stack.volume, grid, device=device, progress=tell_share)
     with watch(Stage.CHECK):
         if not gate.is_number(made.thin):
             raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
@@ -128,7 +137,8 @@ def run_pipeline(
         series_uid=derivation.series_uid,
         ratio=ratio,
         instances=tuple(written),
-        notes=(*verdict.notes, *derivation.notes),
+        notes=(*verdict.notes, *derivation.notes, *([spread.sentence] if spread is not None else [])),
+        spread=spread,
         findings=(*findings, *reread.findings()),
         stages=watch.seconds,
     )

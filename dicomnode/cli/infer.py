@@ -16,6 +16,7 @@ from dicomnode.cli.options import device_option, json_option, kept, new_folder
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
+    from dicomnode.generators.spread import Spread
     from dicomnode.pipeline import PipelineResult
 
 UNDONE = "nothing was derived"
@@ -37,6 +38,7 @@ class Derived:
     device: str
     stages: dict[str, float]  # name → seconds
     notes: tuple[str, ...]
+    spread: Spread | None  # where --uncertainty asked for it
     gate: tuple[str, ...]  # what the result gate found; the node would hold the delivery of such a series
     out: Path
 
@@ -58,9 +60,17 @@ class Derived:
     help="Go this share of the way, 0 to 1, from the model's fidelity weights to its adversarial ones. "
     "Default: the share that the model's card states.",
 )
+@click.option(
+    "--uncertainty",
+    is_flag=True,
+    help="Also say how far the thin slices lie apart when the series is turned and mirrored in 16 ways, which takes 16 "
+    "times as long. Default: do not.",
+)
 @device_option
 @json_option
-def infer(source: Path, out: Path, model: str | None, sharpness: float | None, device: str, as_json: bool) -> None:
+def infer(
+    source: Path, out: Path, model: str | None, sharpness: float | None, uncertainty: bool, device: str, as_json: bool
+) -> None:
     """Derive the one series in folder SRC and below, and write the thin slices into OUT, a new or empty folder.
 
     Each run makes new UIDs. Exit code 2 if SRC holds no series or several, or if the series cannot be derived.
@@ -68,7 +78,7 @@ def infer(source: Path, out: Path, model: str | None, sharpness: float | None, d
     new_folder(out, UNDONE)
     paths, passed_over = _one_series(source)
     with output.progress_bar(str(source), quiet=as_json) as progress:
-        derived = _derive(paths, out, model, sharpness, device, progress)
+        derived = _derive(paths, out, model, sharpness, device, progress, uncertainty=uncertainty)
     output.print_facts(replace(derived, notes=(*passed_over, *derived.notes)), as_json=as_json)
 
 
@@ -93,6 +103,8 @@ def _derive(
     sharpness: float | None,
     device: str,
     progress: Callable[[str, float], None],
+    *,
+    uncertainty: bool,
 ) -> Derived:
     from dicomnode import durable, log
     from dicomnode.derivation import DerivationParameters
@@ -106,7 +118,8 @@ def _derive(
     facts = model_dir.model_facts(model or model_dir.default_model())
     plan = DerivationPlan(
         parameters=DerivationParameters(
-            rule="infer", model=facts.name, model_digest=facts.digest, sharpness=sharpness
+            rule="infer", model=facts.name, model_digest=facts.digest, sharpness=sharpness,
+            uncertainty=uncertainty or None,
         ),
         model_kind=facts.kind, namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE),
         created_at=datetime.now(UTC).astimezone(),
@@ -137,6 +150,7 @@ def _derived(
         thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
         slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
         model_digest=digest, sharpness=sharpness, device=device, notes=result.notes, out=out,
+        spread=result.spread,
         gate=tuple(f"{sentence}; the node would hold the delivery" for sentence in result.objections),
         stages={name: round(seconds, 3) for name, seconds in result.stages.items()},
     )  # fmt: skip

@@ -85,6 +85,22 @@ def test_the_sharpness_is_in_the_result_and_in_every_derived_object(run: Run, tm
             assert f") at sharpness {sharpness:g}. Source" in dcmread(path).DerivationDescription
 
 
+def test_uncertainty_adds_a_figure_and_a_sentence_and_changes_no_slice(run: Run, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in")
+    model = write_thin(tmp_path / "model")
+    found, pixels = {}, {}
+    for options in ((), ("--uncertainty",)):
+        out = tmp_path / f"out{len(options)}"
+        found[options] = json.loads(run("infer", tmp_path / "in", out, "--model", model, *options, "--json").out)
+        pixels[options] = [dcmread(path).PixelData for path in sorted(out.iterdir())]
+    plain, asked = found[()], found["--uncertainty",]
+    assert plain["spread"] is None
+    assert 0 < asked["spread"]["average"] < asked["spread"]["high"]
+    assert any(note.startswith("Turned and mirrored in 16 ways") for note in asked["notes"])
+    assert not any("Turned" in note for note in plain["notes"])
+    assert pixels[()] == pixels["--uncertainty",]
+
+
 def test_a_folder_without_dicom_is_a_sentence(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("nothing to see")
