@@ -43,7 +43,9 @@ LOGGER = logging.getLogger(__name__)
 
 BEFORE_READY_S = 1.0  # for folders that changed since the last clean stop; the rest of them follow after the start
 PIECE_S = 0.02  # of work, then
-PAUSE_SHARE = 9.0  # times as long a pause: a tenth of one processor while instances come in
+PAUSE_SHARE = 9.0  # times as long a pause: a tenth of one processor
+BUSY_PAUSE_SHARE = 49.0  # while an association is open: a fiftieth, since its instances need disk and processor too
+PAUSE_LIMIT_S = 5.0  # a piece that took long because the process itself was held must not hold up all that follows
 QUARANTINE_PIECE = 50  # files of the quarantine that are given a row in one transaction
 RETRY_S = 10.0  # after the ledger was locked, or the disk full
 QUIET_S = 10.0  # without an association, before the ledger is checked: after a start, senders bring what they kept
@@ -251,7 +253,8 @@ class Sweep:
             spent_s = self._clock.monotonic() - piece_began_s
             if spent_s > PIECE_S:
                 checkpoint("sweep.piece")
-                self._stopping.wait(PAUSE_SHARE * spent_s)
+                share = BUSY_PAUSE_SHARE if self._is_busy() else PAUSE_SHARE
+                self._stopping.wait(min(share * spent_s, PAUSE_LIMIT_S))
                 piece_began_s = self._clock.monotonic()
 
     def _give_rows_to_quarantined(self) -> None:

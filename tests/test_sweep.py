@@ -418,6 +418,7 @@ def test_a_stop_ends_the_look_between_two_folders_and_the_next_start_begins_anew
         age(orphan.parent)
     monkeypatch.setattr(sweep, "PIECE_S", 0.0)
     monkeypatch.setattr(sweep, "PAUSE_SHARE", 1e9)
+    monkeypatch.setattr(sweep, "PAUSE_LIMIT_S", 60.0)
     paused = threading.Event()
     seams.set_checkpoint_hook(lambda name: paused.set() if name == "sweep.piece" else None)
     life = begin(tmp_path / "data")
@@ -433,6 +434,30 @@ def test_a_stop_ends_the_look_between_two_folders_and_the_next_start_begins_anew
     life = begin(tmp_path / "data")
     life.look_behind()
     assert len(life.quarantined()) == 6
+    life.end()
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_the_look_leaves_disk_and_processor_to_an_open_association(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_busy: bool
+) -> None:
+    monkeypatch.setattr(sweep, "PIECE_S", 0.0)
+    monkeypatch.setattr(sweep, "PAUSE_SHARE", 0.0)
+    monkeypatch.setattr(sweep, "BUSY_PAUSE_SHARE", 1e9)
+    monkeypatch.setattr(sweep, "PAUSE_LIMIT_S", 60.0)
+    life = begin(tmp_path / "data")
+    orphans = [leave_orphan(life, life.receive(made(1))[0]) for _ in range(3)]
+    life.end()
+    for orphan in orphans:
+        age(orphan.parent)
+    paused = threading.Event()
+    seams.set_checkpoint_hook(lambda name: paused.set() if name == "sweep.piece" else None)
+    life = begin(tmp_path / "data")
+    life.sweep.start(lambda: is_busy)
+    assert paused.wait(30)
+    if not is_busy:
+        wait_until(life.is_through, what="the archive is looked through")
+    assert sum(path.exists() for path in orphans) == (2 if is_busy else 0)
     life.end()
 
 
