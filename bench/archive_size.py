@@ -47,7 +47,7 @@ from tests.support.dicom import write_series
 
 ROOT = Path(__file__).resolve().parents[1]
 SLICES, RATIO = 40, 4
-SENT = 120  # instances of the series that is received for the measurement
+SENT, TOY_SENT = 120, 12  # instances of the series that is received for the measurement
 READY_BAR_S, COMMAND_BAR_S, RECEIVE_BAR = 3.0, 1.0, 1.10
 LINKS = 30_000  # names of one file; ext4 allows 65,000
 LIMIT_S = 900.0
@@ -278,7 +278,7 @@ def stopped_in_the_end(nodes: Sequence[Node]) -> Iterator[None]:
             node.stop(signal.SIGKILL)
 
 
-def measure(work: Path, full: Node, empty: Node, rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure(work: Path, full: Node, empty: Node, rounds: int, sent: int) -> dict[str, dict[str, list[float]]]:
     """By what was timed: the seconds of the full and of the empty node, taking turns."""
     taken: dict[str, dict[str, list[float]]] = {}
 
@@ -288,16 +288,16 @@ def measure(work: Path, full: Node, empty: Node, rounds: int) -> dict[str, dict[
     with stopped_in_the_end((full, empty)):
         for number in range(rounds):
             for node in (empty, full) if number % 2 == 0 else (full, empty):
-                files = write_series(work / f"files-{number}-{node.data.name}", SENT, size=256)
+                files = write_series(work / f"files-{number}-{node.data.name}", sent, size=256)
                 note("ready_s", node, node.start())
                 note("receive_at_start_s", node, node.receive(files))
                 node.said("archive_sweep_begun")
-                files = write_series(work / f"swept-{number}-{node.data.name}", SENT, size=256)
+                files = write_series(work / f"swept-{number}-{node.data.name}", sent, size=256)
                 note("receive_while_swept_s", node, node.receive(files))
                 note("sweep_s", node, float(str(node.said("archive_swept")["seconds"])))
                 note("status_s", node, node.ask("status"))
                 note("series_list_s", node, node.ask("series", "list"))
-                files = write_series(work / f"more-{number}-{node.data.name}", SENT, size=256)
+                files = write_series(work / f"more-{number}-{node.data.name}", sent, size=256)
                 note("receive_s", node, node.receive(files))
                 node.stop(signal.SIGKILL)
                 note("ready_after_kill_s", node, node.start())
@@ -330,7 +330,7 @@ def main() -> None:
     options = parser.parse_args()
     if find_program("storescu") is None:
         sys.exit("DCMTK's storescu is not installed")
-    series, rounds = (20, 1) if options.toy else (options.series, options.rounds)
+    series, rounds, sent = (5, 1, TOY_SENT) if options.toy else (options.series, options.rounds, SENT)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="archive-size-") as folder:
         work = Path(folder)
         data = options.keep or work / "full"
@@ -345,7 +345,7 @@ def main() -> None:
         size_mb = round((data / "ledger.sqlite").stat().st_size / 2**20)
         instances = series * SLICES * (1 + RATIO)
         print(json.dumps({"what": "archive", "instances": instances, "ledger_mb": size_mb}), flush=True)
-        for line in report(measure(work, Node(work, data), Node(work, work / "empty"), rounds)):
+        for line in report(measure(work, Node(work, data), Node(work, work / "empty"), rounds, sent)):
             print(json.dumps(line), flush=True)
 
 
