@@ -146,6 +146,6 @@ def test_whose_commit_has_begun_and_does_not_end_is_told_that_nobody_knows(
     waiting.start()
     wait_until(lambda: len(group._waiting) == 1)
     group._waiting.clear()  # as the thread whose turn it is does when it begins
-    waiting.join(5)
+    waiting.join(30)
     group._turn.release()
     assert len(found) == 1
