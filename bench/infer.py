@@ -46,7 +46,7 @@ def measure(model: str, shape: tuple[int, int, int], device: str) -> dict[str, f
     _reset_peak()
     before = _resident_bytes("VmRSS")
     began, busy = time.perf_counter(), time.process_time()
-    thin = generator.generate(thick, thin_grid(thick, RATIO), device=device)
+    thin = generator.generate(thick, thin_grid(thick, RATIO), device=device).thin
     seconds, processor_s = time.perf_counter() - began, time.process_time() - busy
     grown = _resident_bytes("VmHWM") - before
     return {

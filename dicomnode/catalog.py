@@ -80,10 +80,10 @@ class ModelCatalog:
         return replace(self._shipped[wanted], default=wanted == default)
 
     def verified(self, name: str | None) -> ModelFacts:
-        """The same, after all its files were compared with their digests."""
-        facts = self.model_of(name)
-        model_dir.pinned_model(facts.name, facts.digest, self._data)
-        return facts
+        """The same, read from its files after all of them were compared with their digests."""
+        known = self.model_of(name)
+        facts, _ = model_dir.pinned_model(known.name, known.digest, self._data)
+        return replace(facts, default=known.default)
 
 
 def refuse_evaluate_only(facts: ModelFacts) -> None:

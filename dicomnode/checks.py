@@ -18,13 +18,14 @@ from pathlib import Path
 from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
 from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
+from dicomnode.generators.base import no_sharpness
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import ImportedModel
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
-from dicomnode.settings.models import PeerSettings, Settings
+from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -155,16 +156,20 @@ def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
     catalog = ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
-    names = {rule.model or catalog.default: rule.name for rule in reversed(settings.rule)}
+    names = {rule.model or catalog.default: rule for rule in reversed(settings.rule)}
     for name, rule in sorted(names.items()):
         try:
             facts = catalog.verified(name)
+            for other in settings.rule:
+                if (other.model or catalog.default) == name:
+                    _refuse_sharpness(rule := other, facts)
         except ModelError as exc:
-            sentence = f"Rule {rule} asks for it: {exc.sentence}"
+            sentence = f"Rule {rule.name} asks for it: {exc.sentence}"
             yield CheckRow(what=f"model {name}", mark=Mark.FAIL, sentence=sentence, hint=exc.hint)
         else:
             lowest, highest = facts.ratios
-            sentence = f"Kind {facts.kind}, ratios {lowest}–{highest}, digest {facts.digest}: verified."
+            dial = "" if facts.sharpness is None else f" sharpness {facts.sharpness:g} unless a rule says otherwise,"
+            sentence = f"Kind {facts.kind}, ratios {lowest}–{highest},{dial} digest {facts.digest}: verified."
             yield CheckRow(what=f"model {name}", mark=Mark.OK, sentence=sentence)
 
 
@@ -228,15 +233,22 @@ def known_models(settings: Settings, catalog: ModelCatalog) -> dict[str | None, 
     """The facts of every model that a rule names, and of the default one under None; all their files verified."""
     models: dict[str | None, ModelFacts] = {None: catalog.verified(None)}
     for rule in settings.rule:
-        if rule.model not in models:
-            try:
+        try:
+            if rule.model not in models:
                 models[rule.model] = catalog.verified(rule.model)
-            except ModelError as exc:
-                raise SettingsError(
-                    f"Rule {rule.name} asks for model {rule.model}, which cannot be used: {exc.sentence}",
-                    hint=exc.hint,
-                ) from exc
+            _refuse_sharpness(rule, models[rule.model])
+        except ModelError as exc:
+            name = rule.model or models[None].name
+            raise SettingsError(
+                f"Rule {rule.name} asks for model {name}, which cannot be used: {exc.sentence}", hint=exc.hint
+            ) from exc
     return models
+
+
+def _refuse_sharpness(rule: RuleSettings, facts: ModelFacts) -> None:
+    """Raise ModelError where a rule chooses between two sets of weights and the model has one."""
+    if rule.sharpness is not None and facts.sharpness is None:
+        raise no_sharpness(facts.name, rule.sharpness)
 
 
 def require_room_for(data: Path) -> None:

@@ -42,6 +42,7 @@ class DerivationParameters:
     ratio: int | None = None  # thin slices for each thick one; None: as the verdict says
     limits: RuleLimits = RuleLimits()
     utc_offset_min: int | None = None  # of the clock on which dates and times are written; None: this machine's clock
+    sharpness: float | None = None  # of the model, 0…1; None: as its card says, if it says anything
 
     def pinned(self) -> dict[str, object]:
         """Return the keys of ``text``. A later key that is None is left out, so older texts come back unchanged."""
@@ -113,6 +114,7 @@ class DerivedSeries:
     series_uid: str
     instances: tuple[DerivedInstance, ...]  # by Instance Number
     notes: tuple[str, ...]  # sentences for ``series explain``: clipped voxels, unknown profile …
+    objections: tuple[str, ...] = ()  # of the result gate: with any, the deliveries are held
     seconds: float
 
 

@@ -1,4 +1,4 @@
-"""The steps from a folder of instances to a derived series: verdict → stack → generator → encoded files.
+"""The steps from a folder of instances to a derived series: verdict → stack → generator → gate → encoded files → gate.
 
 What the worker's child and ``infer`` share. Knows no settings, ledger or network; the generator and the place of
 the files are handed in. A series that may not be processed comes back as its verdict, not as an exception.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from dicomnode import gate
 from dicomnode.derive.encode import DerivedFile, derive
 from dicomnode.derive.facts import DerivationPlan
-from dicomnode.errors import InputError
+from dicomnode.errors import InputError, ModelError
 from dicomnode.generators.base import Generator
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import RATIO_LIMITS, thin_grid
@@ -29,6 +30,7 @@ class Stage(StrEnum):
 
     READ = "read"
     GENERATE = "generate"
+    CHECK = "check"
     DERIVE = "derive"
     WRITE = "write"
 
@@ -58,7 +60,13 @@ class PipelineResult:
     ratio: int | None = None
     instances: tuple[Written, ...] = ()
     notes: tuple[str, ...] = ()  # of verdict and derivation
+    findings: tuple[gate.Finding, ...] = ()  # of the result gate
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds
+
+    @property
+    def objections(self) -> tuple[str, ...]:
+        """What the result gate found beyond its limits; such a series is not delivered unless an operator says so."""
+        return tuple(finding.sentence for finding in self.findings if finding.holds)
 
 
 def run_pipeline(
@@ -89,12 +97,21 @@ def run_pipeline(
         tell(Stage.READ, 1.0)
     ratio = plan.parameters.ratio or verdict.ratio
     assert ratio is not None, "a verdict to process has a ratio"
+    if (wanted := plan.parameters.sharpness) is not None:
+        generator = generator.at(wanted)
+    # What the card says is pinned by the model's digest; the derived objects state the number itself.
+    plan = replace(plan, parameters=replace(plan.parameters, sharpness=generator.sharpness))
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
-        thin = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
+        made = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
+    with watch(Stage.CHECK):
+        if not gate.is_number(made.thin):
+            raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
+        findings = gate.look_at_volume(stack.volume, made, consistency=generator.consistency)
+        reread = gate.Reread(stack, made.thin, consistency=generator.consistency)
     tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
-        derivation = derive(stack, thin, plan, consistency=generator.consistency)
+        derivation = derive(stack, made.thin, plan, consistency=generator.consistency)
     written = []
     files = derivation.files()
     for _ in range(derivation.count):
@@ -102,6 +119,8 @@ def run_pipeline(
             file = next(files)
         with watch(Stage.WRITE):
             write(file)
+        with watch(Stage.CHECK):
+            reread.add(file.content)
         written.append(_written(file))
         tell(Stage.WRITE, len(written) / derivation.count)
     return PipelineResult(
@@ -110,6 +129,7 @@ def run_pipeline(
         ratio=ratio,
         instances=tuple(written),
         notes=(*verdict.notes, *derivation.notes),
+        findings=(*findings, *reread.findings()),
         stages=watch.seconds,
     )
 

@@ -53,7 +53,9 @@ def choose_rule(frames: Sequence[Frame], rules: Sequence[RuleSettings]) -> RuleC
 def parameters_of(rule: RuleSettings, model: ModelFacts) -> DerivationParameters:
     """What a rule and its model decide of a derivation; ratio and clock are pinned when the job is planned."""
     limits = RuleLimits(**{field.name: getattr(rule, field.name) for field in fields(RuleLimits)})
-    return DerivationParameters(rule=rule.name, model=model.name, model_digest=model.digest, limits=limits)
+    return DerivationParameters(
+        rule=rule.name, model=model.name, model_digest=model.digest, limits=limits, sharpness=rule.sharpness
+    )
 
 
 def _unmet_condition(match: Match, headers: Sequence[InstanceHeader], spacing_mm: float | None) -> str | None:

@@ -28,6 +28,9 @@ WITHOUT_CLOCK = (
     '"target_mm":1.3}'
 )
 WITH_CLOCK = WITHOUT_CLOCK.removesuffix("}") + ',"utc_offset_min":60}'
+WITH_SHARPNESS = WITHOUT_CLOCK.replace('"target_mm"', '"sharpness":0.4,"target_mm"').removesuffix("}") + (
+    ',"utc_offset_min":60}'
+)
 COLUMNS = {"rule": "every series", "model": "thin", "model_digest": "0123456789abcdef" * 4, "ratio": 3}
 PARAMETERS = DerivationParameters(
     rule="every series",
@@ -39,10 +42,15 @@ PARAMETERS = DerivationParameters(
 )
 
 
-@pytest.mark.parametrize("text", [WITHOUT_CLOCK, WITH_CLOCK])
+@pytest.mark.parametrize("text", [WITHOUT_CLOCK, WITH_CLOCK, WITH_SHARPNESS])
 def test_the_text_of_every_version_is_read_and_is_written_again_as_it_was(text: str) -> None:
     found = DerivationParameters.from_columns({**COLUMNS, "parameters": text})
-    assert found == (PARAMETERS if text == WITH_CLOCK else replace(PARAMETERS, utc_offset_min=None))
+    expected = {
+        WITHOUT_CLOCK: replace(PARAMETERS, utc_offset_min=None),
+        WITH_CLOCK: PARAMETERS,
+        WITH_SHARPNESS: replace(PARAMETERS, sharpness=0.4),
+    }
+    assert found == expected[text]
     assert found.as_columns() == {**COLUMNS, "parameters": text}
 
 
@@ -55,8 +63,8 @@ def test_the_order_and_spacing_of_the_text_do_not_matter() -> None:
     ("text", "sentence"),
     [
         (
-            WITH_CLOCK.replace("{", '{"sharpness":0.5,"dose":1,'),
-            "The job was planned with dose, sharpness, which this version of the node does not know.",
+            WITH_CLOCK.replace("{", '{"gain":0.5,"dose":1,'),
+            "The job was planned with dose, gain, which this version of the node does not know.",
         ),
         ("{}", "cannot be read: they lack allow_lossy, derived, max_gap_fraction, min_ratio, refuse_terms, target_mm."),
         ("[]", "The parameters with which the job was planned cannot be read: they are no JSON object."),

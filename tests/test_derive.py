@@ -611,7 +611,7 @@ def test_voxels_that_differ_in_the_last_bit_make_other_uids(small: Made) -> None
     """As another device, precision, thread count or library makes them: nobody can list all that they depend on."""
 
     def nearly(thick: Volume) -> Volume:
-        thin = CubicDc().generate(thick, thin_grid(thick, 4), device="cpu")
+        thin = CubicDc().generate(thick, thin_grid(thick, 4), device="cpu").thin
         thin.voxels[7, 3, 4] = np.nextafter(thin.voxels[7, 3, 4], np.float32(np.inf))
         return thin
 

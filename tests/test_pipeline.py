@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 import tracemalloc
 import uuid
 from contextlib import suppress
@@ -9,22 +11,25 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydicom import dcmread
 
 from dicomnode.derivation import DerivationParameters
-from dicomnode.derive.encode import DerivedFile
+from dicomnode.derive.encode import ENCODERS, DerivedFile
 from dicomnode.derive.facts import DerivationPlan
+from dicomnode.derive.stored import Storage
 from dicomnode.errors import InputError
-from dicomnode.generators.base import Progress
+from dicomnode.generators.base import Generated, Progress, no_sharpness
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.profile import ThinGrid
-from dicomnode.imaging.stack import sha256_of
+from dicomnode.imaging.stack import Stack, sha256_of
 from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.imaging.volume import Volume
 from dicomnode.pipeline import PipelineResult, run_pipeline, series_in
@@ -47,8 +52,13 @@ class Forbidden:
     name: str = "forbidden"
     digest: str = "0"
     consistency: bool = True
+    sharpness: float | None = None
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def at(self, sharpness: float) -> Self:
+        """Refuse."""
+        raise no_sharpness(self.name, sharpness)
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """Fail."""
         raise AssertionError((thick, grid, device, progress))
 
@@ -75,10 +85,30 @@ def test_a_series_is_derived_file_by_file(tmp_path: Path) -> None:
         (file.sop_instance_uid, file.sha256) for file in kept
     ]
     assert result.series_uid == dcmread(BytesIO(kept[0].content)).SeriesInstanceUID
-    assert list(result.stages) == ["read", "generate", "derive", "write"]
+    assert list(result.stages) == ["read", "generate", "check", "derive", "write"]
     assert all(seconds >= 0 for seconds in result.stages.values())
     assert [stage for stage, share in told if share == 1.0] == ["read", "generate", "write"]
     assert [share for stage, share in told if stage == "write"] == sorted(k / 24 for k in range(1, 25))
+
+
+def test_a_disk_that_is_full_ends_the_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first file of six thick slices, two more slices were under way; no thread stays behind."""
+    encoded: list[int] = []
+    slab_of = Storage.slab
+
+    def counted(storage: Storage, stack: Stack, thin: Volume, owner: int) -> NDArray[np.int32]:
+        encoded.append(owner)
+        return slab_of(storage, stack, thin, owner)
+
+    def write(_file: DerivedFile) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Storage, "slab", counted)
+    paths = SMALL.write(tmp_path)
+    with suppress(OSError):
+        run_pipeline(paths, generator=CubicDc(), plan=PLAN, device="cpu", write=write)
+    assert 1 <= len(encoded) <= ENCODERS + 1
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("encode")]
 
 
 def test_a_refusal_is_an_answer_and_nothing_is_computed(tmp_path: Path) -> None:
@@ -162,11 +192,11 @@ def test_memory_is_a_few_float32_volumes(tmp_path: Path) -> None:
     """A float64 copy of the thin stack alone would be 2 thin volumes more."""
     datasets = replace(SMALL, rows=4, columns=4, slices=12).datasets()
     for dataset in datasets:
-        dataset.Rows = dataset.Columns = 160
-        dataset.PixelData = np.arange(160 * 160, dtype="<u2").tobytes()[::-1]
+        dataset.Rows = dataset.Columns = 224
+        dataset.PixelData = np.arange(224 * 224, dtype="<u2").tobytes()[::-1]
         dataset.BitsStored, dataset.HighBit = 16, 15
     paths = write_datasets(tmp_path, datasets)
-    thin_bytes = 12 * 4 * 160 * 160 * 4
+    thin_bytes = 12 * 4 * 224 * 224 * 4
     _run(paths, [])
     tracemalloc.start()
     run_pipeline(paths, generator=CubicDc(), plan=PLAN, device="cpu", write=lambda _: None)

@@ -99,14 +99,14 @@ def test_no_sentence_holds_text_from_a_header(tmp_path: Path) -> None:
 def test_a_rule_decides_every_limit_of_a_derivation_and_its_model_the_model() -> None:
     given = {
         "target_mm": 0.8, "min_ratio": 2.0, "max_gap_fraction": 0.25, "derived": "keep", "allow_lossy": True,
-        "refuse_terms": ["X*"],
+        "refuse_terms": ["X*"], "sharpness": 0.4,
     }  # fmt: skip
     rule = _rules({"name": "r", "match": {"Modality": "MR"}, **given})[0]
     limits = RuleLimits(
         target_mm=0.8, min_ratio=2.0, max_gap_fraction=0.25, derived="keep", allow_lossy=True, refuse_terms=("X*",)
     )
     model = model_facts("cubic-dc")
-    expected = DerivationParameters(rule="r", model="cubic-dc", model_digest=model.digest, limits=limits)
+    expected = DerivationParameters(rule="r", model="cubic-dc", model_digest=model.digest, limits=limits, sharpness=0.4)
     assert parameters_of(rule, model) == expected
 
 

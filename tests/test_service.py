@@ -113,6 +113,15 @@ def test_a_rule_with_an_unknown_model_is_named_before_anything_listens(tmp_path:
     Archive(settings.node.data).lock()
 
 
+def test_a_sharpness_is_refused_for_a_model_that_has_one_set_of_weights(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, rule=[{"name": "all"}, {"name": "knee", "model": "cubic-dc", "sharpness": 0.5}])
+    with pytest.raises(SettingsError, match=r"^Rule knee asks for model cubic-dc, .* sharpness 0\.5 cannot be chosen"):
+        Service(settings).start()
+    row = next(row for row in check(settings) if row.what == "model cubic-dc")
+    assert row.mark is Mark.FAIL
+    assert row.sentence.startswith("Rule knee asks for it: ")
+
+
 def test_a_rule_may_name_an_imported_model_once_it_is_active_and_whole(tmp_path: Path) -> None:
     settings = _settings(tmp_path, rule=[{"name": "knees", "model": "knee"}])
     data = settings.node.data

@@ -47,6 +47,13 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     help="Judge these models: names that came with the node, or model directories. Default: the interpolations alone.",
 )
 @click.option(
+    "--sharpness",
+    metavar="S,S",
+    default=None,
+    help="Judge models with two sets of weights at these sharpnesses, 0 to 1; with 0 among them the report says which "
+    "is fit to be the default. Default: the sharpness of each card.",
+)
+@click.option(
     "--out",
     metavar="FOLDER",
     type=FOLDER,
@@ -141,7 +148,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @config_option
 @json_option
 def evaluate(
-    studies: tuple[str, ...], inventory: Path | None, models: tuple[str, ...], out: Path | None,
+    studies: tuple[str, ...], inventory: Path | None, models: tuple[str, ...], sharpness: str | None, out: Path | None,
     subjects: tuple[str, ...], planes: str, ratios: str, nominal: bool, paper_table: bool, slices_only: bool,
     allow_contrast: bool, probes: bool, features: str | None, features_file: Path | None, features_sha256: str | None,
     perceptual_file: Path | None, perceptual_sha256: str | None, figure_style: str, reader_study: Path | None,
@@ -169,6 +176,7 @@ def evaluate(
 
     request = Request(
         studies=tuple(study_folders(studies, config)), inventory=inventory, models=models,
+        sharpness=_shares(sharpness),
         selection=_selection(planes, ratios, subjects, nominal=nominal), device=device,
         features=_features(features, features_file, features_sha256),
         perceptual=_perceptual(perceptual_file, perceptual_sha256),
@@ -225,6 +233,17 @@ def _selection(planes: str, ratios: str, subjects: tuple[str, ...], *, nominal: 
         subjects=subjects,
         mismatches=not nominal,
     )
+
+
+def _shares(text: str | None) -> tuple[float, ...]:
+    """Parse ``0,0.35,0.5``."""
+    try:
+        shares = tuple(dict.fromkeys(float(word) for word in text.split(","))) if text is not None else ()
+    except ValueError:
+        shares = (-1.0,)
+    if not all(0.0 <= share <= 1.0 for share in shares):
+        raise InputError(f"--sharpness {text} is not understood.", hint="Numbers from 0 to 1 with commas between.")
+    return shares
 
 
 def _features(spec: str | None, file: Path | None, sha256: str | None) -> Features | None:

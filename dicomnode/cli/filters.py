@@ -136,7 +136,7 @@ def reasons_of_deliveries() -> set[str]:
     """Every reason that a delivery can have."""
     from dicomnode.dimse.outcome import RequestReason
     from dicomnode.errors import NodeError
-    from dicomnode.ledger.deliveries import EARLIER_REVISION, REFUSED
+    from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED
     from dicomnode.ledger.lists import NO_PEER
     from dicomnode.ledger.states import OPERATOR
     from dicomnode.push.attempt import Cause
@@ -144,7 +144,7 @@ def reasons_of_deliveries() -> set[str]:
 
     codes = {error.code for error in _family(NodeError)}
     outcomes = set(map(str, RequestReason)) - {str(RequestReason.ANSWERED)}
-    return outcomes | set(map(str, Cause)) | codes | {EARLIER_REVISION, REFUSED, NO_PEER, OPERATOR, INTERNAL}
+    return outcomes | set(map(str, Cause)) | codes | {EARLIER_REVISION, GATE, REFUSED, NO_PEER, OPERATOR, INTERNAL}
 
 
 def _family(error: type[Any]) -> set[type[Any]]:

@@ -33,9 +33,11 @@ class Derived:
     thin_spacing_mm: float
     model: str
     model_digest: str
+    sharpness: float | None  # None: the model has one set of weights
     device: str
     stages: dict[str, float]  # name → seconds
     notes: tuple[str, ...]
+    gate: tuple[str, ...]  # what the result gate found; the node would hold the delivery of such a series
     out: Path
 
 
@@ -48,9 +50,17 @@ class Derived:
     default=None,
     help="Use this model: a name that `dicomnode model list` shows, or a model directory. Default: the node's default.",
 )
+@click.option(
+    "--sharpness",
+    metavar="SHARE",
+    type=click.FloatRange(0.0, 1.0),
+    default=None,
+    help="Go this share of the way, 0 to 1, from the model's fidelity weights to its adversarial ones. "
+    "Default: the share that the model's card states.",
+)
 @device_option
 @json_option
-def infer(source: Path, out: Path, model: str | None, device: str, as_json: bool) -> None:
+def infer(source: Path, out: Path, model: str | None, sharpness: float | None, device: str, as_json: bool) -> None:
     """Derive the one series in folder SRC and below, and write the thin slices into OUT, a new or empty folder.
 
     Each run makes new UIDs. Exit code 2 if SRC holds no series or several, or if the series cannot be derived.
@@ -58,7 +68,7 @@ def infer(source: Path, out: Path, model: str | None, device: str, as_json: bool
     new_folder(out, UNDONE)
     paths, passed_over = _one_series(source)
     with output.progress_bar(str(source), quiet=as_json) as progress:
-        derived = _derive(paths, out, model, device, progress)
+        derived = _derive(paths, out, model, sharpness, device, progress)
     output.print_facts(replace(derived, notes=(*passed_over, *derived.notes)), as_json=as_json)
 
 
@@ -77,7 +87,12 @@ def _one_series(source: Path) -> tuple[list[Path], list[str]]:
 
 
 def _derive(
-    paths: list[Path], out: Path, model: str | None, device: str, progress: Callable[[str, float], None]
+    paths: list[Path],
+    out: Path,
+    model: str | None,
+    sharpness: float | None,
+    device: str,
+    progress: Callable[[str, float], None],
 ) -> Derived:
     from dicomnode import durable, log
     from dicomnode.derivation import DerivationParameters
@@ -90,7 +105,9 @@ def _derive(
     log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
     facts = model_dir.model_facts(model or model_dir.default_model())
     plan = DerivationPlan(
-        parameters=DerivationParameters(rule="infer", model=facts.name, model_digest=facts.digest),
+        parameters=DerivationParameters(
+            rule="infer", model=facts.name, model_digest=facts.digest, sharpness=sharpness
+        ),
         model_kind=facts.kind, namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE),
         created_at=datetime.now(UTC).astimezone(),
     )  # fmt: skip
@@ -103,10 +120,13 @@ def _derive(
         result = run_pipeline(
             paths, generator=generator, plan=plan, ratios=facts.ratios, device=device, write=write, progress=progress
         )
-        return _derived(result, facts.name, facts.digest, device, out)
+        chosen = facts.sharpness if sharpness is None else sharpness
+        return _derived(result, facts.name, facts.digest, chosen, device, out)
 
 
-def _derived(result: PipelineResult, model: str, digest: str, device: str, out: Path) -> Derived:
+def _derived(
+    result: PipelineResult, model: str, digest: str, sharpness: float | None, device: str, out: Path
+) -> Derived:
     verdict = result.verdict
     if not verdict.process:
         raise InputError(f"The series was not derived: {verdict.sentence}")
@@ -116,6 +136,7 @@ def _derived(result: PipelineResult, model: str, digest: str, device: str, out: 
     return Derived(
         thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
         slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
-        model_digest=digest, device=device, notes=result.notes, out=out,
+        model_digest=digest, sharpness=sharpness, device=device, notes=result.notes, out=out,
+        gate=tuple(f"{sentence}; the node would hold the delivery" for sentence in result.objections),
         stages={name: round(seconds, 3) for name, seconds in result.stages.items()},
     )  # fmt: skip

@@ -110,6 +110,14 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--licence", help="State this licence on the card. Default: what the licences of the training data allow."
 )
+@click.option(
+    "--sharpness",
+    metavar="SHARE",
+    type=click.FloatRange(0.0, 1.0),
+    default=None,
+    help="State this default sharpness, 0 to 1, on the card of a model with two sets of weights, which an adversarial "
+    "stage makes. Default: 0. `dicomnode evaluate --sharpness` says which is fit; --resume then states it.",
+)
 @device_option
 @click.option(
     "--threads", metavar="N", type=click.IntRange(min=1), help="Use N threads of a CPU. Default: all of them."
@@ -140,8 +148,8 @@ def train(
     studies: tuple[str, ...], inventory: Path | None, validate: tuple[Path, ...], recipe: str, out: Path | None,
     steps: str, minutes: float | None, pairs: str, pairing: str, allow_contrast: bool, in_plane: bool,
     begin_with: str | None, features: str | None, features_file: Path | None, features_sha256: str | None,
-    name: str | None, licence: str | None, device: str, threads: int | None, seed: int, dry_run: bool, plan_only: bool,
-    tensorboard: bool, resume: bool, config: Path | None, as_json: bool,
+    name: str | None, licence: str | None, sharpness: float | None, device: str, threads: int | None, seed: int,
+    dry_run: bool, plan_only: bool, tensorboard: bool, resume: bool, config: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Find thin series, or pairs of thick and thin series, in studies, and train a model on them.
 
@@ -158,11 +166,15 @@ def train(
     if resume:
         if out is None:
             raise InputError("No run was named to go on with.", hint="Name its folder with --out.")
-        handoff.refuse_name(plans.read(out).recipe, name)
-        return _go_on(out, device, threads, name, licence, tensorboard=tensorboard, as_json=as_json)
+        begun = plans.read(out).recipe
+        handoff.refuse_name(begun, name)
+        handoff.refuse_sharpness(begun, sharpness)
+        return _go_on(out, device, threads, name, licence, sharpness, tensorboard=tensorboard, as_json=as_json)
     if not studies:
         raise InputError("No studies were named.", hint="Name folders with --studies.")
-    handoff.refuse_name(recipes.load(recipe), name)
+    chosen = recipes.load(recipe)
+    handoff.refuse_name(chosen, name)
+    handoff.refuse_sharpness(chosen, sharpness)
     from trainer.data.pairs import Pairing
     from trainer.training.plan import PairKind
     from trainer.training.prepare import Request
@@ -183,7 +195,7 @@ def train(
         if plan_only:
             _look_at_pixels(out)
             return 0
-        return _go_on(out, device, threads, name, licence, tensorboard=tensorboard, as_json=as_json)
+        return _go_on(out, device, threads, name, licence, sharpness, tensorboard=tensorboard, as_json=as_json)
     except InputError:  # a fault that only the pixels show
         plans.withdraw(out)
         raise
@@ -192,7 +204,7 @@ def train(
 def _refuse_without_effect(*, resume: bool, dry_run: bool, plan_only: bool, pairs: str) -> None:
     """Refuse options that would have no effect in this run, before any file is read."""
     if resume:
-        kept = ("resume", "out", "device", "threads", "name", "licence", "tensorboard", "as_json")
+        kept = ("resume", "out", "device", "threads", "name", "licence", "sharpness", "tensorboard", "as_json")
         why = "on a run that has begun: its plan holds what it was begun with; nothing was trained"
         refuse_given(all_options_but(*kept), why, "Leave it out, or begin a new run without --resume.")
         return
@@ -202,7 +214,9 @@ def _refuse_without_effect(*, resume: bool, dry_run: bool, plan_only: bool, pair
     if plan_only:
         why = "with --plan-only, which makes no model; nothing was written"
         refuse_given(
-            {"name", "licence", "tensorboard", "as_json"}, why, "Give it with --resume, which makes the model."
+            {"name", "licence", "sharpness", "tensorboard", "as_json"},
+            why,
+            "Give it with --resume, which makes the model.",
         )
     if click.get_current_context().params["minutes"] is not None:
         refuse_given({"steps"}, "beside --minutes, which decides how many there are", "Give one of the two.")
@@ -278,6 +292,7 @@ def _go_on(
     threads: int | None,
     name: str | None,
     licence: str | None,
+    sharpness: float | None,
     *,
     tensorboard: bool,
     as_json: bool,
@@ -305,7 +320,7 @@ def _go_on(
     if not is_done:
         output.say(f"Interrupted; `dicomnode train --resume --out {run}` goes on.", err=True)
         return INTERRUPTED
-    models = handoff.write_models(run, name=name, licence=licence, report=_say)
+    models = handoff.write_models(run, name=name, licence=licence, sharpness=sharpness, report=_say)
     if as_json:
         output.print_json(models)
     else:

@@ -48,7 +48,7 @@ def measure(
     thick = load_volume(read_frames(thick_files)).volume
     derived = load_volume(read_frames(instance.file for instance in held)).volume
     ratio = round(thick.slice_spacing_mm / derived.slice_spacing_mm)
-    cubic = CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu")
+    cubic = CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").thin
     known = load_volume(read_frames(sorted(truth.glob("*.dcm")))).volume if truth else None
     return Measured(
         found=_count(pacs.port, series_uid),

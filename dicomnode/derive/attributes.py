@@ -64,9 +64,11 @@ def _derivation_description(facts: Facts) -> str:
     gap = max(1.0 - thick.slice_thickness_mm / thick.slice_spacing_mm, 0.0)
     is_known = believed_thickness_mm(facts.stack.frames, thick.slice_spacing_mm) is not None
     width = f"{thick.slice_thickness_mm:.4g} mm thick, gap fraction {gap:.2f}" if is_known else "of unknown thickness"
+    parameters = plan.parameters
+    dial = "" if parameters.sharpness is None else f" at sharpness {parameters.sharpness:g}"
     sentences = [
         f"{facts.ratio} thin slices computed for each of {len(thick.voxels)} thick ones by {PRODUCT} {__version__}",
-        f" with model {plan.parameters.model} (digest {plan.parameters.model_digest[:16]}).",
+        f" with model {parameters.model} (digest {parameters.model_digest[:16]}){dial}.",
         f" Source: series {facts.series_number}, slices {thick.slice_spacing_mm:.4g} mm apart,",
         f" {width}.",
     ]

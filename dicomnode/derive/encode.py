@@ -6,8 +6,11 @@ ever.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +34,7 @@ from dicomnode.imaging.stack import PixelFormat, Stack
 from dicomnode.imaging.volume import Volume
 from dicomnode.part10 import element, file_meta
 
+ENCODERS = 2  # threads; numpy and hashlib let others run meanwhile, and on two cores more than two bring nothing
 SOURCE_WINDOW = 2  # thick slices on each side that are named as sources; all would be quadratic in the file count
 # of the voxels; more than that at the top of the format is worth a sentence (docs/derived-objects.md#pixel-values)
 CLIPPED_SHARE = 1e-4
@@ -61,12 +65,26 @@ class Derivation:
     shared: Shared
 
     def files(self) -> Iterator[DerivedFile]:
-        """The instances in order of Instance Number; each call encodes anew, and to the same bytes."""
+        """The instances in order of Instance Number; each call encodes anew, and to the same bytes.
+
+        A few threads encode the thin slices of the next thick ones while the caller keeps those that came before. No
+        more than ``ENCODERS + 1`` thick slices' files wait for the caller.
+        """
+        owners = iter(_in_order(len(self.facts.stack.headers), self.facts))
+        with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as encoders:
+            waiting = deque(encoders.submit(self._slab_files, owner) for owner in islice(owners, ENCODERS + 1))
+            while waiting:
+                yield from waiting.popleft().result()
+                waiting.extend(encoders.submit(self._slab_files, owner) for owner in islice(owners, 1))
+
+    def _slab_files(self, owner: int) -> list[DerivedFile]:
+        """The thin slices of one thick one."""
         facts = self.facts
-        for owner in _in_order(len(facts.stack.headers), facts):
-            slab = facts.storage.slab(facts.stack, facts.thin, owner)
-            for place in _in_order(facts.ratio, facts):
-                yield _encode(self.shared, facts, owner * facts.ratio + place, slab[place])
+        slab = facts.storage.slab(facts.stack, facts.thin, owner)
+        return [
+            _encode(self.shared, facts, owner * facts.ratio + place, slab[place])
+            for place in _in_order(facts.ratio, facts)
+        ]
 
 
 def derive(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: bool) -> Derivation:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomnode.errors import ModelError
 from dicomnode.imaging.profile import ThinGrid
 from dicomnode.imaging.volume import Volume
 
 Progress = Callable[[float], None]  # called with the share that is done, 0…1, rising
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Generated:
+    """A thin volume, and what its averages lacked of the thick slices before the projection put that back."""
+
+    thin: Volume
+    missing: NDArray[np.float32] | None = None  # (n, h, w) within ``body_window``; None: nothing was put back
 
 
 class Generator(Protocol):
@@ -29,8 +39,23 @@ class Generator(Protocol):
     def consistency(self) -> bool:
         """Is what was measured put back: do the thin slices average to the thick ones?"""
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    @property
+    def sharpness(self) -> float | None:
+        """Between the fidelity weights, 0, and the adversarial ones, 1; None: there are not two sets of weights."""
+
+    def at(self, sharpness: float) -> Self:
+        """The same generator with another sharpness, 0…1; ModelError where there are not two sets of weights."""
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """``thick`` sampled on ``grid``, in the units of ``thick``."""
+
+
+def no_sharpness(name: str, wanted: float) -> ModelError:
+    """The error of ``at`` where there is nothing to choose from."""
+    return ModelError(
+        f"Model {name} does not have two sets of weights, so sharpness {wanted:g} cannot be chosen for it.",
+        hint="Leave the sharpness out, or use a model whose card states one.",
+    )
 
 
 def thin_volume(voxels: NDArray[np.float32], thick: Volume, grid: ThinGrid) -> Volume:

@@ -38,6 +38,7 @@ class MetricRow(StrictModel):
     value: float
 
 
+Dial = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Ratio = Annotated[int, Field(ge=RATIO_LIMITS[0], le=RATIO_LIMITS[1])]
 
 
@@ -48,6 +49,8 @@ class Card(StrictModel):
     kind: NetworkName
     ratios: tuple[Ratio, Ratio]  # lowest and highest that it may be asked for
     consistency: bool = True  # is what was measured put back after the network?
+    # Default of the dial between the fidelity weights (0) and the adversarial ones (1); None: there is one set only.
+    sharpness: Dial | None = None
     licence: str = Field(min_length=1)
     intended_use: str = Field(min_length=1)
     failure_modes: tuple[str, ...] = Field(min_length=1)
@@ -71,6 +74,8 @@ class Card(StrictModel):
             raise ValueError("ratios must be [lowest, highest]")
         if lowest < least or highest > most:
             raise ValueError(f"ratios: the kind {self.kind} has outputs for {least} to {most}")
+        if self.sharpness is not None and NETWORKS[self.kind].has_batch_norm:
+            raise ValueError(f"sharpness: statistics of the kind {self.kind} cannot be interpolated")
         splits: dict[str, str] = {}
         for row in self.data:
             if splits.setdefault(row.subject, row.split) != row.split:
@@ -85,6 +90,7 @@ class VerifiedModel:
     card: Card
     digest: str
     weights: bytes = b""
+    adversarial_weights: bytes = b""  # where the card has a sharpness
 
 
 def parse_card(text: bytes, path: Path) -> Card:

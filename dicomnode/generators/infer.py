@@ -1,15 +1,17 @@
 """Streaming inference: a stack of any size through a network, in memory that does not grow with it.
 
 A network is given *planes* (C, H, W), a few at a time, whole where that fits and else in strips of rows. Strips
-overlap by the network's receptive field, so neither strips nor batches change the result beyond rounding.
+overlap by the network's receptive field, so neither strips nor batches change the result beyond rounding. Where the
+network asks for it, a plane is first made larger on all sides by repeating its outermost pixels, and the prediction is
+cut to the plane's size: zero padding inside the network would pull the prediction at the picture's border.
 
 Peak memory of ``generate`` beyond torch itself, in bytes, for n thick slices of H × W at ratio r:
 
     4·n·H·W              the thick stack, which is the caller's
   + 4·n·r·H·W            the thin stack, which is returned (before it is there: three copies of the thick one)
   + WORKING_BYTES        activations of one step, on the device
-  + 4·(C + 2·O)·H·W·k    the k planes of one step, C channels in and O out
-  or, after the network, 12·n·r·32·W for the rows under projection
+  + 4·(C + 2·O)·H·W·k    the k planes of one step, C channels in and O out (repeated pixels count as WORKING_BYTES)
+  or, before the network, 8·n·32·W for the rows of cubic-dc
 
 On exhausted memory a step is repeated with fewer planes, then with fewer rows, then on the CPU, each time with
 a warning in the log; a finished plane is never computed twice.
@@ -25,13 +27,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from dicomnode import log
 from dicomnode.errors import ModelError
 from dicomnode.generators.base import Progress
 from dicomnode.generators.device import CPU, serving_dtype
-from dicomnode.generators.thin import consistency_tensors, project
-from dicomnode.imaging.profile import Consistency
+from dicomnode.imaging.profile import slab_weights
 from dicomnode.seams import checkpoint
 
 LOGGER = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class PlaneNetwork:
 
     place: Callable[[torch.device, torch.dtype], Forward]  # (N, C, h, w) → (N, O, h, w) on that device
     border_rows: int  # receptive field to one side
+    repeated_pixels: int = 0  # the plane's outermost pixels are repeated so far outward; a multiple of the alignment
     alignment_rows: int  # strips begin at multiples of it
     live_values: int  # per pixel of a plane, at the widest point of the network
 
@@ -117,7 +120,7 @@ def stream(
 
 def first_step(network: PlaneNetwork, planes: int, shape: tuple[int, int], device: torch.device) -> Step:
     """The largest step that is both fast and within the memory bound."""
-    height, width = shape
+    height, width = (extent + 2 * network.repeated_pixels for extent in shape)
     dtype = serving_dtype(device)
     row_bytes = width * network.live_values * dtype.itemsize
     working_bytes, batch_bytes = WORKING_BYTES, BATCH_BYTES
@@ -126,7 +129,7 @@ def first_step(network: PlaneNetwork, planes: int, shape: tuple[int, int], devic
         working_bytes = batch_bytes = min(WORKING_BYTES, int(free_bytes * CUDA_SHARE))
     if height * row_bytes <= working_bytes:
         count = max(1, min(planes, batch_bytes // (height * row_bytes)))
-        return Step(device=device, dtype=dtype, planes=count, rows=height)
+        return Step(device=device, dtype=dtype, planes=count, rows=shape[0])
     rows = max(working_bytes // row_bytes - 2 * network.border_rows, MIN_STRIP_ROWS)
     return Step(device=device, dtype=dtype, planes=1, rows=_aligned(rows, network.alignment_rows))
 
@@ -143,16 +146,20 @@ def smaller_step(network: PlaneNetwork, step: Step, planes: int, shape: tuple[in
     return smaller
 
 
-def restore_measured(thin: NDArray[np.float32], thick: NDArray[np.float32], matrices: Consistency) -> None:
+def restore_measured(thin: NDArray[np.float32], thick: NDArray[np.float32], thickness_over_spacing: float) -> None:
     """Project ``thin`` (n·r, H, W) in place onto the stacks that average to ``thick`` (n, H, W).
 
-    float32 on the CPU whatever the network ran in, a few rows at a time.
+    float32 on the CPU whatever the network ran in, a few rows of one thick slice at a time.
     """
-    profile, operator = consistency_tensors(matrices, CPU)
-    for start in range(0, thin.shape[1], PROJECTED_ROWS):
-        rows = slice(start, start + PROJECTED_ROWS)
-        candidate, measured = torch.from_numpy(thin[:, rows].copy()), torch.from_numpy(thick[:, rows].copy())
-        thin[:, rows] = project(candidate, measured, profile, operator).numpy()
+    ratio = len(thin) // len(thick)
+    weights = slab_weights(ratio, thickness_over_spacing)
+    for owner, measured in enumerate(thick):
+        slab = thin[owner * ratio : (owner + 1) * ratio]
+        for start in range(0, thin.shape[1], PROJECTED_ROWS):
+            rows = slice(start, start + PROJECTED_ROWS)
+            missing = measured[rows] - np.tensordot(weights.profile, slab[:, rows], axes=1)
+            for plane, share in zip(slab[:, rows], weights.operator, strict=True):
+                plane += share * missing
 
 
 def _start(network: PlaneNetwork, planes: int, shape: tuple[int, int], device: torch.device) -> tuple[Step, Forward]:
@@ -184,11 +191,18 @@ def _try_step(network: PlaneNetwork, forward: Forward, read: Read, planes: range
 
 
 def _predict_strip(network: PlaneNetwork, forward: Forward, batch: Tensor, rows: range, step: Step) -> Tensor:
-    top = max(rows.start - network.border_rows, 0)
-    bottom = min(rows.stop + network.border_rows, batch.shape[-2])
-    strip = batch[..., top:bottom, :].to(step.device, step.dtype).contiguous(memory_format=torch.channels_last)
-    predicted = forward(strip)[..., rows.start - top : rows.stop - top, :]
-    return predicted.to(CPU, torch.float32)
+    height, width = batch.shape[-2:]
+    reach, repeated = network.border_rows, network.repeated_pixels
+    top, bottom = max(rows.start - reach, 0), min(rows.stop + reach, height)
+    # No more than the strip's own reach: what lies beyond it does not change the strip.
+    above = min(repeated, top - (rows.start - reach))
+    below = min(repeated, rows.stop + reach - bottom)
+    strip = batch[..., top:bottom, :].to(step.device, step.dtype)
+    if repeated:
+        strip = functional.pad(strip, (repeated, repeated, above, below), mode="replicate")
+    predicted = forward(strip.contiguous(memory_format=torch.channels_last))
+    first = rows.start - top + above
+    return predicted[..., first : first + len(rows), repeated : repeated + width].to(CPU, torch.float32)
 
 
 def _strips(height: int, rows: int) -> Iterator[range]:

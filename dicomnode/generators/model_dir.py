@@ -5,7 +5,8 @@ Nothing is ever unpickled, nothing is loaded that was not compared with its dige
 were compared are the bytes that are loaded.
 
     card.toml             what the model is, what it was trained on, what it is for, where it fails
-    weights.safetensors
+    weights.safetensors       where the card has a sharpness, those of the fidelity stage …
+    adversarial.safetensors   … and, only then, those of the adversarial stage that began with them
     metrics.json          one row per subject, for people and programs that want more than the card's summary
     SHA256SUMS            as ``sha256sum`` writes it; its own sha256 is the digest of the model
 """
@@ -29,6 +30,7 @@ from dicomnode.imaging.profile import RATIO_LIMITS
 
 CARD_FILE = "card.toml"
 WEIGHTS_FILE = "weights.safetensors"
+ADVERSARIAL_FILE = "adversarial.safetensors"
 METRICS_FILE = "metrics.json"
 SUMS_FILE = "SHA256SUMS"
 
@@ -50,6 +52,7 @@ class ModelFacts:
     digest: str
     ratios: tuple[int, int]
     default: bool
+    sharpness: float | None = None  # default of its dial; None: it has none
 
     @property
     def pinned(self) -> str:
@@ -108,7 +111,10 @@ def model_facts(model: str | Path) -> ModelFacts:
         )
     verified = find_verified(model)
     card = verified.card
-    return ModelFacts(name=card.name, kind=card.kind, digest=verified.digest, ratios=card.ratios, default=default)
+    return ModelFacts(
+        name=card.name, kind=card.kind, digest=verified.digest, ratios=card.ratios, default=default,
+        sharpness=card.sharpness,
+    )  # fmt: skip
 
 
 def load_generator(model: str | Path) -> Generator:
@@ -212,12 +218,19 @@ def _read_verified(folder: Path) -> VerifiedModel:
                 "The model was not loaded.",
                 hint=REINSTALL,
             )
-        if name in (CARD_FILE, WEIGHTS_FILE):
+        if name in (CARD_FILE, WEIGHTS_FILE, ADVERSARIAL_FILE):
             contents[name] = content
+    card = parse_card(contents[CARD_FILE], folder / CARD_FILE)
+    if (card.sharpness is not None) != (ADVERSARIAL_FILE in contents):
+        raise ModelError(
+            f"The card in {folder} and the files beside it disagree: sharpness and {ADVERSARIAL_FILE} belong together.",
+            hint=REINSTALL,
+        )
     return VerifiedModel(
-        card=parse_card(contents[CARD_FILE], folder / CARD_FILE),
+        card=card,
         digest=ids.digest(sums),
         weights=contents[WEIGHTS_FILE],
+        adversarial_weights=contents.get(ADVERSARIAL_FILE, b""),
     )
 
 

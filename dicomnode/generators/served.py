@@ -8,9 +8,10 @@ networks that are only compared with, ``srcnn`` replaces slices and ``vdsr`` add
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -20,8 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from dicomnode import log
 from dicomnode.errors import ModelError
-from dicomnode.generators.base import Progress, thin_volume
+from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
 from dicomnode.generators.card import REINSTALL, VerifiedModel
 from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.generators.device import choose_device
@@ -31,9 +33,11 @@ from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.srresnet import SRResNet, fold_batch_norm
 from dicomnode.generators.thin import SHRINK, ThinNet, thick_windows
 from dicomnode.generators.vdsr import VDSR
-from dicomnode.imaging.body import body_scale
-from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, consistency
+from dicomnode.imaging.body import body_rectangle, body_scale, body_window
+from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, missing_from
 from dicomnode.imaging.volume import Volume
+
+LOGGER = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 Net = TypeVar("Net", bound=nn.Module)
@@ -42,7 +46,11 @@ NETWORK_SHARE = 0.98  # of the work; the rest is the projection
 # Of a residual block at its widest: long skip, block input, and two of conv–ReLU–conv–add; and half as much again
 # that the allocator holds between them (measured on resident memory, ``test_infer``).
 LIVE_TENSORS = 6
+BODY_MARGIN = 8  # pixels around the body that are derived like it: the skin's blur, and what detection may miss
 CHAIN_LIVE_TENSORS = 3  # without a skip: what a convolution reads and writes, and half as much again
+# Zero padding at the picture's border moved a constant by up to 0.002 and a ramp by up to 0.014 of the scale, ratio 4.
+# With eight repeated pixels it is 0.0002 and 0.002; more of them change little and cost more.
+REPEATED_PIXELS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,6 +67,14 @@ class Stack:
         """(H, W)."""
         return self.thick.shape[1:]
 
+    def around_body(self, reach: int) -> Stack:
+        """Views of the rows and columns that hold the body, a margin, and ``reach`` pixels that the network sees."""
+        rectangle = body_rectangle(self.thick, self.scale, BODY_MARGIN + reach)
+        part = replace(self, thick=self.thick[:, *rectangle], thin=self.thin[:, *rectangle])
+        share = part.thick.size / self.thick.size
+        log.event(LOGGER, "network_region", level=logging.DEBUG, detail=f"{share:.0%} of the pixels, around the body")
+        return part
+
 
 Refine = Callable[[nn.Module, Stack, torch.device, Progress], None]
 
@@ -72,10 +88,23 @@ class ServedNetwork:
     digest: str
     ratios: tuple[int, int]
     consistency: bool
-    net: nn.Module
+    net: nn.Module  # as ``refine`` takes it: the interpolated one where there are two sets of weights
     refine: Refine
+    sharpness: float | None = None
+    both: tuple[nn.Module, nn.Module] | None = None  # with the fidelity weights, and with the adversarial ones
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def at(self, sharpness: float) -> Self:
+        """The same model with weights that lie ``sharpness`` of the way from the fidelity to the adversarial ones.
+
+        Each weight is interpolated (ESRGAN, Wang 2018, arXiv 1809.00219, §3.4), which makes a working network only
+        because the adversarial stage began with the fidelity weights.
+        """
+        assert 0.0 <= sharpness <= 1.0
+        if self.both is None:
+            raise no_sharpness(self.name, sharpness)
+        return replace(self, net=_interpolated(*self.both, sharpness), sharpness=sharpness)
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """``thick`` sampled on ``grid``; ModelError where the model was not made for that ratio."""
         lowest, highest = self.ratios
         if not lowest <= grid.ratio <= highest:
@@ -93,19 +122,21 @@ class ServedNetwork:
         )
         report = progress or (lambda _share: None)
         self.refine(self.net, stack, chosen, lambda share: report(NETWORK_SHARE * share))
+        missing = None
         if self.consistency:
-            matrices = consistency(len(thick.voxels), grid.ratio, thickness_over_spacing)
-            restore_measured(stack.thin, thick.voxels, matrices)
+            rows, columns = body_window(thick.voxels)
+            middle = np.s_[:, rows, columns]
+            missing = missing_from(stack.thin[middle], thick.voxels[middle], grid.ratio, thickness_over_spacing)
+            restore_measured(stack.thin, thick.voxels, thickness_over_spacing)
         report(1.0)
-        return thin_volume(stack.thin, thick, grid)
+        return Generated(thin=thin_volume(stack.thin, thick, grid), missing=missing)
 
 
 def serve(verified: VerifiedModel) -> ServedNetwork:
     """The generator of a verified model directory; ModelError where card and weights do not fit each other."""
     card = verified.card
-    net = new_network(card.kind, card.parameters)
-    _load_weights(net, verified)
-    return ServedNetwork(
+    net = _network(verified, verified.weights)
+    served = ServedNetwork(
         name=card.name,
         kind=card.kind,
         digest=verified.digest,
@@ -114,21 +145,29 @@ def serve(verified: VerifiedModel) -> ServedNetwork:
         net=fold_batch_norm(net) if isinstance(net, SRResNet) else net,
         refine=_REFINE[NETWORKS[card.kind].prediction],
     )
+    if card.sharpness is None:
+        return served
+    return replace(served, both=(net, _network(verified, verified.adversarial_weights))).at(card.sharpness)
 
 
 def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
-    """``thin``: the residual of a thick slice's thin ones, from a window of thick slices around it."""
+    """``thin``: the residual of a thick slice's thin ones, from a window of thick slices around it.
+
+    Only around the body; the air stays as cubic-dc made it. Within the body and its margin the result is that of the
+    whole plane: the network is given all that it sees from there.
+    """
     assert isinstance(net, ThinNet)
-    thick, thin, ratio = _as_tensor(stack.thick), stack.thin, stack.ratio
+    planes = thin_planes(net, stack.ratio)
+    stack = stack.around_body(planes.border_rows)
+    thick, thin, ratio = _as_tensor(stack.thick), torch.from_numpy(stack.thin), stack.ratio
 
     def read(start: int, stop: int) -> Tensor:
         return thick_windows(thick, net.window, start, stop).div_(stack.scale)
 
     def write(start: int, residuals: Tensor) -> None:
-        found = residuals.flatten(0, 1).numpy()
-        thin[start * ratio : start * ratio + len(found)] += found * np.float32(stack.scale)
+        thin[start * ratio :][: len(residuals) * ratio].add_(residuals.flatten(0, 1), alpha=stack.scale)
 
-    stream(thin_planes(net, ratio), len(thick), stack.plane, read=read, write=write, device=device, progress=progress)
+    stream(planes, len(thick), stack.plane, read=read, write=write, device=device, progress=progress)
 
 
 def replace_slices(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
@@ -191,6 +230,7 @@ def thin_planes(net: ThinNet, ratio: int) -> PlaneNetwork:
     return PlaneNetwork(
         place=place,
         border_rows=(2 * len(net.blocks) + 3) * SHRINK,
+        repeated_pixels=REPEATED_PIXELS,
         alignment_rows=SHRINK,
         live_values=LIVE_TENSORS * channels // SHRINK**2,
     )
@@ -232,9 +272,11 @@ def chain_planes(net: nn.Module) -> PlaneNetwork:
     )
 
 
-def _load_weights(net: nn.Module, verified: VerifiedModel) -> None:
+def _network(verified: VerifiedModel, content: bytes) -> nn.Module:
+    """The network of the card with the weights in ``content``."""
+    net = new_network(verified.card.kind, verified.card.parameters)
     try:
-        weights = safetensors.torch.load(verified.weights)
+        weights = safetensors.torch.load(content)
         net.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as exc:
         raise ModelError(
@@ -243,7 +285,14 @@ def _load_weights(net: nn.Module, verified: VerifiedModel) -> None:
         ) from exc
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ModelError(f"A weight of model {verified.card.name} is not a number.", hint=REINSTALL)
-    net.eval().requires_grad_(False)
+    return net.eval().requires_grad_(False)
+
+
+def _interpolated(fidelity: nn.Module, adversarial: nn.Module, sharpness: float) -> nn.Module:
+    net = copy.deepcopy(fidelity)
+    for weight, sharp in zip(net.parameters(), adversarial.parameters(), strict=True):
+        weight.lerp_(sharp, sharpness)
+    return net
 
 
 def _placed(net: Net, device: torch.device, dtype: torch.dtype) -> Net:

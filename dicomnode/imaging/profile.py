@@ -28,6 +28,8 @@ RATIO_LIMITS = (2, 6)  # the ratios that were measured (docs/science.md#grid-and
 ROUND_DOWN_UP_TO = 0.51  # a half goes down (fewer slices are made up); 0.01 for the error of measured positions
 GAUSSIAN_EXPONENT = 4.0 * math.log(2.0)  # full width at half maximum 1
 SPLINE_PADDING = 12  # repeated end slices; the spline forgets a sample by 0.27 per slice, so 1e-7 is left
+SPLINE_POLE = math.sqrt(3.0) - 2.0  # of the filter that gives the coefficients (Unser 1999, table 1)
+SPLINE_REACH = 2  # a cubic B-spline is zero two samples away from its centre
 SINC_ZERO_CROSSINGS = 3  # each side of the pulse's centre; gives the cond(A Aᵀ) of 1.5 of docs/science.md#consistency
 
 
@@ -148,6 +150,63 @@ def consistency(thick_slices: int, ratio: int, thickness_over_spacing: float) ->
     return Consistency(profile=profile, operator=operator, cubic_dc=cubic_dc)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SlabWeights:
+    """What ``Consistency`` does within one thick slice, the same for all of a stack of any length; float32, read-only.
+
+    No profile that is assumed reaches into a neighbour's slab, so ``A Aᵀ`` is diagonal, and a stack needs no matrix
+    that grows with the square of its slices.
+    """
+
+    profile: NDArray[np.float32]  # (r,): the part of each thin slice in the average of its thick one
+    operator: NDArray[np.float32]  # (r,): what each thin slice gets of a residual of its thick one
+    # (r, 5): cubic-dc from the spline coefficients of the thick slice, and of two before it and two after it
+    cubic_dc: NDArray[np.float32]
+
+
+@lru_cache(maxsize=32)
+def slab_weights(ratio: int, thickness_over_spacing: float) -> SlabWeights:
+    """The weights for a box profile that is no wider than the spacing."""
+    assert thickness_over_spacing <= 1.0, "the profile would reach into the neighbours"
+    profile = profile_matrix(1, ratio, thickness_over_spacing=thickness_over_spacing)
+    operator = consistency_operator(profile)
+    around = np.arange(-SPLINE_REACH, SPLINE_REACH + 1, dtype=np.float64)
+    position = (np.arange(ratio) + 0.5) / ratio - 0.5
+    spline = _cubic_b_spline(np.abs(position[:, None] - around[None, :]))
+    measured = _cubic_b_spline(np.abs(around))[None, :]  # the spline at the thick slice's centre is the slice itself
+    cubic_dc = spline + operator @ (measured - profile @ spline)
+    parts = (profile[0].astype(np.float32), operator[:, 0].astype(np.float32), cubic_dc.astype(np.float32))
+    for part in parts:
+        part.setflags(write=False)
+    return SlabWeights(profile=parts[0], operator=parts[1], cubic_dc=parts[2])
+
+
+def spline_coefficients(thick: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, …) → (n + 4, …): coefficients of the cubic B-spline through the slices, end slices repeated outward.
+
+    Two coefficients stand before the first slice and two behind the last. The filter runs once along the slices and
+    once back (Unser 1999, box 2); what lies beyond the ends is summed in closed form.
+    """
+    slices, pole = len(thick), np.float32(SPLINE_POLE)
+    coefficients = np.empty((slices + 2 * SPLINE_REACH, *thick.shape[1:]), dtype=np.float32)
+    inner = coefficients[SPLINE_REACH:-SPLINE_REACH]
+    first, last = (end * np.float32(1.0 / (1.0 - SPLINE_POLE)) for end in (thick[0], thick[-1]))
+    inner[0] = first
+    for k in range(1, slices):
+        np.multiply(inner[k - 1], pole, out=inner[k])
+        inner[k] += thick[k]
+    inner[-1] = -pole * (last / np.float32(1.0 - SPLINE_POLE) + (inner[-1] - last) / np.float32(1.0 - SPLINE_POLE**2))
+    for k in range(slices - 2, -1, -1):
+        np.subtract(inner[k + 1], inner[k], out=inner[k])
+        inner[k] *= pole
+    inner *= np.float32(6.0)
+    for beyond in range(1, SPLINE_REACH + 1):
+        share = np.float32(SPLINE_POLE**beyond)
+        coefficients[SPLINE_REACH - beyond] = thick[0] + share * (inner[0] - thick[0])
+        coefficients[-SPLINE_REACH - 1 + beyond] = thick[-1] + share * (inner[-1] - thick[-1])
+    return coefficients
+
+
 def assumed_thickness_over_spacing(thick: Volume) -> float:
     """t/s that consistency assumes for a stack, at most 1.
 
@@ -155,6 +214,20 @@ def assumed_thickness_over_spacing(thick: Volume) -> float:
     (docs/science.md#consistency), and assuming a profile that is too narrow only leaves some sharpness unused.
     """
     return min(round(thick.slice_thickness_mm / thick.slice_spacing_mm, 3), 1.0)
+
+
+def missing_from(
+    thin: NDArray[np.float32], thick: NDArray[np.float32], ratio: int, thickness_over_spacing: float
+) -> NDArray[np.float32]:
+    """(n, H, W): what each thick slice holds and the average of its thin slices (n·r, H, W) lacks.
+
+    The box profile of an ``assumed_thickness_over_spacing`` reaches into no neighbouring slab.
+    """
+    weights = profile_matrix(1, ratio, thickness_over_spacing=thickness_over_spacing)[0].astype(np.float32)
+    missing = thick.copy()
+    for owner, lacking in enumerate(missing):
+        lacking -= np.tensordot(weights, thin[owner * ratio : (owner + 1) * ratio], axes=1)
+    return missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

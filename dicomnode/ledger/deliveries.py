@@ -22,6 +22,7 @@ from dicomnode.ledger.values import SET_ASIDE, Delivery, DeliveryItem, Finding, 
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
+GATE: Final = "gate"  # reason: the result gate objects to the derived series
 
 NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 
@@ -202,25 +203,35 @@ def open_deliveries(
     job_id: JobId,
     peers: Sequence[str],
     instances: Sequence[InstanceId],
+    objections: Sequence[str] = (),
 ) -> None:
     """Open a delivery to each peer of a done job.
 
-    It is held if a delivery of an older revision has begun, or if a file of the series that was set aside is unseen.
+    It is held if the result gate objects, if a delivery of an older revision has begun, or if a file of the series that
+    was set aside is unseen. The first of these that applies is its reason; its sentence names all of them.
     """
     supersede_unsent(transaction, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
     begun_revision = transaction.connection.execute(_BEGUN_REVISION, bind_values(series=series_id)).scalar_one()
-    reason = None
-    sentence = ""
+    held: list[tuple[str, str]] = []
+    if objections:
+        held.append((GATE, f"{objection(objections)} This delivery waits for `dicomnode deliveries release`."))
     if begun_revision is not None and begun_revision < revision:
-        reason = EARLIER_REVISION
         sentence = (
             f"A delivery of revision {begun_revision} of this series had begun before revision {revision} arrived; "
             "this one waits for `dicomnode deliveries release`."
         )
+        held.append((EARLIER_REVISION, sentence))
     elif is_in_doubt(transaction.connection, series_id):
-        reason, sentence = SET_ASIDE, _doubt(series_id)
+        held.append((SET_ASIDE, _doubt(series_id)))
+    reason = held[0][0] if held else None
+    sentence = " ".join(words for _, words in held)
     for peer in dict.fromkeys(peers):
         open_one(transaction, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
+
+
+def objection(objections: Sequence[str]) -> str:
+    """Say in one sentence what the result gate found."""
+    return f"The result gate found that {'; and that '.join(objections)}."
 
 
 def open_one(

@@ -46,10 +46,10 @@ class Database:
     def __init__(self, url: str) -> None:
         self.path = ledger_path(url)
         self._turn = threading.Lock()
-        self._writer = _engine(self.path, "FULL")
+        self._writer = _Writer(self.path, "FULL")
         # An acknowledgement that a power cut takes back costs one repeat of the same bytes
         # (docs/protocol.md#sending-again).
-        self._relaxed_writer = _engine(self.path, "NORMAL")
+        self._relaxed_writer = _Writer(self.path, "NORMAL")
         self._reader = _reading_engine(self.path)
         self._check_lock = threading.Lock()
         self._checking: sqlite3.Connection | None = None
@@ -60,8 +60,8 @@ class Database:
         if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
             raise LedgerBusyError(f"The ledger was busy for {BUSY_TIMEOUT_S:.0f} s; nothing was written.")
         try:
-            engine = self._relaxed_writer if is_relaxed else self._writer
-            with _failures_in_words(self.path), engine.connect() as connection, connection.begin():
+            writer = self._relaxed_writer if is_relaxed else self._writer
+            with _failures_in_words(self.path), writer.begin() as connection:
                 yield connection
                 checkpoint(f"ledger.{name}_written")
         finally:
@@ -106,8 +106,35 @@ class Database:
     def close(self) -> None:
         """Readers first: the last writer to leave folds the write-ahead log into the file."""
         self._reader.dispose()
-        self._relaxed_writer.dispose()
-        self._writer.dispose()
+        self._relaxed_writer.close()
+        self._writer.close()
+
+
+class _Writer:
+    """One connection, kept between its transactions: to take it from the pool and give it back costs as much as one."""
+
+    def __init__(self, path: Path, synchronous: str) -> None:
+        self._engine = _engine(path, synchronous)
+        self._kept: Connection | None = None
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Commit everything inside together, or nothing of it. One thread at a time."""
+        connection, self._kept = self._kept or self._engine.connect(), None
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            connection.close()  # which rolls back what a commit that failed has left open
+            raise
+        self._kept = connection
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+        self._engine.dispose()
 
 
 class ReadingDatabase:

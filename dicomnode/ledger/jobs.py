@@ -214,7 +214,10 @@ def finish(transaction: LedgerTransaction, claimed: Job, derived: DerivedSeries)
     """End a job whose derived files are flushed and in their folder, and open deliveries to the peers of its rule."""
     assert derived.instances, "a done job made something"
     detail = f"{len(derived.instances)} images in series {claimed.output_series}"
-    if transaction.move(_FINISH, detail, **_claim_of(claimed), seconds=derived.seconds, notes=list(derived.notes)) == 0:
+    notes = list(derived.notes)
+    if derived.objections:  # they stay with the job when its deliveries have been released
+        notes.append(deliveries.objection(derived.objections))
+    if transaction.move(_FINISH, detail, **_claim_of(claimed), seconds=derived.seconds, notes=notes) == 0:
         return False
     transaction.connection.execute(
         _FILL_OUTPUT, bind_values(output=claimed.output_series, uid=derived.series_uid, now=transaction.now)
@@ -235,6 +238,7 @@ def finish(transaction: LedgerTransaction, claimed: Job, derived: DerivedSeries)
             job_id=claimed.id,
             peers=claimed.planned.deliver_to,
             instances=[one.id for one in derived.instances],
+            objections=derived.objections,
         )
     else:
         transaction.note(

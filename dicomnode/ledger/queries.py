@@ -146,7 +146,10 @@ class Reader:
         )
         # Where the verdict is that something was set aside, its sentence says so already.
         notes = tuple(row.notes) + tuple(one for one in set_aside if one not in row.sentence)
-        notes += last.notes if last else ()
+        # A held delivery says itself what the result gate found.
+        notes += (
+            tuple(one for one in last.notes if not any(one in line.sentence for line in deliveries)) if last else ()
+        )
         return Explanation(
             id=row.id,
             state=row.state,

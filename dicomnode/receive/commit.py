@@ -1,10 +1,10 @@
 """One transaction for all instances that wait for it at the same moment.
 
 The thread of each association calls ``accept`` with an instance whose file and folder are flushed. The first thread
-commits all instances that wait; those that come meanwhile are the next batch. A single association hands nothing over
-to another thread; sixteen share one flush of the ledger. (Each thread flushes its folder itself: the journal of the
-filesystem groups flushes that come together. With four senders one flush for the whole batch took a tenth more time,
-measured on ext4; with one and with sixteen the same.)
+leads: it commits all instances that wait. Those that come meanwhile are the next batch, and the first of them leads
+it. A single association hands nothing over to another thread; sixteen share one flush of the ledger. (Each thread
+flushes its folder itself: the journal of the filesystem groups flushes that come together. With four senders one flush
+for the whole batch took a tenth more time, measured on ext4; with one and with sixteen the same.)
 
 ``accept`` returns after the row is committed, never before.
 """
@@ -36,44 +36,54 @@ class GroupCommit:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._turn = threading.Lock()
-        self._waiting: list[_Ticket] = []
-        self._waiting_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._waiting: list[_Ticket] = []  # in the order in which they came; the first may be about to lead
+        self._is_led = False  # does a thread commit, or is one about to?
 
     def accept(self, instance: StoredInstance) -> StoreOutcome:
         """Commit the row of one instance, together with all that wait. Raises what the ledger raised."""
         ticket = _Ticket(instance)
-        with self._waiting_lock:
+        with self._lock:
             self._waiting.append(ticket)
-        if not self._turn.acquire(timeout=TURN_TIMEOUT_S):
-            self._leave(ticket)
-        else:
-            try:
-                if not ticket.settled.is_set():
-                    self._commit(self._take(ticket))
-            finally:
-                self._turn.release()
+            ticket.leads, self._is_led = not self._is_led, True
+        if not ticket.leads:
+            self._wait(ticket)
+        if ticket.leads:
+            self._lead(ticket)
         if ticket.error is not None:
             raise ticket.error
-        assert ticket.outcome is not None, "a settled ticket has an outcome or an error"
+        if ticket.outcome is None:
+            raise OutcomeUnknownError("The ledger did not say in time whether it took an instance.")
         return ticket.outcome
 
-    def _take(self, own: _Ticket) -> list[_Ticket]:
-        """The next batch, our own ticket in it."""
-        with self._waiting_lock:
-            batch = [own, *(one for one in self._waiting if one is not own)][:MAX_BATCH]
-            self._waiting = [one for one in self._waiting if one not in batch]
-        return batch
-
-    def _leave(self, ticket: _Ticket) -> None:
-        """Give up waiting; where another thread has taken the ticket by now, its answer is on the way."""
-        with self._waiting_lock:
+    def _wait(self, ticket: _Ticket) -> None:
+        """Wait for the outcome or for the lead. A ticket that nobody takes in time is withdrawn."""
+        if ticket.woken.acquire(timeout=TURN_TIMEOUT_S):
+            return
+        with self._lock:
+            if ticket.leads:  # since this moment
+                return
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
                 ticket.error = LedgerBusyError("The ledger did not take an instance in time; it was not stored.")
                 return
-        if not ticket.settled.wait(TURN_TIMEOUT_S):
-            ticket.error = OutcomeUnknownError("The ledger did not say in time whether it took an instance.")
+        ticket.woken.acquire(timeout=TURN_TIMEOUT_S)  # its commit has begun: the answer is on the way
+
+    def _lead(self, own: _Ticket) -> None:
+        """Commit all that wait, then hand the lead to the first of those who came meanwhile."""
+        with self._lock:
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        try:
+            self._commit(batch)
+        finally:
+            with self._lock:
+                successors = self._waiting[:1]
+                self._is_led = bool(successors)
+                for one in successors:
+                    one.leads = True
+            for one in (*successors, *batch):  # the successor first: the disk need not wait for the others
+                if one is not own:
+                    one.woken.release()
 
     def _commit(self, batch: Sequence[_Ticket]) -> None:
         try:
@@ -83,24 +93,21 @@ class GroupCommit:
             is_shared = len(batch) == 1 or isinstance(exc, OSError | LedgerBusyError)
             for ticket in batch:
                 if is_shared:
-                    ticket.settle(error=exc)
+                    ticket.error = exc
                 else:  # perhaps the fault of one: the others must not be refused for it
                     self._commit([ticket])
         else:
             for ticket, outcome in zip(batch, outcomes, strict=True):
-                ticket.settle(outcome=outcome)
+                ticket.outcome = outcome
 
 
 class _Ticket:
-    """One instance waiting for its turn."""
+    """One instance that waits for its row. Its thread is woken once it has an outcome, an error, or the lead."""
 
     def __init__(self, instance: StoredInstance) -> None:
         self.instance = instance
         self.outcome: StoreOutcome | None = None
         self.error: Exception | None = None
-        self.settled = threading.Event()
-
-    def settle(self, *, outcome: StoreOutcome | None = None, error: Exception | None = None) -> None:
-        """The end of the wait, with one of the two."""
-        self.outcome, self.error = outcome, error
-        self.settled.set()
+        self.leads = False
+        self.woken = threading.Lock()  # held until then: a tenth of what an Event costs
+        self.woken.acquire()

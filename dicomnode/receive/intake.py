@@ -81,15 +81,19 @@ class Intake:
         if not _agree(offer, uids):
             self._quarantine(offer, QuarantineReason.UID, received_at)
             return Answer.MISMATCH
-        known = self._ledger.find_instance(uids.sop_instance_uid)
-        if known is not None and known.is_derived:
-            self._ledger.note(StoreOutcome.OWN_OUTPUT, table="instance", row=known.id, by=offer.peer)
-            return Answer.STORED
-        if known is not None and not self._space.has_room_aside() and self._is_new(offer, known):
-            log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, instance=known.id)
-            return Answer.NO_RESOURCES
-        if uids.series_uid not in series:
-            series[uids.series_uid] = self._ledger.series_for(uids.series_uid)
+        # Only the transaction can tell what is new, and the file must be written before it. The ledger is asked
+        # here as well where that saves a series without images, for output of ours under another Series Instance UID,
+        # or a file in a full quarantine.
+        if uids.series_uid not in series or self._space.is_aside_full:
+            known = self._ledger.find_instance(uids.sop_instance_uid)
+            if known is not None and known.is_derived:
+                self._ledger.note(StoreOutcome.OWN_OUTPUT, table="instance", row=known.id, by=offer.peer)
+                return Answer.STORED
+            if known is not None and not self._space.has_room_aside() and self._is_new(offer, known):
+                log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, instance=known.id)
+                return Answer.NO_RESOURCES
+            if uids.series_uid not in series:
+                series[uids.series_uid] = self._ledger.series_for(uids.series_uid)
         return self._keep(offer, series[uids.series_uid], received_at)
 
     def _is_new(self, offer: OfferedInstance, known: KnownInstance) -> bool:
@@ -171,6 +175,7 @@ class Intake:
                 LOGGER, "object_set_aside", level=level, reason=outcome, peer=instance.peer, series=instance.series,
                 instance=first.id,
             )  # fmt: skip
+            self._space.has_room_aside()  # measured for those that come next
 
     def _drop_or_restore(self, copy: StoredInstance, first: KnownInstance) -> None:
         """A copy of what lies whole in the archive goes; where the first is lost or altered, it takes its place."""

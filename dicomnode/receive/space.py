@@ -65,6 +65,11 @@ class Space:
         self._say(found, previous)
         return found
 
+    @property
+    def is_aside_full(self) -> bool:
+        """Was there no room to set anything aside when that was last measured?"""
+        return self._is_aside_full
+
     def has_room_aside(self) -> bool:
         """May more be set aside? Measured once in ``HOLD_S``; each change is logged once. Raises StorageError."""
         with self._lock:

@@ -245,6 +245,7 @@ class RuleSettings(StrictModel):
     derived: Literal["process", "keep"] = "process"
     allow_lossy: bool = False
     refuse_terms: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
+    sharpness: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None  # None: as the model's card says
 
 
 # The embedded defaults: whoever sends from this machine itself, every series with the default model.

@@ -166,7 +166,9 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
         detail=", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in result.stages.items()),
     )  # fmt: skip
     notes = result.notes[len(result.verdict.notes) :]  # the notes of the verdict are stored with the series already
-    series = DerivedSeries(series_uid=result.series_uid, instances=made, notes=notes, seconds=seconds)
+    series = DerivedSeries(
+        series_uid=result.series_uid, instances=made, notes=notes, objections=result.objections, seconds=seconds
+    )
     return orders.Finished(job=order.job, series=series)
 
 

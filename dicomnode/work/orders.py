@@ -131,6 +131,7 @@ def decode(text: bytes) -> Message:
         series = fields["series"]
         series["instances"] = tuple(DerivedInstance(**entry) for entry in series["instances"])
         series["notes"] = tuple(series["notes"])
+        series["objections"] = tuple(series["objections"])
         fields["series"] = DerivedSeries(**series)
     elif kind is Ready:
         fields["models"] = tuple(fields["models"])

@@ -224,6 +224,11 @@ class Supervisor:
             instances=len(derived.instances),
             seconds=derived.seconds,
         )
+        if derived.objections:
+            log.event(
+                LOGGER, "result_held", level=logging.WARNING, job=job.id, series=job.series,
+                sentence="; ".join(derived.objections),
+            )  # fmt: skip
         self._finished()
 
     def _hold(self, job: Job, order: orders.Order, refused: orders.Refused) -> None:

@@ -46,6 +46,7 @@ def test_json_is_the_document_alone(run: Run, studies: Path) -> None:
         ([], "No studies were named."),
         (["--studies", "{studies}", "--ratios", "3,9"], "--ratios 3,9 is not understood."),
         (["--studies", "{studies}", "--planes", "x"], "--planes x is not understood."),
+        (["--studies", "{studies}", "--sharpness", "0,2"], "--sharpness 0,2 is not understood."),
         (["--studies", "{empty}"], "The studies folder empty is empty"),
         (["--studies", "{nowhere}"], "The studies folder nowhere is not there."),
         (["--studies", "{studies}", "--model", "nonesuch"], "There is no model named nonesuch."),

@@ -9,6 +9,7 @@ import pytest
 from pydicom import dcmread
 
 from tests.cli.conftest import Run
+from tests.support.model_folders import random_thin, write_thin
 from tests.support.mr_series import write_mr_series
 
 
@@ -61,6 +62,8 @@ def test_a_series_that_may_not_be_processed_is_refused_with_the_verdict(run: Run
     [
         (["--model", "nosuch"], "There is no model named nosuch."),
         (["--device", "gpu"], "gpu"),
+        (["--model", "cubic-dc", "--sharpness", "0.5"], "Model cubic-dc does not have two sets of weights"),
+        (["--sharpness", "1.5"], "1.5"),
     ],
 )
 def test_a_wrong_option_is_a_sentence(run: Run, tmp_path: Path, words: list[str], sentence: str) -> None:
@@ -68,6 +71,17 @@ def test_a_wrong_option_is_a_sentence(run: Run, tmp_path: Path, words: list[str]
     ran = run("infer", tmp_path / "in", tmp_path / "out", *words)
     assert ran.code == 2
     assert sentence in ran.err
+
+
+def test_the_sharpness_is_in_the_result_and_in_every_derived_object(run: Run, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in")
+    model = write_thin(tmp_path / "model", adversarial=random_thin(seed=1), sharpness=0.25)
+    for options, sharpness in (([], 0.25), (["--sharpness", "1"], 1.0)):
+        out = tmp_path / f"out-{sharpness}"
+        ran = run("infer", tmp_path / "in", out, "--model", model, *options, "--json")
+        assert json.loads(ran.out)["sharpness"] == sharpness
+        for path in out.iterdir():
+            assert f") at sharpness {sharpness:g}. Source" in dcmread(path).DerivationDescription
 
 
 def test_a_folder_without_dicom_is_a_sentence(run: Run, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _assert_delivered_once(node: Node, pacs: MisbehavingPacs) -> None:
 def test_a_service_killed_at_a_seam_ends_the_work_once_after_its_next_start(tmp_path: Path, seam: str) -> None:
     with MisbehavingPacs() as pacs, running_node(tmp_path / "node", "--kill", seam, pacs_port=pacs.port) as node:
         _send(node, tmp_path / "thick")
-        wait_until(lambda: node.is_over, 60, f"the service is killed at {seam}")
+        wait_until(lambda: node.is_over, 120, f"the service is killed at {seam}")
         node.start()
         _assert_delivered_once(node, pacs)
         assert node.stop() == 0

@@ -28,7 +28,7 @@ def _wait_for_revision(node: Node, revision: int, job_state: str) -> None:
         job = node.job(line.id)  # one look for both: between two, the job of the next revision may be planned
         return (job.revision, job.state) == (revision, job_state)
 
-    wait_until(reached, 60, f"the job of revision {revision} is {job_state}")
+    wait_until(reached, 120, f"the job of revision {revision} is {job_state}")
 
 
 def test_before_a_delivery_began_only_the_new_revision_goes_out(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_an_outlier_of_a_network_costs_the_others_one_bit_at_most(tmp_path: Path
     source = Case(scaling=_scanner_like, bits=12, is_signed=False, thickness_mm=2.0).datasets(_noise())
 
     def outlier(thick: Volume) -> Volume:
-        thin = CubicDc().generate(thick, thin_grid(thick, RATIO), device="cpu")
+        thin = CubicDc().generate(thick, thin_grid(thick, RATIO), device="cpu").thin
         thin.voxels[0, 3, 4] = 1e9
         return thin
 
@@ -209,7 +209,7 @@ def test_a_model_that_puts_nothing_back_keeps_its_own_averages_and_says_how_far_
     source = Case(scaling=_one_for_all, bits=12, is_signed=False).datasets(_noise() * 0.5)
 
     def brighter(thick: Volume) -> Volume:
-        thin = CubicDc().generate(thick, thin_grid(thick, RATIO), device="cpu")
+        thin = CubicDc().generate(thick, thin_grid(thick, RATIO), device="cpu").thin
         return replace(thin, voxels=thin.voxels + np.float32(40.0))
 
     made = made_from(write_datasets(tmp_path, source), RATIO, generate=brighter, consistency=False)

@@ -339,6 +339,15 @@ def test_once_its_share_of_the_disk_is_taken_nothing_more_is_set_aside_and_the_s
     assert node.send(again[1:2]) == [0x0000]
 
 
+def test_an_association_that_fills_the_quarantine_is_told_so_at_its_next_object(
+    node: QuietNode, made: list[Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "ASIDE_SHARE_PERCENT", 1e-9)
+    again = changed(made, PatientName="Right^Name")
+    assert node.send([*made, *again]) == [0x0000] * (len(made) + 1) + [0xA700] * (len(again) - 1)
+    assert len(list(node.archive.quarantine_folder.iterdir())) == 1
+
+
 @pytest.mark.parametrize("comes_again", [True, False])
 def test_a_file_that_a_crash_left_without_a_row_belongs_to_its_series(
     tmp_path: Path, made: list[Dataset], comes_again: bool, monkeypatch: pytest.MonkeyPatch

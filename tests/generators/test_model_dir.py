@@ -165,6 +165,17 @@ def test_a_mistake_in_a_card_is_named_by_its_key(folder: Path, old: str, new: st
     assert str(folder / "card.toml") in caught.value.sentence
 
 
+def test_a_sharpness_and_a_second_set_of_weights_belong_together(tmp_path: Path) -> None:
+    together = r"sharpness and adversarial\.safetensors belong together"
+    with pytest.raises(ModelError, match=together):
+        write_thin(tmp_path / "set", adversarial=random_thin(seed=1))
+    with pytest.raises(ModelError, match=together):
+        write_thin(tmp_path / "card", sharpness=0.5)
+    whole = write_thin(tmp_path / "whole", adversarial=random_thin(seed=1), sharpness=0.5)
+    assert model_dir.model_facts(whole).sharpness == 0.5
+    assert model_dir.model_facts(write_thin(tmp_path / "one")).sharpness is None
+
+
 def test_one_person_cannot_stand_in_two_splits() -> None:
     """Mutual exclusion by subject, not by file: two volumes of one head are one head."""
     rows = [DataRow(volume=split, subject="one", split=split, licence="MIT") for split in ("train", "validation")]

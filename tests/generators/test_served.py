@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from dicomnode.errors import ModelError
-from dicomnode.generators import infer, model_dir
+from dicomnode.generators import infer, model_dir, served
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.generators.kinds import Kind
 from dicomnode.generators.model_dir import load_generator
-from dicomnode.generators.served import paper_planes
+from dicomnode.generators.served import REPEATED_PIXELS, paper_planes
 from dicomnode.generators.srcnn import SRCNN
 from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.body import body_scale
@@ -31,6 +32,7 @@ from tests.support.model_folders import (
     write_thin,
     write_vdsr,
 )
+from tests.support.shared import WEIGHTS, needs_shared
 
 FloatArray = NDArray[np.float32]
 
@@ -58,11 +60,11 @@ def random_vdsr() -> VDSR:
 
 
 def derived(folder: Path, thick: Volume, ratio: int) -> FloatArray:
-    return load_generator(folder).generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+    return load_generator(folder).generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
 
 
 def cubic_dc_of(thick: Volume, ratio: int) -> FloatArray:
-    return CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").voxels
+    return CubicDc().generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
 
 
 def near(found: FloatArray, expected: FloatArray) -> bool:
@@ -78,15 +80,61 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_float32")
 @pytest.mark.parametrize(("slices", "window"), [(1, 3), (2, 5), (6, 5)])
 def test_thin_adds_the_residual_of_each_window_to_cubic_dc(tmp_path: Path, slices: int, window: int) -> None:
-    """Without the projection; windows made by hand, all in one batch."""
+    """Without the projection; windows made by hand, all in one batch, each slice larger by its repeated border."""
     net, thick, ratio = random_thin(window=window), random_stack(slices, 19, 22), 3
-    scale, reach = body_scale(thick.voxels), window // 2
-    padded = np.pad(thick.voxels, ((reach, reach), (0, 0), (0, 0)), mode="edge") / scale
+    scale, reach, edge = body_scale(thick.voxels), window // 2, REPEATED_PIXELS
+    padded = np.pad(thick.voxels, ((reach, reach), (edge, edge), (edge, edge)), mode="edge") / scale
     windows = np.stack([padded[start : start + window] for start in range(slices)]).astype(np.float32)
     with torch.inference_mode():
-        residuals = net(torch.from_numpy(windows), ratio).numpy().reshape(slices * ratio, 19, 22)
+        residuals = net(torch.from_numpy(windows), ratio).numpy()[..., edge : edge + 19, edge : edge + 22]
+    residuals = residuals.reshape(slices * ratio, 19, 22)
     found = derived(write_thin(tmp_path, net=net, consistency=False), thick, ratio)
     assert near(found, cubic_dc_of(thick, ratio) + residuals * scale)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["thin", *(pytest.param(WEIGHTS / name, id=name, marks=needs_shared) for name in ("thin-amx", "thin-amx-sharp"))],
+)
+@pytest.mark.parametrize("ratio", [3, 4, 5])
+def test_a_trained_model_keeps_a_constant_and_a_ramp_up_to_the_border_of_the_picture(
+    model: str | Path, ratio: int
+) -> None:
+    """Nothing is to be invented where there is nothing; of the ramp, the ends are left out, where cubic-dc bends it."""
+    slices, generator = 12, load_generator(model)
+    flat = random_stack(slices, 64, 64)
+    rise = np.linspace(0.0, 1.0, slices, dtype=np.float32)[:, None, None]
+
+    def thin(voxels: FloatArray) -> FloatArray:
+        thick = replace(flat, voxels=np.broadcast_to(voxels, flat.voxels.shape).copy())
+        return generator.generate(thick, thin_grid(thick, ratio), device="cpu").thin.voxels
+
+    assert np.abs(thin(np.float32(0.5) * np.ones_like(rise)) - 0.5).max() <= 0.002
+    expected = ((np.arange(slices * ratio) + 0.5) / ratio - 0.5) / (slices - 1)
+    middle = slice(2 * ratio, -2 * ratio)
+    assert np.abs(thin(rise)[middle] - expected[middle, None, None]).max() <= 0.005
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_the_network_runs_around_the_body_only_and_the_body_does_not_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body in the corner of a large field: exact in it and its margin, cubic-dc far from it, no pixel in between."""
+    body, folder = (slice(0, 41), slice(30, 93)), write_thin(tmp_path)
+    voxels = np.random.default_rng(3).random((4, 180, 200), dtype=np.float32) * 10
+    voxels[:, *body] += 500
+    thick = replace(random_stack(4, 180, 200), voxels=voxels)
+    found = derived(folder, thick, 3)
+    monkeypatch.setattr(served, "body_rectangle", lambda _voxels, _scale, _margin: (slice(0, 180), slice(0, 200)))
+    whole = derived(folder, thick, 3)
+
+    grown = (slice(0, 41 + served.BODY_MARGIN), slice(30 - served.BODY_MARGIN, 93 + served.BODY_MARGIN))
+    assert np.abs(found - whole)[:, *grown].max() < 1e-6 * np.abs(whole).max()
+    reach = served.BODY_MARGIN + 14 + 4  # two blocks see 14 pixels far; the body is seen on squares of four
+    base = cubic_dc_of(thick, 3)
+    for beyond in ((slice(None), slice(41 + reach, None)), (slice(None), slice(None), slice(93 + reach, None))):
+        assert np.abs(found[beyond] - base[beyond]).max() < 0.01, "projected once more, and otherwise untouched"
+        assert np.abs(whole[beyond] - base[beyond]).max() > 1.0, "a network that changes nothing proves nothing"
 
 
 @pytest.mark.usefixtures("in_float32")
@@ -156,7 +204,7 @@ def test_the_result_lies_on_the_grid_and_the_stack_is_untouched(tmp_path: Path, 
     thick = random_stack(3, 20, 11)
     before, grid = thick.voxels.copy(), thin_grid(thick, 4)
     shares: list[float] = []
-    thin = load_generator(WRITERS[kind](tmp_path)).generate(thick, grid, device="cpu", progress=shares.append)
+    thin = load_generator(WRITERS[kind](tmp_path)).generate(thick, grid, device="cpu", progress=shares.append).thin
     assert thin.voxels.shape == (12, 20, 11)
     assert thin.voxels.dtype == np.float32
     assert thin.slice_spacing_mm == pytest.approx(1.25)
@@ -202,6 +250,29 @@ def test_a_weight_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     net.join.weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(ModelError, match="is not a number"):
         load_generator(write_thin(tmp_path, net=net))
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_sharpness_interpolates_each_weight_between_the_two_sets(tmp_path: Path) -> None:
+    fidelity, adversarial, middle = random_thin(), random_thin(seed=1), random_thin()
+    for weight, sharp in zip(middle.parameters(), adversarial.parameters(), strict=True):
+        weight.data = 0.75 * weight.data + 0.25 * sharp.data
+    both = load_generator(write_thin(tmp_path / "both", net=fidelity, adversarial=adversarial, sharpness=0.25))
+    thick = random_stack(6, 12, 10)
+    ends = [(both.at(0.0), fidelity), (both.at(1.0), adversarial), (both, middle), (both.at(1.0).at(0.25), middle)]
+    for number, (generator, net) in enumerate(ends):
+        expected = derived(write_thin(tmp_path / str(number), net=net), thick, 3)
+        found = generator.generate(thick, thin_grid(thick, 3), device="cpu").thin.voxels
+        assert near(found, expected)
+    assert [generator.sharpness for generator, _ in ends] == [0.0, 1.0, 0.25, 0.25]
+    assert {generator.digest for generator, _ in ends} == {both.digest}
+
+
+def test_there_is_no_sharpness_to_choose_where_there_is_one_set_of_weights(tmp_path: Path) -> None:
+    for generator in (load_generator(write_thin(tmp_path)), CubicDc()):
+        assert generator.sharpness is None
+        with pytest.raises(ModelError, match=f"^Model {generator.name} does not have two sets of weights"):
+            generator.at(0.5)
 
 
 def test_a_generator_says_what_it_is(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dicomnode.imaging.body import body_box, body_mask, body_scale
+from dicomnode.imaging.body import body_box, body_mask, body_rectangle, body_scale
 
 
 def ball(radius: float, *, extent: int = 40) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -48,3 +48,15 @@ def test_the_box_holds_the_mask_tightly() -> None:
     mask[2, 3, 4] = mask[5, 3, 8] = True
     assert body_box(mask) == (slice(2, 6), slice(3, 4), slice(4, 9))
     assert mask[body_box(np.zeros_like(mask))].shape == mask.shape
+
+
+def test_the_rectangle_holds_the_body_of_every_slice_and_a_margin() -> None:
+    voxels = np.abs(np.random.default_rng(0).normal(0, 20, (3, 61, 83))).astype(np.float32)  # the noise of air
+    voxels[0, 20:30, 40:50] += 500
+    voxels[2, 33:34, 60:61] += 5000  # a single pixel that is bright enough for its square
+    rows, columns = body_rectangle(voxels, 500.0, 5)
+    assert (rows.start, rows.stop, columns.start, columns.stop) == (12, 41, 32, 69)
+
+
+def test_the_rectangle_of_air_is_the_whole_plane() -> None:
+    assert body_rectangle(np.zeros((2, 9, 7), dtype=np.float32), 1.0, 3) == (slice(0, 9), slice(0, 7))

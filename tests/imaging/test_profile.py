@@ -17,6 +17,8 @@ from dicomnode.imaging.profile import (
     consistency_operator,
     profile_matrix,
     profile_weight,
+    slab_weights,
+    spline_coefficients,
     spline_matrix,
     thin_grid,
 )
@@ -121,6 +123,16 @@ def test_the_spline_matrix_is_the_interpolating_cubic_spline(slices: int, ratio:
     np.testing.assert_allclose(spline_matrix(slices, ratio), spline(positions), atol=1e-6)
 
 
+@given(slice_counts, st.integers(0, 2**32 - 1))
+def test_the_coefficients_are_those_of_the_spline_through_repeated_end_slices(slices: int, seed: int) -> None:
+    thick = np.random.default_rng(seed).random(slices, dtype=np.float32)
+    repeated = np.pad(thick.astype(np.float64), 30, mode="edge")
+    spline = interpolate.make_interp_spline(np.arange(-30, slices + 30), repeated, k=3)
+    # scipy leaves out a knot at each end, so its coefficients are shifted by one; far outside all are the end slice.
+    expected = spline.c[28 : 28 + slices + 4]
+    np.testing.assert_allclose(spline_coefficients(thick[:, None])[:, 0], expected, atol=1e-5)
+
+
 @given(slice_counts, ratios, st.sampled_from([0.5, 0.8, 0.9, 1.0]), st.integers(0, 2**32 - 1))
 def test_averaging_cubic_dc_gives_back_what_was_measured(slices: int, ratio: int, thickness: float, seed: int) -> None:
     """Up to λ = 1e-3 of what plain interpolation misses."""
@@ -147,6 +159,8 @@ def test_a_single_slice_becomes_its_copies() -> None:
 def test_shared_matrices_cannot_be_altered() -> None:
     with pytest.raises(ValueError, match="read-only"):
         consistency(3, 2, 1.0).cubic_dc[0, 0] = 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        slab_weights(2, 1.0).cubic_dc[0, 0] = 1.0
 
 
 @pytest.mark.parametrize(

@@ -43,18 +43,22 @@ def instance(series: SeriesId, number: int) -> StoredInstance:
 
 
 class Gate:
-    """Stands before the ledger: records batches, holds them back, fails on a poisoned one."""
+    """Stands before the ledger: records batches, holds them back, is stuck at one size, fails on a poisoned one."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.batches: list[int] = []
         self.open = threading.Event()
+        self.stuck = 0
+        self.unstuck = threading.Event()
         self.poison: str | None = None
         self.error: Exception = LedgerError("The ledger failed.")
 
     def accept(self, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
         self.batches.append(len(instances))
         self.open.wait(20)
+        if len(instances) == self.stuck:
+            self.unstuck.wait(20)
         if any(one.sop_instance_uid == self.poison for one in instances):
             raise self.error
         return self._ledger.accept(instances)
@@ -129,23 +133,30 @@ def test_whose_commit_has_begun_and_does_not_end_is_told_that_nobody_knows(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file must then stay: the row may still come."""
+    monkeypatch.setattr(commit, "TURN_TIMEOUT_S", 0.5)
     gate = Gate(ledger)
+    gate.stuck = 2
     group = GroupCommit(gate)  # type: ignore[arg-type]  # a ledger, as far as a commit needs one
     series = ledger.series_for("1.2")
-    found: list[Exception] = []
+    found: list[str] = []
 
-    def run() -> None:
+    def run(one: StoredInstance) -> None:
         try:
-            group.accept(instance(series, 2))
-        except OutcomeUnknownError as exc:
-            found.append(exc)
+            group.accept(one)
+        except OutcomeUnknownError:
+            found.append(one.sop_instance_uid)
 
-    group._turn.acquire()
-    waiting = threading.Thread(target=run)
-    monkeypatch.setattr(commit, "TURN_TIMEOUT_S", 0.3)
-    waiting.start()
-    wait_until(lambda: len(group._waiting) == 1)
-    group._waiting.clear()  # as the thread whose turn it is does when it begins
-    waiting.join(30)
-    group._turn.release()
-    assert len(found) == 1
+    threads = [threading.Thread(target=run, args=(instance(series, number),)) for number in (1, 2, 3)]
+    threads[0].start()
+    wait_until(lambda: gate.batches == [1])
+    for waiting, thread in enumerate(threads[1:], start=1):
+        thread.start()
+        wait_until(lambda: len(group._waiting) == waiting)  # noqa: B023 (asked at once)
+    gate.open.set()
+    threads[2].join(20)
+    assert found == ["1.2.3.3"]
+    gate.unstuck.set()
+    for thread in threads:
+        thread.join(20)
+    assert gate.batches == [1, 2]
+    assert len(ledger.instances_of(series, 1)) == 3

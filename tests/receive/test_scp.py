@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless, generate_uid
 
 from dicomnode.archive import FileState
 from dicomnode.errors import SettingsError
 from dicomnode.ids import AeTitle, digest
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.values import KnownInstance
 from dicomnode.receive.association import Association
 from dicomnode.receive.scp import Receiver
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings.models import NodeSettings, PeerSettings
+from tests.ledger.scene import derived, plan_for
 from tests.receive.receiving_node import LOOPBACK, ReceivingNode, receiving_node
 from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.dicom import (
@@ -89,6 +89,22 @@ def at_checkpoint() -> Iterator[Callable[[str, Callable[[], None]], None]]:
 
 def store(client: RawClient, one: Made, **how: int) -> int:
     return client.store(one.sop_class_uid, one.sop_instance_uid, one.dataset, **how)
+
+
+def derived_instance(node: ReceivingNode) -> str:
+    """Receive one image and let a job derive one from it; the SOP Instance UID of that one, whose file is not there."""
+    source = made(1)
+    with raw_client(node.port) as other:
+        other.associate()
+        assert store(other, source) == 0x0000
+    series = node.ledger.series_for(source.series_uid)
+    assert node.ledger.settle(series, 1, note="")
+    assert node.ledger.plan(series, 1, plan_for())
+    job = node.ledger.claim_job("worker", lease_s=60)
+    assert job is not None
+    output = derived(1)
+    assert node.ledger.finish_job(job, output)
+    return output.instances[0].sop_instance_uid
 
 
 def fail_with(number: int) -> Callable[[], None]:
@@ -177,25 +193,19 @@ def test_the_same_uid_in_another_encoding_is_set_aside(node: ReceivingNode, clie
     assert len(node.quarantined()) == 1
 
 
+@pytest.mark.parametrize("brought_before", [0, 1])
 def test_our_own_output_coming_back_is_success_and_not_stored(
-    node: ReceivingNode, client: RawClient, monkeypatch: pytest.MonkeyPatch
+    node: ReceivingNode, client: RawClient, brought_before: int
 ) -> None:
-    one = made(1)
-    assert store(client, one) == 0x0000
-    known = node.ledger.find_instance(one.sop_instance_uid)
-    assert known is not None
-    derived = KnownInstance(
-        file=known.file,
-        id=known.id,
-        series=known.series,
-        sha256="0" * 64,
-        transfer_syntax_uid=EXPLICIT,
-        is_derived=True,
-    )
-    monkeypatch.setattr(node.ledger, "find_instance", lambda _uid: derived)
-    assert store(client, one) == 0x0000
-    assert len(node.files()) == 1
+    """As from a PACS that has it under a Series Instance UID of its own, alone or after images that are not ours."""
+    output = derived_instance(node)
+    series_uid = generate_uid()
+    for number in range(brought_before):
+        assert store(client, made(number, series_uid=series_uid)) == 0x0000
+    assert store(client, made(7, series_uid=series_uid, sop_instance_uid=output)) == 0x0000
+    assert len(node.files()) == 1 + brought_before
     assert not node.quarantined()
+    assert (node.ledger.find_series(series_uid) is not None) == bool(brought_before)
 
 
 @pytest.mark.parametrize(

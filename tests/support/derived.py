@@ -70,7 +70,7 @@ def made_from(
     """The derived series of the files at ``paths``."""
     stack = load_volume(read_frames(paths))
     grid = thin_grid(stack.volume, ratio)
-    thin = generate(stack.volume) if generate else CubicDc().generate(stack.volume, grid, device="cpu")
+    thin = generate(stack.volume) if generate else CubicDc().generate(stack.volume, grid, device="cpu").thin
     derivation = derive(stack, thin, plan, consistency=consistency)
     files = list(derivation.files())
     assert len(files) == derivation.count == ratio * len(stack.headers)

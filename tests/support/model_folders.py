@@ -46,9 +46,9 @@ def random_stack(slices: int, height: int, width: int, *, seed: int = 0) -> Volu
     )
 
 
-def random_thin(*, window: int = 3, channels: int = 8, blocks: int = 2) -> ThinNet:
+def random_thin(*, window: int = 3, channels: int = 8, blocks: int = 2, seed: int = 0) -> ThinNet:
     """A network whose every weight matters: none is zero, as tails and biases are at the start of training."""
-    return _randomised(ThinNet(window=window, channels=channels, blocks=blocks))
+    return _randomised(ThinNet(window=window, channels=channels, blocks=blocks), seed)
 
 
 def random_srresnet(*, outputs: int, channels: int = 8, blocks: int = 2) -> SRResNet:
@@ -64,10 +64,15 @@ def random_srresnet(*, outputs: int, channels: int = 8, blocks: int = 2) -> SRRe
     return net.eval()
 
 
-def write_thin(folder: Path, *, net: ThinNet | None = None, **changes: object) -> Path:
+def write_thin(
+    folder: Path, *, net: ThinNet | None = None, adversarial: ThinNet | None = None, **changes: object
+) -> Path:
     """A sealed directory of the kind ``thin``; ``changes`` go into its card."""
     net = net or random_thin()
     shape = {"window": net.window, "channels": net.join.out_channels, "blocks": len(net.blocks)}
+    if adversarial is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / model_dir.ADVERSARIAL_FILE).write_bytes(save(adversarial.state_dict()))
     return _write(folder, Kind.THIN, shape, net, changes)
 
 
@@ -99,8 +104,8 @@ def _write(folder: Path, kind: Kind, shape: Mapping[str, int], net: nn.Module, c
     return folder
 
 
-def _randomised(net: ThinNet) -> ThinNet:
-    generator = torch.Generator().manual_seed(0)
+def _randomised(net: ThinNet, seed: int) -> ThinNet:
+    generator = torch.Generator().manual_seed(seed)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.05, generator=generator)
     return net.eval()

@@ -250,7 +250,7 @@ def test_a_job_that_a_later_version_planned_is_held_with_a_sentence_and_the_othe
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = DerivationParameters.text
-    monkeypatch.setattr(DerivationParameters, "text", lambda self: text(self).replace("{", '{"sharpness":1,'))
+    monkeypatch.setattr(DerivationParameters, "text", lambda self: text(self).replace("{", '{"gain":1,'))
     later = house.planned()
     monkeypatch.undo()
     ours = house.planned()
@@ -258,7 +258,7 @@ def test_a_job_that_a_later_version_planned_is_held_with_a_sentence_and_the_othe
         assert house.wait_for(ours, "done").attempts == 0
         held = house.wait_for(later, "held")
     assert held.reason == "parameters"
-    assert held.sentence.startswith("The job was planned with sharpness, which this version of the node does not know.")
+    assert held.sentence.startswith("The job was planned with gain, which this version of the node does not know.")
     house.ledger.retry_series(later, "operator")
     assert house.ledger.plan(later, 1, PlannedJob(parameters=pinned(), deliver_to=(), sentence="planned anew"))
     assert [line.state for line in house.reader.series_show(later).jobs] == ["cancelled", "queued"]

@@ -21,6 +21,7 @@ from trainer.data.partners import find_pairs
 from trainer.data.sources import Role, Series, Source, Split
 from trainer.features import Features
 from trainer.judging.cases import Case, Selection, cases_of, is_thin, judged_sources, prepare
+from trainer.judging.dial import DialRow, dial_rows
 from trainer.judging.figures import Figure, FigureStyle, is_shown, pair_figure, reformat_figures
 from trainer.judging.judge import Judged, Row, judge, progress_line
 from trainer.judging.methods import BASELINE, Method, load_methods, thinned
@@ -49,6 +50,7 @@ class Request:
     inventory: Path | None = None
     sources: tuple[Source, ...] = ()  # instead of both, by who knows them already
     models: tuple[str | Path, ...] = ()
+    sharpness: tuple[float, ...] = ()  # at which models with two sets of weights are judged; (): as their cards say
     selection: Selection = Selection()  # noqa: RUF009 (frozen)
     device: str = "cpu"
     features: Features | None = None
@@ -71,6 +73,7 @@ class MethodFacts:
     ratios: tuple[int, int]
     is_model: bool
     is_projected: bool  # onto what was measured
+    sharpness: float | None  # None: it does not have two sets of weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,7 @@ class Evaluation:
     comparisons: tuple[ComparisonRow, ...]
     paper_table: tuple[PairRow, ...]
     probes: tuple[Probe, ...]
+    dial: tuple[DialRow, ...]  # of models that were judged at sharpness 0 and at others
     notes: tuple[str, ...]  # what was not computed, and why
 
 
@@ -97,7 +101,7 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
     trained on a subject it is to be judged on.
     """
     choose_device(request.device)
-    methods = load_methods(request.models)
+    methods = load_methods(request.models, request.sharpness)
     notes: list[str] = []
     found, series = find_sources(request, note=notes.append)
     judged = judged_sources(found, request.selection)
@@ -158,6 +162,7 @@ def _evaluation(
                 ratios=method.ratios,
                 is_model=method.is_model,
                 is_projected=method.is_projected,
+                sharpness=method.generator.sharpness,
             )
             for method in methods
         ),
@@ -168,8 +173,19 @@ def _evaluation(
         comparisons=tuple(comparison_rows(subjects)),
         paper_table=tuple(table),
         probes=tuple(probes),
+        dial=tuple(_dial(methods, rows, probes)),
         notes=tuple(notes),
     )
+
+
+def _dial(methods: Sequence[Method], rows: Sequence[Row], probes: Sequence[Probe]) -> Iterator[DialRow]:
+    turned: dict[str, dict[float, str]] = {}
+    for method in methods:
+        if method.generator.sharpness is not None and not method.is_twin:
+            turned.setdefault(method.model, {})[method.generator.sharpness] = method.name
+    for model, names in turned.items():
+        if 0.0 in names:
+            yield from dial_rows(model, names, rows, probes)
 
 
 def find_sources(request: Request, *, note: Report) -> tuple[tuple[Source, ...], tuple[Series, ...]]:

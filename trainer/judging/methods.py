@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.generators import cubic_dc, model_dir
-from dicomnode.generators.base import Generator, Progress, thin_volume
+from dicomnode.generators.base import Generated, Generator, Progress, no_sharpness, thin_volume
 from dicomnode.generators.infer import restore_measured
 from dicomnode.generators.kinds import NETWORKS, NetworkKind
 from dicomnode.generators.served import ServedNetwork
@@ -24,7 +25,6 @@ from dicomnode.imaging.profile import (
     Matrix,
     ThinGrid,
     assumed_thickness_over_spacing,
-    consistency,
     spline_matrix,
     thin_grid,
 )
@@ -53,14 +53,23 @@ class Interpolation:
         """Nothing is put back."""
         return False
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    @property
+    def sharpness(self) -> float | None:
+        """There is nothing to choose from."""
+        return None
+
+    def at(self, sharpness: float) -> Self:
+        """Always an error: nothing was learned here."""
+        raise no_sharpness(self.name, sharpness)
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """One matrix product; ``device`` is not used."""
         del device
         matrix = self.matrix(len(thick.voxels), grid.ratio).astype(np.float32)
         voxels = np.tensordot(matrix, thick.voxels, axes=1)
         if progress is not None:
             progress(1.0)
-        return thin_volume(voxels, thick, grid)
+        return Generated(thin=thin_volume(voxels, thick, grid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,6 +84,7 @@ class Method:
     is_projected: bool = False  # onto what was measured
     is_model: bool = False
     is_twin: bool = False  # of the method before it: the same network, not projected
+    model: str = ""  # the name without the sharpness; of a model
 
     @property
     def network(self) -> NetworkKind | None:
@@ -83,7 +93,7 @@ class Method:
 
     def thin(self, thick: Volume, ratio: int, *, device: str) -> FloatArray:
         """(n·ratio, H, W) in the units of ``thick``."""
-        return self.generator.generate(thick, thin_grid(thick, ratio), device=device).voxels
+        return self.generator.generate(thick, thin_grid(thick, ratio), device=device).thin.voxels
 
     def serves(self, ratio: int) -> bool:
         """Was it made for that ratio?"""
@@ -107,8 +117,7 @@ def thinned(
             continue
         plain = twin.thin(thick, ratio, device=device)
         projected = plain.copy()
-        matrices = consistency(len(thick.voxels), ratio, assumed_thickness_over_spacing(thick))
-        restore_measured(projected, thick.voxels, matrices)
+        restore_measured(projected, thick.voxels, assumed_thickness_over_spacing(thick))
         yield method, projected
         yield twin, plain
 
@@ -138,8 +147,11 @@ def baselines() -> tuple[Method, ...]:
     )
 
 
-def load_methods(models: Sequence[str | Path]) -> tuple[Method, ...]:
-    """The baselines and the models, by name or directory; ModelError where one is not whole."""
+def load_methods(models: Sequence[str | Path], sharpness: Sequence[float] = ()) -> tuple[Method, ...]:
+    """The baselines and the models, by name or directory; ModelError where one is not whole.
+
+    A model with two sets of weights is judged at each ``sharpness``, where none is given at the one of its card.
+    """
     served = {}
     for model in models:
         generator = model_dir.load_generator(model)
@@ -150,7 +162,12 @@ def load_methods(models: Sequence[str | Path]) -> tuple[Method, ...]:
     for generator in served.values():
         is_one_of_several = names.count(generator.name) > 1
         name = f"{generator.name} {generator.digest[:SHOWN_DIGEST]}" if is_one_of_several else generator.name
-        found.extend(as_methods(generator, name))
+        if generator.sharpness is None or not sharpness:
+            found.extend(as_methods(generator, name))
+            continue
+        for share in sharpness:
+            at = as_methods(generator.at(share), f"{name} at {share:g}")
+            found.extend(dataclasses.replace(method, model=name) for method in at)
     return tuple(found)
 
 
@@ -167,6 +184,7 @@ def as_methods(generator: ServedNetwork, name: str) -> Iterator[Method]:
             is_projected=one.consistency,
             is_model=True,
             is_twin=one is not generator,
+            model=name,
         )
 
     yield method(name, generator)

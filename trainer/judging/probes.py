@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from dicomnode.imaging.profile import profile_matrix
 from dicomnode.imaging.volume import Volume
@@ -28,6 +29,12 @@ LESION_CONTRAST = 0.3  # of the scale
 LESION_EXTENTS = (0.5, 1.0, 2.0)  # along z, in thick slices
 LESION_TISSUE = 0.25  # lesions go where the scan is brighter than this: into tissue
 LESION_MARGIN_SLICES, LESION_MARGIN_PIXELS = 3, 8  # from the volume's faces: thick slices, pixels
+# Invented structure: as large as half a lesion of the middle length, and as strong as half of one.
+BLOB_SMOOTHING_VOXELS = 1.0
+BLOB_CONTRAST = LESION_CONTRAST / 2
+BLOB_VOLUME_SHARE = 0.5
+LESION = "lesion"
+BLOBS = "blobs that are not in the truth: how many"
 SEED = 7
 PROBED_PLANE, PROBED_RATIO = 0, 4
 
@@ -90,13 +97,14 @@ def _figures(method: Method, case: Case, device: str) -> Iterator[tuple[tuple[st
 
     profile = profile_matrix(len(case.truth) // case.ratio, case.ratio).astype(np.float32)
     healthy = thin(np.tensordot(profile, case.truth, axes=1))
+    yield (BLOBS, case.label), float(count_blobs(healthy, case))
     for extent in LESION_EXTENTS:
         lesions = draw_lesions(case, extent)
         for sign, word in ((1.0, "bright"), (-1.0, "dark")):
             changed = case.truth + np.float32(sign * LESION_CONTRAST) * lesions
             difference = thin(np.tensordot(profile, changed, axes=1)) - healthy
             recovered = float(difference[lesions > 0].mean()) / (sign * LESION_CONTRAST)
-            what = f"{word} lesion, {extent:g} × slice spacing long: share of its contrast recovered"
+            what = f"{word} {LESION}, {extent:g} × slice spacing long: share of its contrast recovered"
             yield (what, case.label), recovered
 
 
@@ -116,6 +124,20 @@ def draw_lesions(case: Case, extent: float) -> FloatArray:
         grid = np.stack(np.meshgrid(*(np.arange(b.start, b.stop) for b in box), indexing="ij"), axis=-1)
         lesions[box][(((grid - centre) / radii) ** 2).sum(axis=-1) <= 1.0] = 1.0
     return lesions
+
+
+def count_blobs(thin: FloatArray, case: Case) -> int:
+    """Connected regions of the body that differ from the truth by half a lesion's contrast, as large as half a lesion.
+
+    Interpolation makes such regions, too: a slab that is spread over its neighbours lies beside its truth.
+    """
+    deviation = ndimage.gaussian_filter(thin - case.truth, BLOB_SMOOTHING_VOXELS)
+    volume = 4 / 3 * np.pi * (case.ratio / 2) * LESION_RADIUS_PIXELS**2
+    count = 0
+    for sign in (1, -1):
+        labels, _ = ndimage.label((sign * deviation > BLOB_CONTRAST) & case.mask)
+        count += int((np.bincount(labels.ravel())[1:] >= BLOB_VOLUME_SHARE * volume).sum())
+    return count
 
 
 def _with_voxels(template: Volume, voxels: FloatArray) -> Volume:

@@ -21,6 +21,7 @@ from trainer.judging.tables import (
     aligned,
     case_table,
     comparison_table,
+    dial_table,
     group_tables,
     method_table,
     paper_table,
@@ -41,7 +42,7 @@ def to_json(evaluation: Evaluation) -> str:
 def lines(evaluation: Evaluation) -> Iterator[str]:
     """For a terminal: the subjects, what they say together, pairs, probes, and what was not computed."""
     tables = [*subject_tables(evaluation), *group_tables(evaluation), comparison_table(evaluation)]
-    tables += [paper_table(evaluation), probe_table(evaluation)]
+    tables += [paper_table(evaluation), probe_table(evaluation), dial_table(evaluation)]
     for table in tables:
         if table.rows:
             yield table.caption
@@ -74,6 +75,7 @@ def to_html(evaluation: Evaluation, figures: Sequence[Figure]) -> str:
         subjects=subject_tables(evaluation),
         paper=paper_table(evaluation),
         probes=probe_table(evaluation),
+        dial=dial_table(evaluation),
         cases=case_table(evaluation),
         notes=evaluation.notes,
     )

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from trainer.judging.dial import default_sharpness
 from trainer.judging.evaluate import Evaluation
 from trainer.judging.methods import BASELINE
 from trainer.judging.summary import MEASURES, MethodRow, SubjectRow
@@ -175,6 +176,32 @@ def probe_table(evaluation: Evaluation) -> Table:
             for one in evaluation.probes
         ),
         texts=3,
+    )
+
+
+def dial_table(evaluation: Evaluation) -> Table:
+    """What each sharpness of a model does to what counts, at the place where it does worst."""
+    chosen = {
+        model: default_sharpness([row for row in evaluation.dial if row.model == model])
+        for model in dict.fromkeys(row.model for row in evaluation.dial)
+    }
+    words = ", ".join(f"{model}: {sharpness:g}" for model, sharpness in chosen.items())
+    return Table(
+        caption=f"Sharpness, against sharpness 0; default by these conditions: {words}",
+        headings=("model", "sharpness", "condition", "where it is met least", "", "worst"),
+        rows=tuple(
+            (
+                row.model,
+                f"{row.sharpness:g}",
+                condition.what,
+                condition.where,
+                "met" if condition.holds else "MISSED",
+                _number(condition.worst, PROBE_DIGITS),
+            )
+            for row in evaluation.dial
+            for condition in row.conditions
+        ),
+        texts=5,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -55,7 +55,7 @@ SLICE_FAILURE = (
 )
 GAN_FAILURE = (
     "Its last stage was trained against a discriminator: fine texture may be invented, and PSNR is below that of the "
-    "stage before."
+    "stage before, the more so the higher the sharpness."
 )
 
 
@@ -93,12 +93,24 @@ class WrittenModel:
     digest: str
 
 
+def refuse_sharpness(recipe: Recipe, sharpness: float | None) -> None:
+    """InputError where no stage of the recipe makes a model with two sets of weights."""
+    if sharpness is not None and not any(_may_have_two(recipe, stage) for stage in range(len(recipe.stage))):
+        raise InputError(
+            f"No stage of the recipe {recipe.name} makes a model with two sets of weights, so a sharpness has no "
+            "effect; nothing was trained.",
+            hint="Leave out --sharpness, or take a recipe such as thin-sharp.",
+        )
+
+
 def write_models(
-    run: Path, *, name: str | None, licence: str | None, report: Callable[[str], None]
+    run: Path, *, name: str | None, licence: str | None, sharpness: float | None = None, report: Callable[[str], None]
 ) -> list[WrittenModel]:
     """The model of each stage of a finished run, in ``RUN/models/<name>``, judged on the validation subjects.
 
-    Judged at one plane and one ratio, as the node serves it, which takes minutes; ``dicomnode evaluate`` judges more.
+    An adversarial stage leaves a model with two sets of weights: those that it began with and its own. ``sharpness``
+    is what its card says, 0 unless it is given. Judged at one plane and one ratio, as the node serves it, which takes
+    minutes; ``dicomnode evaluate`` judges more.
     """
     plan = plans.read(run)
     written = []
@@ -109,9 +121,10 @@ def write_models(
         folder = run / "models" / called
         _refuse_altered(folder)
         with durable.growing_folder(folder, replaces=True) as growing:
-            write_model(run, stage, growing, name=called, licence=licence, judged=Judged())
+            wishes: _Wishes = {"name": called, "licence": licence, "sharpness": sharpness}
+            write_model(run, stage, growing, **wishes, judged=Judged())
             judged = _judge(plan, growing, called, report)
-            digest = write_model(run, stage, growing, name=called, licence=licence, judged=judged)
+            digest = write_model(run, stage, growing, **wishes, judged=judged)
         written.append(WrittenModel(name=called, folder=folder, digest=digest))
     return written
 
@@ -141,7 +154,22 @@ def _judge(plan: Plan, folder: Path, called: str, report: Callable[[str], None])
     return Judged(metrics=card_metrics(evaluation, called), rows_json=to_json(evaluation))
 
 
-def write_model(run: Path, stage: int, folder: Path, *, name: str, licence: str | None = None, judged: Judged) -> str:
+class _Wishes(TypedDict):
+    name: str
+    licence: str | None
+    sharpness: float | None
+
+
+def write_model(
+    run: Path,
+    stage: int,
+    folder: Path,
+    *,
+    name: str,
+    licence: str | None = None,
+    sharpness: float | None = None,
+    judged: Judged,
+) -> str:
     """Write and seal the directory of a finished stage; returns the model's digest.
 
     Weights are half precision, statistics of normalisations single. InputError where the stage is not finished, or
@@ -157,17 +185,54 @@ def write_model(run: Path, stage: int, folder: Path, *, name: str, licence: str 
         )
     net = networks.build(plan.recipe.network)
     set_weights(net, saved.tensors, "generator")
-    card = _card(plan, stage, name, licence, saved.seconds, judged)
+    fidelity = _began_with(run, plan, stage) if _may_have_two(plan.recipe, stage) else None
+    dial = None if fidelity is None else sharpness or 0.0
+    card = _card(plan, stage, name, licence, dial, saved.seconds, judged)
     if folder.exists() and any(path.name not in _FILES for path in folder.iterdir()):
         raise InputError(f"{folder} holds other files; no model was written.", hint="Name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    durable.write_file(folder / model_dir.WEIGHTS_FILE, [safetensors_bytes(_half(net))])
+    durable.write_file(folder / model_dir.WEIGHTS_FILE, [safetensors_bytes(_half(fidelity or net))])
+    if fidelity is not None:
+        durable.write_file(folder / model_dir.ADVERSARIAL_FILE, [safetensors_bytes(_half(net))])
     durable.write_file(folder / model_dir.METRICS_FILE, [judged.rows_json.encode()])
     model_dir.write_card(folder, card)
     return model_dir.seal(folder)
 
 
-_FILES = frozenset({model_dir.WEIGHTS_FILE, model_dir.METRICS_FILE, model_dir.CARD_FILE, model_dir.SUMS_FILE})
+_FILES = frozenset(
+    {
+        model_dir.WEIGHTS_FILE,
+        model_dir.ADVERSARIAL_FILE,
+        model_dir.METRICS_FILE,
+        model_dir.CARD_FILE,
+        model_dir.SUMS_FILE,
+    }
+)
+
+
+def _may_have_two(recipe: Recipe, stage: int) -> bool:
+    """Is it an adversarial stage, of a network whose weights may be interpolated? Statistics may not."""
+    is_adversarial = recipe.stage[stage].discriminator is not None
+    return is_adversarial and not NETWORKS[recipe.network.kind].has_batch_norm
+
+
+def _began_with(run: Path, plan: Plan, stage: int) -> nn.Module | None:
+    """The network as the stage found it: of the stage before it, or of the model begun with; None: at random."""
+    net = networks.build(plan.recipe.network)
+    before = [number for number in range(stage) if plan.steps[number]]
+    if before:
+        saved = checkpoint.load(run / plan.recipe.stage[before[-1]].name / LAST)
+        set_weights(net, saved.tensors, "generator")
+        return net
+    if plan.begin_with is None:
+        return None
+    digest, _ = networks.begin_with(net, plan.begin_with)
+    if digest != plan.begin_digest:
+        raise InputError(
+            f"The model {plan.begin_with} is not the one that the run began with; no model was written.",
+            hint="Put it back, and give the run again with --resume.",
+        )
+    return net
 
 
 def _half(net: nn.Module) -> dict[str, Tensor]:
@@ -186,12 +251,15 @@ def _half(net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _card(plan: Plan, stage: int, name: str, licence: str | None, seconds: float, judged: Judged) -> Card:
+def _card(
+    plan: Plan, stage: int, name: str, licence: str | None, sharpness: float | None, seconds: float, judged: Judged
+) -> Card:
     recipe = plan.recipe
     return Card(
         name=name,
         kind=recipe.network.kind,
         ratios=(min(recipe.samples.ratios), max(recipe.samples.ratios)),
+        sharpness=sharpness,
         licence=licence or (RESTRICTED if _is_restricted(plan) else "MIT"),
         intended_use=INTENDED_USE,
         failure_modes=tuple(_failure_modes(plan, stage)),

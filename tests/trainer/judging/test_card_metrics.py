@@ -21,7 +21,7 @@ def test_a_card_says_gains_by_subject_what_a_wrong_profile_costs_and_the_probes(
     probe = Probe(what="constant 0.5: largest deviation", label="made", method="net", cubic_dc=0.0, model=0.002)
     evaluation = Evaluation(
         seed=0, sources=(), methods=(), features=None, rows=tuple(rows), subjects=tuple(subject_rows(rows)),
-        estimates=(), comparisons=(), paper_table=(), probes=(probe, replace(probe, method="other")), notes=(),
+        estimates=(), comparisons=(), paper_table=(), dial=(), probes=(probe, replace(probe, method="other")), notes=(),
     )  # fmt: skip
     found = {(metric.volume, metric.measure): metric.value for metric in card_metrics(evaluation, "net")}
     over = "ratios 3 to 5, one plane"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio
 
-from dicomnode.generators.base import Progress, thin_volume
+from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
 from dicomnode.generators.thin import ThinNet
 from dicomnode.imaging.profile import ProfileKind, ThinGrid
 from dicomnode.imaging.volume import Volume
@@ -91,11 +92,16 @@ class Oracle:
     name: str = "truth"
     digest: str = ""
     consistency: bool = True
+    sharpness: float | None = None
 
-    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Volume:
+    def at(self, sharpness: float) -> Self:
+        """Refuse."""
+        raise no_sharpness(self.name, sharpness)
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """Whatever was asked."""
         del device, progress
-        return thin_volume(self.truth.copy(), thick, grid)
+        return Generated(thin=thin_volume(self.truth.copy(), thick, grid))
 
 
 def test_the_truth_itself_gets_full_marks(case: Case) -> None:

@@ -41,7 +41,7 @@ def test_nearest_is_the_thick_slices_as_they_are() -> None:
 def test_a_model_is_judged_as_the_node_serves_it(tmp_path: Path) -> None:
     folder = write_thin(tmp_path / "model")
     *_, method = load_methods([folder])
-    served = model_dir.load_generator(folder).generate(STACK, thin_grid(STACK, 3), device="cpu")
+    served = model_dir.load_generator(folder).generate(STACK, thin_grid(STACK, 3), device="cpu").thin
     np.testing.assert_array_equal(method.thin(STACK, 3, device="cpu"), served.voxels)
     assert (method.name, method.kind, method.digest) == ("small", "thin", model_dir.verify(folder))
 
@@ -63,6 +63,16 @@ def test_a_slice_network_is_judged_without_the_projection_too(tmp_path: Path) ->
 def test_a_thin_network_has_no_twin_and_cubic_dc_comes_once(tmp_path: Path) -> None:
     names = [method.name for method in load_methods(["cubic-dc", write_thin(tmp_path / "model")])]
     assert names == ["nearest", "linear", "cubic", "cubic-dc", "small"]
+
+
+def test_a_model_with_two_sets_of_weights_is_judged_at_each_sharpness(tmp_path: Path) -> None:
+    both = write_thin(tmp_path / "both", adversarial=random_thin(seed=1), sharpness=0.3, name="both")
+    one = write_thin(tmp_path / "one", name="one")
+    shown = {
+        method.name: method.generator.sharpness for method in load_methods([both, one], (0.0, 0.5)) if method.model
+    }
+    assert shown == {"both at 0": 0.0, "both at 0.5": 0.5, "one": None}
+    assert {method.name: method.generator.sharpness for method in load_methods([both])}["both"] == 0.3
 
 
 def test_models_of_one_name_are_told_apart_by_their_digest(tmp_path: Path) -> None:

@@ -33,7 +33,15 @@ def evaluation(subject: str = "a") -> Evaluation:
         seed=0,
         sources=((f"{subject}/1", subject, Split.VALIDATION, "CC0-1.0"),),
         methods=(
-            MethodFacts(name="net", kind="thin", digest="ab" * 32, ratios=(2, 6), is_model=True, is_projected=True),
+            MethodFacts(
+                name="net",
+                kind="thin",
+                digest="ab" * 32,
+                ratios=(2, 6),
+                is_model=True,
+                is_projected=True,
+                sharpness=None,
+            ),
         ),
         features=None,
         rows=tuple(rows),
@@ -42,6 +50,7 @@ def evaluation(subject: str = "a") -> Evaluation:
         comparisons=tuple(comparison_rows(subjects)),
         paper_table=(pair,),
         probes=(),
+        dial=(),
         notes=("LPIPS, DISTS: not computed",),
     )
 

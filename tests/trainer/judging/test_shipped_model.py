@@ -48,7 +48,7 @@ def test_the_served_model_gains_what_its_metrics_say() -> None:
     psnr = {}
     for name in ("cubic-dc", "thin"):
         generator = model_dir.load_generator(name)
-        thin = generator.generate(thick, thin_grid(thick, RATIO), device="cpu").voxels
+        thin = generator.generate(thick, thin_grid(thick, RATIO), device="cpu").thin.voxels
         psnr[name] = metrics.psnr(thin, case.truth, case.mask)
     (row,) = (
         row

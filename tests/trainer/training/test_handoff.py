@@ -40,6 +40,10 @@ def test_each_stage_leaves_a_model_that_the_node_serves_and_was_judged(tmp_path:
     assert (first.name, second.name) == ("tiny-thin-fidelity", "tiny-thin-sharp")
     card = model_dir.read_card(second.folder)
     assert card.kind is Kind.THIN
+    assert (model_dir.read_card(first.folder).sharpness, card.sharpness) == (None, 0.0)
+    assert _stored(second.folder).keys() == _stored(first.folder).keys()
+    assert all(torch.equal(tensor, _stored(first.folder)[name]) for name, tensor in _stored(second.folder).items())
+    assert model_dir.load_generator(second.folder).sharpness == 0.0
     assert {(row.subject, row.split, row.pairs) for row in card.data} == {
         ("person-0", "train", "simulated"),
         ("person-1", "validation", "simulated"),
@@ -67,7 +71,7 @@ def test_the_served_network_is_the_trained_average(tmp_path: Path) -> None:
         row_direction=x, column_direction=y, slice_step_mm=2 * z, row_spacing_mm=1.0, column_spacing_mm=1.0,
         slice_thickness_mm=2.0,
     )  # fmt: skip
-    served = model_dir.load_generator(made.folder).generate(thick, thin_grid(thick, 2), device="cpu")
+    served = model_dir.load_generator(made.folder).generate(thick, thin_grid(thick, 2), device="cpu").thin
     net = networks.build(slice_recipe().network)
     set_weights(net, checkpoint.load(run / "mse" / "last.safetensors").tensors, "generator")
     assert served.voxels.shape == (12, 20, 20)
@@ -122,6 +126,21 @@ def test_any_other_licence_binds_the_model(licence: str) -> None:
     assert not PERMISSIVE.fullmatch(licence)
 
 
+def test_an_adversarial_stage_alone_keeps_the_weights_of_the_model_that_it_began_with(tmp_path: Path) -> None:
+    run = trained(tmp_path, thin_recipe(FIDELITY), (2,), (Split.TRAIN,))
+    (first,) = write_models(run, name="first", licence=None, report=lambda _line: None)
+    plan = plan_of(thin_recipe(FIDELITY, SHARP), nifti_sources(tmp_path, (Split.TRAIN,)), (0, 1))
+    begun = plan.model_copy(update={"begin_with": str(first.folder), "begin_digest": first.digest})
+    plans.write(begun, tmp_path / "second")
+    assert train(tmp_path / "second", report=lambda _line: None, stop=lambda: False, device=torch.device("cpu"))
+    (made,) = write_models(tmp_path / "second", name="both", licence=None, sharpness=0.3, report=lambda _line: None)
+    assert model_dir.read_card(made.folder).sharpness == 0.3
+    assert all(torch.equal(tensor, _stored(first.folder)[name]) for name, tensor in _stored(made.folder).items())
+    assert (made.folder / model_dir.ADVERSARIAL_FILE).read_bytes() != (
+        made.folder / model_dir.WEIGHTS_FILE
+    ).read_bytes()
+
+
 def test_an_unfinished_stage_makes_no_model(tmp_path: Path) -> None:
     plans.write(plan_of(thin_recipe(), nifti_sources(tmp_path, (Split.TRAIN,)), (5,)), tmp_path / "run")
     train(tmp_path / "run", report=lambda _line: None, stop=lambda: True, device=torch.device("cpu"))
@@ -137,7 +156,7 @@ def test_who_the_model_begun_with_learned_from_stands_in_the_new_card_too(tmp_pa
     plan = plan_of(thin_recipe(), sources, (1,)).model_copy(
         update={"begin_with": "thin", "begin_digest": "0" * 64, "begin_data": (learned,)}
     )
-    card = handoff._card(plan, 0, "mine", None, 60.0, Judged())
+    card = handoff._card(plan, 0, "mine", None, None, 60.0, Judged())
     assert ("theirs", "subject-1, by the model begun with") in {(row.volume, row.subject) for row in card.data}
     assert "not for redistribution" in card.licence
     assert "begun with the model of digest 000000000000" in card.training
@@ -148,5 +167,5 @@ def test_a_difference_in_contrast_that_was_allowed_is_a_failure_mode(tmp_path: P
     pair = PlannedPair(
         thick="volume-0", thin="volume-0", matches=((0, 0),), registration=None, contrast=("fat saturation no and yes",)
     )
-    card = handoff._card(plan.model_copy(update={"real": (pair,)}), 0, "mine", None, 60.0, Judged())
+    card = handoff._card(plan.model_copy(update={"real": (pair,)}), 0, "mine", None, None, 60.0, Judged())
     assert any("fat saturation no and yes" in words for words in card.failure_modes)
