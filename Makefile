@@ -3,6 +3,9 @@ PYTHON ?= python3
 # Tests at once. More than a small machine has processors: many tests wait for a socket or a program.
 PROCESSES ?= 3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet install --constraint constraints.txt
+# The files with tests that run alone, and those with examples: nothing else is imported for them.
+ALONE = $(shell grep -rl --include='*.py' 'pytest.mark.alone' tests)
+EXAMPLES = $(shell grep -rl --include='*.py' '>>> ' dicomnode trainer)
 CODE = dicomnode trainer tests docs $(wildcard bench migrations)
 
 .PHONY: demo serve test test-faults check bench format wheel clean
@@ -14,8 +17,8 @@ serve: .venv/.node  ## the node with the embedded defaults: this machine only, d
 
 test: .venv/.developer  ## every test, then the examples in the docstrings; reasons for skips are printed
 	.venv/bin/pytest -q -rs -m "not alone" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
-	.venv/bin/pytest -q -rs -m alone
-	.venv/bin/pytest -q --doctest-modules dicomnode trainer
+	.venv/bin/pytest -q -rs -m alone $(ALONE)
+	.venv/bin/pytest -q --doctest-modules $(EXAMPLES)
 
 test-faults: .venv/.developer  ## kills, fuzz and made-up histories, many more of them than in `make test`
 	.venv/bin/pytest -q -rs -m faults --thorough

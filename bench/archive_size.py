@@ -361,7 +361,7 @@ def main() -> None:
     options = parser.parse_args()
     if find_program("storescu") is None:
         sys.exit("DCMTK's storescu is not installed")
-    series, rounds, sent = (20, 1, 40) if options.toy else (options.series, options.rounds, SENT)
+    series, rounds, sent = (5, 1, 12) if options.toy else (options.series, options.rounds, SENT)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="archive-size-") as folder:
         work = Path(folder)
         data = options.keep or work / "full"

@@ -204,9 +204,9 @@ def test_a_second_process_cannot_lock_the_data_folder(tmp_path: Path) -> None:
         "except StorageError as exc: sys.exit(exc.exit_code)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "data")]
-    assert subprocess.run(command, check=False, timeout=30).returncode == 3
+    assert subprocess.run(command, check=False, timeout=120).returncode == 3
     archive.unlock()
-    assert subprocess.run(command, check=False, timeout=30).returncode == 0
+    assert subprocess.run(command, check=False, timeout=120).returncode == 0
 
 
 def test_free_space_is_a_percentage_of_the_disk(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_an_import_that_is_killed_leaves_nothing_that_a_rule_could_get_and_is_do
     config.write_text(f'[node]\ndata = "{bench.data}"\n')
     words = [sys.executable, "-m", "tests.support.checkpoints", "--kill", where, "--"]
     words += ["model", "import", str(source), "--config", str(config)]
-    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     assert bench.rows() == []
     digest = bench.take_in(source)

@@ -169,7 +169,7 @@ def test_a_job_that_raises_is_counted_and_logged_and_the_others_are_called(
     calendar.start()
     try:
         clock.ahead = timedelta(days=1)
-        assert called.wait(10)
+        assert called.wait(30)
         wait_until(lambda: calendar.failures["sweep"])
     finally:
         calendar.stop()

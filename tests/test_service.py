@@ -32,8 +32,6 @@ from tests.support.node import CHECKOUT, is_running, kill, make_node, running_no
 from tests.support.stored import archived_files, store
 from tests.support.wait import wait_until
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def _settings(folder: Path, **tables: object) -> Settings:
     node = {"listen": f"127.0.0.1:{free_port()}", "data": str(folder / "data")}
@@ -58,7 +56,7 @@ def test_an_open_association_may_end_while_it_stops(tmp_path: Path) -> None:
         assert association.is_established
         assert node.process is not None
         node.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: node.events("stopping"), 10)
+        wait_until(lambda: node.events("stopping"))
         assert association.send_c_echo().Status == 0
         association.release()
         assert node.process.wait(30) == 0
@@ -72,9 +70,9 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         pid = node.worker_pid()
         assert node.process is not None
         node.process.send_signal(signal.SIGINT)
-        wait_until(lambda: node.events("stopping"), 10)
-        assert node.stop(signal.SIGINT, limit_s=5) == 130
-        wait_until(lambda: not is_running(pid), 5)
+        wait_until(lambda: node.events("stopping"))
+        assert node.stop(signal.SIGINT, limit_s=30) == 130  # half of what it would wait for the association
+        wait_until(lambda: not is_running(pid))
         association.abort()
 
 

@@ -76,7 +76,7 @@ class Life:
     def look_behind(self) -> None:
         """Run all that is done after the start."""
         self.sweep.start()
-        wait_until(self.is_through, 30, "the archive is looked through")
+        wait_until(self.is_through, what="the archive is looked through")
 
     def quarantined(self) -> list[QuarantineLine]:
         """The rows of the quarantine; each has its file, and no file is without a row."""
@@ -244,17 +244,17 @@ def test_what_comes_while_its_folder_is_looked_through_waits_for_the_end_of_it(t
     def hold(name: str) -> None:
         if name == "sweep.set_aside" and not looking.is_set():
             looking.set()
-            assert may_go_on.wait(30)
+            assert may_go_on.wait(60)
 
     seams.set_checkpoint_hook(hold)
     life.sweep.start()
-    assert looking.wait(30)
+    assert looking.wait(60)
     coming: list[StoredInstance] = []
     sender = threading.Thread(target=lambda: coming.append(life.put(made(2), stored.series)))
     sender.start()
     assert not coming
     may_go_on.set()
-    sender.join(30)
+    sender.join(60)
     wait_until(life.is_through, 30)
     assert life.archive.path(coming[0].file).exists()
     assert life.ledger.accept(coming) == [StoreOutcome.STORED]
@@ -424,7 +424,7 @@ def test_a_stop_ends_the_look_between_two_folders_and_the_next_start_begins_anew
     life = begin(tmp_path / "data")
     with caplog.at_level(logging.INFO, "dicomnode"):
         life.sweep.start()
-        assert paused.wait(30)
+        assert paused.wait(60)
         life.end()
     assert life.is_through()
     assert "archive_swept" not in [record.getMessage() for record in caplog.records]
@@ -571,7 +571,7 @@ def _serve_until_it_ends(data: Path, port_file: Path, *faults: str, objects: lis
     process = subprocess.Popen([*command, "--", str(data), str(port_file)])
     try:
         if objects is not None:
-            wait_until(lambda: port_file.exists() and port_file.read_text(), 30, "the receiver listens")
+            wait_until(lambda: port_file.exists() and port_file.read_text(), what="the receiver listens")
             with raw_client(int(port_file.read_text())) as client:
                 assert client.associate() is not None
                 for one in objects:
@@ -594,7 +594,7 @@ def test_a_file_that_goes_while_the_node_runs_is_missed_at_the_next_look_and_not
     coming = life.put(made(3), kept.series)  # whole, and without a row yet
     with caplog.at_level(logging.INFO, "dicomnode"):
         life.sweep.look_again()
-        wait_until(life.is_through, 30, "the archive is looked through again")
+        wait_until(life.is_through, what="the archive is looked through again")
     assert life.archive.path(coming.file).exists()
     assert life.quarantined() == []
     told = {record.getMessage(): vars(record)["dicomnode_fields"] for record in caplog.records}

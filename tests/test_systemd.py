@@ -15,7 +15,7 @@ def test_a_manager_hears_the_state_at_the_address_that_it_gave(tmp_path: Path, m
     for given, bound in ((str(tmp_path / "notify"), str(tmp_path / "notify")), (f"@{tmp_path}", f"\0{tmp_path}")):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(bound)
-            manager.settimeout(10)
+            manager.settimeout(30)
             monkeypatch.setenv("NOTIFY_SOCKET", given)
             notify("READY=1")
             assert manager.recv(100) == b"READY=1"

@@ -14,8 +14,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def _run(*words: str | Path, folder: Path, **environ: str) -> str:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DICOMNODE_", "PYTHON"))}

@@ -14,19 +14,25 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-
-import torch
+from typing import TYPE_CHECKING
 
 from dicomnode.errors import NodeError
-from dicomnode.generators.device import choose_device
 from dicomnode.visible import LINE_END, visible
-from trainer.training.loop import Line, local_device, train
+
+if TYPE_CHECKING:
+    from trainer.training.loop import Line
 
 INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, goes on, returns the exit code."""
+    # Here, not above: the loader process, which is spawned, imports this file again and needs no torch.
+    import torch
+
+    from dicomnode.generators.device import choose_device
+    from trainer.training.loop import local_device, train
+
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder that `dicomnode train --plan-only` made")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

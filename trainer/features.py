@@ -16,7 +16,6 @@ squared distance ÷ energy is 27 to 44 times the mean squared difference of valu
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from collections.abc import Mapping
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
@@ -32,11 +31,10 @@ from torch.nn import functional
 
 from dicomnode import ids
 from dicomnode.errors import InputError
+from trainer.feature_names import SPEC, SPEC_HINT
 
 # Of the RGB images, 0 to 1, that every VGG19 in circulation expects (torchvision's documentation of its weights).
 MEAN, SIGMA = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SPEC = re.compile(r"vgg19:(?P<layer>(?:conv|relu)[1-5]_[1-4]|pool[1-5])(?:@(?P<side>[1-9][0-9]{1,3}))?")
-SPEC_HINT = "Name a layer such as vgg19:relu3_4 or vgg19:pool4@224."
 FILE_HINT = "Name a safetensors file with torchvision's names of layers (--features-file) and its sha256."
 REFERENCE_SIDE_PIXELS = 96
 # Operators of the compiled extension that torchvision 0.28 registers shapes for while it is imported.

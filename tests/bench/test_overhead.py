@@ -6,15 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.dcmtk import needs_dcmtk
 
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "overhead.py"
 
 
 @needs_dcmtk
-@pytest.mark.timeout(600)
 def test_the_overhead_bench_prints_its_ratio_and_its_bar() -> None:
     ran = subprocess.run([sys.executable, str(BENCH), "--toy"], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr

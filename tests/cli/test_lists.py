@@ -35,15 +35,25 @@ deliver_to = ["pacs"]
 """
 
 
+def _opened(folder: Path) -> Scene:
+    """A ledger in a folder with settings; its clock is the machine's until a test moves it."""
+    (folder / "node.toml").write_text(SETTINGS)
+    path, clock = folder / "data" / "ledger.sqlite", FakeClock(moment=datetime.now(UTC))
+    path.parent.mkdir()
+    return Scene(ledger=open_ledger(f"sqlite:///{path}", clock=clock), clock=clock, path=path)
+
+
+def _look_at(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands take the settings and the data folder of this ledger."""
+    monkeypatch.setenv("DICOMNODE_CONFIG", str(scene.path.parents[1] / "node.toml"))
+    monkeypatch.setenv("DICOMNODE_NODE__DATA", str(scene.path.parent))
+
+
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """The ledger of the data folder that the commands look at; its clock is the machine's until a test moves it."""
-    (tmp_path / "data").mkdir()
-    config = tmp_path / "node.toml"
-    config.write_text(SETTINGS)
-    monkeypatch.setenv("DICOMNODE_CONFIG", str(config))
-    path, clock = tmp_path / "data" / "ledger.sqlite", FakeClock(moment=datetime.now(UTC))
-    opened = Scene(ledger=open_ledger(f"sqlite:///{path}", clock=clock), clock=clock, path=path)
+    """An empty ledger, which the commands look at."""
+    opened = _opened(tmp_path)
+    _look_at(opened, monkeypatch)
     yield opened
     opened.close()
 
@@ -98,9 +108,10 @@ def test_deliveries_are_cut_alike(run: Run, scene: Scene) -> None:
     assert run("deliveries", "list", "--json", "--limit", 4).err == "", "nothing is left out"
 
 
-@pytest.fixture
-def mixed(scene: Scene) -> Scene:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Series 1 kept (gaps), 2 held (input), 4 done and delivered an hour ago, 6 done and held; 3, 5, 7: outputs."""
+    scene = _opened(tmp_path_factory.mktemp("filled"))
     scene.clock.advance(-3 * 86400)
     kept = scene.settled()
     scene.ledger.keep(kept, 1, reason="gaps", sentence="Gaps.")
@@ -116,7 +127,15 @@ def mixed(scene: Scene) -> Scene:
     scene.finish_job()
     delivery = scene.claim_delivery("old-pacs")
     scene.ledger.hold_delivery(delivery, reason="no_context", sentence="Nothing accepted.")
-    return scene
+    yield scene
+    scene.close()
+
+
+@pytest.fixture
+def mixed(filled: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """The filled ledger, which the commands look at; they only read it."""
+    _look_at(filled, monkeypatch)
+    return filled
 
 
 @pytest.mark.parametrize(

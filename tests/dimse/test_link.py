@@ -41,7 +41,7 @@ def soon(seconds: float = 10.0) -> float:
 def test_a_silent_peer_ends_at_the_time_given(pair: Pair) -> None:
     began_s = time.monotonic()
     assert pair[0].next_event(soon(0.3)) is Ended.TIMED_OUT
-    assert 0.3 <= time.monotonic() - began_s < 3
+    assert 0.3 <= time.monotonic() - began_s < 9
 
 
 def test_each_pdu_has_its_own_time_and_no_byte_moves_it(pair: Pair) -> None:
@@ -58,9 +58,9 @@ def test_each_pdu_has_its_own_time_and_no_byte_moves_it(pair: Pair) -> None:
     dripping.start()
     began_s = time.monotonic()
     assert link.next_event(soon(60), pdu_timeout_s=0.4) is Ended.TIMED_OUT
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 30
     stop.set()
-    dripping.join(5)
+    dripping.join(30)
 
 
 def test_a_long_object_in_many_pdus_may_take_longer_than_one_pdu(pair: Pair) -> None:
@@ -72,12 +72,12 @@ def test_a_long_object_in_many_pdus_may_take_longer_than_one_pdu(pair: Pair) -> 
     def send() -> None:
         for piece in pieces:
             theirs.sendall(piece)
-            pause.wait(0.1)
+            pause.wait(0.2)
 
     sending = threading.Thread(target=send)
     sending.start()
-    event = link.next_event(soon(60), pdu_timeout_s=0.5)
-    sending.join(5)
+    event = link.next_event(soon(60), pdu_timeout_s=1.5)
+    sending.join(30)
     assert isinstance(event, Message)
     assert event.dataset == bytearray(1000)
 
@@ -98,7 +98,7 @@ def test_an_abort_from_another_thread_wakes_the_reader_and_reaches_the_peer(pair
     reading = threading.Thread(target=lambda: found.append(link.next_event(soon(60))))
     reading.start()
     link.abort(0, 0)
-    reading.join(5)
+    reading.join(30)
     assert found == [Ended.ABORTED_HERE]
     assert theirs.recv(100) == bytes.fromhex("07 00 00000004 0000 00 00")
 
@@ -120,7 +120,7 @@ def test_what_was_said_last_arrives_though_the_peer_s_bytes_lie_unread() -> None
     closing.start()
     assert theirs.recv(100) == bytes.fromhex("07 00 00000004 0000 02 01")
     theirs.close()
-    closing.join(5)
+    closing.join(30)
     assert not closing.is_alive()
 
 
@@ -136,7 +136,7 @@ def test_two_pdus_in_one_record_of_tls_are_two_events(tmp_path: Path) -> None:
         shaking = threading.Thread(target=lambda: theirs.append(client.wrap_socket(plain[1])))
         shaking.start()
         link = Link(server.wrap_socket(plain[0], server_side=True), Phase.ESTABLISHED, LIMITS)
-        shaking.join(5)
+        shaking.join(30)
         stack.enter_context(theirs[0])
         theirs[0].sendall(store_pdus(MR_IMAGE, "1.2.3", bytes(100)) + RELEASE_RQ_BYTES)
         assert isinstance(link.next_event(soon()), Message)

@@ -43,7 +43,7 @@ def requestor(ours: socket.socket, *, response_timeout_s: float = TIMEOUT_S) -> 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     ours, theirs = socket.socketpair()
-    theirs.settimeout(5)
+    theirs.settimeout(30)
     with theirs:
         yield requestor(ours), theirs
     ours.close()
@@ -67,7 +67,7 @@ def echo(pair: Pair, answer: bytes) -> RequestOutcome:
     peer = threading.Thread(target=reply)
     peer.start()
     outcome = asking.echo(VERIFYING)
-    peer.join(5)
+    peer.join(30)
     return outcome
 
 
@@ -87,7 +87,7 @@ def test_an_instance_is_what_the_library_reads_and_no_pdu_is_longer_than_the_pee
     reader = threading.Thread(target=lambda: came.extend(left_over(theirs)))
     reader.start()
     asking.store(CONTEXT, "1.2.34", memoryview(dataset))
-    reader.join(5)
+    reader.join(30)
     message = CStoreRequest()
     at, lengths, is_whole = 0, [], False
     while not is_whole and came[at] == 4:
@@ -153,7 +153,7 @@ def test_what_is_no_answer_to_us_ends_the_association_with_an_abort(pair: Pair, 
 def test_an_answer_that_never_becomes_whole_ends_at_the_time_limit(pair: Pair, answer: bytes) -> None:
     began_s = time.monotonic()
     assert echo(pair, answer).reason is RequestReason.NO_RESPONSE
-    assert TIMEOUT_S <= time.monotonic() - began_s < 10 * TIMEOUT_S
+    assert TIMEOUT_S <= time.monotonic() - began_s < 30
 
 
 def test_an_answer_that_trickles_in_does_not_stretch_the_time_limit(pair: Pair) -> None:
@@ -170,7 +170,7 @@ def test_an_answer_that_trickles_in_does_not_stretch_the_time_limit(pair: Pair) 
     peer.start()
     outcome = asking.echo(VERIFYING)
     is_over.set()
-    peer.join(5)
+    peer.join(30)
     assert outcome.reason is RequestReason.NO_RESPONSE
 
 
@@ -208,7 +208,7 @@ def test_an_abort_from_another_thread_ends_the_wait_and_reaches_the_peer() -> No
     with theirs:
         assert theirs.recv(4096)
         asking_side.abort()
-        asking.join(5)
+        asking.join(30)
         assert left_over(theirs) == ABORTED_BY_US
     assert [one.sentence for one in found] == ["The node ended the association."]
     assert ours.fileno() == -1

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from dicomnode import catalog
 from dicomnode.ledger.store import Ledger, open_ledger
 from tests.support.dcmtk import needs_dcmtk
@@ -15,7 +13,7 @@ from tests.support.model_folders import random_thin, write_thin
 from tests.support.mr_series import write_mr_series
 from tests.support.node import AE_TITLE, Node, kill, make_node
 
-pytestmark = [needs_dcmtk, pytest.mark.timeout(240)]
+pytestmark = needs_dcmtk
 
 
 def _derive(node: Node, folder: Path, done_before: int) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from tests.support.dcmtk import needs_dcmtk
 from tests.support.dicom import storescu
 from tests.support.misbehaving_pacs import MisbehavingPacs, Trick
@@ -14,7 +12,7 @@ from tests.support.mr_series import write_mr_series
 from tests.support.node import AE_TITLE, Node, running_node
 from tests.support.wait import wait_until
 
-pytestmark = [needs_dcmtk, pytest.mark.timeout(180)]
+pytestmark = needs_dcmtk
 
 SLICES, RATIO = 8, 4  # all but the last slice come first: 7 · 4 = 28 thin slices, then 8 · 4 = 32
 
@@ -30,7 +28,7 @@ def _wait_for_revision(node: Node, revision: int, job_state: str) -> None:
         job = node.job(line.id)  # one look for both: between two, the job of the next revision may be planned
         return (job.revision, job.state) == (revision, job_state)
 
-    wait_until(reached, 60, f"the job of revision {revision} is {job_state}")
+    wait_until(reached, 120, f"the job of revision {revision} is {job_state}")
 
 
 def test_before_a_delivery_began_only_the_new_revision_goes_out(tmp_path: Path) -> None:
@@ -55,7 +53,7 @@ def test_in_the_middle_of_a_delivery_the_old_revision_is_finished_and_the_new_on
     with MisbehavingPacs() as pacs, running_node(tmp_path, pacs_port=pacs.port) as node:
         pacs.answers.extend([0, 0, Trick.HANG])
         _send(node, files[:-1])
-        wait_until(lambda: len(pacs.arrivals) == 3, 60, "the delivery hangs at its third instance")
+        wait_until(lambda: len(pacs.arrivals) == 3, 120, "the delivery hangs at its third instance")
         _send(node, files[-1:])
         _wait_for_revision(node, 2, "done")
         pacs.let_go.set()

@@ -16,7 +16,7 @@ from tests.support.mr_series import write_mr_series
 from tests.support.node import AE_TITLE, running_node
 from tests.support.shared import PROSTATE
 
-pytestmark = [needs_dcmtk, pytest.mark.timeout(600)]
+pytestmark = needs_dcmtk
 
 SLICES, RATIO = 6, 3
 PAPER_SRGAN = "paper-model1-srgan"

@@ -110,7 +110,6 @@ def _compressed(folder: Path, how: str) -> list[Path]:
 
 @pytest.mark.parametrize("how", [pytest.param("dcmcjpeg", marks=needs_dcmtk), "JPEGLSLossless", "JPEG2000Lossless"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-@pytest.mark.timeout(30)
 def test_a_compressed_frame_that_breaks_off_is_refused_and_not_filled_up(
     tmp_path: Path, how: str, share: float
 ) -> None:

@@ -259,7 +259,7 @@ def test_threads_claim_each_delivery_once(scene: Scene) -> None:
     start = threading.Barrier(4)
 
     def drain() -> list[DeliveryId]:
-        start.wait(10)
+        start.wait(60)
         found = []
         while (delivery := scene.ledger.claim_delivery("pacs", "o", lease_s=LEASE_S)) is not None:
             found.append(delivery.id)

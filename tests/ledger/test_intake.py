@@ -25,7 +25,7 @@ def test_associations_that_open_one_series_at_once_get_one_number(scene: Scene) 
     start = threading.Barrier(8)
 
     def open_all() -> list[SeriesId]:
-        start.wait(10)
+        start.wait(60)
         return [scene.ledger.series_for(uid) for uid in uids]
 
     with ThreadPoolExecutor(8) as pool:

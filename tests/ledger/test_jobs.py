@@ -191,7 +191,7 @@ def test_threads_claim_each_job_once(scene: Scene) -> None:
     start = threading.Barrier(8)
 
     def drain() -> list[SeriesId]:
-        start.wait(10)
+        start.wait(60)
         found = []
         while (job := scene.ledger.claim_job(f"thread {threading.get_ident()}", lease_s=LEASE_S)) is not None:
             found.append(job.series)
@@ -204,7 +204,7 @@ def test_threads_claim_each_job_once(scene: Scene) -> None:
 
 def _drain_elsewhere(url: str, start: threading.Event, answers: multiprocessing.Queue[list[SeriesId]]) -> None:
     ledger = open_ledger(url, clock=FakeClock())
-    start.wait(30)
+    start.wait(60)
     found = []
     while (job := ledger.claim_job("another process", lease_s=LEASE_S)) is not None:
         found.append(job.series)
@@ -224,5 +224,5 @@ def test_processes_claim_each_job_once(scene: Scene) -> None:
     start.set()
     claimed = [series for _ in processes for series in answers.get(timeout=60)]
     for process in processes:
-        process.join(30)
+        process.join(60)
     assert sorted(claimed) == sorted(wanted)

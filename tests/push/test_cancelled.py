@@ -109,7 +109,7 @@ def test_a_delivery_in_the_middle_goes_on_whole_to_another_peer(node: Node, pacs
         assert node.wait_for("sent", "archive").acknowledged == 3
         assert {one.sop_instance_uid: one.sha256 for one in archive.arrivals} == derived.sha256
     pacs.let_go.set()
-    wait_until(lambda: node.delivery().acknowledged == 2, 10, "the answer on its way is written down")
+    wait_until(lambda: node.delivery().acknowledged == 2, what="the answer on its way is written down")
     assert len(pacs.arrivals) == 2
 
 
@@ -163,5 +163,5 @@ def test_a_locked_ledger_is_a_pause_and_no_failure_of_the_push(
             node.push_to("pacs", pacs.port)
             wait_until(_told(log, "push_paused"))
             backup.execute("ROLLBACK")
-        node.wait_for("sent", limit_s=15)
+        node.wait_for("sent")
     assert "push_failed" not in log.messages

@@ -108,7 +108,7 @@ def test_a_peer_that_is_away_is_tried_again(node: Node, carrier: FolderCarrier) 
     node.push_to("pacs", 104, carrier=carrier)
     wait_until(lambda: (one := node.delivery()).state == "due" and one.reason == "unreachable")
     carrier.folder.mkdir()
-    node.wait_for("sent", limit_s=30)
+    node.wait_for("sent")
 
 
 def test_files_are_sent_over_any_carrier(carrier: FolderCarrier, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from dicomnode.push import peer_loop
 from dicomnode.push.peer_loop import ABORTS_BEFORE_HOLD, backoff_s
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings.models import PushSettings
@@ -58,7 +59,7 @@ def test_an_instance_at_which_the_peer_always_breaks_off_is_not_tried_for_ever(
     pacs.answers.append(0)
     pacs.answers.extend([trick] * 40)
     node.push_to("pacs", pacs.port, TIRELESS)
-    held = node.wait_for("held", limit_s=30)
+    held = node.wait_for("held")
     assert (held.reason, held.acknowledged, held.attempts) == (reason, 1, ABORTS_BEFORE_HOLD + 1)
     assert f"It did so {ABORTS_BEFORE_HOLD} times in a row, at the same instance." in held.sentence
     assert {arrival.sop_instance_uid for arrival in pacs.arrivals[1:]} == {list(derived.sha256)[1]}
@@ -69,16 +70,24 @@ def test_a_peer_that_breaks_off_after_each_instance_gets_them_all(node: Node, pa
     for _ in range(12):
         pacs.answers.extend([0, Trick.ABORT])
     node.push_to("pacs", pacs.port, TIRELESS)
-    assert node.wait_for("sent", limit_s=30).acknowledged == 12
+    assert node.wait_for("sent").acknowledged == 12
 
 
-def test_a_wake_up_sends_at_once_and_without_one_the_loop_looks_by_itself(node: Node, pacs: MisbehavingPacs) -> None:
+def test_a_wake_up_sends_at_once(node: Node, pacs: MisbehavingPacs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_loop, "POLL_S", 600.0)
     loop = node.push_to("pacs", pacs.port)
     node.derive("pacs")
     loop.wake()
-    node.wait_for("sent", limit_s=3)
-    node.derive("pacs")  # nobody wakes
-    wait_until(lambda: [one.state for one in node.deliveries()] == ["sent", "sent"], 10)
+    node.wait_for("sent")
+
+
+def test_without_a_wake_up_the_loop_looks_by_itself(
+    node: Node, pacs: MisbehavingPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_loop, "POLL_S", 0.2)
+    node.push_to("pacs", pacs.port)
+    node.derive("pacs")
+    node.wait_for("sent")
 
 
 def test_each_answer_is_committed_before_the_next_instance_is_sent(node: Node, pacs: MisbehavingPacs) -> None:
@@ -402,10 +411,8 @@ def test_a_hanging_peer_does_not_delay_another(node: Node, pacs: MisbehavingPacs
         node.push_to("hanging", pacs.port, patient)
         node.push_to("silent", silent_port, SWIFT)
         wait_until(lambda: pacs.arrivals)
-        began_s = time.monotonic()
         node.push_to("well", well.port, patient)
-        node.wait_for("sent", "well", limit_s=3)
-        assert time.monotonic() - began_s < 3
+        node.wait_for("sent", "well", limit_s=25)  # less than either of the others may take
     assert node.delivery("hanging").state == "sending"
     pacs.let_go.set()
     node.wait_for("sent", "hanging")
@@ -442,7 +449,7 @@ def test_a_stop_does_not_wait_for_an_answer_longer_than_its_limit(tmp_path: Path
         wait_until(lambda: pacs.arrivals)
         began_s = time.monotonic()
         assert loop.stop(0.3)
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 30  # half of what the answer may take
         due = node.delivery()
         assert (due.state, due.acknowledged, due.failures) == ("due", 0, 0)
         node.close()
@@ -480,7 +487,7 @@ def test_an_unexpected_failure_defers_the_delivery_and_the_loop_goes_on(node: No
     set_checkpoint_hook(fail_once)
     try:
         node.push_to("pacs", pacs.port)
-        assert node.wait_for("sent", limit_s=15).attempts == 2
+        assert node.wait_for("sent").attempts == 2
     finally:
         set_checkpoint_hook(None)
 

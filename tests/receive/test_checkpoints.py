@@ -35,7 +35,7 @@ def pass_twice() -> None:
 def run(*words: str) -> int:
     command = [sys.executable, "-m", "tests.support.checkpoints", "--module", "tests.receive.test_checkpoints", *words]
     return subprocess.run(
-        command, cwd=Path(__file__).resolve().parents[2], check=False, timeout=60, stderr=subprocess.DEVNULL
+        command, cwd=Path(__file__).resolve().parents[2], check=False, timeout=120, stderr=subprocess.DEVNULL
     ).returncode
 
 

@@ -26,4 +26,4 @@ def test_no_module_of_the_room_imports_arrays_or_another_worker() -> None:
 def test_the_room_works_where_numpy_is_not_installed() -> None:
     """pydicom loads it where it finds it; nothing of ours may need it."""
     script = "import sys; sys.modules['numpy'] = None; import dicomnode.receive.scp; assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=120).returncode == 0

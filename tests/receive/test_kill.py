@@ -41,11 +41,11 @@ def receiver(tmp_path: Path, *faults: str) -> Iterator[tuple[subprocess.Popen[by
     command = [sys.executable, "-m", "tests.support.checkpoints", *faults, "--module", "tests.receive.lone_receiver"]
     process = subprocess.Popen([*command, "--", str(tmp_path / "data"), str(port_file)])
     try:
-        wait_until(lambda: port_file.exists() and port_file.read_text(), 30, "the receiver listens")
+        wait_until(lambda: port_file.exists() and port_file.read_text(), what="the receiver listens")
         yield process, int(port_file.read_text())
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def send(port: int, objects: list[Made]) -> int:
@@ -72,7 +72,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_doubles(tmp_path: Path, seam: 
     hit = {"ledger.series_committed": 1, "archive.folder_made": 2, "receive.answered": 3}.get(seam, 3)
     with receiver(tmp_path, "--kill", f"{seam}:{hit}") as (process, port):
         acknowledged = send(port, objects)
-        assert process.wait(10) == -9, "the fault was never reached"
+        assert process.wait(60) == -9, "the fault was never reached"
     assert acknowledged < len(objects)
     archive = Archive(tmp_path / "data")
     ledger = open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")
@@ -100,7 +100,7 @@ def test_what_was_to_be_set_aside_is_there_once_with_its_series_after_any_death(
     second = made(2, series_uid=first.series_uid, sop_instance_uid=first.sop_instance_uid)
     with receiver(tmp_path, "--kill", f"{seam}:{1 if seam == 'archive.quarantined' else 2}") as (process, port):
         assert send(port, [first, second]) == 1
-        assert process.wait(10) == -9, "the fault was never reached"
+        assert process.wait(60) == -9, "the fault was never reached"
     with receiver(tmp_path) as (_, port):
         assert send(port, [second]) == 1
     archive = Archive(tmp_path / "data")

@@ -40,7 +40,8 @@ from tests.support.pdu import (
 from tests.support.thorough import times
 from tests.support.wait import wait_until
 
-QUICK: dict[str, Any] = {"associate_timeout_s": 0.5, "pdu_timeout_s": 0.5, "idle_timeout_s": 5.0}
+QUICK: dict[str, Any] = {"associate_timeout_s": 1.0, "pdu_timeout_s": 1.0, "idle_timeout_s": 15.0}
+LOADED_S = 12.0  # what a loaded machine may take for what takes a second: less than the idle time
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_a_client_that_does_not_finish_its_request_is_closed_in_time(node: Recei
         client.send(content)
         began = time.monotonic()
         assert client.is_closed()
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < LOADED_S
     wait_until_quiet()
 
 
@@ -94,7 +95,7 @@ def test_bytes_that_drip_do_not_move_the_deadline(node: ReceivingNode) -> None:
             for byte in p_data(3, c_store_rq(MR_IMAGE, "1.2.3"), is_command=True):
                 client.send(bytes([byte]))
                 threading.Event().wait(0.05)
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < LOADED_S
     wait_until_quiet()
 
 
@@ -209,7 +210,7 @@ def test_a_pipelining_sender_is_held_back_by_tcp(node: ReceivingNode) -> None:
             assert psutil.Process().memory_info().rss - before - grown_by_ourselves < 16 << 20
             gate.set()
             assert [client.status() for _ in objects] == [0x0000] * len(objects)
-            sender.join(5)
+            sender.join(30)
             client.release()
     finally:
         gate.set()
@@ -289,7 +290,7 @@ def test_every_association_gives_its_descriptors_back(node: ReceivingNode) -> No
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(times(120, 1800))
+@pytest.mark.timeout(times(600, 1800))
 @settings(max_examples=times(40, 1_000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(st.binary(max_size=300), max_size=3), is_associated=st.booleans(), kind=st.integers(0, 9))
 def test_random_bytes_end_their_own_connection_only(
@@ -346,6 +347,6 @@ def test_stopping_ends_whoever_has_not_asked_or_sends_half_a_pdu(tmp_path: Path)
             wait_until(lambda: len(node.receiver._live()) == 2)
             began = time.monotonic()
             node.receiver.stop(0.0)
-            assert time.monotonic() - began < 10.0
+            assert time.monotonic() - began < LOADED_S
         assert silent.is_closed()
         wait_until_quiet()

@@ -565,7 +565,7 @@ def test_stopping_lets_an_open_association_finish_and_rejects_new_ones(node: Rec
     one = made(1)
     assert store(client, one) == 0x0000
     client.release()
-    stopping.join(10)
+    stopping.join(30)
     assert not stopping.is_alive()
     with pytest.raises(ConnectionError):
         raw_client(node.port).__enter__()

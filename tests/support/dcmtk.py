@@ -75,7 +75,7 @@ def storescp(folder: Path, *options: str) -> Iterator[int]:
         yield port
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(30)
 
 
 def is_listening(port: int) -> bool:

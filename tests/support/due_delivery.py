@@ -135,7 +135,7 @@ class Node:
         (found,) = [one for one in self.deliveries() if one.peer == peer]
         return found
 
-    def wait_for(self, state: str, peer: str = "pacs", limit_s: float = 10.0) -> DeliveryLine:
+    def wait_for(self, state: str, peer: str = "pacs", limit_s: float = 60.0) -> DeliveryLine:
         """The one delivery to a peer, once it is in the state."""
         wait_until(lambda: self.delivery(peer).state == state, limit_s, f"the delivery is {state}")
         return self.delivery(peer)

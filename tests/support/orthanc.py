@@ -92,7 +92,7 @@ def orthanc(folder: Path, *, settings: Mapping[str, object] | None = None) -> It
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)

@@ -154,7 +154,7 @@ def test_a_lost_lease_is_called_so(
         pid = warm_pid(supervisor)
         house.wait_for("running")
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: house.ledger.claim_job("2:other:2", lease_s=60), 10, "the lease ran out")
+        wait_until(lambda: house.ledger.claim_job("2:other:2", lease_s=60), what="the lease ran out")
         wait_until(lambda: "job_lease_lost" in log.messages, 10)
     assert "job_returned" not in log.messages
     assert house.job().state == "running", "the other's"

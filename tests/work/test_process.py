@@ -20,7 +20,7 @@ from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
 from tests.support.node import CHECKOUT, is_running
 from tests.support.wait import wait_until
 
-WARM_LIMIT_S = 60.0
+WARM_LIMIT_S = 120.0
 
 ORDER = orders.Order(
     job=JobId(4),
@@ -117,7 +117,7 @@ def test_a_model_that_cannot_be_loaded_does_not_keep_the_worker_from_being_warm(
 def test_a_worker_that_is_killed_says_by_which_signal(worker: WorkerProcess) -> None:
     _warm(worker)
     os.kill(worker.pid, signal.SIGSEGV)
-    ended = worker.receive(10)
+    ended = worker.receive(60)
     assert isinstance(ended, Ended)
     assert ended.sentence == "the worker process was killed by SIGSEGV"
     assert worker.kill() == ended
@@ -134,7 +134,7 @@ def test_a_worker_whose_pipe_is_closed_ends_by_itself(worker: WorkerProcess) -> 
     """What ends it where the kernel does not: a machine without PR_SET_PDEATHSIG."""
     _warm(worker)
     worker._connection.close()
-    wait_until(lambda: not is_running(worker.pid), 5, "the worker has ended")
+    wait_until(lambda: not is_running(worker.pid), what="the worker has ended")
     assert worker.kill().exit_code == PARENT_GONE
 
 
@@ -143,9 +143,9 @@ def test_a_worker_does_not_end_by_the_signals_that_stop_the_service(worker: Work
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(worker.pid, number)
     worker.send(ORDER)
-    answer = worker.receive(10)
+    answer = worker.receive(60)
     while isinstance(answer, orders.StageReport):
-        answer = worker.receive(10)
+        answer = worker.receive(60)
     assert isinstance(answer, orders.Refused), answer
     assert answer.cause is orders.Cause.ALTERED
     assert answer.found_sha256 is None
@@ -184,4 +184,4 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, is_stopped: bool) -> None
         if is_stopped:
             os.kill(child, signal.SIGSTOP)
         parent.kill()
-        wait_until(lambda: not is_running(child), 5, "the child has ended")
+        wait_until(lambda: not is_running(child), what="the child has ended")

@@ -13,30 +13,19 @@ Batch norm takes the statistics of the batch always and keeps none: no discrimin
 
 from __future__ import annotations
 
-from enum import StrEnum
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from trainer.training.recipe_tables import DiscriminatorKind
+
 LEAK = 0.2
 INITIAL_SIGMA = 0.02  # of convolutions and dense layers of the published code
 CODE_GAIN_SIGMA = 0.02  # of its normalisations' gain
 REFORMAT_CHANNELS = 2  # of what ``reformats`` makes
 RESIDUAL_GAIN, BASE_GAIN = 8.0, 2.0  # bring what `thin` adds, and what it adds it to, to about the same size
-
-
-class DiscriminatorKind(StrEnum):
-    """As recipes name them."""
-
-    PAPER = "paper"
-    CODE = "code"
-    PATCH = "patch"
-
-
-# A smaller image leaves a batch of one with a single value to take statistics of.
-MIN_SIDE_PIXELS = {DiscriminatorKind.PAPER: 32, DiscriminatorKind.CODE: 128, DiscriminatorKind.PATCH: 2}
 
 
 def build(kind: DiscriminatorKind, *, channels: int) -> nn.Module:

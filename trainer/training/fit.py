@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dicomnode.generators.kinds import NETWORKS, Kind, Prediction
-from trainer.features import SPEC
-from trainer.training.discriminators import MIN_SIDE_PIXELS, DiscriminatorKind
-from trainer.training.recipe_tables import Network, RecipeTables, TrainingStage
+from trainer.feature_names import SPEC
+from trainer.training.recipe_tables import MIN_SIDE_PIXELS, DiscriminatorKind, Network, RecipeTables, TrainingStage
 
 # Parameters of a card whose key in [network] has another name.
 RENAMED = {"layers": "blocks"}

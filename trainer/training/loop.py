@@ -28,10 +28,11 @@ from trainer.training import plan as plans
 from trainer.training.batches import Batch, BatchShare, Material, batches, draw_batch, load_material
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.plan import Plan
+from trainer.training.predictions import predict, truth_of
 from trainer.training.recipe import learning_rate, stage_steps
 from trainer.training.slices import SliceBatch
 from trainer.training.trained_network import buffers, flatten, set_weights, unflatten
-from trainer.training.training_step import StepReport, TrainingStep, new_training_step, predict, truth_of
+from trainer.training.training_step import StepReport, TrainingStep, new_training_step
 
 LAST, BEST, JOURNAL = "last.safetensors", "best.safetensors", "metrics.jsonl"
 CHECKPOINT_EVERY_S = 240  # wall time: what a kill may cost

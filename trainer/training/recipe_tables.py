@@ -135,6 +135,18 @@ class Losses(_Table):
     adversarial: Weight = 0.0
 
 
+class DiscriminatorKind(StrEnum):
+    """As recipes name them."""
+
+    PAPER = "paper"
+    CODE = "code"
+    PATCH = "patch"
+
+
+# A smaller image leaves a batch of one with a single value to take statistics of.
+MIN_SIDE_PIXELS = {DiscriminatorKind.PAPER: 32, DiscriminatorKind.CODE: 128, DiscriminatorKind.PATCH: 2}
+
+
 class Discriminator(_Table):
     """The discriminator of an adversarial stage, and how it is trained."""
 

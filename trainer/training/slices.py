@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from dicomnode.generators.kinds import NETWORKS, Prediction
 from dicomnode.imaging.body import BODY_LEVEL, body_box, body_mask, body_scale
@@ -66,13 +64,6 @@ def draw_batch(pairs: Sequence[SlicePairs], recipe: Recipe, numbers: range, seed
     return SliceBatch(
         inputs=np.stack([source for source, _ in drawn])[:, None], targets=np.stack([target for _, target in drawn])
     )
-
-
-def predict(net: nn.Module, batch: SliceBatch, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(B, C, P, P) in float32."""
-    inputs = torch.from_numpy(batch.inputs).to(device, dtype)
-    predicted: Tensor = net(inputs.contiguous(memory_format=torch.channels_last))
-    return predicted.float()
 
 
 def _draw(

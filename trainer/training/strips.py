@@ -10,11 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from dicomnode.generators.thin import ThinNet, consistency_tensors, project, thick_windows
 from dicomnode.imaging.profile import consistency
 from trainer.training.recipe import Recipe
 from trainer.training.simulate import (
@@ -108,43 +105,6 @@ def draw_strip(volumes: tuple[GreyVolume, ...], ratio: int, recipe: Recipe, rng:
     cubic_dc = consistency(STRIP_SLICES, ratio, assumed).cubic_dc[first * ratio : (first + PREDICTED_SLICES) * ratio]
     base = np.tensordot(cubic_dc.astype(np.float32), thick, axes=1)
     return Strip(thick=thick, base=base, truth=truth, first=first, thickness_over_spacing=assumed)
-
-
-def predict(net: nn.Module, batch: StripBatch, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(B, 3·ratio, P, P) in float32: cubic-dc plus the network's residual, projected; and as it was before that."""
-    assert isinstance(net, ThinNet)
-    thick = torch.from_numpy(batch.thick).to(device)
-    windows = torch.cat(
-        [
-            thick_windows(strip, net.window, first, first + PREDICTED_SLICES)
-            for strip, first in zip(thick, batch.first, strict=True)
-        ]
-    )
-    residual = net(windows.to(dtype, memory_format=torch.channels_last), batch.ratio).float()
-    thin = torch.from_numpy(batch.base).to(device) + residual.reshape(batch.base.shape)
-    averaging, operator = _matrices(batch, device)
-    return project(thin, measured(batch, device), averaging, operator), thin
-
-
-def measured(batch: StripBatch, device: torch.device) -> Tensor:
-    """(B, 3, P, P): the thick slices whose thin ones are predicted."""
-    pieces = [strip[f : f + PREDICTED_SLICES] for strip, f in zip(batch.thick, batch.first, strict=True)]
-    return torch.from_numpy(np.stack(pieces)).to(device)
-
-
-def profile(batch: StripBatch, device: torch.device) -> Tensor:
-    """(B, 3, 3·ratio): what averages the predicted slices to the measured ones."""
-    return _matrices(batch, device)[0]
-
-
-def _matrices(batch: StripBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Profile and operator (B, …). With t ≤ s the projection of three slabs does not depend on their neighbours."""
-    matrices = [
-        consistency_tensors(consistency(PREDICTED_SLICES, batch.ratio, thickness), device)
-        for thickness in batch.thickness_over_spacing
-    ]
-    averaging, operator = (torch.stack(group) for group in zip(*matrices, strict=True))
-    return averaging, operator
 
 
 def _draw_patch(volumes: tuple[GreyVolume, ...], ratio: int, size: int, rng: np.random.Generator) -> NDArray[np.uint16]:

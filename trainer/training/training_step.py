@@ -1,6 +1,7 @@
 """One step of one stage: the generator's losses and, in an adversarial stage, the discriminator's turn before them.
 
-What a sample is (a strip, a slice) is known here and in the two sample files; the loop around it knows steps only.
+What a sample is (a strip, a slice) is known here, in ``predictions`` and in the two sample files; the loop around this
+knows steps only.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from dicomnode.generators.kinds import NETWORKS
 from trainer import features
 from trainer.published import code_vgg_input
-from trainer.training import discriminators, losses, slices, strips
+from trainer.training import discriminators, losses, predictions
 from trainer.training.batches import Batch
 from trainer.training.recipe import Recipe
-from trainer.training.recipe_tables import Discriminator, TrainingStage
+from trainer.training.recipe_tables import Discriminator, DiscriminatorKind, TrainingStage
 from trainer.training.strips import StripBatch
 from trainer.training.trained_network import TrainedNetwork
 
@@ -54,8 +55,8 @@ class TrainingStep:
         With ``look_closer`` it also measures how large the adversarial gradient is, which costs another pass.
         """
         report = StepReport()
-        predicted, unprojected = predict(self.generator.net, batch, self.dtype, self.device)
-        truth = truth_of(batch, self.device)
+        predicted, unprojected = predictions.predict(self.generator.net, batch, self.dtype, self.device)
+        truth = predictions.truth_of(batch, self.device)
         if self.discriminator is not None:
             real, fake = (self.seen(images, batch, number) for images in (truth, predicted.detach()))
             self._train_discriminator(real, fake, number, rate, report)
@@ -105,7 +106,7 @@ class TrainingStep:
             terms["z_gradient"] = weights.z_gradient * losses.z_gradient(predicted, truth)
         if weights.consistency:
             assert isinstance(batch, StripBatch)
-            thick, profile = strips.measured(batch, self.device), strips.profile(batch, self.device)
+            thick, profile = predictions.measured(batch, self.device), predictions.profile(batch, self.device)
             terms["consistency"] = weights.consistency * losses.consistency_loss(unprojected, thick, profile)
         if weights.content:
             assert self.feature_net is not None
@@ -168,7 +169,7 @@ def new_training_step(
         torch.manual_seed(seed + 1)
         row = NETWORKS[recipe.network.kind]
         channels = row.slices_predicted if row.is_of_slices else discriminators.REFORMAT_CHANNELS
-        opposing = discriminators.build(discriminators.DiscriminatorKind(rules.kind), channels=channels)
+        opposing = discriminators.build(DiscriminatorKind(rules.kind), channels=channels)
         discriminator = TrainedNetwork(opposing, stage, dtype=torch.float32, device=device, average_decay=0.0)
     return TrainingStep(
         recipe=recipe,
@@ -179,19 +180,6 @@ def new_training_step(
         discriminator=discriminator,
         feature_net=feature_net,
     )
-
-
-def predict(net: nn.Module, batch: Batch, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(as served, before the projection), each (B, C, P, P) in float32."""
-    if isinstance(batch, StripBatch):
-        return strips.predict(net, batch, dtype, device)
-    predicted = slices.predict(net, batch, dtype, device)
-    return predicted, predicted
-
-
-def truth_of(batch: Batch, device: torch.device) -> Tensor:
-    """(B, C, P, P): what should have been predicted."""
-    return torch.from_numpy(batch.truth if isinstance(batch, StripBatch) else batch.targets).to(device)
 
 
 def _discriminator_rate(rules: Discriminator, rate: float) -> float:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.training.discriminators import MIN_SIDE_PIXELS, DiscriminatorKind, build, reformats
+from trainer.training.discriminators import build, reformats
 from trainer.training.losses import discriminator_accuracy, gradient_penalty, paper_discriminator_loss
+from trainer.training.recipe_tables import MIN_SIDE_PIXELS, DiscriminatorKind
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -27,7 +27,7 @@ from trainer.training.recipe import BUILT_IN, RECIPES, Recipe, learning_rate, st
 from trainer.training.trained_network import set_weights
 from trainer.training.training_step import new_training_step
 
-STEPS = 3  # of a stage
+STEPS = 2  # of a stage
 CPU = torch.device("cpu")
 Key = tuple[str | int, ...]
 

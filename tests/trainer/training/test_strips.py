@@ -8,7 +8,7 @@ import torch
 
 from tests.support.phantom_sources import phantom
 from tests.support.recipes import thin_recipe
-from trainer.training import networks, strips
+from trainer.training import networks, predictions, strips
 from trainer.training.recipe import Recipe
 from trainer.training.recipe_tables import Degradation
 from trainer.training.simulate import GreyVolume, grey_volume
@@ -69,7 +69,7 @@ def test_the_prediction_is_consistent_with_the_measured_slices(volumes: tuple[Gr
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.uniform_(-0.1, 0.1)
-        served, before = (thin[0].numpy() for thin in strips.predict(net, batch, torch.float32, CPU))
+        served, before = (thin[0].numpy() for thin in predictions.predict(net, batch, torch.float32, CPU))
     measured = batch.thick[0, batch.first[0] : batch.first[0] + 3]
 
     def missed(thin: np.ndarray) -> float:
@@ -81,6 +81,6 @@ def test_the_prediction_is_consistent_with_the_measured_slices(volumes: tuple[Gr
 def test_an_untrained_network_predicts_cubic_dc(volumes: tuple[GreyVolume, ...]) -> None:
     batch = strips.stacked(draw_many(volumes, 2)[:3], 2)
     with torch.no_grad():
-        served, before = strips.predict(networks.build(RECIPE.network), batch, torch.float32, CPU)
+        served, before = predictions.predict(networks.build(RECIPE.network), batch, torch.float32, CPU)
     np.testing.assert_array_equal(before.numpy(), batch.base)
     np.testing.assert_allclose(served.numpy(), batch.base, atol=2e-3)

@@ -11,7 +11,7 @@ import torch
 from dicomnode.generators.kinds import Kind
 from tests.support.phantom_sources import phantom
 from tests.support.recipes import FIDELITY, SHARP, Trainable, slice_recipe, thin_recipe
-from trainer.training import losses, networks, slices, strips, training_step
+from trainer.training import losses, networks, predictions, slices, strips
 from trainer.training.batches import Batch
 from trainer.training.recipe import Recipe
 from trainer.training.recipe_tables import Degradation, Discriminator, Losses, TrainingStage
@@ -119,6 +119,6 @@ def test_a_consistency_term_is_zero_behind_the_projection_only() -> None:
         for parameter in one.generator.net.parameters():
             parameter.uniform_(-0.1, 0.1)
     batch = strip_batch(recipe)
-    served, before = training_step.predict(one.generator.net, batch, torch.float32, CPU)
-    thick, profile = strips.measured(batch, CPU), strips.profile(batch, CPU)
+    served, before = predictions.predict(one.generator.net, batch, torch.float32, CPU)
+    thick, profile = predictions.measured(batch, CPU), predictions.profile(batch, CPU)
     assert losses.consistency_loss(served, thick, profile) < 1e-5 * losses.consistency_loss(before, thick, profile)
