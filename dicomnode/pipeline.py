@@ -59,6 +59,7 @@ class PipelineResult:
     series_uid: str | None = None
     ratio: int | None = None
     instances: tuple[Written, ...] = ()
+    network_share: float | None = None  # of the pixels that a network ran on; None: there was none
     notes: tuple[str, ...] = ()  # of verdict and derivation
     findings: tuple[gate.Finding, ...] = ()  # of the result gate
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds
@@ -128,6 +129,7 @@ def run_pipeline(
         series_uid=derivation.series_uid,
         ratio=ratio,
         instances=tuple(written),
+        network_share=made.network_share,
         notes=(*verdict.notes, *derivation.notes),
         findings=(*findings, *reread.findings()),
         stages=watch.seconds,
