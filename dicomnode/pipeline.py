@@ -62,6 +62,7 @@ class PipelineResult:
     series_uid: str | None = None
     ratio: int | None = None
     instances: tuple[Written, ...] = ()
+    network_share: float | None = None  # of the pixels that a network ran on; None: there was none
     notes: tuple[str, ...] = ()  # of verdict and derivation
     findings: tuple[gate.Finding, ...] = ()  # of the result gate
     spread: Spread | None = None  # where the parameters ask for the uncertainty
@@ -139,6 +140,7 @@ def run_pipeline(
         instances=tuple(written),
         notes=(*verdict.notes, *derivation.notes, *([spread.sentence] if spread is not None else [])),
         spread=spread,
+        network_share=made.network_share,
         findings=(*findings, *reread.findings()),
         stages=watch.seconds,
     )

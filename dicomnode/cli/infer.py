@@ -36,6 +36,7 @@ class Derived:
     model_digest: str
     sharpness: float | None  # None: the model has one set of weights
     device: str
+    network_share: float | None  # of the pixels that a network ran on, around the body; None: there was none
     stages: dict[str, float]  # name → seconds
     notes: tuple[str, ...]
     spread: Spread | None  # where --uncertainty asked for it
@@ -151,6 +152,7 @@ def _derived(
         slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
         model_digest=digest, sharpness=sharpness, device=device, notes=result.notes, out=out,
         spread=result.spread,
+        network_share=None if result.network_share is None else round(result.network_share, 3),
         gate=tuple(f"{sentence}; the node would hold the delivery" for sentence in result.objections),
         stages={name: round(seconds, 3) for name, seconds in result.stages.items()},
     )  # fmt: skip

@@ -22,6 +22,7 @@ class Generated:
 
     thin: Volume
     missing: NDArray[np.float32] | None = None  # (n, h, w) within ``body_window``; None: nothing was put back
+    network_share: float | None = None  # of the pixels that a network ran on; None: there was none
 
 
 class Generator(Protocol):

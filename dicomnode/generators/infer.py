@@ -11,7 +11,7 @@ Peak memory of ``generate`` beyond torch itself, in bytes, for n thick slices of
   + 4·n·r·H·W            the thin stack, which is returned (before it is there: three copies of the thick one)
   + WORKING_BYTES        activations of one step, on the device
   + 4·(C + 2·O)·H·W·k    the k planes of one step, C channels in and O out (repeated pixels count as WORKING_BYTES)
-  or, before the network, 8·n·32·W for the rows of cubic-dc
+  or, before the network, 8·n·32·W for the rows of cubic-dc, and after it 4·n·128² for what the averages lacked
 
 On exhausted memory a step is repeated with fewer planes, then with fewer rows, then on the CPU, each time with
 a warning in the log; a finished plane is never computed twice.
@@ -200,7 +200,8 @@ def _predict_strip(network: PlaneNetwork, forward: Forward, batch: Tensor, rows:
     strip = batch[..., top:bottom, :].to(step.device, step.dtype)
     if repeated:
         strip = functional.pad(strip, (repeated, repeated, above, below), mode="replicate")
-    predicted = forward(strip.contiguous(memory_format=torch.channels_last))
+    strip = strip.contiguous(memory_format=torch.channels_last)  # by the same name: the copy before it is gone
+    predicted = forward(strip)
     first = rows.start - top + above
     return predicted[..., first : first + len(rows), repeated : repeated + width].to(CPU, torch.float32)
 

@@ -8,7 +8,6 @@ networks that are only compared with, ``srcnn`` replaces slices and ``vdsr`` add
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, TypeVar
@@ -21,7 +20,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from dicomnode import log
 from dicomnode.errors import ModelError
 from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
 from dicomnode.generators.card import REINSTALL, VerifiedModel
@@ -36,8 +34,6 @@ from dicomnode.generators.vdsr import VDSR
 from dicomnode.imaging.body import body_rectangle, body_scale, body_window
 from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing, missing_from
 from dicomnode.imaging.volume import Volume
-
-LOGGER = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 Net = TypeVar("Net", bound=nn.Module)
@@ -66,14 +62,6 @@ class Stack:
     def plane(self) -> tuple[int, int]:
         """(H, W)."""
         return self.thick.shape[1:]
-
-    def around_body(self, reach: int) -> Stack:
-        """Views of the rows and columns that hold the body, a margin, and ``reach`` pixels that the network sees."""
-        rectangle = body_rectangle(self.thick, self.scale, BODY_MARGIN + reach)
-        part = replace(self, thick=self.thick[:, *rectangle], thin=self.thin[:, *rectangle])
-        share = part.thick.size / self.thick.size
-        log.event(LOGGER, "network_region", level=logging.DEBUG, detail=f"{share:.0%} of the pixels, around the body")
-        return part
 
 
 Refine = Callable[[nn.Module, Stack, torch.device, Progress], None]
@@ -121,7 +109,8 @@ class ServedNetwork:
             ratio=grid.ratio,
         )
         report = progress or (lambda _share: None)
-        self.refine(self.net, stack, chosen, lambda share: report(NETWORK_SHARE * share))
+        part = around_body(self.net, stack)
+        self.refine(self.net, part, chosen, lambda share: report(NETWORK_SHARE * share))
         missing = None
         if self.consistency:
             rows, columns = body_window(thick.voxels)
@@ -129,7 +118,11 @@ class ServedNetwork:
             missing = missing_from(stack.thin[middle], thick.voxels[middle], grid.ratio, thickness_over_spacing)
             restore_measured(stack.thin, thick.voxels, thickness_over_spacing)
         report(1.0)
-        return Generated(thin=thin_volume(stack.thin, thick, grid), missing=missing)
+        return Generated(
+            thin=thin_volume(stack.thin, thick, grid),
+            missing=missing,
+            network_share=part.thick.size / stack.thick.size,
+        )
 
 
 def serve(verified: VerifiedModel) -> ServedNetwork:
@@ -150,15 +143,22 @@ def serve(verified: VerifiedModel) -> ServedNetwork:
     return replace(served, both=(net, _network(verified, verified.adversarial_weights))).at(card.sharpness)
 
 
-def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
-    """``thin``: the residual of a thick slice's thin ones, from a window of thick slices around it.
+def around_body(net: nn.Module, stack: Stack) -> Stack:
+    """Views of the rows and columns on which ``net`` runs; the air beyond them stays as cubic-dc made it.
 
-    Only around the body; the air stays as cubic-dc made it. Within the body and its margin the result is that of the
-    whole plane: the network is given all that it sees from there.
+    For ``thin`` they hold the body, a margin, and all that the network sees from there: in the body and its margin the
+    result is that of the whole plane. Networks that replace slices, as they are published, get whole ones.
     """
+    if not isinstance(net, ThinNet):
+        return stack
+    margin = BODY_MARGIN + thin_planes(net, stack.ratio).border_rows
+    rows, columns = body_rectangle(stack.thick, stack.scale, margin)
+    return replace(stack, thick=stack.thick[:, rows, columns], thin=stack.thin[:, rows, columns])
+
+
+def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:
+    """``thin``: the residual of a thick slice's thin ones, from a window of thick slices around it."""
     assert isinstance(net, ThinNet)
-    planes = thin_planes(net, stack.ratio)
-    stack = stack.around_body(planes.border_rows)
     thick, thin, ratio = _as_tensor(stack.thick), torch.from_numpy(stack.thin), stack.ratio
 
     def read(start: int, stop: int) -> Tensor:
@@ -167,7 +167,7 @@ def add_residuals(net: nn.Module, stack: Stack, device: torch.device, progress: 
     def write(start: int, residuals: Tensor) -> None:
         thin[start * ratio :][: len(residuals) * ratio].add_(residuals.flatten(0, 1), alpha=stack.scale)
 
-    stream(planes, len(thick), stack.plane, read=read, write=write, device=device, progress=progress)
+    stream(thin_planes(net, ratio), len(thick), stack.plane, read=read, write=write, device=device, progress=progress)
 
 
 def replace_slices(net: nn.Module, stack: Stack, device: torch.device, progress: Progress) -> None:

@@ -161,10 +161,11 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
     durable.sync_folder(output)
     checkpoint("job.written")
     seconds = time.monotonic() - begun
+    spent = ", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in result.stages.items())
+    ran_on = "" if result.network_share is None else f"; network on {result.network_share:.0%} of the pixels"
     log.event(
-        LOGGER, "job_stages", level=logging.DEBUG, job=order.job, seconds=seconds, device=device,
-        detail=", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in result.stages.items()),
-    )  # fmt: skip
+        LOGGER, "job_stages", level=logging.DEBUG, job=order.job, seconds=seconds, device=device, detail=spent + ran_on
+    )
     notes = result.notes[len(result.verdict.notes) :]  # the notes of the verdict are stored with the series already
     series = DerivedSeries(
         series_uid=result.series_uid, instances=made, notes=notes, objections=result.objections, seconds=seconds

@@ -20,7 +20,7 @@ def test_a_thick_series_becomes_a_thin_one_and_the_numbers_say_how(run: Run, tmp
     found = json.loads(ran.out)
     assert (found["thick"], found["thin"], found["ratio"]) == (6, 24, 4)
     assert (found["slice_spacing_mm"], found["thin_spacing_mm"]) == (4.0, 1.0)
-    assert found["model"] == "cubic-dc"
+    assert (found["model"], found["network_share"]) == ("cubic-dc", None)
     assert set(found["stages"]) == {"read", "generate", "check", "derive", "write"}
     assert found["gate"] == []
     written = [dcmread(path, stop_before_pixels=True) for path in sorted((tmp_path / "out").iterdir())]

@@ -124,13 +124,15 @@ def test_the_network_runs_around_the_body_only_and_the_body_does_not_show_it(
     voxels = np.random.default_rng(3).random((4, 180, 200), dtype=np.float32) * 10
     voxels[:, *body] += 500
     thick = replace(random_stack(4, 180, 200), voxels=voxels)
-    found = derived(folder, thick, 3)
+    made = load_generator(folder).generate(thick, thin_grid(thick, 3), device="cpu")
+    found = made.thin.voxels
     monkeypatch.setattr(served, "body_rectangle", lambda _voxels, _scale, _margin: (slice(0, 180), slice(0, 200)))
     whole = derived(folder, thick, 3)
 
     grown = (slice(0, 41 + served.BODY_MARGIN), slice(30 - served.BODY_MARGIN, 93 + served.BODY_MARGIN))
     assert np.abs(found - whole)[:, *grown].max() < 1e-6 * np.abs(whole).max()
     reach = served.BODY_MARGIN + 14 + 4  # two blocks see 14 pixels far; the body is seen on squares of four
+    assert made.network_share == 66 * 114 / (180 * 200)
     base = cubic_dc_of(thick, 3)
     for beyond in ((slice(None), slice(41 + reach, None)), (slice(None), slice(None), slice(93 + reach, None))):
         assert np.abs(found[beyond] - base[beyond]).max() < 0.01, "projected once more, and otherwise untouched"
