@@ -16,7 +16,7 @@ from tests.support.dcmtk import needs_dcmtk
 from tests.support.dicom import storescu
 from tests.support.misbehaving_pacs import MisbehavingPacs
 from tests.support.mr_series import write_mr_series
-from tests.support.node import AE_TITLE, Node, is_running, running_node
+from tests.support.node import AE_TITLE, WORK_LIMIT_S, Node, is_running, running_node
 from tests.support.wait import wait_until
 
 pytestmark = [needs_dcmtk, pytest.mark.faults]
@@ -51,7 +51,7 @@ def _assert_delivered_once(node: Node, pacs: MisbehavingPacs) -> None:
 def test_a_service_killed_at_a_seam_ends_the_work_once_after_its_next_start(tmp_path: Path, seam: str) -> None:
     with MisbehavingPacs() as pacs, running_node(tmp_path / "node", "--kill", seam, pacs_port=pacs.port) as node:
         _send(node, tmp_path / "thick")
-        wait_until(lambda: node.is_over, 120, f"the service is killed at {seam}")
+        wait_until(lambda: node.is_over, WORK_LIMIT_S, f"the service is killed at {seam}")
         node.start()
         _assert_delivered_once(node, pacs)
         assert node.stop() == 0
@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_while_the_worker_writes_costs_no_attempt(tmp_path: 
     """Each child finds the disk full at its first file; the service's own disk has room, as with a quota."""
     with running_node(tmp_path / "node", "--error", "durable.written:7:ENOSPC") as node:
         _send(node, tmp_path / "thick")
-        wait_until(lambda: node.events("job_returned"), 120, "the job came back")
+        wait_until(lambda: node.events("job_returned"), WORK_LIMIT_S, "the job came back")
         job = node.job(1)
         assert (job.state, job.attempts) == ("queued", 0)
         assert "No space left on device" in node.events("job_returned")[0]["sentence"]

@@ -8,7 +8,7 @@ from tests.support.dcmtk import needs_dcmtk
 from tests.support.dicom import storescu
 from tests.support.mounts import resize, tmpfs
 from tests.support.mr_series import write_mr_series
-from tests.support.node import AE_TITLE, running_node
+from tests.support.node import AE_TITLE, WORK_LIMIT_S, running_node
 from tests.support.wait import wait_until
 
 pytestmark = needs_dcmtk
@@ -22,7 +22,7 @@ def test_a_job_whose_output_finds_no_room_waits_for_it_and_spends_no_attempt(tmp
     with tmpfs(tmp_path / "node" / "data", "size=12m") as data, running_node(tmp_path / "node") as node:
         sent = storescu(node.port, files, called=AE_TITLE)
         assert sent.returncode == 0, sent.stderr
-        wait_until(lambda: node.events("job_returned"), 120, "the job comes back")
+        wait_until(lambda: node.events("job_returned"), WORK_LIMIT_S, "the job comes back")
         job = node.job(1)
         assert (job.state, job.attempts) == ("queued", 0)
         assert "No space left on device" in node.events("job_returned")[0]["sentence"]
@@ -46,7 +46,9 @@ def test_a_sender_is_asked_to_come_again_and_what_was_acknowledged_is_there(tmp_
         assert all(path.suffix == ".dcm" for path in stored), "no temporary file is left"
         resize(data, "96m")
         # A disk that refused is believed to be full for some seconds: new associations are put off, not lost.
-        wait_until(lambda: storescu(node.port, files, called=AE_TITLE).returncode == 0, 120, "the sender gets through")
+        wait_until(
+            lambda: storescu(node.port, files, called=AE_TITLE).returncode == 0, WORK_LIMIT_S, "the sender gets through"
+        )
         (line,) = node.series()
         assert line.instances == len(files)
         assert node.stop() == 0

@@ -9,7 +9,7 @@ from tests.support.dcmtk import needs_dcmtk
 from tests.support.dicom import storescu
 from tests.support.misbehaving_pacs import MisbehavingPacs, Trick
 from tests.support.mr_series import write_mr_series
-from tests.support.node import AE_TITLE, Node, running_node
+from tests.support.node import AE_TITLE, WORK_LIMIT_S, Node, running_node
 from tests.support.wait import wait_until
 
 pytestmark = needs_dcmtk
@@ -28,7 +28,7 @@ def _wait_for_revision(node: Node, revision: int, job_state: str) -> None:
         job = node.job(line.id)  # one look for both: between two, the job of the next revision may be planned
         return (job.revision, job.state) == (revision, job_state)
 
-    wait_until(reached, 120, f"the job of revision {revision} is {job_state}")
+    wait_until(reached, WORK_LIMIT_S, f"the job of revision {revision} is {job_state}")
 
 
 def test_before_a_delivery_began_only_the_new_revision_goes_out(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_in_the_middle_of_a_delivery_the_old_revision_is_finished_and_the_new_on
     with MisbehavingPacs() as pacs, running_node(tmp_path, pacs_port=pacs.port) as node:
         pacs.answers.extend([0, 0, Trick.HANG])
         _send(node, files[:-1])
-        wait_until(lambda: len(pacs.arrivals) == 3, 120, "the delivery hangs at its third instance")
+        wait_until(lambda: len(pacs.arrivals) == 3, WORK_LIMIT_S, "the delivery hangs at its third instance")
         _send(node, files[-1:])
         _wait_for_revision(node, 2, "done")
         pacs.let_go.set()

@@ -17,7 +17,7 @@ KILLS = times(5, 200)
 
 @needs_dcmtk
 @pytest.mark.faults
-@pytest.mark.timeout(600 + 20 * KILLS)
+@pytest.mark.timeout(900 + 20 * KILLS)
 def test_nothing_acknowledged_is_lost_changed_or_sent_again_whatever_seam_the_service_dies_at(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH), "--kills", str(KILLS), "--seed", "7", "--keep", str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)

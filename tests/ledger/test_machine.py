@@ -345,7 +345,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return DeliveryId(1 + which % (len(self.scene.states("delivery")) + 1))
 
 
-TestLedgerMachine = pytest.mark.faults(pytest.mark.timeout(times(600, 3600))(LedgerMachine.TestCase))
+TestLedgerMachine = pytest.mark.faults(pytest.mark.timeout(times(900, 3600))(LedgerMachine.TestCase))
 TestLedgerMachine.settings = settings(
     max_examples=times(50, 2_000),
     stateful_step_count=30,

@@ -105,7 +105,7 @@ ACTS = st.lists(
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(times(600, 1800))
+@pytest.mark.timeout(times(900, 1800))
 @settings(max_examples=times(20, 1_000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(acts=ACTS)
 def test_activations_and_rollbacks_are_a_pile_for_each_name(acts: list[tuple[str, str, str]]) -> None:

@@ -290,7 +290,7 @@ def test_every_association_gives_its_descriptors_back(node: ReceivingNode) -> No
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(times(600, 1800))
+@pytest.mark.timeout(times(900, 1800))
 @settings(max_examples=times(40, 1_000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(st.binary(max_size=300), max_size=3), is_associated=st.booleans(), kind=st.integers(0, 9))
 def test_random_bytes_end_their_own_connection_only(

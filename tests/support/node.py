@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 120.0
 COMMAND_LIMIT_S = 120.0
+WORK_LIMIT_S = 300.0  # the worker is nice: on a loaded machine it gets little
 
 Row = dict[str, Any]  # an object of a command's JSON
 Answer = TypeVar("Answer")
@@ -113,7 +114,7 @@ class Node:
         warm = wait_until(lambda: self.events("worker_warm"), START_LIMIT_S, "a worker is warm")
         return int(warm[-1]["pid"])
 
-    def wait_for_verdicts(self, count: int, limit_s: float = 120.0) -> list[SeriesLine]:
+    def wait_for_verdicts(self, count: int, limit_s: float = WORK_LIMIT_S) -> list[SeriesLine]:
         """The received series, once so many have a verdict and none is without."""
 
         def decided() -> list[SeriesLine]:
@@ -122,7 +123,7 @@ class Node:
 
         return wait_until(decided, limit_s, f"{count} series have a verdict")
 
-    def wait_for_jobs(self, state: str, count: int = 1, limit_s: float = 120.0) -> list[SeriesLine]:
+    def wait_for_jobs(self, state: str, count: int = 1, limit_s: float = WORK_LIMIT_S) -> list[SeriesLine]:
         """The received series whose last job is in the state, once there are so many."""
 
         def reached() -> list[SeriesLine]:
@@ -131,7 +132,7 @@ class Node:
 
         return wait_until(reached, limit_s, f"{count} jobs are {state}")
 
-    def wait_for_deliveries(self, state: str, count: int = 1, limit_s: float = 120.0) -> list[DeliveryLine]:
+    def wait_for_deliveries(self, state: str, count: int = 1, limit_s: float = WORK_LIMIT_S) -> list[DeliveryLine]:
         """The deliveries in the state, once there are so many."""
 
         def reached() -> list[DeliveryLine]:

@@ -20,7 +20,7 @@ from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
 from tests.support.node import CHECKOUT, is_running
 from tests.support.wait import wait_until
 
-WARM_LIMIT_S = 120.0
+WARM_LIMIT_S = 300.0
 
 ORDER = orders.Order(
     job=JobId(4),
