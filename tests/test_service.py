@@ -28,7 +28,7 @@ from tests.support.due_delivery import Node as Pushing
 from tests.support.model_folders import write_thin
 from tests.support.mounts import tmpfs
 from tests.support.mr_series import mr_datasets
-from tests.support.node import CHECKOUT, is_running, kill, make_node, running_node
+from tests.support.node import CHECKOUT, START_LIMIT_S, STOP_LIMIT_S, is_running, kill, make_node, running_node
 from tests.support.stored import archived_files, store
 from tests.support.wait import wait_until
 
@@ -59,7 +59,7 @@ def test_an_open_association_may_end_while_it_stops(tmp_path: Path) -> None:
         wait_until(lambda: node.events("stopping"))
         assert association.send_c_echo().Status == 0
         association.release()
-        assert node.process.wait(30) == 0
+        assert node.process.wait(STOP_LIMIT_S) == 0
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_it_tells_systemd_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> 
     node = make_node(tmp_path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(30)
+        manager.settimeout(START_LIMIT_S)
         environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
         command = [sys.executable, "-m", "dicomnode", "serve", "--config", str(node.config)]
         with node.log_file.open("ab") as said:
@@ -170,7 +170,7 @@ def test_it_tells_systemd_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> 
             assert manager.recv(100) == b"READY=1"
             node.process.send_signal(signal.SIGTERM)
             assert manager.recv(100) == b"STOPPING=1"
-            assert node.process.wait(30) == 0
+            assert node.process.wait(STOP_LIMIT_S) == 0
         finally:
             kill(node)
 

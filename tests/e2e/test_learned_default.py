@@ -29,7 +29,7 @@ def test_the_shipped_network_derives_a_real_series_and_the_result_names_it(tmp_p
     with MisbehavingPacs() as pacs, running_node(tmp_path, pacs_port=pacs.port, rules=rules) as node:
         sent = storescu(node.port, files, "-xt", called=AE_TITLE)
         assert sent.returncode == 0, sent.stderr
-        (delivery,) = node.wait_for_deliveries("sent", limit_s=500)
+        (delivery,) = node.wait_for_deliveries("sent", limit_s=600)
         job = node.job(delivery.series)
         warm = node.events("worker_warm")
     facts = model_facts(default_model())
@@ -50,7 +50,7 @@ def test_a_rule_selects_the_papers_srgan_and_its_series_is_delivered(tmp_path: P
     with MisbehavingPacs() as pacs, running_node(tmp_path, pacs_port=pacs.port, rules=rules) as node:
         sent = storescu(node.port, files, called=AE_TITLE)
         assert sent.returncode == 0, sent.stderr
-        (delivery,) = node.wait_for_deliveries("sent", limit_s=300)
+        (delivery,) = node.wait_for_deliveries("sent", limit_s=600)
         job = node.job(delivery.series)
     facts = model_facts(PAPER_SRGAN)
     assert (job.model, job.model_digest) == (facts.name, facts.digest)
