@@ -118,6 +118,9 @@ def run_pipeline(
         if not gate.is_number(made.thin):
             raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
         findings = gate.look_at_volume(stack.volume, made, consistency=generator.consistency)
+        if ratios[0] <= gate.OWN_SLICES_RATIO and (trial := gate.trial_of(stack.volume)) is not None:
+            grid = thin_grid(trial.merged, gate.OWN_SLICES_RATIO)
+            findings.append(gate.look_at_trial(trial, generator.generate(trial.merged, grid, device=device)))
         reread = gate.Reread(stack, made.thin, consistency=generator.consistency)
     tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):

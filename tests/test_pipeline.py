@@ -24,7 +24,7 @@ from dicomnode.derivation import DerivationParameters
 from dicomnode.derive.encode import ENCODERS, DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.derive.stored import Storage
-from dicomnode.errors import InputError
+from dicomnode.errors import InputError, ModelError
 from dicomnode.generators.base import Generated, Progress, no_sharpness
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
@@ -61,6 +61,21 @@ class Forbidden:
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """Fail."""
         raise AssertionError((thick, grid, device, progress))
+
+
+@dataclass(frozen=True)
+class Overflowing:
+    """A generator whose result has a voxel that is no number."""
+
+    name: str = "overflowing"
+    digest: str = "0"
+    consistency: bool = True
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
+        """Interpolate, and spoil one voxel."""
+        made = CubicDc().generate(thick, grid, device=device, progress=progress)
+        made.thin.voxels[5, 6, 7] = np.nan
+        return made
 
 
 def _run(paths: list[Path], kept: list[DerivedFile], plan: DerivationPlan = PLAN) -> PipelineResult:
@@ -122,6 +137,19 @@ def test_a_refusal_is_an_answer_and_nothing_is_computed(tmp_path: Path) -> None:
     )
     assert result.verdict.reason is VerdictReason.TOO_FEW
     assert (result.series_uid, result.instances, kept) == (None, (), [])
+
+
+def test_a_voxel_that_is_no_number_ends_the_derivation_before_a_file_is_written(tmp_path: Path) -> None:
+    kept: list[DerivedFile] = []
+    with pytest.raises(ModelError, match="overflowing made voxels that are no numbers"):
+        run_pipeline(SMALL.write(tmp_path), generator=Overflowing(), plan=PLAN, device="cpu", write=kept.append)
+    assert kept == []
+
+
+def test_the_result_gate_looks_at_the_volume_and_at_every_file(tmp_path: Path) -> None:
+    result = _run(SMALL.write(tmp_path), [])
+    assert {found.check for found in result.findings} >= {"range", "averages", "place", "header", "values"}
+    assert result.objections == ()
 
 
 class Instances(list[bytes]):

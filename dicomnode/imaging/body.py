@@ -69,20 +69,20 @@ def _span(is_body: NDArray[np.bool_], margin: int) -> slice:
     return slice(max(first - margin, 0) // SQUARE * SQUARE, min(last + 1 + margin, len(is_body)))
 
 
-def body_window(voxels: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Rows and columns of a window of at most WINDOW pixels each way around the middle of the body."""
+def body_window(voxels: NDArray[np.float32], side: int = WINDOW) -> tuple[slice, slice]:
+    """Rows and columns of a window of at most ``side`` pixels each way around the middle of the body."""
     coarse = voxels[:, ::COARSE, ::COARSE]
     body = coarse > BODY_LEVEL * np.float32(body_scale(coarse))
     rows, columns = (
-        _centred(extent, np.flatnonzero(body.any(axis=others)) * COARSE)
+        _centred(extent, side, np.flatnonzero(body.any(axis=others)) * COARSE)
         for extent, others in zip(voxels.shape[1:], ((0, 2), (0, 1)), strict=True)
     )
     return rows, columns
 
 
-def _centred(extent: int, held: NDArray[np.intp]) -> slice:
+def _centred(extent: int, side: int, held: NDArray[np.intp]) -> slice:
     """Of ``extent`` pixels, a window around the middle of those that hold body."""
-    width = min(WINDOW, extent)
+    width = min(side, extent)
     middle = int(held[0] + held[-1]) // 2 if held.size else extent // 2
     start = min(max(middle - width // 2, 0), extent - width)
     return slice(start, start + width)

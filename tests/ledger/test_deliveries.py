@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
 from dicomnode.ledger.values import Priority
-from tests.ledger.scene import LEASE_S, Scene
+from tests.ledger.scene import LEASE_S, Scene, derived
 
 
 @pytest.fixture
@@ -268,3 +269,37 @@ def test_threads_claim_each_delivery_once(scene: Scene) -> None:
     with ThreadPoolExecutor(4) as pool:
         claimed = [number for future in [pool.submit(drain) for _ in range(4)] for number in future.result(60)]
     assert sorted(claimed) == list(range(1, 17))
+
+
+OBJECTIONS = ("a thin slice differs from the next one by 3 (limit 1)", "the grain is 2 (limit 1)")
+
+
+def test_what_the_result_gate_objects_to_waits_for_the_operator_and_is_then_sent(scene: Scene) -> None:
+    scene.queued("pacs", "workstation")
+    job = scene.claim_job()
+    assert scene.ledger.finish_job(job, replace(derived(2), objections=OBJECTIONS))
+    assert scene.ask("SELECT state FROM job") == [("done",)]
+    assert scene.ask("SELECT state, reason FROM delivery") == [("held", "gate")] * 2
+    ((sentence,), _) = scene.ask("SELECT sentence FROM delivery")
+    assert all(objection in str(sentence) for objection in OBJECTIONS)
+    assert scene.ledger.claim_delivery("pacs", "o", lease_s=LEASE_S) is None
+    scene.ledger.release_delivery(DeliveryId(1), "operator")
+    delivery = scene.claim_delivery()
+    for item in scene.ledger.pending_items(delivery):
+        scene.ledger.acknowledge(delivery, item, status=0)
+    assert scene.ledger.finish_delivery(delivery) == "sent"
+    assert scene.ask("SELECT state, reason FROM delivery") == [("sent", None), ("held", "gate")]
+    ((notes,),) = scene.ask("SELECT notes FROM job")
+    assert OBJECTIONS[0] in str(notes), "the job keeps what was found when nothing is held any more"
+
+
+def test_the_gate_is_named_first_where_an_earlier_revision_holds_a_delivery_too(scene: Scene) -> None:
+    series = scene.queued("pacs")
+    scene.finish_job()
+    scene.claim_delivery()
+    scene.receive(series)
+    scene.replan(series, 2, "pacs")
+    assert scene.ledger.finish_job(scene.claim_job(), replace(derived(), objections=OBJECTIONS))
+    ((state, reason, sentence),) = scene.ask("SELECT state, reason, sentence FROM delivery WHERE id = 2")
+    assert (state, reason) == ("held", "gate")
+    assert "A delivery of revision 1" in str(sentence)
