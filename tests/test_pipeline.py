@@ -64,12 +64,10 @@ class Forbidden:
 
 
 @dataclass(frozen=True)
-class Overflowing:
+class Overflowing(Forbidden):
     """A generator whose result has a voxel that is no number."""
 
     name: str = "overflowing"
-    digest: str = "0"
-    consistency: bool = True
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
         """Interpolate, and spoil one voxel."""
