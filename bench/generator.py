@@ -9,10 +9,10 @@ folded into the convolutions, channels_last, and of float32 and the machine's ha
 here. ``thin`` runs as it is served, with the pixels that are repeated beyond the border of its picture. One call of
 ``thin`` makes four thin slices, one call of the paper's makes one; both have cubic-dc before them and the projection
 behind them, which is not counted. Both run alternately in one process and the best round of each counts, because
-others' load only ever adds time. Weights are random: no
-multiplication is faster for being by zero. Bar: at least 40 times on a quiet machine.
+others' load only ever adds time. Weights are random: no multiplication is faster for being by zero. Bar: at least 40
+times on a quiet machine.
 
-``fewer_operations_times`` is the part of it that no machine can change, 30. The rest is memory: the paper's network
+``fewer_operations_times`` is the part of it that no machine can change, 28. The rest is memory: the paper's network
 moves four times the pixels through each layer, and pays for that where the processor multiplies faster than it
 reads, as with AMX. Where multiplying is what takes the time, as with AVX512-BF16, the two numbers come close.
 """
