@@ -20,7 +20,8 @@ def test_a_thick_series_becomes_a_thin_one_and_the_numbers_say_how(run: Run, tmp
     assert (found["thick"], found["thin"], found["ratio"]) == (6, 24, 4)
     assert (found["slice_spacing_mm"], found["thin_spacing_mm"]) == (4.0, 1.0)
     assert found["model"] == "cubic-dc"
-    assert set(found["stages"]) == {"read", "generate", "derive", "write"}
+    assert set(found["stages"]) == {"read", "generate", "check", "derive", "write"}
+    assert found["gate"] == []
     written = [dcmread(path, stop_before_pixels=True) for path in sorted((tmp_path / "out").iterdir())]
     assert [header.InstanceNumber for header in written] == list(range(1, 25))
     assert {float(header.SpacingBetweenSlices) for header in written} == {1.0}
