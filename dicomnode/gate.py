@@ -110,7 +110,8 @@ POSITION_LIMIT_MM: Final = 0.01  # coordinates are written to 1e-4 mm; a shift t
 FORM_TOLERANCE: Final = 1e-4  # of a direction cosine, and of a spacing as a share of it
 REREAD_ROWS: Final = 4  # every fourth row of a file is compared: encoding goes wrong in whole slices, or not at all
 # Values are rounded to half a stored step, and what the projection left missing is put back with them. A column of a
-# slab that reaches below the least value of the source is not compared: what is cut off there moves its other voxels.
+# slab that reaches below the least value of the source, or above what the words hold, is not compared: what is cut off
+# there moves its other voxels.
 VALUES_LIMIT: Final = 0.01  # steps of the series, beyond half a stored step
 STORED_LIMIT: Final = 1.0  # stored steps between an average of decoded thin slices and the thick slice
 
@@ -224,7 +225,8 @@ class Reread:
         slope = 1.0 if header.rescale_slope is None else header.rescale_slope
         values = stored[::REREAD_ROWS].astype(np.float64) * slope + (header.rescale_intercept or 0.0)
         owner, phase = divmod(index, self._ratio)
-        slab = self._slabs.get(owner) or self._slabs.setdefault(owner, self._begun(owner))
+        brightest = slope * self._stack.format.highest + (header.rescale_intercept or 0.0)
+        slab = self._slabs.get(owner) or self._slabs.setdefault(owner, self._begun(owner, brightest))
         difference = np.abs(values - self._thin.voxels[index, ::REREAD_ROWS])[slab.within]
         self._squares += float(np.square(np.maximum(difference - slope / 2, 0.0)).sum())
         self._voxels += difference.size
@@ -330,11 +332,12 @@ class Reread:
         if rising != list(range(1, count + 1)):
             self._wrong.add("Instance Number")
 
-    def _begun(self, owner: int) -> _Slab:
+    def _begun(self, owner: int, brightest: float) -> _Slab:
         padding = self._stack.padding
         thin = self._thin.voxels[owner * self._ratio : (owner + 1) * self._ratio, ::REREAD_ROWS]
         shown = np.ones(thin.shape[1:], dtype=np.bool_) if padding is None else ~padding[owner, ::REREAD_ROWS]
-        return _Slab(shown=shown, within=shown & (thin >= np.float32(self._stack.minimum)).all(axis=0))
+        fitting = (thin >= np.float32(self._stack.minimum)) & (thin <= np.float32(brightest))
+        return _Slab(shown=shown, within=shown & fitting.all(axis=0))
 
     def _off(self, owner: int, slab: _Slab) -> float:
         """Largest difference of a slab's average from the thick slice, or from the generator's own average."""
@@ -351,7 +354,7 @@ class _Slab:
     """The sum of the decoded thin slices of one thick slice, as far as they have come."""
 
     shown: Mask  # (h, w): no padding
-    within: Mask  # (h, w): no thin voxel lies below the least value of the source, nor is padding
+    within: Mask  # (h, w): no padding, and no thin voxel that has to be cut off
     phases: set[int] = field(default_factory=set)
     total: NDArray[np.float64] | float = 0.0
 
