@@ -113,9 +113,9 @@ def test_studies_become_a_model_that_the_node_can_serve_and_an_interrupt_leaves_
 
     command = [sys.executable, "-m", "dicomnode", *map(str, words(studies, recipe, broken))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as training:
-        wait_until((broken / "fidelity").is_dir, limit_s=60, what="the first stage begins")
+        wait_until((broken / "fidelity").is_dir, limit_s=300, what="the first stage begins")
         training.send_signal(signal.SIGINT)
-        out, err = training.communicate(timeout=60)
+        out, err = training.communicate(timeout=300)
     assert training.returncode == 130, err
     assert out == ""
     assert f"Interrupted; `dicomnode train --resume --out {broken}` goes on." in err

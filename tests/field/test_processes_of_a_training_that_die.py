@@ -138,6 +138,6 @@ def test_a_process_of_the_group_that_is_killed_ends_the_others_with_a_sentence(t
         workers = [int(one) for one in children if str(tmp_path / "run") in Path(f"/proc/{one}/cmdline").read_text()]
         assert len(workers) == 2
         os.kill(workers[1], signal.SIGKILL)
-        _, err = launcher.communicate(timeout=60)
+        _, err = launcher.communicate(timeout=300)
     assert launcher.returncode != 0
     assert "Another process of this run ended or does not answer" in err, err

@@ -24,7 +24,7 @@ from tests.support.pdu import MR_IMAGE
 from tests.support.wait import wait_until
 
 EXPLICIT = "1.2.840.10008.1.2.1"
-SWIFT = PushSettings(connect_timeout_s=2.0, response_timeout_s=5.0, backoff_min_s=0.05, backoff_max_s=0.2)
+SWIFT = PushSettings(connect_timeout_s=20.0, response_timeout_s=30.0, backoff_min_s=0.05, backoff_max_s=0.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
