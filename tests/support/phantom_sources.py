@@ -33,7 +33,10 @@ def write_sources(data: Path) -> None:
         path, voxels = data / row["path"], phantom(seed)
         if path.suffix == ".gz":
             path.parent.mkdir(parents=True, exist_ok=True)
-            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)  # type: ignore[no-untyped-call]
+            is_thick = path.parent.name == "thick_nifti"  # whose slice axis is the last one
+            shown = voxels[40:52].transpose(2, 1, 0) if is_thick else voxels
+            affine = np.diag([1.0, 1.0, 3.0 if is_thick else 1.0, 1.0])
+            nibabel.save(nibabel.Nifti1Image(shown, affine), path)  # type: ignore[no-untyped-call]
         elif row["split"] == "unseen":
             write_series(path, voxels[40:52], slice_spacing_mm=3.0, patient=row["subject"])
         else:

@@ -27,6 +27,7 @@ UNREADABLE = (
 )  # fmt: skip
 DEFLATE_AT_MOST = 1032  # bytes out of one byte of gzip (zlib's own figure): more is a header that lies
 SINGULAR_MM = 1e-3  # of a voxel's edge
+THICK = 1.5  # an axis whose voxels are so many times as long as the shortest edge is the slice axis
 DATASET_FILE = "dataset_description.json"  # stands in the root of a BIDS data set, and of its derivatives
 INNER_FOLDERS = ("derivatives", "sourcedata", "rawdata")  # of one BIDS data set: the people are the same
 SUBJECT = re.compile(r"sub-([A-Za-z0-9]+)(?=[_.]|$)")
@@ -43,7 +44,9 @@ class NiftiVolume:
 def read_nifti(path: Path) -> NiftiVolume | str:
     """The volume of a file, or what keeps it from being one, completing "it cannot be used: …".
 
-    Axes keep their order as (D, H, W); slices that fall along the normal are turned round. (x, y, z, 1) is one volume.
+    The axis with the longest voxels is the slice axis if they are THICK: most programs write it last. Otherwise, and
+    for the others, the axes keep their order as (D, H, W). Slices that fall along the normal are turned round.
+    (x, y, z, 1) is one volume.
     """
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -64,7 +67,17 @@ def read_nifti(path: Path) -> NiftiVolume | str:
         return "all its voxels have one value"
     content = hashlib.sha256(affine.round(6).tobytes() + repr(voxels.shape).encode())
     content.update(np.ascontiguousarray(voxels).data)
-    return NiftiVolume(volume=_volume(np.ascontiguousarray(voxels), affine), content=content.hexdigest())
+    slice_axis = _slice_axis(affine)
+    order = (slice_axis, *(axis for axis in range(3) if axis != slice_axis))
+    placed = affine[:, [*order, 3]]
+    volume = _volume(np.ascontiguousarray(voxels.transpose(order)), placed)
+    return NiftiVolume(volume=volume, content=content.hexdigest())
+
+
+def _slice_axis(affine: np.ndarray) -> int:
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    longest = int(edges.argmax())
+    return longest if edges[longest] >= THICK * edges.min() else 0
 
 
 def _header_fault(image: object, path: Path) -> str | None:

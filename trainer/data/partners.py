@@ -100,8 +100,9 @@ def find_pairs(
     for subject in dict.fromkeys(series.source.subject for series in found):
         own = [series for series in found if series.source.subject == subject]
         rejections += [_unusable(series) for series in own if series.role is Role.UNUSABLE]
+        own = [series for series in own if not series.source.is_nifti]  # they do not say whose space they lie in
         for thick in (series for series in own if series.role is Role.THICK):
-            partners = [series for series in own if series.role is Role.THIN and not series.source.is_nifti]
+            partners = [series for series in own if series.role is Role.THIN]
             judged = [_judge(thick, thin, pairing, window, allow_contrast) for thin in partners]
             pairs += [answer for answer in judged if isinstance(answer, Pair)]
             rejections += [answer for answer in judged if isinstance(answer, Rejection)]

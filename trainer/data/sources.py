@@ -348,22 +348,29 @@ def _describe_dicom(source: Source) -> Series:
 
 
 def _describe_nifti(source: Source) -> Series:
-    """A NIfTI file knows no Frame of Reference and no person: it is a truth for simulated pairs, or nothing.
+    """A NIfTI file knows no Frame of Reference and no person: it is in no real pair.
 
-    ``person`` is the digest of its content: equal where the picture is the same.
+    Thin, it is a truth for simulated pairs; thick, its rows and columns may be one. ``person`` is the digest of its
+    content: equal where the picture is the same.
     """
     read = nifti.read_nifti(source.paths[0])
     if isinstance(read, str):
         sentence = f"{shown_name(source.paths[0])} cannot be used: {read}."
         return Series(source=source, role=Role.UNUSABLE, sentence=sentence, slices=0)
     volume = read.volume
-    spacings = (volume.slice_spacing_mm, volume.row_spacing_mm, volume.column_spacing_mm)
-    is_thin = choose_ratio(max(spacings), min(spacings)) is None
+    in_plane = (volume.row_spacing_mm, volume.column_spacing_mm)
+    spacings = (volume.slice_spacing_mm, *in_plane)
+    if choose_ratio(max(spacings), min(spacings)) is None:
+        role, words = Role.THIN, "are thin in every direction"
+    elif choose_ratio(max(in_plane), min(in_plane)) is None:
+        role, words = Role.THICK, "are thick in one direction: its rows and columns are of use (--in-plane)"
+    else:
+        role, words = Role.UNUSABLE, "are of use in no direction"
     size = f"Voxels of {' × '.join(f'{spacing:.3g}' for spacing in spacings)} mm"
     return Series(
         source=source,
-        role=Role.THIN if is_thin else Role.UNUSABLE,
-        sentence=f"{size} are thin in every direction." if is_thin else f"{size} are not thin in every direction.",
+        role=role,
+        sentence=f"{size} {words}.",
         slices=len(volume.voxels),
         rows=volume.voxels.shape[1],
         columns=volume.voxels.shape[2],

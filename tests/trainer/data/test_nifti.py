@@ -102,6 +102,20 @@ def test_a_file_that_is_no_volume_is_one_row_with_its_name_and_the_rest_is_liste
         sources.load(odd.source)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_slice_axis_of_a_thick_stack_is_found_wherever_the_file_has_it(axis: int, tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).random((6, 14, 15), dtype=np.float32)  # (D, H, W), slices of 4 mm
+    order = [(0, 1, 2), (1, 0, 2), (1, 2, 0)][axis]
+    affine = np.diag([*(4.0 if one == 0 else 0.8 for one in order), 1.0])
+    read = read_nifti(save(tmp_path / "v.nii.gz", stack.transpose(order), affine))
+    assert isinstance(read, NiftiVolume)
+    assert read.volume.slice_spacing_mm == pytest.approx(4.0)
+    assert read.volume.row_spacing_mm == read.volume.column_spacing_mm == pytest.approx(0.8)
+    assert sorted(read.volume.voxels[0].ravel()) in (sorted(stack[0].ravel()), sorted(stack[-1].ravel()))
+    normal = np.cross(read.volume.row_direction, read.volume.column_direction)
+    assert float(normal @ read.volume.slice_step_mm) == pytest.approx(4.0)
+
+
 @pytest.mark.parametrize("more", [(1,), (1, 1), (1, 1, 1)])
 def test_further_axes_of_length_one_are_one_volume(more: tuple[int, ...], tmp_path: Path) -> None:
     voxels = good()

@@ -78,9 +78,10 @@ def test_every_validation_cell_and_every_thick_series_is_judged(phantom_data: Pa
         (case.label, case.plane, case.ratio, case.profile, case.thickness_over_spacing, case.is_rethickened)
         for case in cases(found)
     ]
-    assert len(judged) == len(set(judged)) == 2 * (9 + 2) + 6
+    assert len(judged) == len(set(judged)) == 6 * (9 + 2) + 11
     assert ("philips_mprage", 2, 5, ProfileKind.BOX, 1.0, False) in judged
     assert ("lumbar_t2_sag", 0, 2, ProfileKind.BOX, 1.0, True) in judged
+    assert ("fernando_flair", 0, 2, ProfileKind.BOX, 1.0, True) in judged
     assert not {label for label, *_ in judged} & {"fnndsc_10yr", "stroke_a_t2"}, "trained on"
 
 
