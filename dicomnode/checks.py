@@ -157,12 +157,12 @@ def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
     catalog = ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
     names = {rule.model or catalog.default: rule for rule in reversed(settings.rule)}
-    for name, rule in sorted(names.items()):
+    for name in sorted(names):
+        rule = names[name]
         try:
             facts = catalog.verified(name)
-            for other in settings.rule:
-                if (other.model or catalog.default) == name:
-                    _refuse_sharpness(rule := other, facts)
+            for rule in (one for one in settings.rule if (one.model or catalog.default) == name):
+                _refuse_sharpness(rule, facts)
         except ModelError as exc:
             sentence = f"Rule {rule.name} asks for it: {exc.sentence}"
             yield CheckRow(what=f"model {name}", mark=Mark.FAIL, sentence=sentence, hint=exc.hint)

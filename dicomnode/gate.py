@@ -39,7 +39,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Check(StrEnum):
-    """What is looked at, in this order."""
+    """The checks of the gate, in the order in which they are made."""
 
     RANGE = "range"
     AVERAGES = "averages"
@@ -366,7 +366,7 @@ class _Slab:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Scene:
-    """What the figures of a thick series are measured with."""
+    """The window of a thick series in which its figures are measured, and the units of these figures."""
 
     rows: slice  # of the window
     columns: slice

@@ -70,7 +70,7 @@ class PipelineResult:
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """What the result gate found beyond its limits; such a series is not delivered unless an operator says so."""
+        """The findings beyond their limits, in sentences. With any, an operator has to release the series."""
         return tuple(finding.sentence for finding in self.findings if finding.holds)
 
 

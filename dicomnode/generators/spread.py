@@ -1,4 +1,4 @@
-"""How far a generator's slices lie apart when the series is turned and mirrored: a measure of what was guessed.
+"""The spread of a generator's thin slices when the series is turned and mirrored, as a measure of guessed detail.
 
 Anatomy that the thick slices determine comes out the same whichever way the picture lies; detail that the network
 supplies from what it has learned does not. The figure says how sure the model is of itself, not how right it is: all

@@ -81,7 +81,7 @@ def body_window(voxels: NDArray[np.float32], side: int = WINDOW) -> tuple[slice,
 
 
 def _centred(extent: int, side: int, held: NDArray[np.intp]) -> slice:
-    """Of ``extent`` pixels, a window around the middle of those that hold body."""
+    """Return a window within ``extent`` pixels, around the middle of the pixels that hold body."""
     width = min(side, extent)
     middle = int(held[0] + held[-1]) // 2 if held.size else extent // 2
     start = min(max(middle - width // 2, 0), extent - width)

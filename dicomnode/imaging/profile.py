@@ -152,7 +152,7 @@ def consistency(thick_slices: int, ratio: int, thickness_over_spacing: float) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SlabWeights:
-    """What ``Consistency`` does within one thick slice, the same for all of a stack of any length; float32, read-only.
+    """The weights of ``Consistency`` within one thick slice: all slices of a stack share them. float32, read-only.
 
     No profile that is assumed reaches into a neighbour's slab, so ``A Aᵀ`` is diagonal, and a stack needs no matrix
     that grows with the square of its slices.

@@ -63,7 +63,7 @@ def test_a_linear_ramp_stays_one_away_from_the_ends() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(2, 6), st.sampled_from([0.5, 0.8, 1.0]), st.integers(0, 2**32 - 1))
 def test_it_is_the_matrix_of_the_whole_stack(slices: int, ratio: int, thickness: float, seed: int) -> None:
-    """That matrix is a solved system of equations; its spline is tested against scipy's."""
+    """The dense matrix solves the system of equations whole; another test compares its spline with scipy's."""
     measured = np.random.default_rng(seed).random((slices, 3, 4), dtype=np.float32)
     whole = np.tensordot(consistency(slices, ratio, thickness).cubic_dc, measured, axes=1)
     np.testing.assert_allclose(cubic_dc(measured, ratio, thickness), whole, atol=2e-6)

@@ -272,7 +272,7 @@ print(derive(24, 256))
 
 
 def test_a_series_takes_the_memory_that_is_stated(tmp_path: Path) -> None:
-    """Of a stack that is read-only, as here, a copy is made beside it."""
+    """The thick stack is read-only here, so the network gets a copy of it, which the formula counts."""
     report = subprocess.run([sys.executable, "-c", STATED, tmp_path], capture_output=True, text=True, check=True)
     slices, ratio, channels, plane_bytes = 24, 6, 5, 4 * 256 * 256
     stated = slices * (1 + ratio) * plane_bytes + (24 << 20) + (channels + 2 * ratio) * plane_bytes
