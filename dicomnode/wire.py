@@ -80,7 +80,7 @@ class Rejection:
 
     @property
     def code(self) -> str:
-        """As people write it: ``1/1/7``."""
+        """The result as people write it: ``1/1/7``."""
         return f"{self.result}/{self.source}/{self.reason}"
 
 

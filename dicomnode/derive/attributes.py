@@ -88,7 +88,7 @@ def _acquired(facts: Facts) -> tuple[str | None, str | None]:
 
 
 def _median_window(facts: Facts, keyword: str) -> str | None:
-    """Of each slice's first usable window, the middle one over the series: per-slice windows flicker.
+    """The median over the series of each slice's first usable window: per-slice windows flicker.
 
     A window is a pair: a centre without a width, or a width that no viewer can divide by, is none.
     """
@@ -112,7 +112,7 @@ def _window(header: InstanceHeader, *, is_any_width: bool) -> tuple[float, float
 
 
 def _plane(facts: Facts, keyword: str) -> object:
-    """As the source wrote it; the median where its slices differ by less than the verdict's tolerance."""
+    """The plane as the source wrote it; the median where its slices differ by less than the verdict allows."""
     element = facts.copies.common(keyword)
     if element is not None:
         return element
@@ -121,7 +121,7 @@ def _plane(facts: Facts, keyword: str) -> object:
 
 
 def _rescale(facts: Facts, keyword: str) -> object:
-    """As the source has it, byte for byte; one of our own where its slices differ; none where it has none."""
+    """The source's rescale, byte for byte; one of our own where its slices differ; none where it has none."""
     if facts.stack.format.has_uniform_rescale and (
         (element := facts.copies.first(keyword)) is not None or not facts.first.has(keyword)
     ):

@@ -64,7 +64,7 @@ class Facts:
 
     @property
     def first(self) -> InstanceHeader:
-        """Of the source: the slice that lies first along the normal."""
+        """The source's slice that lies first along the normal."""
         return self.stack.headers[0]
 
     @property
@@ -74,7 +74,7 @@ class Facts:
 
     @property
     def series_number(self) -> str:
-        """Of the source, as words take it."""
+        """The source's Series Number as words take it."""
         return "of unknown number" if self.first.series_number is None else str(self.first.series_number)
 
     def position_mm(self, index: int) -> Vector:
@@ -83,7 +83,7 @@ class Facts:
 
 
 def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: bool) -> Facts:
-    """Of ``thin``, which must lie on the block-aligned grid of ``stack``.
+    """Collect the facts of ``thin``, which must lie on the block-aligned grid of ``stack``.
 
     ``consistency``: are the averages over the thick slices to be those that were measured?
     """

@@ -86,7 +86,7 @@ class Storage:
         return fitted
 
     def _shared_out(self, slab: NDArray[np.float64], average: NDArray[np.float64]) -> NDArray[np.float64]:
-        """For columns (r, P) and their averages (P,): ``clip(column + share · weights)``, the share found exactly.
+        """``clip(column + share · weights)`` of columns (r, P) and their averages (P,), the share found exactly.
 
         That is the nearest column with the average within the range (Karush–Kuhn–Tucker). Its average rises with the
         share, along a line between any two shares at which some voxel reaches the lowest or highest value.

@@ -36,7 +36,7 @@ class Spread:
 
     @property
     def sentence(self) -> str:
-        """For an operator."""
+        """Say the figure in one sentence to an operator."""
         return (
             f"Turned and mirrored in {len(SYMMETRIES)} ways, the series gives thin slices that differ by "
             f"{self.average:.2%} of its brightness, and by more than {self.high:.2%} in a hundredth of the body: "

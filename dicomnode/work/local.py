@@ -26,7 +26,7 @@ ASLEEP_S = 5.0  # a longer time between two looks was not the job's: the machine
 
 
 class LocalExecutor:
-    """At any time at most one child. A child ends with the thread that called ``ready``."""
+    """An executor that has one child at most. A child ends with the thread that called ``ready``."""
 
     def __init__(
         self, setup: Setup, *, time_limit_s: float, memory_limit_mb: float, clock: Clock = SYSTEM_CLOCK

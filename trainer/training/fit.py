@@ -10,7 +10,14 @@ from collections.abc import Iterator
 
 from dicomnode.generators.kinds import NETWORKS, Kind, Prediction
 from trainer.feature_names import SPEC
-from trainer.training.recipe_tables import MIN_SIDE_PIXELS, DiscriminatorKind, Network, RecipeTables, TrainingStage
+from trainer.training.recipe_tables import (
+    MIN_SIDE_PIXELS,
+    PREDICTED_SLICES,
+    DiscriminatorKind,
+    Network,
+    RecipeTables,
+    TrainingStage,
+)
 
 # Parameters of a card whose key in [network] has another name.
 RENAMED = {"layers": "blocks"}
@@ -66,7 +73,8 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
         if match is None:
             yield f"{stage.features!r} names no features, as vgg19:relu3_4 or vgg19:pool4@224 do"
             return
-        side, smallest = int(match["side"] or samples.patch), _smallest_seen(stage.features)
+        shown = PREDICTED_SLICES * min(samples.ratios) if is_strips else samples.patch  # a strip is seen from the side
+        side, smallest = int(match["side"] or shown), _smallest_seen(stage.features)
         if 0 < side < smallest:
             yield f"{stage.features} needs images of {smallest} pixels at least; {side} is smaller"
 
@@ -123,7 +131,7 @@ def without_effect(recipe: RecipeTables) -> Iterator[tuple[str, str]]:
 
 
 def half_pairs(recipe: RecipeTables) -> Iterator[str]:
-    """Of a share and a size, where one is 0 the other has no effect."""
+    """Name each share whose size is 0, and each size whose share is 0: neither has an effect."""
     degradation = recipe.degradation
     for what in ("noise", "flicker"):
         share, largest = getattr(degradation, f"{what}_share"), getattr(degradation, f"{what}_max")
