@@ -312,10 +312,11 @@ def measure(work: Path, full: Node, empty: Node, *, rounds: int, sent: int) -> d
 
     with stopped_in_the_end((full, empty)):
         for number in range(rounds):
-            for node in (empty, full) if number % 2 == 0 else (full, empty):
-                note("ready_s", node, node.start())
-                note("receive_at_start_s", node, node.receive(work / "files", sent))
-                node.stop()
+            for pair in range(PAIRS):
+                for node in (empty, full) if pair % 2 == 0 else (full, empty):
+                    note("ready_s", node, node.start())
+                    note("receive_at_start_s", node, node.receive(work / "files", sent))
+                    node.stop()
             for node in (empty, full):
                 node.start()
             for node in (empty, full):
