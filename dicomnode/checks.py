@@ -155,7 +155,7 @@ def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
 
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
-    catalog = ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
+    catalog = catalog_of(settings)
     names = {rule.model or catalog.default: rule for rule in reversed(settings.rule)}
     for name in sorted(names):
         rule = names[name]
@@ -171,6 +171,11 @@ def _check_models(settings: Settings) -> Iterator[CheckRow]:
             dial = "" if facts.sharpness is None else f" sharpness {facts.sharpness:g} unless a rule says otherwise,"
             sentence = f"Kind {facts.kind}, ratios {lowest}–{highest},{dial} digest {facts.digest}: verified."
             yield CheckRow(what=f"model {name}", mark=Mark.OK, sentence=sentence)
+
+
+def catalog_of(settings: Settings) -> ModelCatalog:
+    """The models of a node that may or may not run now."""
+    return ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
 
 
 def _active_models(settings: Settings) -> dict[str, ImportedModel]:

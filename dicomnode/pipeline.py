@@ -149,13 +149,13 @@ def run_pipeline(
     )
 
 
-def series_in(folder: Path, *, note: Callable[[str], None] = lambda _: None) -> dict[str, list[Path]]:
-    """The images below a folder by Series Instance UID, in order of their names, copies once.
+def series_in(*places: Path, note: Callable[[str], None] = lambda _: None) -> dict[str, list[Path]]:
+    """The images among files and below folders, by Series Instance UID, in order of their names, copies once.
 
     ``note`` is told of every file that was passed over. Raises InputError where a series may not be used whatever the
     verdict on its images would be: one of them breaks off, or two share a SOP Instance UID.
     """
-    listed = list_files([folder])
+    listed = list_files(places)
     for line in passed_over_lines({**listed.passed_over, **dict.fromkeys(listed.nifti, "a NIfTI file, not DICOM")}):
         note(line)
     for series in listed.series:

@@ -11,7 +11,7 @@ import pytest
 
 from dicomnode.errors import SettingsError
 from dicomnode.settings import load
-from dicomnode.settings.match import Match
+from dicomnode.settings.match import Condition, Match, ValueTest
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,8 +61,11 @@ def test_the_file_of_the_documentation_loads(tmp_path: Path) -> None:
     assert loaded.peer[0].networks == (ip_network("10.1.2.0/24"), ip_network("10.9.9.9/32"))
     assert (loaded.peer[1].host, loaded.peer[1].port) == ("10.1.0.5", 104)
     rule = loaded.rule[0]
-    assert rule.match.globs == (("SeriesDescription", "*T2*"),)
-    assert rule.match.slice_spacing == ((">=", 2.0), ("<", 8.0))
+    spacing = ValueTest(text=">= 2, < 8", comparisons=((">=", 2.0), ("<", 8.0)))
+    assert rule.match.conditions == (
+        Condition(key="SeriesDescription", tests=(ValueTest(text="*T2*"),)),
+        Condition(key="slice_spacing_mm", tests=(spacing,)),
+    )
     assert (rule.model, rule.deliver_to) == ("thin", ("pacs",))
 
 
@@ -101,13 +104,20 @@ def test_six_mistakes_are_reported_at_once_each_with_file_and_dotted_key(tmp_pat
 
 
 def test_a_match_that_does_not_parse_names_each_part(tmp_path: Path) -> None:
-    match = '{ SeriesDescriptoin = "*", slice_spacing_mm = "=> 2", Rows = 512, PixelData = "*" }'
+    match = (
+        '{ SeriesDescriptoin = "*", slice_spacing_mm = "=> 2", Rows = 512, PixelData = "*", '
+        'plane = ["axial", "AXIAL"], EchoTime = [], StationName = ">= 3", FlipAngle = "!" }'
+    )
     lines = _complaints(tmp_path, f'[[rule]]\nname = "x"\nmatch = {match}')
     found = "\n".join(lines)
     assert "rule.0.match.SeriesDescriptoin: is not a keyword of the DICOM dictionary (did you mean SeriesD" in found
     assert 'rule.0.match.slice_spacing_mm: expected comparisons such as ">= 2"' in found
     assert "rule.0.match.Rows: expected a pattern in text" in found
     assert "rule.0.match.PixelData: holds no text" in found
+    assert 'rule.0.match.plane: expected "axial", "coronal" or "sagittal", found' in found
+    assert "rule.0.match.EchoTime: expected one test at least, found an empty list" in found
+    assert "rule.0.match.StationName: holds text, which has no order" in found
+    assert "rule.0.match.FlipAngle: expected a pattern in text" in found
 
 
 def test_a_rule_may_deliver_only_to_a_peer_that_exists_and_has_an_address(tmp_path: Path) -> None:

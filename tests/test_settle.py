@@ -258,7 +258,9 @@ def test_a_series_that_no_rule_matches_is_kept_and_each_rule_says_why(bench: Ben
     bench.settle(bench.settler({"name": "knee", "match": {"BodyPartExamined": "KNEE"}}))
     explanation = bench.reader.series_explain(series)
     assert (explanation.state, explanation.reason) == ("kept", "no_rule")
-    assert explanation.notes == ("Rule knee does not apply: BodyPartExamined is not “KNEE” in 6 of 6 instances.",)
+    assert explanation.notes == (
+        "Rule knee does not apply: BodyPartExamined is to be “KNEE”, and is not in 6 of 6 instances.",
+    )
 
 
 def test_a_late_slice_that_closes_a_gap_turns_a_kept_series_into_a_job(bench: Bench) -> None:
