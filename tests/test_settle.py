@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode import settle
+from dicomnode import rules, settle
 from dicomnode.archive import Archive
 from dicomnode.errors import ModelError
 from dicomnode.generators.model_dir import ModelFacts, model_facts
@@ -289,7 +289,7 @@ def test_a_series_that_brings_the_judge_down_is_kept_and_does_not_stop_the_next_
             raise ZeroDivisionError
         return judge(headers, limits, rule_matched=rule_matched)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(settle, "judge", trip)
+    monkeypatch.setattr(rules, "judge", trip)
     bench.settle(bench.settler())
     explanation = bench.reader.series_explain(poison)
     assert (explanation.state, explanation.reason) == ("kept", settle.NOT_JUDGED)
