@@ -7,6 +7,7 @@
     python bench/gate.py --ratios 4 --planes 0    of a thin volume: fewer thick series
     python bench/gate.py --toy                    a small part of one series, to see that it still runs
     python bench/gate.py --json                   a JSON object a line: each series, each damage of it, the summary
+    python bench/gate.py --lines FILE…            the tables of lines that --json printed, of one run or of several
 
 A good series is a thick one as it came, or a thin volume of the validation split that was averaged along each of its
 axes and written as DICOM. Each is derived with the model and passes all checks of the gate, as in the pipeline; bar: no
@@ -25,17 +26,18 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import statistics
 import sys
 import tempfile
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -52,7 +54,7 @@ from dicomnode.derive.facts import DerivationPlan
 from dicomnode.gate import own_slices
 from dicomnode.gate.measure import is_number, look_at_volume
 from dicomnode.gate.reread import Reread
-from dicomnode.gate.rule import LIMITS, Check, Finding
+from dicomnode.gate.rule import Check, Finding
 from dicomnode.generators import model_dir, served
 from dicomnode.generators.base import Generated
 from dicomnode.generators.served import ServedNetwork
@@ -79,6 +81,7 @@ SAMPLES = (
 TOY_SHAPE = (12, 96, 96)
 TOY_RATIO = 4
 BRIGHTEST = 4095  # twelve bits, as a scanner stores
+MOST_CHECKS, MOST_PASSED = 3, 2  # that the table names
 NOT_A_NUMBER: Final = "number"  # what ``is_number`` says: the job is held, and nothing is encoded
 
 
@@ -89,16 +92,6 @@ class Series:
     name: str
     stack: stacks.Stack
     ratio: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What became of one damage, over the series."""
-
-    series: int = 0
-    passed: list[str] = field(default_factory=list)
-    by: Counter[str] = field(default_factory=Counter)
-    shares: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # of the limit, by check
 
 
 # The good series.
@@ -570,62 +563,75 @@ def _content(dataset: Dataset) -> bytes:
 
 # What is printed.
 
+Line = dict[str, Any]
 
-def line_of(part: str, series: Series, found: Sequence[Finding] | None, damage: str | None = None) -> dict[str, object]:
+
+def line_of(part: str, series: Series, found: Sequence[Finding] | None, damage: str | None = None) -> Line:
     """One series, or one damage of it."""
     return {
         "part": part,
-        **({} if damage is None else {"damage": damage}),
         "series": series.name,
         "ratio": series.ratio,
         "slices": len(series.stack.volume.voxels),
+        **({} if damage is None else {"damage": damage}),
         "held_by": [NOT_A_NUMBER] if found is None else [str(one.check) for one in found if one.holds],
-        "figures": {str(one.check): float(f"{one.measured:.4g}") for one in found or ()},
+        "figures": [asdict(one.figure) for one in found or ()],
     }
 
 
-def table_of_good(findings: dict[str, list[Finding]]) -> Iterator[str]:
+def table_of_good(lines: Sequence[Line]) -> Iterator[str]:
     """Of each check: the limit, and the good series that comes nearest to it."""
-    yield "| check | limit | series | nearest | of the limit | in |"
+    yield "| check | limit | series | nearest figure | share of the limit | series |"
     yield "|---|---|---|---|---|---|"
     for check in Check:
-        judged = [(one, name) for name, found in findings.items() for one in found if one.check is check]
-        if not judged:
-            continue
-        nearest, name = max(judged, key=lambda pair: pair[0].share)
-        least = "at least " if LIMITS[check].is_least else ""
-        yield (
-            f"| `{check}` | {least}{nearest.limit:.3g} | {len(judged)} | {nearest.measured:.3g} | {nearest.share:.0%} "
-            f"| {name} |"
-        )
+        judged = [(one, line["series"]) for line in lines for one in line["figures"] if one["check"] == check]
+        if judged:
+            nearest, name = max(judged, key=lambda pair: _share(pair[0]))
+            least = "at least " if nearest["is_least"] else ""
+            yield (
+                f"| `{check}` | {least}{nearest['limit']:.3g} | {len(judged)} | {nearest['measured']:.3g} "
+                f"| {_share(nearest):.0%} | {name} |"
+            )
 
 
-def table_of_damages(tallies: dict[str, Tally]) -> Iterator[str]:
-    """Of each damage: how many series it was held on, by which checks and with what figure, and where it passed."""
-    yield "| damage | held | by: series, median of times the limit | not held on: highest share of a limit |"
+def table_of_damages(lines: Sequence[Line]) -> Iterator[str]:
+    """Of each damage: on how many series it was held, by which checks, how far beyond a limit, and where it passed."""
+    yield "| damage | held | by (series; median of times the limit) | passed on (nearest to its limit) |"
     yield "|---|---|---|---|"
-    for name, tally in tallies.items():
-        by = ", ".join(
-            f"`{check}` {count}" + (f", {statistics.median(shares):.3g} ×" if (shares := tally.shares[check]) else "")
-            for check, count in tally.by.most_common(3)
-        )
-        yield f"| {name} | {tally.series - len(tally.passed)} of {tally.series} | {by} | {'; '.join(tally.passed)} |"
+    of_damage: defaultdict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        of_damage[line["damage"]].append(line)
+    for damage, done in of_damage.items():
+        passed = [line for line in done if not line["held_by"]]
+        held_by = Counter(check for line in done for check in line["held_by"])
+        by = "; ".join(f"`{check}` {count}{_times(done, check)}" for check, count in held_by.most_common(MOST_CHECKS))
+        where = [(line["series"], max(line["figures"], key=_share)) for line in passed]
+        told = "; ".join(f"{name} (`{one['check']}` {_share(one):.0%})" for name, one in where[:MOST_PASSED])
+        more = f" and {len(where) - MOST_PASSED} more" if len(where) > MOST_PASSED else ""
+        yield f"| {damage} | {len(done) - len(passed)} of {len(done)} | {by} | {told}{more} |"
 
 
-def add(tally: Tally, series: Series, found: Sequence[Finding] | None) -> None:
-    """Count one damage of one series."""
-    tally.series += 1
-    if found is None:
-        tally.by[NOT_A_NUMBER] += 1
-        return
-    for one in found:
-        if one.holds:
-            tally.by[one.check] += 1
-            if np.isfinite(one.share):
-                tally.shares[one.check].append(one.share)
-    if not any(one.holds for one in found):
-        nearest = max(found, key=lambda one: one.share)
-        tally.passed.append(f"{series.name} (`{nearest.check}` {nearest.share:.0%})")
+def _times(done: Sequence[Line], check: str) -> str:
+    """How many times the limit the figures are that hold, in the middle."""
+    shares = [one["share"] for line in done for one in line["figures"] if one["check"] == check and one["holds"]]
+    finite = [share for share in shares if share is not None]
+    return f", {statistics.median(finite):.3g} ×" if finite else ""
+
+
+def _share(figure: dict[str, Any]) -> float:
+    return math.inf if figure["share"] is None else float(figure["share"])
+
+
+def measured(options: argparse.Namespace) -> Iterator[Line]:
+    """Each series and each damage of it."""
+    network = model_dir.load_generator(options.model)
+    assert isinstance(network, ServedNetwork), "cubic-dc has no network to spoil"
+    for series in toy() if options.toy else of_inventory(options) if options.studies else samples():
+        remembered = Remembered(network)
+        if options.part != "damages":
+            yield line_of("good", series, good(series, remembered))
+        for damage, found in damaged(series, network, remembered) if options.part != "good" else ():
+            yield line_of("damage", series, found, damage)
 
 
 def main() -> None:
@@ -638,51 +644,39 @@ def main() -> None:
     parser.add_argument("--ratios", type=int, nargs="+", default=cases.VALIDATION_RATIOS)
     parser.add_argument("--planes", type=int, nargs="+", default=cases.PLANES)
     parser.add_argument("--model", default=model_dir.default_model())
+    parser.add_argument("--lines", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    network = model_dir.load_generator(options.model)
-    assert isinstance(network, ServedNetwork), "cubic-dc has no network to spoil"
-    listed = toy() if options.toy else of_inventory(options) if options.studies else samples()
-    findings: dict[str, list[Finding]] = {}
-    tallies: dict[str, Tally] = defaultdict(Tally)
-    for series in listed:
-        remembered = Remembered(network)
-        if options.part != "damages":
-            findings[series.name] = good(series, remembered)
-            _say(line_of("good", series, findings[series.name]), options)
-        for damage, found in damaged(series, network, remembered) if options.part != "good" else ():
-            add(tallies[damage], series, found)
-            _say(line_of("damage", series, found, damage), options)
-    false_holds = [name for name, found in findings.items() if any(one.holds for one in found)]
+    kept = (json.loads(text) for path in options.lines for text in path.read_text().splitlines())
+    lines: dict[str, list[Line]] = {"good": [], "damage": []}
+    for line in (one for one in kept if "part" in one) if options.lines else measured(options):
+        lines[line["part"]].append(line)
+        if options.json:
+            print(json.dumps(line), flush=True)
+        else:
+            done = f"{line['series']}: {line.get('damage', 'good')}"
+            print(f"{done}: {', '.join(line['held_by']) or 'passed'}", file=sys.stderr, flush=True)
+    false_holds = [line["series"] for line in lines["good"] if line["held_by"]]
     summary = {
         "bench": "gate",
-        "model": network.name,
-        "good_series": len(findings),
+        "good_series": len(lines["good"]),
         "false_holds": len(false_holds),
         "bar": "0 false holds",
-        "damages": sum(tally.series for tally in tallies.values()),
-        "held": sum(tally.series - len(tally.passed) for tally in tallies.values()),
+        "damages": len(lines["damage"]),
+        "held": sum(bool(line["held_by"]) for line in lines["damage"]),
     }
     if options.json:
         print(json.dumps(summary))
         return
-    tables = [*(table_of_good(findings) if findings else ()), "", *(table_of_damages(tallies) if tallies else ()), ""]
-    print("\n".join(tables))
+    for table in (table_of_good(lines["good"]), table_of_damages(lines["damage"])):
+        print("\n".join(table), end="\n\n")
     print(
-        f"{network.name}: {summary['false_holds']} of {summary['good_series']} good series held "
-        f"(bar 0){': ' + ', '.join(false_holds) if false_holds else ''}; "
+        f"{summary['false_holds']} of {summary['good_series']} good series held (bar 0)"
+        f"{': ' + ', '.join(false_holds) if false_holds else ''}; "
         f"{summary['held']} of {summary['damages']} damaged results held"
     )
-
-
-def _say(line: dict[str, object], options: argparse.Namespace) -> None:
-    if options.json:
-        print(json.dumps(line), flush=True)
-        return
-    held = ", ".join(map(str, line["held_by"])) if isinstance(line["held_by"], list) else ""
-    print(f"{line['series']}: {line.get('damage', 'good')}: {held or 'passed'}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

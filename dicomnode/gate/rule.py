@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomnode.derivation import GateFigure
 from dicomnode.imaging.volume import Volume
 
 
@@ -76,6 +77,18 @@ class Finding:
         if self.measured <= best:
             return 0.0
         return (self.measured - best) / (self.limit - best) if self.limit > best else math.inf
+
+    @property
+    def figure(self) -> GateFigure:
+        """The finding as the ledger keeps it."""
+        return GateFigure(
+            check=self.check,
+            measured=_kept(self.measured),
+            limit=self.limit,
+            is_least=self.is_least,
+            share=_kept(self.share),
+            holds=self.holds,
+        )
 
 
 # A vessel that fills a quarter of a slab is diluted in the thick slice, so a thin one may be brighter. The sharpest
@@ -176,6 +189,11 @@ def finding(check: Check, measured: float, *, noise: float = 0.0, names: Sequenc
         holds=not is_within,
         sentence=rule.sentence.format(f"{measured:.3g}", f"{limit:.3g}") + listed,
     )
+
+
+def _kept(figure: float) -> float | None:
+    """Four digits of a figure; JSON has no word for what is no finite number."""
+    return float(f"{figure:.4g}") if math.isfinite(figure) else None
 
 
 def step_of(thick: Volume) -> float:
