@@ -14,10 +14,13 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from dicomnode import gate
 from dicomnode.derive.encode import DerivedFile, derive
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError, ModelError
+from dicomnode.gate import own_slices
+from dicomnode.gate.measure import is_number, look_at_volume
+from dicomnode.gate.reread import Reread
+from dicomnode.gate.rule import Finding
 from dicomnode.generators.base import Generator
 from dicomnode.generators.spread import Spread, spread_of
 from dicomnode.imaging.frame import read_frames
@@ -64,7 +67,7 @@ class PipelineResult:
     instances: tuple[Written, ...] = ()
     network_share: float | None = None  # of the pixels that a network ran on; None: there was none
     notes: tuple[str, ...] = ()  # of verdict and derivation
-    findings: tuple[gate.Finding, ...] = ()  # of the result gate
+    findings: tuple[Finding, ...] = ()  # of the result gate
     spread: Spread | None = None  # where the parameters ask for the uncertainty
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds
 
@@ -115,13 +118,13 @@ def run_pipeline(
             tell_share = partial(tell, Stage.COMPARE)
             spread = spread_of(generator, stack.volume, grid, device=device, progress=tell_share)
     with watch(Stage.CHECK):
-        if not gate.is_number(made.thin):
+        if not is_number(made.thin):
             raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
-        findings = gate.look_at_volume(stack.volume, made, consistency=generator.consistency)
-        if ratios[0] <= gate.OWN_SLICES_RATIO and (trial := gate.trial_of(stack.volume)) is not None:
-            grid = thin_grid(trial.merged, gate.OWN_SLICES_RATIO)
-            findings.append(gate.look_at_trial(trial, generator.generate(trial.merged, grid, device=device)))
-        reread = gate.Reread(stack, made.thin, consistency=generator.consistency)
+        findings = look_at_volume(stack.volume, made, consistency=generator.consistency)
+        if ratios[0] <= own_slices.RATIO and (trial := own_slices.trial_of(stack.volume)) is not None:
+            grid = thin_grid(trial.merged, own_slices.RATIO)
+            findings.append(own_slices.look_at_trial(trial, generator.generate(trial.merged, grid, device=device)))
+        reread = Reread(stack, made.thin, consistency=generator.consistency)
     tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
         derivation = derive(stack, made.thin, plan, consistency=generator.consistency)

@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 
+from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import lists, mapping, models, quarantine
@@ -59,6 +60,7 @@ _ARRIVALS = (
     .group_by(instance.c.revision, instance.c.peer)
     .order_by(instance.c.revision, instance.c.peer)
 )
+_FIGURES = select(job.c.figures).where(job.c.id == bound("job"))
 _JOBS = (
     select(job)
     .where(or_(job.c.series_id == bound("series"), job.c.output_series_id == bound("series")))
@@ -135,7 +137,8 @@ class Reader:
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
             set_aside = quarantine.notes(connection, SeriesId(series_id))
-        last = jobs[-1] if jobs else None
+            last = jobs[-1] if jobs else None
+            figures = () if last is None else _figures(connection, last)
         standing = Standing(
             state=SeriesState(row.state),
             revision=row.revision,
@@ -155,9 +158,10 @@ class Reader:
             state=row.state,
             revision=row.revision,
             reason=row.reason,
-            sentences=explain(standing, last, notes, deliveries),
+            sentences=explain(standing, last, figures, notes, deliveries),
             notes=notes,
             job=last,
+            gate=figures,
             deliveries=deliveries,
             events=history,
             series_uid=row.series_uid if identify else None,
@@ -253,6 +257,11 @@ def _series_row(connection: Connection, series_id: int) -> AnyRow:
 def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
     """List the jobs that read or made the series."""
     return tuple(mapping.job_line(row) for row in connection.execute(_JOBS, bind_values(series=series_id)))
+
+
+def _figures(connection: Connection, last: JobLine) -> tuple[GateFigure, ...]:
+    """List what the result gate measured of what a job made."""
+    return mapping.gate_figures(connection.execute(_FIGURES, bind_values(job=last.id)).scalar_one())
 
 
 def _events(

@@ -168,7 +168,12 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
     )
     notes = result.notes[len(result.verdict.notes) :]  # the notes of the verdict are stored with the series already
     series = DerivedSeries(
-        series_uid=result.series_uid, instances=made, notes=notes, objections=result.objections, seconds=seconds
+        series_uid=result.series_uid,
+        instances=made,
+        notes=notes,
+        objections=result.objections,
+        figures=tuple(finding.figure for finding in result.findings),
+        seconds=seconds,
     )
     return orders.Finished(job=order.job, series=series)
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure
 from dicomnode.ids import InstanceId, JobId
 
 MESSAGE_LIMIT_BYTES = 64 * 2**20  # an order of 100,000 instances has 25 MB; anything above is no message of ours
@@ -132,6 +132,7 @@ def decode(text: bytes) -> Message:
         series["instances"] = tuple(DerivedInstance(**entry) for entry in series["instances"])
         series["notes"] = tuple(series["notes"])
         series["objections"] = tuple(series["objections"])
+        series["figures"] = tuple(GateFigure(**entry) for entry in series["figures"])
         fields["series"] = DerivedSeries(**series)
     elif kind is Ready:
         fields["models"] = tuple(fields["models"])

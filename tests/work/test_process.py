@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, RuleLimits
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure, RuleLimits
 from dicomnode.ids import InstanceId, JobId
 from dicomnode.work import orders
 from dicomnode.work.child import PARENT_GONE, Setup
@@ -83,6 +83,7 @@ def _warm(worker: WorkerProcess) -> orders.Ready:
                     ),
                 ),
                 notes=("größer",),
+                figures=(GateFigure(check="header", measured=None, limit=0.0, is_least=False, share=None, holds=True),),
                 seconds=0.5,
             ),
         ),
