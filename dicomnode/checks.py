@@ -23,13 +23,18 @@ from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import ImportedModel
-from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.dimse_carrier import carrier_of
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
+from dicomnode.seams import SYSTEM_CLOCK
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
+from dicomnode.tls.identity import Age, held_certificates
 
 LOGGER = logging.getLogger(__name__)
 
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "fuse.sshfs")  # no shared memory for WAL
+
+
+RENEWAL = "Put the new certificate, with its key, in the place of the old one: the running node takes it by itself."
 
 
 class Mark(StrEnum):
@@ -61,12 +66,13 @@ def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
         CheckRow(
             what="settings",
             mark=Mark.OK if any(_is_delivered_to(settings, peer) for peer in settings.peer) else Mark.WARN,
-            sentence=introduction(settings, settings.node.port),
+            sentence=introduction(settings, *_configured_ports(settings)),
         )
     ]
     rows += _check_disk(settings)
     rows += _check_ledger(settings)
     rows += _check_models(settings)
+    rows += _check_tls(settings)
     rows += [_check_peer(settings, peer, with_echo=with_echo) for peer in settings.peer]
     return rows
 
@@ -187,16 +193,41 @@ def _active_models(settings: Settings) -> dict[str, ImportedModel]:
         return {}
 
 
+def _check_tls(settings: Settings) -> Iterator[CheckRow]:
+    """Our certificate for the people who register it, and the authorities that soon end."""
+    try:
+        certificates = held_certificates(settings.tls, SYSTEM_CLOCK.now())
+    except SettingsError as exc:
+        yield CheckRow(what="tls", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+        return
+    for held in certificates:
+        is_ours, is_fine = held.key == "tls.certificate", held.age is Age.VALID
+        if not is_ours and is_fine:
+            continue
+        is_over = held.age in (Age.EXPIRED, Age.NOT_YET)
+        names = f" It names {', '.join(held.names) or 'nobody'}; its SHA-256 is {held.fingerprint}." if is_ours else ""
+        yield CheckRow(
+            what="certificate" if is_ours else "authority",
+            mark=Mark.OK if is_fine else Mark.FAIL if is_over and is_ours else Mark.WARN,
+            sentence=f"{held.sentence}{names}",
+            hint="" if is_fine else RENEWAL,
+        )
+
+
 def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> CheckRow:
     what = f"peer {peer.name}"
     ways = []
     if peer.networks:
-        ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}")
+        how = ", with TLS and its certificate only" if peer.is_bound else ""
+        ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}{how}")
     if peer.address:
-        ways.append(f"is sent to as {peer.ae_title} at {peer.address}")
+        ways.append(f"is sent to as {peer.ae_title} at {peer.address}{' with TLS' if peer.tls else ''}")
     sentence = f"It {' and '.join(ways)}."
     if peer.address and with_echo:
-        outcome = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push).echo(peer)
+        try:
+            outcome = carrier_of(settings).echo(peer)
+        except SettingsError as exc:  # of a file of [tls], which has a line of its own
+            return CheckRow(what=what, mark=Mark.FAIL, sentence=f"{sentence} {exc.sentence}", hint=exc.hint)
         if outcome.status != 0:
             return CheckRow(
                 what=what, mark=Mark.FAIL, sentence=f"{sentence} C-ECHO: {outcome.sentence}", hint=outcome.hint
@@ -204,14 +235,27 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
         sentence = f"{sentence} It answered a C-ECHO."
     if peer.address and not _is_delivered_to(settings, peer):
         return CheckRow(what=what, mark=Mark.WARN, sentence=f"{sentence} No rule delivers to it.")
+    if peer.networks and settings.tls.listen and not settings.node.listen and not peer.is_bound:
+        return CheckRow(
+            what=what,
+            mark=Mark.WARN,
+            sentence=f"{sentence} Every certificate of an authority in tls.ca may come in as this peer.",
+            hint="Name its certificate in `peer.fingerprints` or `peer.certificate_names`.",
+        )
     return CheckRow(what=what, mark=Mark.OK, sentence=sentence)
 
 
-def introduction(settings: Settings, port: int) -> str:
-    """Say in words which address the node listens on and which peers it sends to."""
+def _configured_ports(settings: Settings) -> tuple[int, int]:
+    return settings.node.port if settings.node.listen else 0, settings.tls.port if settings.tls.listen else 0
+
+
+def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
+    """Say in words which addresses the node listens on (port 0: not) and which peers it sends to."""
     senders = ", ".join(peer.name for peer in settings.peer if peer.networks) or "nobody"
     receivers = ", ".join(peer.name for peer in settings.peer if _is_delivered_to(settings, peer))
-    where = f"Listens on {settings.node.host}:{port} as {settings.node.ae_title} to {senders}"
+    doors = [f"{settings.node.host}:{port}"] if settings.node.listen else []
+    doors += [f"{settings.tls.host}:{tls_port} with TLS"] if settings.tls.listen else []
+    where = f"Listens on {' and on '.join(doors)} as {settings.node.ae_title} to {senders}"
     if receivers:
         return f"{where}; sends what it derives to {receivers}."
     return (

@@ -37,6 +37,7 @@ from dicomnode.settings.models import Settings
 from dicomnode.settle import Settler
 from dicomnode.sweep import Sweep
 from dicomnode.systemd import notify
+from dicomnode.tls.identity import Age, Identity
 from dicomnode.work.child import Setup
 from dicomnode.work.local import LocalExecutor
 from dicomnode.work.supervisor import Supervisor
@@ -47,6 +48,7 @@ PUSH_STOP_S = 10.0  # for the instance that is being sent to a peer; then the as
 SETTLE_STOP_S = 10.0  # for the series that is being judged
 SWEEP_STOP_S = 10.0  # for the folder that is being looked through
 SIGNAL_POLL_S = 1.0
+CERTIFICATES_AT = time(8)  # each day, local time: when there is somebody who can ask for a new one
 SWEPT_AT = time(4)  # each day, local time: before the first patients, and not in an hour that summer time moves
 
 
@@ -66,9 +68,9 @@ class Service:
 
     @property
     def port(self) -> int:
-        """The port on which the service listens. The service must be started."""
+        """The port on which the service listens without TLS, else that for TLS. The service must be started."""
         assert self._receiver is not None, "not started"
-        return self._receiver.port
+        return self._receiver.port or self._receiver.tls_port
 
     def run(self) -> None:
         """Start, serve until SIGTERM or Ctrl-C, and stop every part.
@@ -106,6 +108,7 @@ class Service:
     def _start(self, parts: ExitStack) -> None:
         settings = self.settings
         host = socket.gethostname()
+        identity = Identity(settings.tls) if settings.uses_tls else None
         archive, ledger, boot = self._open(parts, host)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
@@ -142,6 +145,8 @@ class Service:
             ledger=ledger,
             archive=archive,
             wake=lambda: settler.wake(),
+            tls=settings.tls,
+            identity=identity,
             clock=self._clock,
         )
         settler = Settler(
@@ -154,14 +159,17 @@ class Service:
             planned=supervisor.wake,
             clock=self._clock,
         )
-        carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push)
+        carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity)
         self._loops = [
             PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier)
             for peer in settings.peer
             if peer.address
         ]
         calendar = Calendar(
-            [DailyJob(name="sweep", at=SWEPT_AT, run=sweep.look_again)],
+            [
+                DailyJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
+                DailyJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
+            ],
             stepped=lambda by_s: ledger.note(
                 "clock_stepped", table="boot", row=boot.boot, detail=f"the wall clock was set by {by_s:+.0f} s"
             ),
@@ -182,10 +190,12 @@ class Service:
         parts.callback(sweep.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)
+        self._warn_of_certificates(identity)
         checkpoint("service.started")
         log.event(
-            LOGGER, "started", version=__version__, boot=boot.boot, pid=os.getpid(), host=settings.node.host,
-            port=receiver.port, archive=str(settings.node.data), sentence=introduction(settings, receiver.port),
+            LOGGER, "started", version=__version__, boot=boot.boot, pid=os.getpid(), port=self.port,
+            host=settings.node.host if settings.node.listen else settings.tls.host, archive=str(settings.node.data),
+            sentence=introduction(settings, receiver.port, receiver.tls_port),
         )  # fmt: skip
 
     def _open(self, parts: ExitStack, host: str) -> tuple[Archive, Ledger, BootReport]:
@@ -201,6 +211,13 @@ class Service:
         for peer, number in ledger.deliveries_without_peer(self.settings.reachable_peers).items():
             log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         return archive, ledger, boot
+
+    def _warn_of_certificates(self, identity: Identity | None) -> None:
+        """Log which certificates expire within 30 days; within 7 days as an error."""
+        for held in identity.certificates(self._clock.now()) if identity is not None else ():
+            if held.age is not Age.VALID:
+                level = logging.WARNING if held.age is Age.SOON else logging.ERROR
+                log.event(LOGGER, "certificate_expires", level=level, state=str(held.age), sentence=held.sentence)
 
     def _wake_loops(self) -> None:
         for loop in self._loops:

@@ -40,6 +40,28 @@ deliver_to = ["pacs"]
 """
 
 
+_TLS_PEER = '[[peer]]\nname = "p"\nae_title = "P"\n'
+_TLS_TO = '[tls]\nca = "c"\n' + _TLS_PEER + 'address = "a:1"\ntls = true\n'
+FINGERPRINT = ":".join(["AB"] * 32)  # as openssl prints it
+TLS = f"""
+[node]
+listen = ""
+[tls]
+listen = "0.0.0.0:2762"
+certificate = "/etc/dicomnode/node.pem"
+key = "/etc/dicomnode/node.key"
+ca = "/etc/dicomnode/ca.pem"
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+networks = ["10.1.0.0/24"]
+address = "10.1.0.5:2762"
+tls = true
+fingerprints = ["{FINGERPRINT}"]
+certificate_names = ["pacs.example.org"]
+"""
+
+
 def _write(folder: Path, text: str) -> Path:
     file = folder / "node.toml"
     file.write_text(text, encoding="utf-8")
@@ -67,6 +89,15 @@ def test_the_file_of_the_documentation_loads(tmp_path: Path) -> None:
         Condition(key="slice_spacing_mm", tests=(spacing,)),
     )
     assert (rule.model, rule.deliver_to) == ("thin", ("pacs",))
+
+
+def test_a_node_may_listen_with_tls_alone(tmp_path: Path) -> None:
+    loaded = load.load(_write(tmp_path, TLS), {})
+    assert (loaded.node.listen, loaded.tls.host, loaded.tls.port) == ("", "0.0.0.0", 2762)  # noqa: S104
+    assert loaded.peer[0].fingerprints == ("ab" * 32,), "whether with colons or without, in upper or lower case"
+    assert loaded.peer[0].is_bound
+    other = load.load(_write(tmp_path, TLS), {"DICOMNODE_TLS__LISTEN": "127.0.0.1:2762"})
+    assert other.tls.host == "127.0.0.1"
 
 
 def test_six_mistakes_are_reported_at_once_each_with_file_and_dotted_key(tmp_path: Path) -> None:
@@ -151,6 +182,22 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
         ('[[peer]]\nname = "p"\nae_title = "P"\nnetworks = ["10.0.0.1/8"]', "peer.0.networks.0: expected a network"),
         ('[[peer]]\nname = "p"\nae_title = "*"\nnetworks = ["10.0.0.0/8"]', 'peer.0: ae_title "*" is only for'),
         ("settle = 5", "settle: expected"),
+        ('[tls]\nlisten = "0.0.0.0:2762"', "tls: listen needs certificate, key and ca"),
+        ('[tls]\nca = "a"\nkey = "k"', "tls: certificate and key belong together"),
+        ('[tls]\ncertificate = "a"\nkey = "k"', "tls: certificate needs ca"),
+        ('[node]\nlisten = ""', "node.listen: is empty, and tls.listen too: nobody could connect"),
+        (
+            '[tls]\nca = "c"\n' + _TLS_PEER + 'networks = ["10.0.0.0/8"]\ntls = true',
+            "peer.0: tls is for sending: it needs an address",
+        ),
+        (_TLS_PEER + 'address = "a:1"\ntls = true', "peer.0.tls: needs tls.ca, which says whose certificates"),
+        (_TLS_PEER + 'address = "a:1"\ncertificate_names = ["a"]', "peer.0: has a certificate and an address"),
+        (
+            _TLS_PEER + 'networks = ["10.0.0.0/8"]\ncertificate_names = ["a"]',
+            "peer.0: may only come in with a certificate, and tls.listen is not set",
+        ),
+        (_TLS_TO + 'fingerprints = ["AB:CD"]', "peer.0.fingerprints.0: expected the SHA-256"),
+        (_TLS_TO + 'certificate_names = ["*.a.org"]', "peer.0.certificate_names.0: expected a DNS name"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, text: str, sentence: str) -> None:
