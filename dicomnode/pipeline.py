@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from dicomnode.derive.encode import DerivedFile, derive
+from dicomnode.derive.encode import DerivedFile, derive, derive_spread
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError, ModelError
 from dicomnode.gate import own_slices
@@ -22,7 +22,7 @@ from dicomnode.gate.measure import is_number, look_at_volume
 from dicomnode.gate.reread import Reread
 from dicomnode.gate.rule import Finding
 from dicomnode.generators.base import Generator
-from dicomnode.generators.spread import Spread, spread_of
+from dicomnode.generators.spread import Spread, deviation_of, spread_of
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import RATIO_LIMITS, thin_grid
 from dicomnode.imaging.stack import load_volume
@@ -85,12 +85,14 @@ def run_pipeline(
     ratios: tuple[int, int] = RATIO_LIMITS,
     device: str,
     write: Write,
+    write_spread: Write | None = None,
     digests: Mapping[Path, str] | None = None,
     progress: Progress | None = None,
 ) -> PipelineResult:
     """Judge one series and, where the verdict says so, derive it.
 
     ``ratios``: the lowest and the highest that the model can make.
+    ``write_spread``: keeps the files of a second series, of the spread, where the parameters ask for the uncertainty.
     ``digests``: SHA-256 of the source datasets where they are known. Raises InputError when a slice cannot be decoded,
     and whatever the generator or ``write`` raise.
     """
@@ -112,11 +114,14 @@ def run_pipeline(
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
         made = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
-    spread = None
+    spread = deviation = None
     if plan.parameters.uncertainty:
         with watch(Stage.COMPARE):
             tell_share = partial(tell, Stage.COMPARE)
-            spread = spread_of(generator, stack.volume, grid, device=device, progress=tell_share)
+            deviation = deviation_of(generator, stack.volume, grid, device=device, progress=tell_share)
+            spread = spread_of(deviation, stack.volume)
+            if write_spread is None:
+                deviation = None  # as large as the thin stack
     with watch(Stage.CHECK):
         if not is_number(made.thin):
             raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
@@ -139,6 +144,10 @@ def run_pipeline(
             reread.add(file.content)
         written.append(_written(file))
         tell(Stage.WRITE, len(written) / derivation.count)
+    if deviation is not None and write_spread is not None:
+        with watch(Stage.WRITE):
+            for file in derive_spread(stack, deviation, plan).files():
+                write_spread(file)
     return PipelineResult(
         verdict=verdict,
         series_uid=derivation.series_uid,

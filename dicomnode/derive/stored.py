@@ -122,6 +122,19 @@ def storage_of(stack: Stack, thin: Volume, ratio: int, *, consistency: bool) -> 
     )
 
 
+def deviation_storage(stack: Stack, deviation: Volume, ratio: int) -> Storage:
+    """A scale from zero to the largest standard deviation, in the source's pixel format."""
+    largest = float(deviation.voxels.max())
+    return Storage(
+        slope=float(decimal_text(largest / stack.format.highest)) if largest > 0 else 1.0,
+        intercept=0.0,
+        lowest=0,
+        highest=stack.format.highest,
+        weights=profile_matrix(1, ratio, thickness_over_spacing=assumed_thickness_over_spacing(stack.volume))[0],
+        consistency=False,
+    )
+
+
 def clipped_above(storage: Storage, stack: Stack, thin: Volume) -> int:
     """Thin voxels that were brighter than the words can hold, beyond what was at the top of the source already."""
     brightest = storage.highest * storage.slope + storage.intercept
