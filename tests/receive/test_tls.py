@@ -21,7 +21,7 @@ import pytest
 from dicomnode.ids import AeTitle
 from dicomnode.settings.models import PeerSettings
 from tests.receive.receiving_node import LOOPBACK, ReceivingNode, receiving_node, said
-from tests.support.certificates import Authority, Issued, caller
+from tests.support.certificates import Authority, Issued, caller, self_signed
 from tests.support.dcmtk import needs_dcmtk, program
 from tests.support.dicom import made, storescu, write_series
 from tests.support.pdu import (
@@ -236,6 +236,38 @@ def test_a_peer_is_known_by_a_name_of_its_certificate(tmp_path: Path, hospital: 
             answer = connected.associate()
             assert answer is not None
             assert answer.code == (1, 1, 3)
+
+
+def test_peers_may_sign_for_themselves(tmp_path: Path) -> None:
+    ours, theirs = self_signed(tmp_path, "node"), self_signed(tmp_path, "mr1")
+    stranger = self_signed(tmp_path, "stranger")
+    tls = {
+        "listen": "127.0.0.1:0",
+        "certificate": str(ours.certificate),
+        "key": str(ours.key),
+        "ca": str(theirs.certificate),
+    }
+    with receiving_node(tmp_path / "data", tls=tls) as node:
+        with tls_client(node.tls_port, caller(ours, theirs)) as connected:
+            assert connected.associate() is not None
+            assert connected.echo() == 0x0000
+        with (
+            pytest.raises(ssl.SSLError, match="UNKNOWN_CA"),
+            tls_client(node.tls_port, caller(ours, stranger)) as connected,
+        ):
+            connected.associate()
+
+
+def test_the_authority_that_issued_is_enough_without_the_one_above_it(tmp_path: Path, hospital: Hospital) -> None:
+    issuing = Authority(tmp_path, "issuing", above=hospital.authority)
+    scanner = issuing.issue("mr1")
+    table = hospital.tls(ca=str(issuing.certificate))
+    with (
+        receiving_node(tmp_path / "data", tls=table) as node,
+        tls_client(node.tls_port, caller(hospital.authority, scanner)) as connected,
+    ):
+        assert connected.associate() is not None
+        assert connected.echo() == 0x0000
 
 
 def test_a_plain_client_at_the_port_for_tls_is_closed(node: ReceivingNode, caplog: pytest.LogCaptureFixture) -> None:

@@ -44,13 +44,17 @@ class Issued:
 class Authority:
     """A certificate authority in a folder of its own."""
 
-    def __init__(self, folder: Path, name: str = "authority") -> None:
+    def __init__(self, folder: Path, name: str = "authority", *, above: Authority | None = None) -> None:
+        """``above``: the authority that signs its certificate; without one it is a root."""
         self._folder = folder / name
         self._folder.mkdir(parents=True)
         (self._folder / "index.txt").touch()
         self._config = self._folder / "ca.cnf"
         self._config.write_text(_CONFIG.format(folder=self._folder))
         self._own = Issued(certificate=self._folder / "ca.pem", key=self._folder / "ca.key")
+        if above is not None:
+            self._own = above.issue(name, names=(), is_authority=True)
+            return
         _openssl(
             "req", "-x509", *_NEW_KEY, "-days", "365", "-subj", f"/CN={name}",
             "-addext", "keyUsage=critical,keyCertSign", "-out", str(self._own.certificate),
@@ -71,12 +75,15 @@ class Authority:
         ends: timedelta = timedelta(days=90),
         usage: str = "serverAuth,clientAuth",
         file: str = "",
+        is_authority: bool = False,
     ) -> Issued:
         """A new certificate with a new key; its times count from now. ``file``: its name, where it is not ``name``."""
         stem = self._folder / (file or name)
         issued = Issued(certificate=stem.with_suffix(".pem"), key=stem.with_suffix(".key"))
         request, extensions = stem.with_suffix(".csr"), stem.with_suffix(".ext")
-        extensions.write_text(f"extendedKeyUsage={usage}\n" + (f"subjectAltName={','.join(names)}\n" if names else ""))
+        lines = ["basicConstraints=critical,CA:TRUE"] if is_authority else [f"extendedKeyUsage={usage}"]
+        lines += [f"subjectAltName={','.join(names)}"] if names else []
+        extensions.write_text("\n".join([*lines, ""]))
         _openssl("req", *_NEW_KEY, "-subj", f"/CN={name}", "-out", str(request), "-keyout", str(issued.key))
         now = datetime.now(UTC)
         _openssl(
@@ -88,8 +95,19 @@ class Authority:
         return issued
 
 
-def caller(authority: Authority, issued: Issued | None = None) -> ssl.SSLContext:
-    """The TLS of a foreign client that trusts the authority, with a certificate of its own or without."""
+def self_signed(folder: Path, name: str) -> Issued:
+    """A certificate without an authority, as docs/operations.md#tls has it made."""
+    issued = Issued(certificate=folder / f"{name}.pem", key=folder / f"{name}.key")
+    _openssl(
+        "req", "-x509", *_NEW_KEY, "-days", "825", "-subj", f"/CN={name}", "-addext",
+        f"subjectAltName={','.join(HERE)}", "-addext", "extendedKeyUsage=serverAuth,clientAuth",
+        "-out", str(issued.certificate), "-keyout", str(issued.key),
+    )  # fmt: skip
+    return issued
+
+
+def caller(authority: Authority | Issued, issued: Issued | None = None) -> ssl.SSLContext:
+    """The TLS of a foreign client that trusts an authority or one certificate; its own certificate, if it has one."""
     context = ssl.create_default_context(cafile=str(authority.certificate))
     context.check_hostname = False
     if issued is not None:
