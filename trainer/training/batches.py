@@ -96,10 +96,17 @@ def draw_batch(material: Material, plan: Plan, step: int, share: BatchShare) -> 
     numbers = share.numbers(recipe.samples.batch)
     if recipe.samples.design == "slices":
         return slices.draw_batch(material.pairs, recipe, numbers, plan.seed, step)
-    ratio = int(np.random.default_rng((plan.seed, step)).choice(recipe.samples.ratios))
+    of_all = np.random.default_rng((plan.seed, step))  # what the strips of a batch have in common
+    ratio, is_turned = int(of_all.choice(recipe.samples.ratios)), bool(of_all.random() < 0.5)
     return strips.stacked(
         [
-            strips.draw_strip(material.volumes, ratio, recipe, np.random.default_rng((plan.seed, step, number)))
+            strips.draw_strip(
+                material.volumes,
+                ratio,
+                recipe,
+                np.random.default_rng((plan.seed, step, number)),
+                is_turned=is_turned,
+            )
             for number in numbers
         ],
         ratio,
@@ -203,12 +210,16 @@ def _end(loader: SpawnProcess) -> None:
 
 def _volumes(plan: Plan, split: Split, on_read: OnRead) -> Iterator[GreyVolume]:
     depth, width = strips.smallest_extent(plan.recipe)
+    slices, is_native = strips.smallest_slices(plan.recipe), not plan.recipe.samples.is_square
     for planned in plan.of_split(split):
         if planned.use is Use.THICK:
             continue
         volume = sources.load(planned.source())
-        grey = in_plane_volume(volume, width) if planned.use is Use.IN_PLANE else grey_volume(volume.voxels)
-        if min(grey.levels.shape) < max(depth, width):
+        if planned.use is Use.IN_PLANE:
+            grey = in_plane_volume(volume, slices, is_native=is_native)
+        else:
+            grey = grey_volume(volume.voxels)
+        if min(grey.levels.shape[int(grey.is_native) :]) < max(depth, width):
             raise InputError(
                 f"{planned.label} is too small to be trained on: its body measures "
                 f"{' × '.join(map(str, grey.levels.shape))} voxels, and a strip needs {max(depth, width)}.",
