@@ -9,25 +9,29 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
 from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
-from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
+from dicomnode.errors import ClusterError, ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.base import no_sharpness
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import ImportedModel
+from dicomnode.ledger.views import WaitingModel
 from dicomnode.push.dimse_carrier import carrier_of
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.seams import SYSTEM_CLOCK
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 from dicomnode.tls.identity import Age, held_certificates
+from dicomnode.work.cluster import Cluster
+from dicomnode.work.look import WorkerSeen, look_at, others_may_read
 
 LOGGER = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "fu
 
 
 RENEWAL = "Put the new certificate, with its key, in the place of the old one: the running node takes it by itself."
+CLUSTER = "cluster"  # how the names of its lines begin
 
 
 class Mark(StrEnum):
@@ -73,6 +78,7 @@ def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
     rows += _check_ledger(settings)
     rows += _check_models(settings)
     rows += _check_tls(settings)
+    rows += _check_cluster(settings)
     rows += [_check_peer(settings, peer, with_echo=with_echo) for peer in settings.peer]
     return rows
 
@@ -182,6 +188,87 @@ def _check_models(settings: Settings) -> Iterator[CheckRow]:
 def catalog_of(settings: Settings) -> ModelCatalog:
     """The models of a node that may or may not run now."""
     return ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
+
+
+def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
+    """The scheduler, every worker, and whether each model that a rule asks for is offered."""
+    try:
+        cluster = require_cluster(settings)
+        if cluster is None:
+            return
+        if others_may_read(cluster.key):
+            yield CheckRow(
+                what=CLUSTER, mark=Mark.FAIL, sentence=f"Every user of this machine may read the key {cluster.key}.",
+                hint=f"chmod o= {cluster.key}",
+            )  # fmt: skip
+        seen = look_at(cluster, with_echo=True)
+    except NodeError as exc:
+        yield CheckRow(what=CLUSTER, mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+        return
+    yield CheckRow(
+        what=CLUSTER, mark=Mark.OK if seen.workers else Mark.FAIL,
+        sentence=f"The scheduler at {seen.address} answers; {len(seen.workers)} workers are registered.",
+        hint="" if seen.workers else "Start `dicomnode worker` on the machines that are to run models.",
+    )  # fmt: skip
+    for worker in seen.workers:
+        rate = "no answer to a megabyte" if worker.mb_per_s is None else f"{worker.mb_per_s:.0f} MB/s there and back"
+        differ = f" It differs: {versions}." if (versions := worker.differences) else ""
+        yield CheckRow(
+            what=f"{CLUSTER} {worker.address}",
+            mark=Mark.OK if worker.state in ("idle", "busy") and worker.mb_per_s is not None else Mark.WARN,
+            sentence=f"{worker.state.capitalize()}, {worker.device or 'unknown device'}, Python {worker.python}, "
+            f"{len(worker.models)} models, {rate}.{differ}",
+            hint="Install the same versions there, or set `work.device`." if worker.state == "other" else "",
+        )
+    catalog = catalog_of(settings)
+    for name in sorted({rule.model or catalog.default for rule in settings.rule}):
+        with suppress(ModelError):  # another line of the sheet says so
+            facts = catalog.model_of(name)
+            if facts.digest not in seen.offered:
+                yield CheckRow(
+                    what=f"{CLUSTER} model {name}", mark=Mark.FAIL, sentence=_nobody_offers(name, facts.digest),
+                    hint="Add it to `worker.models` of a worker, or see why its workers are not idle or busy.",
+                )  # fmt: skip
+
+
+def require_cluster(settings: Settings) -> Cluster | None:
+    """Where the models run; None: on this machine. Raises SettingsError where the engine is not installed."""
+    if settings.work.executor == "local":
+        return None
+    if find_spec("distributed") is None:
+        raise SettingsError(
+            'work.executor is "dask", whose engine is not installed.',
+            hint="pip install 'dicomnode[cluster]', or set work.executor to \"local\".",
+        )
+    return Cluster(address=settings.work.cluster, device=settings.work.device, **settings.cluster.model_dump())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """What `status` says of the cluster."""
+
+    address: str
+    sentences: tuple[str, ...]  # what keeps jobs waiting
+    workers: tuple[WorkerSeen, ...]
+
+
+def cluster_status(cluster: Cluster, waiting: Sequence[WaitingModel]) -> ClusterStatus:
+    """Look at the cluster, and say which of the models that queued jobs need nobody offers."""
+    try:
+        seen = look_at(cluster, with_echo=False)
+    except ClusterError as exc:
+        return ClusterStatus(address=cluster.address, sentences=(exc.sentence,), workers=())
+    sentences = tuple(
+        f"{_nobody_offers(one.model, one.digest)[:-1]}; {one.jobs} jobs wait since "
+        f"{one.since.astimezone():%Y-%m-%d %H:%M}."
+        for one in waiting
+        if one.digest not in seen.offered
+    )
+    return ClusterStatus(address=cluster.address, sentences=sentences, workers=seen.workers)
+
+
+def _nobody_offers(model: str, digest: str) -> str:
+    return f"No worker of the cluster offers model {model} (digest {digest})."
 
 
 def _active_models(settings: Settings) -> dict[str, ImportedModel]:

@@ -15,16 +15,17 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import time
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 
 from dicomnode import __version__, log
 from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
-from dicomnode.checks import ensure_writable, introduction, known_models
+from dicomnode.checks import ensure_writable, introduction, known_models, require_cluster
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import BootReport
@@ -60,6 +61,7 @@ class Service:
         self._clock = clock
         self._parts = ExitStack()
         self._drain_s = 0.0  # while it starts there is nothing to wait for
+        self._supervisors: list[Supervisor] = []
         self._loops: list[PeerLoop] = []
         self._receiver: Receiver | None = None
         # Why the service is to end: a signal, or an error that it cannot survive. It is a SimpleQueue because only that
@@ -116,27 +118,31 @@ class Service:
         models = known_models(settings, catalog)
         owner = f"{boot.boot}:{host}:{os.getpid()}"
 
-        executor = LocalExecutor(
-            Setup(
-                data=settings.node.data.absolute(),
-                device=settings.work.device,
-                models=tuple(sorted({models[rule.model].pinned for rule in settings.rule})),
-                log_level=settings.log.level,
-                log_format=settings.log.format,
-            ),
-            time_limit_s=settings.work.time_limit_s,
-            memory_limit_mb=settings.work.memory_limit_mb,
-            clock=self._clock,
+        child = Setup(
+            data=settings.node.data.absolute(),
+            device=settings.work.device,
+            models=tuple(sorted({models[rule.model].pinned for rule in settings.rule})),
+            log_level=settings.log.level,
+            log_format=settings.log.format,
+            cluster=require_cluster(settings),
         )
-        supervisor = Supervisor(
-            ledger,
-            archive,
-            executor,
-            ae_title=settings.node.ae_title,
-            owner=owner,
-            finished=self._wake_loops,
-            clock=self._clock,
-        )
+        self._supervisors = [
+            Supervisor(
+                ledger,
+                archive,
+                LocalExecutor(
+                    child,
+                    time_limit_s=settings.work.time_limit_s,
+                    memory_limit_mb=settings.work.memory_limit_mb,
+                    clock=self._clock,
+                ),
+                ae_title=settings.node.ae_title,
+                owner=owner,
+                finished=self._wake_loops,
+                clock=self._clock,
+            )
+            for _ in range(settings.work.slots)
+        ]
         receiver = Receiver(
             node=settings.node,
             receive=settings.receive,
@@ -156,7 +162,7 @@ class Service:
             archive,
             model_of=catalog.model_of,
             open_series=receiver.open_series,
-            planned=supervisor.wake,
+            planned=self._wake_supervisors,
             clock=self._clock,
         )
         carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity)
@@ -176,8 +182,9 @@ class Service:
             clock=self._clock,
         )
 
-        supervisor.start()
-        parts.callback(lambda: supervisor.stop(self._drain_s))
+        for supervisor in self._supervisors:
+            supervisor.start()
+        parts.callback(self._stop_supervisors)
         settler.start()
         parts.callback(settler.stop, SETTLE_STOP_S)
         parts.callback(self._stop_loops)
@@ -219,21 +226,28 @@ class Service:
                 level = logging.WARNING if held.age is Age.SOON else logging.ERROR
                 log.event(LOGGER, "certificate_expires", level=level, state=str(held.age), sentence=held.sentence)
 
+    def _wake_supervisors(self) -> None:
+        for supervisor in self._supervisors:
+            supervisor.wake()
+
     def _wake_loops(self) -> None:
         for loop in self._loops:
             loop.wake()
 
+    def _stop_supervisors(self) -> None:
+        _at_once([partial(supervisor.stop, self._drain_s) for supervisor in self._supervisors])
+
     def _stop_loops(self) -> None:
-        """Stop all loops at the same time, so that ten peers that hang take no longer than one."""
-        stopping = [
-            threading.Thread(target=loop.stop, args=(PUSH_STOP_S,), name="push-stop")
-            for loop in self._loops
-            if loop.is_alive
-        ]
-        for thread in stopping:
-            thread.start()
-        for thread in stopping:
-            thread.join()
+        _at_once([partial(loop.stop, PUSH_STOP_S) for loop in self._loops if loop.is_alive])
+
+
+def _at_once(stops: Sequence[Callable[[], object]]) -> None:
+    """Call all of them at the same time, so that ten parts that hang take no longer than one."""
+    stopping = [threading.Thread(target=stop, name="stop") for stop in stops]
+    for thread in stopping:
+        thread.start()
+    for thread in stopping:
+        thread.join()
 
 
 def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:

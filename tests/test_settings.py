@@ -198,6 +198,14 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
         ),
         (_TLS_TO + 'fingerprints = ["AB:CD"]', "peer.0.fingerprints.0: expected the SHA-256"),
         (_TLS_TO + 'certificate_names = ["*.a.org"]', "peer.0.certificate_names.0: expected a DNS name"),
+        ("[work]\nslots = 2", 'work: slots above 1 need executor = "dask"'),
+        ('[work]\nexecutor = "dask"', 'work: executor is "dask", which needs the address of a cluster'),
+        ('[work]\ncluster = "10.1.0.9:8786"', "work.cluster: expected tls://address:port"),
+        ('[work]\ncluster = "tcp://10.1.0.9:8786"', "work.cluster: expected tls://address:port"),
+        (
+            '[work]\nexecutor = "dask"\ncluster = "tls://10.1.0.9:8786"\n[cluster]\nca = "ca.pem"',
+            'work.executor is "dask", which needs cluster.cert and cluster.key',
+        ),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, text: str, sentence: str) -> None:
@@ -291,23 +299,39 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     assert load.load(file, {}).peer[1].name == "pacs"
 
 
-def _uncommented() -> str:
+def _uncommented(example: Path = EXAMPLE) -> str:
     """The example with every key that it shows switched on."""
     key = re.compile(r"^# ((?:\[\[\w+\]\])|(?:\w+ = .*))$")
     return "\n".join(
-        found[1] if (found := key.match(line)) else line for line in EXAMPLE.read_text("utf-8").splitlines()
+        found[1] if (found := key.match(line)) else line for line in example.read_text("utf-8").splitlines()
     )
 
 
 def test_the_example_shows_every_key_with_its_default() -> None:
     shown = tomllib.loads(_uncommented())
     assert load.parse(shown).rule[0].name == "thick T2", "what it shows is valid"
-    assert set(shown) == set(Settings.model_fields)
+    assert set(shown) == set(Settings.model_fields) - {"worker", "scheduler"}
     assert set(shown["peer"][0]) == set(PeerSettings.model_fields)
     assert set(shown["rule"][0]) == set(RuleSettings.model_fields)
     for name in set(shown) - {"peer", "rule"}:
         assert load.parse({name: shown[name]}) == load.parse({}), f"[{name}] shows other values"
         assert set(shown[name]) == set(getattr(load.parse({}), name).model_dump())
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [("worker", {"worker", "work", "cluster", "log"}), ("scheduler", {"scheduler", "cluster", "log"})],
+)
+def test_the_examples_of_a_cluster_show_every_key_that_is_read_there_with_its_default(
+    name: str, tables: set[str]
+) -> None:
+    example = EXAMPLE.with_name(f"{name}.toml")
+    shown = tomllib.loads(_uncommented(example))
+    assert set(shown) == tables
+    assert load.parse(shown) == load.parse({}) == load.load(example, {})
+    for table in tables - {"work"}:
+        assert set(shown[table]) == set(getattr(load.parse({}), table).model_dump())
+    assert set(shown.get("work", {})) <= {"cluster", "device", "time_limit_s", "memory_limit_mb"}
 
 
 def test_the_example_as_it_is_shipped_is_the_embedded_defaults() -> None:

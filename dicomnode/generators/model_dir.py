@@ -53,6 +53,7 @@ class ModelFacts:
     ratios: tuple[int, int]
     default: bool
     sharpness: float | None = None  # default of its dial; None: it has none
+    consistency: bool = True  # is what was measured put back?
 
     @property
     def pinned(self) -> str:
@@ -113,7 +114,7 @@ def model_facts(model: str | Path) -> ModelFacts:
     card = verified.card
     return ModelFacts(
         name=card.name, kind=card.kind, digest=verified.digest, ratios=card.ratios, default=default,
-        sharpness=card.sharpness,
+        sharpness=card.sharpness, consistency=card.consistency,
     )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from dicomnode.ledger.views import (
     SeriesDetail,
     SeriesLine,
     Status,
+    WaitingModel,
 )
 
 MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
@@ -240,6 +241,21 @@ class Reader:
                 no_peer={} if self._peers is None else without_peer(connection, self._peers),
                 attention=_attention(connection, self._peers),
             )
+
+    def waiting_models(self) -> list[WaitingModel]:
+        """List the models that queued jobs need, the one that is needed longest first."""
+        since = func.min(job.c.queued_at).label("since")
+        wanted = (
+            select(job.c.model, job.c.model_digest, func.count().label("jobs"), since)
+            .where(job.c.state == JobState.QUEUED)
+            .group_by(job.c.model, job.c.model_digest)
+            .order_by(since)
+        )
+        with self._database.reading() as connection:
+            return [
+                WaitingModel(model=row.model, digest=row.model_digest, jobs=row.jobs, since=row.since)
+                for row in connection.execute(wanted)
+            ]
 
     def _deliveries_of(self, connection: Connection, series_id: int) -> tuple[DeliveryLine, ...]:
         """List the deliveries of one series, the oldest first."""

@@ -219,6 +219,16 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingModel:
+    """A model that queued jobs need."""
+
+    model: str
+    digest: str
+    jobs: int
+    since: datetime  # when the first of them was queued
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
     """An imported model."""
 

@@ -18,6 +18,7 @@ from dicomnode.ids import AeTitle
 from dicomnode.settings.match import Match, parse_match
 from dicomnode.strict_toml import StrictModel, fail
 
+TLS = "tls://"  # how the address of a cluster begins: there is no other way to reach one
 ANY_TITLE = "*"  # any AE title; only for a peer of this machine itself
 
 Network = IPv4Network | IPv6Network
@@ -56,6 +57,16 @@ def _device(text: str) -> str:
     return text
 
 
+def _cluster_address(text: str) -> str:
+    if not text.startswith(TLS) or not split_address(text.removeprefix(TLS))[1]:
+        fail('expected tls://address:port, such as "tls://10.1.0.9:8786"')
+    return text
+
+
+def _cluster_address_or_none(text: str) -> str:
+    return text and _cluster_address(text)
+
+
 def _folder(path: Path) -> Path:
     return path.expanduser()
 
@@ -92,6 +103,7 @@ Title = Annotated[AeTitle, AfterValidator(_title)]
 Word = Annotated[str, AfterValidator(_word)]
 HostPort = Annotated[str, AfterValidator(_address)]
 MaybeHostPort = Annotated[str, AfterValidator(_address_or_none)]
+MaybeClusterAddress = Annotated[str, AfterValidator(_cluster_address_or_none)]
 Device = Annotated[str, AfterValidator(_device)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 PemFile = Annotated[str, AfterValidator(_file)]  # empty: none
@@ -116,12 +128,10 @@ def split_address(text: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-class NodeSettings(StrictModel):
-    """Who the node is, where it listens, where it keeps everything."""
+class _Listening(StrictModel):
+    """Base of what listens on an address."""
 
-    ae_title: Title = AeTitle("DICOMNODE")
-    listen: MaybeHostPort = "127.0.0.1:11112"  # port 0: any free one; empty: only with TLS (tls.listen)
-    data: Folder = Path("dicomnode-data")
+    listen: MaybeHostPort
 
     @property
     def host(self) -> str:
@@ -132,6 +142,14 @@ class NodeSettings(StrictModel):
     def port(self) -> int:
         """The port of ``listen``; only where it is set."""
         return split_address(self.listen)[1]
+
+
+class NodeSettings(_Listening):
+    """Who the node is, where it listens, where it keeps everything."""
+
+    ae_title: Title = AeTitle("DICOMNODE")
+    listen: MaybeHostPort = "127.0.0.1:11112"  # port 0: any free one; empty: only with TLS (tls.listen)
+    data: Folder = Path("dicomnode-data")
 
 
 class LogSettings(StrictModel):
@@ -222,9 +240,46 @@ class SettleSettings(StrictModel):
 class WorkSettings(StrictModel):
     """Where jobs run and how far they may go."""
 
+    executor: Literal["local", "dask"] = "local"
+    cluster: MaybeClusterAddress = ""  # of the scheduler
+    slots: Count = 1
     device: Device = "auto"
     time_limit_s: Seconds = 3600.0
     memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0  # 0: three quarters of the machine
+
+    @model_validator(mode="after")
+    def _slots_are_of_a_cluster(self) -> Self:
+        if self.executor == "dask" and not self.cluster:
+            fail('executor is "dask", which needs the address of a cluster in the key cluster')
+        if self.executor == "local" and self.slots > 1:
+            fail('slots above 1 need executor = "dask": this machine runs one job at a time')
+        return self
+
+
+class ClusterSettings(StrictModel):
+    """Certificates with which this machine and the others of a cluster know each other."""
+
+    ca: str = ""  # PEM file of the authority of this cluster alone
+    cert: str = ""  # PEM file of this machine's certificate
+    key: str = ""  # PEM file of its private key
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The keys that are not set."""
+        return tuple(name for name in ("ca", "cert", "key") if not getattr(self, name))
+
+
+class WorkerSettings(_Listening):
+    """Of `dicomnode worker`: where a worker of a cluster is reached, and which models it offers."""
+
+    listen: HostPort = "127.0.0.1:8790"
+    models: tuple[Annotated[str, Field(min_length=1)], ...] = ("thin",)  # names, or paths of model directories
+
+
+class SchedulerSettings(_Listening):
+    """Of `dicomnode scheduler`: where nodes and workers of a cluster meet."""
+
+    listen: HostPort = "127.0.0.1:8786"
 
 
 class PushSettings(StrictModel):
@@ -326,10 +381,19 @@ class Settings(StrictModel):
     tls: TlsSettings = TlsSettings()
     settle: SettleSettings = SettleSettings()
     work: WorkSettings = WorkSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    worker: WorkerSettings = WorkerSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
     push: PushSettings = PushSettings()
     archive: ArchiveSettings = ArchiveSettings()
     peer: tuple[PeerSettings, ...] = (_LOOPBACK_PEER,)
     rule: tuple[RuleSettings, ...] = (_EVERY_SERIES,)
+
+    @model_validator(mode="after")
+    def _cluster_has_certificates(self) -> Self:
+        if self.work.executor == "dask" and self.cluster.missing:
+            fail(f'work.executor is "dask", which needs cluster.{" and cluster.".join(self.cluster.missing)}')
+        return self
 
     @property
     def reachable_peers(self) -> tuple[str, ...]:
