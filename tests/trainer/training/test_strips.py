@@ -10,9 +10,9 @@ from tests.support.phantom_sources import phantom
 from tests.support.recipes import thin_recipe
 from trainer.training import networks, predictions, strips
 from trainer.training.recipe import Recipe
-from trainer.training.recipe_tables import Augmentation, Degradation
+from trainer.training.recipe_tables import PREDICTED_SLICES, Augmentation, Degradation
 from trainer.training.simulate import GreyVolume, grey_volume
-from trainer.training.strips import PREDICTED_SLICES, STRIP_SLICES, Strip, draw_strip
+from trainer.training.strips import STRIP_SLICES, Strip, draw_strip
 
 DRAWS = 60  # enough for every branch of the draw: warp, ramp, noise, remap, both ends
 RECIPE = thin_recipe()
