@@ -117,6 +117,7 @@ def test_what_leaves_the_node_holds_nothing_that_the_headers_say(
     assert found == set()
 
 
+@pytest.mark.thorough
 def test_a_job_waits_without_an_attempt_until_a_worker_offers_its_model_in_this_version(
     tmp_path: Path, cluster: TestCluster, node: ClusterNode
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_job_waits_without_an_attempt_until_a_worker_offers_its_model_in_this_
     joined.kill()
 
 
+@pytest.mark.thorough
 def test_two_nodes_take_turns(tmp_path: Path) -> None:
     with running_cluster(tmp_path / "cluster") as cluster:
         workers = [cluster.worker("--delay", "warm.begun:1+:0.5", wait=False) for _ in range(2)]
