@@ -81,7 +81,7 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
         shown = PREDICTED_SLICES * min(samples.ratios) if is_strips else min(samples.patch)
         side, smallest = int(match["side"] or shown), _smallest_seen(stage.features)
         if 0 < side < smallest:
-            yield f"{stage.features} needs images of {smallest} pixels at least; {side} is smaller"
+            yield f"stage.features: {stage.features} needs images of {smallest} pixels at least; {side} is smaller"
 
 
 def smallest_side(recipe: RecipeTables) -> int:
