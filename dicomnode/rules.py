@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from dicomnode.derivation import DerivationParameters, RuleLimits
-from dicomnode.generators.model_dir import ModelFacts
+from dicomnode.generators.model_dir import LEARNED_DEFAULT, ModelFacts
 from dicomnode.imaging.frame import Frame, instances_of
 from dicomnode.imaging.geometry import slice_spacing_mm
 from dicomnode.imaging.headers import InstanceHeader
@@ -48,6 +48,16 @@ def choose_rule(frames: Sequence[Frame], rules: Sequence[RuleSettings]) -> RuleC
             return RuleChoice(rule=rule, passed_over=tuple(passed_over))
         passed_over.append(f"Rule {rule.name} does not apply: {unmet}.")
     return RuleChoice(rule=None, passed_over=tuple(passed_over))
+
+
+def model_wanted(rule: RuleSettings | None) -> str | None:
+    """The name of the model that a rule asks for; None: the default, whichever that is on this machine.
+
+    A rule that states a sharpness and no model was written for the one default model that may have two sets of weights.
+    """
+    if rule is None:
+        return None
+    return rule.model or (LEARNED_DEFAULT if rule.sharpness is not None else None)
 
 
 def parameters_of(rule: RuleSettings, model: ModelFacts) -> DerivationParameters:

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import time
 from queue import Empty, SimpleQueue
@@ -27,10 +27,11 @@ from dicomnode.catalog import ModelCatalog
 from dicomnode.checks import ensure_writable, introduction, known_models
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.values import BootReport
+from dicomnode.ledger.values import BootReport, ModelEvent
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
+from dicomnode.rules import model_wanted
 from dicomnode.schedule import Calendar, DailyJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import Settings
@@ -109,20 +110,25 @@ class Service:
         archive, ledger, boot = self._open(parts, host)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
-        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute())
+        speed = settings.work.model_speed
+        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute(), is_fast=speed == "fast")
         models = known_models(settings, catalog)
+        is_default_used = any(model_wanted(rule) is None for rule in settings.rule)
+        timed = catalog.begin_choice() if speed == "auto" and is_default_used else None
         owner = f"{boot.boot}:{host}:{os.getpid()}"
 
         executor = LocalExecutor(
             Setup(
                 data=settings.node.data.absolute(),
                 device=settings.work.device,
-                models=tuple(sorted({models[rule.model].pinned for rule in settings.rule})),
+                models=tuple(sorted({models[model_wanted(rule)].pinned for rule in settings.rule})),
                 log_level=settings.log.level,
                 log_format=settings.log.format,
+                timed=timed.pinned if timed else None,
             ),
             time_limit_s=settings.work.time_limit_s,
             memory_limit_mb=settings.work.memory_limit_mb,
+            timed=lambda reference_s: _choose_model(reference_s, catalog, ledger, boot, chosen=settler.wake),
             clock=self._clock,
         )
         supervisor = Supervisor(
@@ -217,6 +223,17 @@ class Service:
             thread.start()
         for thread in stopping:
             thread.join()
+
+
+def _choose_model(
+    reference_s: float | None, catalog: ModelCatalog, ledger: Ledger, boot: BootReport, *, chosen: Callable[[], None]
+) -> None:
+    """Choose the default model by the time that the worker measured, and wake who has waited for that: ``chosen``."""
+    choice = catalog.choose(reference_s)
+    log.event(LOGGER, "model_chosen", model=catalog.default, sentence=choice.sentence)
+    chosen()
+    kind = ModelEvent.FAST if choice.is_fast else ModelEvent.QUALITY
+    ledger.note(kind, table="boot", row=boot.boot, detail=choice.sentence)
 
 
 def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from dicomnode import log
 from dicomnode.archive import Archive, FileState
+from dicomnode.catalog import NotChosenYet
 from dicomnode.derivation import DerivationParameters, utc_offset_min
 from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
@@ -50,7 +51,7 @@ from dicomnode.ledger.values import (
     SettledSeries,
     Unexamined,
 )
-from dicomnode.rules import RuleChoice, choose_rule, parameters_of
+from dicomnode.rules import RuleChoice, choose_rule, model_wanted, parameters_of
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import RuleSettings, SettleSettings
 
@@ -100,6 +101,7 @@ class _Judged:
     parameters: DerivationParameters | None  # of the rule and its model; None where no rule applies
     verdict: Verdict
     broken: tuple[str, ...]  # sentences on UIDs that break the standard's rule
+    why: tuple[str, ...]  # the sentence on a default model that was chosen for its speed, if it was
 
 
 class QuietWatch:
@@ -257,8 +259,8 @@ class Settler:
             self._examine(series.id)
             objections = self._ledger.objections(series.id)
             judged = self._verdict(instances) if instances else None
-        except _Stopped:
-            return
+        except (_Stopped, NotChosenYet):
+            return  # the series stays settled; the next turn, or the next start, judges it
         except _TooMuch as exc:
             self._keep(series, reason=NOT_JUDGED, sentence=str(exc), alert=True)
         except ModelError as exc:  # no model of that name is active; no other model is used instead
@@ -284,6 +286,8 @@ class Settler:
             return
         verdict = judged.verdict
         notes = (*judged.choice.passed_over, *verdict.notes, *judged.broken)
+        if verdict.process:
+            notes += judged.why
         alert = verdict.alert or bool(judged.broken)
         if objections:
             notes = (f"Without what was set aside, the verdict would be: {verdict.sentence}", *notes)
@@ -354,11 +358,13 @@ class Settler:
         slices = self._slices(instances)
         frames = [one for one in slices if isinstance(one, Frame)]
         choice = choose_rule(frames, self._rules)
-        model = self._model_of(choice.rule.model if choice.rule else None)
+        model = self._model_of(model_wanted(choice.rule))
         parameters = parameters_of(choice.rule, model) if choice.rule else None
         verdict = judge(slices, limits_of(parameters, model), rule_matched=choice.rule is not None)
         broken = broken_uids(instances_of(frames))
-        return _Judged(choice=choice, parameters=parameters, verdict=verdict, broken=broken)
+        return _Judged(
+            choice=choice, parameters=parameters, verdict=verdict, broken=broken, why=(model.why,) if model.why else ()
+        )
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
         """Return the frames of the whole revision. A missing file counts as an unreadable slice. Raises _TooMuch."""

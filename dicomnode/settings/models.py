@@ -78,6 +78,7 @@ Folder = Annotated[Path, AfterValidator(_folder)]
 NetworkText = Annotated[Network, PlainValidator(_network)]
 Seconds = Annotated[float, Field(gt=0, le=_A_DAY_S, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
+ModelSpeed = Literal["auto", "quality", "fast"]
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -171,6 +172,7 @@ class WorkSettings(StrictModel):
     """Where jobs run and how far they may go."""
 
     device: Device = "auto"
+    model_speed: ModelSpeed = "auto"  # of the model of rules that name none
     time_limit_s: Seconds = 3600.0
     memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0  # 0: three quarters of the machine
 

@@ -40,6 +40,7 @@ class Setup:
     data: Path  # the node's data folder
     device: str  # auto | cpu | cuda | cuda:N
     models: tuple[str, ...]  # to load before the first job: NAME, or NAME@DIGEST
+    timed: str | None = None  # NAME@DIGEST of the model to be timed before the first job
     log_level: str
     log_format: Literal["auto", "text", "json"]
 
@@ -67,7 +68,9 @@ def _warm_up(connection: Connection, setup: Setup) -> Models:
     models = Models(setup.data)
     for wanted in setup.models:
         models.warm(wanted)
-    connection.send_bytes(orders.encode(orders.Ready(models=models.loaded, device=setup.device)))
+    reference_s = models.seconds_for_reference(setup.timed, setup.device) if setup.timed else None
+    ready = orders.Ready(models=models.loaded, device=setup.device, reference_s=reference_s)
+    connection.send_bytes(orders.encode(ready))
     return models
 
 
