@@ -54,5 +54,5 @@ clean:
 	touch $@
 
 .venv/.developer: .venv/.node
-	$(PIP) --editable '.[train,test,check]'
+	$(PIP) --editable '.[train,test,check,cluster]'
 	touch $@

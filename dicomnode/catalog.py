@@ -256,7 +256,7 @@ def import_model(folder: Path, *, data: Path, ledger: Ledger, by: str) -> tuple[
 
 
 def activate(row: ModelRow, *, data: Path, ledger: Ledger, by: str) -> bool:
-    """From the next verdict on rules get this model; its files are compared first. False: they did already."""
+    """Give this model to the rules from the next verdict on; compare its files first. False: it was active."""
     model_dir.pinned_model(row.name, row.digest, data)
     return ledger.activate_model(ModelId(row.id), by)
 

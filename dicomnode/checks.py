@@ -9,29 +9,38 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
 from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog, has_choice, is_fast_default
-from dicomnode.errors import ModelError, NodeError, SettingsError, StorageError
+from dicomnode.errors import ClusterError, ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.base import no_sharpness
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import ImportedModel
-from dicomnode.ledger.views import ModelChoice
-from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.ledger.views import ModelChoice, WaitingModel
+from dicomnode.push.dimse_carrier import carrier_of
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.rules import model_wanted
+from dicomnode.seams import SYSTEM_CLOCK
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
+from dicomnode.tls.identity import Age, held_certificates
+from dicomnode.work.cluster import Cluster
+from dicomnode.work.look import WorkerSeen, look_at, others_may_read
 
 LOGGER = logging.getLogger(__name__)
 
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "fuse.sshfs")  # no shared memory for WAL
+
+
+RENEWAL = "Put the new certificate, with its key, in the place of the old one: the running node takes it by itself."
+CLUSTER = "cluster"  # how the names of its lines begin
 
 
 class Mark(StrEnum):
@@ -63,12 +72,14 @@ def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
         CheckRow(
             what="settings",
             mark=Mark.OK if any(_is_delivered_to(settings, peer) for peer in settings.peer) else Mark.WARN,
-            sentence=introduction(settings, settings.node.port),
+            sentence=introduction(settings, *_configured_ports(settings)),
         )
     ]
     rows += _check_disk(settings)
     rows += _check_ledger(settings)
     rows += _check_models(settings)
+    rows += _check_tls(settings)
+    rows += _check_cluster(settings)
     rows += [_check_peer(settings, peer, with_echo=with_echo) for peer in settings.peer]
     return rows
 
@@ -157,9 +168,7 @@ def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
 
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
-    active, last = _models_of_ledger(settings)
-    is_fast = is_fast_default(settings.work.model_speed, last)
-    catalog = ModelCatalog(lambda: active, settings.node.data.absolute(), is_fast=is_fast)
+    catalog = catalog_of(settings)
     names = {model_wanted(rule) or catalog.default: rule for rule in reversed(settings.rule)}
     for name in sorted(names):
         rule = names[name]
@@ -175,9 +184,108 @@ def _check_models(settings: Settings) -> Iterator[CheckRow]:
             dial = "" if facts.sharpness is None else f" sharpness {facts.sharpness:g} unless a rule says otherwise,"
             sentence = f"Kind {facts.kind}, ratios {lowest}–{highest},{dial} digest {facts.digest}: verified."
             yield CheckRow(what=f"model {name}", mark=Mark.OK, sentence=sentence)
-    if settings.work.model_speed == "auto" and has_choice(active):
+    active, last = _models_of_ledger(settings)
+    if is_choice_made(settings) and has_choice(active):
         sentence = last.sentence if last else "The service chooses the default model when it has started."
-        yield CheckRow(what="model speed", mark=Mark.WARN if is_fast else Mark.OK, sentence=sentence)
+        yield CheckRow(what="model speed", mark=Mark.WARN if last and last.is_fast else Mark.OK, sentence=sentence)
+
+
+def catalog_of(settings: Settings) -> ModelCatalog:
+    """The models of a node that may or may not run now."""
+    active, last = _models_of_ledger(settings)
+    is_fast = is_fast_default(settings.work.model_speed, last)
+    return ModelCatalog(lambda: active, settings.node.data.absolute(), is_fast=is_fast)
+
+
+def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
+    """The scheduler, every worker, and whether each model that a rule asks for is offered."""
+    try:
+        cluster = require_cluster(settings)
+        if cluster is None:
+            return
+        if others_may_read(cluster.key):
+            yield CheckRow(
+                what=CLUSTER, mark=Mark.FAIL, sentence=f"Every user of this machine may read the key {cluster.key}.",
+                hint=f"chmod o= {cluster.key}",
+            )  # fmt: skip
+        seen = look_at(cluster, with_echo=True)
+    except NodeError as exc:
+        yield CheckRow(what=CLUSTER, mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+        return
+    yield CheckRow(
+        what=CLUSTER, mark=Mark.OK if seen.workers else Mark.FAIL,
+        sentence=f"The scheduler at {seen.address} answers; {len(seen.workers)} workers are registered.",
+        hint="" if seen.workers else "Start `dicomnode worker` on the machines that are to run models.",
+    )  # fmt: skip
+    for worker in seen.workers:
+        rate = "no answer to a megabyte" if worker.mb_per_s is None else f"{worker.mb_per_s:.0f} MB/s there and back"
+        differ = f" It differs: {versions}." if (versions := worker.differences) else ""
+        yield CheckRow(
+            what=f"{CLUSTER} {worker.address}",
+            mark=Mark.OK if worker.state in ("idle", "busy") and worker.mb_per_s is not None else Mark.WARN,
+            sentence=f"{worker.state.capitalize()}, {worker.device or 'unknown device'}, Python {worker.python}, "
+            f"{len(worker.models)} models, {rate}.{differ}",
+            hint="Install the same versions there, or set `work.device`." if worker.state == "other" else "",
+        )
+    catalog = catalog_of(settings)
+    for name in sorted({model_wanted(rule) or catalog.default for rule in settings.rule}):
+        with suppress(ModelError):  # another line of the sheet says so
+            facts = catalog.model_of(name)
+            if facts.digest not in seen.offered:
+                yield CheckRow(
+                    what=f"{CLUSTER} model {name}", mark=Mark.FAIL, sentence=_nobody_offers(name, facts.digest),
+                    hint="Add it to `worker.models` of a worker, or see why its workers are not idle or busy.",
+                )  # fmt: skip
+
+
+def require_cluster(settings: Settings) -> Cluster | None:
+    """Where the models run; None: on this machine. Raises SettingsError where the engine is not installed."""
+    if settings.work.executor == "local":
+        return None
+    if find_spec("distributed") is None:
+        raise SettingsError(
+            'work.executor is "dask", whose engine is not installed.',
+            hint="pip install 'dicomnode[cluster]', or set work.executor to \"local\".",
+        )
+    return Cluster(address=settings.work.cluster, device=settings.work.device, **settings.cluster.model_dump())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """What `status` says of the cluster."""
+
+    address: str
+    sentences: tuple[str, ...]  # what keeps jobs waiting
+    workers: tuple[WorkerSeen, ...]
+
+
+def cluster_status(cluster: Cluster, waiting: Sequence[WaitingModel]) -> ClusterStatus:
+    """Look at the cluster, and say which of the models that queued jobs need nobody offers."""
+    try:
+        seen = look_at(cluster, with_echo=False)
+    except ClusterError as exc:
+        return ClusterStatus(address=cluster.address, sentences=(exc.sentence,), workers=())
+    sentences = tuple(
+        f"{_nobody_offers(one.model, one.digest)[:-1]}; {one.jobs} jobs wait since "
+        f"{one.since.astimezone():%Y-%m-%d %H:%M}."
+        for one in waiting
+        if one.digest not in seen.offered
+    )
+    return ClusterStatus(address=cluster.address, sentences=sentences, workers=seen.workers)
+
+
+def _nobody_offers(model: str, digest: str) -> str:
+    return f"No worker of the cluster offers model {model} (digest {digest})."
+
+
+def is_choice_made(settings: Settings) -> bool:
+    """Does the service choose the model of rules that name none by the time that it takes on this machine?"""
+    work = settings.work
+    return (
+        work.model_speed == "auto"
+        and work.executor == "local"
+        and any(model_wanted(rule) is None for rule in settings.rule)
+    )
 
 
 def _models_of_ledger(settings: Settings) -> tuple[dict[str, ImportedModel], ModelChoice | None]:
@@ -192,16 +300,41 @@ def _models_of_ledger(settings: Settings) -> tuple[dict[str, ImportedModel], Mod
         return {}, None
 
 
+def _check_tls(settings: Settings) -> Iterator[CheckRow]:
+    """Our certificate for the people who register it, and the authorities that soon end."""
+    try:
+        certificates = held_certificates(settings.tls, SYSTEM_CLOCK.now())
+    except SettingsError as exc:
+        yield CheckRow(what="tls", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+        return
+    for held in certificates:
+        is_ours, is_fine = held.key == "tls.certificate", held.age is Age.VALID
+        if not is_ours and is_fine:
+            continue
+        is_over = held.age in (Age.EXPIRED, Age.NOT_YET)
+        names = f" It names {', '.join(held.names) or 'nobody'}; its SHA-256 is {held.fingerprint}." if is_ours else ""
+        yield CheckRow(
+            what="certificate" if is_ours else "authority",
+            mark=Mark.OK if is_fine else Mark.FAIL if is_over and is_ours else Mark.WARN,
+            sentence=f"{held.sentence}{names}",
+            hint="" if is_fine else RENEWAL,
+        )
+
+
 def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> CheckRow:
     what = f"peer {peer.name}"
     ways = []
     if peer.networks:
-        ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}")
+        how = ", with TLS and its certificate only" if peer.is_bound else ""
+        ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}{how}")
     if peer.address:
-        ways.append(f"is sent to as {peer.ae_title} at {peer.address}")
+        ways.append(f"is sent to as {peer.ae_title} at {peer.address}{' with TLS' if peer.tls else ''}")
     sentence = f"It {' and '.join(ways)}."
     if peer.address and with_echo:
-        outcome = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push).echo(peer)
+        try:
+            outcome = carrier_of(settings).echo(peer)
+        except SettingsError as exc:  # of a file of [tls], which has a line of its own
+            return CheckRow(what=what, mark=Mark.FAIL, sentence=f"{sentence} {exc.sentence}", hint=exc.hint)
         if outcome.status != 0:
             return CheckRow(
                 what=what, mark=Mark.FAIL, sentence=f"{sentence} C-ECHO: {outcome.sentence}", hint=outcome.hint
@@ -209,14 +342,27 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
         sentence = f"{sentence} It answered a C-ECHO."
     if peer.address and not _is_delivered_to(settings, peer):
         return CheckRow(what=what, mark=Mark.WARN, sentence=f"{sentence} No rule delivers to it.")
+    if peer.networks and settings.tls.listen and not settings.node.listen and not peer.is_bound:
+        return CheckRow(
+            what=what,
+            mark=Mark.WARN,
+            sentence=f"{sentence} Every certificate of an authority in tls.ca may come in as this peer.",
+            hint="Name its certificate in `peer.fingerprints` or `peer.certificate_names`.",
+        )
     return CheckRow(what=what, mark=Mark.OK, sentence=sentence)
 
 
-def introduction(settings: Settings, port: int) -> str:
-    """Say in words which address the node listens on and which peers it sends to."""
+def _configured_ports(settings: Settings) -> tuple[int, int]:
+    return settings.node.port if settings.node.listen else 0, settings.tls.port if settings.tls.listen else 0
+
+
+def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
+    """Say in words which addresses the node listens on (port 0: not) and which peers it sends to."""
     senders = ", ".join(peer.name for peer in settings.peer if peer.networks) or "nobody"
     receivers = ", ".join(peer.name for peer in settings.peer if _is_delivered_to(settings, peer))
-    where = f"Listens on {settings.node.host}:{port} as {settings.node.ae_title} to {senders}"
+    doors = [f"{settings.node.host}:{port}"] if settings.node.listen else []
+    doors += [f"{settings.tls.host}:{tls_port} with TLS"] if settings.tls.listen else []
+    where = f"Listens on {' and on '.join(doors)} as {settings.node.ae_title} to {senders}"
     if receivers:
         return f"{where}; sends what it derives to {receivers}."
     return (

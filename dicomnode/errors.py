@@ -67,3 +67,14 @@ class PeerError(NodeError):
 
     code = "peer"
     exit_code = 4
+
+
+class ClusterError(NodeError):
+    """The cluster that runs models for this node did not do its part: whoever runs that cluster acts."""
+
+    code = "cluster"
+    exit_code = 4
+
+    def __init__(self, sentence: str, *, hint: str = "", begun: bool = False) -> None:
+        super().__init__(sentence, hint=hint)
+        self.begun = begun  # had a worker of the cluster begun to compute?

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -73,7 +74,10 @@ def test_every_key_stands_in_the_settings_page_with_its_default(key: str, defaul
     assert len(rows) == 1
     if default is not None:
         shown = rows[0].split("|")[2].strip().strip("`").strip('"')
-        assert shown.removeprefix("./") == (f"{default:g}" if isinstance(default, float) else str(default))
+        if isinstance(default, tuple):
+            assert json.loads(shown) == list(default)
+        else:
+            assert shown.removeprefix("./") == (f"{default:g}" if isinstance(default, float) else str(default))
 
 
 def test_the_settings_page_names_no_key_that_does_not_exist() -> None:
@@ -111,11 +115,11 @@ def test_every_command_says_what_it_does(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_every_command_that_reads_settings_takes_config_and_every_one_but_serve_json(path: str) -> None:
+def test_every_command_that_reads_settings_takes_config_and_every_one_but_services_json(path: str) -> None:
     options = {name for parameter in COMMANDS[path].params for name in parameter.opts}
     reads_none = {"dicomnode demo", "dicomnode infer", "dicomnode evaluate"}
     assert "--config" in options or path in reads_none
-    assert "--json" in options or path == "dicomnode serve"
+    assert "--json" in options or path in {"dicomnode serve", "dicomnode worker", "dicomnode scheduler"}
 
 
 def test_every_exit_code_stands_in_the_command_page() -> None:

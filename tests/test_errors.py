@@ -12,7 +12,7 @@ def test_each_error_has_the_exit_code_of_the_command_table() -> None:
     codes = {error.__name__: error.exit_code for error in family if issubclass(error, errors.NodeError)}
     assert codes == {
         "SettingsError": 2, "InputError": 2, "ModelError": 2, "StorageError": 3, "LedgerError": 3, "ProcessError": 3,
-        "PeerError": 4,
+        "PeerError": 4, "ClusterError": 4,
     }  # fmt: skip
 
 

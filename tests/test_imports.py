@@ -28,7 +28,19 @@ def _help(*words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["serve"], ["infer"], ["series"], ["series", "explain"], ["model"], ["db"], ["train"], ["evaluate"]]
+    "words",
+    [
+        [],
+        ["serve"],
+        ["infer"],
+        ["series"],
+        ["series", "explain"],
+        ["model"],
+        ["db"],
+        ["train"],
+        ["evaluate"],
+        ["worker"],
+    ],
 )
 def test_help_loads_no_heavy_library(words: list[str]) -> None:
     assert _loaded(_help(*words)).isdisjoint(HEAVY)
@@ -42,6 +54,11 @@ def test_the_version_needs_no_package_metadata() -> None:
 def test_the_service_never_loads_torch() -> None:
     """Only the worker's child does: a service that forked or leaked a GPU context would be two programs."""
     assert "torch" not in _loaded("import dicomnode.service")
+
+
+def test_the_service_never_loads_the_engine_of_a_cluster() -> None:
+    """Whoever may connect to the engine can run code where it is loaded; only the child of a job does."""
+    assert _loaded("import dicomnode.service, dicomnode.checks").isdisjoint({"distributed", "dask", "tornado"})
 
 
 def test_the_receiver_loads_no_numpy_through_us() -> None:

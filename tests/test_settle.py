@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode import settle
+from dicomnode import rules, settle
 from dicomnode.archive import Archive
 from dicomnode.catalog import NotChosenYet
 from dicomnode.errors import ModelError
@@ -259,7 +259,9 @@ def test_a_series_that_no_rule_matches_is_kept_and_each_rule_says_why(bench: Ben
     bench.settle(bench.settler({"name": "knee", "match": {"BodyPartExamined": "KNEE"}}))
     explanation = bench.reader.series_explain(series)
     assert (explanation.state, explanation.reason) == ("kept", "no_rule")
-    assert explanation.notes == ("Rule knee does not apply: BodyPartExamined is not “KNEE” in 6 of 6 instances.",)
+    assert explanation.notes == (
+        "Rule knee does not apply: BodyPartExamined is to be “KNEE”, and is not in 6 of 6 instances.",
+    )
 
 
 def test_a_late_slice_that_closes_a_gap_turns_a_kept_series_into_a_job(bench: Bench) -> None:
@@ -288,7 +290,7 @@ def test_a_series_that_brings_the_judge_down_is_kept_and_does_not_stop_the_next_
             raise ZeroDivisionError
         return judge(headers, limits, rule_matched=rule_matched)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(settle, "judge", trip)
+    monkeypatch.setattr(rules, "judge", trip)
     bench.settle(bench.settler())
     explanation = bench.reader.series_explain(poison)
     assert (explanation.state, explanation.reason) == ("kept", settle.NOT_JUDGED)

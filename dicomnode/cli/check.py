@@ -9,7 +9,7 @@ import click
 from dicomnode.cli import output
 from dicomnode.cli.options import config_option, json_option, load_settings
 
-NOT_FIT = 2
+NOT_FIT, CLUSTER_NOT_FIT = 2, 4
 
 
 @click.command(short_help="Check settings, disk, ledger, models and peers.")
@@ -19,10 +19,10 @@ NOT_FIT = 2
 @config_option
 @json_option
 def check(echo: bool, config: Path | None, as_json: bool) -> int:
-    """Check settings, data folder, free disk, ledger, models and peers.
+    """Check settings, data folder, free disk, ledger, models, peers, and the cluster if there is one.
 
     The command changes nothing and may run while the service runs. Exit code 0 if nothing would keep the node from
-    working, else 2.
+    working, 4 if only the cluster would, else 2.
     """
     settings = load_settings(config)
     from dicomnode import checks
@@ -30,4 +30,7 @@ def check(echo: bool, config: Path | None, as_json: bool) -> int:
     rows = checks.check(settings, with_echo=echo)
     columns = {"mark": "", "what": "what", "sentence": "found", "hint": "what to do"}
     output.print_rows(rows, columns, as_json=as_json, none="")
-    return NOT_FIT if any(row.mark is checks.Mark.FAIL for row in rows) else 0
+    failed = [row.what for row in rows if row.mark is checks.Mark.FAIL]
+    if not failed:
+        return 0
+    return CLUSTER_NOT_FIT if all(what.startswith(checks.CLUSTER) for what in failed) else NOT_FIT

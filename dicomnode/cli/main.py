@@ -25,12 +25,15 @@ UNEXPECTED, WRONG_USE, INTERRUPTED = 1, 2, 130  # the codes of NodeError's famil
 # Command → "module:function", in the order of the help.
 COMMANDS = {
     "serve": "dicomnode.cli.serve:serve",
+    "worker": "dicomnode.cli.cluster:worker",
+    "scheduler": "dicomnode.cli.cluster:scheduler",
     "demo": "dicomnode.cli.demo:demo",
     "infer": "dicomnode.cli.infer:infer",
     "status": "dicomnode.cli.status:status",
     "series": "dicomnode.cli.series:series",
     "deliveries": "dicomnode.cli.deliveries:deliveries",
     "quarantine": "dicomnode.cli.quarantine:quarantine",
+    "rules": "dicomnode.cli.rules:rules",
     "check": "dicomnode.cli.check:check",
     "echo": "dicomnode.cli.echo:echo",
     "send": "dicomnode.cli.send:send",

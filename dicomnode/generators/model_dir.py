@@ -54,6 +54,7 @@ class ModelFacts:
     ratios: tuple[int, int]
     default: bool
     sharpness: float | None = None  # default of its dial; None: it has none
+    consistency: bool = True  # is what was measured put back?
     why: str = ""  # it is the default in place of a better one, in a sentence
 
     @property
@@ -120,7 +121,7 @@ def model_facts(model: str | Path) -> ModelFacts:
     card = verified.card
     return ModelFacts(
         name=card.name, kind=card.kind, digest=verified.digest, ratios=card.ratios, default=default,
-        sharpness=card.sharpness,
+        sharpness=card.sharpness, consistency=card.consistency,
     )  # fmt: skip
 
 

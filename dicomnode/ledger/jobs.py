@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Update, and_, exists, func, insert, select, update
 
 from dicomnode.derivation import DerivedSeries
 from dicomnode.errors import InputError
@@ -67,19 +68,23 @@ _LEASE_LOST = (
     moving(job, Event.LEASE_LOST).where(job.c.lease_until < bound("now")).values(queued_at=bound("now"), **_NO_LEASE)
 )
 _RETURN_ALL = moving(job, Event.LEASE_LOST).values(queued_at=bound("now"), **_NO_LEASE)
-_CLAIM = (
-    moving(job, Event.CLAIM)
-    .where(
-        job.c.id
-        == select(job.c.id)
-        .where(stands(job, JobState.QUEUED), job.c.id.not_in(bound("but", is_list=True)))
-        .order_by(job.c.priority, job.c.queued_at, job.c.id)
-        .limit(1)
-        .scalar_subquery()
+
+
+def _claim(*conditions: ColumnElement[bool]) -> Update:
+    """Take the next of the queued jobs that meet the conditions."""
+    waiting = select(job.c.id).where(
+        stands(job, JobState.QUEUED), job.c.id.not_in(bound("but", is_list=True)), *conditions
     )
-    .values(lease_owner=bound("owner"), lease_token=job.c.lease_token + 1, lease_until=bound("until"))
-    .returning(job)
-)
+    return (
+        moving(job, Event.CLAIM)
+        .where(job.c.id == waiting.order_by(job.c.priority, job.c.queued_at, job.c.id).limit(1).scalar_subquery())
+        .values(lease_owner=bound("owner"), lease_token=job.c.lease_token + 1, lease_until=bound("until"))
+        .returning(job)
+    )
+
+
+_CLAIM = _claim()
+_CLAIM_OFFERED = _claim(job.c.model_digest.in_(bound("models", is_list=True)))
 _SET_OUTPUT = update(job).where(job.c.id == bound("job")).values(output_series_id=bound("output"))
 _BEAT = update(job).where(_MINE, stands(job, JobState.RUNNING)).values(lease_until=bound("until"))
 
@@ -90,6 +95,7 @@ _FINISH = (
         finished_at=bound("now"),
         seconds=bound("seconds"),
         notes=bound("notes"),
+        figures=bound("figures"),
         **_NO_TROUBLE,
         **_NO_LEASE,
     )
@@ -176,14 +182,23 @@ def return_all(transaction: LedgerTransaction, detail: str) -> int:
     return returned
 
 
-def claim(transaction: LedgerTransaction, owner: str, until: datetime, but: Collection[JobId]) -> Job | None:
+def claim(
+    transaction: LedgerTransaction,
+    owner: str,
+    until: datetime,
+    but: Collection[JobId],
+    models: Collection[str] | None,
+) -> Job | None:
     """Take the most urgent job, among equals the one that has waited longest, but none of ``but``.
 
+    ``models``: take only a job that needs a model with one of these digests. None: take any job.
     A job whose parameters this version cannot read is held, and the next one taken.
     """
     if transaction.move(_LEASE_LOST, "the lease ran out"):
         transaction.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
-    while row := transaction.take(_CLAIM, owner=owner, until=until, but=list(but)):
+    offered: dict[str, object] = {} if models is None else {"models": list(models)}
+    statement = _CLAIM if models is None else _CLAIM_OFFERED
+    while row := transaction.take(statement, owner=owner, until=until, but=list(but), **offered):
         try:
             planned = mapping.planned_job(row)
         except InputError as exc:
@@ -217,7 +232,9 @@ def finish(transaction: LedgerTransaction, claimed: Job, derived: DerivedSeries)
     notes = list(derived.notes)
     if derived.objections:  # they stay with the job when its deliveries have been released
         notes.append(deliveries.objection(derived.objections))
-    if transaction.move(_FINISH, detail, **_claim_of(claimed), seconds=derived.seconds, notes=notes) == 0:
+    figures = [asdict(figure) for figure in derived.figures]
+    made: dict[str, object] = {"seconds": derived.seconds, "notes": notes, "figures": figures}
+    if transaction.move(_FINISH, detail, **_claim_of(claimed), **made) == 0:
         return False
     transaction.connection.execute(
         _FILL_OUTPUT, bind_values(output=claimed.output_series, uid=derived.series_uid, now=transaction.now)

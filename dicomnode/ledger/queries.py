@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 
+from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import lists, mapping, models, quarantine
@@ -44,6 +45,7 @@ from dicomnode.ledger.views import (
     SeriesDetail,
     SeriesLine,
     Status,
+    WaitingModel,
 )
 
 MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
@@ -60,6 +62,7 @@ _ARRIVALS = (
     .group_by(instance.c.revision, instance.c.peer)
     .order_by(instance.c.revision, instance.c.peer)
 )
+_FIGURES = select(job.c.figures).where(job.c.id == bound("job"))
 _JOBS = (
     select(job)
     .where(or_(job.c.series_id == bound("series"), job.c.output_series_id == bound("series")))
@@ -147,7 +150,8 @@ class Reader:
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
             set_aside = quarantine.notes(connection, SeriesId(series_id))
-        last = jobs[-1] if jobs else None
+            last = jobs[-1] if jobs else None
+            figures = () if last is None else _figures(connection, last)
         standing = Standing(
             state=SeriesState(row.state),
             revision=row.revision,
@@ -167,9 +171,10 @@ class Reader:
             state=row.state,
             revision=row.revision,
             reason=row.reason,
-            sentences=explain(standing, last, notes, deliveries),
+            sentences=explain(standing, last, figures, notes, deliveries),
             notes=notes,
             job=last,
+            gate=figures,
             deliveries=deliveries,
             events=history,
             series_uid=row.series_uid if identify else None,
@@ -255,6 +260,21 @@ class Reader:
                 attention=_attention(connection, self._peers),
             )
 
+    def waiting_models(self) -> list[WaitingModel]:
+        """List the models that queued jobs need, the one that is needed longest first."""
+        since = func.min(job.c.queued_at).label("since")
+        wanted = (
+            select(job.c.model, job.c.model_digest, func.count().label("jobs"), since)
+            .where(job.c.state == JobState.QUEUED)
+            .group_by(job.c.model, job.c.model_digest)
+            .order_by(since)
+        )
+        with self._database.reading() as connection:
+            return [
+                WaitingModel(model=row.model, digest=row.model_digest, jobs=row.jobs, since=row.since)
+                for row in connection.execute(wanted)
+            ]
+
     def _deliveries_of(self, connection: Connection, series_id: int) -> tuple[DeliveryLine, ...]:
         """List the deliveries of one series, the oldest first."""
         lines = lists.delivery_lines(connection, ALL, reachable=self._peers, of_series=series_id)
@@ -271,6 +291,11 @@ def _series_row(connection: Connection, series_id: int) -> AnyRow:
 def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
     """List the jobs that read or made the series."""
     return tuple(mapping.job_line(row) for row in connection.execute(_JOBS, bind_values(series=series_id)))
+
+
+def _figures(connection: Connection, last: JobLine) -> tuple[GateFigure, ...]:
+    """List what the result gate measured of what a job made."""
+    return mapping.gate_figures(connection.execute(_FIGURES, bind_values(job=last.id)).scalar_one())
 
 
 def _events(

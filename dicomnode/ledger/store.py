@@ -288,10 +288,15 @@ class Ledger:
 
     # Work.
 
-    def claim_job(self, owner: str, *, lease_s: float, but: Collection[JobId] = ()) -> Job | None:
-        """Claim the next job by priority and waiting time, but none of ``but``, under a lease."""
+    def claim_job(
+        self, owner: str, *, lease_s: float, but: Collection[JobId] = (), models: Collection[str] | None = None
+    ) -> Job | None:
+        """Claim the next job by priority and waiting time, but none of ``but``, under a lease.
+
+        ``models``: only a job that needs a model with one of these digests. None: any job.
+        """
         with self._transaction("claim_job", owner) as transaction:
-            return jobs.claim(transaction, owner, transaction.now + timedelta(seconds=lease_s), but)
+            return jobs.claim(transaction, owner, transaction.now + timedelta(seconds=lease_s), but, models)
 
     def is_job_ours(self, job: Job) -> bool:
         """Does the claim hold, as seen without a lock? It ends when its lease is lost or an operator cancels it."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from dicomnode.derivation import GateFigure
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesLine:
@@ -150,6 +152,7 @@ class Explanation:
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
     job: JobLine | None  # the last one
+    gate: tuple[GateFigure, ...]  # what the result gate measured of what that job made; of older jobs nothing is known
     deliveries: tuple[DeliveryLine, ...]
     events: tuple[EventLine, ...]
     series_uid: str | None  # only to who asks to identify
@@ -222,6 +225,16 @@ class Status:
     no_peer: dict[str, int]  # peer that cannot be sent to → number of deliveries that are due to it
     model_choice: ModelChoice | None  # None: the last start had nothing to choose, or has not chosen yet
     attention: tuple[AttentionLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingModel:
+    """A model that queued jobs need."""
+
+    model: str
+    digest: str
+    jobs: int
+    since: datetime  # when the first of them was queued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from dicomnode.ids import AeTitle
 from dicomnode.settings.match import Match, parse_match
 from dicomnode.strict_toml import StrictModel, fail
 
+TLS = "tls://"  # how the address of a cluster begins: there is no other way to reach one
 ANY_TITLE = "*"  # any AE title; only for a peer of this machine itself
 
 Network = IPv4Network | IPv6Network
@@ -25,6 +26,8 @@ Network = IPv4Network | IPv6Network
 _A_DAY_S = 86_400.0
 _TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 section 6.2, VR AE: ASCII without backslash and controls
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f*]{1,253}")  # a common name may hold blanks
 
 
 def _title(text: str) -> AeTitle:
@@ -54,8 +57,35 @@ def _device(text: str) -> str:
     return text
 
 
+def _cluster_address(text: str) -> str:
+    if not text.startswith(TLS) or not split_address(text.removeprefix(TLS))[1]:
+        fail('expected tls://address:port, such as "tls://10.1.0.9:8786"')
+    return text
+
+
+def _cluster_address_or_none(text: str) -> str:
+    return text and _cluster_address(text)
+
+
 def _folder(path: Path) -> Path:
     return path.expanduser()
+
+
+def _file(text: str) -> str:
+    return text and str(Path(text).expanduser())
+
+
+def _fingerprint(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if not _FINGERPRINT.fullmatch(digits):
+        fail("expected the SHA-256 fingerprint of a certificate, 64 hexadecimal digits, with or without colons")
+    return digits
+
+
+def _certificate_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        fail("expected a DNS name or an IP address as the certificate has it, without a wildcard")
+    return text
 
 
 def _network(value: object) -> Network:
@@ -73,8 +103,12 @@ Title = Annotated[AeTitle, AfterValidator(_title)]
 Word = Annotated[str, AfterValidator(_word)]
 HostPort = Annotated[str, AfterValidator(_address)]
 MaybeHostPort = Annotated[str, AfterValidator(_address_or_none)]
+MaybeClusterAddress = Annotated[str, AfterValidator(_cluster_address_or_none)]
 Device = Annotated[str, AfterValidator(_device)]
 Folder = Annotated[Path, AfterValidator(_folder)]
+PemFile = Annotated[str, AfterValidator(_file)]  # empty: none
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+CertificateName = Annotated[str, AfterValidator(_certificate_name)]
 NetworkText = Annotated[Network, PlainValidator(_network)]
 Seconds = Annotated[float, Field(gt=0, le=_A_DAY_S, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
@@ -95,22 +129,28 @@ def split_address(text: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-class NodeSettings(StrictModel):
-    """Who the node is, where it listens, where it keeps everything."""
+class _Listening(StrictModel):
+    """Base of what listens on an address."""
 
-    ae_title: Title = AeTitle("DICOMNODE")
-    listen: HostPort = "127.0.0.1:11112"  # port 0: any free one
-    data: Folder = Path("dicomnode-data")
+    listen: MaybeHostPort
 
     @property
     def host(self) -> str:
-        """The address of ``listen``."""
+        """The address of ``listen``; only where it is set."""
         return split_address(self.listen)[0]
 
     @property
     def port(self) -> int:
-        """The port of ``listen``."""
+        """The port of ``listen``; only where it is set."""
         return split_address(self.listen)[1]
+
+
+class NodeSettings(_Listening):
+    """Who the node is, where it listens, where it keeps everything."""
+
+    ae_title: Title = AeTitle("DICOMNODE")
+    listen: MaybeHostPort = "127.0.0.1:11112"  # port 0: any free one; empty: only with TLS (tls.listen)
+    data: Folder = Path("dicomnode-data")
 
 
 class LogSettings(StrictModel):
@@ -154,6 +194,36 @@ class ReceiveSettings(StrictModel):
         return self
 
 
+class TlsSettings(StrictModel):
+    """TLS, for those who connect to us and those we connect to."""
+
+    listen: MaybeHostPort = ""  # empty: nobody can connect with TLS
+    certificate: PemFile = ""
+    key: PemFile = ""
+    ca: PemFile = ""
+    handshake_timeout_s: Seconds = 5.0
+
+    @property
+    def host(self) -> str:
+        """The address of ``listen``; only where it is set."""
+        return split_address(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of ``listen``; only where it is set."""
+        return split_address(self.listen)[1]
+
+    @model_validator(mode="after")
+    def _has_its_files(self) -> Self:
+        if self.listen and not (self.certificate and self.key and self.ca):
+            fail("listen needs certificate, key and ca")
+        if bool(self.certificate) != bool(self.key):
+            fail("certificate and key belong together: both are needed, or none")
+        if self.certificate and not self.ca:
+            fail("certificate needs ca: without it no peer could be verified")
+        return self
+
+
 class SettleSettings(StrictModel):
     """When the set of instances of a series is taken as whole."""
 
@@ -171,10 +241,47 @@ class SettleSettings(StrictModel):
 class WorkSettings(StrictModel):
     """Where jobs run and how far they may go."""
 
+    executor: Literal["local", "dask"] = "local"
+    cluster: MaybeClusterAddress = ""  # of the scheduler
+    slots: Count = 1
     device: Device = "auto"
     model_speed: ModelSpeed = "auto"  # of the model of rules that name none
     time_limit_s: Seconds = 3600.0
     memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0  # 0: three quarters of the machine
+
+    @model_validator(mode="after")
+    def _slots_are_of_a_cluster(self) -> Self:
+        if self.executor == "dask" and not self.cluster:
+            fail('executor is "dask", which needs the address of a cluster in the key cluster')
+        if self.executor == "local" and self.slots > 1:
+            fail('slots above 1 need executor = "dask": this machine runs one job at a time')
+        return self
+
+
+class ClusterSettings(StrictModel):
+    """Certificates with which this machine and the others of a cluster know each other."""
+
+    ca: str = ""  # PEM file of the authority of this cluster alone
+    cert: str = ""  # PEM file of this machine's certificate
+    key: str = ""  # PEM file of its private key
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The keys that are not set."""
+        return tuple(name for name in ("ca", "cert", "key") if not getattr(self, name))
+
+
+class WorkerSettings(_Listening):
+    """Of `dicomnode worker`: where a worker of a cluster is reached, and which models it offers."""
+
+    listen: HostPort = "127.0.0.1:8790"
+    models: tuple[Annotated[str, Field(min_length=1)], ...] = ("thin",)  # names, or paths of model directories
+
+
+class SchedulerSettings(_Listening):
+    """Of `dicomnode scheduler`: where nodes and workers of a cluster meet."""
+
+    listen: HostPort = "127.0.0.1:8786"
 
 
 class PushSettings(StrictModel):
@@ -206,6 +313,14 @@ class PeerSettings(StrictModel):
     networks: tuple[NetworkText, ...] = ()
     address: MaybeHostPort = ""
     other_objects: Literal["refuse", "store"] = "refuse"
+    tls: bool = False  # when it is sent to
+    fingerprints: tuple[Fingerprint, ...] = ()
+    certificate_names: tuple[CertificateName, ...] = ()
+
+    @property
+    def is_bound(self) -> bool:
+        """May it come in, and be sent to, only with a certificate that is named here?"""
+        return bool(self.fingerprints or self.certificate_names)
 
     @property
     def host(self) -> str:
@@ -229,6 +344,8 @@ class PeerSettings(StrictModel):
     def _has_a_direction(self) -> Self:
         if not self.networks and not self.address:
             fail("needs networks (may send from there) or an address (may be sent to), or both")
+        if self.tls and not self.address:
+            fail("tls is for sending: it needs an address")
         if self.ae_title == ANY_TITLE and (self.address or not all(net.is_loopback for net in self.networks)):
             fail('ae_title "*" is only for networks of this machine itself, such as "127.0.0.1/32", and no address')
         return self
@@ -263,17 +380,32 @@ class Settings(StrictModel):
     log: LogSettings = LogSettings()
     ledger: LedgerSettings = LedgerSettings()
     receive: ReceiveSettings = ReceiveSettings()
+    tls: TlsSettings = TlsSettings()
     settle: SettleSettings = SettleSettings()
     work: WorkSettings = WorkSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    worker: WorkerSettings = WorkerSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
     push: PushSettings = PushSettings()
     archive: ArchiveSettings = ArchiveSettings()
     peer: tuple[PeerSettings, ...] = (_LOOPBACK_PEER,)
     rule: tuple[RuleSettings, ...] = (_EVERY_SERIES,)
 
+    @model_validator(mode="after")
+    def _cluster_has_certificates(self) -> Self:
+        if self.work.executor == "dask" and self.cluster.missing:
+            fail(f'work.executor is "dask", which needs cluster.{" and cluster.".join(self.cluster.missing)}')
+        return self
+
     @property
     def reachable_peers(self) -> tuple[str, ...]:
         """The names of the peers that can be sent to."""
         return tuple(peer.name for peer in self.peer if peer.address)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Does a connection need the files of ``tls``?"""
+        return bool(self.tls.ca)
 
     @property
     def ledger_url(self) -> str:

@@ -1,18 +1,13 @@
 """The worker process: told a job by pipe, it writes derived files and answers with their manifest.
 
-It imports torch once and keeps the models warm. It never opens the ledger or a socket. It ends at once when its
-parent is gone, in the middle of a computation too: the kernel kills it (PR_SET_PDEATHSIG), and where there is no
-such call the thread that waits on the pipe does.
+It imports torch once and keeps the models warm; where the models run on a cluster, it connects to the cluster instead
+and says which models are offered there. It never opens the ledger, and no socket but the one to the cluster.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import queue
-import signal
-import sys
 import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,16 +16,14 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from dicomnode import log
 from dicomnode.work import orders
+from dicomnode.work.cluster import Cluster
+from dicomnode.work.process import PARENT_GONE, become_child
 
 if TYPE_CHECKING:
     from dicomnode.work.job import Models
+    from dicomnode.work.remote import Link
 
-PARENT_GONE = 3  # exit code that nobody is left to read; for whoever traces processes
-NICENESS = 5  # the scanner's associations come first on a machine whose cores are all computing
-
-OOM_SCORE = "500"  # when memory runs out, the kernel is to kill this process and not the one that receives
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+OFFER_S = 1.0  # between two looks at what the cluster offers, while there is no job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,43 +36,72 @@ class Setup:
     timed: str | None = None  # NAME@DIGEST of the model to be timed before the first job
     log_level: str
     log_format: Literal["auto", "text", "json"]
+    cluster: Cluster | None = None  # where the models run; None: in the child
 
 
 def child_main(connection: Connection, parent_pid: int, setup: Setup) -> NoReturn:
     """Serve orders from the pipe until the parent is gone."""
-    _end_with_parent(parent_pid)
-    # A Ctrl-C at the terminal, or a unit that signals the whole group, must not cut a job short: the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICENESS)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, "ascii")
+    become_child(parent_pid)
     log.start_logging(setup.log_level, setup.log_format)
     waiting: queue.SimpleQueue[orders.Order] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, waiting), name="pipe", daemon=True).start()
-    models = _warm_up(connection, setup)
+    link = _link(setup)
+    models = _warm_up(connection, setup, link)
+    offer = None if link is None else _Offer(connection, link)
     while True:
-        _answer(waiting.get(), setup.device, models, connection)
+        if offer is not None:
+            offer.tell()
+        try:
+            order = waiting.get(timeout=None if offer is None else OFFER_S)
+        except queue.Empty:
+            continue
+        _answer(order, setup.device, models, connection, link)
 
 
-def _warm_up(connection: Connection, setup: Setup) -> Models:
-    from dicomnode.work.job import Models  # numpy, pydicom and, for a learned model, torch
+def _link(setup: Setup) -> Link | None:
+    if setup.cluster is None:
+        return None
+    from dicomnode.work.remote import Link  # the engine of the cluster
 
-    models = Models(setup.data)
+    return Link(setup.cluster)
+
+
+def _warm_up(connection: Connection, setup: Setup, link: Link | None) -> Models:
+    from dicomnode.work.job import Models  # numpy, pydicom and, for a learned model that runs here, torch
+
+    models = Models(setup.data, remote=None if link is None else link.generator)
     for wanted in setup.models:
         models.warm(wanted)
     reference_s = models.seconds_for_reference(setup.timed, setup.device) if setup.timed else None
-    ready = orders.Ready(models=models.loaded, device=setup.device, reference_s=reference_s)
-    connection.send_bytes(orders.encode(ready))
+    device = setup.device if link is None else "cluster"
+    connection.send_bytes(orders.encode(orders.Ready(models=models.loaded, device=device, reference_s=reference_s)))
     return models
 
 
-def _answer(order: orders.Order, device: str, models: Models, connection: Connection) -> None:
+class _Offer:
+    """Tells the parent what the cluster offers, each time that it changes."""
+
+    def __init__(self, connection: Connection, link: Link) -> None:
+        self._connection = connection
+        self._link = link
+        self._told: orders.Offer | None = None
+
+    def tell(self) -> None:
+        """Look, and tell."""
+        offer = self._link.offer()
+        if offer != self._told:
+            self._connection.send_bytes(orders.encode(offer))
+            self._told = offer
+
+
+def _answer(order: orders.Order, device: str, models: Models, connection: Connection, link: Link | None) -> None:
     from dicomnode.work import job
 
     def progress(stage: str, share: float) -> None:
         connection.send_bytes(orders.encode(orders.StageReport(job=order.job, stage=stage, share=share)))
 
+    if link is not None:
+        link.begin(order, progress)
     answer = job.answer(order, device=device, models=models, progress=progress)
     connection.send_bytes(orders.encode(answer))
 
@@ -93,13 +115,3 @@ def _listen(connection: Connection, waiting: queue.SimpleQueue[orders.Order]) ->
             os._exit(PARENT_GONE)
         assert isinstance(message, orders.Order), message
         waiting.put(message)
-
-
-def _end_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process with the thread that spawned it: the supervisor's."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) was refused")
-    if os.getppid() != parent_pid:  # it went while we were starting
-        os._exit(PARENT_GONE)

@@ -8,7 +8,7 @@ another one (a cluster of other machines, say) is a new file beside ``local`` an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,10 @@ class Executor(Protocol):
 
         False: not now; the executor has waited as long as makes sense before the next try, or ``stopping`` was set.
         """
+
+    @property
+    def offered(self) -> Collection[str] | None:
+        """The digests of the models that can be run, as ``ready`` found them last; None: the model of any order."""
 
     def run(self, order: Order, *, progress: Progress, cancel: Callable[[], bool]) -> Answer | GivenUp:
         """Run the order once, within the limits of time and memory; the files are in its output folder afterwards.

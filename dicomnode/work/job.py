@@ -11,6 +11,7 @@ import errno
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from dicomnode import durable, log
 from dicomnode.derivation import DerivedInstance, DerivedSeries
 from dicomnode.derive.encode import DerivedFile
 from dicomnode.derive.facts import DerivationPlan
-from dicomnode.errors import InputError, ModelError, NodeError, StorageError
+from dicomnode.errors import ClusterError, InputError, ModelError, NodeError, StorageError
 from dicomnode.generators import pace
 from dicomnode.generators.base import Generator
 from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts, pinned_model
@@ -67,8 +68,10 @@ class AlteredFile(Exception):
 class Models:
     """The models that this process has loaded. Each is loaded once and kept in memory."""
 
-    def __init__(self, data: Path | None = None) -> None:
+    def __init__(self, data: Path | None = None, *, remote: Callable[[ModelFacts], Generator] | None = None) -> None:
+        """``remote`` makes generators whose weights are on other machines. None: the weights are loaded here."""
         self._data = data  # with the imported models; None: only those that came with the node
+        self._remote = remote
         self._generators: dict[tuple[str, str], Generator] = {}
 
     @property
@@ -113,7 +116,7 @@ class Models:
     def _load(self, facts: ModelFacts, place: str | Path) -> Generator:
         key = (facts.name, facts.digest)
         if key not in self._generators:
-            generator = load_generator(place)
+            generator = load_generator(place) if self._remote is None else self._remote(facts)
             if generator.digest != facts.digest:
                 raise ModelError(f"The files of model {facts.name} changed while it was loaded; it was not used.")
             self._generators[key] = generator
@@ -187,7 +190,12 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
     )
     notes = result.notes[len(result.verdict.notes) :]  # the notes of the verdict are stored with the series already
     series = DerivedSeries(
-        series_uid=result.series_uid, instances=made, notes=notes, objections=result.objections, seconds=seconds
+        series_uid=result.series_uid,
+        instances=made,
+        notes=notes,
+        objections=result.objections,
+        figures=tuple(finding.figure for finding in result.findings),
+        seconds=seconds,
     )
     return orders.Finished(job=order.job, series=series)
 
@@ -216,6 +224,8 @@ def blame_of(exc: Exception) -> orders.Blame:
     """Return the cause of a failure. It decides whether the attempt counts, and which jobs wait."""
     if isinstance(exc, StorageError):
         return orders.Blame.SOURCE
+    if isinstance(exc, ClusterError):  # what ended after a worker began may have ended by the job itself
+        return orders.Blame.JOB if exc.begun else orders.Blame.CLUSTER
     return orders.Blame.DISK if isinstance(exc, OSError) and exc.errno in _DISK_ERRORS else orders.Blame.JOB
 
 

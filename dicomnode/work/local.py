@@ -1,20 +1,22 @@
 """The executor of this machine: a spawned child that keeps its models warm, and runs one order after the other.
 
 The child may crash, hang or be killed at any moment; then it is replaced, and what it was doing is given up. Its time
-and memory are watched here: a child that goes beyond its limits is killed.
+and memory are watched here: a child that goes beyond its limits is killed. The child may have the models run on a
+cluster (``Setup.cluster``). It then says which models the cluster offers, and the time that a job waits for a worker of
+the cluster does not count.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from dicomnode import log
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.work import orders
-from dicomnode.work.child import Setup
+from dicomnode.work.child import Setup, child_main
 from dicomnode.work.executor import CANCELLED, POLL_S, GivenUp, Progress
 from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
 
@@ -23,11 +25,12 @@ LOGGER = logging.getLogger(__name__)
 WARM_LIMIT_S = 300.0  # importing torch and reading weights, from a cold and slow disk
 RESTART_WAIT_S = (1.0, 60.0)  # before a child that never became warm is tried again: doubled from … to
 MEMORY_SHARE = 0.75  # of the machine, where no limit is set
+REPLACED_AFTER = (orders.Blame.JOB, orders.Blame.CLUSTER)  # a failure that may have left the child in any state
 ASLEEP_S = 5.0  # a longer time between two looks was not the job's: the machine slept, or this process was stopped
 
 
 class LocalExecutor:
-    """At any time at most one child. A child ends with the thread that called ``ready``."""
+    """An executor that has one child at most. A child ends with the thread that called ``ready``."""
 
     def __init__(
         self,
@@ -50,6 +53,14 @@ class LocalExecutor:
         self._clock = clock
         self._worker: WorkerProcess | None = None
         self._restart_wait_s = RESTART_WAIT_S[0]
+        self._offer: orders.Offer | None = None  # of the cluster; None: the child has not said yet, or there is none
+
+    @property
+    def offered(self) -> Collection[str] | None:
+        """The digests of the models that the cluster offered last; None where the child runs its models itself."""
+        if self._setup.cluster is None:
+            return None
+        return () if self._offer is None else self._offer.digests
 
     @property
     def pid(self) -> int | None:
@@ -58,24 +69,35 @@ class LocalExecutor:
         return worker.pid if worker else None
 
     def ready(self, stopping: threading.Event) -> bool:
-        """Start a child and wait until it is warm, where there is none; after one that was not, wait twice as long."""
-        if self._worker is not None:
-            said = self._worker.receive(0)
-            if said is not None:
-                assert isinstance(said, Ended), f"a child without a job said {said}"
+        """Start a child and wait until it is warm, where there is none; after one that was not, wait twice as long.
+
+        Where the models run on a cluster, it also has to offer one.
+        """
+        if self._worker is None and not self._start(stopping):
+            return False
+        wait_s = 0.0
+        while self._worker is not None and (said := _receive(self._worker, wait_s)) is not None:
+            if isinstance(said, Ended):
                 self._lose(said)
-        return self._worker is not None or self._start(stopping)
+            else:
+                assert isinstance(said, orders.Offer), f"a child without a job said {said}"
+                self._hear(said)
+        if self._setup.cluster is None:
+            return self._worker is not None or self._start(stopping)
+        if not self.offered:
+            stopping.wait(POLL_S)
+        return self._worker is not None and bool(self.offered)
 
     def run(self, order: orders.Order, *, progress: Progress, cancel: Callable[[], bool]) -> orders.Answer | GivenUp:
         """Give the order to the child; after anything but a plain answer, the next order gets a new child."""
         assert self._worker is not None, "an order was given to an executor that is not ready"
         try:
-            self._worker.send(order)
+            self._worker.send(orders.encode(order))
             answer = self._watch(self._worker, order, progress, cancel)
         except BaseException:
             self.close()
             raise
-        if isinstance(answer, GivenUp) or (isinstance(answer, orders.Failed) and answer.blame is orders.Blame.JOB):
+        if isinstance(answer, GivenUp) or (isinstance(answer, orders.Failed) and answer.blame in REPLACED_AFTER):
             self.close()  # nobody foresaw this: a fresh process is a known state
         return answer
 
@@ -84,13 +106,14 @@ class LocalExecutor:
         if self._worker is not None:
             self._worker.kill()
             self._worker = None
+            self._offer = None
 
     def _start(self, stopping: threading.Event) -> bool:
         begun = self._clock.monotonic()
-        worker = WorkerProcess(self._setup)
+        worker = WorkerProcess(child_main, self._setup)
         said: object = None
         while said is None and not stopping.is_set() and self._clock.monotonic() - begun < WARM_LIMIT_S:
-            said = worker.receive(POLL_S)
+            said = _receive(worker, POLL_S)
         if isinstance(said, orders.Ready):
             log.event(
                 LOGGER, "worker_warm", pid=worker.pid, device=said.device, model=", ".join(said.models),
@@ -125,9 +148,10 @@ class LocalExecutor:
         peak_mb = spent_s = 0.0
         last = self._clock.monotonic()
         while True:
-            said = worker.receive(POLL_S)
+            said = _receive(worker, POLL_S)
             now = self._clock.monotonic()
-            spent_s += min(now - last, ASLEEP_S)
+            if stage != orders.QUEUE:
+                spent_s += min(now - last, ASLEEP_S)
             last = now
             match said:
                 case orders.Finished() | orders.Refused() | orders.Failed() if said.job == order.job:
@@ -139,6 +163,8 @@ class LocalExecutor:
                     self._lose(said)
                     peak = f"{said.sentence}, having taken {peak_mb:.0f} MiB of memory"
                     return GivenUp(sentence=_at(stage, peak), counts=True)
+                case orders.Offer():
+                    self._hear(said)
                 case None:
                     pass
                 case _:
@@ -154,9 +180,24 @@ class LocalExecutor:
             if cancel():
                 return CANCELLED
 
+    def _hear(self, offer: orders.Offer) -> None:
+        """Keep what the cluster offers, and log when that is nothing any more, or something again."""
+        had = bool(self.offered)
+        self._offer = offer
+        if not offer.digests:
+            log.event(LOGGER, "cluster_lost", level=logging.WARNING, sentence=offer.sentence)
+        elif not had:
+            log.event(LOGGER, "cluster_back", count=len(offer.digests))
+
     def _lose(self, ended: Ended) -> None:
         log.event(LOGGER, "worker_ended", level=logging.ERROR, sentence=_capitalised(ended.sentence))
         self._worker = None
+        self._offer = None
+
+
+def _receive(worker: WorkerProcess, timeout_s: float) -> orders.Message | Ended | None:
+    said = worker.receive(timeout_s)
+    return orders.decode(said) if isinstance(said, bytes) else said
 
 
 def _at(stage: str, what: str) -> str:

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure
 from dicomnode.ids import InstanceId, JobId
 
+QUEUE = "queue"  # the stage of a job that waits for a worker of the cluster; it takes none of the job's time
 MESSAGE_LIMIT_BYTES = 64 * 2**20  # an order of 100,000 instances has 25 MB; anything above is no message of ours
 
 
@@ -49,6 +50,14 @@ class Ready:
     models: tuple[str, ...]  # those that could be loaded
     device: str
     reference_s: float | None = None  # what the model to be timed takes for the reference series; None: not timed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """Which models the workers of the cluster can run now."""
+
+    digests: tuple[str, ...]
+    sentence: str  # why there are none; empty where there are some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +102,7 @@ class Blame(StrEnum):
     JOB = "job"  # nobody's that we know: it counts as an attempt
     SOURCE = "source"  # a disk that does not let the job's own files be read: this job waits, the others go on
     DISK = "disk"  # a disk that takes nothing, as a full one: no job could end, so all wait
+    CLUSTER = "cluster"  # the cluster lost the job, or has no worker for it: this job waits, the others go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +116,10 @@ class Failed:
 
 
 Answer = Finished | Refused | Failed
-Message = Order | Ready | StageReport | Answer
+Message = Order | Ready | Offer | StageReport | Answer
 
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Order, Ready, StageReport, Finished, Refused, Failed)
+    kind.__name__: kind for kind in (Order, Ready, Offer, StageReport, Finished, Refused, Failed)
 }
 
 
@@ -133,9 +143,12 @@ def decode(text: bytes) -> Message:
         series["instances"] = tuple(DerivedInstance(**entry) for entry in series["instances"])
         series["notes"] = tuple(series["notes"])
         series["objections"] = tuple(series["objections"])
+        series["figures"] = tuple(GateFigure(**entry) for entry in series["figures"])
         fields["series"] = DerivedSeries(**series)
     elif kind is Ready:
         fields["models"] = tuple(fields["models"])
+    elif kind is Offer:
+        fields["digests"] = tuple(fields["digests"])
     elif kind is Refused:
         fields["cause"] = Cause(fields["cause"])
     elif kind is Failed:

@@ -8,11 +8,11 @@ process an order runs. A result counts only after its files are published and ``
                                                ├───────▶ Failed ─ return_job     (counts as an attempt, unless the
                                                └───────▶ GivenUp ─ return_job     disk failed or the service stops)
 
-If the disk cannot be written, no job is tried for a while. If only the files of one job cannot be read, only that job
-waits, because those of the other jobs may be readable.
+If the disk cannot be written, no job is tried for a while. If only the files of one job cannot be read, or a cluster
+lost one job, only that job waits.
 
-A job is claimed only when the executor is ready, so an executor that cannot start uses up no attempt. After each claim
-the job is run once.
+A job is claimed only when the executor is ready and can run the job's model, so an executor that cannot start uses up
+no attempt. After each claim the job is run once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ STOPPED = GivenUp(sentence="The service stopped before the job was done.", count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rest:
-    """When a job whose files could not be read is tried again. After a restart it is tried at once."""
+    """When a job that waits for its files or for the cluster is tried again. After a restart it is tried at once."""
 
     until_s: float  # on the monotonic clock
     wait_s: float
@@ -126,7 +126,7 @@ class Supervisor:
     def _turn(self) -> None:
         if not self._executor.ready(self._stopping):
             return
-        job = self._ledger.claim_job(self._owner, lease_s=LEASE_S, but=self._resting())
+        job = self._ledger.claim_job(self._owner, lease_s=LEASE_S, but=self._resting(), models=self._executor.offered)
         if job is not None:
             self._do(job)
             return
@@ -265,7 +265,7 @@ class Supervisor:
                 self._return(job, failed.sentence, counts=True)
             case orders.Blame.DISK:
                 self._return(job, failed.sentence, counts=False)
-            case orders.Blame.SOURCE:
+            case orders.Blame.SOURCE | orders.Blame.CLUSTER:
                 before = self._rests.get(job.id)
                 wait_s = DISK_WAIT_S[0] if before is None else min(2 * before.wait_s, DISK_WAIT_S[1])
                 self._rests[job.id] = _Rest(until_s=self._clock.monotonic() + wait_s, wait_s=wait_s)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, RuleLimits
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure, RuleLimits
 from dicomnode.ids import InstanceId, JobId
 from dicomnode.work import orders
-from dicomnode.work.child import PARENT_GONE, Setup
-from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
+from dicomnode.work.child import Setup, child_main
+from dicomnode.work.process import PARENT_GONE, Ended, WorkerProcess, machine_memory_mb
 from tests.support.node import CHECKOUT, is_running
 from tests.support.wait import wait_until
 
@@ -51,15 +51,21 @@ def _setup(folder: Path, *models: str) -> Setup:
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[WorkerProcess]:
     """A process that was started and may not be warm yet."""
-    process = WorkerProcess(_setup(tmp_path, "cubic-dc"))
+    process = WorkerProcess(child_main, _setup(tmp_path, "cubic-dc"))
     yield process
     process.kill()
 
 
 def _warm(worker: WorkerProcess) -> orders.Ready:
-    said = worker.receive(WARM_LIMIT_S)
+    said = _said(worker, WARM_LIMIT_S)
     assert isinstance(said, orders.Ready), said
     return said
+
+
+def _said(worker: WorkerProcess, limit_s: float = 60.0) -> orders.Message:
+    said = worker.receive(limit_s)
+    assert isinstance(said, bytes), said
+    return orders.decode(said)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,7 @@ def _warm(worker: WorkerProcess) -> orders.Ready:
         ORDER,
         orders.Ready(models=("cubic-dc",), device="cpu"),
         orders.Ready(models=("thin",), device="cpu", reference_s=35.5),
+        orders.Offer(digests=("cubic-dc/1",), sentence=""),
         orders.StageReport(job=JobId(4), stage="generate", share=0.25),
         orders.Finished(
             job=JobId(4),
@@ -85,6 +92,7 @@ def _warm(worker: WorkerProcess) -> orders.Ready:
                     ),
                 ),
                 notes=("größer",),
+                figures=(GateFigure(check="header", measured=None, limit=0.0, is_least=False, share=None, holds=True),),
                 seconds=0.5,
             ),
         ),
@@ -109,7 +117,7 @@ def test_a_worker_is_warm_once_it_says_so_and_its_memory_can_be_read(worker: Wor
 
 
 def test_a_model_that_cannot_be_loaded_does_not_keep_the_worker_from_being_warm(tmp_path: Path) -> None:
-    worker = WorkerProcess(_setup(tmp_path, "no-such-model", "cubic-dc"))
+    worker = WorkerProcess(child_main, _setup(tmp_path, "no-such-model", "cubic-dc"))
     try:
         assert _warm(worker).models == ("cubic-dc",)
     finally:
@@ -157,10 +165,10 @@ def test_a_worker_does_not_end_by_the_signals_that_stop_the_service(worker: Work
     _warm(worker)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(worker.pid, number)
-    worker.send(ORDER)
-    answer = worker.receive(60)
+    worker.send(orders.encode(ORDER))
+    answer = _said(worker)
     while isinstance(answer, orders.StageReport):
-        answer = worker.receive(60)
+        answer = _said(worker)
     assert isinstance(answer, orders.Refused), answer
     assert answer.cause is orders.Cause.ALTERED
     assert answer.found_sha256 is None
@@ -175,13 +183,14 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, is_stopped: bool) -> None
             f"""
             import sys
             from pathlib import Path
-            from dicomnode.work.child import PARENT_GONE, Setup
+            from dicomnode.work.child import Setup, child_main
             from dicomnode.work.process import WorkerProcess
 
             if __name__ == "__main__":
                 data = Path({str(tmp_path)!r})
                 worker = WorkerProcess(
-                    Setup(data=data, device="cpu", models=(), log_level="info", log_format="json")
+                    child_main,
+                    Setup(data=data, device="cpu", models=(), log_level="info", log_format="json"),
                 )
                 worker.receive({WARM_LIMIT_S})
                 print(worker.pid, flush=True)

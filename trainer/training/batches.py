@@ -140,7 +140,7 @@ def batches(run: Path, share: BatchShare, *, start: int, stop: int) -> Iterator[
 
 
 def _receive(received: Connection, made: queue.Queue[Batch | _Failure | _Read], is_over: threading.Event) -> None:
-    """From the pipe into the queue, until either is at its end."""
+    """Move batches from the pipe into the queue, until either is at its end."""
     with suppress(EOFError, OSError):
         while True:
             item = received.recv()
@@ -177,7 +177,7 @@ def _next_batch(made: queue.Queue[Batch | _Failure | _Read], loader: SpawnProces
 
 
 def _died(code: int) -> ProcessError:
-    """Of a loader that said nothing: what its exit code tells."""
+    """Say how a loader died that said nothing itself: its exit code tells."""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         how = f"was ended by {name}"
@@ -256,7 +256,7 @@ def _pairs(plan: Plan, split: Split, on_read: OnRead) -> Iterator[SlicePairs]:
 
 
 def _real_pairs(plan: Plan, split: Split) -> Iterator[SlicePairs]:
-    """As they were found when the run was planned."""
+    """The real pairs as they were found when the run was planned."""
     known = {planned.label: planned.source() for planned in plan.of_split(split)}
     for pair in plan.real:
         if pair.thick in known:
@@ -264,7 +264,7 @@ def _real_pairs(plan: Plan, split: Split) -> Iterator[SlicePairs]:
 
 
 def _make_batches(sent: Connection, run: Path, share: BatchShare, start: int, stop: int) -> None:
-    """In the loader process. Where nobody is left to take a batch, the pipe is broken, and the loader ends."""
+    """Make batches in the loader process; it ends where nobody is left to take a batch and the pipe is broken."""
     # An interrupt of the terminal reaches the whole group; the trainer ends its loader itself, after its last step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 
 from dicomnode.generators.kinds import NETWORKS, Kind, Prediction
 from trainer.feature_names import SPEC
-from trainer.training.recipe_tables import MIN_SIDE_PIXELS, DiscriminatorKind, Network, RecipeTables, TrainingStage
+from trainer.training.recipe_tables import (
+    MIN_SIDE_PIXELS,
+    PREDICTED_SLICES,
+    DiscriminatorKind,
+    Network,
+    RecipeTables,
+    TrainingStage,
+)
 
 # Parameters of a card whose key in [network] has another name.
 RENAMED = {"layers": "blocks"}
@@ -57,10 +64,10 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
         yield "z_gradient and consistency need strips: a slice has no z"
     if stage.optimizer == "muon" and network.kind is Kind.VDSR and network.blocks <= OUTER_LAYERS:
         yield "the optimizer muon is for the layers between the first and the last, and the network has none"
+    if is_strips and not samples.is_square and (stage.discriminator is not None or stage.features is not None):
+        yield "samples.patch: a discriminator and a content loss see rows and columns of one length; give one side"
     if stage.discriminator is not None:
         side = MIN_SIDE_PIXELS[DiscriminatorKind(stage.discriminator.kind)]
-        if is_strips and not samples.is_square:
-            yield "samples.patch: a discriminator sees rows and columns of one length; give one side"
         if is_strips and stage.discriminator.kind == "code":
             yield f"discriminator.kind: code needs {side} pixels each way, and a strip is a few slices high"
         if not is_strips and 0 < min(samples.patch) < side:
@@ -70,7 +77,9 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
         if match is None:
             yield f"{stage.features!r} names no features, as vgg19:relu3_4 or vgg19:pool4@224 do"
             return
-        side, smallest = int(match["side"] or min(samples.patch)), _smallest_seen(stage.features)
+        # A strip is seen from the side, where it is as high as the slices that are predicted.
+        shown = PREDICTED_SLICES * min(samples.ratios) if is_strips else min(samples.patch)
+        side, smallest = int(match["side"] or shown), _smallest_seen(stage.features)
         if 0 < side < smallest:
             yield f"{stage.features} needs images of {smallest} pixels at least; {side} is smaller"
 
@@ -127,7 +136,7 @@ def without_effect(recipe: RecipeTables) -> Iterator[tuple[str, str]]:
 
 
 def half_pairs(recipe: RecipeTables) -> Iterator[str]:
-    """Of a share and a size, where one is 0 the other has no effect."""
+    """Name each share whose size is 0, and each size whose share is 0: neither has an effect."""
     degradation = recipe.degradation
     for what in ("noise", "flicker"):
         share, largest = getattr(degradation, f"{what}_share"), getattr(degradation, f"{what}_max")

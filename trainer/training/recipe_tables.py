@@ -55,7 +55,7 @@ class Scale(StrEnum):
 
 
 class Order(StrEnum):
-    """In which order samples come."""
+    """The order in which samples come."""
 
     SHUFFLED = "shuffled"
     SERIES = "series"  # slice after slice, patient after patient (the published code)
@@ -96,7 +96,7 @@ class Samples(_Table):
 
 
 class Degradation(_Table):
-    """From what the thickening of thin slices is drawn (docs/science.md#slice-profile)."""
+    """How thin slices are made thick: the ranges that are drawn from (docs/science.md#slice-profile)."""
 
     profiles: dict[ProfileKind, Weight] = Field(default={ProfileKind.BOX: 1.0})  # kind → share
     thicknesses: dict[str, Weight] = Field(default={"1.0": 1.0})  # thickness ÷ spacing → share
@@ -152,12 +152,14 @@ class Losses(_Table):
 
 
 class DiscriminatorKind(StrEnum):
-    """As recipes name them."""
+    """The kinds of discriminator as recipes name them."""
 
     PAPER = "paper"
     CODE = "code"
     PATCH = "patch"
 
+
+PREDICTED_SLICES = 3  # thick slices of a strip that are predicted: a loss sees the seams between them
 
 # A smaller image leaves a batch of one with a single value to take statistics of.
 MIN_SIDE_PIXELS = {DiscriminatorKind.PAPER: 32, DiscriminatorKind.CODE: 128, DiscriminatorKind.PATCH: 2}

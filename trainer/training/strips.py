@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dicomnode.imaging.profile import consistency
 from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import PREDICTED_SLICES
 from trainer.training.simulate import (
     FloatArray,
     GreyVolume,
@@ -29,7 +30,6 @@ from trainer.training.simulate import (
 )
 
 STRIP_SLICES = 11  # three windows of five, and two more slices each side so that cubic-dc has its context
-PREDICTED_SLICES = 3
 MARGIN_SLICES = 1  # simulated each side and dropped, for the tails of profiles wider than the spacing
 END_SHARE = 0.15  # of strips that end the stack, where end slices are repeated
 BODY_SHARE = 0.3  # of a patch's middle slice that must be body …

@@ -1,0 +1,89 @@
+"""What a call on a cluster adds to the same call here: TLS on this machine, the thick stack out and the thin one back.
+
+    python bench/cluster.py          30 slices of 512 × 512 at ratio 5 (30 MiB out, 150 MiB back), nine rounds
+    python bench/cluster.py --toy    small and short, to see that it still runs
+
+A real scheduler and a real worker, each a process, over mutual TLS. A round derives with ``cubic-dc`` here and on the
+worker; the difference is what the cluster costs: both directions, the digests on both sides, and the pipe between the
+worker and its warm process. Bar: the median is at most 3 s, and the scheduler, which no array passes, stays below
+100 MiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dicomnode.generators.base import Generator
+from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.generators.model_dir import model_facts
+from dicomnode.imaging.profile import thin_grid
+from dicomnode.imaging.volume import Volume
+from dicomnode.work.remote import Link
+from tests.support.cluster import Machine, running_cluster
+from tests.support.model_folders import random_stack
+
+BAR_S = 3.0
+SCHEDULER_BAR_MB = 100.0
+
+
+def main() -> None:
+    """Measure, print, and fail beyond the bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--toy", action="store_true")
+    toy = parser.parse_args().toy
+    size, rounds = (64, 2) if toy else (512, 9)
+    stack = random_stack(30, size, size)
+    with tempfile.TemporaryDirectory() as folder, running_cluster(Path(folder), workers=1) as cluster:
+        link = Link(cluster.cluster)
+        extra_s, here_s = _rounds(stack, link.generator(model_facts("cubic-dc")), rounds)
+        link.close()
+        scheduler_mb, worker_mb = _peak_mb(cluster.scheduler), _peak_mb(cluster.workers[0])
+    sent_mb = stack.voxels.nbytes / 2**20
+    print(f"{sent_mb:.0f} MiB out, {5 * sent_mb:.0f} MiB back, {rounds} rounds; here {statistics.median(here_s):.2f} s")
+    print(
+        f"the cluster adds {statistics.median(extra_s):.2f} s ({min(extra_s):.2f}–{max(extra_s):.2f}); bar {BAR_S:g} s"
+    )
+    print(
+        f"peak resident memory: scheduler {scheduler_mb:.0f} MiB (bar {SCHEDULER_BAR_MB:g}), worker {worker_mb:.0f} MiB"
+    )
+    if not toy and (statistics.median(extra_s) > BAR_S or scheduler_mb > SCHEDULER_BAR_MB):
+        sys.exit(1)
+
+
+def _rounds(stack: Volume, remote: Generator, rounds: int) -> tuple[list[float], list[float]]:
+    """The seconds that the cluster adds in each round, and those of the call here."""
+    extra_s, here_s = [], []
+    _seconds(lambda: _derive(remote, stack))  # connects
+    for _ in range(rounds):
+        here_s.append(_seconds(lambda: _derive(CubicDc(), stack)))
+        extra_s.append(_seconds(lambda: _derive(remote, stack)) - here_s[-1])
+    return extra_s, here_s
+
+
+def _derive(generator: Generator, stack: Volume) -> None:
+    generator.generate(stack, thin_grid(stack, 5), device="cpu")
+
+
+def _seconds(act: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun
+
+
+def _peak_mb(machine: Machine) -> float:
+    assert machine.process is not None
+    lines = Path(f"/proc/{machine.process.pid}/status").read_text().splitlines()
+    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(peak) / 2**10
+
+
+if __name__ == "__main__":
+    main()
