@@ -17,16 +17,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dicomnode.archive import Archive
-from dicomnode.catalog import ModelCatalog
+from dicomnode.catalog import ModelCatalog, has_choice, is_fast_default
 from dicomnode.errors import ClusterError, ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.base import no_sharpness
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import ImportedModel
-from dicomnode.ledger.views import WaitingModel
+from dicomnode.ledger.views import ModelChoice, WaitingModel
 from dicomnode.push.dimse_carrier import carrier_of
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
+from dicomnode.rules import model_wanted
 from dicomnode.seams import SYSTEM_CLOCK
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 from dicomnode.tls.identity import Age, held_certificates
@@ -168,12 +169,12 @@ def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
     catalog = catalog_of(settings)
-    names = {rule.model or catalog.default: rule for rule in reversed(settings.rule)}
+    names = {model_wanted(rule) or catalog.default: rule for rule in reversed(settings.rule)}
     for name in sorted(names):
         rule = names[name]
         try:
             facts = catalog.verified(name)
-            for rule in (one for one in settings.rule if (one.model or catalog.default) == name):
+            for rule in (one for one in settings.rule if (model_wanted(one) or catalog.default) == name):
                 _refuse_sharpness(rule, facts)
         except ModelError as exc:
             sentence = f"Rule {rule.name} asks for it: {exc.sentence}"
@@ -183,11 +184,17 @@ def _check_models(settings: Settings) -> Iterator[CheckRow]:
             dial = "" if facts.sharpness is None else f" sharpness {facts.sharpness:g} unless a rule says otherwise,"
             sentence = f"Kind {facts.kind}, ratios {lowest}–{highest},{dial} digest {facts.digest}: verified."
             yield CheckRow(what=f"model {name}", mark=Mark.OK, sentence=sentence)
+    active, last = _models_of_ledger(settings)
+    if is_choice_made(settings) and has_choice(active):
+        sentence = last.sentence if last else "The service chooses the default model when it has started."
+        yield CheckRow(what="model speed", mark=Mark.WARN if last and last.is_fast else Mark.OK, sentence=sentence)
 
 
 def catalog_of(settings: Settings) -> ModelCatalog:
     """The models of a node that may or may not run now."""
-    return ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
+    active, last = _models_of_ledger(settings)
+    is_fast = is_fast_default(settings.work.model_speed, last)
+    return ModelCatalog(lambda: active, settings.node.data.absolute(), is_fast=is_fast)
 
 
 def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
@@ -221,7 +228,7 @@ def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
             hint="Install the same versions there, or set `work.device`." if worker.state == "other" else "",
         )
     catalog = catalog_of(settings)
-    for name in sorted({rule.model or catalog.default for rule in settings.rule}):
+    for name in sorted({model_wanted(rule) or catalog.default for rule in settings.rule}):
         with suppress(ModelError):  # another line of the sheet says so
             facts = catalog.model_of(name)
             if facts.digest not in seen.offered:
@@ -271,13 +278,26 @@ def _nobody_offers(model: str, digest: str) -> str:
     return f"No worker of the cluster offers model {model} (digest {digest})."
 
 
-def _active_models(settings: Settings) -> dict[str, ImportedModel]:
-    """None of a ledger that is not there, or cannot be read: another line of the sheet says so."""
+def is_choice_made(settings: Settings) -> bool:
+    """Does the service choose the model of rules that name none by the time that it takes on this machine?"""
+    work = settings.work
+    return (
+        work.model_speed == "auto"
+        and work.executor == "local"
+        and any(model_wanted(rule) is None for rule in settings.rule)
+    )
+
+
+def _models_of_ledger(settings: Settings) -> tuple[dict[str, ImportedModel], ModelChoice | None]:
+    """The active models, and the default one that the last start chose.
+
+    None of a ledger that is not there, or cannot be read: another line of the sheet says so.
+    """
     try:
         with closing(open_reader(settings.ledger_url)) as reader:
-            return reader.active_models()
+            return reader.active_models(), reader.model_choice()
     except NodeError:
-        return {}
+        return {}, None
 
 
 def _check_tls(settings: Settings) -> Iterator[CheckRow]:
@@ -369,12 +389,13 @@ def known_models(settings: Settings, catalog: ModelCatalog) -> dict[str | None, 
     """The facts of every model that a rule names, and of the default one under None; all their files verified."""
     models: dict[str | None, ModelFacts] = {None: catalog.verified(None)}
     for rule in settings.rule:
+        wanted = model_wanted(rule)
         try:
-            if rule.model not in models:
-                models[rule.model] = catalog.verified(rule.model)
-            _refuse_sharpness(rule, models[rule.model])
+            if wanted not in models:
+                models[wanted] = catalog.verified(wanted)
+            _refuse_sharpness(rule, models[wanted])
         except ModelError as exc:
-            name = rule.model or models[None].name
+            name = wanted or models[None].name
             raise SettingsError(
                 f"Rule {rule.name} asks for model {name}, which cannot be used: {exc.sentence}", hint=exc.hint
             ) from exc

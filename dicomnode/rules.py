@@ -18,7 +18,7 @@ import numpy as np
 from pydicom.datadict import tag_for_keyword
 
 from dicomnode.derivation import DerivationParameters, RuleLimits
-from dicomnode.generators.model_dir import ModelFacts
+from dicomnode.generators.model_dir import LEARNED_DEFAULT, ModelFacts
 from dicomnode.ids import uid_fault
 from dicomnode.imaging.frame import Frame, Slice, instances_of
 from dicomnode.imaging.geometry import distinct_spacing_mm, line_of, stacked
@@ -71,7 +71,7 @@ def judge_by_rules(
     """
     frames = [one for one in slices if isinstance(one, Frame)]
     choice = choose_rule(frames, rules)
-    model = model_of(choice.rule.model if choice.rule else None)
+    model = model_of(model_wanted(choice.rule))
     parameters = parameters_of(choice.rule, model) if choice.rule else None
     verdict = judge(slices, _limits_of(parameters, model), rule_matched=choice.rule is not None)
     broken = _broken_uids(instances_of(frames))
@@ -88,6 +88,16 @@ def choose_rule(frames: Sequence[Frame], rules: Sequence[RuleSettings]) -> RuleC
             return RuleChoice(rule=rule, passed_over=tuple(passed_over))
         passed_over.append(f"Rule {rule.name} does not apply: {unmet}.")
     return RuleChoice(rule=None, passed_over=tuple(passed_over))
+
+
+def model_wanted(rule: RuleSettings | None) -> str | None:
+    """The name of the model that a rule asks for; None: the default, whichever that is on this machine.
+
+    A rule that states a sharpness and no model was written for the one default model that may have two sets of weights.
+    """
+    if rule is None:
+        return None
+    return rule.model or (LEARNED_DEFAULT if rule.sharpness is not None else None)
 
 
 def parameters_of(rule: RuleSettings, model: ModelFacts) -> DerivationParameters:

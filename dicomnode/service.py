@@ -25,13 +25,14 @@ from types import FrameType
 from dicomnode import __version__, log
 from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
-from dicomnode.checks import ensure_writable, introduction, known_models, require_cluster
+from dicomnode.checks import ensure_writable, introduction, is_choice_made, known_models, require_cluster
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.values import BootReport
+from dicomnode.ledger.values import BootReport, ModelEvent
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
+from dicomnode.rules import model_wanted
 from dicomnode.schedule import Calendar, DailyJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import Settings
@@ -114,14 +115,17 @@ class Service:
         archive, ledger, boot = self._open(parts, host)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
-        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute())
+        is_fast = settings.work.model_speed == "fast"
+        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute(), is_fast=is_fast)
         models = known_models(settings, catalog)
+        timed = catalog.begin_choice() if is_choice_made(settings) else None
         owner = f"{boot.boot}:{host}:{os.getpid()}"
 
         child = Setup(
             data=settings.node.data.absolute(),
             device=settings.work.device,
-            models=tuple(sorted({models[rule.model].pinned for rule in settings.rule})),
+            models=tuple(sorted({models[model_wanted(rule)].pinned for rule in settings.rule})),
+            timed=timed.pinned if timed else None,
             log_level=settings.log.level,
             log_format=settings.log.format,
             cluster=require_cluster(settings),
@@ -134,6 +138,7 @@ class Service:
                     child,
                     time_limit_s=settings.work.time_limit_s,
                     memory_limit_mb=settings.work.memory_limit_mb,
+                    timed=lambda reference_s: _choose_model(reference_s, catalog, ledger, boot, chosen=settler.wake),
                     clock=self._clock,
                 ),
                 ae_title=settings.node.ae_title,
@@ -248,6 +253,17 @@ def _at_once(stops: Sequence[Callable[[], object]]) -> None:
         thread.start()
     for thread in stopping:
         thread.join()
+
+
+def _choose_model(
+    reference_s: float | None, catalog: ModelCatalog, ledger: Ledger, boot: BootReport, *, chosen: Callable[[], None]
+) -> None:
+    """Choose the default model by the time that the worker measured, and wake who has waited for that: ``chosen``."""
+    choice = catalog.choose(reference_s)
+    log.event(LOGGER, "model_chosen", model=catalog.default, sentence=choice.sentence)
+    chosen()
+    kind = ModelEvent.FAST if choice.is_fast else ModelEvent.QUALITY
+    ledger.note(kind, table="boot", row=boot.boot, detail=choice.sentence)
 
 
 def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from dicomnode import log
 from dicomnode.archive import Archive, FileState
+from dicomnode.catalog import NotChosenYet
 from dicomnode.derivation import utc_offset_min
 from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
@@ -244,8 +245,8 @@ class Settler:
             self._examine(series.id)
             objections = self._ledger.objections(series.id)
             judged = self._judged(instances) if instances else None
-        except _Stopped:
-            return
+        except (_Stopped, NotChosenYet):
+            return  # the series stays settled; the next turn, or the next start, judges it
         except _TooMuch as exc:
             self._keep(series, reason=NOT_JUDGED, sentence=str(exc), alert=True)
         except ModelError as exc:  # no model of that name is active; no other model is used instead
@@ -271,6 +272,8 @@ class Settler:
             return
         verdict = judged.verdict
         notes = (*judged.choice.passed_over, *verdict.notes, *judged.broken)
+        if verdict.process and judged.model.why:
+            notes += (judged.model.why,)
         alert = verdict.alert or bool(judged.broken)
         if objections:
             notes = (f"Without what was set aside, the verdict would be: {verdict.sentence}", *notes)

@@ -13,7 +13,7 @@ from dicomnode.generators.model_dir import model_facts
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import read_header
 from dicomnode.imaging.profile import MIN_RATIO, TARGET_SPACING_MM
-from dicomnode.rules import choose_rule, parameters_of
+from dicomnode.rules import choose_rule, model_wanted, parameters_of
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import RuleSettings
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
@@ -201,3 +201,8 @@ def test_a_rule_decides_every_limit_of_a_derivation_and_its_model_the_model() ->
 def test_a_rule_that_says_nothing_has_the_limits_that_hold_without_a_rule() -> None:
     parameters = parameters_of(_rules({"name": "r"})[0], model_facts("cubic-dc"))
     assert parameters.limits == RuleLimits(target_mm=TARGET_SPACING_MM, min_ratio=MIN_RATIO) == RuleLimits()
+
+
+def test_a_rule_that_states_a_sharpness_asks_for_the_model_that_may_have_one() -> None:
+    rules = _rules({"name": "a"}, {"name": "b", "model": "knee"}, {"name": "c", "sharpness": 0.4})
+    assert [model_wanted(rule) for rule in (*rules, None)] == [None, "knee", "thin", None]

@@ -12,6 +12,7 @@ import pytest
 
 from dicomnode import rules, settle
 from dicomnode.archive import Archive
+from dicomnode.catalog import NotChosenYet
 from dicomnode.errors import ModelError
 from dicomnode.generators.model_dir import ModelFacts, model_facts
 from dicomnode.ids import SeriesId
@@ -324,6 +325,26 @@ def test_a_disk_that_cannot_be_read_says_nothing_of_the_series_which_is_judged_w
         assert bench.reader.series_explain(sound).state == "planned"
     settler.turn()
     assert bench.reader.series_explain(poor).state == "planned"
+
+
+def test_a_series_waits_for_its_verdict_while_the_default_model_is_being_chosen(bench: Bench) -> None:
+    is_chosen: list[bool] = []
+
+    def model_of(_name: str | None) -> ModelFacts:
+        if not is_chosen:
+            raise NotChosenYet
+        return replace(model_facts("cubic-dc"), why="Model thin would be late.")
+
+    series = store(bench.ledger, bench.archive, mr_datasets())
+    settler = bench.settler(model_of=model_of)
+    bench.settle(settler)
+    settler.turn()
+    assert bench.reader.series_explain(series).state == "settled"
+    is_chosen.append(True)
+    settler.turn()
+    explanation = bench.reader.series_explain(series)
+    assert explanation.state == "planned"
+    assert explanation.notes == ("Model thin would be late.",)
 
 
 def test_a_series_beyond_all_measure_is_kept_without_reading_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

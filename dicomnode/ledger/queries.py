@@ -32,13 +32,14 @@ from dicomnode.ledger.schema import (
 from dicomnode.ledger.sentences import Arrival, Standing, alerting, explain
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
-from dicomnode.ledger.values import ImportedModel, QuarantineReason
+from dicomnode.ledger.values import ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
     AttentionLine,
     DeliveryLine,
     EventLine,
     Explanation,
     JobLine,
+    ModelChoice,
     ModelRow,
     QuarantineLine,
     SeriesDetail,
@@ -66,6 +67,17 @@ _JOBS = (
     select(job)
     .where(or_(job.c.series_id == bound("series"), job.c.output_series_id == bound("series")))
     .order_by(job.c.id)
+)
+
+_MODEL_CHOICE = (
+    select(events.c.kind, events.c.detail)
+    .where(
+        events.c.table_name == boot.name,
+        events.c.row_id == select(func.max(boot.c.id)).scalar_subquery(),
+        events.c.kind.in_(list(ModelEvent)),
+    )
+    .order_by(events.c.id.desc())
+    .limit(1)
 )
 
 
@@ -200,6 +212,11 @@ class Reader:
         with self._database.reading() as connection:
             return models.active(connection)
 
+    def model_choice(self) -> ModelChoice | None:
+        """Return which default model the last start chose. None: it had nothing to choose, or has not chosen yet."""
+        with self._database.reading() as connection:
+            return _model_choice(connection)
+
     def model_history(self, model_id: int) -> tuple[EventLine, ...]:
         """List the events of one imported model."""
         question = (
@@ -239,6 +256,7 @@ class Reader:
                     select(func.min(job.c.queued_at)).where(job.c.state == JobState.QUEUED)
                 ).scalar_one(),
                 no_peer={} if self._peers is None else without_peer(connection, self._peers),
+                model_choice=_model_choice(connection),
                 attention=_attention(connection, self._peers),
             )
 
@@ -302,6 +320,11 @@ def _events(
         of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
         found += [(row.id, row, None) for row in connection.execute(of_members)]
     return tuple(mapping.event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
+
+
+def _model_choice(connection: Connection) -> ModelChoice | None:
+    row = connection.execute(_MODEL_CHOICE).one_or_none()
+    return None if row is None else ModelChoice(is_fast=row.kind == ModelEvent.FAST, sentence=row.detail)
 
 
 def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, int]:

@@ -190,6 +190,14 @@ class BootLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """Which default model the service chose at its start, by the time that the better one takes on its machine."""
+
+    is_fast: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionLine:
     """A row that waits for a person."""
 
@@ -215,6 +223,7 @@ class Status:
     quarantine: dict[str, int]  # reason → number
     waiting_since: datetime | None  # the job that has been queued longest
     no_peer: dict[str, int]  # peer that cannot be sent to → number of deliveries that are due to it
+    model_choice: ModelChoice | None  # None: the last start had nothing to choose, or has not chosen yet
     attention: tuple[AttentionLine, ...]
 
 

@@ -112,6 +112,7 @@ CertificateName = Annotated[str, AfterValidator(_certificate_name)]
 NetworkText = Annotated[Network, PlainValidator(_network)]
 Seconds = Annotated[float, Field(gt=0, le=_A_DAY_S, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
+ModelSpeed = Literal["auto", "quality", "fast"]
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -244,6 +245,7 @@ class WorkSettings(StrictModel):
     cluster: MaybeClusterAddress = ""  # of the scheduler
     slots: Count = 1
     device: Device = "auto"
+    model_speed: ModelSpeed = "auto"  # of the model of rules that name none
     time_limit_s: Seconds = 3600.0
     memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0  # 0: three quarters of the machine
 

@@ -49,6 +49,7 @@ class Ready:
 
     models: tuple[str, ...]  # those that could be loaded
     device: str
+    reference_s: float | None = None  # what the model to be timed takes for the reference series; None: not timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
