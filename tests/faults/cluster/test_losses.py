@@ -186,6 +186,7 @@ def test_a_call_beyond_the_time_of_the_job_counts(cluster: TestCluster, node: Cl
     cluster.worker(*HANGS)
     series = node.planned()
     with node.supervised(time_limit_s=15):
-        assert node.wait_for(series, "done").attempts == 1
+        wait_until(lambda: node.details(series, "return"), LOST_S, "the job is returned")
+        assert node.job(series).attempts == 1
     (detail,) = node.details(series, "return")
     assert detail == "The job took longer than 15 s (work.time_limit_s), while the job was at “remote”."
