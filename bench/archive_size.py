@@ -95,7 +95,7 @@ class Clock:
         return self.moment
 
     def monotonic(self) -> float:
-        """Nothing is timed by it here."""
+        """This clock times nothing here."""
         return time.monotonic()
 
 
@@ -239,7 +239,7 @@ class Node:
             return time.perf_counter() - began
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """In order, or as a power cut does it."""
+        """Stop the node in order, or as a power cut does it."""
         if self._process is not None:
             self._process.send_signal(number)
             code = self._process.wait(LIMIT_S)
@@ -289,7 +289,7 @@ class Node:
 
 @contextmanager
 def stopped_in_the_end(nodes: Sequence[Node]) -> Iterator[None]:
-    """No process is left, whatever happens."""
+    """A block after which no process is left, whatever happens in it."""
     try:
         yield
     finally:
@@ -298,7 +298,7 @@ def stopped_in_the_end(nodes: Sequence[Node]) -> Iterator[None]:
 
 
 def measure(work: Path, full: Node, empty: Node, *, rounds: int, sent: int) -> dict[str, dict[str, list[float]]]:
-    """By what was timed: the seconds of the full and of the empty node, taking turns."""
+    """The seconds of the full and of the empty node for each thing that was timed, taking turns."""
     taken: dict[str, dict[str, list[float]]] = {}
 
     def note(what: str, node: Node, seconds: float) -> None:
@@ -312,10 +312,11 @@ def measure(work: Path, full: Node, empty: Node, *, rounds: int, sent: int) -> d
 
     with stopped_in_the_end((full, empty)):
         for number in range(rounds):
-            for node in (empty, full) if number % 2 == 0 else (full, empty):
-                note("ready_s", node, node.start())
-                note("receive_at_start_s", node, node.receive(work / "files", sent))
-                node.stop()
+            for pair in range(PAIRS):
+                for node in (empty, full) if pair % 2 == 0 else (full, empty):
+                    note("ready_s", node, node.start())
+                    note("receive_at_start_s", node, node.receive(work / "files", sent))
+                    node.stop()
             for node in (empty, full):
                 node.start()
             for node in (empty, full):

@@ -78,7 +78,7 @@ def serve(data: Path, port: int, are_peers: bool) -> None:
 
 
 def attack(port: int, clients: int, until: float) -> None:
-    """So many clients at once, each coming back as soon as it is closed."""
+    """Run so many clients at once, each coming back as soon as it is closed."""
 
     def run(number: int) -> None:
         while time.time() < until:

@@ -286,7 +286,7 @@ class Campaign:
                     self.mistakes.append(f"an acknowledged instance was changed: {path.name} of {path.parent.name}")
 
     def check_delivered(self) -> None:
-        """Nothing too often, nothing changed, nothing missing, nothing else."""
+        """Check that what was delivered is what was made: once, unchanged, all of it and nothing else."""
         rows = self.query("SELECT sop_instance_uid, sha256 FROM instance WHERE origin = 'derived'")
         derived = {uid: sha256 for uid, sha256 in rows}
         if len(derived) != len(self.series) * SLICES * RATIO:
@@ -332,7 +332,7 @@ def deal(kills: int, chance: random.Random) -> Iterator[list[Seam]]:
 
 
 def run(kills: int, *, folder: Path, seed: int = 1) -> Campaign:
-    """So many kills; the campaign with its mistakes, none of which there should be."""
+    """Kill the node so many times; return the campaign with its mistakes, none of which there should be."""
     chance = random.Random(seed)  # noqa: S311 (which seam, not a secret)
     with ExitStack() as stack:
         pacs = stack.enter_context(MisbehavingPacs())

@@ -113,7 +113,7 @@ class Node:
         return self.query("SELECT id FROM delivery WHERE state = 'sent' ORDER BY id")
 
     def last(self) -> tuple[float, float, str, list[Path]]:
-        """Of the last delivery: verdict to last acknowledgement, generator's time, all stages, its files."""
+        """Read the last delivery: verdict to last acknowledgement, the generator's time, all stages, its files."""
         ((planned_at, acknowledged_at, series),) = self.query(
             "SELECT (SELECT max(at) FROM event WHERE table_name = 'series' AND row_id = j.series_id "
             "AND to_state = 'planned'), (SELECT max(at) FROM event e JOIN delivery_item t ON t.id = e.row_id "
@@ -155,7 +155,7 @@ def plain_way(files: Sequence[Path], folder: Path, pacs_port: int) -> float:
 def measure(
     folder: Path, pacs_port: int, empty_pacs: Callable[[], None], *, model: str, rounds: int, slices: int, size: int
 ) -> list[Round]:
-    """So many rounds, after one that only warms up."""
+    """Measure so many rounds, after one that only warms up."""
     node = Node(folder, pacs_port, model)
     try:
         found = []

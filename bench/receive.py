@@ -1,12 +1,14 @@
 """Durable receive against a handler that only writes the bytes, and against Orthanc: same files, same sender.
 
     python bench/receive.py            400 MR instances of 512 × 512 (0.5 MB each), five alternating rounds
+    python bench/receive.py --tls      over TLS against plain, both of this node, with certificates on both sides
     python bench/receive.py --toy      small and short, to see that it still runs
 
 Senders are DCMTK's ``storescu`` with TCP_NODELAY=1, each with its share of the files; time is that of the last one
 to end, process start included. The flush latency (fdatasync of one object's size) is measured before and after each
 run on the same disk. Bars: one association, time <= 1.15 x (bare + 3 flushes per instance); 4 and 16 associations,
-throughput >= 0.85 x bare; at each number throughput >= Orthanc's, though Orthanc acknowledges after one flush.
+throughput >= 0.85 x bare; at each number throughput >= Orthanc's, though Orthanc acknowledges after one flush. With
+--tls: throughput >= 0.8 x plain at each number.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.support.certificates import Authority
 from tests.support.dcmtk import environment, find_program, free_port, is_listening, program
 from tests.support.dicom import write_series
 from tests.support.orthanc import orthanc
@@ -36,29 +39,39 @@ from tests.support.wait import wait_until
 TIME_BAR = 1.15
 THROUGHPUT_BAR = 0.85
 ORTHANC_BAR = 1.0
+TLS_BAR = 0.8
+CERTIFICATES = ("ca.pem", "node.pem", "node.key")  # in the folder that the variable names
+CERTIFICATES_VARIABLE = "BENCH_CERTIFICATES"
 FLUSHES = 3
 
 
 def serve_ours(data: Path, port: int) -> None:
-    """The node's own receiver, archive and ledger; nothing else of the node runs."""
+    """The node's own receiver, archive and ledger, and nothing else of it; under TLS where there are certificates."""
     from dicomnode import log
     from dicomnode.archive import Archive
     from dicomnode.ids import AeTitle
     from dicomnode.ledger.store import open_ledger
     from dicomnode.receive.scp import Receiver
-    from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings, Settings
+    from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings, Settings, TlsSettings
+    from dicomnode.tls.identity import Identity
 
+    address, tls = f"127.0.0.1:{port}", TlsSettings()
+    if folder := os.environ.get(CERTIFICATES_VARIABLE):
+        ca, certificate, key = (str(Path(folder) / name) for name in CERTIFICATES)
+        tls = TlsSettings(listen=address, certificate=certificate, key=key, ca=ca)
     log.start_logging("info", "json")
     archive = Archive(data)
     archive.lock()
     receiver = Receiver(
-        node=NodeSettings(ae_title=AeTitle("BENCH"), listen=f"127.0.0.1:{port}", data=data),
+        node=NodeSettings(ae_title=AeTitle("BENCH"), listen="" if tls.listen else address, data=data),
         receive=ReceiveSettings(),
         disk=ArchiveSettings(),
         peers=Settings().peer,
         ledger=open_ledger(f"sqlite:///{data / 'ledger.sqlite'}"),
         archive=archive,
         wake=lambda: None,
+        tls=tls,
+        identity=Identity(tls) if tls.listen else None,
     )
     receiver.start()
     while True:
@@ -87,7 +100,7 @@ SERVERS: dict[str, Callable[[Path, int], None]] = {"ours": serve_ours, "bare": s
 
 
 @contextlib.contextmanager
-def receiver(name: str, folder: Path, cpu: list[float]) -> Iterator[int]:
+def receiver(name: str, folder: Path, cpu: list[float], certificates: Path | None = None) -> Iterator[int]:
     """One of the receivers in a process of its own, with a fresh folder; ``cpu`` gains its seconds of processor."""
     folder.mkdir(parents=True)
     if name == "orthanc":
@@ -97,7 +110,8 @@ def receiver(name: str, folder: Path, cpu: list[float]) -> Iterator[int]:
         return
     port = free_port()
     command = [sys.executable, __file__, "--serve", name, str(folder), str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    surroundings = {**os.environ, **({CERTIFICATES_VARIABLE: str(certificates)} if certificates else {})}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=surroundings)
     try:
         wait_until(lambda: is_listening(port), 30.0, f"{name} listens")
         before = sum(psutil.Process(process.pid).cpu_times()[:2])
@@ -108,10 +122,10 @@ def receiver(name: str, folder: Path, cpu: list[float]) -> Iterator[int]:
         process.wait()
 
 
-def send(port: int, files: list[Path], senders: int) -> float:
+def send(port: int, files: list[Path], senders: int, *options: str) -> float:
     """Seconds until the last of the senders is done, each having got only successes."""
     shares = [files[start::senders] for start in range(senders)]
-    command = [program("storescu"), "-xe", "-aec", "BENCH", "127.0.0.1", str(port)]
+    command = [program("storescu"), "-xe", "-aec", "BENCH", *options, "127.0.0.1", str(port)]
     began = time.perf_counter()
     running = [subprocess.Popen([*command, *map(str, share)], env=environment()) for share in shares]
     codes = [one.wait() for one in running]
@@ -168,10 +182,37 @@ def measure(work: Path, files: list[Path], senders: int, rounds: int, names: lis
     return result | {name: round(statistics.median(ratios), 3), "bar": f"{'<=' if senders == 1 else '>='} {bar}"}
 
 
+def measure_tls(work: Path, files: list[Path], senders: int, rounds: int) -> dict[str, float | str]:
+    """Alternate plain and TLS; the median of the rounds' ratios of throughput."""
+    authority = Authority(work, f"authority-{senders}")
+    ours, theirs = authority.issue("node"), authority.issue("scanner")
+    certificates = work / f"certificates-{senders}"
+    certificates.mkdir()
+    for name, file in zip(CERTIFICATES, (authority.certificate, ours.certificate, ours.key), strict=True):
+        shutil.copy(file, certificates / name)
+    options = ["+tls", str(theirs.key), str(theirs.certificate), "+cf", str(authority.certificate)]
+    taken: dict[str, list[float]] = {"plain": [], "tls": []}
+    cpu: dict[str, list[float]] = {"plain": [], "tls": []}
+    for number in range(rounds):
+        for name in ("plain", "tls") if number % 2 == 0 else ("tls", "plain"):
+            folder = work / f"{name}-{senders}-{number}"
+            os.sync()
+            is_tls = name == "tls"
+            with receiver("ours", folder, cpu[name], certificates if is_tls else None) as port:
+                taken[name].append(send(port, files, senders, *(options if is_tls else [])))
+            shutil.rmtree(folder)
+    ratios = [plain / tls for plain, tls in zip(taken["plain"], taken["tls"], strict=True)]
+    result: dict[str, float | str] = {"senders": senders, "instances": len(files), "rounds": rounds}
+    result |= {f"{name}_s": round(statistics.median(values), 3) for name, values in taken.items()}
+    result |= {f"{name}_cpu_s": round(statistics.median(values), 3) for name, values in cpu.items()}
+    return result | {"tls_throughput_to_plain": round(statistics.median(ratios), 3), "bar": f">= {TLS_BAR}"}
+
+
 def main() -> None:
     """Print one JSON line for each number of senders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--senders", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--serve", nargs=3, metavar=("WHICH", "FOLDER", "PORT"), help=argparse.SUPPRESS)
@@ -187,7 +228,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         files = write_series(Path(folder) / "files", count, size=size)
         for senders in options.senders:
-            print(json.dumps(measure(Path(folder), files, senders, rounds, names)), flush=True)
+            if options.tls:
+                result = measure_tls(Path(folder), files, senders, rounds)
+            else:
+                result = measure(Path(folder), files, senders, rounds, names)
+            print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ def _write_features(path: Path, spec: str | None) -> str | None:
 
 
 def _operations(plan: Plan, stage: int, device: torch.device) -> float:
-    """Of one step of the stage: of each ratio once, and their mean, as each is drawn as often."""
+    """Count the operations of one step: at each ratio, and their mean, as each ratio is drawn as often."""
     material = load_material(plan, Split.TRAIN)
     training_step = new_training_step(
         plan.recipe,

@@ -3,24 +3,28 @@
 A rule names a model; what it gets is the imported one of that name that is active, else the one that came with the
 node. Which that is can change from one verdict to the next; a job that is there keeps the digest that it was planned
 with. An imported model is copied into the data folder, and its row comes last: a row without its files cannot be.
+
+A rule that names no model gets ``thin``, or ``thin-fast`` where an operator or the measured time of ``thin`` on this
+machine says so. A rule that names a model gets that one, whatever was measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
 from dicomnode.errors import InputError, ModelError, StorageError
-from dicomnode.generators import model_dir
+from dicomnode.generators import model_dir, pace
 from dicomnode.generators.kinds import Kind, is_compared_only
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.states import ModelState
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import ImportedModel, ModelId
-from dicomnode.ledger.views import ModelRow
+from dicomnode.ledger.views import ModelChoice, ModelRow
+from dicomnode.settings.models import ModelSpeed
 
 ASK_THE_LIST = "`dicomnode model list` shows them with their digests."
 
@@ -49,41 +53,99 @@ class ModelLine:
     id: int | None  # of an imported one, in the ledger
 
 
-class ModelCatalog:
-    """What rules get, from verdict to verdict. Used by one thread."""
+class NotChosenYet(Exception):
+    """Which default model rules get is being measured; a verdict that needs it has to wait for some seconds."""
 
-    def __init__(self, active: Callable[[], Mapping[str, ImportedModel]], data: Path) -> None:
+
+class ModelCatalog:
+    """What rules get, from verdict to verdict. Used by one thread; ``choose`` may be called by another."""
+
+    def __init__(self, active: Callable[[], Mapping[str, ImportedModel]], data: Path, *, is_fast: bool = False) -> None:
+        """``is_fast``: rules that name no model get the fast one, where there is one."""
         self._active = active
         self._data = data
+        self._is_fast = is_fast
+        self._is_choosing = False
+        self._why = ""  # the fast model is the default, where this catalog chose it
         self._shipped: dict[str, ModelFacts] = {}  # verified once; the worker does it again before each job
 
     @property
     def default(self) -> str:
         """Name of the model that a rule gets which names none."""
-        return model_dir.default_model(self._active())
+        return model_dir.default_model(self._active(), is_fast=self._is_fast)
+
+    def begin_choice(self) -> ModelFacts | None:
+        """Return the model whose time on this machine decides which one rules get. None: there is nothing to choose.
+
+        From here to ``choose``, ``model_of`` raises NotChosenYet for rules that name no model. Raises ModelError where
+        the files of one of the two are not whole.
+        """
+        if not has_choice(self._active()):
+            return None
+        self.verified(model_dir.FAST_DEFAULT)
+        facts = self.verified(model_dir.LEARNED_DEFAULT)
+        self._is_choosing = True
+        return facts
+
+    def choose(self, reference_s: float | None) -> ModelChoice:
+        """Choose by what that model takes for the reference series; None: it could not be timed, and stays."""
+        better, fast = model_dir.LEARNED_DEFAULT, model_dir.FAST_DEFAULT
+        is_late = reference_s is not None and reference_s > pace.LATE_S
+        if reference_s is None:
+            sentence = f"Model {better} could not be timed; rules that name no model get it."
+        elif is_late:
+            sentence = (
+                f"Model {better} would take {_spoken(reference_s)} for {pace.REFERENCE} on this machine, longer than "
+                f"{_spoken(pace.LATE_S)}; rules that name no model get {fast}."
+            )
+        else:
+            sentence = (
+                f"Model {better} takes {_spoken(reference_s)} for {pace.REFERENCE} on this machine; rules that name no "
+                "model get it."
+            )
+        self._why = sentence if is_late else ""
+        self._is_fast, self._is_choosing = is_late, False  # last: from here on the other thread goes on
+        return ModelChoice(is_fast=is_late, sentence=sentence)
 
     def model_of(self, name: str | None) -> ModelFacts:
-        """The model that a rule gets which names it, or which names none. Raises ModelError where there is none."""
+        """The model that a rule gets which names it, or which names none.
+
+        Raises ModelError where there is none, NotChosenYet where it is being measured which one that is.
+        """
+        if name is None and self._is_choosing:
+            raise NotChosenYet
         active = self._active()
-        default = model_dir.default_model(active)
+        default = model_dir.default_model(active, is_fast=self._is_fast)
         wanted = name or default
+        why = self._why if name is None and wanted == model_dir.FAST_DEFAULT else ""
         imported = active.get(wanted)
         if imported is not None:
             return ModelFacts(
                 name=imported.name, kind=_kind(imported), digest=imported.digest, ratios=imported.ratios,
-                default=wanted == default,
+                default=wanted == default, why=why,
             )  # fmt: skip
         if wanted not in self._shipped:
             facts = model_dir.model_facts(wanted)
             refuse_evaluate_only(facts)
             self._shipped[wanted] = facts
-        return replace(self._shipped[wanted], default=wanted == default)
+        return replace(self._shipped[wanted], default=wanted == default, why=why)
 
     def verified(self, name: str | None) -> ModelFacts:
         """The same, read from its files after all of them were compared with their digests."""
         known = self.model_of(name)
         facts, _ = model_dir.pinned_model(known.name, known.digest, self._data)
-        return replace(facts, default=known.default)
+        return replace(facts, default=known.default, why=known.why)
+
+
+def has_choice(active: Collection[str]) -> bool:
+    """Do rules that name no model get one of two? ``active``: names of the imported models that rules get."""
+    names = (model_dir.LEARNED_DEFAULT, model_dir.FAST_DEFAULT)
+    return tuple(model_dir.default_model(active, is_fast=is_fast) for is_fast in (False, True)) == names
+
+
+def is_fast_default(speed: ModelSpeed, last: ModelChoice | None) -> bool:
+    """Do rules that name no model get the fast one? ``last``: what the last start of the service chose."""
+    return speed == "fast" or (speed == "auto" and last is not None and last.is_fast)
 
 
 def refuse_evaluate_only(facts: ModelFacts) -> None:
@@ -95,10 +157,13 @@ def refuse_evaluate_only(facts: ModelFacts) -> None:
         )
 
 
-def model_lines(imported: Sequence[ModelRow]) -> list[ModelLine]:
-    """Every model of the node: those that came with it, their files just verified, then the imported ones."""
+def model_lines(imported: Sequence[ModelRow], *, is_fast: bool = False) -> list[ModelLine]:
+    """Every model of the node: those that came with it, their files just verified, then the imported ones.
+
+    ``is_fast``: rules that name no model get the fast one, where there is one.
+    """
     active = {row.name for row in imported if row.state == ModelState.ACTIVE}
-    default = model_dir.default_model(active)
+    default = model_dir.default_model(active, is_fast=is_fast)
     lines = []
     for name in model_dir.model_names():
         facts = model_dir.model_facts(name)
@@ -191,7 +256,7 @@ def import_model(folder: Path, *, data: Path, ledger: Ledger, by: str) -> tuple[
 
 
 def activate(row: ModelRow, *, data: Path, ledger: Ledger, by: str) -> bool:
-    """From the next verdict on rules get this model; its files are compared first. False: they did already."""
+    """Give this model to the rules from the next verdict on; compare its files first. False: it was active."""
     model_dir.pinned_model(row.name, row.digest, data)
     return ledger.activate_model(ModelId(row.id), by)
 
@@ -240,6 +305,10 @@ def _kind(imported: ImportedModel) -> Kind:
             f"Model {imported.name} is of the kind {imported.kind}, which this version does not know.",
             hint="Install the newer dicomnode again, or `dicomnode model rollback`.",
         ) from exc
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 def _line(facts: ModelFacts, origin: Origin, *, active: bool, default: bool) -> ModelLine:

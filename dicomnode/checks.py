@@ -17,17 +17,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dicomnode.archive import Archive
-from dicomnode.catalog import ModelCatalog
+from dicomnode.catalog import ModelCatalog, has_choice, is_fast_default
 from dicomnode.errors import ClusterError, ModelError, NodeError, SettingsError, StorageError
 from dicomnode.generators.base import no_sharpness
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import ImportedModel
-from dicomnode.ledger.views import WaitingModel
-from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.ledger.views import ModelChoice, WaitingModel
+from dicomnode.push.dimse_carrier import carrier_of
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
+from dicomnode.rules import model_wanted
+from dicomnode.seams import SYSTEM_CLOCK
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
+from dicomnode.tls.identity import Age, held_certificates
 from dicomnode.work.cluster import Cluster
 from dicomnode.work.look import WorkerSeen, look_at, others_may_read
 
@@ -36,6 +39,7 @@ LOGGER = logging.getLogger(__name__)
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "fuse.sshfs")  # no shared memory for WAL
 
 
+RENEWAL = "Put the new certificate, with its key, in the place of the old one: the running node takes it by itself."
 CLUSTER = "cluster"  # how the names of its lines begin
 
 
@@ -68,12 +72,13 @@ def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
         CheckRow(
             what="settings",
             mark=Mark.OK if any(_is_delivered_to(settings, peer) for peer in settings.peer) else Mark.WARN,
-            sentence=introduction(settings, settings.node.port),
+            sentence=introduction(settings, *_configured_ports(settings)),
         )
     ]
     rows += _check_disk(settings)
     rows += _check_ledger(settings)
     rows += _check_models(settings)
+    rows += _check_tls(settings)
     rows += _check_cluster(settings)
     rows += [_check_peer(settings, peer, with_echo=with_echo) for peer in settings.peer]
     return rows
@@ -163,13 +168,13 @@ def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
 
 
 def _check_models(settings: Settings) -> Iterator[CheckRow]:
-    catalog = ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
-    names = {rule.model or catalog.default: rule for rule in reversed(settings.rule)}
+    catalog = catalog_of(settings)
+    names = {model_wanted(rule) or catalog.default: rule for rule in reversed(settings.rule)}
     for name in sorted(names):
         rule = names[name]
         try:
             facts = catalog.verified(name)
-            for rule in (one for one in settings.rule if (one.model or catalog.default) == name):
+            for rule in (one for one in settings.rule if (model_wanted(one) or catalog.default) == name):
                 _refuse_sharpness(rule, facts)
         except ModelError as exc:
             sentence = f"Rule {rule.name} asks for it: {exc.sentence}"
@@ -179,6 +184,17 @@ def _check_models(settings: Settings) -> Iterator[CheckRow]:
             dial = "" if facts.sharpness is None else f" sharpness {facts.sharpness:g} unless a rule says otherwise,"
             sentence = f"Kind {facts.kind}, ratios {lowest}–{highest},{dial} digest {facts.digest}: verified."
             yield CheckRow(what=f"model {name}", mark=Mark.OK, sentence=sentence)
+    active, last = _models_of_ledger(settings)
+    if is_choice_made(settings) and has_choice(active):
+        sentence = last.sentence if last else "The service chooses the default model when it has started."
+        yield CheckRow(what="model speed", mark=Mark.WARN if last and last.is_fast else Mark.OK, sentence=sentence)
+
+
+def catalog_of(settings: Settings) -> ModelCatalog:
+    """The models of a node that may or may not run now."""
+    active, last = _models_of_ledger(settings)
+    is_fast = is_fast_default(settings.work.model_speed, last)
+    return ModelCatalog(lambda: active, settings.node.data.absolute(), is_fast=is_fast)
 
 
 def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
@@ -211,8 +227,8 @@ def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
             f"{len(worker.models)} models, {rate}.{differ}",
             hint="Install the same versions there, or set `work.device`." if worker.state == "other" else "",
         )
-    catalog = ModelCatalog(lambda: _active_models(settings), settings.node.data.absolute())
-    for name in sorted({rule.model or catalog.default for rule in settings.rule}):
+    catalog = catalog_of(settings)
+    for name in sorted({model_wanted(rule) or catalog.default for rule in settings.rule}):
         with suppress(ModelError):  # another line of the sheet says so
             facts = catalog.model_of(name)
             if facts.digest not in seen.offered:
@@ -262,25 +278,63 @@ def _nobody_offers(model: str, digest: str) -> str:
     return f"No worker of the cluster offers model {model} (digest {digest})."
 
 
-def _active_models(settings: Settings) -> dict[str, ImportedModel]:
-    """None of a ledger that is not there, or cannot be read: another line of the sheet says so."""
+def is_choice_made(settings: Settings) -> bool:
+    """Does the service choose the model of rules that name none by the time that it takes on this machine?"""
+    work = settings.work
+    return (
+        work.model_speed == "auto"
+        and work.executor == "local"
+        and any(model_wanted(rule) is None for rule in settings.rule)
+    )
+
+
+def _models_of_ledger(settings: Settings) -> tuple[dict[str, ImportedModel], ModelChoice | None]:
+    """The active models, and the default one that the last start chose.
+
+    None of a ledger that is not there, or cannot be read: another line of the sheet says so.
+    """
     try:
         with closing(open_reader(settings.ledger_url)) as reader:
-            return reader.active_models()
+            return reader.active_models(), reader.model_choice()
     except NodeError:
-        return {}
+        return {}, None
+
+
+def _check_tls(settings: Settings) -> Iterator[CheckRow]:
+    """Our certificate for the people who register it, and the authorities that soon end."""
+    try:
+        certificates = held_certificates(settings.tls, SYSTEM_CLOCK.now())
+    except SettingsError as exc:
+        yield CheckRow(what="tls", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
+        return
+    for held in certificates:
+        is_ours, is_fine = held.key == "tls.certificate", held.age is Age.VALID
+        if not is_ours and is_fine:
+            continue
+        is_over = held.age in (Age.EXPIRED, Age.NOT_YET)
+        names = f" It names {', '.join(held.names) or 'nobody'}; its SHA-256 is {held.fingerprint}." if is_ours else ""
+        yield CheckRow(
+            what="certificate" if is_ours else "authority",
+            mark=Mark.OK if is_fine else Mark.FAIL if is_over and is_ours else Mark.WARN,
+            sentence=f"{held.sentence}{names}",
+            hint="" if is_fine else RENEWAL,
+        )
 
 
 def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> CheckRow:
     what = f"peer {peer.name}"
     ways = []
     if peer.networks:
-        ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}")
+        how = ", with TLS and its certificate only" if peer.is_bound else ""
+        ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}{how}")
     if peer.address:
-        ways.append(f"is sent to as {peer.ae_title} at {peer.address}")
+        ways.append(f"is sent to as {peer.ae_title} at {peer.address}{' with TLS' if peer.tls else ''}")
     sentence = f"It {' and '.join(ways)}."
     if peer.address and with_echo:
-        outcome = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push).echo(peer)
+        try:
+            outcome = carrier_of(settings).echo(peer)
+        except SettingsError as exc:  # of a file of [tls], which has a line of its own
+            return CheckRow(what=what, mark=Mark.FAIL, sentence=f"{sentence} {exc.sentence}", hint=exc.hint)
         if outcome.status != 0:
             return CheckRow(
                 what=what, mark=Mark.FAIL, sentence=f"{sentence} C-ECHO: {outcome.sentence}", hint=outcome.hint
@@ -288,14 +342,27 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
         sentence = f"{sentence} It answered a C-ECHO."
     if peer.address and not _is_delivered_to(settings, peer):
         return CheckRow(what=what, mark=Mark.WARN, sentence=f"{sentence} No rule delivers to it.")
+    if peer.networks and settings.tls.listen and not settings.node.listen and not peer.is_bound:
+        return CheckRow(
+            what=what,
+            mark=Mark.WARN,
+            sentence=f"{sentence} Every certificate of an authority in tls.ca may come in as this peer.",
+            hint="Name its certificate in `peer.fingerprints` or `peer.certificate_names`.",
+        )
     return CheckRow(what=what, mark=Mark.OK, sentence=sentence)
 
 
-def introduction(settings: Settings, port: int) -> str:
-    """Say in words which address the node listens on and which peers it sends to."""
+def _configured_ports(settings: Settings) -> tuple[int, int]:
+    return settings.node.port if settings.node.listen else 0, settings.tls.port if settings.tls.listen else 0
+
+
+def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
+    """Say in words which addresses the node listens on (port 0: not) and which peers it sends to."""
     senders = ", ".join(peer.name for peer in settings.peer if peer.networks) or "nobody"
     receivers = ", ".join(peer.name for peer in settings.peer if _is_delivered_to(settings, peer))
-    where = f"Listens on {settings.node.host}:{port} as {settings.node.ae_title} to {senders}"
+    doors = [f"{settings.node.host}:{port}"] if settings.node.listen else []
+    doors += [f"{settings.tls.host}:{tls_port} with TLS"] if settings.tls.listen else []
+    where = f"Listens on {' and on '.join(doors)} as {settings.node.ae_title} to {senders}"
     if receivers:
         return f"{where}; sends what it derives to {receivers}."
     return (
@@ -322,12 +389,13 @@ def known_models(settings: Settings, catalog: ModelCatalog) -> dict[str | None, 
     """The facts of every model that a rule names, and of the default one under None; all their files verified."""
     models: dict[str | None, ModelFacts] = {None: catalog.verified(None)}
     for rule in settings.rule:
+        wanted = model_wanted(rule)
         try:
-            if rule.model not in models:
-                models[rule.model] = catalog.verified(rule.model)
-            _refuse_sharpness(rule, models[rule.model])
+            if wanted not in models:
+                models[wanted] = catalog.verified(wanted)
+            _refuse_sharpness(rule, models[wanted])
         except ModelError as exc:
-            name = rule.model or models[None].name
+            name = wanted or models[None].name
             raise SettingsError(
                 f"Rule {rule.name} asks for model {name}, which cannot be used: {exc.sentence}", hint=exc.hint
             ) from exc

@@ -109,6 +109,18 @@ class DerivedInstance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateFigure:
+    """What the result gate measured in one check of a derived series, and what it allows."""
+
+    check: str
+    measured: float | None  # None: no finite number
+    limit: float
+    is_least: bool  # the figure has to reach the limit; else it may not exceed it
+    share: float | None  # of what the limit allows; None: beyond any
+    holds: bool  # is the figure beyond the limit?
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedSeries:
     """The series that a job made."""
 
@@ -116,6 +128,7 @@ class DerivedSeries:
     instances: tuple[DerivedInstance, ...]  # by Instance Number
     notes: tuple[str, ...]  # sentences for ``series explain``: clipped voxels, unknown profile …
     objections: tuple[str, ...] = ()  # of the result gate: with any, the deliveries are held
+    figures: tuple[GateFigure, ...] = ()  # of the result gate, also where it objects to nothing
     seconds: float
 
 

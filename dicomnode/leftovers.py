@@ -104,7 +104,7 @@ def sweep_folder(
 
 
 def missing_files(archive: Archive, name: str, known_files: Set[str]) -> list[str]:
-    """Of the files of one folder that have a row, those that are not there. Raises StorageError.
+    """Find the files of one folder that have a row and are not there. Raises StorageError.
 
     Others may write into the folder meanwhile: what a listing lacks is looked for once more by its name.
     """

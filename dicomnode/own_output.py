@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 PRODUCT = "dicomnode"  # Manufacturer of what we derive
 RESAMPLED = "RESAMPLED"  # value 4 of Image Type: "spatially re-sampled" (PS3.3 C.8.16.1.4)
+STD_DEVIATION = "STD_DEVIATION"  # value 4 of the series of the spread: "standard deviation" (C.8.16.1.4)
 IMAGE_TYPE = ("DERIVED", "SECONDARY", "OTHER", RESAMPLED)  # value 3 as in PS3.3 C.8.3.1.1.1
+SPREAD_IMAGE_TYPE = ("DERIVED", "SECONDARY", "OTHER", STD_DEVIATION)
 RESAMPLING_CODE = "113085"  # DCM, "Spatial resampling"
 _READ_WITH = "Read with series "  # + number; ends Image Comments
 
@@ -25,7 +27,8 @@ def is_own_output(makers: Sequence[str], image_type: Sequence[str], derivation_c
     A PACS may write another manufacturer over ours; Image Type and derivation code then still tell it. Whoever else
     writes both has resampled the slices, too.
     """
-    return is_made_here(makers) or (tuple(image_type[3:4]) == (RESAMPLED,) and RESAMPLING_CODE in derivation_codes)
+    is_of_ours = tuple(image_type[3:4]) in ((RESAMPLED,), (STD_DEVIATION,))
+    return is_made_here(makers) or (is_of_ours and RESAMPLING_CODE in derivation_codes)
 
 
 def read_with(series_number: str) -> str:

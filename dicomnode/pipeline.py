@@ -14,12 +14,15 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from dicomnode import gate
-from dicomnode.derive.encode import DerivedFile, derive
+from dicomnode.derive.encode import DerivedFile, derive, derive_spread
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError, ModelError
+from dicomnode.gate import own_slices
+from dicomnode.gate.measure import is_number, look_at_volume
+from dicomnode.gate.reread import Reread
+from dicomnode.gate.rule import Finding
 from dicomnode.generators.base import Generator
-from dicomnode.generators.spread import Spread, spread_of
+from dicomnode.generators.spread import Spread, deviation_of, spread_of
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import RATIO_LIMITS, thin_grid
 from dicomnode.imaging.stack import load_volume
@@ -64,7 +67,7 @@ class PipelineResult:
     instances: tuple[Written, ...] = ()
     network_share: float | None = None  # of the pixels that a network ran on; None: there was none
     notes: tuple[str, ...] = ()  # of verdict and derivation
-    findings: tuple[gate.Finding, ...] = ()  # of the result gate
+    findings: tuple[Finding, ...] = ()  # of the result gate
     spread: Spread | None = None  # where the parameters ask for the uncertainty
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds
 
@@ -82,12 +85,14 @@ def run_pipeline(
     ratios: tuple[int, int] = RATIO_LIMITS,
     device: str,
     write: Write,
+    write_spread: Write | None = None,
     digests: Mapping[Path, str] | None = None,
     progress: Progress | None = None,
 ) -> PipelineResult:
     """Judge one series and, where the verdict says so, derive it.
 
     ``ratios``: the lowest and the highest that the model can make.
+    ``write_spread``: keeps the files of a second series, of the spread, where the parameters ask for the uncertainty.
     ``digests``: SHA-256 of the source datasets where they are known. Raises InputError when a slice cannot be decoded,
     and whatever the generator or ``write`` raise.
     """
@@ -109,19 +114,22 @@ def run_pipeline(
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
         made = generator.generate(stack.volume, grid, device=device, progress=lambda share: tell(Stage.GENERATE, share))
-    spread = None
+    spread = deviation = None
     if plan.parameters.uncertainty:
         with watch(Stage.COMPARE):
             tell_share = partial(tell, Stage.COMPARE)
-            spread = spread_of(generator, stack.volume, grid, device=device, progress=tell_share)
+            deviation = deviation_of(generator, stack.volume, grid, device=device, progress=tell_share)
+            spread = spread_of(deviation, stack.volume)
+            if write_spread is None:
+                deviation = None  # as large as the thin stack
     with watch(Stage.CHECK):
-        if not gate.is_number(made.thin):
+        if not is_number(made.thin):
             raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
-        findings = gate.look_at_volume(stack.volume, made, consistency=generator.consistency)
-        if ratios[0] <= gate.OWN_SLICES_RATIO and (trial := gate.trial_of(stack.volume)) is not None:
-            grid = thin_grid(trial.merged, gate.OWN_SLICES_RATIO)
-            findings.append(gate.look_at_trial(trial, generator.generate(trial.merged, grid, device=device)))
-        reread = gate.Reread(stack, made.thin, consistency=generator.consistency)
+        findings = look_at_volume(stack.volume, made, consistency=generator.consistency)
+        if ratios[0] <= own_slices.RATIO and (trial := own_slices.trial_of(stack.volume)) is not None:
+            grid = thin_grid(trial.merged, own_slices.RATIO)
+            findings.append(own_slices.look_at_trial(trial, generator.generate(trial.merged, grid, device=device)))
+        reread = Reread(stack, made.thin, consistency=generator.consistency)
     tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
         derivation = derive(stack, made.thin, plan, consistency=generator.consistency)
@@ -136,6 +144,10 @@ def run_pipeline(
             reread.add(file.content)
         written.append(_written(file))
         tell(Stage.WRITE, len(written) / derivation.count)
+    if deviation is not None and write_spread is not None:
+        with watch(Stage.WRITE):
+            for file in derive_spread(stack, deviation, plan).files():
+                write_spread(file)
     return PipelineResult(
         verdict=verdict,
         series_uid=derivation.series_uid,
@@ -149,13 +161,13 @@ def run_pipeline(
     )
 
 
-def series_in(folder: Path, *, note: Callable[[str], None] = lambda _: None) -> dict[str, list[Path]]:
-    """The images below a folder by Series Instance UID, in order of their names, copies once.
+def series_in(*places: Path, note: Callable[[str], None] = lambda _: None) -> dict[str, list[Path]]:
+    """The images among files and below folders, by Series Instance UID, in order of their names, copies once.
 
     ``note`` is told of every file that was passed over. Raises InputError where a series may not be used whatever the
     verdict on its images would be: one of them breaks off, or two share a SOP Instance UID.
     """
-    listed = list_files([folder])
+    listed = list_files(places)
     for line in passed_over_lines({**listed.passed_over, **dict.fromkeys(listed.nifti, "a NIfTI file, not DICOM")}):
         note(line)
     for series in listed.series:

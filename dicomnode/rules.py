@@ -1,33 +1,46 @@
 """Which rule a series falls under, and for every rule before it which condition did not hold.
 
-Rules are tried in the order of the settings file; the first whose ``match`` holds in every instance wins. A
-condition is a glob over an attribute's text (case ignored; an absent attribute is the empty text, several values
-are joined by a backslash) or a comparison with the distance of the slice centres.
+Rules are tried in the order of the settings file; the first whose ``match`` holds in every instance wins. A test looks
+at an attribute's text (case ignored; an absent attribute is the empty text, several values are joined by a backslash),
+at its numbers, at the distance of the slice centres, or at the plane in which the slices lie.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Final
 
+import numpy as np
+from pydicom.datadict import tag_for_keyword
+
 from dicomnode.derivation import DerivationParameters, RuleLimits
-from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.imaging.frame import Frame, instances_of
-from dicomnode.imaging.geometry import slice_spacing_mm
-from dicomnode.imaging.headers import InstanceHeader
-from dicomnode.settings.match import Match, Operator
+from dicomnode.generators.model_dir import LEARNED_DEFAULT, ModelFacts
+from dicomnode.ids import uid_fault
+from dicomnode.imaging.frame import Frame, Slice, instances_of
+from dicomnode.imaging.geometry import distinct_spacing_mm, line_of, stacked
+from dicomnode.imaging.headers import InstanceHeader, attribute_name
+from dicomnode.imaging.verdict import Limits, Verdict, judge
+from dicomnode.ledger.sentences import BROKEN_UID
+from dicomnode.settings.match import PLANE, SPACING, Comparisons, Condition, Match, Operator, Plane, ValueTest
 from dicomnode.settings.models import RuleSettings
 
-_COMPARE: Final[Mapping[Operator, Callable[[float, float], bool]]] = {
-    ">=": lambda spacing, bound: spacing >= bound - SPACING_TOLERANCE_MM,
-    "<=": lambda spacing, bound: spacing <= bound + SPACING_TOLERANCE_MM,
-    ">": lambda spacing, bound: spacing > bound + SPACING_TOLERANCE_MM,
-    "<": lambda spacing, bound: spacing < bound - SPACING_TOLERANCE_MM,
-    "=": lambda spacing, bound: abs(spacing - bound) <= SPACING_TOLERANCE_MM,
+_COMPARE: Final[Mapping[Operator, Callable[[float, float, float], bool]]] = {
+    ">=": lambda found, bound, tolerance: found >= bound - tolerance,
+    "<=": lambda found, bound, tolerance: found <= bound + tolerance,
+    ">": lambda found, bound, tolerance: found > bound + tolerance,
+    "<": lambda found, bound, tolerance: found < bound - tolerance,
+    "=": lambda found, bound, tolerance: abs(found - bound) <= tolerance,
 }
 SPACING_TOLERANCE_MM = 0.005  # a fitted 2.9999 mm is the 3 mm that the rule's author read off the console
+NUMBER_TOLERANCE = 1e-4  # of the bound: headers say 79.998 where the console shows 80
+UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+PLANES = (Plane.SAGITTAL, Plane.CORONAL, Plane.AXIAL)  # by the axis of the patient that the normal is nearest to
+PATIENT_GROUP = 0x0010  # no value of it is shown
+MOST_SHOWN = 3  # values of a number that differ from instance to instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +51,53 @@ class RuleChoice:
     passed_over: tuple[str, ...]  # a sentence for each rule that was tried in vain; no text from a header in it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedByRules:
+    """The rule of a series, and the verdict within the limits of that rule and its model."""
+
+    choice: RuleChoice
+    model: ModelFacts
+    parameters: DerivationParameters | None  # of the rule and its model; None where no rule applies
+    verdict: Verdict
+    broken: tuple[str, ...]  # sentences on UIDs that break the standard's rule
+
+
+def judge_by_rules(
+    slices: Sequence[Slice], rules: Sequence[RuleSettings], *, model_of: Callable[[str | None], ModelFacts]
+) -> JudgedByRules:
+    """Choose the rule of a whole series and judge the series by it. Raises ModelError where its model is not there.
+
+    ``model_of``: what a rule's ``model`` is now; None: the default model.
+    """
+    frames = [one for one in slices if isinstance(one, Frame)]
+    choice = choose_rule(frames, rules)
+    model = model_of(model_wanted(choice.rule))
+    parameters = parameters_of(choice.rule, model) if choice.rule else None
+    verdict = judge(slices, _limits_of(parameters, model), rule_matched=choice.rule is not None)
+    broken = _broken_uids(instances_of(frames))
+    return JudgedByRules(choice=choice, model=model, parameters=parameters, verdict=verdict, broken=broken)
+
+
 def choose_rule(frames: Sequence[Frame], rules: Sequence[RuleSettings]) -> RuleChoice:
     """The first rule whose every condition holds in every instance. Pure."""
-    headers, spacing_mm = instances_of(frames), slice_spacing_mm(frames)
+    seen = _SeriesFacts.of(frames)
     passed_over: list[str] = []
     for rule in rules:
-        unmet = _unmet_condition(rule.match, headers, spacing_mm)
+        unmet = _unmet_condition(rule.match, seen)
         if unmet is None:
             return RuleChoice(rule=rule, passed_over=tuple(passed_over))
         passed_over.append(f"Rule {rule.name} does not apply: {unmet}.")
     return RuleChoice(rule=None, passed_over=tuple(passed_over))
+
+
+def model_wanted(rule: RuleSettings | None) -> str | None:
+    """The name of the model that a rule asks for; None: the default, whichever that is on this machine.
+
+    A rule that states a sharpness and no model was written for the one default model that may have two sets of weights.
+    """
+    if rule is None:
+        return None
+    return rule.model or (LEARNED_DEFAULT if rule.sharpness is not None else None)
 
 
 def parameters_of(rule: RuleSettings, model: ModelFacts) -> DerivationParameters:
@@ -59,17 +109,135 @@ def parameters_of(rule: RuleSettings, model: ModelFacts) -> DerivationParameters
     )  # fmt: skip
 
 
-def _unmet_condition(match: Match, headers: Sequence[InstanceHeader], spacing_mm: float | None) -> str | None:
-    """The first condition that does not hold, in words; None when all hold."""
-    for keyword, pattern in match.globs:
-        wanted = pattern.casefold()
-        misses = sum(not fnmatchcase(header.text(keyword).casefold(), wanted) for header in headers)
-        if misses:
-            return f"{keyword} is not “{pattern}” in {misses} of {len(headers)} instances"
-    for operator, bound in match.slice_spacing:
-        wanted = f"slice_spacing_mm is to be {operator} {bound:g}"
-        if spacing_mm is None:
-            return f"{wanted}, and the slices have no common spacing"
-        if not _COMPARE[operator](spacing_mm, bound):
-            return f"{wanted}, and the slices are {spacing_mm:.4g} mm apart"
+def _limits_of(parameters: DerivationParameters | None, model: ModelFacts) -> Limits:
+    """Return what the rule and its model allow; without a rule, the defaults, so that the verdict can name a reason."""
+    if parameters is None:
+        return Limits(ratios=model.ratios, model=model.name)
+    return Limits.of(parameters, model.ratios)
+
+
+def _broken_uids(headers: Sequence[InstanceHeader]) -> tuple[str, ...]:
+    """Return a sentence for each attribute whose UIDs break the standard's rule. An absent attribute breaks none."""
+    faults: dict[tuple[str, str], int] = {}
+    for header in headers:
+        for keyword in UIDS:
+            text = header.text(keyword)
+            if text and (fault := uid_fault(text)) is not None:
+                faults[keyword, fault] = faults.get((keyword, fault), 0) + 1
+    return tuple(
+        f"{attribute_name(keyword)} {fault} in {number} of {len(headers)} instances, {BROKEN_UID}"
+        for (keyword, fault), number in faults.items()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SeriesFacts:
+    """What the tests look at."""
+
+    headers: Sequence[InstanceHeader]
+    spacing_mm: float | None  # None: the slices have no common one
+    plane: Plane | None  # None: they do not lie in one
+
+    @classmethod
+    def of(cls, frames: Sequence[Frame]) -> _SeriesFacts:
+        """The facts of a series, computed once for all rules."""
+        spacing_mm, plane = None, None
+        if placed := stacked(frames):
+            line = line_of(placed)
+            spacing_mm = distinct_spacing_mm(line.offsets_mm)
+            plane = PLANES[int(np.abs(line.normal).argmax())]
+        return cls(headers=instances_of(frames), spacing_mm=spacing_mm, plane=plane)
+
+
+def _unmet_condition(match: Match, seen: _SeriesFacts) -> str | None:
+    """The first condition that does not hold, in words without text from a header; None when all hold."""
+    for condition in match.conditions:
+        if condition.key == SPACING:
+            unmet = _unmet_spacing(condition, seen.spacing_mm)
+        elif condition.key == PLANE:
+            unmet = _unmet_plane(condition, seen.plane)
+        else:
+            unmet = _unmet_attribute(condition, seen.headers)
+        if unmet is not None:
+            return unmet
     return None
+
+
+def _unmet_spacing(condition: Condition, spacing_mm: float | None) -> str | None:
+    wanted = f"{SPACING} {_wanted(condition)}"
+    if spacing_mm is None:
+        return f"{wanted}, and the slices have no common spacing"
+    if _holds(condition, lambda test: _compares(test.comparisons, spacing_mm, SPACING_TOLERANCE_MM)):
+        return None
+    return f"{wanted}, and the slices are {spacing_mm:.4g} mm apart"
+
+
+def _unmet_plane(condition: Condition, plane: Plane | None) -> str | None:
+    wanted = f"{PLANE} {_wanted(condition)}"
+    if plane is None:
+        return f"{wanted}, and the slices do not lie in one plane"
+    return None if _holds(condition, lambda test: test.text == plane) else f"{wanted}, and the slices are {plane}"
+
+
+def _unmet_attribute(condition: Condition, headers: Sequence[InstanceHeader]) -> str | None:
+    misses = [header for header in headers if not _holds_in(condition, header)]
+    if not misses:
+        return None
+    unmet = f"{condition.key} {_wanted(condition)}, and is not in {len(misses)} of {len(headers)} instances"
+    is_of_patient = (tag_for_keyword(condition.key) or 0) >> 16 == PATIENT_GROUP
+    if any(test.comparisons for test in condition.tests) and not is_of_patient:
+        unmet += f" ({_shown_numbers(condition.key, headers)})"
+    return unmet
+
+
+def _holds_in(condition: Condition, header: InstanceHeader) -> bool:
+    text = header.text(condition.key)
+    numbers = _numbers(text)
+
+    def holds(test: ValueTest) -> bool:
+        if not test.comparisons:
+            return fnmatchcase(text.casefold(), test.text.casefold())
+        tolerances = [NUMBER_TOLERANCE * abs(bound) for _, bound in test.comparisons]
+        return bool(numbers) and all(_compares(test.comparisons, number, max(tolerances)) for number in numbers)
+
+    return _holds(condition, holds)
+
+
+def _holds(condition: Condition, holds: Callable[[ValueTest], bool]) -> bool:
+    """Does no excluding test hold, and one of the others if there are any?"""
+    wanted = [test for test in condition.tests if not test.excludes]
+    if any(holds(test) for test in condition.tests if test.excludes):
+        return False
+    return not wanted or any(map(holds, wanted))
+
+
+def _compares(comparisons: Comparisons, found: float, tolerance: float) -> bool:
+    return all(_COMPARE[operator](found, bound, tolerance) for operator, bound in comparisons)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """The numbers of an attribute; none where a value is no number."""
+    try:
+        numbers = tuple(float(value) for value in text.split("\\") if value.strip())
+    except ValueError:
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
+
+
+def _wanted(condition: Condition) -> str:
+    """What a condition demands, as the settings file has it."""
+    accepted = [test.text if test.comparisons else f"“{test.text}”" for test in condition.tests if not test.excludes]
+    excluded = [test.text if test.comparisons else f"“{test.text}”" for test in condition.tests if test.excludes]
+    parts = [f"is to be {' or '.join(accepted)}"] if accepted else []
+    parts += [f"is not to be {' or '.join(excluded)}"] if excluded else []
+    return " and ".join(parts)
+
+
+def _shown_numbers(keyword: str, headers: Sequence[InstanceHeader]) -> str:
+    """The values of a number and how often each is there, the most frequent first; words are never shown."""
+    found = Counter(_numbers(header.text(keyword)) for header in headers)
+    shown = [
+        f"{'/'.join(f'{number:g}' for number in numbers)} in {count}" if numbers else f"no number in {count}"
+        for numbers, count in found.most_common(MOST_SHOWN)
+    ]
+    return ", ".join(shown) + (f" and {len(found) - MOST_SHOWN} more values" if len(found) > MOST_SHOWN else "")

@@ -25,19 +25,21 @@ from types import FrameType
 from dicomnode import __version__, log
 from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
-from dicomnode.checks import ensure_writable, introduction, known_models, require_cluster
+from dicomnode.checks import ensure_writable, introduction, is_choice_made, known_models, require_cluster
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.values import BootReport
+from dicomnode.ledger.values import BootReport, ModelEvent
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
+from dicomnode.rules import model_wanted
 from dicomnode.schedule import Calendar, DailyJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import Settings
 from dicomnode.settle import Settler
 from dicomnode.sweep import Sweep
 from dicomnode.systemd import notify
+from dicomnode.tls.identity import Age, Identity
 from dicomnode.work.child import Setup
 from dicomnode.work.local import LocalExecutor
 from dicomnode.work.supervisor import Supervisor
@@ -48,6 +50,7 @@ PUSH_STOP_S = 10.0  # for the instance that is being sent to a peer; then the as
 SETTLE_STOP_S = 10.0  # for the series that is being judged
 SWEEP_STOP_S = 10.0  # for the folder that is being looked through
 SIGNAL_POLL_S = 1.0
+CERTIFICATES_AT = time(8)  # each day, local time: when there is somebody who can ask for a new one
 SWEPT_AT = time(4)  # each day, local time: before the first patients, and not in an hour that summer time moves
 
 
@@ -68,9 +71,9 @@ class Service:
 
     @property
     def port(self) -> int:
-        """The port on which the service listens. The service must be started."""
+        """The port on which the service listens without TLS, else that for TLS. The service must be started."""
         assert self._receiver is not None, "not started"
-        return self._receiver.port
+        return self._receiver.port or self._receiver.tls_port
 
     def run(self) -> None:
         """Start, serve until SIGTERM or Ctrl-C, and stop every part.
@@ -108,17 +111,21 @@ class Service:
     def _start(self, parts: ExitStack) -> None:
         settings = self.settings
         host = socket.gethostname()
+        identity = Identity(settings.tls) if settings.uses_tls else None
         archive, ledger, boot = self._open(parts, host)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
-        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute())
+        is_fast = settings.work.model_speed == "fast"
+        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute(), is_fast=is_fast)
         models = known_models(settings, catalog)
+        timed = catalog.begin_choice() if is_choice_made(settings) else None
         owner = f"{boot.boot}:{host}:{os.getpid()}"
 
         child = Setup(
             data=settings.node.data.absolute(),
             device=settings.work.device,
-            models=tuple(sorted({models[rule.model].pinned for rule in settings.rule})),
+            models=tuple(sorted({models[model_wanted(rule)].pinned for rule in settings.rule})),
+            timed=timed.pinned if timed else None,
             log_level=settings.log.level,
             log_format=settings.log.format,
             cluster=require_cluster(settings),
@@ -131,6 +138,7 @@ class Service:
                     child,
                     time_limit_s=settings.work.time_limit_s,
                     memory_limit_mb=settings.work.memory_limit_mb,
+                    timed=lambda reference_s: _choose_model(reference_s, catalog, ledger, boot, chosen=settler.wake),
                     clock=self._clock,
                 ),
                 ae_title=settings.node.ae_title,
@@ -148,6 +156,8 @@ class Service:
             ledger=ledger,
             archive=archive,
             wake=lambda: settler.wake(),
+            tls=settings.tls,
+            identity=identity,
             clock=self._clock,
         )
         settler = Settler(
@@ -160,14 +170,17 @@ class Service:
             planned=self._wake_supervisors,
             clock=self._clock,
         )
-        carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push)
+        carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity)
         self._loops = [
             PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier)
             for peer in settings.peer
             if peer.address
         ]
         calendar = Calendar(
-            [DailyJob(name="sweep", at=SWEPT_AT, run=sweep.look_again)],
+            [
+                DailyJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
+                DailyJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
+            ],
             stepped=lambda by_s: ledger.note(
                 "clock_stepped", table="boot", row=boot.boot, detail=f"the wall clock was set by {by_s:+.0f} s"
             ),
@@ -189,10 +202,12 @@ class Service:
         parts.callback(sweep.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)
+        self._warn_of_certificates(identity)
         checkpoint("service.started")
         log.event(
-            LOGGER, "started", version=__version__, boot=boot.boot, pid=os.getpid(), host=settings.node.host,
-            port=receiver.port, archive=str(settings.node.data), sentence=introduction(settings, receiver.port),
+            LOGGER, "started", version=__version__, boot=boot.boot, pid=os.getpid(), port=self.port,
+            host=settings.node.host if settings.node.listen else settings.tls.host, archive=str(settings.node.data),
+            sentence=introduction(settings, receiver.port, receiver.tls_port),
         )  # fmt: skip
 
     def _open(self, parts: ExitStack, host: str) -> tuple[Archive, Ledger, BootReport]:
@@ -208,6 +223,13 @@ class Service:
         for peer, number in ledger.deliveries_without_peer(self.settings.reachable_peers).items():
             log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         return archive, ledger, boot
+
+    def _warn_of_certificates(self, identity: Identity | None) -> None:
+        """Log which certificates expire within 30 days; within 7 days as an error."""
+        for held in identity.certificates(self._clock.now()) if identity is not None else ():
+            if held.age is not Age.VALID:
+                level = logging.WARNING if held.age is Age.SOON else logging.ERROR
+                log.event(LOGGER, "certificate_expires", level=level, state=str(held.age), sentence=held.sentence)
 
     def _wake_supervisors(self) -> None:
         for supervisor in self._supervisors:
@@ -231,6 +253,17 @@ def _at_once(stops: Sequence[Callable[[], object]]) -> None:
         thread.start()
     for thread in stopping:
         thread.join()
+
+
+def _choose_model(
+    reference_s: float | None, catalog: ModelCatalog, ledger: Ledger, boot: BootReport, *, chosen: Callable[[], None]
+) -> None:
+    """Choose the default model by the time that the worker measured, and wake who has waited for that: ``chosen``."""
+    choice = catalog.choose(reference_s)
+    log.event(LOGGER, "model_chosen", model=catalog.default, sentence=choice.sentence)
+    chosen()
+    kind = ModelEvent.FAST if choice.is_fast else ModelEvent.QUALITY
+    ledger.note(kind, table="boot", row=boot.boot, detail=choice.sentence)
 
 
 def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:

@@ -29,15 +29,14 @@ from pathlib import Path
 
 from dicomnode import log
 from dicomnode.archive import Archive, FileState
-from dicomnode.derivation import DerivationParameters, utc_offset_min
+from dicomnode.catalog import NotChosenYet
+from dicomnode.derivation import utc_offset_min
 from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.ids import SeriesId, uid_fault
+from dicomnode.ids import SeriesId
 from dicomnode.imaging.comparison import compare
-from dicomnode.imaging.frame import Frame, Slice, frames_of, instances_of
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribute_name
-from dicomnode.imaging.verdict import Limits, Verdict, judge
-from dicomnode.ledger.sentences import BROKEN_UID
+from dicomnode.imaging.frame import Slice, frames_of
+from dicomnode.imaging.headers import UnreadableHeader
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
     SET_ASIDE,
@@ -50,7 +49,7 @@ from dicomnode.ledger.values import (
     SettledSeries,
     Unexamined,
 )
-from dicomnode.rules import RuleChoice, choose_rule, parameters_of
+from dicomnode.rules import JudgedByRules, judge_by_rules
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import RuleSettings, SettleSettings
 
@@ -62,7 +61,6 @@ SHORTEST_WAIT_S = 0.05  # a series whose time has come this moment may need the 
 PAUSE_S = 10.0  # after the ledger or the disk refused
 INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
 READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
-UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not do our part
 
 
@@ -90,16 +88,6 @@ class _Timing:
     seen: ReceivingSeries
     began: float
     changed: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    """The rule and the verdict of a series, whether or not files of it were set aside."""
-
-    choice: RuleChoice
-    parameters: DerivationParameters | None  # of the rule and its model; None where no rule applies
-    verdict: Verdict
-    broken: tuple[str, ...]  # sentences on UIDs that break the standard's rule
 
 
 class QuietWatch:
@@ -256,9 +244,9 @@ class Settler:
         try:
             self._examine(series.id)
             objections = self._ledger.objections(series.id)
-            judged = self._verdict(instances) if instances else None
-        except _Stopped:
-            return
+            judged = self._judged(instances) if instances else None
+        except (_Stopped, NotChosenYet):
+            return  # the series stays settled; the next turn, or the next start, judges it
         except _TooMuch as exc:
             self._keep(series, reason=NOT_JUDGED, sentence=str(exc), alert=True)
         except ModelError as exc:  # no model of that name is active; no other model is used instead
@@ -276,7 +264,7 @@ class Settler:
                 LOGGER, "series_judged", level=logging.DEBUG, series=series.id, seconds=self._clock.monotonic() - begun
             )
 
-    def _decide(self, series: SettledSeries, judged: _Judged | None, objections: Sequence[str]) -> None:
+    def _decide(self, series: SettledSeries, judged: JudgedByRules | None, objections: Sequence[str]) -> None:
         """Keep or plan the series by its verdict, but keep it if no person has seen a file of it that was set aside."""
         if judged is None:
             sentence = " ".join(objections) or "Every instance of this series was set aside; nothing is left to derive."
@@ -284,6 +272,8 @@ class Settler:
             return
         verdict = judged.verdict
         notes = (*judged.choice.passed_over, *verdict.notes, *judged.broken)
+        if verdict.process and judged.model.why:
+            notes += (judged.model.why,)
         alert = verdict.alert or bool(judged.broken)
         if objections:
             notes = (f"Without what was set aside, the verdict would be: {verdict.sentence}", *notes)
@@ -350,15 +340,8 @@ class Settler:
             log.failure(LOGGER, "examination_failed", quarantine=one.id, series=one.series)
             return _not_compared(one, f"they could not be compared ({type(exc).__name__})")
 
-    def _verdict(self, instances: Sequence[ArchivedInstance]) -> _Judged:
-        slices = self._slices(instances)
-        frames = [one for one in slices if isinstance(one, Frame)]
-        choice = choose_rule(frames, self._rules)
-        model = self._model_of(choice.rule.model if choice.rule else None)
-        parameters = parameters_of(choice.rule, model) if choice.rule else None
-        verdict = judge(slices, limits_of(parameters, model), rule_matched=choice.rule is not None)
-        broken = broken_uids(instances_of(frames))
-        return _Judged(choice=choice, parameters=parameters, verdict=verdict, broken=broken)
+    def _judged(self, instances: Sequence[ArchivedInstance]) -> JudgedByRules:
+        return judge_by_rules(self._slices(instances), self._rules, model_of=self._model_of)
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
         """Return the frames of the whole revision. A missing file counts as an unreadable slice. Raises _TooMuch."""
@@ -389,7 +372,7 @@ class Settler:
                 series=series.id, revision=series.revision, reason=reason, sentence=sentence,
             )  # fmt: skip
 
-    def _plan(self, series: SettledSeries, judged: _Judged, notes: Sequence[str], *, alert: bool) -> None:
+    def _plan(self, series: SettledSeries, judged: JudgedByRules, notes: Sequence[str], *, alert: bool) -> None:
         rule, verdict = judged.choice.rule, judged.verdict
         assert rule is not None
         assert judged.parameters is not None
@@ -405,27 +388,6 @@ class Settler:
                 sentence=verdict.sentence,
             )  # fmt: skip
             self._planned()
-
-
-def limits_of(parameters: DerivationParameters | None, model: ModelFacts) -> Limits:
-    """Return what the rule and its model allow; without a rule, the defaults, so that the verdict can name a reason."""
-    if parameters is None:
-        return Limits(ratios=model.ratios, model=model.name)
-    return Limits.of(parameters, model.ratios)
-
-
-def broken_uids(headers: Sequence[InstanceHeader]) -> tuple[str, ...]:
-    """Return a sentence for each attribute whose UIDs break the standard's rule. An absent attribute breaks none."""
-    faults: dict[tuple[str, str], int] = {}
-    for header in headers:
-        for keyword in UIDS:
-            text = header.text(keyword)
-            if text and (fault := uid_fault(text)) is not None:
-                faults[keyword, fault] = faults.get((keyword, fault), 0) + 1
-    return tuple(
-        f"{attribute_name(keyword)} {fault} in {number} of {len(headers)} instances, {BROKEN_UID}"
-        for (keyword, fault), number in faults.items()
-    )
 
 
 def _not_compared(one: Unexamined, why: str) -> Examined:

@@ -211,7 +211,7 @@ class Sweep:
                 return
 
     def _check_ledger(self) -> None:
-        """In a thread of its own, whose low priority cannot be raised again."""
+        """Check the ledger in a thread of its own, whose low priority cannot be raised again."""
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CHECK_NICENESS)
         try:
             self._ledger.check()

@@ -6,7 +6,7 @@ Sections are those of the DICOM standard. The receiver's answers stand in ``rece
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from pydicom.uid import (
@@ -80,7 +80,7 @@ class Rejection:
 
     @property
     def code(self) -> str:
-        """As people write it: ``1/1/7``."""
+        """The result as people write it: ``1/1/7``."""
         return f"{self.result}/{self.source}/{self.reason}"
 
 
@@ -94,6 +94,12 @@ CALLING_UNKNOWN = Rejection(
     source=1,
     reason=3,
     sentence="the calling AE title is not known at the receiver, or not from this address: register it there",
+)
+NO_CERTIFICATE = replace(
+    CALLING_UNKNOWN, sentence="the peer has to come in with its certificate: let the sender use TLS and its port"
+)
+CERTIFICATE_UNKNOWN = replace(
+    CALLING_UNKNOWN, sentence="the certificate is none of those that the receiver knows for this AE title"
 )
 CONTEXT_UNKNOWN = Rejection(result=1, source=1, reason=2, sentence="the application context name is not that of DICOM")
 PROTOCOL_UNKNOWN = Rejection(

@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 
 from dicomnode import catalog, durable
-from dicomnode.catalog import ModelCatalog
+from dicomnode.catalog import ModelCatalog, NotChosenYet, is_fast_default
 from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir
 from dicomnode.generators.card import Card
 from dicomnode.generators.kinds import NETWORKS, Kind
 from dicomnode.generators.model_dir import ModelFacts
+from dicomnode.generators.pace import LATE_S
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.views import ModelRow
+from dicomnode.ledger.views import ModelChoice, ModelRow
 from tests.support.model_folders import DATA, random_thin, write_thin
 from tests.support.node import CHECKOUT
 
@@ -314,3 +315,63 @@ def test_a_shipped_model_that_is_imported_as_well_stays_when_the_package_brings_
     facts, place = model_dir.pinned_model("thin", shipped, bench.data)
     assert facts.digest == shipped
     assert model_dir.load_generator(place).digest == shipped
+
+
+def test_where_thin_is_late_rules_that_name_no_model_get_the_fast_one_and_others_what_they_name(bench: Bench) -> None:
+    quality, fast = _ship(bench, "thin"), _ship(bench, "thin-fast")
+    in_use = bench.catalog()
+    timed = in_use.begin_choice()
+    assert timed is not None
+    assert timed.digest == quality
+    with pytest.raises(NotChosenYet):
+        in_use.model_of(None)
+    assert in_use.model_of("thin").digest == quality, "a rule that names a model waits for nothing"
+    choice = in_use.choose(LATE_S + 120)
+    assert choice.is_fast
+    assert choice.sentence == (
+        "Model thin would take 4.0 min for a series of 30 slices of 512 × 512 at ratio 5 on this machine, longer than "
+        "2.0 min; rules that name no model get thin-fast."
+    )
+    got = in_use.model_of(None)
+    assert (got.name, got.digest, got.default, got.why) == ("thin-fast", fast, True, choice.sentence)
+    named = in_use.model_of("thin")
+    assert (named.digest, named.default, named.why) == (quality, False, "")
+
+
+@pytest.mark.parametrize("reference_s", [LATE_S, 0.5, None])
+def test_where_thin_is_in_time_or_cannot_be_timed_it_stays(bench: Bench, reference_s: float | None) -> None:
+    _ship(bench, "thin")
+    bench.activate(f"thin-fast@{bench.take_in(bench.made('thin-fast'))}")
+    in_use = bench.catalog()
+    assert in_use.begin_choice() is not None
+    choice = in_use.choose(reference_s)
+    assert not choice.is_fast
+    assert choice.sentence.endswith("rules that name no model get it.")
+    assert (in_use.model_of(None).name, in_use.model_of(None).why) == ("thin", "")
+
+
+@pytest.mark.parametrize("shipped", [("thin",), ("thin-fast",), ()])
+def test_without_one_of_the_two_there_is_nothing_to_choose(bench: Bench, shipped: Sequence[str]) -> None:
+    for name in shipped:
+        _ship(bench, name)
+    in_use = bench.catalog()
+    assert in_use.begin_choice() is None
+    assert in_use.model_of(None).name == ("thin" if shipped == ("thin",) else "cubic-dc")
+
+
+def test_a_fast_model_whose_files_were_altered_is_found_before_it_may_be_chosen(bench: Bench) -> None:
+    _ship(bench, "thin")
+    _ship(bench, "thin-fast")
+    (bench.folder / "shipped" / "thin-fast" / "metrics.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"metrics\.json is not the file that was sealed"):
+        bench.catalog().begin_choice()
+
+
+def test_the_settings_say_which_one_is_the_default_and_else_the_last_start(bench: Bench) -> None:
+    _ship(bench, "thin")
+    _ship(bench, "thin-fast")
+    slow = ModelChoice(is_fast=True, sentence="x")
+    assert [is_fast_default(speed, slow) for speed in ("auto", "quality", "fast")] == [True, False, True]
+    assert [is_fast_default(speed, None) for speed in ("auto", "quality", "fast")] == [False, False, True]
+    (default,) = [line.name for line in catalog.model_lines([], is_fast=True) if line.default]
+    assert default == ModelCatalog(dict, bench.data, is_fast=True).default == "thin-fast"

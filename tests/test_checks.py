@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from dicomnode.archive import Archive
 from dicomnode.checks import Mark, check, ensure_writable, introduction
 from dicomnode.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
+from tests.support.certificates import Authority
 from tests.support.dcmtk import free_port
 
 
@@ -77,3 +81,54 @@ def test_the_check_sheet_names_what_fails(tmp_path: Path) -> None:
 def test_a_folder_that_can_be_written_to_holds_nothing_afterwards(tmp_path: Path) -> None:
     ensure_writable(Archive(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def _with_tls(folder: Path, *, ends: timedelta = timedelta(days=90), **peer: object) -> Settings:
+    authority = Authority(folder)
+    issued = authority.issue("node", begins=timedelta(days=-99), ends=ends)
+    files = {"certificate": str(issued.certificate), "key": str(issued.key), "ca": str(authority.certificate)}
+    scanner = {"name": "mr1", "ae_title": "MR1", "networks": ["10.1.2.0/24"], **peer}
+    node = {"listen": "", "data": str(folder / "data")}
+    tls = {"listen": f"127.0.0.1:{free_port()}", **files}
+    return _settings(folder, node=node, tls=tls, peer=[scanner])
+
+
+@pytest.mark.parametrize(
+    ("days", "mark", "words"),
+    [
+        (90.5, Mark.OK, "expires in 90 days"),
+        (29.5, Mark.WARN, "expires in 29 days"),
+        (6.5, Mark.WARN, "expires in 6 days"),
+        (-1, Mark.FAIL, "expired on"),
+    ],
+)
+def test_the_check_sheet_shows_our_certificate_and_when_it_ends(
+    tmp_path: Path, days: float, mark: Mark, words: str
+) -> None:
+    settings = _with_tls(tmp_path, ends=timedelta(days=days), certificate_names=["mr1.example.org"])
+    rows = {row.what: row for row in check(settings)}
+    assert rows["certificate"].mark is mark
+    assert words in rows["certificate"].sentence
+    assert "It names localhost, 127.0.0.1; its SHA-256 is " in rows["certificate"].sentence
+    assert bool(rows["certificate"].hint) is (mark is not Mark.OK)
+    assert "authority" not in rows, "which lasts for a year"
+    assert rows["settings"].sentence.startswith(f"Listens on 127.0.0.1:{settings.tls.port} with TLS as DICOMNODE to")
+    assert rows["peer mr1"].sentence == ("It may send as MR1 from 10.1.2.0/24, with TLS and its certificate only.")
+
+
+def test_the_check_sheet_names_a_file_that_cannot_be_used_and_a_peer_that_is_bound_to_no_certificate(
+    tmp_path: Path,
+) -> None:
+    settings = _with_tls(tmp_path)
+    Path(settings.tls.key).chmod(0o644)
+    rows = {row.what: row for row in check(settings)}
+    assert rows["tls"].mark is Mark.FAIL
+    assert "may be read by every user" in rows["tls"].sentence
+    assert rows["peer mr1"].mark is Mark.WARN
+    assert "Every certificate of an authority in tls.ca may come in" in rows["peer mr1"].sentence
+
+
+def test_plain_and_tls_are_both_named(tmp_path: Path) -> None:
+    settings = _with_tls(tmp_path).model_copy(update={"node": Settings().node})
+    said = introduction(settings, 104, 2762)
+    assert said.startswith("Listens on 127.0.0.1:104 and on 127.0.0.1:2762 with TLS as DICOMNODE to mr1")

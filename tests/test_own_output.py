@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from dicomnode.own_output import IMAGE_TYPE, PRODUCT, RESAMPLING_CODE, is_made_here, is_own_output, read_with
+from dicomnode.own_output import (
+    IMAGE_TYPE,
+    PRODUCT,
+    RESAMPLING_CODE,
+    SPREAD_IMAGE_TYPE,
+    is_made_here,
+    is_own_output,
+    read_with,
+)
 from dicomnode.own_output import source_number as number_in
 
 SCANNER = ("ORIGINAL", "PRIMARY", "M", "ND")
@@ -16,7 +24,9 @@ SCANNER = ("ORIGINAL", "PRIMARY", "M", "ND")
         ((PRODUCT,), IMAGE_TYPE, (RESAMPLING_CODE,), True),
         (("Scanner Works", PRODUCT), SCANNER, (), True),  # a PACS wrote another manufacturer over ours
         (("Scanner Works",), IMAGE_TYPE, (RESAMPLING_CODE,), True),  # ... and removed the contributing equipment
+        (("Scanner Works",), SPREAD_IMAGE_TYPE, (RESAMPLING_CODE,), True),
         (("Scanner Works",), IMAGE_TYPE, (), False),
+        (("Scanner Works",), SPREAD_IMAGE_TYPE, (), False),
         (("Scanner Works",), SCANNER, (RESAMPLING_CODE,), False),
         ((f"{PRODUCT} of somebody else",), (), (), False),
     ],

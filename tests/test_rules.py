@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dicomnode.derivation import DerivationParameters, RuleLimits
@@ -12,7 +13,7 @@ from dicomnode.generators.model_dir import model_facts
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import read_header
 from dicomnode.imaging.profile import MIN_RATIO, TARGET_SPACING_MM
-from dicomnode.rules import choose_rule, parameters_of
+from dicomnode.rules import choose_rule, model_wanted, parameters_of
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import RuleSettings
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
@@ -35,7 +36,9 @@ def test_a_glob_ignores_case_and_must_hold_in_every_instance(tmp_path: Path) -> 
     frames = _frames(write_series(tmp_path / "all but one", datasets))
     choice = choose_rule(frames, rules)
     assert choice.rule is None
-    assert choice.passed_over == ("Rule thick T2 does not apply: SeriesDescription is not “*t2*” in 1 of 6 instances.",)
+    assert choice.passed_over == (
+        "Rule thick T2 does not apply: SeriesDescription is to be “*t2*”, and is not in 1 of 6 instances.",
+    )
 
 
 def test_the_first_rule_that_matches_wins_and_those_before_it_say_why_they_did_not(tmp_path: Path) -> None:
@@ -50,7 +53,7 @@ def test_the_first_rule_that_matches_wins_and_those_before_it_say_why_they_did_n
     assert choice.rule == rules[2]
     assert choice.passed_over == (
         "Rule very thick does not apply: slice_spacing_mm is to be >= 5, and the slices are 4 mm apart.",
-        "Rule head does not apply: BodyPartExamined is not “HEAD” in 6 of 6 instances.",
+        "Rule head does not apply: BodyPartExamined is to be “HEAD”, and is not in 6 of 6 instances.",
     )
 
 
@@ -86,6 +89,89 @@ def test_an_absent_attribute_is_the_empty_text_and_several_values_are_joined_by_
     assert choice.rule == rules[1]
 
 
+@pytest.mark.parametrize(
+    ("test", "holds"),
+    [
+        (">= 80", True), ("> 80", False), (">= 80, < 100", True), ("< 60", False), (["< 60", "> 100"], False),
+        (["< 60", ">= 80"], True), ("!>= 80", False), (["!< 60", "!> 100"], True), ("80*", True),
+    ],
+)  # fmt: skip
+def test_numbers_are_compared_with_what_the_console_shows(tmp_path: Path, test: str | list[str], holds: bool) -> None:
+    frames = _frames(write_mr_series(tmp_path, attributes={"EchoTime": "79.998"}))
+    if test == "80*":  # a pattern looks at the text, as it always did
+        frames = _frames(write_mr_series(tmp_path / "text", attributes={"EchoTime": "80.0"}))
+    assert (choose_rule(frames, _rules({"name": "r", "match": {"EchoTime": test}})).rule is not None) == holds
+
+
+def test_numbers_that_differ_within_a_series_are_named(tmp_path: Path) -> None:
+    datasets = mr_datasets(slices=6)
+    for number, dataset in enumerate(datasets):
+        dataset.EchoTime = "20" if number < 2 else "90"
+    del datasets[5].EchoTime
+    frames = _frames(write_series(tmp_path, datasets))
+    choice = choose_rule(frames, _rules({"name": "late", "match": {"EchoTime": ">= 80"}}))
+    assert choice.passed_over == (
+        "Rule late does not apply: EchoTime is to be >= 80, and is not in 3 of 6 instances "
+        "(90 in 3, 20 in 2, no number in 1).",
+    )
+
+
+def test_no_number_of_the_patient_is_shown(tmp_path: Path) -> None:
+    frames = _frames(write_mr_series(tmp_path, attributes={"PatientWeight": "61.5"}))
+    choice = choose_rule(frames, _rules({"name": "heavy", "match": {"PatientWeight": ">= 80"}}))
+    assert choice.passed_over == (
+        "Rule heavy does not apply: PatientWeight is to be >= 80, and is not in 6 of 6 instances.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("description", "holds"), [("T2 TSE", True), ("pd tse", True), ("T2 FLAIR", False), ("DWI", False)]
+)
+def test_of_a_list_one_pattern_must_hold_and_no_excluding_one(tmp_path: Path, description: str, holds: bool) -> None:
+    frames = _frames(write_mr_series(tmp_path, attributes={"SeriesDescription": description}))
+    rules = _rules({"name": "r", "match": {"SeriesDescription": ["*T2*", "*PD*", "!*FLAIR*"]}})
+    choice = choose_rule(frames, rules)
+    assert (choice.rule is not None) == holds
+    if not holds:
+        assert "SeriesDescription is to be “*T2*” or “*PD*” and is not to be “*FLAIR*”" in choice.passed_over[0]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "plane"),
+    [
+        ((1, 0, 0, 0, 1, 0), "axial"), ((1, 0, 0, 0, 0, -1), "coronal"), ((0, 1, 0, 0, 0, -1), "sagittal"),
+        ((1, 0, 0, 0, 0.8, 0.6), "axial"),
+    ],
+)  # fmt: skip
+def test_the_plane_is_the_one_that_the_slices_lie_nearest_to(
+    tmp_path: Path, orientation: tuple[float, ...], plane: str
+) -> None:
+    datasets = mr_datasets(slices=6)
+    normal = np.cross(orientation[:3], orientation[3:])
+    for number, dataset in enumerate(datasets):
+        dataset.ImageOrientationPatient = list(orientation)
+        dataset.ImagePositionPatient = [float(f"{value:.6g}") for value in 3.0 * number * normal]
+    frames = _frames(write_series(tmp_path, datasets))
+    others = [other for other in ("axial", "coronal", "sagittal") if other != plane]
+    rules = _rules(
+        {"name": "another", "match": {"plane": others}},
+        {"name": "excluded", "match": {"plane": f"!{plane}"}},
+        {"name": "right", "match": {"plane": plane}},
+    )
+    choice = choose_rule(frames, rules)
+    assert choice.rule == rules[2]
+    assert choice.passed_over[0].endswith(f"plane is to be “{others[0]}” or “{others[1]}”, and the slices are {plane}.")
+
+
+def test_slices_of_two_orientations_have_no_plane(tmp_path: Path) -> None:
+    datasets = mr_datasets(slices=6)
+    datasets[0].ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    choice = choose_rule(_frames(write_series(tmp_path, datasets)), _rules({"name": "r", "match": {"plane": "axial"}}))
+    assert choice.passed_over == (
+        "Rule r does not apply: plane is to be “axial”, and the slices do not lie in one plane.",
+    )
+
+
 def test_no_sentence_holds_text_from_a_header(tmp_path: Path) -> None:
     frames = _frames(
         write_mr_series(tmp_path, attributes={"SeriesDescription": "Smith^Anna knee", "PatientName": "Smith^Anna"})
@@ -115,3 +201,8 @@ def test_a_rule_decides_every_limit_of_a_derivation_and_its_model_the_model() ->
 def test_a_rule_that_says_nothing_has_the_limits_that_hold_without_a_rule() -> None:
     parameters = parameters_of(_rules({"name": "r"})[0], model_facts("cubic-dc"))
     assert parameters.limits == RuleLimits(target_mm=TARGET_SPACING_MM, min_ratio=MIN_RATIO) == RuleLimits()
+
+
+def test_a_rule_that_states_a_sharpness_asks_for_the_model_that_may_have_one() -> None:
+    rules = _rules({"name": "a"}, {"name": "b", "model": "knee"}, {"name": "c", "sharpness": 0.4})
+    assert [model_wanted(rule) for rule in (*rules, None)] == [None, "knee", "thin", None]

@@ -18,7 +18,9 @@ from dicomnode.archive import Archive
 from dicomnode.catalog import import_model
 from dicomnode.checks import Mark, check
 from dicomnode.errors import SettingsError, StorageError
+from dicomnode.generators import pace
 from dicomnode.ids import digest
+from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import open_ledger
 from dicomnode.service import Service
 from dicomnode.settings.load import parse
@@ -28,7 +30,16 @@ from tests.support.due_delivery import Node as Pushing
 from tests.support.model_folders import write_thin
 from tests.support.mounts import tmpfs
 from tests.support.mr_series import mr_datasets
-from tests.support.node import CHECKOUT, START_LIMIT_S, STOP_LIMIT_S, is_running, kill, make_node, running_node
+from tests.support.node import (
+    CHECKOUT,
+    START_LIMIT_S,
+    STOP_LIMIT_S,
+    WORK_LIMIT_S,
+    is_running,
+    kill,
+    make_node,
+    running_node,
+)
 from tests.support.stored import archived_files, store
 from tests.support.wait import wait_until
 
@@ -206,3 +217,42 @@ def test_at_its_start_it_names_a_peer_that_deliveries_are_due_to_and_the_setting
     service.stop()
     (told,) = [record for record in caplog.records if record.message == "deliveries_without_peer"]
     assert told.__dict__["dicomnode_fields"] == {"peer": "old-pacs", "count": 1}
+
+
+@pytest.mark.parametrize("late_s", [0.0, 1e9])
+def test_it_chooses_the_default_model_by_its_time_before_the_first_verdict_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_s: float
+) -> None:
+    """Two small models in the place of the real ones; two series are there before the start, one rule names a model."""
+    monkeypatch.setattr(pace, "LATE_S", late_s)
+    named = {"name": "named", "model": "thin", "match": {"SeriesDescription": "named"}}
+    settings = _settings(tmp_path, rule=[named, {"name": "others"}], settle={"quiet_s": 0.1})
+    data = settings.node.data
+    data.mkdir()
+    archive = Archive(data)
+    with closing(open_ledger(settings.ledger_url)) as ledger:
+        for name in ("thin", "thin-fast"):
+            made = write_thin(tmp_path / "made" / name, name=name)
+            imported, _ = import_model(made, data=data, ledger=ledger, by="operator")
+            assert imported.id is not None
+            ledger.activate_model(imported.id, "operator")
+        for description in ("named", "other"):
+            store(ledger, archive, mr_datasets(attributes={"SeriesDescription": description}))
+    service = Service(settings)
+    service.start()
+    try:
+        with closing(open_reader(settings.ledger_url)) as reader:
+            wait_until(lambda: reader.status().jobs["done"] == 2, WORK_LIMIT_S, "both are derived")
+            jobs = {line.rule: line for one in reader.series_list() for line in reader.series_show(one.id).jobs}
+            told = " ".join(reader.series_explain(jobs["others"].series).sentences)
+            choice = reader.status().model_choice
+    finally:
+        service.stop()
+    is_late = late_s == 0.0
+    assert choice is not None
+    assert choice.is_fast == is_late
+    assert jobs["named"].model == "thin"
+    assert jobs["others"].model == ("thin-fast" if is_late else "thin")
+    assert (choice.sentence in told) == is_late
+    row = next(row for row in check(settings) if row.what == "model speed")
+    assert (row.mark, row.sentence) == (Mark.WARN if is_late else Mark.OK, choice.sentence)

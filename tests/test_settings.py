@@ -11,7 +11,7 @@ import pytest
 
 from dicomnode.errors import SettingsError
 from dicomnode.settings import load
-from dicomnode.settings.match import Match
+from dicomnode.settings.match import Condition, Match, ValueTest
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +40,28 @@ deliver_to = ["pacs"]
 """
 
 
+_TLS_PEER = '[[peer]]\nname = "p"\nae_title = "P"\n'
+_TLS_TO = '[tls]\nca = "c"\n' + _TLS_PEER + 'address = "a:1"\ntls = true\n'
+FINGERPRINT = ":".join(["AB"] * 32)  # as openssl prints it
+TLS = f"""
+[node]
+listen = ""
+[tls]
+listen = "0.0.0.0:2762"
+certificate = "/etc/dicomnode/node.pem"
+key = "/etc/dicomnode/node.key"
+ca = "/etc/dicomnode/ca.pem"
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+networks = ["10.1.0.0/24"]
+address = "10.1.0.5:2762"
+tls = true
+fingerprints = ["{FINGERPRINT}"]
+certificate_names = ["pacs.example.org"]
+"""
+
+
 def _write(folder: Path, text: str) -> Path:
     file = folder / "node.toml"
     file.write_text(text, encoding="utf-8")
@@ -61,9 +83,21 @@ def test_the_file_of_the_documentation_loads(tmp_path: Path) -> None:
     assert loaded.peer[0].networks == (ip_network("10.1.2.0/24"), ip_network("10.9.9.9/32"))
     assert (loaded.peer[1].host, loaded.peer[1].port) == ("10.1.0.5", 104)
     rule = loaded.rule[0]
-    assert rule.match.globs == (("SeriesDescription", "*T2*"),)
-    assert rule.match.slice_spacing == ((">=", 2.0), ("<", 8.0))
+    spacing = ValueTest(text=">= 2, < 8", comparisons=((">=", 2.0), ("<", 8.0)))
+    assert rule.match.conditions == (
+        Condition(key="SeriesDescription", tests=(ValueTest(text="*T2*"),)),
+        Condition(key="slice_spacing_mm", tests=(spacing,)),
+    )
     assert (rule.model, rule.deliver_to) == ("thin", ("pacs",))
+
+
+def test_a_node_may_listen_with_tls_alone(tmp_path: Path) -> None:
+    loaded = load.load(_write(tmp_path, TLS), {})
+    assert (loaded.node.listen, loaded.tls.host, loaded.tls.port) == ("", "0.0.0.0", 2762)  # noqa: S104
+    assert loaded.peer[0].fingerprints == ("ab" * 32,), "whether with colons or without, in upper or lower case"
+    assert loaded.peer[0].is_bound
+    other = load.load(_write(tmp_path, TLS), {"DICOMNODE_TLS__LISTEN": "127.0.0.1:2762"})
+    assert other.tls.host == "127.0.0.1"
 
 
 def test_six_mistakes_are_reported_at_once_each_with_file_and_dotted_key(tmp_path: Path) -> None:
@@ -101,13 +135,20 @@ def test_six_mistakes_are_reported_at_once_each_with_file_and_dotted_key(tmp_pat
 
 
 def test_a_match_that_does_not_parse_names_each_part(tmp_path: Path) -> None:
-    match = '{ SeriesDescriptoin = "*", slice_spacing_mm = "=> 2", Rows = 512, PixelData = "*" }'
+    match = (
+        '{ SeriesDescriptoin = "*", slice_spacing_mm = "=> 2", Rows = 512, PixelData = "*", '
+        'plane = ["axial", "AXIAL"], EchoTime = [], StationName = ">= 3", FlipAngle = "!" }'
+    )
     lines = _complaints(tmp_path, f'[[rule]]\nname = "x"\nmatch = {match}')
     found = "\n".join(lines)
     assert "rule.0.match.SeriesDescriptoin: is not a keyword of the DICOM dictionary (did you mean SeriesD" in found
     assert 'rule.0.match.slice_spacing_mm: expected comparisons such as ">= 2"' in found
     assert "rule.0.match.Rows: expected a pattern in text" in found
     assert "rule.0.match.PixelData: holds no text" in found
+    assert 'rule.0.match.plane: expected "axial", "coronal" or "sagittal", found' in found
+    assert "rule.0.match.EchoTime: expected one test at least, found an empty list" in found
+    assert "rule.0.match.StationName: holds text, which has no order" in found
+    assert "rule.0.match.FlipAngle: expected a pattern in text" in found
 
 
 def test_a_rule_may_deliver_only_to_a_peer_that_exists_and_has_an_address(tmp_path: Path) -> None:
@@ -141,6 +182,22 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
         ('[[peer]]\nname = "p"\nae_title = "P"\nnetworks = ["10.0.0.1/8"]', "peer.0.networks.0: expected a network"),
         ('[[peer]]\nname = "p"\nae_title = "*"\nnetworks = ["10.0.0.0/8"]', 'peer.0: ae_title "*" is only for'),
         ("settle = 5", "settle: expected"),
+        ('[tls]\nlisten = "0.0.0.0:2762"', "tls: listen needs certificate, key and ca"),
+        ('[tls]\nca = "a"\nkey = "k"', "tls: certificate and key belong together"),
+        ('[tls]\ncertificate = "a"\nkey = "k"', "tls: certificate needs ca"),
+        ('[node]\nlisten = ""', "node.listen: is empty, and tls.listen too: nobody could connect"),
+        (
+            '[tls]\nca = "c"\n' + _TLS_PEER + 'networks = ["10.0.0.0/8"]\ntls = true',
+            "peer.0: tls is for sending: it needs an address",
+        ),
+        (_TLS_PEER + 'address = "a:1"\ntls = true', "peer.0.tls: needs tls.ca, which says whose certificates"),
+        (_TLS_PEER + 'address = "a:1"\ncertificate_names = ["a"]', "peer.0: has a certificate and an address"),
+        (
+            _TLS_PEER + 'networks = ["10.0.0.0/8"]\ncertificate_names = ["a"]',
+            "peer.0: may only come in with a certificate, and tls.listen is not set",
+        ),
+        (_TLS_TO + 'fingerprints = ["AB:CD"]', "peer.0.fingerprints.0: expected the SHA-256"),
+        (_TLS_TO + 'certificate_names = ["*.a.org"]', "peer.0.certificate_names.0: expected a DNS name"),
         ("[work]\nslots = 2", 'work: slots above 1 need executor = "dask"'),
         ('[work]\nexecutor = "dask"', 'work: executor is "dask", which needs the address of a cluster'),
         ('[work]\ncluster = "10.1.0.9:8786"', "work.cluster: expected tls://address:port"),

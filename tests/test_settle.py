@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode import settle
+from dicomnode import rules, settle
 from dicomnode.archive import Archive
+from dicomnode.catalog import NotChosenYet
 from dicomnode.errors import ModelError
 from dicomnode.generators.model_dir import ModelFacts, model_facts
 from dicomnode.ids import SeriesId
@@ -258,7 +259,9 @@ def test_a_series_that_no_rule_matches_is_kept_and_each_rule_says_why(bench: Ben
     bench.settle(bench.settler({"name": "knee", "match": {"BodyPartExamined": "KNEE"}}))
     explanation = bench.reader.series_explain(series)
     assert (explanation.state, explanation.reason) == ("kept", "no_rule")
-    assert explanation.notes == ("Rule knee does not apply: BodyPartExamined is not “KNEE” in 6 of 6 instances.",)
+    assert explanation.notes == (
+        "Rule knee does not apply: BodyPartExamined is to be “KNEE”, and is not in 6 of 6 instances.",
+    )
 
 
 def test_a_late_slice_that_closes_a_gap_turns_a_kept_series_into_a_job(bench: Bench) -> None:
@@ -287,7 +290,7 @@ def test_a_series_that_brings_the_judge_down_is_kept_and_does_not_stop_the_next_
             raise ZeroDivisionError
         return judge(headers, limits, rule_matched=rule_matched)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(settle, "judge", trip)
+    monkeypatch.setattr(rules, "judge", trip)
     bench.settle(bench.settler())
     explanation = bench.reader.series_explain(poison)
     assert (explanation.state, explanation.reason) == ("kept", settle.NOT_JUDGED)
@@ -322,6 +325,26 @@ def test_a_disk_that_cannot_be_read_says_nothing_of_the_series_which_is_judged_w
         assert bench.reader.series_explain(sound).state == "planned"
     settler.turn()
     assert bench.reader.series_explain(poor).state == "planned"
+
+
+def test_a_series_waits_for_its_verdict_while_the_default_model_is_being_chosen(bench: Bench) -> None:
+    is_chosen: list[bool] = []
+
+    def model_of(_name: str | None) -> ModelFacts:
+        if not is_chosen:
+            raise NotChosenYet
+        return replace(model_facts("cubic-dc"), why="Model thin would be late.")
+
+    series = store(bench.ledger, bench.archive, mr_datasets())
+    settler = bench.settler(model_of=model_of)
+    bench.settle(settler)
+    settler.turn()
+    assert bench.reader.series_explain(series).state == "settled"
+    is_chosen.append(True)
+    settler.turn()
+    explanation = bench.reader.series_explain(series)
+    assert explanation.state == "planned"
+    assert explanation.notes == ("Model thin would be late.",)
 
 
 def test_a_series_beyond_all_measure_is_kept_without_reading_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,10 +32,10 @@ def echo(peer: str, config: Path | None, as_json: bool) -> None:
     """Send a C-ECHO to PEER, the name of a peer in the settings. Exit code 4 if it does not answer."""
     settings = load_settings(config)
     chosen = find_peer(settings, peer)
-    from dicomnode.push.dimse_carrier import DimseCarrier
+    from dicomnode.push.dimse_carrier import carrier_of
 
     began = time.perf_counter()
-    outcome = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push).echo(chosen)
+    outcome = carrier_of(settings).echo(chosen)
     seconds = round(time.perf_counter() - began, 3)
     if outcome.status is None:
         raise PeerError(f"{peer}: {outcome.sentence}", hint=outcome.hint)

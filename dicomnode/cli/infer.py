@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dicomnode.pipeline import PipelineResult
 
 UNDONE = "nothing was derived"
+SPREAD_FOLDER = "spread"  # within OUT: a viewer that opens OUT as one series does not mix the two
 AE_TITLE = "DICOMNODE"  # Station Name of objects that are derived without settings
 
 
@@ -40,6 +41,7 @@ class Derived:
     stages: dict[str, float]  # name → seconds
     notes: tuple[str, ...]
     spread: Spread | None  # where --uncertainty asked for it
+    spread_out: Path | None  # the folder of its series
     gate: tuple[str, ...]  # what the result gate found; the node would hold the delivery of such a series
     out: Path
 
@@ -65,7 +67,7 @@ class Derived:
     "--uncertainty",
     is_flag=True,
     help="Also say how far the thin slices lie apart when the series is turned and mirrored in 16 ways, which takes 16 "
-    "times as long. Default: do not.",
+    "times as long, and write a series that shows it voxel by voxel into OUT/spread. Default: do not.",
 )
 @device_option
 @json_option
@@ -131,9 +133,22 @@ def _derive(
         def write(file: DerivedFile) -> None:
             durable.write_file(growing / f"{file.instance_number:04d}.dcm", [file.content])
 
+        def write_spread(file: DerivedFile) -> None:
+            durable.make_folder(growing / SPREAD_FOLDER)
+            durable.write_file(growing / SPREAD_FOLDER / f"{file.instance_number:04d}.dcm", [file.content])
+
         result = run_pipeline(
-            paths, generator=generator, plan=plan, ratios=facts.ratios, device=device, write=write, progress=progress
+            paths,
+            generator=generator,
+            plan=plan,
+            ratios=facts.ratios,
+            device=device,
+            write=write,
+            write_spread=write_spread,
+            progress=progress,
         )
+        if result.spread is not None:
+            durable.sync_folder(growing / SPREAD_FOLDER)
         chosen = facts.sharpness if sharpness is None else sharpness
         return _derived(result, facts.name, facts.digest, chosen, device, out)
 
@@ -151,7 +166,7 @@ def _derived(
         thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
         slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
         model_digest=digest, sharpness=sharpness, device=device, notes=result.notes, out=out,
-        spread=result.spread,
+        spread=result.spread, spread_out=None if result.spread is None else out / SPREAD_FOLDER,
         network_share=None if result.network_share is None else round(result.network_share, 3),
         gate=tuple(f"{sentence}; the node would hold the delivery" for sentence in result.objections),
         stages={name: round(seconds, 3) for name, seconds in result.stages.items()},

@@ -33,6 +33,7 @@ COMMANDS = {
     "series": "dicomnode.cli.series:series",
     "deliveries": "dicomnode.cli.deliveries:deliveries",
     "quarantine": "dicomnode.cli.quarantine:quarantine",
+    "rules": "dicomnode.cli.rules:rules",
     "check": "dicomnode.cli.check:check",
     "echo": "dicomnode.cli.echo:echo",
     "send": "dicomnode.cli.send:send",

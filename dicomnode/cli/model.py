@@ -15,7 +15,7 @@ from dicomnode.cli.options import config_option, json_option, load_settings, ope
 if TYPE_CHECKING:
     from dicomnode.catalog import ModelLine
     from dicomnode.generators.card import Card
-    from dicomnode.ledger.views import EventLine, ModelRow
+    from dicomnode.ledger.views import EventLine, ModelChoice, ModelRow
     from dicomnode.settings.models import Settings
 
 
@@ -161,20 +161,25 @@ def rollback(name: str, config: Path | None, as_json: bool) -> None:
 
 
 def _lines(settings: Settings) -> list[ModelLine]:
-    from dicomnode.catalog import model_lines
+    from dicomnode.catalog import is_fast_default, model_lines
 
-    return model_lines(_imported(settings))
+    imported, last = _of_ledger(settings)
+    return model_lines(imported, is_fast=is_fast_default(settings.work.model_speed, last))
 
 
 def _imported(settings: Settings) -> list[ModelRow]:
-    """The imported models in the ledger; none if there is no ledger yet."""
+    return _of_ledger(settings)[0]
+
+
+def _of_ledger(settings: Settings) -> tuple[list[ModelRow], ModelChoice | None]:
+    """The imported models, and the default one that the last start chose; none if there is no ledger yet."""
     from dicomnode.ledger.engine import ledger_path
     from dicomnode.ledger.queries import open_reader
 
     if not ledger_path(settings.ledger_url).is_file():
-        return []
+        return [], None
     with closing(open_reader(settings.ledger_url)) as reader:
-        return reader.imported_models()
+        return reader.imported_models(), reader.model_choice()
 
 
 def _history(settings: Settings, line: ModelLine) -> tuple[EventLine, ...]:

@@ -34,11 +34,11 @@ def send(peer: str, paths: tuple[Path, ...], config: Path | None, as_json: bool)
     settings = load_settings(config)
     chosen = find_peer(settings, peer)
     from dicomnode import wire
-    from dicomnode.push.dimse_carrier import DimseCarrier
+    from dicomnode.push.dimse_carrier import carrier_of
     from dicomnode.push.send_files import send_files
 
     sent, failed = 0, []
-    carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push)
+    carrier = carrier_of(settings)
     for result in send_files(carrier, chosen, paths):
         status = result.outcome.status
         if status is None:

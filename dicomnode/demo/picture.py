@@ -11,7 +11,7 @@ from dicomnode.imaging.picture import Panel, draw_panels, png_bytes
 
 
 def draw(name: str, split: str, model: str, measured: Measured, out: Path) -> Path:
-    """As received, interpolated, derived, and the truth where it is known: one cut, one window; the new file's path."""
+    """Draw one cut of what was received, interpolated, derived and, where known, the truth; return the file."""
     thick_mm, thin_mm = measured.thick.slice_spacing_mm, measured.derived.slice_spacing_mm
     gain = "" if measured.gain_db is None else f", {measured.gain_db:+.2f} dB"
     panels = [

@@ -148,6 +148,7 @@ def _settings(data: Path, pacs_port: int) -> Settings:
         {
             "node": {"listen": "127.0.0.1:0", "data": str(data)},
             "log": {"level": "warning"},
+            "work": {"model_speed": "quality"},  # what is shown is the better model, however long it takes
             "receive": {"drain_s": 5},
             "settle": {"quiet_s": QUIET_S},
             "peer": [

@@ -1,8 +1,8 @@
 """What each attribute of a derived series says, and why (docs/derived-objects.md#attributes).
 
 Built by allow-list from an empty dataset, never by copy-and-edit: what no table names (COPIED of ``mr_attributes``,
-SERIES_, SLAB_ and INSTANCE_ATTRIBUTES below) does not come out, private elements among it, and nothing that differs
-between source slices survives unless it is computed anew.
+SERIES_, SPREAD_, SLAB_ and INSTANCE_ATTRIBUTES below) does not come out, private elements among it, and nothing that
+differs between source slices survives unless it is computed anew.
 """
 
 from __future__ import annotations
@@ -20,20 +20,26 @@ from dicomnode import __version__
 from dicomnode.derive import explicit_vr
 from dicomnode.derive.decimals import coordinate_text, decimal_text
 from dicomnode.derive.explicit_vr import tag_of
-from dicomnode.derive.facts import Facts
+from dicomnode.derive.facts import Facts, SeriesKind
 from dicomnode.derive.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
 from dicomnode.generators import cubic_dc
+from dicomnode.generators.spread import SYMMETRIES
 from dicomnode.ids import derived_uid
 from dicomnode.imaging.fitness import is_lossy
 from dicomnode.imaging.geometry import believed_thickness_mm
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, texts
 from dicomnode.imaging.representation import items_of
-from dicomnode.own_output import IMAGE_TYPE, PRODUCT, RESAMPLING_CODE, read_with
+from dicomnode.own_output import IMAGE_TYPE, PRODUCT, RESAMPLING_CODE, SPREAD_IMAGE_TYPE, read_with
 
 NOT_FOR_DIAGNOSIS = "Not for primary diagnosis."
+_OF_SPREAD = (
+    "No image of the patient's anatomy: each value is the standard deviation, in the unit of the source's values, of a "
+    f"thin voxel over {len(SYMMETRIES)} runs with the series turned and mirrored. "
+)
 # +50 stays clear of GE's own n·100 + 0… (docs/derived-objects.md#attributes)
 SERIES_NUMBER_FACTOR, SERIES_NUMBER_OFFSET = 100, 50
 SERIES_NUMBER_WITHOUT_SOURCE = 99000
+SPREAD_AFTER = 25  # so far behind the thin slices: both have room for as many derivations of one source
 LARGEST_IS = 2**31 - 1  # PS3.5 §6.2
 LO_LENGTH, SH_LENGTH, ST_LENGTH = 64, 16, 1024  # characters, PS3.5 §6.2
 WINDOW = ("WindowCenter", "WindowWidth")
@@ -43,20 +49,29 @@ LENGTH_DECIMALS = 6  # of a spacing in mm: what the least-squares line has beyon
 
 def _series_number(facts: Facts) -> int:
     source, derivation = facts.first.series_number, facts.plan.derivation_number
+    after = SPREAD_AFTER if facts.kind is SeriesKind.SPREAD else 0
     if source is not None and source >= 0:
-        number = source * SERIES_NUMBER_FACTOR + SERIES_NUMBER_OFFSET + derivation - 1
+        number = source * SERIES_NUMBER_FACTOR + SERIES_NUMBER_OFFSET + after + derivation - 1
         if number <= LARGEST_IS:
             return number
-    return SERIES_NUMBER_WITHOUT_SOURCE + derivation
+    return SERIES_NUMBER_WITHOUT_SOURCE + after * SERIES_NUMBER_FACTOR + derivation
 
 
 def _series_description(facts: Facts) -> str:
     """The marker first: lists of series cut the tail."""
     plan = facts.plan
     marker = "INTERP" if plan.model_kind == cubic_dc.NAME else "AI"  # what learned nothing is not labelled AI
+    if facts.kind is SeriesKind.SPREAD:
+        marker += " SPREAD, NO ANATOMY"
     revision = f"r{plan.derivation_number} " if plan.derivation_number > 1 else ""
     source = facts.first.text("SeriesDescription")
     return f"{marker} {facts.spacing_mm:.1f}mm DERIVED {revision}{source}"[:LO_LENGTH].rstrip()
+
+
+def _what(facts: Facts) -> str:
+    if facts.kind is SeriesKind.THIN:
+        return "Computed thin slices."
+    return "Standard deviation of computed thin slices, no image of the patient's anatomy."
 
 
 def _derivation_description(facts: Facts) -> str:
@@ -67,6 +82,7 @@ def _derivation_description(facts: Facts) -> str:
     parameters = plan.parameters
     dial = "" if parameters.sharpness is None else f" at sharpness {parameters.sharpness:g}"
     sentences = [
+        _OF_SPREAD if facts.kind is SeriesKind.SPREAD else "",
         f"{facts.ratio} thin slices computed for each of {len(thick.voxels)} thick ones by {PRODUCT} {__version__}",
         f" with model {parameters.model} (digest {parameters.model_digest[:16]}){dial}.",
         f" Source: series {facts.series_number}, slices {thick.slice_spacing_mm:.4g} mm apart,",
@@ -88,7 +104,7 @@ def _acquired(facts: Facts) -> tuple[str | None, str | None]:
 
 
 def _median_window(facts: Facts, keyword: str) -> str | None:
-    """Of each slice's first usable window, the middle one over the series: per-slice windows flicker.
+    """The median over the series of each slice's first usable window: per-slice windows flicker.
 
     A window is a pair: a centre without a width, or a width that no viewer can divide by, is none.
     """
@@ -112,7 +128,7 @@ def _window(header: InstanceHeader, *, is_any_width: bool) -> tuple[float, float
 
 
 def _plane(facts: Facts, keyword: str) -> object:
-    """As the source wrote it; the median where its slices differ by less than the verdict's tolerance."""
+    """The plane as the source wrote it; the median where its slices differ by less than the verdict allows."""
     element = facts.copies.common(keyword)
     if element is not None:
         return element
@@ -121,7 +137,7 @@ def _plane(facts: Facts, keyword: str) -> object:
 
 
 def _rescale(facts: Facts, keyword: str) -> object:
-    """As the source has it, byte for byte; one of our own where its slices differ; none where it has none."""
+    """The source's rescale, byte for byte; one of our own where its slices differ; none where it has none."""
     if facts.stack.format.has_uniform_rescale and (
         (element := facts.copies.first(keyword)) is not None or not facts.first.has(keyword)
     ):
@@ -155,7 +171,7 @@ def _contributing_equipment(facts: Facts) -> list[Dataset]:
 
     See docs/derived-objects.md#attributes.
     """
-    plan = facts.plan
+    plan, is_thin = facts.plan, facts.kind is SeriesKind.THIN
     node = _item()
     node.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
     node.Manufacturer = PRODUCT
@@ -164,7 +180,9 @@ def _contributing_equipment(facts: Facts) -> list[Dataset]:
     node.DeviceSerialNumber = str(plan.namespace)
     node.StationName = plan.ae_title[:SH_LENGTH]
     node.ContributionDateTime = facts.moment.strftime("%Y%m%d%H%M%S.%f%z")
-    node.ContributionDescription = f"Thin slices computed between thick ones. {NOT_FOR_DIAGNOSIS}"
+    node.ContributionDescription = (
+        f"{'Thin slices computed between thick ones.' if is_thin else _what(facts)} {NOT_FOR_DIAGNOSIS}"
+    )
     scanner = _item()
     scanner.PurposeOfReferenceCodeSequence = [_code("109101", "Acquisition Equipment")]
     for keyword in (
@@ -227,7 +245,7 @@ SERIES_ATTRIBUTES: Mapping[str, Callable[[Facts], object]] = {
     "DeviceSerialNumber": lambda facts: str(facts.plan.namespace),
     "StationName": lambda facts: facts.plan.ae_title[:SH_LENGTH],
     "ImageType": lambda _: list(IMAGE_TYPE),
-    "ImageComments": lambda facts: f"Computed thin slices. {NOT_FOR_DIAGNOSIS} {read_with(facts.series_number)}",
+    "ImageComments": lambda facts: f"{_what(facts)} {NOT_FOR_DIAGNOSIS} {read_with(facts.series_number)}",
     "DerivationDescription": _derivation_description,
     "DerivationCodeSequence": lambda _: [_code(RESAMPLING_CODE, "Spatial resampling")],  # CID 7203 has none for AI
     "ImageOrientationPatient": lambda facts: _plane(facts, "ImageOrientationPatient"),
@@ -248,6 +266,17 @@ SERIES_ATTRIBUTES: Mapping[str, Callable[[Facts], object]] = {
     "ContributingEquipmentSequence": _contributing_equipment,
 }
 
+# Of the series of the spread: what differs. A window of the source would show nothing of such small values.
+SPREAD_ATTRIBUTES: Mapping[str, Callable[[Facts], object]] = {
+    **SERIES_ATTRIBUTES,
+    "ImageType": lambda _: list(SPREAD_IMAGE_TYPE),
+    "WindowCenter": lambda _: None,
+    "WindowWidth": lambda _: None,
+    "RescaleIntercept": lambda facts: decimal_text(facts.storage.intercept),
+    "RescaleSlope": lambda facts: decimal_text(facts.storage.slope),
+    "RescaleType": lambda facts: facts.first.text("RescaleType") or "US",
+}
+
 # One value for each instance; the second argument counts thin slices along the normal.
 INSTANCE_ATTRIBUTES: Mapping[str, Callable[[Facts, int], object]] = {
     "SOPInstanceUID": lambda facts, index: derived_uid(facts.plan.namespace, f"instance:{facts.seed}:{index}"),
@@ -264,6 +293,7 @@ PIXEL_DATA = "PixelData"
 
 def series_dataset(facts: Facts) -> Dataset:
     """All attributes that the instances share."""
+    is_thin = facts.kind is SeriesKind.THIN
     dataset = _item()
     for element in facts.copies.identity():
         dataset[element.tag] = element
@@ -272,13 +302,15 @@ def series_dataset(facts: Facts) -> Dataset:
             setattr(dataset, keyword, "")
     for keywords in COPIED.values():
         for keyword in keywords:
+            if keyword == "VOILUTFunction" and not is_thin:
+                continue  # it belongs to a window
             shared = facts.copies.common(keyword)
             if shared is None and keyword in TYPE_2 and any(header.has(keyword) for header in facts.stack.headers):
                 setattr(dataset, keyword, None)
             _set(dataset, keyword, shared)
     written = texts(dataset, "SpecificCharacterSet")
     with explicit_vr.without_warnings():
-        for keyword, value in SERIES_ATTRIBUTES.items():
+        for keyword, value in (SERIES_ATTRIBUTES if is_thin else SPREAD_ATTRIBUTES).items():
             _set(dataset, keyword, value(facts))
         encodings = convert_encodings(list(written)) if written else None
     dataset.set_original_encoding(False, True, encodings)

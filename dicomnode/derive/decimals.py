@@ -19,7 +19,7 @@ def decimal_text(number: float) -> str:
 
 
 def coordinate_text(millimetres: float) -> str:
-    """As ``decimal_text``, with the rounding error of a sum as the zero that it stands for.
+    """The text of a coordinate: ``decimal_text``, with the rounding error of a sum written as 0.
 
     >>> coordinate_text(-1.5), coordinate_text(1.4e-17)
     ('-1.5', '0')

@@ -26,7 +26,7 @@ from dicomnode.derive.attributes import (
     series_dataset,
 )
 from dicomnode.derive.explicit_vr import tag_of
-from dicomnode.derive.facts import DerivationPlan, Facts, facts_of
+from dicomnode.derive.facts import DerivationPlan, Facts, SeriesKind, facts_of
 from dicomnode.derive.stored import clipped_above, largest_deviation
 from dicomnode.ids import digest
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE
@@ -121,6 +121,22 @@ def derive(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: boo
         notes=tuple(notes),
         facts=facts,
         shared=Shared.of(facts, series),
+    )
+
+
+def derive_spread(stack: Stack, deviation: Volume, plan: DerivationPlan) -> Derivation:
+    """Prepare the series of the spread: the standard deviation of each thin voxel, on the grid of the thin slices.
+
+    It has a scale of its own, from zero to the largest value. It shows no anatomy and says so.
+    """
+    facts = facts_of(stack, deviation, plan, consistency=False, kind=SeriesKind.SPREAD)
+    return Derivation(
+        series_uid=facts.series_uid,
+        count=len(deviation.voxels),
+        clipped=0,
+        notes=(),
+        facts=facts,
+        shared=Shared.of(facts, series_dataset(facts)),
     )
 
 

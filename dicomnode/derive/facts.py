@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from enum import StrEnum
 
 import numpy as np
 import pydicom
@@ -20,17 +21,24 @@ import pydicom
 from dicomnode import __version__
 from dicomnode.derivation import DerivationParameters
 from dicomnode.derive.copies import Copies
-from dicomnode.derive.stored import Storage, storage_of
+from dicomnode.derive.stored import Storage, deviation_storage, storage_of
 from dicomnode.ids import AeTitle, derived_uid
 from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.stack import Stack
 from dicomnode.imaging.volume import Vector, Volume
 
 DERIVE_VERSION = 2  # raised by hand when this room writes other bytes of the same voxels; part of every derived UID
-SERIES_KIND = "thin"  # another kind of result of the same job needs UIDs of its own
 LINEAR_LOCATION_MM = 0.01  # Slice Location that runs so straight is the scanner's own axis, and is kept
 MINUTES_PER_DAY = 24 * 60
 THIN_GRID_MM = 1e-3  # a generator's grid may differ so far from the block-aligned one
+
+
+class SeriesKind(StrEnum):
+    """What a derived series shows. The word is part of its UIDs."""
+
+    THIN = "thin"
+    SPREAD = "spread"  # how far thin slices lie apart, voxel by voxel: no image of the patient's anatomy
+
 
 _OFFSET = re.compile(r"[+-]\d{4}")
 
@@ -52,7 +60,8 @@ class Facts:
     """What the attribute tables are computed from."""
 
     stack: Stack
-    thin: Volume
+    thin: Volume  # what is written: thin slices, or the standard deviations of their voxels
+    kind: SeriesKind
     plan: DerivationPlan
     ratio: int
     seed: str
@@ -64,7 +73,7 @@ class Facts:
 
     @property
     def first(self) -> InstanceHeader:
-        """Of the source: the slice that lies first along the normal."""
+        """The source's slice that lies first along the normal."""
         return self.stack.headers[0]
 
     @property
@@ -74,7 +83,7 @@ class Facts:
 
     @property
     def series_number(self) -> str:
-        """Of the source, as words take it."""
+        """The source's Series Number as words take it."""
         return "of unknown number" if self.first.series_number is None else str(self.first.series_number)
 
     def position_mm(self, index: int) -> Vector:
@@ -82,8 +91,10 @@ class Facts:
         return self.thin.origin_mm + index * self.thin.slice_step_mm
 
 
-def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: bool) -> Facts:
-    """Of ``thin``, which must lie on the block-aligned grid of ``stack``.
+def facts_of(
+    stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: bool, kind: SeriesKind = SeriesKind.THIN
+) -> Facts:
+    """Collect the facts of ``thin``, which must lie on the block-aligned grid of ``stack``.
 
     ``consistency``: are the averages over the thick slices to be those that were measured?
     """
@@ -95,22 +106,26 @@ def facts_of(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: b
     assert np.abs(thin.origin_mm - aligned_mm).max() < THIN_GRID_MM, "half-block error"
     assert np.abs(thin.slice_step_mm * ratio - stack.volume.slice_step_mm).max() < THIN_GRID_MM
     moment = _local(plan.created_at, stack.headers[0].text("TimezoneOffsetFromUTC"))
-    seed = _seed(stack, thin, plan, ratio, moment)
+    seed = _seed(stack, thin, plan, ratio, moment, kind)
+    is_thin = kind is SeriesKind.THIN
     return Facts(
         stack=stack,
         thin=thin,
+        kind=kind,
         plan=plan,
         ratio=ratio,
         seed=seed,
         series_uid=derived_uid(plan.namespace, f"series:{seed}"),
-        storage=storage_of(stack, thin, ratio, consistency=consistency),
+        storage=storage_of(stack, thin, ratio, consistency=consistency)
+        if is_thin
+        else deviation_storage(stack, thin, ratio),
         moment=moment,
         copies=Copies(stack.headers),
         location=_location_line(stack.headers),
     )
 
 
-def _seed(stack: Stack, thin: Volume, plan: DerivationPlan, ratio: int, moment: datetime) -> str:
+def _seed(stack: Stack, thin: Volume, plan: DerivationPlan, ratio: int, moment: datetime, kind: SeriesKind) -> str:
     """All that decides the bytes, in one digest: same UID must mean same bytes (docs/derived-objects.md#uids).
 
     The thin voxels themselves are part of it. Their last digits depend on more than anyone can list (GPU or CPU,
@@ -124,7 +139,7 @@ def _seed(stack: Stack, thin: Volume, plan: DerivationPlan, ratio: int, moment: 
             [header.sop_instance_uid, sha256] for header, sha256 in zip(stack.headers, stack.sha256, strict=True)
         ),
         "identity": first.identity_digest,
-        "kind": SERIES_KIND,
+        "kind": kind,
         "ratio": ratio,
         "voxels": _voxels_sha256(thin),
         "parameters": parameters.pinned(),

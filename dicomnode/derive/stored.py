@@ -86,7 +86,7 @@ class Storage:
         return fitted
 
     def _shared_out(self, slab: NDArray[np.float64], average: NDArray[np.float64]) -> NDArray[np.float64]:
-        """For columns (r, P) and their averages (P,): ``clip(column + share · weights)``, the share found exactly.
+        """``clip(column + share · weights)`` of columns (r, P) and their averages (P,), the share found exactly.
 
         That is the nearest column with the average within the range (Karush–Kuhn–Tucker). Its average rises with the
         share, along a line between any two shares at which some voxel reaches the lowest or highest value.
@@ -119,6 +119,19 @@ def storage_of(stack: Stack, thin: Volume, ratio: int, *, consistency: bool) -> 
         highest=form.highest,
         weights=profile_matrix(1, ratio, thickness_over_spacing=thickness)[0],
         consistency=consistency,
+    )
+
+
+def deviation_storage(stack: Stack, deviation: Volume, ratio: int) -> Storage:
+    """A scale from zero to the largest standard deviation, in the source's pixel format."""
+    largest = float(deviation.voxels.max())
+    return Storage(
+        slope=float(decimal_text(largest / stack.format.highest)) if largest > 0 else 1.0,
+        intercept=0.0,
+        lowest=0,
+        highest=stack.format.highest,
+        weights=profile_matrix(1, ratio, thickness_over_spacing=assumed_thickness_over_spacing(stack.volume))[0],
+        consistency=False,
     )
 
 

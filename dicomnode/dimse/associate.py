@@ -7,6 +7,7 @@ sections 7.1 and 9.3.2 to 9.3.4, PS3.7 Annex D.
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ from dicomnode.dimse.messages import (
 )
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
+from dicomnode.tls.certificate import is_expected
 
 RESPONSE_LIMITS = ReadLimits(pdu_bytes=1 << 20, dataset_bytes=1 << 20)  # of what a peer answers: some hundred bytes
 
@@ -129,6 +131,15 @@ class Associated:
     contexts: Mapping[int, Context]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Security:
+    """The TLS with which a peer is called: a certificate of one of these, or any that ``context`` lets through."""
+
+    context: ssl.SSLContext
+    fingerprints: tuple[str, ...] = ()
+    certificate_names: tuple[str, ...] = ()
+
+
 def read_request(body: bytes) -> AssociationRequest | Violation:
     """Read an A-ASSOCIATE-RQ, whatever its titles and version are: the listener decides whether it accepts them."""
     tidied = tidy_request(body)
@@ -190,10 +201,11 @@ def associate(
     calling: AeTitle,
     called: AeTitle,
     connect_timeout_s: float,
+    security: Security | None = None,
 ) -> Associated | RequestOutcome:
     """Connect and ask for an association with these contexts, or say why there is none.
 
-    The answer may take as long as the connection.
+    The answer, with the handshake of TLS before it, may take as long as the connection.
     """
     where = "{}:{}".format(*address)
     try:
@@ -207,6 +219,9 @@ def associate(
     link = Link(connected, Phase.AWAITING_ANSWER, RESPONSE_LIMITS)
     began_s = time.monotonic()
     until_s = began_s + connect_timeout_s
+    if security is not None and (failure := _secure(link, security, address[0], where, until_s)) is not None:
+        link.close()
+        return failure
     request = _request(proposed, calling=calling, called=called)
     answer = link.send(A_ASSOCIATE_RQ(request).encode(), until_s) or link.next_event(until_s)
     outcome: RequestOutcome
@@ -239,6 +254,8 @@ def associate(
         case Violation():
             link.tell_abort(2, answer.reason)
             outcome = RequestOutcome(reason=RequestReason.ILLEGAL, detail=f"in place of an answer, {answer.sentence}")
+        case _ if link.tls_failure:  # in TLS 1.3 a peer verifies our certificate after we end the handshake
+            outcome = RequestOutcome(reason=RequestReason.TLS, detail=f"{where}, {link.tls_failure}")
         case _:
             outcome = RequestOutcome(
                 reason=RequestReason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s"
@@ -260,6 +277,34 @@ def aborted(pdu: ControlPdu) -> RequestOutcome:
     """The peer's A-ABORT as an outcome."""
     _, source, reason = pdu.numbers
     return RequestOutcome(reason=RequestReason.ABORTED, detail=f"source {source}, reason {reason}")
+
+
+def _secure(link: Link, security: Security, host: str, where: str, until_s: float) -> RequestOutcome | None:
+    """Begin TLS and see whose certificate the peer has; None where it is the right one."""
+    began_s = time.monotonic()
+    ended = link.secure(security.context, until_s, is_server=False, host=host.rstrip("."))
+    if ended is Ended.TIMED_OUT:
+        waited = f"{time.monotonic() - began_s:.1f} s"
+        return RequestOutcome(
+            reason=RequestReason.UNANSWERED, detail=f"{where}, the handshake of TLS was not over after {waited}"
+        )
+    if ended is not None and link.tls_failure:
+        return RequestOutcome(reason=RequestReason.TLS, detail=f"{where}, {link.tls_failure}")
+    if ended is not None:
+        detail = f"{where}, during the handshake of TLS; perhaps the peer speaks no TLS there"
+        return RequestOutcome(reason=RequestReason.LOST, detail=detail)
+    fingerprints, names = security.fingerprints, security.certificate_names
+    presented = link.certificate
+    if (fingerprints or names) and (
+        presented is None or not is_expected(presented, fingerprints=fingerprints, names=names)
+    ):
+        found = presented.fingerprint if presented else "not readable"
+        return RequestOutcome(
+            reason=RequestReason.TLS,
+            detail=f"{where}, its certificate is none of those that `peer.fingerprints` and `peer.certificate_names` "
+            f"name (its SHA-256 is {found})",
+        )
+    return None
 
 
 def _request(proposed: Sequence[Proposal], *, calling: AeTitle, called: AeTitle) -> A_ASSOCIATE:

@@ -20,6 +20,8 @@ from functools import partial
 
 from dicomnode.dimse.budget import LOOK_S, ByteBudget
 from dicomnode.dimse.messages import READ_BYTES, Event, PduReader, Phase, ReadLimits, encode_abort, encode_message
+from dicomnode.tls.certificate import Certificate
+from dicomnode.tls.connection import TlsSocket, why
 
 ABORT_WAIT_S = 0.2  # for a write of the association's own thread that is about to end
 LINGER_S = 1.0
@@ -38,13 +40,15 @@ class Ended(StrEnum):
 
 
 class Link:
-    """A connected socket, plain or TLS, that speaks PDUs."""
+    """A connected socket that speaks PDUs, plain or, after ``secure``, under TLS."""
 
     def __init__(
         self, connected: socket.socket, phase: Phase, limits: ReadLimits, *, budget: ByteBudget | None = None
     ) -> None:
         connected.setblocking(False)
-        self._socket = connected
+        self._socket: socket.socket | TlsSocket = connected
+        self.certificate: Certificate | None = None  # that the peer presented
+        self.tls_failure = ""  # why TLS ended the connection, in words
         self._reader = PduReader(phase, limits)
         self._budget = budget
         self._writing = threading.Lock()
@@ -65,6 +69,26 @@ class Link:
     def is_inside_pdu(self) -> bool:
         """Has a PDU of the peer's begun that is not whole?"""
         return self._reader.is_inside_pdu
+
+    def secure(
+        self, context: ssl.SSLContext, until_s: float, *, is_server: bool, host: str | None = None
+    ) -> Ended | None:
+        """Begin TLS before the first PDU; None where the handshake succeeded.
+
+        ``host``: the peer that we called, for its certificate. Of a failure that the peer caused, ``tls_failure`` says
+        what it was.
+        """
+        try:
+            self._socket = secured = TlsSocket(self._plain(), context, is_server=is_server, host=host)
+        except (OSError, ValueError):
+            return Ended.LOST
+        if self._is_aborted:  # by ``cut``, which may have shut down the socket that TLS took over
+            return Ended.ABORTED_HERE
+        done = self._when_ready(secured.do_handshake, select.POLLIN, until_s)
+        if isinstance(done, Ended):
+            return done
+        self.certificate = secured.certificate()
+        return None
 
     def next_event(self, until_s: float, *, pdu_timeout_s: float | None = None) -> Event | Ended:
         """The next event that the peer brings about, by the monotonic clock.
@@ -89,15 +113,26 @@ class Link:
         """Is there anything from the peer that was not read yet, its end of the connection included?"""
         if self._reader.is_inside_pdu:
             return True
-        pending = getattr(self._socket, "pending", None)  # of TLS: bytes that the kernel has given away already
-        if pending is not None and pending():
-            return True
+        if isinstance(self._socket, TlsSocket):
+            return self._has_read(self._socket)
         try:
             waiting = select.poll()
             waiting.register(self._socket, select.POLLIN)
             return bool(waiting.poll(0))
         except (OSError, ValueError):
             return True
+
+    def _has_read(self, secured: TlsSocket) -> bool:
+        """Read what is there: only TLS knows whether bytes of the network hold any of the peer, or concern itself."""
+        try:
+            size = secured.recv_into(self._reader.free())
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except (OSError, ValueError) as exc:
+            self._note_failure(exc)
+            return True  # the next event says that it is over
+        self._reader.received(size)
+        return True
 
     def send(self, content: bytes | bytearray, until_s: float) -> Ended | None:
         """Write bytes; None where they are on their way."""
@@ -143,6 +178,7 @@ class Link:
         To close while bytes of the peer lie unread would reset the connection, and what we said last would be lost.
         """
         until_s = time.monotonic() + LINGER_S
+        self._say_end()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             unread = bytearray(READ_BYTES)
@@ -155,9 +191,22 @@ class Link:
         """Close the socket and free the memory; only by the thread that reads."""
         if self._budget is not None:
             self._budget.give_back(id(self))
+        self._say_end()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def _plain(self) -> socket.socket:
+        assert isinstance(self._socket, socket.socket), "under TLS already"
+        return self._socket
+
+    def _note_failure(self, error: Exception) -> None:
+        if isinstance(error, ssl.SSLError):
+            self.tls_failure = self.tls_failure or why(error)
+
+    def _say_end(self) -> None:
+        if isinstance(self._socket, TlsSocket):
+            self._socket.say_end()
 
     def _seconds_of_pdu(self) -> float:
         """When the PDU began that is not whole yet."""
@@ -215,7 +264,8 @@ class Link:
                 wanted = select.POLLIN
             except ssl.SSLWantWriteError:
                 wanted = select.POLLOUT
-            except (OSError, ValueError):  # ValueError: closed
+            except (OSError, ValueError) as exc:  # ValueError: closed
+                self._note_failure(exc)
                 return Ended.ABORTED_HERE if self._is_aborted else Ended.LOST
             with contextlib.suppress(OSError, ValueError):
                 waiting = select.poll()

@@ -285,7 +285,7 @@ class PduReader:
         return memoryview(self._buffer)[self._end :]
 
     def received(self, size: int) -> None:
-        """So many bytes were put there."""
+        """Take note that so many bytes were put into the buffer."""
         self._end += size
 
     def next_event(self) -> Event | None:

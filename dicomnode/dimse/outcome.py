@@ -13,6 +13,7 @@ class RequestReason(StrEnum):
     UNRESOLVED = "unresolved"
     UNREACHABLE = "unreachable"
     UNANSWERED = "unanswered"
+    TLS = "tls"
     REJECTED = "rejected"
     BUSY = "busy"
     NO_CONTEXT = "no_context"
@@ -30,6 +31,7 @@ SENTENCES = {
     RequestReason.UNRESOLVED: "The peer's host name has no address{detail}.",
     RequestReason.UNREACHABLE: "No connection to the peer{detail}.",
     RequestReason.UNANSWERED: "The peer took the connection but did not answer the association request{detail}.",
+    RequestReason.TLS: "There is no TLS connection with the peer{detail}.",
     RequestReason.REJECTED: "The peer rejected the association{detail}.",
     RequestReason.BUSY: "The peer rejected the association for now{detail}.",
     RequestReason.NO_CONTEXT: "The peer accepted no presentation context for what is to be sent{detail}.",
@@ -47,7 +49,14 @@ SENTENCES = {
 HINTS = {
     RequestReason.UNRESOLVED: "Correct the host in the peer's `address`, or the name service.",
     RequestReason.UNREACHABLE: "Check that the peer runs, its `address`, and the firewall between.",
-    RequestReason.UNANSWERED: "Check that a DICOM service listens at the peer's `address`, without TLS.",
+    RequestReason.UNANSWERED: (
+        "Check that a DICOM service listens at the peer's `address`, and that it speaks TLS there if `peer.tls` is "
+        "true, and none if it is false."
+    ),
+    RequestReason.TLS: (
+        "`dicomnode check` shows our certificate; docs/operations.md says how to look at the peer's, and which keys "
+        "decide whether it is taken."
+    ),
     RequestReason.REJECTED: "Compare our AE title and the peer's with what is registered there.",
     RequestReason.BUSY: "Nothing to do here unless it lasts: the node tries again.",
     RequestReason.NO_CONTEXT: "Let the peer accept MR Image Storage in explicit or implicit VR little endian.",

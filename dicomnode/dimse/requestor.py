@@ -141,7 +141,7 @@ class Requestor:
                 self._link.tell_abort(0, 0)
                 return RequestOutcome(reason=RequestReason.NO_RESPONSE, detail=f"{waited_s:.0f} s")
             case _:
-                return RequestOutcome(reason=RequestReason.LOST)
+                return RequestOutcome(reason=RequestReason.LOST, detail=self._link.tls_failure)
 
     def _answer(self, response: CommandSet, command: Command) -> RequestOutcome:
         status = response.number(Field.STATUS)

@@ -52,13 +52,13 @@ def serving_dtype(device: torch.device) -> torch.dtype:
 
 
 def cuda_dtype(capability: tuple[int, int]) -> torch.dtype:
-    """Of a GPU, by its compute capability."""
+    """Choose the number format of a GPU by its compute capability."""
     if capability >= (8, 0):
         return torch.bfloat16
     return torch.float16 if capability >= (7, 0) else torch.float32
 
 
 def cpu_dtype(capabilities: Mapping[str, object]) -> torch.dtype:
-    """Of a CPU, by what ``torch.cpu.get_capabilities`` says of it."""
+    """Choose the number format of a CPU by what ``torch.cpu.get_capabilities`` says of it."""
     has_bfloat16 = any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
     return torch.bfloat16 if has_bfloat16 else torch.float32

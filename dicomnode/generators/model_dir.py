@@ -36,6 +36,7 @@ SUMS_FILE = "SHA256SUMS"
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models"
 LEARNED_DEFAULT = "thin"
+FAST_DEFAULT = "thin-fast"  # in its place where it would be late
 IMPORTED_FOLDER = "models"  # below the data folder: <name>/<first digits of the digest>/
 DIGEST_DIGITS = 12
 FILE_LIMIT_BYTES = 1 << 30  # of any file of the directory: 200 times the largest network that we know of
@@ -54,6 +55,7 @@ class ModelFacts:
     default: bool
     sharpness: float | None = None  # default of its dial; None: it has none
     consistency: bool = True  # is what was measured put back?
+    why: str = ""  # it is the default in place of a better one, in a sentence
 
     @property
     def pinned(self) -> str:
@@ -92,9 +94,14 @@ def shipped_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{CARD_FILE}"))}
 
 
-def default_model(imported: Collection[str] = ()) -> str:
-    """The model of a rule that names none: ``thin`` once it ships or is among ``imported``, else ``cubic-dc``."""
-    return LEARNED_DEFAULT if LEARNED_DEFAULT in {*shipped_models(), *imported} else Kind.CUBIC_DC.value
+def default_model(imported: Collection[str] = (), *, is_fast: bool = False) -> str:
+    """The model of a rule that names none: ``thin`` once it ships or is among ``imported``, else ``cubic-dc``.
+
+    ``is_fast``: ``thin-fast`` instead, where that ships or is among ``imported``.
+    """
+    there = {*shipped_models(), *imported}
+    wanted = (FAST_DEFAULT, LEARNED_DEFAULT) if is_fast else (LEARNED_DEFAULT,)
+    return next((name for name in wanted if name in there), Kind.CUBIC_DC.value)
 
 
 def model_names() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.generators.base import Generator, Progress
+from dicomnode.generators.base import Generator, Progress, thin_volume
 from dicomnode.imaging.body import body_mask, body_scale
 from dicomnode.imaging.profile import ThinGrid
 from dicomnode.imaging.volume import Volume
@@ -36,7 +36,7 @@ class Spread:
 
     @property
     def sentence(self) -> str:
-        """For an operator."""
+        """Say the figure in one sentence to an operator."""
         return (
             f"Turned and mirrored in {len(SYMMETRIES)} ways, the series gives thin slices that differ by "
             f"{self.average:.2%} of its brightness, and by more than {self.high:.2%} in a hundredth of the body: "
@@ -44,12 +44,13 @@ class Spread:
         )
 
 
-def spread_of(
+def deviation_of(
     generator: Generator, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None
-) -> Spread:
-    """Run the generator once for each symmetry, so it takes sixteen times as long as the series itself.
+) -> Volume:
+    """The standard deviation over the symmetries of each thin voxel, in the units of ``thick``.
 
-    Memory beyond that of one run: two stacks of the size of the thin one.
+    Runs the generator once for each symmetry, so it takes sixteen times as long as the series itself. Memory beyond
+    that of one run: two stacks of the size of the thin one.
     """
     mean = np.zeros((grid.slices, *thick.voxels.shape[1:]), dtype=np.float32)
     squares = np.zeros_like(mean)  # of the deviations from the mean (Welford 1962)
@@ -59,14 +60,21 @@ def spread_of(
         squares += np.square(thin) * np.float32((number - 1) / number)
         if progress is not None:
             progress(number / len(SYMMETRIES))
+    squares /= np.float32(len(SYMMETRIES) - 1)
+    return thin_volume(np.sqrt(squares, out=squares), thick, grid)
+
+
+def spread_of(deviation: Volume, thick: Volume) -> Spread:
+    """Sum up what ``deviation_of`` found in the body of ``thick``."""
     scale = body_scale(thick.voxels)
-    mask = np.repeat(body_mask(thick.voxels / np.float32(scale)), grid.ratio, axis=0)
-    variance = squares[mask] / np.float32((len(SYMMETRIES) - 1) * scale**2)
-    if not variance.size:
+    ratio = len(deviation.voxels) // len(thick.voxels)
+    mask = np.repeat(body_mask(thick.voxels / np.float32(scale)), ratio, axis=0)
+    found = deviation.voxels[mask] / np.float32(scale)
+    if not found.size:
         return Spread(average=0.0, high=0.0)
     return Spread(
-        average=math.sqrt(float(variance.mean(dtype=np.float64))),
-        high=math.sqrt(float(np.percentile(variance, HIGH_PERCENTILE))),
+        average=math.sqrt(float(np.square(found).mean(dtype=np.float64))),
+        high=float(np.percentile(found, HIGH_PERCENTILE)),
     )
 
 

@@ -61,7 +61,7 @@ def body_box(mask: Mask) -> tuple[slice, slice, slice]:
 
 
 def _span(is_body: NDArray[np.bool_], margin: int) -> slice:
-    """From the first to the last, with a margin within the array; begins and ends at a square's edge."""
+    """The range from the first to the last true value, with a margin; it begins and ends at a square's edge."""
     found = np.flatnonzero(is_body)
     if not found.size:
         return slice(0, len(is_body))

@@ -43,7 +43,7 @@ _PADDING = b"\0 "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """In what two objects differ: names of attributes, in the order of their tags."""
+    """What two objects differ in: names of attributes, in the order of their tags."""
 
     identity: tuple[str, ...]  # patient, clinical trial subject, study
     place: tuple[str, ...]  # of ``PLACE``

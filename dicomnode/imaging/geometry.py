@@ -120,15 +120,13 @@ def line_of(frames: Sequence[Frame]) -> SliceLine:
     return fit_line([frame.header.position_mm or () for frame in frames], orientation.tolist())
 
 
-def slice_spacing_mm(slices: Sequence[Slice]) -> float | None:
-    """Distance of neighbouring slice centres, for rules; None where the positions make no stack of one direction."""
+def stacked(slices: Sequence[Slice]) -> list[Frame] | None:
+    """The slices as frames of one orientation, each with a position, for rules; None where they are none."""
     placed = [one for one in slices if isinstance(one, Frame) and one.header.position_mm and one.header.orientation]
     orientations = [frame.header.orientation or () for frame in placed]
     if len(placed) < max(len(slices), 2) or not all(map(is_orthonormal, orientations)):
         return None
-    if count_orientations(orientations) > 1:
-        return None
-    return distinct_spacing_mm(line_of(placed).offsets_mm)
+    return None if count_orientations(orientations) > 1 else placed
 
 
 def believed_thickness_mm(frames: Sequence[Frame], spacing_mm: float) -> float | None:

@@ -119,7 +119,7 @@ class InstanceHeader:
         return "\\".join(texts(self.dataset, keyword))
 
     def canonical(self, keyword: str) -> str:
-        """As ``text``, alike for all spellings of one value: to be compared, not to be shown."""
+        """The ``text``, alike for all spellings of one value: to be compared, not to be shown."""
         return "\\".join(_canonical(self.dataset, tag)) if (tag := _tag(keyword)) is not None else ""
 
     def has(self, keyword: str) -> bool:
@@ -148,7 +148,7 @@ def read_header(path: Path) -> InstanceHeader:
 
 
 def read_header_or_reason(path: Path) -> InstanceHeader | UnreadableHeader:
-    """As ``read_header``, with what is wrong as a value."""
+    """Read a header as ``read_header`` does; what is wrong is a value, not an error."""
     try:
         dataset = read_dataset(path, pixels=False)
         return header_of(dataset, path)
@@ -183,7 +183,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _refuse_what_is_no_item(dataset: pydicom.FileDataset, file: BinaryIO) -> None:
-    """Of sequences whose length is undefined: the library reads on through whatever stands in place of an item."""
+    """Refuse sequences of undefined length whose items are none: the library reads on through what stands there."""
     if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:  # its places are not the file's
         return
     for tag in dataset.keys():  # noqa: SIM118 (iterating a Dataset itself gives elements, decoded)
@@ -253,7 +253,7 @@ def attribute_name(keyword: str) -> str:
 
 
 def name_of(tag: BaseTag) -> str:
-    """As ``attribute_name``; the tag itself where the dictionary does not know it."""
+    """The name that ``attribute_name`` gives; the tag itself where the dictionary does not know it."""
     try:
         return LATER_SEQUENCES.get(tag) or dictionary_description(tag)
     except KeyError:
@@ -282,7 +282,7 @@ class _Reader:
         return found
 
     def floats(self, keyword: str, count: int | None) -> tuple[float, ...] | None:
-        """So many finite numbers, any number of them for None."""
+        """Read so many finite numbers, any number of them for None."""
         found = texts(self.dataset, keyword)
         if not found:
             if _is_unreadable(self.dataset, keyword):

@@ -291,7 +291,7 @@ def _window_sums(values: FloatArray, width: int, axis: int) -> FloatArray:
 
 
 def _similarity(magnitudes: FloatArray) -> FloatArray:
-    """Of the coefficient magnitudes of a pair (2, …): 1 where equal."""
+    """The similarity of a pair of coefficient magnitudes (2, …): 1 where they are equal."""
     image, reference = magnitudes
     similarity: FloatArray = (2 * image * reference + HAAR_C) / (image**2 + reference**2 + HAAR_C)
     return similarity

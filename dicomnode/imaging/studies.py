@@ -59,13 +59,13 @@ class Listing:
     passed_over: Mapping[Path, str]  # file → what it is
 
 
-def list_files(folders: Iterable[Path]) -> Listing:
-    """Look at every file below the folders, each once. Links to folders are not followed; that is said.
+def list_files(places: Iterable[Path]) -> Listing:
+    """Look at every file, and every file below the folders, each once. Links to folders are not followed; that is said.
 
     Never raises for what a file is, nor for one that cannot be opened. Keeps of each image its path and two UIDs.
     """
     seen = _Seen()
-    for path, hindrance in _walk(folders):
+    for path, hindrance in _walk(places):
         if hindrance:
             seen.passed_over[path] = hindrance
         else:
@@ -93,27 +93,27 @@ def shown_name(path: Path) -> str:
     return visible(path.name)
 
 
-def _walk(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def _walk(places: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Each file once, by its real place, with what keeps it from being opened, or ""."""
     seen: dict[Path, Path] = {}  # real place → as it was found
-    for folder in folders:
+    for place in places:
         hindered: list[tuple[Path, str]] = []
 
         def note(error: OSError, hindered: list[tuple[Path, str]] = hindered) -> None:
             hindered.append((Path(str(error.filename)), f"a folder that cannot be opened ({_why(error)})"))
 
-        paths: list[Path] = []
-        for top, below, names in os.walk(folder, onerror=note):
+        paths: list[Path] = [place] if place.is_file() else []
+        for top, below, names in () if paths else os.walk(place, onerror=note):
             paths += [Path(top, name) for name in names]
             links = [Path(top, name) for name in below if Path(top, name).is_symlink()]
             hindered += [(link, "a link to a folder, which is not followed") for link in links]
         yield from hindered
         for path in sorted(paths):
-            place = Path(os.path.realpath(path))  # unlike Path.resolve, says nothing of links that run in a circle
-            if place not in seen:
-                seen[place] = path
+            real = Path(os.path.realpath(path))  # unlike Path.resolve, says nothing of links that run in a circle
+            if real not in seen:
+                seen[real] = path
                 yield path, "" if path.is_file() else "a link to nothing" if path.is_symlink() else "no regular file"
-            elif seen[place] != path:  # equal where one of the folders lies in another
+            elif seen[real] != path:  # equal where one of the folders lies in another
                 yield path, COPY
 
 

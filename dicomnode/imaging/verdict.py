@@ -340,7 +340,7 @@ def _joined(value: str) -> str:
 
 
 def _spaced(value: str) -> str:
-    """As ``_joined``, for terms of a rule: there "FAT *" is not to become "FAT*"."""
+    """Join a rule's terms with blanks around them: ``_joined`` would turn "FAT *" into "FAT*"."""
     return _BETWEEN_WORDS.sub(" ", value).strip()
 
 
@@ -438,7 +438,7 @@ def _slabs(stack: _Stack) -> Verdict | None:
 
 
 def _missing(stack: _Stack) -> Verdict | None:
-    """No viewer is safe from missing slices, so they are never filled."""
+    """Name the missing slices. They are never filled: no viewer would show that they were."""
     found = missing_slices(stack.layout)
     if found is None:
         return None

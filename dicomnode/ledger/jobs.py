@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
@@ -94,6 +95,7 @@ _FINISH = (
         finished_at=bound("now"),
         seconds=bound("seconds"),
         notes=bound("notes"),
+        figures=bound("figures"),
         **_NO_TROUBLE,
         **_NO_LEASE,
     )
@@ -230,7 +232,9 @@ def finish(transaction: LedgerTransaction, claimed: Job, derived: DerivedSeries)
     notes = list(derived.notes)
     if derived.objections:  # they stay with the job when its deliveries have been released
         notes.append(deliveries.objection(derived.objections))
-    if transaction.move(_FINISH, detail, **_claim_of(claimed), seconds=derived.seconds, notes=notes) == 0:
+    figures = [asdict(figure) for figure in derived.figures]
+    made: dict[str, object] = {"seconds": derived.seconds, "notes": notes, "figures": figures}
+    if transaction.move(_FINISH, detail, **_claim_of(claimed), **made) == 0:
         return False
     transaction.connection.execute(
         _FILL_OUTPUT, bind_values(output=claimed.output_series, uid=derived.series_uid, now=transaction.now)

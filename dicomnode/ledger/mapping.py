@@ -6,13 +6,13 @@ row says which labels it expects beside the columns of its table. Nothing here r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Row
 
-from dicomnode.derivation import DerivationParameters, DerivedInstance
+from dicomnode.derivation import DerivationParameters, DerivedInstance, GateFigure
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger.schema import DERIVED, RECEIVED, instance
 from dicomnode.ledger.states import DeliveryState, Event, ItemState, JobState, ModelState, SeriesState
@@ -236,6 +236,11 @@ def job_line(row: AnyRow) -> JobLine:
         seconds=row.seconds,
         notes=tuple(row.notes),
     )
+
+
+def gate_figures(kept: Sequence[Mapping[str, Any]] | None) -> tuple[GateFigure, ...]:
+    """What the result gate measured, as the job's row keeps it; nothing where the job is not done or is too old."""
+    return tuple(GateFigure(**figure) for figure in kept or ())
 
 
 # Instances.

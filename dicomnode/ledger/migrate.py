@@ -59,7 +59,7 @@ def run_migrations(connection: Connection, target: str) -> None:
 
 
 def _folder() -> Path:
-    """In a wheel the migrations lie in the package, in a checkout beside it."""
+    """The folder of the migrations: in a wheel it lies in the package, in a checkout beside it."""
     places = (_PACKAGE / "migrations", _PACKAGE.parent / "migrations")
     for place in places:
         if (place / "env.py").is_file():

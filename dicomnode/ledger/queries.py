@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 
+from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import lists, mapping, models, quarantine
@@ -31,13 +32,14 @@ from dicomnode.ledger.schema import (
 from dicomnode.ledger.sentences import Arrival, Standing, alerting, explain
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
-from dicomnode.ledger.values import ImportedModel, QuarantineReason
+from dicomnode.ledger.values import ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
     AttentionLine,
     DeliveryLine,
     EventLine,
     Explanation,
     JobLine,
+    ModelChoice,
     ModelRow,
     QuarantineLine,
     SeriesDetail,
@@ -60,10 +62,22 @@ _ARRIVALS = (
     .group_by(instance.c.revision, instance.c.peer)
     .order_by(instance.c.revision, instance.c.peer)
 )
+_FIGURES = select(job.c.figures).where(job.c.id == bound("job"))
 _JOBS = (
     select(job)
     .where(or_(job.c.series_id == bound("series"), job.c.output_series_id == bound("series")))
     .order_by(job.c.id)
+)
+
+_MODEL_CHOICE = (
+    select(events.c.kind, events.c.detail)
+    .where(
+        events.c.table_name == boot.name,
+        events.c.row_id == select(func.max(boot.c.id)).scalar_subquery(),
+        events.c.kind.in_(list(ModelEvent)),
+    )
+    .order_by(events.c.id.desc())
+    .limit(1)
 )
 
 
@@ -136,7 +150,8 @@ class Reader:
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
             set_aside = quarantine.notes(connection, SeriesId(series_id))
-        last = jobs[-1] if jobs else None
+            last = jobs[-1] if jobs else None
+            figures = () if last is None else _figures(connection, last)
         standing = Standing(
             state=SeriesState(row.state),
             revision=row.revision,
@@ -156,9 +171,10 @@ class Reader:
             state=row.state,
             revision=row.revision,
             reason=row.reason,
-            sentences=explain(standing, last, notes, deliveries),
+            sentences=explain(standing, last, figures, notes, deliveries),
             notes=notes,
             job=last,
+            gate=figures,
             deliveries=deliveries,
             events=history,
             series_uid=row.series_uid if identify else None,
@@ -195,6 +211,11 @@ class Reader:
         """Return, by name, the imported models that rules get instead of those that came with the node."""
         with self._database.reading() as connection:
             return models.active(connection)
+
+    def model_choice(self) -> ModelChoice | None:
+        """Return which default model the last start chose. None: it had nothing to choose, or has not chosen yet."""
+        with self._database.reading() as connection:
+            return _model_choice(connection)
 
     def model_history(self, model_id: int) -> tuple[EventLine, ...]:
         """List the events of one imported model."""
@@ -235,6 +256,7 @@ class Reader:
                     select(func.min(job.c.queued_at)).where(job.c.state == JobState.QUEUED)
                 ).scalar_one(),
                 no_peer={} if self._peers is None else without_peer(connection, self._peers),
+                model_choice=_model_choice(connection),
                 attention=_attention(connection, self._peers),
             )
 
@@ -271,6 +293,11 @@ def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
     return tuple(mapping.job_line(row) for row in connection.execute(_JOBS, bind_values(series=series_id)))
 
 
+def _figures(connection: Connection, last: JobLine) -> tuple[GateFigure, ...]:
+    """List what the result gate measured of what a job made."""
+    return mapping.gate_figures(connection.execute(_FIGURES, bind_values(job=last.id)).scalar_one())
+
+
 def _events(
     connection: Connection, series_id: int, jobs: Iterable[JobLine], deliveries: Iterable[DeliveryLine]
 ) -> tuple[EventLine, ...]:
@@ -293,6 +320,11 @@ def _events(
         of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
         found += [(row.id, row, None) for row in connection.execute(of_members)]
     return tuple(mapping.event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
+
+
+def _model_choice(connection: Connection) -> ModelChoice | None:
+    row = connection.execute(_MODEL_CHOICE).one_or_none()
+    return None if row is None else ModelChoice(is_fast=row.kind == ModelEvent.FAST, sentence=row.detail)
 
 
 def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, int]:

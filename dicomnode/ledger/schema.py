@@ -48,7 +48,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0005"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0006"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -200,6 +200,7 @@ job = Table(
     Column("seconds", Float),
     Column("notes", JSON, nullable=False),
     _priority_column(),
+    Column("figures", JSON(none_as_null=True)),  # of the result gate; empty: the job is not done, or older than 0006
     PrimaryKeyConstraint("id", name="job_key"),
     UniqueConstraint("output_series_id", name="job_output_once"),
     CheckConstraint("revision >= 1 AND ratio >= 2 AND derivation_number >= 1", name="job_numbers"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from dicomnode.derivation import GateFigure
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.states import OPERATOR, DeliveryState, JobState, SeriesState
 from dicomnode.ledger.values import Finding, SetAside
@@ -44,13 +45,18 @@ class Standing:
 
 
 def explain(
-    standing: Standing, job: JobLine | None, notes: Iterable[str], deliveries: Sequence[DeliveryLine]
+    standing: Standing,
+    job: JobLine | None,
+    figures: Sequence[GateFigure],
+    notes: Iterable[str],
+    deliveries: Sequence[DeliveryLine],
 ) -> tuple[str, ...]:
-    """Return the sentences on verdict, revisions, rule, job, notes and deliveries, in this order."""
+    """Return the sentences on verdict, revisions, rule, job, result gate, notes and deliveries, in this order."""
     return (
         _verdict(standing),
         *_revisions(standing, deliveries),
         *([] if job is None else [_rule(job), _job(job, standing)]),
+        *_gate(figures),
         *notes,
         *(_delivery(line, standing.revision) for line in deliveries),
     )
@@ -182,6 +188,19 @@ def _job(job: JobLine, standing: Standing) -> str:
             return f"{name} was superseded by a newer revision of the series."
         case JobState.CANCELLED:
             return f"{name} was cancelled by {'an operator' if job.reason == OPERATOR else 'a new verdict'}."
+
+
+def _gate(figures: Sequence[GateFigure]) -> list[str]:
+    """Say how near a result that passed the result gate came to a limit; the job's notes say what held another."""
+    if not figures or any(figure.holds for figure in figures):
+        return []
+    nearest = max(figures, key=lambda figure: figure.share or 0.0)
+    assert nearest.measured is not None, "what is no finite number holds"
+    least = "least" if nearest.is_least else "most"
+    return [
+        f"The result gate passed it: of {len(figures)} figures, `{nearest.check}` came nearest to its limit, "
+        f"with {nearest.measured:.3g} of at {least} {nearest.limit:.3g}."
+    ]
 
 
 def _after(job: JobLine) -> str:

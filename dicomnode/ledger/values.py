@@ -17,6 +17,13 @@ OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
 
 
+class ModelEvent(StrEnum):
+    """Which default model a start of the service chose by its time; the kind of an event at the row of the start."""
+
+    QUALITY = "quality_model_chosen"
+    FAST = "fast_model_chosen"
+
+
 class Priority(IntEnum):
     """The order in which waiting jobs and deliveries are claimed; those of equal priority wait their turn."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from dicomnode.derivation import GateFigure
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesLine:
@@ -150,6 +152,7 @@ class Explanation:
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
     job: JobLine | None  # the last one
+    gate: tuple[GateFigure, ...]  # what the result gate measured of what that job made; of older jobs nothing is known
     deliveries: tuple[DeliveryLine, ...]
     events: tuple[EventLine, ...]
     series_uid: str | None  # only to who asks to identify
@@ -187,6 +190,14 @@ class BootLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """Which default model the service chose at its start, by the time that the better one takes on its machine."""
+
+    is_fast: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionLine:
     """A row that waits for a person."""
 
@@ -212,6 +223,7 @@ class Status:
     quarantine: dict[str, int]  # reason → number
     waiting_since: datetime | None  # the job that has been queued longest
     no_peer: dict[str, int]  # peer that cannot be sent to → number of deliveries that are due to it
+    model_choice: ModelChoice | None  # None: the last start had nothing to choose, or has not chosen yet
     attention: tuple[AttentionLine, ...]
 
 

@@ -11,13 +11,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from dicomnode import log, wire
-from dicomnode.dimse.associate import Proposal, associate, in_words
+from dicomnode.dimse.associate import Proposal, Security, associate, in_words
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.push.carrier import InstanceFormat, OutgoingInstance
 from dicomnode.push.implicit_vr import implicit_dataset
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PeerSettings, PushSettings, Settings
+from dicomnode.tls.identity import Identity
 
 LOGGER = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class DimseCarrier:
 
     ae_title: AeTitle
     push: PushSettings
+    identity: Identity | None = None  # needed for a peer that is called with TLS
 
     def open(self, peer: PeerSettings, formats: Collection[InstanceFormat]) -> DimseSession | RequestOutcome:
         """Ask the peer for an association that proposes these formats, or say why there is none."""
@@ -41,6 +43,7 @@ class DimseCarrier:
             calling=self.ae_title,
             called=peer.ae_title,
             connect_timeout_s=self.push.connect_timeout_s,
+            security=self._security(peer),
         )
         if isinstance(associated, RequestOutcome):
             return associated
@@ -54,6 +57,22 @@ class DimseCarrier:
         outcome = session.echo()
         session.close()
         return outcome
+
+    def _security(self, peer: PeerSettings) -> Security | None:
+        if not peer.tls:
+            return None
+        assert self.identity is not None, "the settings demand tls.ca where peer.tls is set"
+        return Security(
+            context=self.identity.sending(is_host_checked=not peer.is_bound),
+            fingerprints=peer.fingerprints,
+            certificate_names=peer.certificate_names,
+        )
+
+
+def carrier_of(settings: Settings) -> DimseCarrier:
+    """The carrier of a command. Raises SettingsError where a file of ``[tls]`` cannot be used."""
+    identity = Identity(settings.tls) if settings.uses_tls else None
+    return DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity)
 
 
 class DimseSession:

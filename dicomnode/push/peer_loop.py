@@ -40,6 +40,7 @@ ABORTS_BEFORE_HOLD = 10
 ABORT_LIMIT_S = 5.0  # after an association was aborted for a stop, its thread ends at once
 INTERNAL = "internal"
 
+_REFUSED = (RequestReason.REJECTED, RequestReason.TLS)
 _BROKEN_OFF = (RequestReason.ABORTED, RequestReason.LOST)
 _MAX_DOUBLINGS = 32  # of a wait that is at most a day
 
@@ -166,10 +167,10 @@ class PeerLoop:
                 self._finish(attempt, seconds=seconds)
             case End.HOLD:
                 self._hold(delivery, reason=reason, sentence=ending.sentence)
-            case End.UNREACHED if ending.reason is RequestReason.REJECTED:
+            case End.UNREACHED if ending.reason in _REFUSED:
                 self._quiet()
-                # The peer's administrator often adds a missing registration soon, but not within seconds
-                # (docs/protocol.md#answers-of-a-peer).
+                # The peer's administrator often adds a missing registration, or renews a certificate, soon, but not
+                # within seconds (docs/protocol.md#answers-of-a-peer).
                 if rejections + 1 < REJECTIONS_BEFORE_HOLD:
                     self._rejections[delivery.id] = rejections + 1
                     self._defer(attempt, reason=reason, sentence=ending.sentence, wait_s=self._push.backoff_max_s)

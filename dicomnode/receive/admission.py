@@ -12,12 +12,15 @@ from functools import cache
 
 from dicomnode.dimse.associate import AssociationRequest, Proposal
 from dicomnode.settings.models import PeerSettings
+from dicomnode.tls.certificate import Certificate, is_expected
 from dicomnode.wire import (
     APPLICATION_CONTEXT,
     CALLED_UNKNOWN,
     CALLING_UNKNOWN,
+    CERTIFICATE_UNKNOWN,
     CONGESTED,
     CONTEXT_UNKNOWN,
+    NO_CERTIFICATE,
     OTHER_SOP_CLASSES,
     OVER_LIMIT,
     PROTOCOL_UNKNOWN,
@@ -36,6 +39,7 @@ class AdmissionContext:
     is_refusing: bool  # stopping, or without room
     is_over_limit: bool
     address: str
+    certificate: Certificate | None = None  # verified; None: the connection is not under TLS
 
 
 def admit(
@@ -49,14 +53,26 @@ def admit(
     if request.called != ae_title:
         return CALLED_UNKNOWN
     calling = request.calling
-    peer = next((one for one in peers if calling is not None and one.may_send(calling, context.address)), None)
-    if peer is None:
+    known = [one for one in peers if calling is not None and one.may_send(calling, context.address)]
+    if not known:
         return CALLING_UNKNOWN
+    peer = next((one for one in known if _is_proven(one, context.certificate)), None)
+    if peer is None:
+        return NO_CERTIFICATE if context.certificate is None else CERTIFICATE_UNKNOWN
     if request.application_context != APPLICATION_CONTEXT:
         return CONTEXT_UNKNOWN
     if not request.is_version_1:
         return PROTOCOL_UNKNOWN
     return peer
+
+
+def _is_proven(peer: PeerSettings, certificate: Certificate | None) -> bool:
+    """Is the requestor this peer, as far as a certificate can tell? A peer that is bound to one needs it."""
+    if not peer.is_bound:
+        return True
+    return certificate is not None and is_expected(
+        certificate, fingerprints=peer.fingerprints, names=peer.certificate_names
+    )
 
 
 def contexts_for(peer: PeerSettings) -> tuple[Proposal, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ from dicomnode.receive.admission import contexts_for
 from dicomnode.receive.intake import OfferedInstance
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings
+from dicomnode.tls.certificate import Certificate
 from dicomnode.wire import UNRECOGNISED_OPERATION, VERIFICATION, Answer, Rejection
 
 LOGGER = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Limits:
     associate_timeout_s: float
     pdu_timeout_s: float
     idle_timeout_s: float
+    handshake_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +77,16 @@ class Association:
     """One incoming association: its peer, and the series that it stored."""
 
     def __init__(
-        self, connected: socket.socket, address: str, limits: Limits, budget: ByteBudget, handlers: Handlers
+        self,
+        connected: socket.socket,
+        address: str,
+        limits: Limits,
+        budget: ByteBudget,
+        handlers: Handlers,
+        *,
+        tls: ssl.SSLContext | None,
     ) -> None:
+        """``tls``: with which the peer has to begin; None: it speaks plain DICOM."""
         self.address = address
         self.peer: PeerSettings | None = None  # None: not admitted
         self.series: dict[str, SeriesId] = {}  # of this association, by Series Instance UID
@@ -86,6 +97,8 @@ class Association:
         self.is_ended_by_us = False
         self._is_dismissed = False
         self._limits = limits
+        self._tls = tls
+        self._is_shaking_hands = tls is not None
         self._handlers = handlers
         self._contexts: Mapping[int, Context] = {}
         limits_of_reading = ReadLimits(
@@ -93,6 +106,16 @@ class Association:
         )
         self._link = Link(connected, Phase.AWAITING_REQUEST, limits_of_reading, budget=budget)
         self._thread = threading.Thread(target=self._run, name=f"association-{address}", daemon=True)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The verified certificate of the peer; None: the connection is not under TLS."""
+        return self._link.certificate
+
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Is the handshake of TLS not over yet?"""
+        return self._is_shaking_hands
 
     def start(self) -> None:
         """Begin to read."""
@@ -117,7 +140,7 @@ class Association:
     def _run(self) -> None:
         """Border: nothing that a peer sends may end more than its own association."""
         try:
-            if self._associate():
+            if self._secure() and self._associate():
                 while self._serve():
                     pass
         except Exception:  # noqa: BLE001 (border: one association)
@@ -126,6 +149,24 @@ class Association:
         finally:
             self._link.close()
             self._handlers.closed(self)
+
+    def _secure(self) -> bool:
+        """Shake hands where the connection has to be under TLS; may the association request come now?"""
+        if self._tls is None:
+            return True
+        until_s = time.monotonic() + self._limits.handshake_timeout_s
+        ended = self._link.secure(self._tls, until_s, is_server=True)
+        self._is_shaking_hands = False
+        if ended is None:
+            return True
+        if ended is Ended.TIMED_OUT:
+            self.ending, self.is_ended_by_us = "the handshake of TLS was not over within tls.handshake_timeout_s", True
+        elif self._link.tls_failure:
+            self.ending, self.is_ended_by_us = f"no TLS connection: {self._link.tls_failure}", True
+            self._link.linger()  # the alert that says so has to arrive
+        else:
+            self._end(ended)
+        return False
 
     def _associate(self) -> bool:
         """Read the request and answer it; is there an association now?"""

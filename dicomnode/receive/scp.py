@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from ssl import SSLContext
 
 import pydicom.config
 
@@ -25,11 +26,12 @@ from dicomnode.ledger.store import Ledger
 from dicomnode.receive.admission import AdmissionContext, admit
 from dicomnode.receive.association import Association, Handlers, Limits
 from dicomnode.receive.intake import Intake, OfferedInstance
-from dicomnode.receive.listener import Listener
+from dicomnode.receive.listener import Door, Listener, open_door
 from dicomnode.receive.space import Condition, Space
 from dicomnode.receive.throttle import Throttle
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings, TlsSettings
+from dicomnode.tls.identity import Identity
 from dicomnode.wire import Answer, Rejection
 
 LOGGER = logging.getLogger(__name__)
@@ -51,11 +53,18 @@ class Receiver:
         ledger: Ledger,
         archive: Archive,
         wake: Callable[[], None],
+        tls: TlsSettings | None = None,
+        identity: Identity | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """Prepare the service. It calls ``wake`` when an association that stored something has ended."""
+        """Prepare the service. It calls ``wake`` when an association that stored something has ended.
+
+        ``identity``: needed where ``tls.listen`` is set.
+        """
         self._node = node
         self._settings = receive
+        self._tls = tls or TlsSettings()
+        self._identity = identity
         self._peers = tuple(peers)
         self._ledger = ledger
         self._wake = wake
@@ -68,6 +77,7 @@ class Receiver:
             associate_timeout_s=receive.associate_timeout_s,
             pdu_timeout_s=receive.pdu_timeout_s,
             idle_timeout_s=receive.idle_timeout_s,
+            handshake_timeout_s=self._tls.handshake_timeout_s,
         )
         self._intake = Intake(
             archive=archive,
@@ -79,12 +89,8 @@ class Receiver:
         self._is_stopping = False
         self._throttle = Throttle(clock)
         self._listener: Listener | None = None
-
-    @property
-    def port(self) -> int:
-        """The port on which the service listens."""
-        assert self._listener is not None, "not started"
-        return self._listener.port
+        self.port = 0  # on which it listens; 0: not, or not yet
+        self.tls_port = 0
 
     def start(self) -> None:
         """Begin to listen. Raises SettingsError if that is not possible at the address of the settings."""
@@ -92,21 +98,26 @@ class Receiver:
         # pydicom would print the text of a UID that it does not like on stderr.
         pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
         handlers = Handlers(admit=self._admit, store=self._store, closed=self._closed)
+        doors: list[Door] = []
         try:
-            listener = Listener(self._node.host, self._node.port, self._limits, handlers, is_near=self._is_near)
-        except OSError as exc:
-            in_use = exc.errno == errno.EADDRINUSE
-            # A name without an address is a failure with a negative number and words of its own.
-            why = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror
-            raise SettingsError(
-                f"The node cannot listen on {self._node.listen}: {why}.",
-                hint="Another program listens there: stop it, or set `node.listen`."
-                if in_use
-                else "Check `node.listen`: the address must be this machine's, and ports under 1024 need a privilege.",
-            ) from exc
-        self._listener = listener
-        listener.start()
-        log.event(LOGGER, "listening", host=self._node.host, port=listener.port)
+            if self._node.listen:
+                doors.append(_opened("node.listen", self._node.listen, self._node.host, self._node.port, None))
+                self.port = doors[-1].port
+            if self._tls.listen:
+                assert self._identity is not None, "tls.listen needs a certificate"
+                listening = self._identity.listening
+                doors.append(_opened("tls.listen", self._tls.listen, self._tls.host, self._tls.port, listening))
+                self.tls_port = doors[-1].port
+        except SettingsError:
+            for door in doors:
+                door.socket.close()
+            raise
+        self._listener = Listener(doors, self._limits, handlers, is_near=self._is_near)
+        self._listener.start()
+        if self.port:
+            log.event(LOGGER, "listening", host=self._node.host, port=self.port)
+        if self.tls_port:
+            log.event(LOGGER, "listening", host=self._tls.host, port=self.tls_port, detail="TLS")
 
     def open_series(self) -> frozenset[SeriesId]:
         """Return the series into which associations that are open now have stored; they must not be settled."""
@@ -162,11 +173,15 @@ class Receiver:
                 is_refusing=self._is_stopping or condition is not None,
                 is_over_limit=len(admitted_ones) >= self._limits.associations or from_there >= self._limits.per_address,
                 address=address,
+                certificate=association.certificate,
             )
             admitted = admit(request, context, ae_title=self._node.ae_title, peers=self._peers)
             if isinstance(admitted, PeerSettings):
                 association.peer = admitted
-        if isinstance(admitted, Rejection) and (count := self._throttle.count(f"{address} {admitted.code}")):
+        if isinstance(admitted, Rejection) and (
+            count := self._throttle.count(f"{address} {admitted.code} {admitted.sentence}")
+        ):
+            presented = association.certificate
             log.event(
                 LOGGER,
                 "association_rejected",
@@ -176,6 +191,7 @@ class Receiver:
                 address=address,
                 calling=request.calling_as_sent,
                 called=request.called_as_sent,
+                detail=f"certificate with SHA-256 {presented.fingerprint}" if presented else None,
                 count=count,
             )
         return admitted
@@ -227,6 +243,22 @@ class Receiver:
                 detail=association.ending,
                 count=count,
             )
+
+
+def _opened(key: str, address: str, host: str, port: int, tls: Callable[[], SSLContext] | None) -> Door:
+    """Listen at the address of a key. Raises SettingsError if that is not possible."""
+    try:
+        return open_door(host, port, tls=tls)
+    except OSError as exc:
+        in_use = exc.errno == errno.EADDRINUSE
+        # A name without an address is a failure with a negative number and words of its own.
+        why = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror
+        raise SettingsError(
+            f"The node cannot listen on {address}: {why}.",
+            hint=f"Another program listens there: stop it, or set `{key}`."
+            if in_use
+            else f"Check `{key}`: the address must be this machine's, and ports under 1024 need a privilege.",
+        ) from exc
 
 
 def _wait(condition: Callable[[], bool], limit_s: float) -> None:

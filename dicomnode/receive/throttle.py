@@ -1,4 +1,4 @@
-"""At most one log line a minute for each cause: what any client can cause must not fill a disk with log lines."""
+"""A throttle writes one log line a minute for each cause, so that no client can fill a disk with log lines."""
 
 from __future__ import annotations
 

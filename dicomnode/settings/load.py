@@ -128,6 +128,7 @@ def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
         for index, name in enumerate(names):
             if isinstance(name, str) and name in names[:index]:
                 yield f"{kind}.{index}.name: a {kind} named {shown(name)} came before"
+    yield from _tls_mistakes(_table(tables, "node"), _table(tables, "tls"), peers)
     for index, rule in enumerate(_rows(tables, "rule")):
         wanted = rule.get("deliver_to")
         for name in wanted if isinstance(wanted, list) else []:
@@ -135,6 +136,28 @@ def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
                 yield f"rule.{index}.deliver_to: there is no peer named {shown(name)}"
             elif name not in reachable:
                 yield f"rule.{index}.deliver_to: peer {shown(name)} has no address to send to"
+
+
+def _tls_mistakes(
+    node: Mapping[str, object], tls: Mapping[str, object], peers: list[dict[str, object]]
+) -> Iterator[str]:
+    """What would never let anybody in, or never reach a peer."""
+    if node.get("listen") == "" and not tls.get("listen"):
+        yield "node.listen: is empty, and tls.listen too: nobody could connect"
+    for index, peer in enumerate(peers):
+        is_sent_to = peer.get("tls") is True
+        if is_sent_to and not tls.get("ca"):
+            yield f"peer.{index}.tls: needs tls.ca, which says whose certificates are trusted"
+        if peer.get("fingerprints") or peer.get("certificate_names"):
+            if peer.get("networks") and not tls.get("listen"):
+                yield f"peer.{index}: may only come in with a certificate, and tls.listen is not set"
+            if peer.get("address") and not is_sent_to:
+                yield f"peer.{index}: has a certificate and an address; set tls = true, or remove one of them"
+
+
+def _table(tables: Mapping[str, object], name: str) -> dict[str, object]:
+    table = tables.get(name)
+    return table if isinstance(table, dict) else {}
 
 
 def _rows(tables: Mapping[str, object], kind: str) -> list[dict[str, object]]:

@@ -26,6 +26,8 @@ Network = IPv4Network | IPv6Network
 _A_DAY_S = 86_400.0
 _TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 section 6.2, VR AE: ASCII without backslash and controls
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f*]{1,253}")  # a common name may hold blanks
 
 
 def _title(text: str) -> AeTitle:
@@ -69,6 +71,23 @@ def _folder(path: Path) -> Path:
     return path.expanduser()
 
 
+def _file(text: str) -> str:
+    return text and str(Path(text).expanduser())
+
+
+def _fingerprint(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if not _FINGERPRINT.fullmatch(digits):
+        fail("expected the SHA-256 fingerprint of a certificate, 64 hexadecimal digits, with or without colons")
+    return digits
+
+
+def _certificate_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        fail("expected a DNS name or an IP address as the certificate has it, without a wildcard")
+    return text
+
+
 def _network(value: object) -> Network:
     if isinstance(value, IPv4Network | IPv6Network):
         return value
@@ -87,9 +106,13 @@ MaybeHostPort = Annotated[str, AfterValidator(_address_or_none)]
 MaybeClusterAddress = Annotated[str, AfterValidator(_cluster_address_or_none)]
 Device = Annotated[str, AfterValidator(_device)]
 Folder = Annotated[Path, AfterValidator(_folder)]
+PemFile = Annotated[str, AfterValidator(_file)]  # empty: none
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+CertificateName = Annotated[str, AfterValidator(_certificate_name)]
 NetworkText = Annotated[Network, PlainValidator(_network)]
 Seconds = Annotated[float, Field(gt=0, le=_A_DAY_S, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
+ModelSpeed = Literal["auto", "quality", "fast"]
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -109,16 +132,16 @@ def split_address(text: str) -> tuple[str, int]:
 class _Listening(StrictModel):
     """Base of what listens on an address."""
 
-    listen: HostPort
+    listen: MaybeHostPort
 
     @property
     def host(self) -> str:
-        """The address of ``listen``."""
+        """The address of ``listen``; only where it is set."""
         return split_address(self.listen)[0]
 
     @property
     def port(self) -> int:
-        """The port of ``listen``."""
+        """The port of ``listen``; only where it is set."""
         return split_address(self.listen)[1]
 
 
@@ -126,7 +149,7 @@ class NodeSettings(_Listening):
     """Who the node is, where it listens, where it keeps everything."""
 
     ae_title: Title = AeTitle("DICOMNODE")
-    listen: HostPort = "127.0.0.1:11112"  # port 0: any free one
+    listen: MaybeHostPort = "127.0.0.1:11112"  # port 0: any free one; empty: only with TLS (tls.listen)
     data: Folder = Path("dicomnode-data")
 
 
@@ -171,6 +194,36 @@ class ReceiveSettings(StrictModel):
         return self
 
 
+class TlsSettings(StrictModel):
+    """TLS, for those who connect to us and those we connect to."""
+
+    listen: MaybeHostPort = ""  # empty: nobody can connect with TLS
+    certificate: PemFile = ""
+    key: PemFile = ""
+    ca: PemFile = ""
+    handshake_timeout_s: Seconds = 5.0
+
+    @property
+    def host(self) -> str:
+        """The address of ``listen``; only where it is set."""
+        return split_address(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of ``listen``; only where it is set."""
+        return split_address(self.listen)[1]
+
+    @model_validator(mode="after")
+    def _has_its_files(self) -> Self:
+        if self.listen and not (self.certificate and self.key and self.ca):
+            fail("listen needs certificate, key and ca")
+        if bool(self.certificate) != bool(self.key):
+            fail("certificate and key belong together: both are needed, or none")
+        if self.certificate and not self.ca:
+            fail("certificate needs ca: without it no peer could be verified")
+        return self
+
+
 class SettleSettings(StrictModel):
     """When the set of instances of a series is taken as whole."""
 
@@ -192,6 +245,7 @@ class WorkSettings(StrictModel):
     cluster: MaybeClusterAddress = ""  # of the scheduler
     slots: Count = 1
     device: Device = "auto"
+    model_speed: ModelSpeed = "auto"  # of the model of rules that name none
     time_limit_s: Seconds = 3600.0
     memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0  # 0: three quarters of the machine
 
@@ -259,6 +313,14 @@ class PeerSettings(StrictModel):
     networks: tuple[NetworkText, ...] = ()
     address: MaybeHostPort = ""
     other_objects: Literal["refuse", "store"] = "refuse"
+    tls: bool = False  # when it is sent to
+    fingerprints: tuple[Fingerprint, ...] = ()
+    certificate_names: tuple[CertificateName, ...] = ()
+
+    @property
+    def is_bound(self) -> bool:
+        """May it come in, and be sent to, only with a certificate that is named here?"""
+        return bool(self.fingerprints or self.certificate_names)
 
     @property
     def host(self) -> str:
@@ -282,6 +344,8 @@ class PeerSettings(StrictModel):
     def _has_a_direction(self) -> Self:
         if not self.networks and not self.address:
             fail("needs networks (may send from there) or an address (may be sent to), or both")
+        if self.tls and not self.address:
+            fail("tls is for sending: it needs an address")
         if self.ae_title == ANY_TITLE and (self.address or not all(net.is_loopback for net in self.networks)):
             fail('ae_title "*" is only for networks of this machine itself, such as "127.0.0.1/32", and no address')
         return self
@@ -316,6 +380,7 @@ class Settings(StrictModel):
     log: LogSettings = LogSettings()
     ledger: LedgerSettings = LedgerSettings()
     receive: ReceiveSettings = ReceiveSettings()
+    tls: TlsSettings = TlsSettings()
     settle: SettleSettings = SettleSettings()
     work: WorkSettings = WorkSettings()
     cluster: ClusterSettings = ClusterSettings()
@@ -336,6 +401,11 @@ class Settings(StrictModel):
     def reachable_peers(self) -> tuple[str, ...]:
         """The names of the peers that can be sent to."""
         return tuple(peer.name for peer in self.peer if peer.address)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Does a connection need the files of ``tls``?"""
+        return bool(self.tls.ca)
 
     @property
     def ledger_url(self) -> str:

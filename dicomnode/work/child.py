@@ -33,6 +33,7 @@ class Setup:
     data: Path  # the node's data folder
     device: str  # auto | cpu | cuda | cuda:N
     models: tuple[str, ...]  # to load before the first job: NAME, or NAME@DIGEST
+    timed: str | None = None  # NAME@DIGEST of the model to be timed before the first job
     log_level: str
     log_format: Literal["auto", "text", "json"]
     cluster: Cluster | None = None  # where the models run; None: in the child
@@ -71,8 +72,9 @@ def _warm_up(connection: Connection, setup: Setup, link: Link | None) -> Models:
     models = Models(setup.data, remote=None if link is None else link.generator)
     for wanted in setup.models:
         models.warm(wanted)
+    reference_s = models.seconds_for_reference(setup.timed, setup.device) if setup.timed else None
     device = setup.device if link is None else "cluster"
-    connection.send_bytes(orders.encode(orders.Ready(models=models.loaded, device=device)))
+    connection.send_bytes(orders.encode(orders.Ready(models=models.loaded, device=device, reference_s=reference_s)))
     return models
 
 

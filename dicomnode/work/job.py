@@ -21,6 +21,7 @@ from dicomnode.derivation import DerivedInstance, DerivedSeries
 from dicomnode.derive.encode import DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import ClusterError, InputError, ModelError, NodeError, StorageError
+from dicomnode.generators import pace
 from dicomnode.generators.base import Generator
 from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts, pinned_model
 from dicomnode.ids import AeTitle, file_stem, new_instance_id
@@ -83,16 +84,34 @@ class Models:
 
         If it cannot be loaded, this only logs the error; a job that needs the model reports it again.
         """
-        name, _, digest = wanted.partition("@")
         try:
-            self._load(*(pinned_model(name, digest, self._data) if digest else (model_facts(name), name)))
+            self._load(*self._find(wanted))
         except ModelError as exc:
-            log.event(LOGGER, "model_not_loaded", level=logging.ERROR, model=name, sentence=exc.sentence)
+            log.event(
+                LOGGER, "model_not_loaded", level=logging.ERROR, model=wanted.partition("@")[0], sentence=exc.sentence
+            )
+
+    def seconds_for_reference(self, wanted: str, device: str) -> float | None:
+        """Return how long ``NAME`` or ``NAME@DIGEST`` takes for the reference series. None: it cannot be run here.
+
+        A job that needs the model reports the reason.
+        """
+        try:
+            facts, place = self._find(wanted)
+            return pace.seconds_for_reference(self._load(facts, place), facts.ratios, device=device)
+        except (NodeError, RuntimeError) as exc:  # the second is torch's, as of a GPU without memory
+            sentence = words_of(exc)
+            log.event(LOGGER, "model_not_timed", level=logging.ERROR, model=wanted.partition("@")[0], sentence=sentence)
+            return None
 
     def get(self, name: str, model_digest: str) -> tuple[ModelFacts, Generator]:
         """Return the model that a job was planned with, after comparing all its files with their digests."""
         facts, place = pinned_model(name, model_digest, self._data)
         return facts, self._load(facts, place)
+
+    def _find(self, wanted: str) -> tuple[ModelFacts, str | Path]:
+        name, _, digest = wanted.partition("@")
+        return pinned_model(name, digest, self._data) if digest else (model_facts(name), name)
 
     def _load(self, facts: ModelFacts, place: str | Path) -> Generator:
         key = (facts.name, facts.digest)
@@ -171,7 +190,12 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
     )
     notes = result.notes[len(result.verdict.notes) :]  # the notes of the verdict are stored with the series already
     series = DerivedSeries(
-        series_uid=result.series_uid, instances=made, notes=notes, objections=result.objections, seconds=seconds
+        series_uid=result.series_uid,
+        instances=made,
+        notes=notes,
+        objections=result.objections,
+        figures=tuple(finding.figure for finding in result.findings),
+        seconds=seconds,
     )
     return orders.Finished(job=order.job, series=series)
 

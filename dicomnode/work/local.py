@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from dicomnode import log
 from dicomnode.seams import SYSTEM_CLOCK, Clock
@@ -29,13 +30,24 @@ ASLEEP_S = 5.0  # a longer time between two looks was not the job's: the machine
 
 
 class LocalExecutor:
-    """At any time at most one child. A child ends with the thread that called ``ready``."""
+    """An executor that has one child at most. A child ends with the thread that called ``ready``."""
 
     def __init__(
-        self, setup: Setup, *, time_limit_s: float, memory_limit_mb: float, clock: Clock = SYSTEM_CLOCK
+        self,
+        setup: Setup,
+        *,
+        time_limit_s: float,
+        memory_limit_mb: float,
+        timed: Callable[[float | None], None] = lambda _reference_s: None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``memory_limit_mb``: 0 for three quarters of the machine."""
+        """``memory_limit_mb``: 0 for three quarters of the machine.
+
+        ``timed`` is told once what the first child measured of the model that ``setup`` wants to be timed; None where
+        it measured nothing.
+        """
         self._setup = setup
+        self._timed = timed
         self._time_limit_s = time_limit_s
         self._memory_limit_mb = memory_limit_mb or MEMORY_SHARE * machine_memory_mb()
         self._clock = clock
@@ -109,9 +121,11 @@ class LocalExecutor:
             )  # fmt: skip
             self._worker = worker
             self._restart_wait_s = RESTART_WAIT_S[0]
+            self._tell_time(said.reference_s)
             return True
         ended = worker.kill()
         if not stopping.is_set():
+            self._tell_time(None)
             why = ended.sentence if said else f"the worker was not ready after {WARM_LIMIT_S:g} s"
             log.event(
                 LOGGER, "worker_not_warm", level=logging.ERROR, sentence=_capitalised(why),
@@ -120,6 +134,11 @@ class LocalExecutor:
             stopping.wait(self._restart_wait_s)
             self._restart_wait_s = min(2 * self._restart_wait_s, RESTART_WAIT_S[1])
         return False
+
+    def _tell_time(self, reference_s: float | None) -> None:
+        if self._setup.timed:
+            self._setup = replace(self._setup, timed=None)
+            self._timed(reference_s)
 
     def _watch(
         self, worker: WorkerProcess, order: orders.Order, progress: Progress, cancel: Callable[[], bool]

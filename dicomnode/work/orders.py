@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure
 from dicomnode.ids import InstanceId, JobId
 
 QUEUE = "queue"  # the stage of a job that waits for a worker of the cluster; it takes none of the job's time
@@ -49,6 +49,7 @@ class Ready:
 
     models: tuple[str, ...]  # those that could be loaded
     device: str
+    reference_s: float | None = None  # what the model to be timed takes for the reference series; None: not timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +143,7 @@ def decode(text: bytes) -> Message:
         series["instances"] = tuple(DerivedInstance(**entry) for entry in series["instances"])
         series["notes"] = tuple(series["notes"])
         series["objections"] = tuple(series["objections"])
+        series["figures"] = tuple(GateFigure(**entry) for entry in series["figures"])
         fields["series"] = DerivedSeries(**series)
     elif kind is Ready:
         fields["models"] = tuple(fields["models"])

@@ -85,20 +85,25 @@ def test_the_sharpness_is_in_the_result_and_in_every_derived_object(run: Run, tm
             assert f") at sharpness {sharpness:g}. Source" in dcmread(path).DerivationDescription
 
 
-def test_uncertainty_adds_a_figure_and_a_sentence_and_changes_no_slice(run: Run, tmp_path: Path) -> None:
+def test_uncertainty_adds_a_figure_a_sentence_and_a_series_and_changes_no_slice(run: Run, tmp_path: Path) -> None:
     write_mr_series(tmp_path / "in")
     model = write_thin(tmp_path / "model")
     found, pixels = {}, {}
     for options in ((), ("--uncertainty",)):
         out = tmp_path / f"out{len(options)}"
         found[options] = json.loads(run("infer", tmp_path / "in", out, "--model", model, *options, "--json").out)
-        pixels[options] = [dcmread(path).PixelData for path in sorted(out.iterdir())]
+        pixels[options] = [dcmread(path).PixelData for path in sorted(out.glob("*.dcm"))]
     plain, asked = found[()], found["--uncertainty",]
     assert plain["spread"] is None
     assert 0 < asked["spread"]["average"] < asked["spread"]["high"]
     assert any(note.startswith("Turned and mirrored in 16 ways") for note in asked["notes"])
     assert not any("Turned" in note for note in plain["notes"])
     assert pixels[()] == pixels["--uncertainty",]
+    assert plain["spread_out"] is None
+    spread = [dcmread(path) for path in sorted(Path(asked["spread_out"]).iterdir())]
+    assert [one.InstanceNumber for one in spread] == list(range(1, asked["thin"] + 1))
+    assert {one.ImageType[3] for one in spread} == {"STD_DEVIATION"}
+    assert not (tmp_path / "out0" / "spread").exists()
 
 
 def test_a_folder_without_dicom_is_a_sentence(run: Run, tmp_path: Path) -> None:

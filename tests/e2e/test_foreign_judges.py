@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from tests.support.derived import CLEAN, REAL, SMALL, made_from
+from tests.support.derived import CLEAN, REAL, SMALL, made_from, spread_from
 from tests.support.shared import DATA, SAMPLES, real_series
 
 needs_dciodvfy = pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed")
@@ -54,6 +54,16 @@ def test_a_real_source_gets_no_new_complaint(tmp_path: Path, folder: Path) -> No
     assert (known == set()) == (folder.is_relative_to(SAMPLES) or str(folder.relative_to(DATA)) in CLEAN)
     found = {complaint for path in (paths[0], paths[len(paths) // 2], paths[-1]) for complaint in _complaints(path)}
     assert found - known == set()
+    assert _entity_complaints([*sources, *paths]) == ""
+
+
+@needs_dciodvfy
+@pytest.mark.parametrize("folder", real_series(CLEAN))
+def test_the_series_of_the_spread_is_clean_too(tmp_path: Path, folder: Path) -> None:
+    sources = sorted(folder.iterdir())
+    paths = spread_from(sources, 3)[0].write(tmp_path / "spread")
+    found = {complaint for path in (paths[0], paths[len(paths) // 2], paths[-1]) for complaint in _complaints(path)}
+    assert found == set()
     assert _entity_complaints([*sources, *paths]) == ""
 
 

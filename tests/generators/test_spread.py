@@ -12,7 +12,7 @@ import pytest
 from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.generators.model_dir import load_generator
-from dicomnode.generators.spread import SYMMETRIES, spread_of
+from dicomnode.generators.spread import SYMMETRIES, deviation_of, spread_of
 from dicomnode.imaging.body import body_mask, body_scale
 from dicomnode.imaging.profile import ThinGrid, thin_grid
 from dicomnode.imaging.volume import Volume
@@ -53,7 +53,10 @@ def test_what_depends_on_the_place_in_the_picture_is_the_spread() -> None:
     deviation = np.std(np.repeat(added, 4, axis=0), axis=0, ddof=1)
     mask = body_mask(thick.voxels / np.float32(body_scale(thick.voxels)))
     assert mask.all()
-    found = spread_of(Ramp(), thick, thin_grid(thick, 3), device="cpu")
+    found_map = deviation_of(Ramp(), thick, thin_grid(thick, 3), device="cpu")
+    assert found_map.voxels.shape == (15, 9, 14)
+    np.testing.assert_allclose(found_map.voxels, np.broadcast_to(deviation, (15, 9, 14)), rtol=1e-3)
+    found = spread_of(found_map, thick)
     scale = body_scale(thick.voxels)
     assert found.average == pytest.approx(np.sqrt(np.mean(deviation**2)) / scale, rel=1e-3)
     assert found.high == pytest.approx(np.percentile(deviation, 99) / scale, rel=2e-2)
@@ -63,10 +66,11 @@ def test_interpolation_has_none_and_a_network_has_some(tmp_path: Path) -> None:
     thick = _bright(6, 20, 16)
     grid = thin_grid(thick, 4)
     shares: list[float] = []
-    assert spread_of(CubicDc(), thick, grid, device="cpu", progress=shares.append).average < 1e-6
+    none = deviation_of(CubicDc(), thick, grid, device="cpu", progress=shares.append)
+    assert spread_of(none, thick).average < 1e-6
     assert len(shares) == len(SYMMETRIES) == 16
     assert shares[-1] == 1.0
-    found = spread_of(load_generator(write_thin(tmp_path)), thick, grid, device="cpu")
+    found = spread_of(deviation_of(load_generator(write_thin(tmp_path)), thick, grid, device="cpu"), thick)
     assert found.average > 1e-4
     assert f"{found.average:.2%}" in found.sentence
     assert "in 16 ways" in found.sentence

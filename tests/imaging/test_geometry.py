@@ -106,13 +106,12 @@ def test_the_direction_of_the_numbers_outlives_interleaving_and_gaps(numbers: li
     assert geometry.number_direction(numbers) == direction
 
 
-def test_the_spacing_for_rules_needs_one_stack() -> None:
+def test_a_stack_for_rules_has_one_orientation_and_a_position_for_every_slice() -> None:
     frames = _frames(STACK)
-    assert geometry.slice_spacing_mm(frames) == pytest.approx(3.0)
-    assert geometry.slice_spacing_mm(frames[:1]) is None
-    assert geometry.slice_spacing_mm([*frames, *_frames(replace(STACK, orientation="sagittal"))]) is None
-    without = _frames(replace(STACK, changes={"ImagePositionPatient": None}))
-    assert geometry.slice_spacing_mm(without) is None
+    assert geometry.stacked(frames) == frames
+    assert geometry.stacked(frames[:1]) is None
+    assert geometry.stacked([*frames, *_frames(replace(STACK, orientation="sagittal"))]) is None
+    assert geometry.stacked(_frames(replace(STACK, changes={"ImagePositionPatient": None}))) is None
 
 
 @pytest.mark.parametrize(

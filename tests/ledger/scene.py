@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
@@ -89,6 +89,12 @@ def plan_for(*peers: str, model: str = "thin", digest_of_model: str = "d1", rule
         deliver_to=peers,
         sentence="24 slices, 4.0 mm apart, 4.0 mm thick → 96 slices of 1.0 mm by rule thick T2.",
     )
+
+
+def figure(check: str, share: float, *, is_least: bool = False) -> GateFigure:
+    """What the result gate measured in a check whose limit is 0.5."""
+    measured = 0.5 / share if is_least else 0.5 * share
+    return GateFigure(check=check, measured=measured, limit=0.5, is_least=is_least, share=share, holds=share > 1)
 
 
 def derived(images: int = 3, *, notes: tuple[str, ...] = ()) -> DerivedSeries:

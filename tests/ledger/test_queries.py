@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from dicomnode.errors import InputError
 from dicomnode.ids import digest
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.values import QuarantinedFile, QuarantineReason
-from tests.ledger.scene import ROOT, Scene, derived, new_uid, plan_for, stored
+from tests.ledger.scene import ROOT, Scene, derived, figure, new_uid, plan_for, stored
 
 PLANNED = plan_for().sentence
 
@@ -79,6 +80,29 @@ def test_an_unknown_series_is_refused_in_words(reader: Reader) -> None:
     for question in (reader.series_show, reader.series_explain):
         with pytest.raises(InputError, match="no series 9"):
             question(9)
+
+
+def test_a_result_that_passed_the_gate_is_told_with_its_nearest_figure(scene: Scene, reader: Reader) -> None:
+    series = scene.queued("pacs")
+    figures = (figure("grain", 0.4), figure("edges", 0.8, is_least=True), figure("lean", 0.0))
+    scene.ledger.finish_job(scene.claim_job(), replace(derived(), figures=figures))
+    told = reader.series_explain(series)
+    assert told.gate == figures
+    assert (
+        "The result gate passed it: of 3 figures, `edges` came nearest to its limit, with 0.625 of at least 0.5."
+        in told.sentences
+    )
+
+
+def test_of_a_result_that_the_gate_held_it_is_not_said_that_it_passed(scene: Scene, reader: Reader) -> None:
+    series = scene.queued("pacs")
+    figures = (figure("grain", 1.6), replace(figure("header", 1.0), measured=None, share=None, holds=True))
+    objections = ("the grain is 0.8 (limit 0.5)",)
+    scene.ledger.finish_job(scene.claim_job(), replace(derived(), figures=figures, objections=objections))
+    told = reader.series_explain(series)
+    assert told.gate == figures
+    assert not any("passed" in sentence for sentence in told.sentences)
+    assert any(objections[0] in sentence for sentence in told.sentences)
 
 
 def test_a_receiving_series_explains_what_it_waits_for(scene: Scene, reader: Reader) -> None:

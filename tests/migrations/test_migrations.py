@@ -213,6 +213,7 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     rows["quarantine"] = [(*row, None, None, "[]", None) for row in rows["quarantine"]]  # columns of 0003
     for table in ("job", "delivery"):
         rows[table] = [(*row, Priority.NORMAL) for row in rows[table]]  # the column of 0005
+    rows["job"] = [(*row, None) for row in rows["job"]]  # the column of 0006
     assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows
     assert triggers.items() <= shape(of_0001).items()
     assert shape(of_0001) == shape(fresh)
@@ -327,3 +328,15 @@ def test_an_upgrade_to_0005_that_breaks_off_leaves_0004(of_0001: Path) -> None:
         migrate.upgrade(url_of(of_0001))
     assert (shape(of_0001), contents(of_0001, "job")) == (before, rows)
     assert migrate.current(url_of(of_0001)) == "0004"
+
+
+def test_a_job_that_was_done_before_0006_has_no_figures_and_is_explained_like_before(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0005")
+    with pytest.raises(LedgerError, match="run `dicomnode db upgrade`"):
+        open_reader(url_of(of_0001))
+    assert migrate.upgrade(url_of(of_0001)) == ("0005", HEAD)
+    with closing(open_reader(url_of(of_0001))) as reader:
+        told = reader.series_explain(1)
+    assert told.gate == ()
+    assert not any("result gate" in sentence for sentence in told.sentences)

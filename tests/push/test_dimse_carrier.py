@@ -97,6 +97,7 @@ def test_each_class_and_syntax_has_a_context_of_its_own_and_implicit_stands_besi
 def test_nagle_is_off_and_no_read_or_write_lasts_for_ever(pacs: MisbehavingPacs) -> None:
     session = session_with(pacs.port)
     connected = session._requestor._link._socket
+    assert isinstance(connected, socket.socket)
     assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
     assert connected.gettimeout() is not None
     session.close()

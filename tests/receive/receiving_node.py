@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
@@ -13,7 +13,8 @@ from dicomnode.archive import Archive
 from dicomnode.ids import AeTitle
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.receive.scp import Receiver
-from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings, TlsSettings
+from dicomnode.tls.identity import Identity
 from tests.support.wait import wait_until
 
 LOOPBACK = (ip_network("127.0.0.1"),)
@@ -29,9 +30,16 @@ class ReceivingNode:
     """The receiver and what it stores into."""
 
     port: int  # where it listens, or listened
+    tls_port: int
 
     def __init__(
-        self, data: Path, receive: ReceiveSettings, peers: Sequence[PeerSettings], free_percent: float, listen: str
+        self,
+        data: Path,
+        receive: ReceiveSettings,
+        peers: Sequence[PeerSettings],
+        free_percent: float,
+        listen: str,
+        tls: TlsSettings,
     ) -> None:
         self.data = data
         self.archive = Archive(data)
@@ -48,6 +56,8 @@ class ReceivingNode:
             ledger=self.ledger,
             archive=self.archive,
             wake=lambda: self.wakes.append(None),
+            tls=tls,
+            identity=Identity(tls) if tls.ca else None,
         )
 
     def stored(self, series_uid: str) -> list[str]:
@@ -75,13 +85,15 @@ def receiving_node(
     peers: Sequence[PeerSettings] = (SCANNER,),
     free_percent: float = 0.0,
     listen: str = "127.0.0.1:0",
+    tls: Mapping[str, object] | None = None,
     **limits: float,
 ) -> Iterator[ReceivingNode]:
-    """A receiver that listens, and is stopped without waiting; ``limits``: keys of ``[receive]``."""
+    """A receiver that listens, and is stopped without waiting; ``tls`` and ``limits``: keys of ``[tls], [receive]``."""
     data.mkdir(parents=True, exist_ok=True)
-    made = ReceivingNode(data, ReceiveSettings.model_validate(limits), peers, free_percent, listen)
+    settings = ReceiveSettings.model_validate(limits)
+    made = ReceivingNode(data, settings, peers, free_percent, listen, TlsSettings.model_validate(tls or {}))
     made.receiver.start()
-    made.port = made.receiver.port
+    made.port, made.tls_port = made.receiver.port, made.receiver.tls_port
     try:
         yield made
     finally:

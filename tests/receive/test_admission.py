@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import ip_network
 
 import pytest
@@ -12,6 +13,7 @@ from dicomnode.dimse.items import Tidied
 from dicomnode.ids import AeTitle
 from dicomnode.receive.admission import AdmissionContext, admit, contexts_for
 from dicomnode.settings.models import PeerSettings
+from dicomnode.tls.certificate import Certificate
 from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
 
 MR1 = PeerSettings(name="mr1", ae_title=AeTitle("MR1"), networks=(ip_network("10.1.2.0/24"),))
@@ -83,3 +85,31 @@ def test_only_a_peer_that_may_is_offered_other_objects() -> None:
     everything = contexts_for(MR2)
     assert len(everything) > 100
     assert [str(one) for one in everything[-1].transfer_syntaxes] == list(TRANSFER_SYNTAXES)
+
+
+def test_a_peer_that_is_bound_to_a_certificate_comes_in_with_it_only() -> None:
+    shown = Certificate(
+        names=("mr1.example.org",),
+        fingerprint="ab" * 32,
+        not_before=datetime(2026, 1, 1, tzinfo=UTC),
+        not_after=datetime(2027, 1, 1, tzinfo=UTC),
+    )
+    by_print = MR1.model_copy(update={"fingerprints": ("ab" * 32,)})
+    by_name = MR1.model_copy(update={"name": "mr1b", "certificate_names": ("mr1.example.org",)})
+
+    def said(certificate: Certificate | None, *peers: PeerSettings) -> str:
+        context = replace(USUAL, certificate=certificate)
+        admitted = admit(REQUEST, context, ae_title="NODE", peers=peers)
+        return f"{admitted.code} {admitted.sentence}" if isinstance(admitted, Rejection) else admitted.name
+
+    assert said(shown, by_print) == "mr1"
+    assert said(shown, by_name) == "mr1b"
+    assert said(shown, MR1) == "mr1", "one that is bound to none comes in with any that the authority signed"
+    stranger = replace(shown, fingerprint="cd" * 32, names=("mr2.example.org",))
+    assert said(stranger, by_print, by_name).startswith("1/1/3 the certificate is none of those")
+    assert said(stranger, by_print, replace_name(by_name, "mr2.example.org")) == "mr1b", "of two peers with one title"
+    assert said(None, by_print).startswith("1/1/3 the peer has to come in with its certificate")
+
+
+def replace_name(peer: PeerSettings, name: str) -> PeerSettings:
+    return peer.model_copy(update={"certificate_names": (name,)})

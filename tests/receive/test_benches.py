@@ -26,6 +26,12 @@ def test_the_receive_bench_runs(tmp_path: Path) -> None:
     assert min(four["throughput_to_bare"], sixteen["throughput_to_bare"]) > 0
 
 
+@needs_dcmtk
+def test_the_receive_bench_runs_under_tls(tmp_path: Path) -> None:
+    (line,) = run("receive.py", tmp_path, "--tls", "--senders", "1")
+    assert line["tls_throughput_to_plain"] > 0
+
+
 def test_the_door_bench_runs(tmp_path: Path) -> None:
     for line in run("door.py", tmp_path):
         assert line["failed"] == 0

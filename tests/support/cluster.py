@@ -21,7 +21,7 @@ from dicomnode.ledger.views import JobLine
 from dicomnode.work.child import Setup
 from dicomnode.work.cluster import Cluster
 from dicomnode.work.local import LocalExecutor
-from tests.support.certificates import authority, signed
+from tests.support.certificates import Authority, Issued
 from tests.support.dcmtk import free_port, is_listening
 from tests.support.mr_series import mr_datasets
 from tests.support.node import CHECKOUT
@@ -103,8 +103,8 @@ class TestCluster:
 
     folder: Path
     scheduler: Machine
-    ca: tuple[Path, Path]
-    cert: tuple[Path, Path]
+    authority: Authority
+    cert: Issued
     workers: list[Machine] = field(default_factory=list)
 
     @property
@@ -113,16 +113,21 @@ class TestCluster:
         return f"tls://127.0.0.1:{self.scheduler.port}"
 
     @property
+    def files(self) -> dict[str, str]:
+        """The certificate files by the names of their settings."""
+        return {
+            "ca": str(self.authority.certificate), "cert": str(self.cert.certificate), "key": str(self.cert.key)
+        }  # fmt: skip
+
+    @property
     def cluster(self) -> Cluster:
-        """As a node is told."""
-        return Cluster(
-            address=self.address, ca=str(self.ca[0]), cert=str(self.cert[0]), key=str(self.cert[1]), device="cpu"
-        )
+        """The cluster as a node is told."""
+        return Cluster(address=self.address, device="cpu", **self.files)
 
     def tables(self) -> dict[str, dict[str, object]]:
         """The settings of a node that uses it."""
-        files: dict[str, object] = {"ca": str(self.ca[0]), "cert": str(self.cert[0]), "key": str(self.cert[1])}
-        return {"work": {"executor": "dask", "cluster": self.address, "device": "cpu"}, "cluster": files}
+        work: dict[str, object] = {"executor": "dask", "cluster": self.address, "device": "cpu"}
+        return {"work": work, "cluster": dict(self.files)}
 
     def worker(
         self, *faults: str, models: Sequence[str] = (), module: str = "dicomnode", wait: bool = True, **work: object
@@ -161,13 +166,13 @@ class TestCluster:
 def running_cluster(folder: Path, *, workers: int = 0) -> Iterator[TestCluster]:
     """A scheduler, and so many workers that offer ``cubic-dc``; killed afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    ca = authority(folder, "ca")
+    authority = Authority(folder)
     port = free_port()
     made = TestCluster(
         folder=folder,
         scheduler=Machine(command="scheduler", port=port, config=folder / "scheduler.toml"),
-        ca=ca,
-        cert=signed(folder, "machine", ca),
+        authority=authority,
+        cert=authority.issue("machine"),
     )
     tables: dict[str, dict[str, object]] = {
         "scheduler": {"listen": f"127.0.0.1:{port}"}, "cluster": made.tables()["cluster"],

@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicomnode.derivation import DerivationParameters
-from dicomnode.derive.encode import DerivedFile, derive
+from dicomnode.derive.encode import DerivedFile, derive, derive_spread
 from dicomnode.derive.facts import DerivationPlan
+from dicomnode.generators.base import thin_volume
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.frame import read_frames
@@ -80,6 +82,18 @@ def made_from(
 def made_of(tmp_path: Path, datasets: Sequence[Dataset], ratio: int = 3, plan: DerivationPlan = PLAN) -> Made:
     """The derived series of datasets written to a folder of their own."""
     return made_from(write_datasets(tmp_path / str(uuid.uuid4()), datasets), ratio, plan)
+
+
+def spread_from(paths: Sequence[Path], ratio: int, plan: DerivationPlan = PLAN) -> tuple[Made, Volume]:
+    """The series of the spread of the files at ``paths``, and the standard deviations that it is made of: noise."""
+    stack = load_volume(read_frames(paths))
+    grid = thin_grid(stack.volume, ratio)
+    shape = (grid.slices, *stack.volume.voxels.shape[1:])
+    voxels = np.abs(np.random.default_rng(0).normal(0.0, 7.0, shape)).astype(np.float32)
+    deviation = thin_volume(voxels, stack.volume, grid)
+    derivation = derive_spread(stack, deviation, plan)
+    made = Made(stack=stack, files=list(derivation.files()), notes=derivation.notes, clipped=derivation.clipped)
+    return made, deviation
 
 
 def unchanged(thick: Volume) -> Volume:

@@ -113,9 +113,10 @@ class Node:
         *,
         host: str = "127.0.0.1",
         carrier: Carrier | None = None,
+        tls: bool = False,
     ) -> PeerLoop:
         """Start the loop of a peer, over DIMSE unless another carrier is given."""
-        peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}")
+        peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}", tls=tls)
         carrier = carrier or DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push)
         loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier)
         loop.start()

@@ -7,6 +7,7 @@ at all) stands below as bare sockets.
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -65,7 +66,9 @@ class MisbehavingPacs:
         accepts: Sequence[tuple[str, Sequence[str]]] = ((MR_IMAGE, UNCOMPRESSED),),
         maximum_pdu_bytes: int = MAXIMUM_PDU_BYTES,
         port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self.answers: deque[Answer] = deque()  # one for each C-STORE; then success
         self.rejections: deque[tuple[int, int, int]] = deque()  # one for each association; then acceptance
         self.hangs_up = False  # at every association request
@@ -96,7 +99,9 @@ class MisbehavingPacs:
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_C_STORE, self._store),
         ]
-        server = self._entity.start_server(("127.0.0.1", self._port), block=False, evt_handlers=handlers)
+        server = self._entity.start_server(
+            ("127.0.0.1", self._port), block=False, evt_handlers=handlers, ssl_context=self._tls
+        )
         assert server is not None
         assert server.socket is not None
         self._port = int(server.socket.getsockname()[1])

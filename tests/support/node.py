@@ -149,8 +149,12 @@ def make_node(
     settings: Mapping[str, Mapping[str, object]] | None = None,
     rules: Sequence[Mapping[str, object]] | None = None,
     other_objects: str = "store",
+    pacs: Mapping[str, object] | None = None,
 ) -> Node:
-    """A node that listens on a free port to everyone of this machine; with a PACS it delivers everything there."""
+    """A node that listens on a free port to everyone of this machine; with a PACS it delivers everything there.
+
+    ``pacs``: more keys of that peer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     tables: dict[str, dict[str, object]] = {
@@ -166,7 +170,7 @@ def make_node(
         {"name": "scanner", "ae_title": "*", "networks": ["127.0.0.1/32"], "other_objects": other_objects}
     ]
     if pacs_port is not None:
-        peers.append({"name": "pacs", "ae_title": "ORTHANC", "address": f"127.0.0.1:{pacs_port}"})
+        peers.append({"name": "pacs", "ae_title": "ORTHANC", "address": f"127.0.0.1:{pacs_port}", **(pacs or {})})
     if rules is None:
         deliver_to = ["pacs"] if pacs_port is not None else []
         rules = [{"name": "every series", "model": "cubic-dc", "deliver_to": deliver_to}]

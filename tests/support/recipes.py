@@ -57,7 +57,7 @@ def thin_recipe(*stages: TrainingStage, batch: int = 2) -> Recipe:
         average_decay=0.9,
         clip_norm=1.0,
         network=Network(kind=Kind.THIN, channels=8, blocks=1, window=3),
-        samples=Samples(design="strips", batch=batch, patch=16, ratios=(2, 3)),
+        samples=Samples(design="strips", batch=batch, patch=(16, 16), ratios=(2, 3)),
         degradation=Degradation(
             profiles={ProfileKind.BOX: 0.8, ProfileKind.GAUSSIAN: 0.2},
             thicknesses={"1.0": 0.8, "0.8": 0.2},

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, RuleLimits
+from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure, RuleLimits
 from dicomnode.ids import InstanceId, JobId
 from dicomnode.work import orders
 from dicomnode.work.child import Setup, child_main
@@ -72,6 +73,7 @@ def _said(worker: WorkerProcess, limit_s: float = 60.0) -> orders.Message:
     [
         ORDER,
         orders.Ready(models=("cubic-dc",), device="cpu"),
+        orders.Ready(models=("thin",), device="cpu", reference_s=35.5),
         orders.Offer(digests=("cubic-dc/1",), sentence=""),
         orders.StageReport(job=JobId(4), stage="generate", share=0.25),
         orders.Finished(
@@ -90,6 +92,7 @@ def _said(worker: WorkerProcess, limit_s: float = 60.0) -> orders.Message:
                     ),
                 ),
                 notes=("größer",),
+                figures=(GateFigure(check="header", measured=None, limit=0.0, is_least=False, share=None, holds=True),),
                 seconds=0.5,
             ),
         ),
@@ -119,6 +122,19 @@ def test_a_model_that_cannot_be_loaded_does_not_keep_the_worker_from_being_warm(
         assert _warm(worker).models == ("cubic-dc",)
     finally:
         worker.kill()
+
+
+@pytest.mark.parametrize(("timed", "is_measured"), [("cubic-dc", True), ("no-such-model", False), (None, False)])
+def test_a_worker_measures_the_model_that_is_to_be_timed_before_it_is_warm(
+    tmp_path: Path, timed: str | None, is_measured: bool
+) -> None:
+    worker = WorkerProcess(replace(_setup(tmp_path, "cubic-dc"), timed=timed))
+    try:
+        measured_s = _warm(worker).reference_s
+    finally:
+        worker.kill()
+    assert (measured_s is not None) == is_measured
+    assert measured_s is None or measured_s > 0
 
 
 def test_a_worker_that_is_killed_says_by_which_signal(worker: WorkerProcess) -> None:

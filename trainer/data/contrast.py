@@ -57,7 +57,7 @@ def differences(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, 
 
 
 def has_fat_saturation(stated: Mapping[str, str]) -> bool:
-    """By Scan Options, or a word of the description: there is no classic attribute of its own."""
+    """Scan Options or a word of the description tell fat saturation: it has no attribute of its own."""
     if FAT_OPTIONS & set(stated.get("ScanOptions", "").upper().split("\\")):
         return True
     return any(FAT_WORDS.search(stated.get(keyword, "").lower()) for keyword in ("SeriesDescription", "SequenceName"))

@@ -64,7 +64,7 @@ def check_leakage(sources: Sequence[Source]) -> None:
 
 
 def check_entries(entries: Sequence[Entry]) -> None:
-    """As ``check_leakage``, on what is known already."""
+    """Look for leaks as ``check_leakage`` does, in what is known already."""
     refuse_shared_people([(entry.source, entry.person) for entry in entries])
     for trained, judged in _across(entries):
         if trained.content.slices & judged.content.slices:
@@ -74,7 +74,7 @@ def check_entries(entries: Sequence[Entry]) -> None:
 
 
 def refuse_shared_people(people: Sequence[tuple[Source, str]]) -> None:
-    """By headers and by our own words, without decoding anything."""
+    """Refuse shared people by headers and by our own words, without decoding anything."""
     trained = [(source, person) for source, person in people if source.split is Split.TRAIN]
     judged = [(source, person) for source, person in people if source.split is not Split.TRAIN]
     for (one, person), (other, other_person) in product(trained, judged):
@@ -107,7 +107,7 @@ def _refuse(trained: Source, judged: Source, what: str) -> None:
 
 
 def _slice_digests(voxels: FloatArray) -> Iterator[str]:
-    """Of each slice, the least digest over its eight orientations, of the ranks of its grey values.
+    """Digest each slice: the least digest over its eight orientations of the ranks of its grey values.
 
     Ranks forget slope, intercept and any other rising change of the grey values.
     """

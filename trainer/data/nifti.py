@@ -155,7 +155,7 @@ def people(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _label(path: Path) -> str:
-    """Of the file's name, else of the nearest folder."""
+    """Make a label from the file's name, else from that of the nearest folder."""
     for part in (path.name, *(folder.name for folder in path.parents)):
         if match := SUBJECT.match(part):
             return match[1]

@@ -14,7 +14,7 @@ DIGITS = 4
 
 
 def card_metrics(evaluation: Evaluation, method: str) -> tuple[MetricRow, ...]:
-    """Of one method: gains of each subject, what a wrongly assumed profile costs, and the probes."""
+    """One method's gains for each subject, what a wrongly assumed profile costs, and its probes."""
     subjects = [row for row in evaluation.subjects if row.method == method]
     base = {(row.group, row.subject): row for row in evaluation.subjects if row.method == BASELINE}
     rows = [row for row in evaluation.rows if row.method == method]

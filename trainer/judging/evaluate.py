@@ -267,7 +267,7 @@ def table_cases(request: Request, judged: Sequence[Source]) -> Iterator[Case]:
 
 
 def table_stacks(case: Case, methods: Sequence[Method], device: str) -> Iterator[tuple[str, FloatArray]]:
-    """Of the methods that have no slice network, which the table shows on slices: that would take the longest."""
+    """The stacks on which the table shows methods that have no slice network: slices would take the longest."""
     cheap = [method for method in methods if method.network is None or not method.network.is_of_slices]
     for method, stack in thinned(cheap, case.thick_volume(), case.ratio, device=device):
         yield method.name, stack
@@ -292,7 +292,7 @@ def real_pairs(
 
 
 def study_cases(request: Request, *, report: Report) -> Iterator[tuple[Case, dict[str, FloatArray]]]:
-    """For a reader study: one case of each volume, and what every method makes of it; all methods on every case."""
+    """The cases of a reader study: one of each volume, and what every method makes of each."""
     choose_device(request.device)
     methods = load_methods(request.models)
     found, _ = find_sources(request, note=report)

@@ -29,7 +29,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Of one method on one case. Range 1 and inside the body mask unless said otherwise."""
+    """One method's scores on one case. Range 1 and inside the body mask unless said otherwise."""
 
     psnr: float  # dB
     worst_phase_psnr: float  # dB, of the worst slice position inside the slab
@@ -201,7 +201,7 @@ def edge_reach(ratio: int) -> int:
 
 
 def progress_line(case: Case, row: Row) -> str:
-    """Of one method on one case."""
+    """One line that says how one method did on one case."""
     found = row.scores
     gain = "" if row.method == BASELINE else f" ({row.gain:+.2f})"
     return f"{case.name}: {row.method} {found.psnr:.2f} dB{gain}, SSIM {found.ssim:.4f}, HaarPSI {found.haarpsi:.4f}"

@@ -50,7 +50,7 @@ class Interpolation:
 
     @property
     def consistency(self) -> bool:
-        """Nothing is put back."""
+        """False: nothing that was measured is put back."""
         return False
 
     @property
@@ -172,7 +172,7 @@ def load_methods(models: Sequence[str | Path], sharpness: Sequence[float] = ()) 
 
 
 def as_methods(generator: ServedNetwork, name: str) -> Iterator[Method]:
-    """As it is served, and where its network replaces slices also without what was measured put back."""
+    """The method as it is served, and where its network replaces slices also without the projection."""
 
     def method(shown: str, one: ServedNetwork) -> Method:
         return Method(

@@ -26,7 +26,7 @@ def feature_distance(features: Features, image: FloatArray, truth: FloatArray, m
 
 
 def mean_over_reformats(distance: Distance, image: FloatArray, truth: FloatArray, mask: Mask) -> float:
-    """Of some reformats of both planes that contain z, both planes alike."""
+    """The mean distance over some reformats of both planes that contain z, both planes alike."""
     assert image.shape == truth.shape == mask.shape
     means = []
     for axis in (1, 2):
@@ -37,7 +37,7 @@ def mean_over_reformats(distance: Distance, image: FloatArray, truth: FloatArray
 
 
 def squared_distance(features: Features, image: FloatArray, truth: FloatArray) -> float:
-    """Of one pair of images (H, W)."""
+    """The mean squared distance of activations of one pair of images (H, W)."""
     pair = torch.from_numpy(np.stack([image, truth])[:, None].astype(np.float32))
     with torch.inference_mode():
         of_image, of_truth = features(pair)
@@ -46,7 +46,7 @@ def squared_distance(features: Features, image: FloatArray, truth: FloatArray) -
 
 
 def spread(indices: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """At most ``count`` of them, evenly spread, the ends left out."""
+    """Take at most ``count`` of them, evenly spread, the ends left out."""
     if len(indices) <= count:
         return indices
     places = (np.arange(count) + 0.5) / count * len(indices)

@@ -38,7 +38,7 @@ Pool = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lpips:
-    """Of one pair (H, W), 1.0 = white: 0 where they are equal; nan where they are too small."""
+    """The LPIPS of one pair (H, W), 1.0 = white: 0 where they are equal; nan where they are too small."""
 
     stages: Stages
     weights: tuple[Tensor, ...]  # (channels,) of each stage
@@ -56,7 +56,7 @@ class Lpips:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dists:
-    """Of one pair (H, W), 1.0 = white: 0 where they are equal, about 1 at most; nan where they are too small."""
+    """The DISTS of one pair (H, W), 1.0 = white: 0 where equal, about 1 at most; nan where they are too small."""
 
     stages: Stages
     of_means: Tensor  # (1475,): of the image's channels, then of each stage's

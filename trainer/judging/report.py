@@ -40,7 +40,7 @@ def to_json(evaluation: Evaluation) -> str:
 
 
 def lines(evaluation: Evaluation) -> Iterator[str]:
-    """For a terminal: the subjects, what they say together, pairs, probes, and what was not computed."""
+    """The report's lines for a terminal: subjects, all together, pairs, probes, and what was not computed."""
     tables = [*subject_tables(evaluation), *group_tables(evaluation), comparison_table(evaluation)]
     tables += [paper_table(evaluation), probe_table(evaluation), dial_table(evaluation)]
     for table in tables:

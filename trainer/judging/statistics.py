@@ -1,4 +1,4 @@
-"""From one value per subject to what may be said of all: mean and spread, a bootstrap interval, a paired test.
+"""What one value for each subject says of all: mean and spread, a bootstrap interval, a paired test.
 
 Volumes, planes and ratios of one person are not independent, so they are averaged first: the unit is the person
 everywhere. With few persons an interval is wide and a test cannot say anything; both then say why.
@@ -34,7 +34,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Of two methods on the same subjects."""
+    """The comparison of two methods on the same subjects."""
 
     subjects: int
     mean_difference: float
@@ -53,7 +53,7 @@ def mean_per_subject(rows: Sequence[tuple[str, float]]) -> dict[str, float]:
 
 
 def estimate(values: Sequence[float], *, seed: int) -> Estimate:
-    """Of one value per subject; at least one."""
+    """Estimate the mean from one value for each subject; there must be at least one."""
     assert values, "an estimate has a subject"
     sample = np.asarray(values, dtype=np.float64)
     mean = float(sample.mean())
@@ -73,7 +73,7 @@ def bootstrap_interval(values: NDArray[np.float64], *, seed: int) -> tuple[float
 
 
 def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
-    """Of two methods, subject → value, on the subjects that have both."""
+    """Compare two methods, subject → value, on the subjects that have both."""
     subjects = [subject for subject in first if subject in second]
     assert subjects, "a comparison has a subject"
     difference = np.array([first[subject] - second[subject] for subject in subjects])

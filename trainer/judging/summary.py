@@ -1,4 +1,4 @@
-"""From rows to what may be said: means of each subject, then of all subjects of a group.
+"""Rows are summed up here: means of each subject, then of all subjects of a group.
 
 Cases whose true profile is not the assumed one are left out, and re-thickened series never share a mean with volumes
 that have a thin truth.
@@ -71,7 +71,7 @@ class ComparisonRow:
 
 
 def subject_rows(rows: Sequence[Row]) -> list[SubjectRow]:
-    """Per group, subject and method, in the order of the rows; a true profile that is not the assumed one is left out.
+    """The mean of each group, subject and method, in the order of the rows; only nominal profiles are counted.
 
     Cases of one person (volumes, planes, ratios) are averaged.
     """
@@ -94,7 +94,7 @@ def subject_rows(rows: Sequence[Row]) -> list[SubjectRow]:
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Of those that are numbers; None without any."""
+    """The mean of the values that are numbers; None without any."""
     numbers = [value for value in values if value is not None and math.isfinite(value)]
     return math.fsum(numbers) / len(numbers) if numbers else None
 

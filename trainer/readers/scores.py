@@ -334,7 +334,7 @@ def _draws(table: _Table, rng: np.random.Generator) -> _Draws:
 
 
 def _interval(values: ScoreArray, draws: _Draws) -> Interval | None:
-    """Of the mean of (reader, view); None where every draw is the same one reader and one case."""
+    """The interval of the mean of (reader, view); None where every draw is the same one reader and one case."""
     if np.ptp(draws.readers) == 0 and np.ptp(draws.views) == 0:
         return None
     sums = np.einsum("br,rv,bv->b", draws.readers, values, draws.views, optimize=True)

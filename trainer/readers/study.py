@@ -246,7 +246,7 @@ def _check(panels: Sequence[Panel], title: str) -> None:
 
 
 def _fingerprint(panels: Sequence[Panel], seed: int, title: str) -> bytes:
-    """Of all that decides the page. The order comes from it too, so the seed alone tells a reader nothing."""
+    """Digest all that decides the page. The order comes from it too, so the seed alone tells a reader nothing."""
     whole = hashlib.sha256(json.dumps([seed, title]).encode())
     for panel in panels:
         facts = [panel.case, panel.view, panel.method, panel.aspect, panel.image.shape]

@@ -96,10 +96,17 @@ def draw_batch(material: Material, plan: Plan, step: int, share: BatchShare) -> 
     numbers = share.numbers(recipe.samples.batch)
     if recipe.samples.design == "slices":
         return slices.draw_batch(material.pairs, recipe, numbers, plan.seed, step)
-    ratio = int(np.random.default_rng((plan.seed, step)).choice(recipe.samples.ratios))
+    of_all = np.random.default_rng((plan.seed, step))  # what the strips of a batch have in common
+    ratio, is_turned = int(of_all.choice(recipe.samples.ratios)), bool(of_all.random() < 0.5)
     return strips.stacked(
         [
-            strips.draw_strip(material.volumes, ratio, recipe, np.random.default_rng((plan.seed, step, number)))
+            strips.draw_strip(
+                material.volumes,
+                ratio,
+                recipe,
+                np.random.default_rng((plan.seed, step, number)),
+                is_turned=is_turned,
+            )
             for number in numbers
         ],
         ratio,
@@ -133,7 +140,7 @@ def batches(run: Path, share: BatchShare, *, start: int, stop: int) -> Iterator[
 
 
 def _receive(received: Connection, made: queue.Queue[Batch | _Failure | _Read], is_over: threading.Event) -> None:
-    """From the pipe into the queue, until either is at its end."""
+    """Move batches from the pipe into the queue, until either is at its end."""
     with suppress(EOFError, OSError):
         while True:
             item = received.recv()
@@ -170,7 +177,7 @@ def _next_batch(made: queue.Queue[Batch | _Failure | _Read], loader: SpawnProces
 
 
 def _died(code: int) -> ProcessError:
-    """Of a loader that said nothing: what its exit code tells."""
+    """Say how a loader died that said nothing itself: its exit code tells."""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         how = f"was ended by {name}"
@@ -203,12 +210,16 @@ def _end(loader: SpawnProcess) -> None:
 
 def _volumes(plan: Plan, split: Split, on_read: OnRead) -> Iterator[GreyVolume]:
     depth, width = strips.smallest_extent(plan.recipe)
+    slices, is_native = strips.smallest_slices(plan.recipe), not plan.recipe.samples.is_square
     for planned in plan.of_split(split):
         if planned.use is Use.THICK:
             continue
         volume = sources.load(planned.source())
-        grey = in_plane_volume(volume, width) if planned.use is Use.IN_PLANE else grey_volume(volume.voxels)
-        if min(grey.levels.shape) < max(depth, width):
+        if planned.use is Use.IN_PLANE:
+            grey = in_plane_volume(volume, slices, is_native=is_native)
+        else:
+            grey = grey_volume(volume.voxels)
+        if min(grey.levels.shape[int(grey.is_native) :]) < max(depth, width):
             raise InputError(
                 f"{planned.label} is too small to be trained on: its body measures "
                 f"{' × '.join(map(str, grey.levels.shape))} voxels, and a strip needs {max(depth, width)}.",
@@ -245,7 +256,7 @@ def _pairs(plan: Plan, split: Split, on_read: OnRead) -> Iterator[SlicePairs]:
 
 
 def _real_pairs(plan: Plan, split: Split) -> Iterator[SlicePairs]:
-    """As they were found when the run was planned."""
+    """The real pairs as they were found when the run was planned."""
     known = {planned.label: planned.source() for planned in plan.of_split(split)}
     for pair in plan.real:
         if pair.thick in known:
@@ -253,7 +264,7 @@ def _real_pairs(plan: Plan, split: Split) -> Iterator[SlicePairs]:
 
 
 def _make_batches(sent: Connection, run: Path, share: BatchShare, start: int, stop: int) -> None:
-    """In the loader process. Where nobody is left to take a batch, the pipe is broken, and the loader ends."""
+    """Make batches in the loader process; it ends where nobody is left to take a batch and the pipe is broken."""
     # An interrupt of the terminal reaches the whole group; the trainer ends its loader itself, after its last step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -41,8 +41,13 @@ def reformats(thin: Tensor, base: Tensor, *, every: int = 1, first: int = 0) -> 
     neither the anatomy nor the detail under judgement drowns.
     """
     assert thin.shape == base.shape
-    assert thin.shape[-1] == thin.shape[-2], "rows and columns go into one batch"
-    channels = torch.stack([RESIDUAL_GAIN * (thin - base), BASE_GAIN * base], dim=1)  # (B, 2, D, H, W)
+    channels = torch.stack([RESIDUAL_GAIN * (thin - base), BASE_GAIN * base], dim=1)
+    return side_views(channels, every=every, first=first)
+
+
+def side_views(channels: Tensor, *, every: int = 1, first: int = 0) -> Tensor:
+    """Rows and columns of (B, C, D, H, W), H = W, seen from the side: (B·2·rows, C, D, W)."""
+    assert channels.shape[-1] == channels.shape[-2], "rows and columns go into one batch"
     rows = channels[:, :, :, first::every].permute(0, 3, 1, 2, 4)
     columns = channels[..., first::every].permute(0, 4, 1, 2, 3)
     return torch.cat([rows.flatten(0, 1), columns.flatten(0, 1)])

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 
 from dicomnode.generators.kinds import NETWORKS, Kind, Prediction
 from trainer.feature_names import SPEC
-from trainer.training.recipe_tables import MIN_SIDE_PIXELS, DiscriminatorKind, Network, RecipeTables, TrainingStage
+from trainer.training.recipe_tables import (
+    MIN_SIDE_PIXELS,
+    PREDICTED_SLICES,
+    DiscriminatorKind,
+    Network,
+    RecipeTables,
+    TrainingStage,
+)
 
 # Parameters of a card whose key in [network] has another name.
 RENAMED = {"layers": "blocks"}
@@ -32,7 +39,9 @@ def clashes(recipe: RecipeTables) -> Iterator[str]:
         yield f"network.blocks must be {OUTER_LAYERS} at least: VDSR's first and last layer are among them"
     if NETWORKS[network.kind].prediction is Prediction.THREE_SLICES and samples.input == "cubic":
         yield f'samples.input = "cubic" has no effect: the kind {network.kind} is shown the thick slice'
-    if samples.patch == 0 and (is_strips or samples.batch > 1):
+    if not samples.is_square and not is_strips:
+        yield "samples.patch: a slice is cut with one side; two are for strips"
+    if 0 in samples.patch and (is_strips or samples.batch > 1):
         yield "whole slices differ in size: their batch is 1, and a strip needs a samples.patch"
     if recipe.augmentation.ramp_share + recipe.augmentation.pure_ramp_share > 1:
         yield "augmentation.ramp_share and pure_ramp_share are more than 1 together"
@@ -55,25 +64,29 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
         yield "z_gradient and consistency need strips: a slice has no z"
     if stage.optimizer == "muon" and network.kind is Kind.VDSR and network.blocks <= OUTER_LAYERS:
         yield "the optimizer muon is for the layers between the first and the last, and the network has none"
+    if is_strips and not samples.is_square and (stage.discriminator is not None or stage.features is not None):
+        yield "samples.patch: a discriminator and a content loss see rows and columns of one length; give one side"
     if stage.discriminator is not None:
         side = MIN_SIDE_PIXELS[DiscriminatorKind(stage.discriminator.kind)]
         if is_strips and stage.discriminator.kind == "code":
             yield f"discriminator.kind: code needs {side} pixels each way, and a strip is a few slices high"
-        if not is_strips and 0 < samples.patch < side:
+        if not is_strips and 0 < min(samples.patch) < side:
             yield f"discriminator.kind: {stage.discriminator.kind} needs a samples.patch of {side} at least"
     if stage.features is not None:
         match = SPEC.fullmatch(stage.features)
         if match is None:
             yield f"{stage.features!r} names no features, as vgg19:relu3_4 or vgg19:pool4@224 do"
             return
-        side, smallest = int(match["side"] or samples.patch), _smallest_seen(stage.features)
+        # A strip is seen from the side, where it is as high as the slices that are predicted.
+        shown = PREDICTED_SLICES * min(samples.ratios) if is_strips else min(samples.patch)
+        side, smallest = int(match["side"] or shown), _smallest_seen(stage.features)
         if 0 < side < smallest:
-            yield f"{stage.features} needs images of {smallest} pixels at least; {side} is smaller"
+            yield f"stage.features: {stage.features} needs images of {smallest} pixels at least; {side} is smaller"
 
 
 def smallest_side(recipe: RecipeTables) -> int:
     """How wide and high a slice must be, in pixels: of whole slices only the pictures tell whether they are."""
-    sides = [recipe.samples.patch]
+    sides = [max(recipe.samples.patch)]
     for stage in recipe.stage:
         if stage.discriminator is not None:
             sides.append(MIN_SIDE_PIXELS[DiscriminatorKind(stage.discriminator.kind)])
@@ -123,7 +136,7 @@ def without_effect(recipe: RecipeTables) -> Iterator[tuple[str, str]]:
 
 
 def half_pairs(recipe: RecipeTables) -> Iterator[str]:
-    """Of a share and a size, where one is 0 the other has no effect."""
+    """Name each share whose size is 0, and each size whose share is 0: neither has an effect."""
     degradation = recipe.degradation
     for what in ("noise", "flicker"):
         share, largest = getattr(degradation, f"{what}_share"), getattr(degradation, f"{what}_max")

@@ -1,4 +1,4 @@
-"""From a stage of a run to a model directory that the node can serve, with a card that says where it comes from."""
+"""A stage of a run becomes a model directory that the node can serve; its card says where it comes from."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _refuse_altered(folder: Path) -> None:
 
 
 def _judge(plan: Plan, folder: Path, called: str, report: Callable[[str], None]) -> Judged:
-    """Nothing where there is nobody to judge on."""
+    """Judge the model; the result is empty where there is nobody to judge on."""
     held_out = tuple(source.source() for source in plan.of_split(Split.VALIDATION) if source.use is Use.THIN)
     if not held_out:
         report("No validation subject: the card holds no metrics.")

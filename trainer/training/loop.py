@@ -255,7 +255,7 @@ def _join_processes(plan: Plan) -> BatchShare:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Of the GPUs of one machine, each process takes its own."""
+    """The device of this process: of the GPUs of one machine, each process takes its own."""
     if device.type != "cuda" or not distributed.is_torchelastic_launched():
         return device
     own = torch.device("cuda", distributed.get_node_local_rank(0))

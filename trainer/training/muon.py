@@ -56,7 +56,7 @@ class Muon(Optimizer):
 
 
 def orthonormal(matrices: Tensor) -> Tensor:
-    """Of each of (n, rows, columns) about the nearest with singular values of 1; they come out between 0.7 and 1.2."""
+    """About the nearest matrix with singular values of 1, of each (n, rows, columns); 0.7 to 1.2 come out."""
     is_tall = matrices.shape[1] > matrices.shape[2]
     found = matrices.mT if is_tall else matrices
     found = found / (found.norm(dim=(1, 2), keepdim=True) + 1e-7)

@@ -1,4 +1,4 @@
-"""From a recipe's ``[network]`` to the network, and to the card's words for it."""
+"""A recipe's ``[network]`` becomes a network, and words on the card."""
 
 from __future__ import annotations
 

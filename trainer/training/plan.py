@@ -55,7 +55,7 @@ class PlannedSource(StrictModel):
     size_bytes: int  # of all its files: a run does not go on with other data
 
     def source(self) -> Source:
-        """As the rest of the trainer knows it."""
+        """The source as the rest of the trainer knows it."""
         return Source(label=self.label, subject=self.subject, split=self.split, licence=self.licence, paths=self.paths)
 
 

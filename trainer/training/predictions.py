@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dicomnode.generators.thin import ThinNet, consistency_tensors, project, thick_windows
 from dicomnode.imaging.profile import consistency
 from trainer.training.batches import Batch
+from trainer.training.recipe_tables import PREDICTED_SLICES
 from trainer.training.slices import SliceBatch
-from trainer.training.strips import PREDICTED_SLICES, StripBatch
+from trainer.training.strips import StripBatch
 
 
 def predict(net: nn.Module, batch: Batch, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""From what somebody asked for to the plan of a run, or to the table of a dry run; nothing is written here."""
+"""A request becomes the plan of a run, or the table of a dry run; nothing is written here."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def stage_steps(recipe: Recipe, steps: int) -> tuple[int, ...]:
 
 
 def learning_rate(stage: TrainingStage, step: int, steps: int) -> float:
-    """Of the step (from 0) of a stage that has ``steps``.
+    """The learning rate at a step (from 0) of a stage that has ``steps``.
 
     >>> from trainer.training.recipe_tables import Losses
     >>> rates = ((0.0, 1.0), (0.5, 0.1))

@@ -6,11 +6,11 @@ import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from dicomnode.generators.kinds import NetworkName
 from dicomnode.imaging.profile import RATIO_LIMITS, ProfileKind
-from dicomnode.strict_toml import StrictModel
+from dicomnode.strict_toml import StrictModel, fail
 
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # at 1 nothing would ever be learned
@@ -18,6 +18,7 @@ Logarithm = Annotated[float, Field(ge=0, le=3)]  # of a gain or an exponent: twe
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Ratio = Annotated[int, Field(ge=RATIO_LIMITS[0], le=RATIO_LIMITS[1])]
+LARGEST_PATCH = 1024  # pixels
 SMALLEST_PATCH = 8  # pixels; smaller ones hold no structure, and normalisations need values to take statistics of
 # Thickness ÷ spacing: narrower slices fall between the samples of a profile, wider ones beyond a strip's margin.
 THICKNESSES = (0.1, 3.0)
@@ -54,10 +55,18 @@ class Scale(StrEnum):
 
 
 class Order(StrEnum):
-    """In which order samples come."""
+    """The order in which samples come."""
 
     SHUFFLED = "shuffled"
     SERIES = "series"  # slice after slice, patient after patient (the published code)
+
+
+def _two_sides(value: object) -> tuple[object, ...]:
+    """One side stands for a square."""
+    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(sides) != 2 or not all(type(side) is int and 0 <= side <= LARGEST_PATCH for side in sides):
+        fail(f"expected one side or two, in pixels, 0 to {LARGEST_PATCH}")
+    return sides
 
 
 class Samples(_Table):
@@ -65,7 +74,9 @@ class Samples(_Table):
 
     design: Literal["strips", "slices"]
     batch: int = Field(ge=1, le=1024)  # strips (three windows each) or slices of a step, over all processes
-    patch: int = Field(default=64, ge=0, le=1024)  # pixels; 0: whole slices
+    # Pixels, one side or two; 0: whole slices. Two that differ are for strips: a batch has them one way or the other,
+    # and of a thick stack that teaches by its rows and columns the shorter one lies along its slices.
+    patch: Annotated[tuple[int, int], BeforeValidator(_two_sides)] = (64, 64)
     ratios: Annotated[tuple[Ratio, ...], Field(min_length=1)] = tuple(range(RATIO_LIMITS[0], RATIO_LIMITS[1] + 1))
     input: Input = Input.THICK
     scale: Scale = Scale.ROBUST
@@ -73,14 +84,19 @@ class Samples(_Table):
 
     @field_validator("patch")
     @classmethod
-    def _is_large_enough(cls, patch: int) -> int:
-        if 0 < patch < SMALLEST_PATCH:
+    def _is_large_enough(cls, patch: tuple[int, int]) -> tuple[int, int]:
+        if any(patch) and min(patch) < SMALLEST_PATCH:
             raise ValueError(f"a patch is {SMALLEST_PATCH} pixels wide at least, or 0: whole slices")
         return patch
 
+    @property
+    def is_square(self) -> bool:
+        """Are the sides of a patch equal?"""
+        return self.patch[0] == self.patch[1]
+
 
 class Degradation(_Table):
-    """From what the thickening of thin slices is drawn (docs/science.md#slice-profile)."""
+    """How thin slices are made thick: the ranges that are drawn from (docs/science.md#slice-profile)."""
 
     profiles: dict[ProfileKind, Weight] = Field(default={ProfileKind.BOX: 1.0})  # kind → share
     thicknesses: dict[str, Weight] = Field(default={"1.0": 1.0})  # thickness ÷ spacing → share
@@ -136,12 +152,14 @@ class Losses(_Table):
 
 
 class DiscriminatorKind(StrEnum):
-    """As recipes name them."""
+    """The kinds of discriminator as recipes name them."""
 
     PAPER = "paper"
     CODE = "code"
     PATCH = "patch"
 
+
+PREDICTED_SLICES = 3  # thick slices of a strip that are predicted: a loss sees the seams between them
 
 # A smaller image leaves a batch of one with a single value to take statistics of.
 MIN_SIDE_PIXELS = {DiscriminatorKind.PAPER: 32, DiscriminatorKind.CODE: 128, DiscriminatorKind.PATCH: 2}

@@ -7,6 +7,7 @@ docs/science.md#design-of-thin.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,12 +22,13 @@ from dicomnode.imaging.volume import Volume
 from trainer.training.recipe_tables import Augmentation, Degradation
 
 FloatArray = NDArray[np.float32]
+Sides = tuple[int, int]  # rows and columns of a patch, pixels
 
 GREY_LEVELS = 8192  # a contrast change becomes one table look-up; 5e-4 of the scale is far below the noise
 BRIGHTEST = 4.0  # × scale; brighter voxels are clipped
 REMAP_KNOTS = 6
 WARP_SCALE = (0.6, 1.1)  # source pixels per patch pixel: also what finer pixels than the thin spacing look like
-WARP_SOURCE = 1.5  # width of a rotated or scaled patch's source ÷ width of the patch
+WARP_SOURCE = 1.5  # side of a rotated or scaled patch's source ÷ the longer side of the patch
 RAMP_MAX = 1.0  # rise over the whole strip
 
 
@@ -37,6 +39,7 @@ class GreyVolume:
     levels: NDArray[np.uint16]  # (D, H, W)
     body_level: int  # levels above it are body
     slice_axes: tuple[int, ...] = (0, 1, 2)  # along which it may be taken as a stack of thin slices
+    is_native: bool = False  # a thick stack as it was scanned: along axis 0 its voxels are longer than in its planes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,20 +61,23 @@ def grey_volume(voxels: FloatArray) -> GreyVolume:
     return GreyVolume(levels=levels, body_level=int(BODY_LEVEL * GREY_LEVELS / BRIGHTEST))
 
 
-def in_plane_volume(thick: Volume, smallest: int) -> GreyVolume:
+def in_plane_volume(thick: Volume, smallest: int, *, is_native: bool) -> GreyVolume:
     """The in-plane detail of a thick stack as a thin volume whose rows or columns are taken as its slice axis.
 
-    Between the slices there is no detail: cubic-dc fills it, so axis 0 is never the slice axis. A stack of few
-    slices is mirrored until it holds ``smallest`` of them, the least that a patch needs.
+    Between the slices there is no detail, so axis 0 is never the slice axis: cubic-dc fills it, or, of a volume that
+    ``is_native``, its voxels stay as long as they are. A stack of few slices is mirrored until it holds ``smallest`` of
+    them, the least that a patch needs.
     """
     ratio = choose_ratio(thick.slice_spacing_mm, min(thick.row_spacing_mm, thick.column_spacing_mm)) or 1
+    if is_native:
+        ratio = 1
     voxels = thick.voxels
     if ratio > 1:
         voxels = cubic_dc(voxels, ratio, assumed_thickness_over_spacing(thick))
     grey = grey_volume(voxels)
     missing = max(smallest - len(grey.levels), 0)
     levels = np.pad(grey.levels, ((missing // 2, missing - missing // 2), (0, 0), (0, 0)), mode="symmetric")
-    return GreyVolume(levels=levels, body_level=grey.body_level, slice_axes=(1, 2))
+    return GreyVolume(levels=levels, body_level=grey.body_level, slice_axes=(1, 2), is_native=is_native)
 
 
 def draw_degradation(degradation: Degradation, rng: np.random.Generator) -> Drawn:
@@ -143,16 +149,33 @@ def add_ramp(thin: FloatArray, augmentation: Augmentation, rng: np.random.Genera
     thin += np.linspace(max(-rise, 0.0), max(rise, 0.0), len(thin), dtype=np.float32)[:, None, None]
 
 
-def draw_warp(size: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rotation by any angle with a scale, about the patch centre, as ``affine_transform`` takes it."""
-    angle, scale = rng.uniform(0, 2 * np.pi), rng.uniform(*WARP_SCALE)
+def warp_source(sides: Sides, *, is_rotated: bool) -> Sides:
+    """What a patch of these sides is warped from: at any angle a square, else a little more than the patch."""
+    if is_rotated:
+        side = int(max(sides) * WARP_SOURCE)
+        return side, side
+    rows, columns = (math.ceil(side * WARP_SCALE[1]) for side in sides)
+    return rows, columns
+
+
+def draw_warp(
+    sides: Sides, rng: np.random.Generator, *, is_rotated: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A scale, and with it a rotation by any angle, about the patch centre, as ``affine_transform`` takes it.
+
+    Pixels that are not square are not rotated: what they show would be sheared.
+    """
+    angle, scale = rng.uniform(0, 2 * np.pi) if is_rotated else 0.0, rng.uniform(*WARP_SCALE)
     matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return matrix, np.full(2, (size * WARP_SOURCE - 1) / 2) - matrix @ np.full(2, (size - 1) / 2)
+    middle, source_middle = (
+        (np.array(lengths) - 1) / 2 for lengths in (sides, warp_source(sides, is_rotated=is_rotated))
+    )
+    return matrix, source_middle - matrix @ middle
 
 
-def warp(slices: FloatArray, size: int, matrix: NDArray[np.float64], offset: NDArray[np.float64]) -> FloatArray:
-    """Each slice resampled in its plane to ``size``²; commutes with averaging along z, so it is done after it."""
-    warped = np.empty((len(slices), size, size), dtype=np.float32)
+def warp(slices: FloatArray, sides: Sides, matrix: NDArray[np.float64], offset: NDArray[np.float64]) -> FloatArray:
+    """Each slice resampled in its plane to ``sides``; commutes with averaging along z, so it is done after it."""
+    warped = np.empty((len(slices), *sides), dtype=np.float32)
     for source, target in zip(slices, warped, strict=True):
         ndimage.affine_transform(source, matrix, offset, output=target, order=3, mode="mirror")
     return warped

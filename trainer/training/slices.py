@@ -92,7 +92,7 @@ def _draw(
 def _draw_window(pair: SlicePairs, match: int, recipe: Recipe, rng: np.random.Generator) -> tuple[slice, slice]:
     """Rows and columns of the patch, on the body if it can be found; a slice that is too small is taken whole."""
     image = pair.thick[pair.matches[match][0]]
-    size = recipe.samples.patch
+    size, _ = recipe.samples.patch
     if size == 0:
         return slice(None), slice(None)
     if min(image.shape) < size:

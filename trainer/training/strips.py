@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from dicomnode.imaging.profile import consistency
 from trainer.training.recipe import Recipe
+from trainer.training.recipe_tables import PREDICTED_SLICES
 from trainer.training.simulate import (
-    WARP_SOURCE,
     FloatArray,
     GreyVolume,
+    Sides,
     acquire,
     add_ramp,
     draw_contrast,
@@ -25,10 +26,10 @@ from trainer.training.simulate import (
     draw_warp,
     profile_rows,
     warp,
+    warp_source,
 )
 
 STRIP_SLICES = 11  # three windows of five, and two more slices each side so that cubic-dc has its context
-PREDICTED_SLICES = 3
 MARGIN_SLICES = 1  # simulated each side and dropped, for the tails of profiles wider than the spacing
 END_SHARE = 0.15  # of strips that end the stack, where end slices are repeated
 BODY_SHARE = 0.3  # of a patch's middle slice that must be body …
@@ -39,21 +40,21 @@ BODY_ATTEMPTS = 8  # … unless so many draws found none
 class Strip:
     """One sample."""
 
-    thick: FloatArray  # (STRIP_SLICES, P, P)
-    base: FloatArray  # (3·ratio, P, P): cubic-dc of the predicted slices
-    truth: FloatArray  # (3·ratio, P, P)
+    thick: FloatArray  # (STRIP_SLICES, P, Q)
+    base: FloatArray  # (3·ratio, P, Q): cubic-dc of the predicted slices
+    truth: FloatArray  # (3·ratio, P, Q)
     first: int  # index of the first predicted slice in ``thick``
     thickness_over_spacing: float  # as consistency assumes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StripBatch:
-    """Strips of one ratio, stacked."""
+    """Strips of one ratio and one shape, stacked."""
 
     ratio: int
-    thick: FloatArray  # (B, STRIP_SLICES, P, P)
-    base: FloatArray  # (B, 3·ratio, P, P)
-    truth: FloatArray  # (B, 3·ratio, P, P)
+    thick: FloatArray  # (B, STRIP_SLICES, P, Q)
+    base: FloatArray  # (B, 3·ratio, P, Q)
+    truth: FloatArray  # (B, 3·ratio, P, Q)
     first: tuple[int, ...]
     thickness_over_spacing: tuple[float, ...]
 
@@ -66,8 +67,13 @@ class StripBatch:
 def smallest_extent(recipe: Recipe) -> tuple[int, int]:
     """(along the slice axis, in plane): what a volume must measure, in voxels, for a strip of any kind."""
     depth = (STRIP_SLICES + 2 * MARGIN_SLICES) * max(recipe.samples.ratios)
-    wide = WARP_SOURCE if recipe.augmentation.warp_share else 1.0
-    return depth, int(recipe.samples.patch * wide)
+    return depth, max(_cut_sides(recipe.samples.patch, is_warped=_may_warp(recipe), is_native=False))
+
+
+def smallest_slices(recipe: Recipe) -> int:
+    """How many slices a thick stack must have whose rows and columns teach, as ``draw_strip`` cuts it."""
+    sides = recipe.samples.patch
+    return min(_cut_sides(sides, is_warped=_may_warp(recipe), is_native=not recipe.samples.is_square))
 
 
 def stacked(strips: list[Strip], ratio: int) -> StripBatch:
@@ -82,11 +88,19 @@ def stacked(strips: list[Strip], ratio: int) -> StripBatch:
     )
 
 
-def draw_strip(volumes: tuple[GreyVolume, ...], ratio: int, recipe: Recipe, rng: np.random.Generator) -> Strip:
-    """One sample from a random volume, plane and place."""
-    augmentation, size = recipe.augmentation, recipe.samples.patch
+def draw_strip(
+    volumes: tuple[GreyVolume, ...],
+    ratio: int,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    *,
+    is_turned: bool = False,
+) -> Strip:
+    """One sample from a random volume, plane and place; ``is_turned``: with the second side of a patch as its rows."""
+    augmentation, (first_side, second_side) = recipe.augmentation, recipe.samples.patch
+    sides = (second_side, first_side) if is_turned else (first_side, second_side)
     warped = rng.random() < augmentation.warp_share
-    levels = _draw_patch(volumes, ratio, int(size * WARP_SOURCE) if warped else size, rng)
+    levels, is_native = _draw_patch(volumes, ratio, sides, rng, is_warped=warped)
     thin = draw_contrast(augmentation, rng)[levels]
     add_ramp(thin, augmentation, rng)
 
@@ -97,8 +111,8 @@ def draw_strip(volumes: tuple[GreyVolume, ...], ratio: int, recipe: Recipe, rng:
     begin = (MARGIN_SLICES + first) * ratio
     truth = thin[begin : begin + PREDICTED_SLICES * ratio]
     if warped:
-        matrix, offset = draw_warp(size, rng)
-        thick, truth = warp(thick, size, matrix, offset), warp(truth, size, matrix, offset)
+        matrix, offset = draw_warp(sides, rng, is_rotated=not is_native)
+        thick, truth = warp(thick, sides, matrix, offset), warp(truth, sides, matrix, offset)
     thick = acquire(thick, drawn, rng)
 
     assumed = min(drawn.thickness_over_spacing, 1.0)
@@ -107,22 +121,34 @@ def draw_strip(volumes: tuple[GreyVolume, ...], ratio: int, recipe: Recipe, rng:
     return Strip(thick=thick, base=base, truth=truth, first=first, thickness_over_spacing=assumed)
 
 
-def _draw_patch(volumes: tuple[GreyVolume, ...], ratio: int, size: int, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Levels (13·ratio, size, size), slices along a random axis, flipped and transposed at random."""
+def _draw_patch(
+    volumes: tuple[GreyVolume, ...], ratio: int, sides: Sides, rng: np.random.Generator, *, is_warped: bool
+) -> tuple[NDArray[np.uint16], bool]:
+    """Levels (13·ratio, rows, columns) and whether they are of a native stack; slices along a random axis, turned at
+    random, but the slices of a native stack along the shorter side."""
     depth = (STRIP_SLICES + 2 * MARGIN_SLICES) * ratio
     for _ in range(BODY_ATTEMPTS):
         volume = volumes[rng.integers(len(volumes))]
         levels = np.moveaxis(volume.levels, rng.choice(volume.slice_axes), 0)
-        if rng.random() < 0.5:
+        # Axis 0 of a native stack, which is never the slice axis, is the first of the other two here.
+        if (sides[0] > sides[1]) if volume.is_native else rng.random() < 0.5:
             levels = levels.transpose(0, 2, 1)
-        start = [
-            rng.integers(extent - length + 1) for extent, length in zip(levels.shape, (depth, size, size), strict=True)
-        ]
-        patch = levels[start[0] : start[0] + depth, start[1] : start[1] + size, start[2] : start[2] + size]
+        shape = (depth, *_cut_sides(sides, is_warped=is_warped, is_native=volume.is_native))
+        start = [rng.integers(extent - length + 1) for extent, length in zip(levels.shape, shape, strict=True)]
+        patch = levels[tuple(slice(first, first + length) for first, length in zip(start, shape, strict=True))]
         if (patch[depth // 2, ::4, ::4] > volume.body_level).mean() > BODY_SHARE:
             break
     flips = tuple(slice(None, None, -1) if flip else slice(None) for flip in rng.random(3) < 0.5)
-    return patch[flips]
+    return patch[flips], volume.is_native
+
+
+def _cut_sides(sides: Sides, *, is_warped: bool, is_native: bool) -> Sides:
+    """What is cut out of a volume for a patch: more than the patch, where it is warped."""
+    return warp_source(sides, is_rotated=not is_native) if is_warped else sides
+
+
+def _may_warp(recipe: Recipe) -> bool:
+    return recipe.augmentation.warp_share > 0
 
 
 def _draw_first(rng: np.random.Generator) -> int:

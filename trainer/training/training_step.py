@@ -108,14 +108,14 @@ class TrainingStep:
             assert isinstance(batch, StripBatch)
             thick, profile = predictions.measured(batch, self.device), predictions.profile(batch, self.device)
             terms["consistency"] = weights.consistency * losses.consistency_loss(unprojected, thick, profile)
-        if weights.content:
-            assert self.feature_net is not None
-            distance = losses.content_distance(self.feature_net, predicted, truth)
-            terms["content"] = weights.content / self.feature_net.energy * distance
-        if weights.content_raw:
-            assert self.feature_net is not None
-            fed = [code_vgg_input(images) for images in (predicted, truth)]
-            terms["content_raw"] = weights.content_raw * losses.content_distance(self.feature_net, *fed)
+        if self.feature_net is not None:
+            looked_at = [_looked_at(images, batch, number) for images in (predicted, truth)]
+            if weights.content:
+                distance = losses.content_distance(self.feature_net, *looked_at)
+                terms["content"] = weights.content / self.feature_net.energy * distance
+            if weights.content_raw:
+                fed = [code_vgg_input(images) for images in looked_at]
+                terms["content_raw"] = weights.content_raw * losses.content_distance(self.feature_net, *fed)
         if weights.adversarial:
             terms["adversarial"] = weights.adversarial * self._adversarial(batch, predicted, truth, number)
         return terms
@@ -180,6 +180,13 @@ def new_training_step(
         discriminator=discriminator,
         feature_net=feature_net,
     )
+
+
+def _looked_at(images: Tensor, batch: Batch, number: int) -> Tensor:
+    """What a content loss compares: slices; of strips, views from the side, which hold the slice axis."""
+    if not isinstance(batch, StripBatch):
+        return images
+    return discriminators.side_views(images.unsqueeze(1), every=REFORMATS_EVERY, first=number % REFORMATS_EVERY)
 
 
 def _discriminator_rate(rules: Discriminator, rate: float) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from dicomnode.work.cluster import Cluster
 from dicomnode.work.remote import Link
-from tests.support.certificates import authority, signed
+from tests.support.certificates import Authority, Issued, caller
 from tests.support.cluster import TestCluster, running_cluster
 
 pytestmark = pytest.mark.faults
@@ -40,19 +40,16 @@ def test_it_listens_where_it_was_told_to_and_nowhere_else(cluster: TestCluster) 
 
 
 def test_nobody_is_served_without_a_certificate_of_the_cluster(cluster: TestCluster, tmp_path: Path) -> None:
-    strangers = authority(tmp_path, "strangers")
+    stranger = Authority(tmp_path, "strangers").issue("stranger")
     for port in _ports(cluster):
         assert _is_served(port, cluster, cluster.cert)
         assert not _is_served(port, cluster, None)
-        assert not _is_served(port, cluster, signed(tmp_path, "stranger", strangers))
+        assert not _is_served(port, cluster, stranger)
 
 
-def _is_served(port: int, cluster: TestCluster, files: tuple[Path, Path] | None) -> bool:
+def _is_served(port: int, cluster: TestCluster, issued: Issued | None) -> bool:
     """Does the other end speak to us, as the engine does first of all?"""
-    context = ssl.create_default_context(cafile=str(cluster.ca[0]))
-    context.check_hostname = False
-    if files is not None:
-        context.load_cert_chain(*files)
+    context = caller(cluster.authority, issued)
     try:
         with (
             socket.create_connection(("127.0.0.1", port), LIMIT_S) as plain,
@@ -77,9 +74,9 @@ def test_plain_tcp_and_http_get_no_answer(cluster: TestCluster) -> None:
 def test_a_node_with_a_foreign_certificate_is_offered_nothing_and_told_why(
     cluster: TestCluster, tmp_path: Path
 ) -> None:
-    strangers = authority(tmp_path, "strangers")
-    certificate, key = signed(tmp_path, "stranger", strangers)
-    foreign = Cluster(address=cluster.address, ca=str(cluster.ca[0]), cert=str(certificate), key=str(key))
+    stranger = Authority(tmp_path, "strangers").issue("stranger")
+    files = {**cluster.files, "cert": str(stranger.certificate), "key": str(stranger.key)}
+    foreign = Cluster(address=cluster.address, **files)
     link = Link(foreign)
     offer = link.offer()
     link.close()

@@ -9,15 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
 from dicomnode.errors import InputError
-from tests.support.recipes import nifti_sources, plan_of, slice_recipe, thin_recipe
+from tests.support.phantom_sources import phantom
+from tests.support.recipes import EXTENT, nifti_sources, plan_of, slice_recipe, thin_recipe
 from tests.support.wait import wait_until
-from trainer.data.sources import Split
+from trainer.data.sources import Source, Split
 from trainer.training import plan as plans
 from trainer.training.batches import Batch, BatchShare, batches, draw_batch, load_material
+from trainer.training.plan import Use
 from trainer.training.strips import StripBatch
 
 ALONE = BatchShare()
@@ -112,3 +115,22 @@ def group_exists(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_thick_stack_teaches_by_rows_and_columns_in_patches_of_both_orientations(tmp_path: Path) -> None:
+    """Twelve slices of 4 mm: too few for a square patch of 16 pixels that may be turned, enough for one of 16 × 9."""
+    path = tmp_path / "thick.nii.gz"
+    image = nibabel.Nifti1Image(  # type: ignore[no-untyped-call]
+        phantom(0, extent=EXTENT)[14:26].transpose(2, 1, 0), np.diag([1.0, 1.0, 4.0, 1.0])
+    )
+    nibabel.save(image, path)
+    source = Source(label="thick", subject="one", split=Split.TRAIN, licence="CC0", paths=(path,))
+    recipe = thin_recipe()
+    recipe = recipe.model_copy(update={"samples": recipe.samples.model_copy(update={"patch": (16, 9)})})
+    plan = plan_of(recipe, [source], (8,)).model_copy(update={"sources": (plans.planned(source, Use.IN_PLANE),)})
+    material = load_material(plan, Split.TRAIN)
+    (volume,) = material.volumes
+    assert volume.is_native
+    assert len(volume.levels) == 12
+    drawn = [draw_batch(material, plan, step, ALONE) for step in range(8)]
+    assert {batch.thick.shape[-2:] for batch in drawn if isinstance(batch, StripBatch)} == {(16, 9), (9, 16)}

@@ -38,7 +38,7 @@ TRIED: dict[str, list[Any]] = {
     "network.kind": ["srcnn", "vdsr", "slice", "slab3", "thin"],
     "network.channels": [6, 64], "network.blocks": [1, 3, 16],
     "network.window": [3, 4, 5, 11], "network.batch_norm_momentum": [0.01, 0.6],
-    "samples.design": ["slices", "strips"], "samples.batch": [1, 3], "samples.patch": [0, 1, 17],
+    "samples.design": ["slices", "strips"], "samples.batch": [1, 3], "samples.patch": [0, 1, 17, [16, 9], [16, 0]],
     "samples.ratios": [[], [3, 2]], "samples.input": ["thick", "cubic"], "samples.scale": ["robust", "raw"],
     "samples.order": ["shuffled", "series"],
     "degradation.profiles": [{}, {"box": 0.0}, {"gaussian": 1.0}, {"round": 1.0}],

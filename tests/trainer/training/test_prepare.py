@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from dicomnode.errors import InputError
+from tests.support.paired_series import averaged, lopsided
 from tests.support.phantom_sources import phantom, write_series
 from tests.support.recipes import nifti_sources
 from tests.support.shared import DATA, WEIGHTS, needs_shared
@@ -66,6 +67,15 @@ def test_the_same_pictures_in_both_splits_are_a_leak(tmp_path: Path) -> None:
     write_series(tmp_path / "judge", np.ascontiguousarray(voxels[::-1]), slice_spacing_mm=1.0, patient="B")
     request = Request(studies=(tmp_path / "train",), validate=(tmp_path / "judge",))
     with pytest.raises(InputError):
+        prepare(request, CPU)
+
+
+def test_a_thick_stack_whose_rows_teach_and_the_thin_volume_of_the_same_head_are_a_leak(tmp_path: Path) -> None:
+    head = lopsided(extent=96)
+    write_series(tmp_path / "train", averaged(head), slice_spacing_mm=4.0, patient="A")
+    write_series(tmp_path / "judge", head, slice_spacing_mm=1.0, patient="B")
+    request = Request(studies=(tmp_path / "train",), validate=(tmp_path / "judge",), in_plane=True)
+    with pytest.raises(InputError, match="show the same image content"):
         prepare(request, CPU)
 
 

@@ -20,8 +20,14 @@ def test_a_built_in_recipe_is_what_its_file_is_called(name: str) -> None:
 
 def test_the_paper_and_the_nets_beside_it_are_all_there() -> None:
     assert set(BUILT_IN) == {
-        "paper-model1", "paper-model1-code", "paper-model2", "srcnn", "thin", "thin-sharp", "vdsr",
+        "paper-model1", "paper-model1-code", "paper-model2", "srcnn", "thin", "thin-fast", "thin-sharp", "vdsr",
     }  # fmt: skip
+
+
+def test_the_fast_recipe_differs_from_thins_in_the_network_alone() -> None:
+    quality, fast = (load(name).model_dump(exclude={"name", "about"}) for name in ("thin", "thin-fast"))
+    assert quality.pop("network") != fast.pop("network")
+    assert quality == fast
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("paper-model1", 1_221_953), ("paper-model2", 1_223_107)])

@@ -74,13 +74,19 @@ def test_a_grey_volume_is_cropped_to_its_body() -> None:
 
 
 def test_a_thick_stack_gives_its_rows_and_columns_and_never_its_slices() -> None:
-    """Twelve slices of 4 mm with pixels of 1 mm: 48 slices of 1 mm, mirrored until a patch of 60 fits."""
+    """Twelve slices of 4 mm with pixels of 1 mm: 48 slices of 1 mm, mirrored until 60 are there; or as they are."""
     x, y, z = np.eye(3)
     volume = Volume(
         voxels=phantom(0, extent=41)[10:22], origin_mm=np.zeros(3), row_direction=x, column_direction=y,
         slice_step_mm=4 * z, row_spacing_mm=1.0, column_spacing_mm=1.0, slice_thickness_mm=4.0,
     )  # fmt: skip
-    grey = in_plane_volume(volume, smallest=60)
-    assert grey.slice_axes == (1, 2)
+    grey = in_plane_volume(volume, smallest=60, is_native=False)
+    assert (grey.slice_axes, grey.is_native) == ((1, 2), False)
     assert len(grey.levels) == 60
     np.testing.assert_array_equal(grey.levels[5], grey.levels[6])
+    native = in_plane_volume(volume, smallest=9, is_native=True)
+    assert (native.slice_axes, native.is_native) == ((1, 2), True)
+    np.testing.assert_array_equal(native.levels, grey_volume(volume.voxels).levels)
+    mirrored = in_plane_volume(volume, smallest=14, is_native=True).levels
+    assert len(mirrored) == 14
+    np.testing.assert_array_equal(mirrored[0], mirrored[1])

@@ -10,9 +10,9 @@ from tests.support.phantom_sources import phantom
 from tests.support.recipes import thin_recipe
 from trainer.training import networks, predictions, strips
 from trainer.training.recipe import Recipe
-from trainer.training.recipe_tables import Degradation
+from trainer.training.recipe_tables import PREDICTED_SLICES, Augmentation, Degradation
 from trainer.training.simulate import GreyVolume, grey_volume
-from trainer.training.strips import PREDICTED_SLICES, STRIP_SLICES, Strip, draw_strip
+from trainer.training.strips import STRIP_SLICES, Strip, draw_strip
 
 DRAWS = 60  # enough for every branch of the draw: warp, ramp, noise, remap, both ends
 RECIPE = thin_recipe()
@@ -84,3 +84,31 @@ def test_an_untrained_network_predicts_cubic_dc(volumes: tuple[GreyVolume, ...])
         served, before = predictions.predict(networks.build(RECIPE.network), batch, torch.float32, CPU)
     np.testing.assert_array_equal(before.numpy(), batch.base)
     np.testing.assert_allclose(served.numpy(), batch.base, atol=2e-3)
+
+
+def test_of_a_patch_with_two_sides_the_shorter_lies_along_the_slices_of_a_native_stack() -> None:
+    """Slices of one brightness each, warped or not: a strip is as bright all along its longer side."""
+    levels = np.broadcast_to(np.arange(1000, 1010, dtype=np.uint16)[:, None, None], (10, 60, 60))
+    native = GreyVolume(levels=levels, body_level=10, slice_axes=(1, 2), is_native=True)
+    oblong = RECIPE.model_copy(
+        update={
+            "samples": RECIPE.samples.model_copy(update={"patch": (16, 8)}),
+            "degradation": Degradation(),
+            "augmentation": Augmentation(warp_share=0.5),
+        }
+    )
+    for seed in range(DRAWS):
+        for is_turned, shape in ((False, (16, 8)), (True, (8, 16))):
+            strip = draw_strip((native,), 3, oblong, np.random.default_rng(seed), is_turned=is_turned)
+            assert strip.thick.shape == (STRIP_SLICES, *shape)
+            assert strip.truth.shape == (PREDICTED_SLICES * 3, *shape)
+            longer, shorter = (2, 1) if is_turned else (1, 2)
+            assert np.ptp(strip.thick, axis=longer).max() < 1e-5
+            assert np.ptp(strip.thick, axis=shorter).min() > 1e-3
+
+
+def test_a_thin_volume_gives_patches_of_two_sides_as_well(volumes: tuple[GreyVolume, ...]) -> None:
+    oblong = RECIPE.model_copy(update={"samples": RECIPE.samples.model_copy(update={"patch": (16, 9)})})
+    for strip in draw_many(volumes, 3, oblong):
+        assert strip.thick.shape == (STRIP_SLICES, 16, 9)
+        assert np.isfinite(strip.truth).all()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dicomnode.generators.kinds import Kind
 from tests.support.phantom_sources import phantom
 from tests.support.recipes import FIDELITY, SHARP, Trainable, slice_recipe, thin_recipe
+from trainer.features import Features
 from trainer.training import losses, networks, predictions, slices, strips
 from trainer.training.batches import Batch
 from trainer.training.recipe import Recipe
 from trainer.training.recipe_tables import Degradation, Discriminator, Losses, TrainingStage
 from trainer.training.simulate import grey_volume
-from trainer.training.training_step import TrainingStep, new_training_step
+from trainer.training.training_step import REFORMATS_EVERY, TrainingStep, new_training_step
 
 CPU = torch.device("cpu")
 
@@ -109,6 +112,29 @@ def test_the_published_weights_make_the_adversarial_term_vanish() -> None:
     recipe = slice_recipe(Kind.SLICE, stage, scale="raw", patch=32)
     report = step_of(recipe, stage).run(slice_batch(recipe), 0, 1e-4, look_closer=False)
     assert float(report.terms["adversarial"]) < 1e-5 * float(sum(report.terms.values()))
+
+
+def test_the_content_of_a_strip_is_compared_in_views_that_hold_the_slice_axis() -> None:
+    """Features that see steps between slices alone find the z gradient's square of every eighth row and column."""
+    stage = FIDELITY.model_copy(update={"losses": Losses(content=1.0), "features": "vgg19:relu1_2"})
+    recipe = thin_recipe(stage)
+    one = replace(step_of(recipe, FIDELITY), stage=stage, feature_net=StepsBetweenSlices())
+    batch = strip_batch(recipe)
+    report = one.run(batch, 3, 1e-4, look_closer=False)
+    off = (batch.base - batch.truth)[:, :, 3::REFORMATS_EVERY], (batch.base - batch.truth)[..., 3::REFORMATS_EVERY]
+    expected = np.mean([np.square(np.diff(each, axis=1)).mean() for each in off])
+    assert float(report.terms["content"]) == pytest.approx(expected, rel=0.05)  # the untrained network adds little
+
+
+class StepsBetweenSlices(Features):
+    """Features of energy 1 whose activations are the steps along an image's first axis."""
+
+    def __init__(self) -> None:
+        super().__init__("steps", nn.Sequential(nn.Identity()), None)
+        self.energy = 1.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.diff(dim=-2)
 
 
 def test_a_consistency_term_is_zero_behind_the_projection_only() -> None:

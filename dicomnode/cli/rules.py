@@ -1,0 +1,87 @@
+"""``dicomnode rules test`` says which rule takes a series, why the others do not, and what the verdict would be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from dicomnode.cli import output
+from dicomnode.cli.options import config_option, json_option, load_settings
+from dicomnode.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesTest:
+    """What the node would do with one series."""
+
+    series: int  # from 1, in the order in which the series were found
+    files: int
+    first: Path
+    rule: str | None  # None: no rule takes it
+    passed_over: tuple[str, ...]  # a sentence for each rule that was tried before
+    model: str
+    process: bool
+    reason: str
+    sentence: str
+    notes: tuple[str, ...]
+    deliver_to: tuple[str, ...]
+
+
+@click.group(short_help="Try the rules of the settings on files.")
+def rules() -> None:
+    """Try the rules of the settings on files, before a scanner sends the like."""
+
+
+@rules.command(short_help="Say which rule takes the series of these files, and why the others do not.")
+@click.argument("sources", metavar="FILE…", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@config_option
+@json_option
+def test(sources: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
+    """Say for each series in FILE… (files, or folders with all below) which rule takes it and what would become of it.
+
+    The command reads headers only. It needs neither the service nor a PACS and changes nothing. It takes what it is
+    given for the whole series: with a few slices only the rule is right, not the verdict.
+    """
+    settings = load_settings(config)
+    from dicomnode.checks import catalog_of
+    from dicomnode.imaging.frame import read_frames
+    from dicomnode.pipeline import series_in
+    from dicomnode.rules import judge_by_rules
+
+    passed_over: list[str] = []
+    series = series_in(*sources, note=passed_over.append)
+    for line in passed_over:
+        output.say(line, err=True)
+    if not series:
+        raise InputError("There is no DICOM series in these files.", hint="Name files or folders of MR images.")
+    catalog = catalog_of(settings)
+    tested = []
+    for number, paths in enumerate(series.values(), 1):
+        judged = judge_by_rules(read_frames(paths), settings.rule, model_of=catalog.model_of)
+        rule, verdict = judged.choice.rule, judged.verdict
+        tested.append(
+            SeriesTest(
+                series=number, files=len(paths), first=paths[0], rule=rule.name if rule else None,
+                passed_over=judged.choice.passed_over, model=judged.model.name, process=verdict.process,
+                reason=verdict.reason, sentence=verdict.sentence, notes=(*verdict.notes, *judged.broken),
+                deliver_to=rule.deliver_to if rule else (),
+            )
+        )  # fmt: skip
+    if as_json:
+        output.print_json(tested)
+        return
+    for one in tested:
+        _print(one)
+
+
+def _print(one: SeriesTest) -> None:
+    """Print one series as a paragraph."""
+    taken = "no rule takes it" if one.rule is None else f"rule {one.rule} takes it, with model {one.model}"
+    output.say(f"Series {one.series} ({one.files} files, {one.first} first): {taken}.")
+    for sentence in (*one.passed_over, one.sentence, *one.notes):
+        output.say(f"  {sentence}")
+    if one.process:
+        peers = ", ".join(one.deliver_to)
+        output.say(f"  The result goes to {peers}." if peers else "  The result stays in the archive.")
