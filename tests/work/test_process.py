@@ -128,7 +128,7 @@ def test_a_model_that_cannot_be_loaded_does_not_keep_the_worker_from_being_warm(
 def test_a_worker_measures_the_model_that_is_to_be_timed_before_it_is_warm(
     tmp_path: Path, timed: str | None, is_measured: bool
 ) -> None:
-    worker = WorkerProcess(replace(_setup(tmp_path, "cubic-dc"), timed=timed))
+    worker = WorkerProcess(child_main, replace(_setup(tmp_path, "cubic-dc"), timed=timed))
     try:
         measured_s = _warm(worker).reference_s
     finally:

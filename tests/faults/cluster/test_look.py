@@ -11,7 +11,7 @@ import pytest
 from dicomnode.checks import CheckRow, Mark, check
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
-from tests.support.certificates import authority, signed
+from tests.support.certificates import Authority
 from tests.support.cluster import ClusterNode, TestCluster, running_cluster
 from tests.support.dcmtk import free_port
 from tests.support.node import make_node
@@ -53,8 +53,9 @@ def test_check_names_each_worker_and_a_model_that_nobody_offers(cluster: TestClu
 
 
 def test_check_says_in_words_why_a_cluster_cannot_be_used(cluster: TestCluster, tmp_path: Path) -> None:
-    strangers = authority(tmp_path, "strangers")
-    certificate, key = (str(path) for path in signed(tmp_path, "stranger", strangers))
+    strangers = Authority(tmp_path, "strangers")
+    stranger = strangers.issue("stranger")
+    certificate, key = str(stranger.certificate), str(stranger.key)
 
     def why(**changes: Any) -> str:
         row = _rows(_settings(tmp_path, cluster, **changes))["cluster"]
@@ -64,7 +65,9 @@ def test_check_says_in_words_why_a_cluster_cannot_be_used(cluster: TestCluster, 
     begin = f"The cluster {cluster.address} cannot be used: "
     foreign = why(cluster={"cert": certificate, "key": key})
     assert foreign.startswith(f"{begin}it does not accept our certificate (")
-    assert why(cluster={"ca": str(strangers[0])}).startswith(f"{begin}its certificate is not one of the authority")
+    assert why(cluster={"ca": str(strangers.certificate)}).startswith(
+        f"{begin}its certificate is not one of the authority"
+    )
     assert why(cluster={"key": key}) == (
         f"{begin}the files of cluster.ca, cluster.cert and cluster.key do not belong together."
     )
@@ -73,11 +76,11 @@ def test_check_says_in_words_why_a_cluster_cannot_be_used(cluster: TestCluster, 
 
 
 def test_a_key_that_every_user_may_read_is_a_failure(cluster: TestCluster, tmp_path: Path) -> None:
-    certificate, key = signed(tmp_path, "open", (cluster.ca[0], cluster.ca[1]))
-    key.chmod(0o644)
-    settings = _settings(tmp_path, cluster, cluster={"cert": str(certificate), "key": str(key)})
+    issued = cluster.authority.issue("open")
+    issued.key.chmod(0o644)
+    settings = _settings(tmp_path, cluster, cluster={"cert": str(issued.certificate), "key": str(issued.key)})
     failed = [row for row in check(settings) if row.mark is Mark.FAIL]
-    assert [row.sentence for row in failed] == [f"Every user of this machine may read the key {key}."]
+    assert [row.sentence for row in failed] == [f"Every user of this machine may read the key {issued.key}."]
 
 
 def test_status_names_the_workers_and_why_jobs_wait_and_the_exit_code_of_check_says_whose_matter_it_is(
