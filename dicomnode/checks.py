@@ -30,7 +30,8 @@ from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.rules import model_wanted
 from dicomnode.seams import SYSTEM_CLOCK
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
-from dicomnode.tls.identity import Age, held_certificates
+from dicomnode.tls.certificate import in_pem
+from dicomnode.tls.identity import Age, age_of, held_certificates
 from dicomnode.work.cluster import Cluster
 from dicomnode.work.look import WorkerSeen, look_at, others_may_read
 
@@ -208,6 +209,7 @@ def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
                 what=CLUSTER, mark=Mark.FAIL, sentence=f"Every user of this machine may read the key {cluster.key}.",
                 hint=f"chmod o= {cluster.key}",
             )  # fmt: skip
+        yield from _check_cluster_certificate(cluster)
         seen = look_at(cluster, with_echo=True)
     except NodeError as exc:
         yield CheckRow(what=CLUSTER, mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
@@ -236,6 +238,24 @@ def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
                     what=f"{CLUSTER} model {name}", mark=Mark.FAIL, sentence=_nobody_offers(name, facts.digest),
                     hint="Add it to `worker.models` of a worker, or see why its workers are not idle or busy.",
                 )  # fmt: skip
+
+
+def _check_cluster_certificate(cluster: Cluster) -> Iterator[CheckRow]:
+    """How long our certificate holds; a file that cannot be read has another line."""
+    try:
+        held = in_pem(Path(cluster.cert).read_text("ascii"))
+    except (OSError, ValueError):
+        return
+    now = SYSTEM_CLOCK.now()
+    for certificate in held[:1]:
+        age = age_of(certificate, now)
+        yield CheckRow(
+            what=f"{CLUSTER} certificate",
+            mark={Age.VALID: Mark.OK, Age.SOON: Mark.WARN, Age.URGENT: Mark.WARN}.get(age, Mark.FAIL),
+            sentence=f"Our certificate {cluster.cert} ends on {certificate.not_after:%Y-%m-%d}, "
+            f"in {(certificate.not_after - now).days} days.",
+            hint="" if age is Age.VALID else "Replace the file and its key, and restart the node.",
+        )
 
 
 def require_cluster(settings: Settings) -> Cluster | None:

@@ -75,7 +75,12 @@ async def _serve(setup: WorkerSetup, warm: WarmProcess, found: Warm) -> None:
                 log.event(LOGGER, "stopping")
                 await _drain(worker, setup.time_limit_s + FETCH_S)
             else:
-                log.event(LOGGER, "cluster_lost", level=logging.WARNING, sentence="The scheduler is gone.")
+                log.event(
+                    LOGGER,
+                    "cluster_lost",
+                    level=logging.WARNING,
+                    sentence="The scheduler is gone, or gave this worker up.",
+                )
             await worker.close(reason="stopped")
     log.event(LOGGER, "stopped")
 

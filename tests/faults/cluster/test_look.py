@@ -46,6 +46,7 @@ def test_check_names_each_worker_and_a_model_that_nobody_offers(cluster: TestClu
     assert said.startswith("Idle, cpu, Python 3.")
     assert "1 models" in said
     assert "MB/s there and back" in said
+    assert rows["cluster certificate"].sentence.endswith("in 89 days.")
 
     rows = _rows(_settings(tmp_path, cluster, model="thin"))
     assert [what for what, row in rows.items() if row.mark is Mark.FAIL] == ["cluster model thin"]

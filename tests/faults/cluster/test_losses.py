@@ -15,12 +15,11 @@ from tests.support.cluster import ClusterNode, Machine, TestCluster, running_clu
 from tests.support.node import is_running, kill, make_node
 from tests.support.stored import archived_files
 from tests.support.supervised import Supervised
-from tests.support.thorough import times
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.faults
 
-JOBS = times(2, 20)
+JOBS = 20
 SLOW = "--delay", "warm.begun:1+:1"  # a call takes a second, so that a fault meets it
 HANGS = "--delay", "warm.begun:1:600"  # the first call of a process does not end
 LOST_S = 300.0  # a stopped worker is given up after 30 to 60 s; on a loaded machine a process takes as long to start
@@ -97,7 +96,8 @@ FAULTS: list[tuple[Fault, int]] = [  # and how many attempts it costs
 ]
 
 
-@pytest.mark.parametrize(("fault", "cost"), FAULTS[: times(1, 5)], ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.thorough
+@pytest.mark.parametrize(("fault", "cost"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_every_job_is_done_once_whatever_happens_to_the_worker_that_has_it(
     cluster: TestCluster, node: ClusterNode, fault: Fault, cost: int
 ) -> None:
@@ -186,6 +186,7 @@ def test_a_call_beyond_the_time_of_the_job_counts(cluster: TestCluster, node: Cl
     cluster.worker(*HANGS)
     series = node.planned()
     with node.supervised(time_limit_s=15):
-        assert node.wait_for(series, "done").attempts == 1
+        wait_until(lambda: node.details(series, "return"), LOST_S, "the job is returned")
+        assert node.job(series).attempts == 1
     (detail,) = node.details(series, "return")
     assert detail == "The job took longer than 15 s (work.time_limit_s), while the job was at “remote”."
