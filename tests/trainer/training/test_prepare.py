@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dicomnode import ids
 from dicomnode.errors import InputError
 from tests.support.paired_series import averaged, lopsided
 from tests.support.phantom_sources import phantom, write_series
@@ -32,13 +33,19 @@ def test_thin_series_are_split_by_subject(tmp_path: Path) -> None:
 
 
 def test_steps_may_be_given_for_each_stage(tmp_path: Path) -> None:
-    nifti_sources(tmp_path, [Split.TRAIN])
-    request = Request(studies=(tmp_path,), recipe="thin-sharp", steps=(0, 7), begin_with="thin")
+    (tmp_path / "studies").mkdir()
+    nifti_sources(tmp_path / "studies", [Split.TRAIN])
+    file = tmp_path / "vgg19.safetensors"
+    save_file({"features.0.weight": torch.zeros(64, 3, 3, 3), "features.0.bias": torch.zeros(64)}, file)
+    request = Request(
+        studies=(tmp_path / "studies",), recipe="thin-sharp", steps=(0, 7), begin_with="thin",
+        features="vgg19:relu1_1", features_file=file, features_sha256=ids.digest(file.read_bytes()),
+    )  # fmt: skip
     plan = prepare(request, CPU)
     assert plan.steps == (0, 7)
     assert plan.begin_digest is not None
     with pytest.raises(InputError, match="3 numbers of steps"):
-        prepare(Request(studies=(tmp_path,), recipe="thin-sharp", steps=(1, 2, 3)), CPU)
+        prepare(replace(request, steps=(1, 2, 3), begin_with=None), CPU)
 
 
 def test_a_model_of_another_network_is_no_beginning(tmp_path: Path) -> None:
