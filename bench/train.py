@@ -207,7 +207,7 @@ def _resized(recipe: Recipe, row: Row, *, is_toy: bool) -> Recipe:
     if row.batch is not None:
         samples = samples.model_copy(update={"batch": row.batch})
     if is_toy:
-        samples = samples.model_copy(update={"patch": 16, "ratios": (2, 3)})
+        samples = samples.model_copy(update={"patch": (16, 16), "ratios": (2, 3)})
         network = network.model_copy(update={"channels": 8, "blocks": 1})
         stages = tuple(stage.model_copy(update=TOY_DISCRIMINATOR) if stage.features else stage for stage in stages)
     return recipe.model_copy(update={"samples": samples, "network": network, "stage": stages})
