@@ -1,4 +1,4 @@
-"""What a call on a cluster adds to the same call here: TLS on this machine, the thick stack out and the thin one back.
+"""This bench times what a call on a cluster costs beyond the same call here: TLS, and the arrays there and back.
 
     python bench/cluster.py          30 slices of 512 × 512 at ratio 5 (30 MiB out, 150 MiB back), nine rounds
     python bench/cluster.py --toy    small and short, to see that it still runs

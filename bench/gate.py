@@ -1,4 +1,4 @@
-"""What the result gate lets pass and what it holds: good series, and the same series spoilt in known ways.
+"""This bench counts the good series that the result gate holds, and the damaged ones that it lets pass.
 
     python bench/gate.py                          the two samples of the package, as received
     python bench/gate.py --studies DATA           the volumes of the inventory (trainer/data/open_data.toml)
@@ -12,12 +12,12 @@
 
 A good series is a thick one as it came, or a thin volume of the validation split that was averaged along each of its
 axes and written as DICOM. Each is derived with the model and passes all checks of the gate, as in the pipeline; bar: no
-finding holds it. The first table gives, of each check, the good series that comes nearest to the limit.
+finding holds it. The first table gives for each check the good series that comes nearest to the limit.
 
-A damage is done to the weights, to what the network made (before the projection, which hides it from whoever looks at
-averages alone), to the thin volume, or to the encoded files. The second table says of how many series the damaged
-result is held, and by which checks. A damage with a star was not used when the limits were set. What is not held is in
-the table like the rest; the limits are never set anew for it.
+A damage (``tests/support/damages.py``) is done to the weights, to what the network made (before the projection, which
+hides it from checks of averages), to the thin volume, or to the encoded files. The second table says of how many series
+the damaged result is held, and by which checks. A damage with a star was not used when the limits were set. What is not
+held is in the table like the rest; the limits are never set anew for it.
 
 Needs the extra "train". The network runs on one thread, so that the machine stays free for other work.
 """
@@ -43,7 +43,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from torch import nn
@@ -66,15 +65,13 @@ from dicomnode.imaging import stack as stacks
 from dicomnode.imaging.body import body_window
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.profile import choose_ratio, thin_grid
-from dicomnode.imaging.smoothing import gaussian
 from dicomnode.imaging.verdict import Limits, judge
 from dicomnode.imaging.volume import Volume
+from tests.support.damages import FILES, NETWORK, VOLUME, WEIGHTS, FloatArray, Raw
 from tests.support.mr_series import mr_datasets, write_series
 from trainer.data import sources
 from trainer.data.sources import Source, Split
 from trainer.judging import cases
-
-FloatArray = NDArray[np.float32]
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = (
@@ -227,294 +224,6 @@ class Remembered:
         return replace(self._network, refine=refine)
 
 
-# Damages of the weights.
-
-
-def random_weights(net: ThinNet, _ratio: int) -> None:
-    """Noise of the same size in the place of each layer."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in net.parameters():
-        size = parameter.std() if parameter.numel() > 1 else 1.0
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
-
-
-def heads_of_another_ratio(net: ThinNet, ratio: int) -> None:
-    """The last layer of the ratio is that of another one."""
-    other = ratio + 1 if str(ratio + 1) in net.tails else ratio - 1
-    given = dict(net.tails[str(other)].named_parameters())
-    for name, parameter in net.tails[str(ratio)].named_parameters():
-        parameter.copy_(given[name][torch.arange(len(parameter)) % len(given[name])])
-
-
-WEIGHTS: dict[str, Callable[[ThinNet, int], None]] = {
-    "random weights": random_weights,
-    "weights of another ratio": heads_of_another_ratio,
-}
-
-
-# Damages of what the network made.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Raw:
-    """What the network made, before the projection."""
-
-    thin: FloatArray  # (n·r, h, w), a copy that may be written to
-    cubic: FloatArray  # (n·r, h, w), what it started from
-    ratio: int
-    scale: float
-
-    @property
-    def detail(self) -> FloatArray:
-        """What the network added."""
-        return self.thin - self.cubic
-
-    @property
-    def middle(self) -> slice:
-        """The thin slices of a slab in the middle."""
-        owner = len(self.thin) // self.ratio // 2
-        return slice(owner * self.ratio, (owner + 1) * self.ratio)
-
-
-def not_a_number(raw: Raw) -> FloatArray:
-    """One voxel."""
-    raw.thin[len(raw.thin) // 2, 3, 5] = np.nan
-    return raw.thin
-
-
-def axes_swapped(raw: Raw) -> FloatArray:
-    """Rows for columns, in the largest square."""
-    side = min(raw.thin.shape[1:])
-    raw.thin[:, :side, :side] = raw.thin[:, :side, :side].transpose(0, 2, 1).copy()
-    return raw.thin
-
-
-def half_a_slab_further(raw: Raw) -> FloatArray:
-    """All slices."""
-    return np.roll(raw.thin, max(raw.ratio // 2, 1), axis=0)
-
-
-def ten_times(raw: Raw) -> FloatArray:
-    """All intensities."""
-    return raw.thin * np.float32(10)
-
-
-def mirrored(raw: Raw) -> FloatArray:
-    """Left for right."""
-    return np.ascontiguousarray(raw.thin[:, :, ::-1])
-
-
-def slab_inverted(raw: Raw) -> FloatArray:
-    """The contrast of one slab."""
-    slab = raw.thin[raw.middle]
-    slab[...] = 2 * slab.mean() - slab
-    return raw.thin
-
-
-def slab_reversed(raw: Raw) -> FloatArray:
-    """The slices of one slab."""
-    raw.thin[raw.middle] = raw.thin[raw.middle][::-1].copy()
-    return raw.thin
-
-
-def all_slabs_reversed(raw: Raw) -> FloatArray:
-    """The slices of each slab."""
-    return raw.thin.reshape(-1, raw.ratio, *raw.thin.shape[1:])[:, ::-1].reshape(raw.thin.shape)
-
-
-def slice_repeated(raw: Raw) -> FloatArray:
-    """One slab holds its first slice, as often as it has slices."""
-    raw.thin[raw.middle] = raw.thin[raw.middle][0].copy()
-    return raw.thin
-
-
-def slabs_exchanged(raw: Raw) -> FloatArray:
-    """Two neighbouring slabs."""
-    start, stop = raw.middle.start, raw.middle.stop
-    before, after = raw.thin[start - raw.ratio : start].copy(), raw.thin[start:stop].copy()
-    raw.thin[start - raw.ratio : start], raw.thin[start:stop] = after, before
-    return raw.thin
-
-
-def detail_smoothed(raw: Raw) -> FloatArray:
-    """What was added, slice by slice, by a Gaussian of two pixels."""
-    for index, frame in enumerate(raw.detail):
-        raw.thin[index] = raw.cubic[index] + gaussian(frame[None], sigma=2.0, radius=6)[0]
-    return raw.thin
-
-
-def detail_from_elsewhere(raw: Raw) -> FloatArray:
-    """What was added to a slab is that of the third one before it."""
-    return raw.cubic + np.roll(raw.detail, 3 * raw.ratio, axis=0)
-
-
-def detail_tripled(raw: Raw) -> FloatArray:
-    """What was added, three times."""
-    return raw.cubic + 3 * raw.detail
-
-
-def detail_of_half_the_slabs(raw: Raw) -> FloatArray:
-    """Each second slab is left as interpolation made it."""
-    detail = raw.detail.reshape(-1, raw.ratio, *raw.thin.shape[1:])
-    detail[::2] = 0
-    return raw.cubic + detail.reshape(raw.thin.shape)
-
-
-def moved_two_pixels(raw: Raw) -> FloatArray:
-    """All slices, along the rows."""
-    return np.roll(raw.thin, 2, axis=2)
-
-
-def tiles_exchanged(raw: Raw) -> FloatArray:
-    """Two neighbouring tiles of 32 pixels in the middle, in all slices."""
-    row, column = (extent // 2 - 32 for extent in raw.thin.shape[1:])
-    left, right = (np.s_[:, row : row + 32, start : start + 32] for start in (column, column + 32))
-    one, other = raw.thin[left].copy(), raw.thin[right].copy()
-    raw.thin[left], raw.thin[right] = other, one
-    return raw.thin
-
-
-def few_levels(raw: Raw) -> FloatArray:
-    """Sixty-four levels of grey."""
-    levels: FloatArray = np.rint(raw.thin * np.float32(64 / raw.scale)) * np.float32(raw.scale / 64)
-    return levels
-
-
-def blob_pasted(raw: Raw) -> FloatArray:
-    """A disc of four pixels' radius and half the brightness of the series, in one thin slice."""
-    rows, columns = np.ogrid[: raw.thin.shape[1], : raw.thin.shape[2]]
-    disc = (rows - raw.thin.shape[1] // 2) ** 2 + (columns - raw.thin.shape[2] // 2) ** 2 <= 4**2
-    raw.thin[raw.middle.start + 1][disc] += np.float32(raw.scale / 2)
-    return raw.thin
-
-
-NETWORK: dict[str, Callable[[Raw], FloatArray]] = {
-    "a voxel that is no number": not_a_number,
-    "rows and columns exchanged": axes_swapped,
-    "half a slab further": half_a_slab_further,
-    "ten times the intensities": ten_times,
-    "left and right exchanged": mirrored,
-    "one slab inverted": slab_inverted,
-    "what was added, tripled": detail_tripled,
-    "one slab in reverse order *": slab_reversed,
-    "each slab in reverse order *": all_slabs_reversed,
-    "one slice for a whole slab *": slice_repeated,
-    "two slabs exchanged *": slabs_exchanged,
-    "what was added, smoothed *": detail_smoothed,
-    "what was added, from elsewhere *": detail_from_elsewhere,
-    "each second slab left out *": detail_of_half_the_slabs,
-    "all moved by two pixels *": moved_two_pixels,
-    "two tiles exchanged *": tiles_exchanged,
-    "64 levels of grey *": few_levels,
-    "a blob in one slice *": blob_pasted,
-}
-
-
-# Damages of the thin volume, after the projection. Each is given a copy that it may write to.
-
-
-def one_not_a_number(thin: FloatArray) -> FloatArray:
-    """One voxel."""
-    thin[len(thin) // 2, 3, 5] = np.nan
-    return thin
-
-
-def offset(thin: FloatArray) -> FloatArray:
-    """Two percent of the range, on each voxel."""
-    return thin + np.float32(0.02 * float(np.ptp(thin)))
-
-
-VOLUME: dict[str, Callable[[FloatArray], FloatArray]] = {
-    "a voxel that is no number": one_not_a_number,
-    "ten times the intensities": lambda thin: thin * np.float32(10),
-    "two thin slices further": lambda thin: np.roll(thin, 2, axis=0),
-    "all intensities offset *": offset,
-    "upside down *": lambda thin: thin[:, ::-1],
-}
-
-
-# Damages of the files.
-
-
-def pixels_transposed(datasets: list[Dataset], _ratio: int) -> None:
-    """Rows for columns, in the largest square."""
-    for dataset in datasets:
-        pixels = dataset.pixel_array.copy()
-        side = min(pixels.shape)
-        pixels[:side, :side] = pixels[:side, :side].T.copy()
-        dataset.PixelData = pixels.tobytes()
-
-
-def half_a_slice_further(datasets: list[Dataset], _ratio: int) -> None:
-    """All positions."""
-    first, second = (np.array(dataset.ImagePositionPatient, dtype=float) for dataset in datasets[:2])
-    for dataset in datasets:
-        moved = np.array(dataset.ImagePositionPatient, dtype=float) + (second - first) / 2
-        dataset.ImagePositionPatient = [f"{mm:.4f}" for mm in moved]
-
-
-def another_slope(datasets: list[Dataset], _ratio: int) -> None:
-    """Four percent more."""
-    for dataset in datasets:
-        dataset.RescaleSlope = f"{1.04 * float(dataset.get('RescaleSlope', 1)):.8g}"
-
-
-def ten_times_the_slope(datasets: list[Dataset], _ratio: int) -> None:
-    """A decimal point in the wrong place."""
-    for dataset in datasets:
-        dataset.RescaleSlope = f"{10 * float(dataset.get('RescaleSlope', 1)):.8g}"
-
-
-def another_intercept(datasets: list[Dataset], _ratio: int) -> None:
-    """Three stored steps."""
-    for dataset in datasets:
-        slope = float(dataset.get("RescaleSlope", 1))
-        dataset.RescaleIntercept = f"{float(dataset.get('RescaleIntercept', 0)) + 3 * slope:.8g}"
-
-
-def name_of_another(datasets: list[Dataset], _ratio: int) -> None:
-    """In one instance."""
-    datasets[len(datasets) // 2].PatientName = "Somebody^Else"
-
-
-def slab_of_files_reversed(datasets: list[Dataset], ratio: int) -> None:
-    """The pixels of one slab's files; the positions stay."""
-    start = len(datasets) // ratio // 2 * ratio
-    slab = datasets[start : start + ratio]
-    for dataset, pixels in zip(slab, [one.PixelData for one in slab][::-1], strict=True):
-        dataset.PixelData = pixels
-
-
-def one_file_mirrored(datasets: list[Dataset], _ratio: int) -> None:
-    """Left for right."""
-    dataset = datasets[len(datasets) // 2]
-    dataset.PixelData = dataset.pixel_array[:, ::-1].tobytes()
-
-
-def one_file_of_another_series(datasets: list[Dataset], _ratio: int) -> None:
-    """By its Series Instance UID."""
-    datasets[len(datasets) // 2].SeriesInstanceUID = "1.2.3"
-
-
-def one_file_missing(datasets: list[Dataset], _ratio: int) -> None:
-    """From the middle."""
-    del datasets[len(datasets) // 2]
-
-
-FILES: dict[str, Callable[[list[Dataset], int], None]] = {
-    "rows and columns of the pixels exchanged": pixels_transposed,
-    "half a slice further": half_a_slice_further,
-    "Rescale Slope 4 % higher": another_slope,
-    "Rescale Slope ten times as high": ten_times_the_slope,
-    "Rescale Intercept three steps higher *": another_intercept,
-    "the patient's name of another in one file *": name_of_another,
-    "the pixels of one slab in reverse order *": slab_of_files_reversed,
-    "the pixels of one file mirrored *": one_file_mirrored,
-    "one file of another series *": one_file_of_another_series,
-    "one file missing": one_file_missing,
-}
-
-
 # The two parts.
 
 
@@ -581,7 +290,7 @@ def line_of(part: str, series: Series, found: Sequence[Finding] | None, damage: 
 
 
 def table_of_good(lines: Sequence[Line]) -> Iterator[str]:
-    """Of each check: the limit, and the good series that comes nearest to it."""
+    """Make a row for each check: its limit, and the good series that comes nearest to it."""
     yield "| check | limit | judged | nearest figure | share of the limit | in |"
     yield "|---|---|---|---|---|---|"
     for check in Check:
@@ -596,7 +305,7 @@ def table_of_good(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def table_of_damages(lines: Sequence[Line]) -> Iterator[str]:
-    """Of each damage: on how many series it was held, by which checks, how far beyond a limit, and where it passed."""
+    """Make a row for each damage: on how many series it was held, by which checks, how far beyond, where not."""
     yield "| damage | held | by (series; median of times the limit) | passed on (nearest to its limit) |"
     yield "|---|---|---|---|"
     of_damage: defaultdict[str, list[Line]] = defaultdict(list)
@@ -613,7 +322,7 @@ def table_of_damages(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _times(done: Sequence[Line], check: str) -> str:
-    """How many times the limit the figures are that hold, in the middle."""
+    """The median of the figures that hold, in times the limit."""
     shares = [one["share"] for line in done for one in line["figures"] if one["check"] == check and one["holds"]]
     finite = [share for share in shares if share is not None]
     return f", {statistics.median(finite):.3g} ×" if finite else ""

@@ -1,4 +1,4 @@
-"""How many times less a thin slice costs with ``thin`` and with ``thin-fast`` than with the paper's generator.
+"""This bench compares the cost of a thin slice: the paper's generator against ``thin`` and ``thin-fast``.
 
     python bench/generator.py            512 × 512 at ratio 4, eight alternating rounds
     python bench/generator.py --toy      small and short, to see that it still runs

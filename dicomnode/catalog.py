@@ -54,7 +54,7 @@ class ModelLine:
 
 
 class NotChosenYet(Exception):
-    """Which default model rules get is being measured; a verdict that needs it has to wait for some seconds."""
+    """The default model is still being chosen by measuring; a verdict that needs it has to wait for some seconds."""
 
 
 class ModelCatalog:

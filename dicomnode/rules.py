@@ -132,7 +132,7 @@ def _broken_uids(headers: Sequence[InstanceHeader]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SeriesFacts:
-    """What the tests look at."""
+    """The facts of a series that the tests look at."""
 
     headers: Sequence[InstanceHeader]
     spacing_mm: float | None  # None: the slices have no common one
@@ -204,7 +204,7 @@ def _holds_in(condition: Condition, header: InstanceHeader) -> bool:
 
 
 def _holds(condition: Condition, holds: Callable[[ValueTest], bool]) -> bool:
-    """Does no excluding test hold, and one of the others if there are any?"""
+    """The condition holds where no excluding test holds, and one of the others if there are any."""
     wanted = [test for test in condition.tests if not test.excludes]
     if any(holds(test) for test in condition.tests if test.excludes):
         return False
@@ -225,7 +225,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _wanted(condition: Condition) -> str:
-    """What a condition demands, as the settings file has it."""
+    """The demand of a condition in the words of the settings file."""
     accepted = [test.text if test.comparisons else f"“{test.text}”" for test in condition.tests if not test.excludes]
     excluded = [test.text if test.comparisons else f"“{test.text}”" for test in condition.tests if test.excludes]
     parts = [f"is to be {' or '.join(accepted)}"] if accepted else []

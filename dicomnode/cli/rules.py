@@ -14,7 +14,7 @@ from dicomnode.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesTest:
-    """What the node would do with one series."""
+    """The rule and the verdict that the node would give one series."""
 
     series: int  # from 1, in the order in which the series were found
     files: int

@@ -18,7 +18,7 @@ SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a deli
 
 
 class ModelEvent(StrEnum):
-    """Which default model a start of the service chose by its time; the kind of an event at the row of the start."""
+    """The default model that a start of the service chose by its time; the kind of an event at the row of the start."""
 
     QUALITY = "quality_model_chosen"
     FAST = "fast_model_chosen"

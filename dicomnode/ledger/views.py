@@ -191,7 +191,7 @@ class BootLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """Which default model the service chose at its start, by the time that the better one takes on its machine."""
+    """The default model that the service chose at its start, by the time that the better one takes on its machine."""
 
     is_fast: bool
     sentence: str

@@ -141,7 +141,7 @@ def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
 def _tls_mistakes(
     node: Mapping[str, object], tls: Mapping[str, object], peers: list[dict[str, object]]
 ) -> Iterator[str]:
-    """What would never let anybody in, or never reach a peer."""
+    """Name the settings with which nobody could come in, or a peer could not be reached."""
     if node.get("listen") == "" and not tls.get("listen"):
         yield "node.listen: is empty, and tls.listen too: nobody could connect"
     for index, peer in enumerate(peers):

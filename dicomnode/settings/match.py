@@ -47,7 +47,7 @@ class ValueTest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What one key of the table demands: no excluding test holds, and one of the others if there are any."""
+    """The demand of one key: no excluding test holds, and one of the others if there are any."""
 
     key: str  # a DICOM keyword, SPACING or PLANE
     tests: tuple[ValueTest, ...]
@@ -112,7 +112,7 @@ def _comparisons(text: str) -> Comparisons:
 
 
 def _example(key: str) -> str:
-    """What a key's value looks like."""
+    """An example of a key's value, for an error sentence."""
     if key == PLANE:
         return '"axial", "coronal" or "sagittal"'
     if key == SPACING:

@@ -272,14 +272,14 @@ class ClusterSettings(StrictModel):
 
 
 class WorkerSettings(_Listening):
-    """Of `dicomnode worker`: where a worker of a cluster is reached, and which models it offers."""
+    """The settings of `dicomnode worker`: where a worker of a cluster is reached, and which models it offers."""
 
     listen: HostPort = "127.0.0.1:8790"
     models: tuple[Annotated[str, Field(min_length=1)], ...] = ("thin",)  # names, or paths of model directories
 
 
 class SchedulerSettings(_Listening):
-    """Of `dicomnode scheduler`: where nodes and workers of a cluster meet."""
+    """The settings of `dicomnode scheduler`: where nodes and workers of a cluster meet."""
 
     listen: HostPort = "127.0.0.1:8786"
 

@@ -62,7 +62,7 @@ def read(encoded: bytes) -> Certificate:
 
 
 def is_expected(certificate: Certificate, *, fingerprints: Collection[str], names: Collection[str]) -> bool:
-    """Is it one of these certificates, by its fingerprint or by one of its names? Whole names, case is ignored."""
+    """True if its fingerprint or one of its names is listed. Whole names are compared; case is ignored."""
     wanted = {comparable(name) for name in names}
     return certificate.fingerprint in fingerprints or not wanted.isdisjoint(map(comparable, certificate.names))
 

@@ -33,7 +33,7 @@ SUITES = (
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
 )
-"""For TLS 1.2; those of TLS 1.3 are all of this kind."""
+"""The cipher suites for TLS 1.2; those of TLS 1.3 are all of this kind."""
 
 _OTHERS_MAY_READ = 0o007
 
@@ -55,7 +55,7 @@ class Files(Protocol):
 
 
 class Age(StrEnum):
-    """How near a certificate is to its end."""
+    """The age of a certificate: how near it is to its end."""
 
     VALID = "valid"
     SOON = "soon"  # within SOON_DAYS
@@ -145,7 +145,7 @@ def held_certificates(files: Files, now: datetime) -> list[HeldCertificate]:
 
 
 def age_of(certificate: Certificate, now: datetime) -> Age:
-    """How near the certificate is to its end."""
+    """The age of the certificate: how near it is to its end."""
     left = certificate.not_after - now
     if left < timedelta(0):
         return Age.EXPIRED
@@ -169,7 +169,7 @@ def _in_words(key: str, number: int, file: str, certificate: Certificate, now: d
 
 
 def _stamp(files: Files) -> tuple[object, ...]:
-    """What changes when a file is replaced or written."""
+    """The facts of a file that change when it is replaced or written."""
     found: list[object] = []
     for name in (files.certificate, files.key, files.ca):
         try:

@@ -39,7 +39,7 @@ class WorkerSeen:
 
     @property
     def differences(self) -> str:
-        """What is not the same here and there, in words; empty where all is."""
+        """The versions that differ between here and there, in words; empty where none does."""
         here = {"dicomnode": __version__, "torch": version("torch"), "distributed": version("distributed")}
         there = {"dicomnode": self.version, "torch": self.torch, "distributed": self.engine}
         return ", ".join(
@@ -114,7 +114,7 @@ def knock(cluster: Cluster) -> None:
 
 
 def others_may_read(key: str) -> bool:
-    """Is the private key readable by users who are not its owner or in its group? Not, where there is none."""
+    """True if users who are neither its owner nor in its group may read the private key; False if there is none."""
     place = Path(key)
     return place.exists() and bool(place.stat().st_mode & 0o007)
 

@@ -249,7 +249,7 @@ class _Models:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """Of all models."""
+        """The digests of all models."""
         return tuple(self._generators)
 
     def get(self, call: Call) -> Generator:

@@ -183,7 +183,7 @@ def new_training_step(
 
 
 def _looked_at(images: Tensor, batch: Batch, number: int) -> Tensor:
-    """What a content loss compares: slices; of strips, views from the side, which hold the slice axis."""
+    """The images that a content loss compares: slices, or views of strips from the side, which hold the slice axis."""
     if not isinstance(batch, StripBatch):
         return images
     return discriminators.side_views(images.unsqueeze(1), every=REFORMATS_EVERY, first=number % REFORMATS_EVERY)
