@@ -1,6 +1,6 @@
 """Figures of a derived volume against the thick series, before it is encoded.
 
-In go the thick volume and what a generator made of it; out come findings. Range and averages are taken of all voxels.
+In: the thick volume and what a generator made of it. Out: findings. Range and averages are taken of all voxels.
 What was added to cubic interpolation is judged in a window in the middle of the body, and only where that is large
 enough for its figures not to be chance. No voxel is changed.
 """

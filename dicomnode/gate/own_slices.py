@@ -1,8 +1,8 @@
 """A trial of the model on slices that were measured: is the series like those that it was trained on?
 
-The series' own slices are merged two by two, and parted again by the model. What comes out must not be much worse than
-interpolation. In go the thick volume and what the generator made of the merged slices; out comes one finding. The
-network sees a twentieth of the job's pixels once more.
+The series' own slices are merged two by two, and the model parts them again. Its result must not be much worse than
+interpolation. In: the thick volume and what the generator made of the merged slices. Out: one finding. The network sees
+a twentieth of the job's pixels once more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Figures of the encoded files, read again: place, identity, values and averages.
 
-In go the whole Part 10 files, one by one and in any order; out come findings. What is expected is computed here from
-the source alone, and not by the code that wrote the files. No file is changed.
+In: the whole Part 10 files, one by one and in any order. Out: findings. The expected values are computed here from the
+source alone, and not by the code that wrote the files. No file is changed.
 """
 
 from __future__ import annotations

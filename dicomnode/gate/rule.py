@@ -1,7 +1,7 @@
 """The rule of the result gate: the limit of each figure, its unit, and a finding in words.
 
-In go the figures that ``measure``, ``own_slices`` and ``reread`` take of a derived series. Out come findings: each has
-its figure, its limit, and one sentence for an operator. The gate holds nothing back itself: the pipeline hands the
+In: the figures that ``measure``, ``own_slices`` and ``reread`` take of a derived series. Out: findings, each with its
+figure, its limit, and one sentence for an operator. The gate holds nothing back itself: the pipeline hands the
 findings on, and the ledger holds the deliveries of a series with a finding beyond its limit. It reads no settings.
 
 Most figures are in units of the *step*, the rms difference of neighbouring thick slices. It grows with the contrast,
@@ -46,7 +46,7 @@ class Check(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What one check allows."""
+    """The limit of one check."""
 
     at: float
     sentence: str  # with places for the figure and the limit

@@ -1,7 +1,7 @@
 """What readers say: mean opinion scores, how sure they are, and how far readers agree with each other and themselves.
 
-In go the answer files that readers saved from a page of ``study`` and that page's key; out come scores for each
-method and question. A file that is damaged, incomplete or of another study stops everything: nothing is half counted.
+In: the answer files that readers saved from a page of ``study``, and that page's key. Out: scores for each method
+and question. A file that is damaged, incomplete or of another study stops everything: nothing is half counted.
 """
 
 from __future__ import annotations

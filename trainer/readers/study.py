@@ -1,7 +1,7 @@
 """A reader study as one HTML page: whoever opens it scores panels 1 to 5 and does not know which method made them.
 
-In go panels, one picture of each method for each view of each case; out come the page and, beside it, the key that says
-which trial showed what. The page holds trial tokens only: no case, no method, no patient text, and it loads nothing.
+In: panels, one picture of each method for each view of each case. Out: the page and, beside it, the key that says which
+trial showed what. The page holds trial tokens only: no case, no method, no patient text, and it loads nothing.
 The design is absolute category rating with a hidden reference (ITU-T P.910): every panel stands alone, the truth is one
 of the methods, and one panel of each view comes again so that a reader can be held against himself.
 """
