@@ -69,7 +69,7 @@ def test_the_receiver_loads_no_numpy_through_us() -> None:
 
 def test_what_makes_a_trainings_batches_loads_no_torch() -> None:
     """A process of its own does, started anew for each stage: torch would cost it seconds and hundreds of megabytes."""
-    assert "torch" not in _loaded("import trainer.training.batches")
+    assert "torch" not in _loaded("import trainer.training.loader")
 
 
 def test_imaging_loads_no_network_and_no_database() -> None:

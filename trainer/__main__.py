@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder that `dicomnode train --plan-only` made")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, help="of a CPU, for each process")
+    parser.add_argument("--loaders", type=int, help="processes that make batches, for each process that trains")
     parsed = parser.parse_args(arguments)
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, ask)
     try:
         device = local_device(choose_device(parsed.device))
-        is_done = train(parsed.run, report=_print_line, stop=lambda: bool(asked), device=device)
+        is_done = train(parsed.run, report=_print_line, stop=lambda: bool(asked), device=device, loaders=parsed.loaders)
     except NodeError as exc:
         sys.stderr.write(visible(f"{exc.sentence} {exc.hint}") + LINE_END)
         return exc.exit_code

@@ -123,6 +123,12 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     "--threads", metavar="N", type=click.IntRange(min=1), help="Use N threads of a CPU. Default: all of them."
 )
 @click.option(
+    "--loaders",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Make the batches in N processes. Default: 1 for a CPU; for a GPU as many as there are processors less one.",
+)
+@click.option(
     "--seed",
     metavar="N",
     type=click.IntRange(min=0),
@@ -148,8 +154,9 @@ def train(
     studies: tuple[str, ...], inventory: Path | None, validate: tuple[Path, ...], recipe: str, out: Path | None,
     steps: str, minutes: float | None, pairs: str, pairing: str, allow_contrast: bool, in_plane: bool,
     begin_with: str | None, features: str | None, features_file: Path | None, features_sha256: str | None,
-    name: str | None, licence: str | None, sharpness: float | None, device: str, threads: int | None, seed: int,
-    dry_run: bool, plan_only: bool, tensorboard: bool, resume: bool, config: Path | None, as_json: bool,
+    name: str | None, licence: str | None, sharpness: float | None, device: str, threads: int | None,
+    loaders: int | None, seed: int, dry_run: bool, plan_only: bool, tensorboard: bool, resume: bool,
+    config: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Find thin series, or pairs of thick and thin series, in studies, and train a model on them.
 
@@ -169,7 +176,7 @@ def train(
         begun = plans.read(out).recipe
         handoff.refuse_name(begun, name)
         handoff.refuse_sharpness(begun, sharpness)
-        return _go_on(out, device, threads, name, licence, sharpness, tensorboard=tensorboard, as_json=as_json)
+        return _go_on(out, device, threads, loaders, name, licence, sharpness, tensorboard=tensorboard, as_json=as_json)
     if not studies:
         raise InputError("No studies were named.", hint="Name folders with --studies.")
     chosen = recipes.load(recipe)
@@ -195,7 +202,7 @@ def train(
         if plan_only:
             _look_at_pixels(out)
             return 0
-        return _go_on(out, device, threads, name, licence, sharpness, tensorboard=tensorboard, as_json=as_json)
+        return _go_on(out, device, threads, loaders, name, licence, sharpness, tensorboard=tensorboard, as_json=as_json)
     except InputError:  # a fault that only the pixels show
         plans.withdraw(out)
         raise
@@ -204,7 +211,18 @@ def train(
 def _refuse_without_effect(*, resume: bool, dry_run: bool, plan_only: bool, pairs: str) -> None:
     """Refuse options that would have no effect in this run, before any file is read."""
     if resume:
-        kept = ("resume", "out", "device", "threads", "name", "licence", "sharpness", "tensorboard", "as_json")
+        kept = (
+            "resume",
+            "out",
+            "device",
+            "threads",
+            "loaders",
+            "name",
+            "licence",
+            "sharpness",
+            "tensorboard",
+            "as_json",
+        )
         why = "on a run that has begun: its plan holds what it was begun with; nothing was trained"
         refuse_given(all_options_but(*kept), why, "Leave it out, or begin a new run without --resume.")
         return
@@ -214,7 +232,7 @@ def _refuse_without_effect(*, resume: bool, dry_run: bool, plan_only: bool, pair
     if plan_only:
         why = "with --plan-only, which makes no model; nothing was written"
         refuse_given(
-            {"name", "licence", "sharpness", "tensorboard", "as_json"},
+            {"name", "licence", "sharpness", "loaders", "tensorboard", "as_json"},
             why,
             "Give it with --resume, which makes the model.",
         )
@@ -290,6 +308,7 @@ def _go_on(
     run: Path,
     device: str,
     threads: int | None,
+    loaders: int | None,
     name: str | None,
     licence: str | None,
     sharpness: float | None,
@@ -316,7 +335,7 @@ def _go_on(
             for show in shown:
                 show(line)
 
-        is_done = loop.train(run, report=report, stop=stop, device=choose_device(device))
+        is_done = loop.train(run, report=report, stop=stop, device=choose_device(device), loaders=loaders)
     if not is_done:
         output.say(f"Interrupted; `dicomnode train --resume --out {run}` goes on.", err=True)
         return INTERRUPTED

@@ -20,9 +20,10 @@ from tests.support.phantom_sources import phantom, write_series
 from tests.support.recipes import nifti_sources, plan_of, slice_recipe, thin_recipe
 from tests.support.wait import wait_until
 from trainer.data.sources import Split
-from trainer.training import batches as loading
+from trainer.training import loader as loading
 from trainer.training import plan as plans
-from trainer.training.batches import BatchShare, batches
+from trainer.training.batches import BatchShare, load_material
+from trainer.training.loader import batches
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60  # a loaded machine's; ten minutes were the fault
@@ -38,11 +39,16 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def children_of(pid: int | None) -> list[int]:
+    """The children of a process's first thread."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def loader_of(pid: int) -> int:
     """The loader among a process's children; 0 as long as there is none."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+    for child in children_of(pid):
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-            return int(child)
+            return child
     return 0
 
 
@@ -63,6 +69,22 @@ def test_a_loader_that_is_killed_is_told_from_a_slow_one(planned: Path, taken: i
     assert ("when memory runs out" in caught.value.hint) == (number == signal.SIGKILL)
     assert "--resume" in caught.value.hint
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_maker_that_is_killed_ends_the_loader_and_the_other_makers(planned: Path, number: signal.Signals) -> None:
+    with batches(planned, BatchShare(), start=0, stop=10**6, makers=3) as drawn:
+        next(drawn)
+        (loader,) = multiprocessing.active_children()
+        makers = children_of(loader.pid)
+        assert len(makers) == 3
+        os.kill(makers[1], number)
+        began = time.monotonic()
+        with pytest.raises(ProcessError, match=f"was ended by {number.name}"):
+            for _ in drawn:
+                pass
+        assert time.monotonic() - began < SECONDS
+    wait_until(lambda: not any(Path(f"/proc/{maker}").exists() for maker in makers), limit_s=SECONDS)
 
 
 @pytest.mark.parametrize("taken", [0, 2], ids=["while it reads", "in the middle of a batch"])
@@ -105,7 +127,7 @@ def test_reading_many_studies_is_no_hanging(tmp_path: Path) -> None:
     sources = nifti_sources(tmp_path, [Split.TRAIN] * 3)
     plans.write(plan_of(thin_recipe(), sources, (8,)), tmp_path / "run")
     read: list[str] = []
-    loading.load_material(plans.read(tmp_path / "run"), Split.TRAIN, on_read=lambda: read.append("one"))
+    load_material(plans.read(tmp_path / "run"), Split.TRAIN, on_read=lambda: read.append("one"))
     assert len(read) == 3
 
 

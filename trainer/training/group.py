@@ -6,6 +6,7 @@ ProcessError: by a broken connection at once, by silence after ``ANSWER_LIMIT_S`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,6 +27,11 @@ def join() -> tuple[int, int]:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=timedelta(seconds=ANSWER_LIMIT_S))
     return distributed.get_rank(), distributed.get_world_size()
+
+
+def processes_here() -> int:
+    """How many processes of the group run on this machine; its launcher says so."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @contextmanager

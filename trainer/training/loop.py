@@ -25,8 +25,9 @@ from trainer import features
 from trainer.data.sources import Split
 from trainer.training import checkpoint, group, networks
 from trainer.training import plan as plans
-from trainer.training.batches import Batch, BatchShare, Material, batches, draw_batch, load_material
+from trainer.training.batches import Batch, BatchShare, Material, draw_batch, load_material
 from trainer.training.checkpoint import Checkpoint
+from trainer.training.loader import batches, default_makers
 from trainer.training.plan import Plan
 from trainer.training.predictions import predict, truth_of
 from trainer.training.recipe import learning_rate, stage_steps
@@ -67,13 +68,15 @@ Report = Callable[[Line], None]
 Stop = Callable[[], bool]
 
 
-def train(run: Path, *, report: Report, stop: Stop, device: torch.device) -> bool:
+def train(run: Path, *, report: Report, stop: Stop, device: torch.device, loaders: int | None = None) -> bool:
     """Goes on with the run planned in a folder, from wherever it is; False where ``stop`` ended it early.
 
-    Raises InputError for data that cannot be used or a batch that the processes cannot share.
+    ``loaders`` is how many processes make batches; None: as many as the device needs. Raises InputError for data that
+    cannot be used or a batch that the processes cannot share.
     """
     plan = plans.read(run)
     share = _join_processes(plan)
+    makers = default_makers(device, group.processes_here()) if loaders is None else loaders
     torch.manual_seed(plan.seed)
     net = networks.build(plan.recipe.network)
     if plan.begin_with is not None and networks.begin_with(net, plan.begin_with)[0] != plan.begin_digest:
@@ -87,7 +90,7 @@ def train(run: Path, *, report: Report, stop: Stop, device: torch.device) -> boo
                 continue
             folder = run / stage.name
             training_step = _new_training_step(plan, number, net, device)
-            if not _run_stage(plan, number, training_step, folder, share, run, report=report, stop=stop):
+            if not _run_stage(plan, number, training_step, folder, share, run, makers, report=report, stop=stop):
                 return False
             net = networks.build(plan.recipe.network)
             set_weights(net, checkpoint.load(folder / LAST).tensors, "generator")
@@ -141,6 +144,7 @@ def _run_stage(
     folder: Path,
     share: BatchShare,
     run: Path,
+    makers: int,
     *,
     report: Report,
     stop: Stop,
@@ -160,7 +164,7 @@ def _run_stage(
 
     recalibrates = plan.recipe.recalibrate_batch_norm and bool(buffers(training_step.generator.net))
     extra = RECALIBRATION_BATCHES if recalibrates else 0
-    with batches(run, share, start=begin + done, stop=begin + steps + extra) as drawn:
+    with batches(run, share, start=begin + done, stop=begin + steps + extra, makers=makers) as drawn:
         for batch in islice(drawn, steps - done):
             is_logged = (done + 1) % LOG_EVERY_STEPS == 0 or done + 1 == steps
             rate = learning_rate(training_step.stage, done, steps)

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from dicomnode.errors import InputError
 from tests.support.phantom_sources import phantom
@@ -19,7 +20,8 @@ from tests.support.recipes import EXTENT, nifti_sources, plan_of, slice_recipe, 
 from tests.support.wait import wait_until
 from trainer.data.sources import Source, Split
 from trainer.training import plan as plans
-from trainer.training.batches import Batch, BatchShare, batches, draw_batch, load_material
+from trainer.training.batches import Batch, BatchShare, draw_batch, load_material
+from trainer.training.loader import batches, default_makers
 from trainer.training.plan import Use
 from trainer.training.strips import StripBatch
 
@@ -34,9 +36,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def take(run: Path, start: int, stop: int, share: BatchShare = ALONE) -> list[StripBatch]:
+def take(run: Path, start: int, stop: int, share: BatchShare = ALONE, makers: int = 1) -> list[StripBatch]:
     """Batches by way of the loader."""
-    with batches(run, share, start=start, stop=stop) as drawn:
+    with batches(run, share, start=start, stop=stop, makers=makers) as drawn:
         found: list[Batch] = list(drawn)
     return [batch for batch in found if isinstance(batch, StripBatch)]
 
@@ -51,6 +53,21 @@ def test_a_later_start_gives_the_same_batches_and_the_function_draws_them_too(ru
         assert whole[3].ratio == found.ratio
         np.testing.assert_array_equal(whole[3].thick, found.thick)
         np.testing.assert_array_equal(whole[3].truth, found.truth)
+
+
+def test_several_makers_give_the_batches_of_one_in_its_order(run: Path) -> None:
+    one, three = take(run, 2, 9), take(run, 2, 9, makers=3)
+    assert [batch.ratio for batch in one] == [batch.ratio for batch in three]
+    for single, shared in zip(one, three, strict=True):
+        np.testing.assert_array_equal(single.thick, shared.thick)
+        np.testing.assert_array_equal(single.truth, shared.truth)
+
+
+def test_a_gpu_gets_the_makers_that_the_processors_allow_and_a_cpu_one() -> None:
+    processors = len(os.sched_getaffinity(0))
+    assert default_makers(torch.device("cpu"), 1) == 1
+    assert default_makers(torch.device("cuda"), 1) == max(processors - 1, 1)
+    assert default_makers(torch.device("cuda"), processors + 1) == 1
 
 
 def test_two_processes_see_together_what_one_would_have_seen(run: Path) -> None:
@@ -85,16 +102,18 @@ def test_what_the_loader_cannot_use_is_the_trainers_sentence(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the loader in /proc")
-def test_a_killed_trainer_leaves_no_loader(run: Path) -> None:
+@pytest.mark.parametrize("makers", [1, 3])
+def test_a_killed_trainer_leaves_no_loader(run: Path, makers: int) -> None:
     """Its process group is only this test's: an orphan in it is the loader."""
     script = (
-        "import sys, pathlib, trainer.training.batches as b\n"
+        "import sys, pathlib, trainer.training.loader as b\n"
         "if __name__ == '__main__':\n"
-        "    with b.batches(pathlib.Path(sys.argv[1]), b.BatchShare(), start=0, stop=10**6) as drawn:\n"
+        "    run, makers = pathlib.Path(sys.argv[1]), int(sys.argv[2])\n"
+        "    with b.batches(run, b.BatchShare(), start=0, stop=10**6, makers=makers) as drawn:\n"
         "        next(drawn); print('drawn', flush=True); sys.stdin.read()\n"
     )
     trainer = subprocess.Popen(
-        [sys.executable, "-c", script, str(run)],
+        [sys.executable, "-c", script, str(run), str(makers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
