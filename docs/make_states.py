@@ -18,6 +18,7 @@ TITLES = {
     "delivery": "A delivery",
     "delivery_item": "An item of a delivery",
     "model": "An imported model",
+    "alert": "An alert",
 }
 
 

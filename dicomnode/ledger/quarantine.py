@@ -32,7 +32,7 @@ from dicomnode.ledger.values import (
     StoreOutcome,
     Unexamined,
 )
-from dicomnode.ledger.views import AttentionLine, QuarantineLine
+from dicomnode.ledger.views import AttentionLine, QuarantineLine, Waiting
 
 SEEN: Final = "seen"  # event: a person has looked
 
@@ -309,6 +309,14 @@ def attention(connection: Connection) -> list[AttentionLine]:
             )
         )
     return found
+
+
+def waiting(connection: Connection) -> list[Waiting]:
+    """Count the unseen files by reason and peer."""
+    return [
+        Waiting(table=quarantine.name, state="unseen", reason=row.reason, peer=row.peer, rows=row.files, newest=row.id)
+        for row in connection.execute(_ALERTS)
+    ]
 
 
 def _find(transaction: LedgerTransaction, one: Examined) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Final
+from datetime import datetime
 
 from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 
 from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import lists, mapping, models, quarantine
+from dicomnode.ledger import alerts, attention, lists, mapping, models, quarantine
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
@@ -29,12 +29,11 @@ from dicomnode.ledger.schema import (
 from dicomnode.ledger.schema import (
     quarantine as aside,
 )
-from dicomnode.ledger.sentences import Arrival, Standing, alerting, explain
+from dicomnode.ledger.sentences import Arrival, Standing, explain
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 from dicomnode.ledger.values import ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
-    AttentionLine,
     DeliveryLine,
     EventLine,
     Explanation,
@@ -45,10 +44,13 @@ from dicomnode.ledger.views import (
     SeriesDetail,
     SeriesLine,
     Status,
+    StuckPeer,
+    Undelivered,
+    Waiting,
     WaitingModel,
+    Week,
 )
-
-MOST_ATTENTION: Final = 100  # rows of a kind that ``status`` names one by one
+from dicomnode.ledger.week import week
 
 _ONE_SERIES = select(series, IS_ALERT, SOURCE.label("source")).where(series.c.id == bound("series"))
 _FILES = (
@@ -257,8 +259,28 @@ class Reader:
                 ).scalar_one(),
                 no_peer={} if self._peers is None else without_peer(connection, self._peers),
                 model_choice=_model_choice(connection),
-                attention=_attention(connection, self._peers),
+                attention=attention.lines(connection, self._peers),
             )
+
+    def waiting(self) -> list[Waiting]:
+        """Count the rows that wait for a person by what they wait for."""
+        with self._database.reading() as connection:
+            return attention.counted(connection, self._peers)
+
+    def stuck_peers(self, since: datetime) -> list[StuckPeer]:
+        """List the peers to which a delivery has only failed since before that moment."""
+        with self._database.reading() as connection:
+            return attention.stuck_peers(connection, since)
+
+    def undelivered(self) -> tuple[Undelivered, ...]:
+        """Say which destinations of alerts could not be told of something, and since when."""
+        with self._database.reading() as connection:
+            return alerts.undelivered(connection)
+
+    def week(self, since: datetime) -> Week:
+        """Count what the weekly letter says."""
+        with self._database.reading() as connection:
+            return week(connection, since)
 
     def waiting_models(self) -> list[WaitingModel]:
         """List the models that queued jobs need, the one that is needed longest first."""
@@ -334,79 +356,3 @@ def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, in
 def _per(states: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
     """Give every state a number, also zero, so that a reader need not know the states."""
     return {str(state): numbers.get(state, 0) for state in states}
-
-
-def _attention(connection: Connection, peers: Collection[str] | None) -> tuple[AttentionLine, ...]:
-    """List the rows that wait for a person, the newest of each kind.
-
-    These are alerts, held and failed jobs, held deliveries, deliveries that are due to a peer that cannot be sent to,
-    and files that were set aside.
-
-    A job that failed on an older revision waits for nobody: the newer one has its own.
-    """
-    alerts = (
-        select(series.c.id, series.c.state, series.c.reason, series.c.sentence, series.c.notes)
-        .where(IS_ALERT)
-        .order_by(series.c.id.desc())
-    )
-    jobs = (
-        select(
-            literal("job").label("kind"),
-            job.c.id,
-            job.c.series_id.label("of_series"),
-            job.c.state,
-            job.c.reason,
-            job.c.sentence,
-        )
-        .join_from(job, series, series.c.id == job.c.series_id)
-        .where(job.c.state.in_([JobState.HELD, JobState.FAILED]), job.c.revision == series.c.revision)
-    )
-    deliveries = (
-        select(
-            literal("delivery").label("kind"),
-            delivery.c.id,
-            job.c.series_id.label("of_series"),
-            delivery.c.state,
-            delivery.c.reason,
-            delivery.c.sentence,
-        )
-        .join_from(delivery, job)
-        .where(delivery.c.state == DeliveryState.HELD)
-    )
-    stranded = (
-        select(delivery.c.id, delivery.c.peer, delivery.c.state, job.c.series_id)
-        .join_from(delivery, job)
-        .where(lists.has_no_peer(peers))
-        .order_by(delivery.c.id.desc())
-        .limit(MOST_ATTENTION)
-    )
-    found = [
-        AttentionLine(
-            table=series.name,
-            id=row.id,
-            series=row.id,
-            state=row.state,
-            reason=row.reason,
-            sentence=" ".join(quarantine.objections(connection, SeriesId(row.id))) or alerting(row.sentence, row.notes),
-        )
-        for row in connection.execute(alerts.limit(MOST_ATTENTION))
-    ]
-    found += [
-        AttentionLine(
-            table=row.kind, id=row.id, series=row.of_series, state=row.state, reason=row.reason, sentence=row.sentence
-        )
-        for question in (jobs.order_by(job.c.id.desc()), deliveries.order_by(delivery.c.id.desc()))
-        for row in connection.execute(question.limit(MOST_ATTENTION))
-    ]
-    found += [
-        AttentionLine(
-            table="delivery",
-            id=row.id,
-            series=row.series_id,
-            state=row.state,
-            reason=lists.NO_PEER,
-            sentence=lists.no_peer_sentence(row.id, row.peer),
-        )
-        for row in connection.execute(stranded)
-    ]
-    return (*found, *quarantine.attention(connection))

@@ -48,7 +48,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0006"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0007"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -365,6 +365,33 @@ model = Table(
     CheckConstraint("name <> 'cubic-dc'", name="model_of_no_weights"),
 )
 Index("model_active_once", model.c.name, unique=True, sqlite_where=text("state = 'active'"))
+
+alert = Table(
+    "alert",
+    METADATA,
+    Column("id", Integer, nullable=False),
+    Column("destination", String(16), nullable=False),
+    Column("name", Text, nullable=False),  # of the condition
+    *_state_columns(),
+    Column("sentence", Text, nullable=False),  # own ids only
+    Column("is_error", Boolean, nullable=False),  # else something that waits for a decision
+    Column("number", Integer, nullable=False),  # of rows, or a grade
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),  # when ``number`` changed last
+    Column("sent_at", UtcDateTime),  # empty: never
+    Column("sent_number", Integer, nullable=False),
+    Column("failing_since", UtcDateTime),  # the first failed try to send what is to be sent; empty: none failed
+    Column("failure", Text, nullable=False),  # of the last try
+    PrimaryKeyConstraint("id", name="alert_key"),
+    CheckConstraint("state NOT IN ('sent', 'closed') OR sent_at IS NOT NULL", name="alert_sent_at"),
+)
+Index(
+    "alert_open_once",
+    alert.c.destination,
+    alert.c.name,
+    unique=True,
+    sqlite_where=text("state IN ('raised', 'sent', 'ended')"),
+)
 
 events = Table(
     "event",

@@ -1,8 +1,9 @@
 """The states of the ledger's rows, and every change of state that is allowed.
 
-Rows of five tables have a state. A **series** is what was received under one Series Instance UID; a **job** derives one
+Rows of six tables have a state. A **series** is what was received under one Series Instance UID; a **job** derives one
 revision of a series; a **delivery** sends the result of one job to one peer; an **item** is one instance of a delivery;
-a **model** is one that an operator imported. Each worker claims a row, does the work, and changes the row's state in
+a **model** is one that an operator imported; an **alert** is a condition of which people are to be told at one
+destination. Each worker claims a row, does the work, and changes the row's state in
 the same transaction that records the result. After a crash at any moment the rows therefore say what is to be done
 next, and nothing else has to be remembered.
 
@@ -59,6 +60,11 @@ A job keeps the model that it was planned with, by its digest, so none of this c
 **Priority.** A job is urgent, normal or off-peak, and its deliveries have the same priority. A claim takes the most
 urgent row that may be claimed; among equals, the one that has waited longest. A claimed row is never interrupted for a
 more urgent one.
+
+**Alerts.** An alert is raised when its condition begins, and sent once with all others that wait. When more of the same
+has come, it is raised again after some hours. When its condition ends, an all-clear is sent. A condition that returns
+before its all-clear was sent is raised again under the same row. Each destination has rows of its own, so that a mail
+server that is down keeps nothing from the webhook. The weekly letter is such a row too; it never ends.
 
 There is no state for "deleted", "missing" or "error". A job whose file is missing is held, and a column has the reason.
 """
@@ -117,7 +123,16 @@ class ModelState(StrEnum):
     WITHDRAWN = "withdrawn"  # rolled back; used again only if an operator activates it
 
 
-State = SeriesState | JobState | DeliveryState | ItemState | ModelState
+class AlertState(StrEnum):
+    """State of an alert at one destination."""
+
+    RAISED = "raised"  # the condition holds, or more of it has come; to be sent
+    SENT = "sent"  # the condition holds, and the destination was told
+    ENDED = "ended"  # the condition is over; the all-clear is to be sent
+    CLOSED = "closed"  # the all-clear was sent
+
+
+State = SeriesState | JobState | DeliveryState | ItemState | ModelState | AlertState
 
 
 class Event(StrEnum):
@@ -143,6 +158,10 @@ class Event(StrEnum):
     ACTIVATE = "activate"  # operator: rules get this model from now on
     WITHDRAW = "withdraw"  # operator: a rollback; rules do not get it any more
     RESTORE = "restore"  # a rollback withdrew the model that had replaced it
+    TELL = "tell"  # the destination took the message
+    RECUR = "recur"  # more of the same has come, or it came again
+    END = "end"  # the condition of an alert is over
+    CLOSE = "close"  # the destination took the all-clear
 
 
 SERIES_TRANSITIONS: Final[dict[SeriesState, dict[Event, SeriesState]]] = {
@@ -250,12 +269,29 @@ MODEL_TRANSITIONS: Final[dict[ModelState, dict[Event, ModelState]]] = {
     },
 }
 
+ALERT_TRANSITIONS: Final[dict[AlertState, dict[Event, AlertState]]] = {
+    AlertState.RAISED: {
+        Event.TELL: AlertState.SENT,
+        Event.END: AlertState.ENDED,
+    },
+    AlertState.SENT: {
+        Event.RECUR: AlertState.RAISED,
+        Event.END: AlertState.ENDED,
+    },
+    AlertState.ENDED: {
+        Event.RECUR: AlertState.RAISED,
+        Event.CLOSE: AlertState.CLOSED,
+    },
+    AlertState.CLOSED: {},
+}
+
 Transitions = (
     dict[SeriesState, dict[Event, SeriesState]]
     | dict[JobState, dict[Event, JobState]]
     | dict[DeliveryState, dict[Event, DeliveryState]]
     | dict[ItemState, dict[Event, ItemState]]
     | dict[ModelState, dict[Event, ModelState]]
+    | dict[AlertState, dict[Event, AlertState]]
 )
 
 # By table name. The ``transition`` table, the triggers and docs/states.md are made from it.
@@ -265,6 +301,7 @@ TRANSITIONS: Final[dict[str, Transitions]] = {
     "delivery": DELIVERY_TRANSITIONS,
     "delivery_item": ITEM_TRANSITIONS,
     "model": MODEL_TRANSITIONS,
+    "alert": ALERT_TRANSITIONS,
 }
 
 # The states in which a row may be created.
@@ -274,6 +311,7 @@ BIRTHS: Final[dict[str, tuple[State, ...]]] = {
     "delivery": (DeliveryState.DUE, DeliveryState.HELD),
     "delivery_item": (ItemState.PENDING,),
     "model": (ModelState.IMPORTED,),
+    "alert": (AlertState.RAISED,),
 }
 
 # At most one job of each revision and model is in one of these.

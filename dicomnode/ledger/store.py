@@ -3,8 +3,8 @@
 Everything durable goes through here, from any thread of the service and from the operator's commands beside it. A
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
 (its lease was lost, a late instance came) and that nothing was written. ``intake``, ``verdicts``, ``quarantine``,
-``jobs``, ``deliveries``, ``delivery_commands`` and ``models`` say which rows a transaction changes, ``states`` which
-changes there are at all.
+``jobs``, ``deliveries``, ``delivery_commands``, ``models`` and ``alerts`` say which rows a transaction changes,
+``states`` which changes there are at all.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from sqlalchemy import insert, select, update
 
 from dicomnode.derivation import DerivedSeries
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries, delivery_commands, intake, jobs, mapping, models, quarantine, verdicts
+from dicomnode.ledger import alerts, deliveries, delivery_commands, intake, jobs, mapping, models, quarantine, verdicts
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
 from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.ledger.transaction import NODE, LedgerTransaction
 from dicomnode.ledger.values import (
+    Alert,
     ArchivedInstance,
     BootId,
     BootReport,
+    Condition,
     Delivery,
     DeliveryItem,
     Examined,
@@ -482,6 +484,44 @@ class Ledger:
         """Undo the last activation of a name. Raises InputError where ``to`` is not what that leads to."""
         with self._transaction("roll_back_model", by) as transaction:
             models.roll_back(transaction, name, to=to)
+
+    # Alerts.
+
+    def observe_alerts(
+        self, destination: str, holding: Sequence[Condition], ended: Collection[str], *, again_s: float
+    ) -> None:
+        """Raise what began to hold and end what is over, at one destination.
+
+        An alert of which there is more is raised again ``again_s`` after it was sent.
+        """
+        with self._transaction("observe_alerts") as transaction:
+            again_before = transaction.now - timedelta(seconds=again_s)
+            alerts.observe(transaction, destination, holding, ended, again_before=again_before)
+
+    def holding_conditions(self, destination: str) -> list[str]:
+        """List the names of the conditions that held when they were observed last."""
+        with self._database.reading() as connection:
+            return alerts.holding_names(connection, destination)
+
+    def alerts_to_send(self, destination: str) -> list[Alert]:
+        """List what the destination is to be told, the oldest first."""
+        with self._database.reading() as connection:
+            return alerts.to_send(connection, destination)
+
+    def alerts_sent(self, told: Sequence[Alert]) -> None:
+        """Record that a destination took a message with these alerts."""
+        with self._transaction("alerts_sent") as transaction:
+            alerts.sent(transaction, told)
+
+    def alerts_not_sent(self, untold: Sequence[Alert], failure: str) -> None:
+        """Record that a try to send these alerts failed, and why."""
+        with self._transaction("alerts_not_sent") as transaction:
+            alerts.not_sent(transaction, untold, failure)
+
+    def write_letter(self, destination: str, *, due_at: datetime | None = None) -> None:
+        """Let the weekly letter be sent; with ``due_at`` only where the last one was written before that moment."""
+        with self._transaction("write_letter") as transaction:
+            alerts.write_letter(transaction, destination, due_at=due_at)
 
     @contextmanager
     def _transaction(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[LedgerTransaction]:

@@ -9,6 +9,7 @@ from typing import Final, NewType
 
 from dicomnode.derivation import DerivationParameters
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
+from dicomnode.ledger.states import AlertState
 
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
@@ -244,3 +245,30 @@ class BootReport:
     is_checked: bool  # False: the file is so large that looking for damage is left for later
     returned_jobs: int
     returned_deliveries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Something that people are to be told of as long as it holds."""
+
+    name: str  # the same as long as it is the same condition
+    sentence: str  # own ids, names of the settings and our own words only
+    number: int  # of rows, or a grade; a higher one is told again
+    is_error: bool  # else it waits for a decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A condition at one destination, and whether that was told."""
+
+    id: int
+    name: str
+    state: AlertState
+    state_at: datetime
+    sentence: str
+    is_error: bool
+    number: int
+    first_at: datetime
+    last_at: datetime  # when ``number`` changed last, or the alert was raised again
+    sent_at: datetime | None
+    sent_number: int

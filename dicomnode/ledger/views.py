@@ -249,3 +249,60 @@ class ModelRow:
     state: str
     place: int | None  # in the line of its name; the foremost has the highest
     imported_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Rows that wait for a person for the same reason."""
+
+    table: str
+    state: str
+    reason: str
+    peer: str  # of a delivery or of files that were set aside; else empty
+    rows: int
+    newest: int  # its id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StuckPeer:
+    """A peer to which the same delivery has failed for long."""
+
+    peer: str
+    delivery: int
+    failures: int  # in a row
+    reason: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undelivered:
+    """A destination that could not be told of its alerts."""
+
+    destination: str
+    alert: int
+    since: datetime
+    failure: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerWeek:
+    """What a peer was sent, and the time from the end of a job to the last acknowledgement."""
+
+    peer: str
+    deliveries: int
+    median_s: float
+    longest_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Week:
+    """The figures of the weekly letter."""
+
+    since: datetime
+    received: int  # series
+    derived: int
+    kept: dict[str, int]  # reason → number
+    sent: tuple[PeerWeek, ...]
+    gate_measured: int  # results that the result gate has figures of
+    gate_held: int
+    gate_nearest: GateFigure | None  # of those within their limits

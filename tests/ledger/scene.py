@@ -12,6 +12,7 @@ from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedS
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
+    Condition,
     Delivery,
     ImportedModel,
     Job,
@@ -183,6 +184,11 @@ class Scene:
         model = ImportedModel(name=name, digest=digest(content.encode()), kind="thin", ratios=(2, 6))
         number, _ = self.ledger.import_model(model, "operator")
         return number
+
+    def alerted(self) -> None:
+        """An alert that is to be sent by mail."""
+        condition = Condition(name="disk", sentence="The disk is full.", number=1, is_error=True)
+        self.ledger.observe_alerts("mail", [condition], (), again_s=0)
 
     def set_priority(self, series: SeriesId, priority: Priority) -> None:
         """Change the priority of the jobs of a series; no rule can name one yet."""

@@ -74,6 +74,7 @@ def test_a_change_of_state_passes_only_if_the_table_of_transitions_has_it(
 ) -> None:
     scene.queued("pacs")
     scene.imported()
+    scene.alerted()
     if table.startswith("delivery"):
         scene.finish_job(images=1)
     if table == "series":
@@ -112,6 +113,7 @@ def _trigger(scene: Scene, table: str) -> str:
 def test_a_row_begins_only_in_a_state_of_birth(scene: Scene, sql: sqlite3.Connection, table: str, state: str) -> None:
     scene.queued("pacs")
     scene.imported()
+    scene.alerted()
     scene.finish_job(images=1)
     columns = [row[1] for row in sql.execute(f"PRAGMA table_info({table})") if row[1] not in ("id", "state")]
     names = ", ".join(columns)
@@ -123,6 +125,7 @@ def test_a_row_begins_only_in_a_state_of_birth(scene: Scene, sql: sqlite3.Connec
 def test_no_row_changes_to_a_state_that_is_none(scene: Scene, sql: sqlite3.Connection, table: str) -> None:
     scene.queued("pacs")
     scene.imported()
+    scene.alerted()
     scene.finish_job(images=1)
     with pytest.raises(sqlite3.IntegrityError, match=f"no such change of state of {table}"):
         sql.execute(f"UPDATE {table} SET state = 'unknown'")  # noqa: S608 (our own names)
@@ -198,11 +201,13 @@ def test_a_delivery_is_not_sent_before_its_items(scene: Scene, sql: sqlite3.Conn
         "UPDATE model SET highest_ratio = 1",
         "UPDATE model SET place = 7",
         "UPDATE model SET state = 'active'",
+        "UPDATE alert SET state = 'sent'",
     ],
 )
 def test_a_row_that_says_what_cannot_be_is_refused(scene: Scene, sql: sqlite3.Connection, statement: str) -> None:
     scene.queued("pacs")
     scene.imported()
+    scene.alerted()
     with pytest.raises(sqlite3.IntegrityError):
         sql.execute(statement)
 

@@ -19,7 +19,7 @@ from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.schema import HEAD
 from dicomnode.ledger.states import TRANSITIONS
 from dicomnode.ledger.store import open_ledger
-from dicomnode.ledger.values import Examined, Finding, ImportedModel, Priority
+from dicomnode.ledger.values import Condition, Examined, Finding, ImportedModel, Priority
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
@@ -288,6 +288,7 @@ def test_after_0005_the_triggers_alone_refuse_a_state_that_is_none(of_0001: Path
     migrate.upgrade(url_of(of_0001))
     with closing(open_ledger(url_of(of_0001))) as ledger:
         ledger.import_model(ImportedModel(name="thin", digest="a" * 64, kind="thin", ratios=(2, 6)), "operator")
+        ledger.observe_alerts("mail", [Condition(name="x", sentence="x", number=1, is_error=True)], (), again_s=0)
     with closing(sqlite3.connect(of_0001, isolation_level=None)) as connection:
         for table in TRANSITIONS:
             names = ", ".join(
@@ -340,3 +341,15 @@ def test_a_job_that_was_done_before_0006_has_no_figures_and_is_explained_like_be
         told = reader.series_explain(1)
     assert told.gate == ()
     assert not any("result gate" in sentence for sentence in told.sentences)
+
+
+def test_an_upgrade_to_0007_that_breaks_off_leaves_0006(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0006")
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("CREATE TRIGGER alert_moved AFTER INSERT ON boot BEGIN SELECT 1; END")  # stands in the way
+    before, rows = shape(of_0001), contents(of_0001, "transition")
+    with pytest.raises(LedgerError, match="alert_moved"):
+        migrate.upgrade(url_of(of_0001))
+    assert (shape(of_0001), contents(of_0001, "transition")) == (before, rows)
+    assert migrate.current(url_of(of_0001)) == "0006"

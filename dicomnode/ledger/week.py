@@ -1,0 +1,53 @@
+"""The figures of the weekly letter: what came in, what was derived, kept and sent, since a moment.
+
+Numbers, peers' names and our own words only.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from statistics import median
+
+from sqlalchemy import Connection, func, select
+
+from dicomnode.ledger import mapping
+from dicomnode.ledger.schema import RECEIVED, delivery, job, series
+from dicomnode.ledger.statements import bind_values, bound
+from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+from dicomnode.ledger.views import PeerWeek, Week
+
+_RECEIVED = select(func.count()).where(series.c.origin == RECEIVED, series.c.created_at >= bound("since"))
+_KEPT = (
+    select(series.c.reason, func.count())
+    .where(series.c.origin == RECEIVED, series.c.state == SeriesState.KEPT, series.c.state_at >= bound("since"))
+    .group_by(series.c.reason)
+    .order_by(func.count().desc(), series.c.reason)
+)
+_DERIVED = select(job.c.figures).where(job.c.state == JobState.DONE, job.c.finished_at >= bound("since"))
+_SENT = select(delivery.c.peer, delivery.c.created_at, delivery.c.sent_at).where(
+    delivery.c.state == DeliveryState.SENT, delivery.c.sent_at >= bound("since")
+)
+
+
+def week(connection: Connection, since: datetime) -> Week:
+    """Count what happened since a moment."""
+    values = bind_values(since=since)
+    took_s: dict[str, list[float]] = {}
+    for row in connection.execute(_SENT, values):
+        took_s.setdefault(row.peer, []).append((row.sent_at - row.created_at).total_seconds())
+    results = [mapping.gate_figures(kept) for kept in connection.execute(_DERIVED, values).scalars()]
+    measured = [figure for figures in results for figure in figures]
+    within = [figure for figure in measured if not figure.holds]
+    return Week(
+        since=since,
+        received=connection.execute(_RECEIVED, values).scalar_one(),
+        derived=len(results),
+        kept={reason or "": number for reason, number in connection.execute(_KEPT, values)},
+        sent=tuple(
+            PeerWeek(peer=peer, deliveries=len(times), median_s=median(times), longest_s=max(times))
+            for peer, times in sorted(took_s.items())
+        ),
+        gate_measured=sum(1 for figures in results if figures),
+        gate_held=sum(1 for figures in results if any(figure.holds for figure in figures)),
+        gate_nearest=max(within, key=lambda figure: figure.share or 0.0, default=None),
+    )
