@@ -1,9 +1,9 @@
 """The calendar: what the node does at a time of the day, and the watch over the clock that tells the time.
 
-In: jobs, each with its time of day in the time zone of this machine. Each is called when its moment comes, one at a
-time, from one thread. A moment that passed unnoticed (the machine was suspended, the clock was set forward) is made up
-for at once, and once, however many of them passed. No job is called twice for one moment, also where the clock shows
-an hour twice.
+In: jobs, each with its time of day, a weekly one with its day too, in the time zone of this machine or in a named one.
+Each is called when its moment comes, one at a time, from one thread. A moment that passed unnoticed (the machine was
+suspended, the clock was set forward) is made up for at once, and once, however many of them passed. No job is called
+twice for one moment, also where the clock shows an hour twice.
 
 The workers are not called from here: each takes from the ledger what is due, at the latest every five seconds on the
 monotonic clock, and a step of the wall clock costs them nothing. What was planned before a restart is not remembered:
@@ -19,7 +19,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import datetime, time, timedelta, tzinfo
 
 from dicomnode import log
 from dicomnode.seams import SYSTEM_CLOCK, Clock
@@ -32,20 +32,26 @@ STOP_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DailyJob:
+class CalendarJob:
     """Work with a time of day. ``run`` must be short: what takes long begins in a thread of its own."""
 
     name: str
-    at: time  # local
+    at: time
     run: Callable[[], None]
+    day: int | None = None  # of the week, Monday is 0; None: every day
+    zone: tzinfo | None = None  # of ``at`` and ``day``; None: that of this machine
+
+    def next_after(self, moment: datetime) -> datetime:
+        """The first moment later than this one at which the job is to be called."""
+        return next_moment(self.at, moment, day=self.day, zone=self.zone)
 
 
 class Calendar:
-    """Calls each job at its time of day. One that raises is counted in ``failures`` and called again the next day."""
+    """Calls each job at its time of day. One that raises is counted in ``failures`` and called again the next time."""
 
     def __init__(
         self,
-        jobs: Sequence[DailyJob],
+        jobs: Sequence[CalendarJob],
         *,
         stepped: Callable[[float], None],  # told by how many seconds the wall clock was set
         clock: Clock = SYSTEM_CLOCK,
@@ -54,7 +60,7 @@ class Calendar:
         self._stepped = stepped
         self._clock = clock
         self._offset_s = self._wall_offset_s()
-        self._next_at = {job.name: next_moment(job.at, clock.now()) for job in jobs}
+        self._next_at = {job.name: job.next_after(clock.now()) for job in jobs}
         self._failures = {job.name: 0 for job in jobs}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="calendar")
@@ -81,11 +87,11 @@ class Calendar:
             self._tell_step(drift_s)
         for job in self._jobs:
             now, planned = self._clock.now(), self._next_at[job.name]
-            following = next_moment(job.at, now)
+            following = job.next_after(now)
             if now >= planned:
                 self._next_at[job.name] = following
                 self._call(job)
-            elif planned > next_moment(job.at, following):
+            elif planned > job.next_after(following):
                 # The clock was set back by days: what was planned then would leave the job undone until it comes.
                 self._next_at[job.name] = following
 
@@ -103,7 +109,7 @@ class Calendar:
         except Exception:  # noqa: BLE001 (border: calendar)
             log.failure(LOGGER, "clock_step_not_noted")
 
-    def _call(self, job: DailyJob) -> None:
+    def _call(self, job: CalendarJob) -> None:
         """Border: what one job raises must keep neither the others nor the watch over the clock from going on."""
         try:
             job.run()
@@ -112,12 +118,13 @@ class Calendar:
             log.failure(LOGGER, "calendar_job_failed", stage=job.name, count=self._failures[job.name])
 
 
-def next_moment(at: time, after: datetime) -> datetime:
-    """The first moment later than ``after`` at which local clocks show ``at``.
+def next_moment(at: time, after: datetime, *, day: int | None = None, zone: tzinfo | None = None) -> datetime:
+    """The first moment later than ``after`` at which the clocks of a zone show ``at``, on this day of the week.
 
-    Of an hour that is shown twice it is the first one; a time that is skipped in spring comes an hour earlier that day.
+    Of an hour that is shown twice it is the first one. A time that is skipped in spring comes an hour earlier that day
+    by the clocks of this machine, and an hour later by those of a named zone.
     """
-    day = after.astimezone().date()
-    while (moment := datetime.combine(day, at).astimezone()) <= after:
-        day += timedelta(days=1)
+    date = after.astimezone(zone).date()
+    while (moment := datetime.combine(date, at, zone).astimezone(zone)) <= after or day not in (None, date.weekday()):
+        date += timedelta(days=1)
     return moment

@@ -33,7 +33,7 @@ from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
 from dicomnode.rules import model_wanted
-from dicomnode.schedule import Calendar, DailyJob
+from dicomnode.schedule import Calendar, CalendarJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import Settings
 from dicomnode.settle import Settler
@@ -178,8 +178,8 @@ class Service:
         ]
         calendar = Calendar(
             [
-                DailyJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
-                DailyJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
+                CalendarJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
+                CalendarJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
             ],
             stepped=lambda by_s: ledger.note(
                 "clock_stepped", table="boot", row=boot.boot, detail=f"the wall clock was set by {by_s:+.0f} s"

@@ -7,11 +7,12 @@ import time as system_time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from dicomnode import schedule
-from dicomnode.schedule import Calendar, DailyJob, next_moment
+from dicomnode.schedule import Calendar, CalendarJob, next_moment
 from dicomnode.seams import SystemClock
 from tests.support.wait import wait_until
 
@@ -57,7 +58,7 @@ class Life:
         self.clock = HandClock(datetime.fromisoformat(wall).astimezone(UTC))
         self.ran: list[str] = []  # by the local clock
         self.steps: list[float] = []
-        job = DailyJob(name="sweep", at=at, run=self._run)
+        job = CalendarJob(name="sweep", at=at, run=self._run)
         self.calendar = Calendar([job], stepped=self.steps.append, clock=self.clock)
 
     def _run(self) -> None:
@@ -134,6 +135,15 @@ def test_a_clock_that_drifts_as_ntp_lets_it_is_not_told() -> None:
     assert life.steps == []
 
 
+def test_a_weekly_job_comes_on_its_day_in_its_time_zone() -> None:
+    """Monday 7:00 in Tokyo is the Sunday evening before in UTC; the machine is in Berlin."""
+    tokyo = ZoneInfo("Asia/Tokyo")
+    sunday = datetime(2026, 6, 7, 22, tzinfo=UTC)
+    assert next_moment(time(7), sunday - timedelta(minutes=1), day=0, zone=tokyo) == sunday
+    assert next_moment(time(7), sunday, day=0, zone=tokyo) == sunday + timedelta(days=7)
+    assert next_moment(time(7), sunday, day=0) == datetime(2026, 6, 8, 5, tzinfo=UTC), "7:00 in Berlin"
+
+
 def test_the_next_moment_is_later_than_the_moment_itself() -> None:
     four = datetime(2026, 6, 11, 2, tzinfo=UTC)
     assert next_moment(FOUR, four - timedelta(seconds=1)) == four
@@ -164,7 +174,7 @@ def test_a_job_that_raises_is_counted_and_logged_and_the_others_are_called(
         steps.append(by_s)
         raise OSError("the ledger is locked")
 
-    jobs = [DailyJob(name="sweep", at=FOUR, run=fail), DailyJob(name="letter", at=FOUR, run=called.set)]
+    jobs = [CalendarJob(name="sweep", at=FOUR, run=fail), CalendarJob(name="letter", at=FOUR, run=called.set)]
     calendar = Calendar(jobs, stepped=step, clock=clock)
     calendar.start()
     try:
