@@ -97,12 +97,13 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
     state = "can be written to" if archive.data == data else "does not exist yet; it will be made"
     yield CheckRow(what="data folder", mark=Mark.OK, sentence=f"{data} {state}.")
     free, limit = archive.free_percent(), settings.archive.refuse_free_percent
+    is_scarce = free < settings.archive.warn_free_percent
     room = f"{archive.free_bytes() / 2**30:.1f} GiB are free, {free:.0f} %"
     yield CheckRow(
         what="free space",
-        mark=Mark.OK if free > limit else Mark.FAIL,
+        mark=Mark.FAIL if free <= limit else Mark.WARN if is_scarce else Mark.OK,
         sentence=f"{room}; below {limit:g} % nothing is accepted.",
-        hint="" if free > limit else "Make room, or lower archive.refuse_free_percent.",
+        hint="" if free > limit and not is_scarce else "Make room, or lower archive.refuse_free_percent.",
     )
     yield _check_quarantine(archive)
     if (kind := _filesystem(archive.data)) in NETWORK_FILESYSTEMS:

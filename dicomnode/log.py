@@ -18,11 +18,11 @@ Value = str | int | float | bool | None
 FIELDS = frozenset(
     {
         "address", "adopted", "archive", "associations", "attempts", "boot", "bytes", "call", "called", "calling",
-        "code", "count", "delivery", "detail", "device", "error", "exit_code", "free_bytes", "hint", "host", "images",
-        "instance", "instances", "items", "job", "ledger", "limit", "memory_mb", "model", "model_digest", "name",
-        "needed_bytes", "next_at", "node", "orphans", "peer", "pid", "port", "quarantine", "ratio", "reason",
-        "returned", "revision", "rule", "seconds", "sentence", "series", "signal", "slices", "stage", "state",
-        "status", "swept", "version", "wait_s",
+        "code", "count", "delivery", "destination", "detail", "device", "error", "exit_code", "free_bytes", "hint",
+        "host", "images", "instance", "instances", "items", "job", "ledger", "limit", "memory_mb", "model",
+        "model_digest", "name", "needed_bytes", "next_at", "node", "orphans", "peer", "pid", "port", "quarantine",
+        "ratio", "reason", "returned", "revision", "rule", "seconds", "sentence", "series", "signal", "slices",
+        "stage", "state", "status", "swept", "version", "wait_s",
     }
 )  # fmt: skip
 

@@ -1,11 +1,11 @@
 """The running node. It starts its parts in the order of their dependence and stops them in reverse order.
 
     data folder locked → ledger → sweep begun → models known → work → settle → push, one a peer → receive
-    → sweep → calendar
+    → sweep → alerts → calendar
 
-The receiver starts after the parts that process what it receives, and stops before them. Only the sweep of the archive
-and the calendar start after the receiver, so that no sender waits for them. The ledger records at any moment what each
-part has begun. A stop in this order is therefore not needed for safety; it only saves time at the next start.
+The receiver starts after the parts that process what it receives, and stops before them. Only the sweep of the archive,
+the alerts and the calendar start after the receiver, so that no sender waits for them. The ledger records at any moment
+what each part has begun. A stop in this order is therefore not needed for safety; it only saves time at the next start.
 """
 
 from __future__ import annotations
@@ -17,25 +17,29 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import time
+from datetime import datetime, time, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 
 from dicomnode import __version__, log
+from dicomnode.alert.conditions import conditions, facts
+from dicomnode.alert.message import Message, letter, node_name
+from dicomnode.alert.watch import Watch, destinations
 from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
 from dicomnode.checks import ensure_writable, introduction, is_choice_made, known_models, require_cluster
 from dicomnode.errors import NodeError
+from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.values import BootReport, ModelEvent
+from dicomnode.ledger.values import BootReport, Condition, ModelEvent
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
 from dicomnode.rules import model_wanted
 from dicomnode.schedule import Calendar, CalendarJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings.models import Settings
+from dicomnode.settings.models import Settings, split_letter
 from dicomnode.settle import Settler
 from dicomnode.sweep import Sweep
 from dicomnode.systemd import notify
@@ -51,6 +55,8 @@ SETTLE_STOP_S = 10.0  # for the series that is being judged
 SWEEP_STOP_S = 10.0  # for the folder that is being looked through
 SIGNAL_POLL_S = 1.0
 CERTIFICATES_AT = time(8)  # each day, local time: when there is somebody who can ask for a new one
+WEEK = timedelta(days=7)
+CLUSTER_LOST_S = 300.0  # before people are told: a scheduler that restarts is back before
 SWEPT_AT = time(4)  # each day, local time: before the first patients, and not in an hour that summer time moves
 
 
@@ -63,6 +69,7 @@ class Service:
         self._parts = ExitStack()
         self._drain_s = 0.0  # while it starts there is nothing to wait for
         self._supervisors: list[Supervisor] = []
+        self._executors: list[LocalExecutor] = []
         self._loops: list[PeerLoop] = []
         self._receiver: Receiver | None = None
         # Why the service is to end: a signal, or an error that it cannot survive. It is a SimpleQueue because only that
@@ -130,23 +137,27 @@ class Service:
             log_format=settings.log.format,
             cluster=require_cluster(settings),
         )
+        self._executors = [
+            LocalExecutor(
+                child,
+                time_limit_s=settings.work.time_limit_s,
+                memory_limit_mb=settings.work.memory_limit_mb,
+                timed=lambda reference_s: _choose_model(reference_s, catalog, ledger, boot, chosen=settler.wake),
+                clock=self._clock,
+            )
+            for _ in range(settings.work.slots)
+        ]
         self._supervisors = [
             Supervisor(
                 ledger,
                 archive,
-                LocalExecutor(
-                    child,
-                    time_limit_s=settings.work.time_limit_s,
-                    memory_limit_mb=settings.work.memory_limit_mb,
-                    timed=lambda reference_s: _choose_model(reference_s, catalog, ledger, boot, chosen=settler.wake),
-                    clock=self._clock,
-                ),
+                executor,
                 ae_title=settings.node.ae_title,
                 owner=owner,
                 finished=self._wake_loops,
                 clock=self._clock,
             )
-            for _ in range(settings.work.slots)
+            for executor in self._executors
         ]
         receiver = Receiver(
             node=settings.node,
@@ -176,11 +187,13 @@ class Service:
             for peer in settings.peer
             if peer.address
         ]
+        jobs = [
+            CalendarJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
+            CalendarJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
+        ]
+        watch, letters = self._watch(parts, ledger)
         calendar = Calendar(
-            [
-                CalendarJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
-                CalendarJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
-            ],
+            jobs + letters,
             stepped=lambda by_s: ledger.note(
                 "clock_stepped", table="boot", row=boot.boot, detail=f"the wall clock was set by {by_s:+.0f} s"
             ),
@@ -200,6 +213,10 @@ class Service:
         self._receiver = receiver
         sweep.start(is_busy=lambda: receiver.associations() > 0)
         parts.callback(sweep.stop, SWEEP_STOP_S)
+        if watch is not None:
+            now = self._clock.now()
+            watch.start(letter_due_at=letters[0].next_after(now - WEEK) if letters else None)
+            parts.callback(watch.stop)
         calendar.start()
         parts.callback(calendar.stop)
         self._warn_of_certificates(identity)
@@ -224,6 +241,35 @@ class Service:
             log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         return archive, ledger, boot
 
+    def _watch(self, parts: ExitStack, ledger: Ledger) -> tuple[Watch | None, list[CalendarJob]]:
+        """The watch over what is wrong, and when its letter is written; nothing where nobody is to be told."""
+        settings = self.settings
+        ways = destinations(settings.alert)
+        if not ways:
+            return None, []
+        node = node_name(settings.node.ae_title)
+        reader = open_reader(settings.ledger_url, peers=settings.reachable_peers)
+        parts.callback(reader.close)
+        letters = []
+        if settings.alert.letter:
+            day, at, zone = split_letter(settings.alert.letter)
+            letters = [CalendarJob(name="letter", at=at, day=day, zone=zone, run=lambda: watch.write_letter())]
+        watch = Watch(
+            ledger,
+            ways,
+            node=node,
+            conditions=lambda now: self._conditions(reader, now),
+            letter=lambda now: _letter(settings, node, reader, now, letters),
+            clock=self._clock,
+        )
+        return watch, letters
+
+    def _conditions(self, reader: Reader, now: datetime) -> list[Condition]:
+        """What is wrong: with the node, in its ledger, and with the cluster as its processes see it."""
+        lost = next(filter(None, (executor.lost(CLUSTER_LOST_S) for executor in self._executors)), "")
+        cluster = [Condition(name="cluster", sentence=lost, number=1, is_error=True)] if lost else []
+        return conditions(self.settings, reader, now) + cluster
+
     def _warn_of_certificates(self, identity: Identity | None) -> None:
         """Log which certificates expire within 30 days; within 7 days as an error."""
         for held in identity.certificates(self._clock.now()) if identity is not None else ():
@@ -244,6 +290,12 @@ class Service:
 
     def _stop_loops(self) -> None:
         _at_once([partial(loop.stop, PUSH_STOP_S) for loop in self._loops if loop.is_alive])
+
+
+def _letter(settings: Settings, node: str, reader: Reader, now: datetime, letters: Sequence[CalendarJob]) -> Message:
+    """The weekly letter of this moment."""
+    next_at = letters[0].next_after(now) if letters else now + WEEK
+    return letter(node, reader.week(now - WEEK), reader.waiting(), facts(settings, reader, now), next_at=next_at)
 
 
 def _at_once(stops: Sequence[Callable[[], object]]) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,15 @@ from dicomnode.generators import pace
 from dicomnode.ids import digest
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import open_ledger
+from dicomnode.seams import SYSTEM_CLOCK
 from dicomnode.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
+from tests.ledger.scene import FakeClock
+from tests.support.certificates import Authority
 from tests.support.dcmtk import free_port
 from tests.support.due_delivery import Node as Pushing
+from tests.support.mail_server import mail_server
 from tests.support.model_folders import write_thin
 from tests.support.mounts import tmpfs
 from tests.support.mr_series import mr_datasets
@@ -217,6 +222,30 @@ def test_at_its_start_it_names_a_peer_that_deliveries_are_due_to_and_the_setting
     service.stop()
     (told,) = [record for record in caplog.records if record.message == "deliveries_without_peer"]
     assert told.__dict__["dicomnode_fields"] == {"peer": "old-pacs", "count": 1}
+
+
+def test_a_letter_that_was_due_while_it_was_down_is_mailed_at_its_start(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with mail_server(authority) as mail:
+        alert = {
+            "smtp": f"127.0.0.1:{mail.port}",
+            "mail_from": "node@hospital.example",
+            "mail_to": ["it@hospital.example"],
+            "ca": str(authority.certificate),
+        }
+        settings = _settings(tmp_path, alert=alert)
+        settings.node.data.mkdir()
+        weeks_ago = FakeClock(moment=SYSTEM_CLOCK.now() - timedelta(days=30))
+        with closing(open_ledger(settings.ledger_url, clock=weeks_ago)) as ledger:
+            ledger.write_letter("mail")
+            ledger.alerts_sent(ledger.alerts_to_send("mail"))
+        service = Service(settings)
+        service.start()
+        try:
+            wait_until(lambda: mail.mails)
+        finally:
+            service.stop()
+    assert "the week: 0 derived" in mail.mails[0]["Subject"]
 
 
 @pytest.mark.parametrize("late_s", [0.0, 1e9])

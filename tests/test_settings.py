@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import time
 from ipaddress import ip_network
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from dicomnode.errors import SettingsError
 from dicomnode.settings import load
 from dicomnode.settings.match import Condition, Match, ValueTest
-from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
+from dicomnode.settings.models import PeerSettings, RuleSettings, Settings, split_letter
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "etc" / "dicomnode.toml"
@@ -198,6 +200,13 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
         ),
         (_TLS_TO + 'fingerprints = ["AB:CD"]', "peer.0.fingerprints.0: expected the SHA-256"),
         (_TLS_TO + 'certificate_names = ["*.a.org"]', "peer.0.certificate_names.0: expected a DNS name"),
+        ('[alert]\nsmtp = "mail:587"', "alert: smtp needs mail_from and mail_to"),
+        ('[alert]\nmail_to = ["IT <it@a.org>"]', "alert.mail_to.0: expected a mail address without a name"),
+        ('[alert]\nuser = "node"', "alert: user and password_file belong together"),
+        ('[alert]\nwebhook = "http://a.org/x"', "alert.webhook: expected a URL that begins with https://"),
+        ('[alert]\nwebhook = "https://me:geheim@a.org/x"', "alert.webhook: expected a URL that begins with https://"),
+        ('[alert]\nletter = "monday 7:00"', "alert.letter: expected day and time"),
+        ('[alert]\nletter = "mon 07:00 Europe/Nowhere"', "alert.letter: there is no such time zone"),
         ("[work]\nslots = 2", 'work: slots above 1 need executor = "dask"'),
         ('[work]\nexecutor = "dask"', 'work: executor is "dask", which needs the address of a cluster'),
         ('[work]\ncluster = "10.1.0.9:8786"', "work.cluster: expected tls://address:port"),
@@ -218,6 +227,16 @@ def test_a_postgresql_ledger_is_refused_without_repeating_its_password(tmp_path:
     (line,) = _complaints(tmp_path, '[ledger]\nurl = "postgresql://node:geheim@db/node"')
     assert "PostgreSQL ledger is not supported yet" in line
     assert "geheim" not in line
+
+
+def test_a_password_in_the_url_of_a_webhook_is_not_repeated(tmp_path: Path) -> None:
+    (line,) = _complaints(tmp_path, '[alert]\nwebhook = "https://me:geheim@a.org"')
+    assert "geheim" not in line
+
+
+def test_a_letter_has_its_day_its_time_and_its_zone() -> None:
+    assert split_letter("sun 23:59") == (6, time(23, 59), None)
+    assert split_letter("mon 07:00 Europe/Berlin") == (0, time(7), ZoneInfo("Europe/Berlin"))
 
 
 def test_a_variable_wins_over_the_file_and_is_named_when_it_is_wrong(tmp_path: Path) -> None:

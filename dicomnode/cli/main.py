@@ -35,6 +35,7 @@ COMMANDS = {
     "quarantine": "dicomnode.cli.quarantine:quarantine",
     "rules": "dicomnode.cli.rules:rules",
     "check": "dicomnode.cli.check:check",
+    "alerts": "dicomnode.cli.alerts:alerts",
     "echo": "dicomnode.cli.echo:echo",
     "send": "dicomnode.cli.send:send",
     "train": "dicomnode.cli.train:train",

@@ -17,7 +17,7 @@ from dicomnode.strict_toml import parse as parse_toml
 SYSTEM_FILE = Path("/etc/dicomnode/dicomnode.toml")
 FILE_VARIABLE = "DICOMNODE_CONFIG"
 PREFIX = "DICOMNODE_"
-SECRET_TABLES = ("ledger",)  # a database's address may hold a password
+SECRET_TABLES = ("ledger", "alert")  # the address of a database or of a webhook may hold a password
 
 Variables = dict[tuple[str | int, ...], str]  # key → the variable that it came from
 

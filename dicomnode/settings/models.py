@@ -8,9 +8,12 @@ Nothing is read here: ``load`` does that.
 from __future__ import annotations
 
 import re
+from datetime import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
 
@@ -19,6 +22,7 @@ from dicomnode.settings.match import Match, parse_match
 from dicomnode.strict_toml import StrictModel, fail
 
 TLS = "tls://"  # how the address of a cluster begins: there is no other way to reach one
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ANY_TITLE = "*"  # any AE title; only for a peer of this machine itself
 
 Network = IPv4Network | IPv6Network
@@ -27,6 +31,9 @@ _A_DAY_S = 86_400.0
 _TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 section 6.2, VR AE: ASCII without backslash and controls
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_MAIL_ADDRESS = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,253}")
+_URL = re.compile(r"[\x21-\x7e]{1,2048}")
+_LETTER = re.compile(rf"({'|'.join(WEEKDAYS)}) ([01]\d|2[0-3]):([0-5]\d)(?: ([A-Za-z0-9_+/-]{{1,64}}))?")
 _NAME = re.compile(r"[^\x00-\x1f\x7f*]{1,253}")  # a common name may hold blanks
 
 
@@ -88,6 +95,35 @@ def _certificate_name(text: str) -> str:
     return text
 
 
+def _mail_address(text: str) -> str:
+    if not _MAIL_ADDRESS.fullmatch(text):
+        fail('expected a mail address without a name, such as "it@hospital.example"')
+    return text
+
+
+def _mail_address_or_none(text: str) -> str:
+    return text and _mail_address(text)
+
+
+def _webhook(text: str) -> str:
+    if not text:
+        return text
+    try:
+        parts = urlsplit(text)
+        is_whole = parts.scheme == "https" and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_whole = False
+    if not is_whole or "@" in parts.netloc or not _URL.fullmatch(text):
+        fail("expected a URL that begins with https:// and has neither user nor password")
+    return text
+
+
+def _letter(text: str) -> str:
+    if text:
+        split_letter(text)
+    return text
+
+
 def _network(value: object) -> Network:
     if isinstance(value, IPv4Network | IPv6Network):
         return value
@@ -107,6 +143,11 @@ MaybeClusterAddress = Annotated[str, AfterValidator(_cluster_address_or_none)]
 Device = Annotated[str, AfterValidator(_device)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 PemFile = Annotated[str, AfterValidator(_file)]  # empty: none
+SecretFile = Annotated[str, AfterValidator(_file)]  # empty: none
+MailAddress = Annotated[str, AfterValidator(_mail_address)]
+MaybeMailAddress = Annotated[str, AfterValidator(_mail_address_or_none)]
+Webhook = Annotated[str, AfterValidator(_webhook)]
+Letter = Annotated[str, AfterValidator(_letter)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 CertificateName = Annotated[str, AfterValidator(_certificate_name)]
 NetworkText = Annotated[Network, PlainValidator(_network)]
@@ -127,6 +168,25 @@ def split_address(text: str) -> tuple[str, int]:
     if not (whole and port.isascii() and port.isdigit() and int(port) <= 65535):
         fail('expected address:port, such as "10.1.0.5:104" (an IPv6 address in brackets)')
     return bare, int(port)
+
+
+def split_letter(text: str) -> tuple[int, time, ZoneInfo | None]:
+    """Day of the week (Monday is 0), time of day and time zone apart; None: the zone of this machine.
+
+    >>> split_letter("mon 07:00")
+    (0, datetime.time(7, 0), None)
+    """
+    match = _LETTER.fullmatch(text)
+    if match is None:
+        fail('expected day and time, such as "mon 07:00", and a time zone behind them where it is not the machine\'s')
+    day, hour, minute, name = match.groups()
+    try:
+        zone = ZoneInfo(name) if name else None
+    except (KeyError, ValueError, OSError):  # unknown; no name of a zone; a folder
+        zone = None
+    if name and zone is None:
+        fail('there is no such time zone; expected a name such as "Europe/Berlin"')
+    return WEEKDAYS.index(day), time(int(hour), int(minute)), zone
 
 
 class _Listening(StrictModel):
@@ -303,6 +363,31 @@ class ArchiveSettings(StrictModel):
     """When the disk counts as full."""
 
     refuse_free_percent: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 3.0
+    warn_free_percent: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 10.0
+
+
+class AlertSettings(StrictModel):
+    """Where people are told of what is wrong."""
+
+    smtp: MaybeHostPort = ""  # empty: no mail
+    smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
+    mail_from: MaybeMailAddress = ""
+    mail_to: tuple[MailAddress, ...] = ()
+    user: str = ""
+    password_file: SecretFile = ""
+    webhook: Webhook = ""  # empty: none
+    ca: PemFile = ""  # empty: the authorities that this machine trusts
+    letter: Letter = "mon 07:00"  # empty: none
+
+    @model_validator(mode="after")
+    def _mail_is_whole(self) -> Self:
+        if self.smtp and not (self.mail_from and self.mail_to):
+            fail("smtp needs mail_from and mail_to")
+        if bool(self.user) != bool(self.password_file):
+            fail("user and password_file belong together: both are needed, or none")
+        if self.user and self.smtp_tls == "none":
+            fail('a password is sent under TLS only: smtp_tls = "starttls" or "tls"')
+        return self
 
 
 class PeerSettings(StrictModel):
@@ -388,6 +473,7 @@ class Settings(StrictModel):
     scheduler: SchedulerSettings = SchedulerSettings()
     push: PushSettings = PushSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    alert: AlertSettings = AlertSettings()
     peer: tuple[PeerSettings, ...] = (_LOOPBACK_PEER,)
     rule: tuple[RuleSettings, ...] = (_EVERY_SERIES,)
 

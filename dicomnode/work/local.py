@@ -54,6 +54,7 @@ class LocalExecutor:
         self._worker: WorkerProcess | None = None
         self._restart_wait_s = RESTART_WAIT_S[0]
         self._offer: orders.Offer | None = None  # of the cluster; None: the child has not said yet, or there is none
+        self._lost_since_s: float | None = None  # on the monotonic clock; None: the cluster offers a model
 
     @property
     def offered(self) -> Collection[str] | None:
@@ -61,6 +62,16 @@ class LocalExecutor:
         if self._setup.cluster is None:
             return None
         return () if self._offer is None else self._offer.digests
+
+    def lost(self, for_s: float) -> str:
+        """Why the cluster has offered no model for so many seconds; empty where it offers one, or there is no cluster.
+
+        From any thread.
+        """
+        offer, since_s = self._offer, self._lost_since_s
+        if offer is None or since_s is None or self._clock.monotonic() - since_s < for_s:
+            return ""
+        return offer.sentence
 
     @property
     def pid(self) -> int | None:
@@ -185,8 +196,11 @@ class LocalExecutor:
         had = bool(self.offered)
         self._offer = offer
         if not offer.digests:
+            self._lost_since_s = self._clock.monotonic() if self._lost_since_s is None else self._lost_since_s
             log.event(LOGGER, "cluster_lost", level=logging.WARNING, sentence=offer.sentence)
-        elif not had:
+            return
+        self._lost_since_s = None
+        if not had:
             log.event(LOGGER, "cluster_back", count=len(offer.digests))
 
     def _lose(self, ended: Ended) -> None:

@@ -1,0 +1,180 @@
+"""What is wrong with the node now: for ``status``, one line each; for alerts, conditions with a name.
+
+In: the settings, the ledger and the moment. Out: sentences of our own words, ids of our own and names of the settings.
+A sentence of a single row of the ledger is never taken over into a condition, because it may quote what a peer said:
+conditions leave the house by mail. ``status`` on the node shows those sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from dicomnode.archive import Archive
+from dicomnode.errors import SettingsError, StorageError
+from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED
+from dicomnode.ledger.lists import NO_PEER
+from dicomnode.ledger.queries import Reader
+from dicomnode.ledger.sentences import moment
+from dicomnode.ledger.states import DeliveryState, JobState
+from dicomnode.ledger.values import SET_ASIDE, Condition
+from dicomnode.ledger.views import AttentionLine, Waiting
+from dicomnode.settings.models import Settings
+from dicomnode.tls.identity import Age, held_certificates
+from dicomnode.visible import visible
+
+STUCK_S: Final = 3600.0  # a delivery that only failed for so long is told: a PACS that restarts is back before
+DECISIONS: Final = frozenset(
+    {GATE, EARLIER_REVISION, REFUSED, SET_ASIDE, "not_supported", "not_authorised", "no_context", "not_encodable"}
+)
+"""Reasons of held deliveries that are no failure: a peer or a check said no, and a person decides."""
+
+_GRADES: Final = {Age.SOON: 1, Age.NOT_YET: 2, Age.URGENT: 2, Age.EXPIRED: 3}
+_UNUSABLE: Final = 4
+
+
+def lines(settings: Settings, ledger: Reader, now: datetime) -> tuple[AttentionLine, ...]:
+    """List what is wrong with the node itself, for ``status``, which names the rows of the ledger behind it."""
+    return (*certificates(settings, now), *_disk(settings), *_stuck(ledger, now), *_undelivered(ledger))
+
+
+def conditions(settings: Settings, ledger: Reader, now: datetime) -> list[Condition]:
+    """List what people are to be told of. The same thing keeps its name as long as it holds."""
+    found = [
+        Condition(
+            name=f"certificate {line.reason or ''} {line.id}".strip(),
+            sentence=line.sentence,
+            number=_UNUSABLE if line.state == "unusable" else _GRADES[Age(line.state)],
+            is_error=True,
+        )
+        for line in certificates(settings, now)
+    ]
+    found += [
+        Condition(name="disk", sentence=line.sentence, number=1 if line.state == "warn" else 2, is_error=True)
+        for line in _disk(settings)
+    ]
+    found += [
+        Condition(name=f"peer {line.reason}", sentence=line.sentence, number=1, is_error=True)
+        for line in _stuck(ledger, now)
+    ]
+    return found + [_of_rows(waiting) for waiting in ledger.waiting()]
+
+
+def certificates(settings: Settings, now: datetime) -> list[AttentionLine]:
+    """List the certificates of the settings that expire within 30 days, and the file that cannot be used."""
+    try:
+        held = held_certificates(settings.tls, now)
+    except SettingsError as exc:
+        return [_line("certificate", 1, "unusable", None, exc.sentence)]
+    return [
+        _line("certificate", one.number, str(one.age), one.key, one.sentence)
+        for one in held
+        if one.age is not Age.VALID
+    ]
+
+
+def facts(settings: Settings, ledger: Reader, now: datetime) -> list[tuple[str, list[str]]]:
+    """What the weekly letter says of the node itself, by heading."""
+    try:
+        held = [one.sentence for one in held_certificates(settings.tls, now)]
+    except SettingsError as exc:
+        held = [exc.sentence]
+    try:
+        free_gib, percent = room(settings)
+        disk = f"{free_gib:.1f} GiB are free, {percent:.0f} %."
+    except StorageError as exc:
+        disk = exc.sentence
+    return [
+        ("Certificates", held),
+        ("Disk", [disk]),
+        ("Peers that deliveries do not reach", [line.sentence for line in _stuck(ledger, now)]),
+        ("Alerts that could not be sent", [line.sentence for line in _undelivered(ledger)]),
+    ]
+
+
+def room(settings: Settings) -> tuple[float, float]:
+    """GiB and percent of the disk of the archive that are free. Raises StorageError."""
+    archive = Archive(settings.node.data)
+    return archive.free_bytes() / 2**30, archive.free_percent()
+
+
+def _disk(settings: Settings) -> Iterator[AttentionLine]:
+    """Say that the disk fills, or that it is so full that nothing is accepted."""
+    marks = settings.archive
+    try:
+        free_gib, percent = room(settings)
+    except StorageError as exc:
+        yield _line("disk", 1, "full", None, exc.sentence)
+        return
+    left = f"{free_gib:.1f} GiB of the disk are free, {percent:.0f} %"
+    if percent < marks.refuse_free_percent:
+        yield _line("disk", 1, "full", None, f"{left}; below {marks.refuse_free_percent:g} % nothing is accepted.")
+    elif percent < marks.warn_free_percent:
+        yield _line("disk", 1, "warn", None, f"{left}; nothing is accepted below {marks.refuse_free_percent:g} %.")
+
+
+def _stuck(ledger: Reader, now: datetime) -> Iterator[AttentionLine]:
+    """Name each peer to which a delivery has failed for long."""
+    for one in ledger.stuck_peers(now - timedelta(seconds=STUCK_S)):
+        sentence = (
+            f"Delivery {one.delivery} to peer {one.peer} has failed {one.failures} times in a row since "
+            f"{moment(one.since)}, reason {one.reason}. The node goes on trying."
+        )
+        yield _line("peer", one.delivery, "failing", one.peer, sentence)
+
+
+def _undelivered(ledger: Reader) -> Iterator[AttentionLine]:
+    """Say since when alerts cannot be sent."""
+    for one in ledger.undelivered():
+        sentence = f"Alerts cannot be sent by {one.destination} since {moment(one.since)}: {one.failure}"
+        yield _line("alert", one.alert, "undelivered", one.destination, sentence)
+
+
+def _of_rows(waiting: Waiting) -> Condition:
+    """One condition for all rows that wait for the same reason."""
+    reason = visible(waiting.reason)
+    return Condition(
+        name=" ".join(filter(None, (waiting.table, waiting.state, waiting.reason, waiting.peer))),
+        sentence=_sentence(waiting, reason),
+        number=waiting.rows,
+        is_error=waiting.state == JobState.FAILED
+        or (waiting.table == "delivery" and waiting.reason not in DECISIONS)
+        or waiting.reason == "altered",
+    )
+
+
+def _sentence(waiting: Waiting, reason: str) -> str:
+    one, newest = waiting.rows == 1, f"the newest is number {waiting.newest}"
+    because = f", reason {reason}" if reason else ""
+    match waiting.table, waiting.state:
+        case "job", JobState.FAILED:
+            which = "1 job has" if one else f"{waiting.rows} jobs have"
+            return f"{which} failed after all attempts; {newest}. `dicomnode series list --state failed` names them."
+        case "job", _:
+            which = "1 job is" if one else f"{waiting.rows} jobs are"
+            return f"{which} held{because}; {newest}. `dicomnode series list --state held` names them."
+        case "delivery", DeliveryState.HELD:
+            which = "1 delivery" if one else f"{waiting.rows} deliveries"
+            verb = "is" if one else "are"
+            return (
+                f"{which} to peer {waiting.peer} {verb} held{because}; {newest}. `dicomnode deliveries list --state "
+                "held` names them."
+            )
+        case "delivery", _:
+            which = "1 delivery is" if one else f"{waiting.rows} deliveries are"
+            return (
+                f"{which} due to peer {waiting.peer}, which the settings do not name with an address; {newest}. "
+                f"`dicomnode deliveries list --reason {NO_PEER}` names them."
+            )
+        case "quarantine", _:
+            which = "1 file" if one else f"{waiting.rows} files"
+            sender = f" from {waiting.peer}" if waiting.peer else ""
+            return f"{which}{sender} set aside{because}; {newest}. `dicomnode quarantine list` names them."
+        case _:
+            which = "1 series has" if one else f"{waiting.rows} series have"
+            return f"{which} an alert{because}; {newest}. `dicomnode status` names them."
+
+
+def _line(table: str, number: int, state: str, reason: str | None, sentence: str) -> AttentionLine:
+    return AttentionLine(table=table, id=number, series=None, state=state, reason=reason, sentence=sentence)

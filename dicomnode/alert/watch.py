@@ -1,0 +1,182 @@
+"""The thread that looks what is wrong, and tells each destination once.
+
+In: the conditions that hold now. Out: messages, and in the ledger what was told to whom. What was raised and not sent
+is in the ledger, so a restart loses nothing; a kill between sending and recording sends a message twice.
+
+A message waits a minute, so that five hundred failures make one. More of the same is told again after four hours. An
+all-clear is sent when a condition has been over for five minutes, so that what comes and goes makes no flood of mails.
+A destination that cannot be reached is tried again, later and later, and keeps nothing from the other one. Nothing here
+disturbs the node: every error is logged, and the next look comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from dicomnode import log
+from dicomnode.alert.destination import Destination, NotSentError
+from dicomnode.alert.mail import Mail
+from dicomnode.alert.message import Message, of_alerts
+from dicomnode.alert.webhook import Webhook
+from dicomnode.errors import NodeError
+from dicomnode.ledger.alerts import LETTER
+from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import Alert, Condition
+from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+from dicomnode.settings.models import AlertSettings
+
+LOGGER = logging.getLogger(__name__)
+
+LOOK_S = 30.0
+STOP_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait before something is told."""
+
+    gather_s: float = 60.0  # after the first alert, for others that come with it
+    calm_s: float = 300.0  # without the condition, before its all-clear
+    again_s: float = 4 * 3600.0  # before more of the same is told
+    retry_min_s: float = 60.0  # after a failed try; it doubles
+    retry_max_s: float = 3600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Way:
+    """A destination, and when it may be tried again. After a restart it is tried at once."""
+
+    destination: Destination
+    failures: int = 0
+    not_before_s: float = 0.0  # on the monotonic clock
+    last_seen_s: dict[str, float] = field(default_factory=dict)  # condition → when it held last
+
+
+def destinations(alert: AlertSettings) -> list[Destination]:
+    """The ways that the settings name."""
+    found: list[Destination] = []
+    if alert.smtp:
+        found.append(Mail(alert=alert))
+    if alert.webhook:
+        found.append(Webhook(alert=alert))
+    return found
+
+
+class Watch:
+    """One thread for all destinations. Started once, stopped once."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        ways: Sequence[Destination],
+        *,
+        node: str,
+        conditions: Callable[[datetime], list[Condition]],
+        letter: Callable[[datetime], Message],
+        patience: Patience | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """``conditions`` and ``letter``: what holds, and what the letter says, at a moment."""
+        self._ledger = ledger
+        self._ways = [_Way(destination=one) for one in ways]
+        self._node = node
+        self._conditions = conditions
+        self._letter = letter
+        self._patience = patience or Patience()
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        # A daemon: a server that hangs must not keep the node from ending, and the ledger knows what was not sent.
+        self._thread = threading.Thread(target=self._run, name="alert", daemon=True)
+
+    def start(self, *, letter_due_at: datetime | None) -> None:
+        """Begin. ``letter_due_at``: when the last letter was due, which is written now if the node was down then."""
+        if letter_due_at is not None:
+            self._write_letter(letter_due_at)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop. A message that is being sent is waited for, for a moment; the ledger knows whether it was sent."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(STOP_LIMIT_S)
+
+    def write_letter(self) -> None:
+        """The moment of the weekly letter has come."""
+        self._write_letter(None)
+        self._wake.set()
+
+    def look(self) -> None:
+        """Bring the ledger up to date and send what is due. For one thread."""
+        holding = self._conditions(self._clock.now())
+        for way in self._ways:
+            self._observe(way, holding)
+            self._tell(way)
+
+    def _run(self) -> None:
+        """Border: what one look raises must not end the thread, since nobody would hear of anything any more."""
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                self.look()
+            except NodeError as exc:
+                log.event(LOGGER, "alerts_paused", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
+            except Exception:  # noqa: BLE001 (border: alerts)
+                log.failure(LOGGER, "alerts_failed")
+            self._wake.wait(LOOK_S)
+
+    def _write_letter(self, due_at: datetime | None) -> None:
+        for way in self._ways:
+            self._ledger.write_letter(way.destination.name, due_at=due_at)
+
+    def _observe(self, way: _Way, holding: Sequence[Condition]) -> None:
+        """Raise what holds, and end what has not held for a while."""
+        name, now_s = way.destination.name, self._clock.monotonic()
+        way.last_seen_s |= dict.fromkeys((condition.name for condition in holding), now_s)
+        for known in self._ledger.holding_conditions(name):
+            way.last_seen_s.setdefault(known, now_s)  # raised before a restart
+        ended = [one for one, seen_s in way.last_seen_s.items() if now_s - seen_s >= self._patience.calm_s]
+        self._ledger.observe_alerts(name, holding, ended, again_s=self._patience.again_s)
+        for one in ended:
+            del way.last_seen_s[one]
+
+    def _tell(self, way: _Way) -> None:
+        """Send the letter, and the alerts in one message, where they are due and the destination may be tried."""
+        name = way.destination.name
+        waiting = self._ledger.alerts_to_send(name)
+        if not waiting or self._clock.monotonic() < way.not_before_s:
+            return
+        letters = [one for one in waiting if one.name == LETTER]
+        alerts = [one for one in waiting if one.name != LETTER]
+        if letters:
+            self._send(way, letters, self._letter(self._clock.now()))
+        if alerts and self._is_gathered(alerts) and self._clock.monotonic() >= way.not_before_s:
+            self._send(way, alerts, of_alerts(self._node, alerts))
+
+    def _is_gathered(self, alerts: Sequence[Alert]) -> bool:
+        """Has the oldest one waited for others? It has where the wall clock was set back since."""
+        waited_s = (self._clock.now() - min(one.state_at for one in alerts)).total_seconds()
+        return not 0 <= waited_s < self._patience.gather_s
+
+    def _send(self, way: _Way, alerts: Sequence[Alert], message: Message) -> None:
+        name = way.destination.name
+        try:
+            way.destination.send(message)
+        except NotSentError as exc:
+            wait_s = min(self._patience.retry_min_s * 2**way.failures, self._patience.retry_max_s)
+            way.failures = min(way.failures + 1, 32)
+            way.not_before_s = self._clock.monotonic() + wait_s
+            self._ledger.alerts_not_sent(alerts, str(exc))
+            log.event(
+                LOGGER, "alerts_not_sent", level=logging.WARNING, destination=name, count=len(alerts), wait_s=wait_s,
+                sentence=str(exc),
+            )  # fmt: skip
+            return
+        checkpoint("alert.sent")
+        way.failures, way.not_before_s = 0, 0.0
+        self._ledger.alerts_sent(alerts)
+        log.event(LOGGER, "alerts_sent", destination=name, count=len(alerts))
