@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from dicomnode.alert.message import trial
 from dicomnode.alert.watch import Patience, Watch, destinations
 from dicomnode.errors import LedgerError
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.values import Condition
+from dicomnode.ledger.values import Condition, QuarantinedFile, QuarantineReason
 from dicomnode.seams import SYSTEM_CLOCK, set_checkpoint_hook
 from tests.alert.conftest import TO, Watched, settings_for
-from tests.ledger.scene import LEASE_S
+from tests.ledger.scene import LEASE_S, derived, figure
 from tests.support.certificates import Authority
 from tests.support.dcmtk import free_port
 from tests.support.mail_server import HookServer, MailServer, mail_server
@@ -87,6 +88,21 @@ def test_what_a_peer_refused_or_a_check_held_is_no_error(watched: Watched, mail:
     errors, _, refused = mail.texts[0].partition("Refused or held for a decision")
     assert "to peer other is held, reason rejected" in errors
     assert "to peer pacs is held, reason refused" in refused
+
+
+def test_a_file_that_was_set_aside_is_told_until_somebody_has_seen_it(watched: Watched, mail: MailServer) -> None:
+    aside = QuarantinedFile(
+        file="x.dcm", reason=QuarantineReason.UID, sha256="0" * 64, peer="mr1", instance=None, kept_sha256=None
+    )
+    watched.scene.ledger.record_quarantine(aside)
+    watched.pass_by(1)
+    watched.pass_by(PATIENCE.gather_s)
+    assert "1 file from mr1 set aside, reason uid; the newest is number 1." in mail.texts[0]
+    assert "Errors" not in mail.texts[0]
+    watched.scene.ledger.see_quarantine(None, "operator")
+    watched.pass_by(PATIENCE.calm_s)
+    watched.pass_by(PATIENCE.gather_s)
+    assert mail.mails[1]["Subject"].endswith("all clear")
 
 
 def test_a_peer_that_is_gone_for_an_hour_is_told(watched: Watched, mail: MailServer) -> None:
@@ -175,7 +191,8 @@ def test_the_letter_counts_the_week_by_reason_and_names_the_slowest_peer(watched
     for number, reason in enumerate(("gaps", "gaps", "too_few")):
         assert scene.ledger.keep(scene.settled(), 1, reason=reason, sentence=f"{SENTINEL} {number}")
     scene.queued("pacs", "other")
-    scene.finish_job()
+    measured = replace(derived(), figures=(figure("range", 0.4), figure("averages", 0.9)))
+    assert scene.ledger.finish_job(scene.claim_job(), measured)
     for peer, seconds in (("pacs", 10), ("other", 300)):
         delivery = scene.claim_delivery(peer)
         scene.clock.advance(seconds)
@@ -190,6 +207,7 @@ def test_the_letter_counts_the_week_by_reason_and_names_the_slowest_peer(watched
     assert "gaps: 2" in text
     assert "too_few: 1" in text
     assert "job held, gone: 1" in text
+    assert "1 result measured, 0 held. Nearest to its limit: averages, 90% of it." in text
     assert "other: 1 delivery, median 310 s, longest 310 s (the slowest peer)" in text
     assert SENTINEL not in text
 
