@@ -1,27 +1,32 @@
-"""``dicomnode infer`` derives one series from a folder of DICOM files, without ledger or network."""
+"""``dicomnode infer`` derives one series, or every series of an archive, without ledger or network."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import device_option, json_option, kept, new_folder
+from dicomnode.cli.options import device_option, json_option, kept, new_folder, refuse_given
+from dicomnode.cli.several import SeveralValues
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
     from dicomnode.generators.spread import Spread
+    from dicomnode.offline.many import Run
+    from dicomnode.offline.series import LoadedModel
     from dicomnode.pipeline import PipelineResult
 
 UNDONE = "nothing was derived"
-SPREAD_FOLDER = "spread"  # within OUT: a viewer that opens OUT as one series does not mix the two
-AE_TITLE = "DICOMNODE"  # Station Name of objects that are derived without settings
+NOT_ALL = 2  # exit code
+ROWS_SHOWN = 100  # of an archive; JSON has all
+COLUMNS = {
+    "id": "id", "state": "state", "reason": "reason", "images": "images", "thin": "thin", "first": "first image",
+    "trouble": "why",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +51,23 @@ class Derived:
     out: Path
 
 
-@click.command(short_help="Derive one series from a folder of DICOM files.")
-@click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
-@click.argument("out", metavar="OUT", type=click.Path(file_okay=False, path_type=Path))
+@click.command(cls=SeveralValues, short_help="Derive one series, or a whole archive, without a node.")
+@click.argument("source", metavar="SRC", required=False, type=click.Path(exists=True, path_type=Path))
+@click.argument("out", metavar="OUT", required=False, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--archive",
+    metavar="DIR…",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Derive every series in these folders and below instead of the one in SRC. Default: derive the one in SRC.",
+)
+@click.option(
+    "--out",
+    "archive_out",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="With --archive, write the thin series below DIR, which is new or empty, or holds the run that is to go on.",
+)
 @click.option(
     "--model",
     metavar="NAME|DIR",
@@ -72,17 +91,36 @@ class Derived:
 @device_option
 @json_option
 def infer(
-    source: Path, out: Path, model: str | None, sharpness: float | None, uncertainty: bool, device: str, as_json: bool
-) -> None:
+    source: Path | None, out: Path | None, archive: tuple[Path, ...], archive_out: Path | None, model: str | None,
+    sharpness: float | None, uncertainty: bool, device: str, as_json: bool,
+) -> int:  # fmt: skip
     """Derive the one series in folder SRC and below, and write the thin slices into OUT, a new or empty folder.
 
     Each run makes new UIDs. Exit code 2 if SRC holds no series or several, or if the series cannot be derived.
+
+    With --archive DIR… --out DIR, derive every series of an archive. A run that was interrupted or killed goes on where
+    it was when the same command is given again. Exit code 2 if a series could not be derived.
     """
+    if archive:
+        if source or not archive_out:
+            raise click.UsageError("With --archive, name the folder for the results with --out, and no SRC and OUT.")
+        return _derive_archive(archive, archive_out, model, sharpness, uncertainty, device, as_json=as_json)
+    refuse_given({"archive_out"}, "without --archive", "Name the folder as OUT, behind SRC.")
+    if source is None or out is None:
+        raise click.UsageError("Name SRC and OUT, or --archive DIR… and --out DIR.")
     new_folder(out, UNDONE)
     paths, passed_over = _one_series(source)
+    from dicomnode import log
+    from dicomnode.offline.series import derive_series, load_model, new_pins
+
+    log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
     with output.progress_bar(str(source), quiet=as_json) as progress:
-        derived = _derive(paths, out, model, sharpness, device, progress, uncertainty=uncertainty)
+        loaded = load_model(model, sharpness=sharpness, with_uncertainty=uncertainty, device=device)
+        with kept(out, UNDONE):
+            result = derive_series(paths, new_folder(out, UNDONE), loaded, new_pins(), progress=progress)
+    derived = _derived(result, loaded, out)
     output.print_facts(replace(derived, notes=(*passed_over, *derived.notes)), as_json=as_json)
+    return 0
 
 
 def _one_series(source: Path) -> tuple[list[Path], list[str]]:
@@ -99,75 +137,57 @@ def _one_series(source: Path) -> tuple[list[Path], list[str]]:
     raise InputError(f"{source} holds {len(found)} series:{places}", hint="Name a folder that holds one of them.")
 
 
-def _derive(
-    paths: list[Path],
-    out: Path,
-    model: str | None,
-    sharpness: float | None,
-    device: str,
-    progress: Callable[[str, float], None],
-    *,
-    uncertainty: bool,
-) -> Derived:
-    from dicomnode import durable, log
-    from dicomnode.derivation import DerivationParameters
-    from dicomnode.derive.encode import DerivedFile
-    from dicomnode.derive.facts import DerivationPlan
-    from dicomnode.generators import model_dir
-    from dicomnode.ids import AeTitle
-    from dicomnode.pipeline import run_pipeline
+def _derived(result: PipelineResult, model: LoadedModel, out: Path) -> Derived:
+    from dicomnode.offline.series import SPREAD_FOLDER
 
-    log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
-    facts = model_dir.model_facts(model or model_dir.default_model())
-    plan = DerivationPlan(
-        parameters=DerivationParameters(
-            rule="infer", model=facts.name, model_digest=facts.digest, sharpness=sharpness,
-            uncertainty=uncertainty or None,
-        ),
-        model_kind=facts.kind, namespace=uuid.uuid4(), ae_title=AeTitle(AE_TITLE),
-        created_at=datetime.now(UTC).astimezone(),
-    )  # fmt: skip
-    generator = model_dir.load_generator(model or facts.name)
-    with kept(out, UNDONE), durable.growing_folder(new_folder(out, UNDONE)) as growing:
-
-        def write(file: DerivedFile) -> None:
-            durable.write_file(growing / f"{file.instance_number:04d}.dcm", [file.content])
-
-        def write_spread(file: DerivedFile) -> None:
-            durable.make_folder(growing / SPREAD_FOLDER)
-            durable.write_file(growing / SPREAD_FOLDER / f"{file.instance_number:04d}.dcm", [file.content])
-
-        result = run_pipeline(
-            paths,
-            generator=generator,
-            plan=plan,
-            ratios=facts.ratios,
-            device=device,
-            write=write,
-            write_spread=write_spread,
-            progress=progress,
-        )
-        if result.spread is not None:
-            durable.sync_folder(growing / SPREAD_FOLDER)
-        chosen = facts.sharpness if sharpness is None else sharpness
-        return _derived(result, facts.name, facts.digest, chosen, device, out)
-
-
-def _derived(
-    result: PipelineResult, model: str, digest: str, sharpness: float | None, device: str, out: Path
-) -> Derived:
     verdict = result.verdict
-    if not verdict.process:
-        raise InputError(f"The series was not derived: {verdict.sentence}")
     assert result.ratio
     assert verdict.slice_spacing_mm
     assert verdict.thin_spacing_mm
     return Derived(
         thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
-        slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm, model=model,
-        model_digest=digest, sharpness=sharpness, device=device, notes=result.notes, out=out,
+        slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm,
+        model=model.facts.name, model_digest=model.facts.digest, sharpness=model.chosen_sharpness,
+        device=model.device, notes=result.notes, out=out,
         spread=result.spread, spread_out=None if result.spread is None else out / SPREAD_FOLDER,
         network_share=None if result.network_share is None else round(result.network_share, 3),
         gate=tuple(f"{sentence}; the node would hold the delivery" for sentence in result.objections),
         stages={name: round(seconds, 3) for name, seconds in result.stages.items()},
     )  # fmt: skip
+
+
+def _derive_archive(
+    archive: tuple[Path, ...], out: Path, model: str | None, sharpness: float | None, uncertainty: bool, device: str,
+    *, as_json: bool,
+) -> int:  # fmt: skip
+    from dicomnode import log
+    from dicomnode.offline.many import GO_ON, open_run
+    from dicomnode.offline.series import load_model
+
+    log.start_logging("warning", "auto")
+    loaded = load_model(model, sharpness=sharpness, with_uncertainty=uncertainty, device=device)
+    with ExitStack() as stack:
+        with output.progress_bar(str(out), quiet=as_json) as progress:
+            run = stack.enter_context(open_run(out, archive, loaded, progress=progress))
+            try:
+                run.derive_all(progress)
+            except KeyboardInterrupt:
+                output.say(f"{run.sentence()} {GO_ON}", err=True)
+                raise
+        _print_run(run, as_json=as_json)
+        return 0 if run.is_complete else NOT_ALL
+
+
+def _print_run(run: Run, *, as_json: bool) -> None:
+    """Print the rows: as JSON all of them, as a table first those that somebody may want to look at."""
+    rows = run.rows()
+    if as_json:
+        output.print_json(rows)
+        return
+    rows.sort(key=lambda row: not row.trouble)
+    output.print_rows(rows[:ROWS_SHOWN], COLUMNS, as_json=False, none="")
+    if len(rows) > ROWS_SHOWN:
+        output.say(f"{ROWS_SHOWN} of {len(rows)} series; --json prints all.", err=True)
+    for line in run.passed_over():
+        output.say(line, err=True)
+    output.say(run.sentence())

@@ -8,11 +8,13 @@ import click
 
 
 class SeveralValues(click.Command):
-    """A command without arguments. Words behind a ``multiple`` option belong to it, up to the next option."""
+    """A command whose words behind a ``multiple`` option belong to it, up to the next option.
+
+    Arguments come before such an option.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the name of the option before each further word, then let click parse the words."""
-        assert not any(isinstance(parameter, click.Argument) for parameter in self.params)
         names = {
             name
             for parameter in self.params

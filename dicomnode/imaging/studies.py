@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,13 +59,15 @@ class Listing:
     passed_over: Mapping[Path, str]  # file → what it is
 
 
-def list_files(places: Iterable[Path]) -> Listing:
+def list_files(places: Iterable[Path], *, progress: Callable[[int], None] = lambda _count: None) -> Listing:
     """Look at every file, and every file below the folders, each once. Links to folders are not followed; that is said.
 
-    Never raises for what a file is, nor for one that cannot be opened. Keeps of each image its path and two UIDs.
+    ``progress`` is told how many files were looked at. Never raises for what a file is, nor for one that cannot be
+    opened. Keeps of each image its path and two UIDs.
     """
     seen = _Seen()
-    for path, hindrance in _walk(places):
+    for count, (path, hindrance) in enumerate(_walk(places), start=1):
+        progress(count)
         if hindrance:
             seen.passed_over[path] = hindrance
         else:

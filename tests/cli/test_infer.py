@@ -125,3 +125,57 @@ def test_off_a_terminal_progress_is_a_line_a_stage(run: Run, tmp_path: Path) -> 
     write_mr_series(tmp_path / "in")
     ran = run("infer", tmp_path / "in", tmp_path / "out")
     assert [line.rpartition(": ")[2] for line in ran.err.splitlines()] == ["read", "generate", "derive", "write"]
+
+
+def test_an_archive_becomes_a_table_with_the_reason_of_each_series_that_was_not_derived(
+    run: Run, tmp_path: Path
+) -> None:
+    for name, slices in (("few", 3), ("good", 6)):
+        write_mr_series(tmp_path / "one" / name, slices=slices)
+    cut, *_ = write_mr_series(tmp_path / "two" / "cut")
+    cut.write_bytes(cut.read_bytes()[:-100])
+    (tmp_path / "two" / "notes.txt").write_text("nothing to see")
+    words = ("infer", "--archive", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "out", "--model", "cubic-dc")
+    ran = run(*words)
+    assert ran.code == 2
+    *table, total = ran.out.splitlines()
+    assert [line.split()[:3] for line in table] == [
+        ["id", "state", "reason"], ["1", "refused", "too_few"], ["3", "refused", "fault"], ["2", "derived", "6"]
+    ]  # fmt: skip
+    assert table[1].endswith("Only 3 slices; at least 5 are needed.")
+    assert table[2].endswith("The file 0001.dcm breaks off within its pixels.")
+    assert total == "Of 3 series: 1 derived, 2 refused."
+    assert "Passed over: notes.txt: neither DICOM nor NIfTI." in ran.err
+    again = run(*words, "--json")
+    rows = json.loads(again.out)
+    assert (again.code, again.err) == (2, "")
+    assert [(row["id"], row["state"], row["images"]) for row in rows] == [
+        (1, "refused", 3), (2, "derived", 6), (3, "refused", 6)
+    ]  # fmt: skip
+    assert (rows[1]["result"]["thin"], rows[1]["result"]["ratio"]) == (24, 4)
+    assert [path.name for path in sorted(Path(rows[1]["out"]).iterdir())] == [f"{n:04}.dcm" for n in range(1, 25)]
+
+
+def test_an_archive_of_which_all_was_derived_is_code_0(run: Run, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in" / "a")
+    assert run("infer", "--archive", tmp_path / "in", "--out", tmp_path / "out", "--model", "cubic-dc").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["in"], "Name SRC and OUT, or --archive DIR… and --out DIR."),
+        (["--archive", "in"], "name the folder for the results with --out"),
+        (["in", "--archive", "in", "--out", "out"], "and no SRC and OUT"),
+        (["in", "out", "--out", "other"], "--out has no effect without --archive"),
+        (["--archive", "empty", "--out", "out"], "There is no DICOM series in"),
+    ],
+)
+def test_one_series_and_an_archive_are_told_apart(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_mr_series(tmp_path / "in")
+    (tmp_path / "empty").mkdir()
+    ran = run("infer", *words)
+    assert (ran.code, sentence in " ".join(ran.err.split())) == (2, True)

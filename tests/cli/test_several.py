@@ -32,6 +32,27 @@ def test_words_belong_to_the_option_before_them(words: str, understood: str) -> 
     assert CliRunner().invoke(show, words.split()).output.strip() == understood
 
 
+@click.command(cls=SeveralValues)
+@click.argument("source", required=False)
+@click.option("--archive", multiple=True)
+@click.option("--out")
+def derive(source: str | None, archive: tuple[str, ...], out: str | None) -> None:
+    """Print what was understood."""
+    click.echo(f"{source} {archive} {out}")
+
+
+@pytest.mark.parametrize(
+    ("words", "understood"),
+    [
+        ("src --out o", "src () o"),
+        ("--archive a b --out o", "None ('a', 'b') o"),
+        ("src --archive a b", "src ('a', 'b') None"),
+    ],
+)
+def test_an_argument_comes_before_the_option_with_several_values(words: str, understood: str) -> None:
+    assert CliRunner().invoke(derive, words.split()).output.strip() == understood
+
+
 @pytest.mark.parametrize("words", ["stray", "--seed 3 stray", "--json stray", "--studies"])
 def test_a_word_that_belongs_to_nothing_is_refused(words: str) -> None:
     assert CliRunner().invoke(show, words.split()).exit_code == 2

@@ -253,3 +253,10 @@ def test_a_name_of_any_bytes_can_be_printed(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff\n\x1bd.txt")).write_text("x")
     (line,) = passed_over_lines(list_files([tmp_path]).passed_over)
     assert line == r"Passed over: b\udcff\x0a\x1bd.txt: neither DICOM nor NIfTI."
+
+
+def test_whoever_waits_is_told_how_many_files_were_looked_at(tmp_path: Path) -> None:
+    write_mr_series(tmp_path)
+    told: list[int] = []
+    list_files([tmp_path], progress=told.append)
+    assert told == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,292 @@
+"""Every series below some folders → a folder of thin slices each, in a run that may be killed and goes on.
+
+In: folders with DICOM files, which are only read, and a loaded model. Out: below ``out``, a folder for each series that
+was derived, complete or absent, and the state file with a row for each series that was found. A series that cannot be
+derived gets its reason there, and the run goes on with the next.
+
+The folders are looked through once, when the run begins. Whoever continues it has to give the same folders and model:
+``out`` holds one run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from dicomnode import __version__, log
+from dicomnode.durable import TEMPORARY_SUFFIX
+from dicomnode.errors import InputError, ModelError, StorageError
+from dicomnode.generators.kinds import Kind
+from dicomnode.imaging.studies import list_files, passed_over_lines
+from dicomnode.offline.series import KeptSeriesError, LoadedModel, Pins, derive_series
+from dicomnode.offline.state import (
+    STATE_FILE,
+    Found,
+    Result,
+    Row,
+    State,
+    StateFile,
+    StateFileError,
+    Task,
+    stamp_of,
+)
+from dicomnode.pipeline import PipelineResult, Progress
+from dicomnode.seams import checkpoint
+
+LOGGER = logging.getLogger(__name__)
+
+LOOKED_AT: Final = 10_000  # files between two reports of the listing
+GO_ON: Final = "The same command goes on with the others."
+
+# What must not change while a run is continued → how a sentence names it.
+_CHOICES: Final = {
+    "version": "version of dicomnode",
+    "archive": "archive",
+    "model": "model",
+    "model_digest": "digest of the model",
+    "sharpness": "sharpness",
+    "uncertainty": "choice of --uncertainty",
+    "device": "kind of device",
+}
+
+
+@contextmanager
+def open_run(out: Path, archive: Sequence[Path], model: LoadedModel, *, progress: Progress) -> Iterator[Run]:
+    """Begin the run of ``out``, or go on with it, and keep every other process from doing so meanwhile.
+
+    Raises InputError where ``out`` is no place for this run, and StorageError where it cannot be used.
+    """
+    places = sorted({place.resolve() for place in archive})
+    choices = _choices(places, model)
+    _refuse_place(out, places)
+    with _locked(out), closing(StateFile(out)) as state:
+        if not state.is_listed:
+            _list(state, places, choices, progress)
+            checkpoint("offline.listed")
+        _refuse_change(out, state.choices(), choices)
+        run = Run(out, state, model)
+        run.take_up()
+        yield run
+
+
+class Run:
+    """A run whose series are listed."""
+
+    def __init__(self, out: Path, state: StateFile, model: LoadedModel) -> None:
+        self._out = out
+        self._state = state
+        self._model = model
+        self._namespace = state.namespace()
+
+    def take_up(self) -> None:
+        """Settle and remove what a killed process left."""
+        for left_over in self._out.glob(f"*/.dicomnode-*{TEMPORARY_SUFFIX}"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        self._state.take_up()
+
+    def derive_all(self, progress: Progress) -> None:
+        """Derive every series that waits.
+
+        Raises StorageError where ``out`` cannot be written; whatever ends the run, the same command goes on.
+        """
+        counts = self._state.counts()
+        total = sum(counts.values())
+        done = total - counts.get(State.WAITING, 0)
+        while (task := self._state.next_task(datetime.now(UTC).astimezone())) is not None:
+            try:
+                progress(f"series {done + 1} of {total}", done / total)
+                checkpoint("offline.begun")
+                self._derive(task)
+            except KeyboardInterrupt:
+                self._state.give_back(task.id)
+                raise
+            except OSError as exc:
+                raise StorageError(
+                    f"{self._state.folder(task.id)} could not be written: {exc.strerror}. {self.sentence()}",
+                    hint=f"See that the disk has room and may be written to. {GO_ON}",
+                ) from exc
+            done += 1
+
+    def sentence(self) -> str:
+        """How many series are in which state."""
+        counts = self._state.counts()
+        parts = ", ".join(f"{count} {state}" for state, count in counts.items())
+        return f"Of {sum(counts.values())} series: {parts}."
+
+    @property
+    def is_complete(self) -> bool:
+        """Was every series derived?"""
+        return set(self._state.counts()) == {State.DERIVED}
+
+    def passed_over(self) -> list[str]:
+        """A line for each reason for which files were passed over."""
+        return self._state.passed_over()
+
+    def rows(self) -> list[Row]:
+        """Every series, by its id."""
+        return list(self._state.rows())
+
+    def _derive(self, task: Task) -> None:
+        begun = time.monotonic()
+
+        def keep(result: PipelineResult) -> None:
+            checkpoint("offline.written")
+            self._state.made(task.id, _result(result, time.monotonic() - begun))
+            checkpoint("offline.made")
+
+        def not_derived(state: State, reason: str, sentence: str) -> None:
+            self._state.not_derived(task.id, state, reason, sentence)
+
+        try:
+            if stamp_of(task.paths) != task.stamp:
+                not_derived(State.REFUSED, "changed", "Its files have changed since the run began.")
+                return
+        except OSError as exc:
+            not_derived(State.UNREADABLE, "unreadable", f"A file cannot be read: {exc.strerror}.")
+            return
+        try:
+            derive_series(
+                task.paths,
+                self._state.folder(task.id),
+                self._model,
+                Pins(namespace=self._namespace, created_at=task.began_at),
+                progress=lambda _stage, _share: None,
+                replaces=True,  # only a power cut leaves a folder whose row does not say so
+                before_publishing=keep,
+            )
+        except StateFileError:
+            raise
+        except KeptSeriesError as exc:
+            not_derived(State.REFUSED, exc.verdict.reason, exc.verdict.sentence)
+        except InputError as exc:
+            not_derived(State.REFUSED, "undecodable", exc.sentence)
+        except StorageError as exc:
+            not_derived(State.UNREADABLE, "unreadable", exc.sentence)
+        except ModelError as exc:
+            not_derived(State.FAILED, "model", exc.sentence)
+        except OSError:  # of the files that are written: those that are read raise StorageError
+            raise
+        except Exception as exc:  # noqa: BLE001 (border: one series of many)
+            log.failure(LOGGER, "series_crashed", series=task.id)
+            not_derived(State.FAILED, "crashed", f"Unexpected {type(exc).__name__}; the log holds the traceback.")
+        else:
+            checkpoint("offline.published")
+            self._state.derived(task.id)
+
+
+def _choices(places: Sequence[Path], model: LoadedModel) -> dict[str, object]:
+    return {
+        "version": __version__,
+        "archive": list(map(str, places)),
+        "model": model.facts.name,
+        "model_digest": model.facts.digest,
+        "sharpness": model.chosen_sharpness,
+        "uncertainty": model.with_uncertainty,
+        "device": _kind_of_device(model),
+    }
+
+
+def _kind_of_device(model: LoadedModel) -> str:
+    """The last digits of a network's result differ between a CPU and a GPU; an interpolation runs on the CPU."""
+    if model.facts.kind is Kind.CUBIC_DC:
+        return "cpu"
+    from dicomnode.generators.device import choose_device  # torch
+
+    return choose_device(model.device).type
+
+
+def _refuse_place(out: Path, places: Sequence[Path]) -> None:
+    place = out.resolve()
+    for folder in places:
+        if place.is_relative_to(folder):
+            raise InputError(
+                f"{out} lies in {folder}, which is only read; nothing was derived.", hint="Name a folder outside of it."
+            )
+    if place.exists() and not (place / STATE_FILE).is_file() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError(
+            f"{out} is not empty and holds no run of this command; nothing was derived.", hint="Name a new folder."
+        )
+
+
+def _refuse_change(out: Path, then: Mapping[str, object], now: Mapping[str, object]) -> None:
+    changed = [name for name in _CHOICES if then.get(name) != now[name]]
+    if changed:
+        differences = "; ".join(
+            f"the {_CHOICES[name]} was {_words(then.get(name))} and is {_words(now[name])} now" for name in changed
+        )
+        raise InputError(
+            f"{out} holds another run: {differences}. Nothing was derived.",
+            hint="Give what that run was begun with, or name a new folder.",
+        )
+
+
+def _words(choice: object) -> str:
+    return ", ".join(map(str, choice)) if isinstance(choice, list) else str(choice)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder for this process, which the system gives up when the process ends in any way."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise StorageError(
+            f"{out} could not be made: {exc.strerror}; nothing was derived.",
+            hint="See that the folder above it may be written to and that the disk has room.",
+        ) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(descriptor)
+        raise StorageError(
+            f"Another process derives series into {out}; nothing was done.", hint="Wait for it, or stop it."
+        ) from exc
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _list(state: StateFile, places: Sequence[Path], choices: Mapping[str, object], progress: Progress) -> None:
+    """Look through the archive and keep what is there."""
+
+    def tell(count: int) -> None:
+        if count % LOOKED_AT == 0:
+            progress(f"{count} files looked at", 0.0)
+
+    progress("looking for series", 0.0)
+    listed = list_files(places, progress=tell)
+    passed_over = passed_over_lines({**listed.passed_over, **dict.fromkeys(listed.nifti, "a NIfTI file, not DICOM")})
+    if not listed.series:
+        raise InputError(f"There is no DICOM series in {', '.join(map(str, places))}.", hint="\n  ".join(passed_over))
+    found = (Found(paths=one.paths, stamp=_stamp(one.paths), fault=one.fault) for one in listed.series)
+    state.list_series(choices, found, passed_over=passed_over)
+
+
+def _stamp(paths: Sequence[Path]) -> str:
+    try:
+        return stamp_of(paths)
+    except OSError:  # it has changed since it was listed
+        return ""
+
+
+def _result(result: PipelineResult, seconds: float) -> Result:
+    verdict = result.verdict
+    assert result.ratio
+    assert verdict.slice_spacing_mm
+    assert verdict.thin_spacing_mm
+    return Result(
+        thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
+        slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm,
+        network_share=None if result.network_share is None else round(result.network_share, 3),
+        notes=result.notes, gate=result.objections, seconds=round(seconds, 3),
+    )  # fmt: skip
