@@ -39,7 +39,7 @@ def of_alerts(node: str, alerts: Sequence[Alert]) -> Message:
             "Refused or held for a decision",
             [f"{one.sentence} First seen at {moment(one.first_at)}." for one in holding if not one.is_error],
         ),
-        ("All clear", [f"Over since {moment(one.state_at)}: {one.sentence}" for one in ended]),
+        ("All clear", [f"Over since {moment(one.state_at)}. It was: {one.sentence}" for one in ended]),
     ]
     tally = [_number(len(holding), "alert"), *([f"{len(ended)} all-clear"] if ended else [])]
     subject = f"{', '.join(tally)}" if holding else "all clear"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -88,6 +89,7 @@ class Watch:
         self._letter = letter
         self._patience = patience or Patience()
         self._clock = clock
+        self._owed: deque[datetime | None] = deque()  # letters to write; with a moment: only if none came since
         self._stopping = threading.Event()
         self._wake = threading.Event()
         # A daemon: a server that hangs must not keep the node from ending, and the ledger knows what was not sent.
@@ -96,7 +98,7 @@ class Watch:
     def start(self, *, letter_due_at: datetime | None) -> None:
         """Begin. ``letter_due_at``: when the last letter was due, which is written now if the node was down then."""
         if letter_due_at is not None:
-            self._write_letter(letter_due_at)
+            self._owed.append(letter_due_at)
         self._thread.start()
 
     def stop(self) -> None:
@@ -107,11 +109,15 @@ class Watch:
 
     def write_letter(self) -> None:
         """The moment of the weekly letter has come."""
-        self._write_letter(None)
+        self._owed.append(None)
         self._wake.set()
 
     def look(self) -> None:
         """Bring the ledger up to date and send what is due. For one thread."""
+        while self._owed:  # a ledger that is busy costs a look, not the letter
+            for way in self._ways:
+                self._ledger.write_letter(way.destination.name, due_at=self._owed[0])
+            self._owed.popleft()
         holding = self._conditions(self._clock.now())
         for way in self._ways:
             self._observe(way, holding)
@@ -128,10 +134,6 @@ class Watch:
             except Exception:  # noqa: BLE001 (border: alerts)
                 log.failure(LOGGER, "alerts_failed")
             self._wake.wait(LOOK_S)
-
-    def _write_letter(self, due_at: datetime | None) -> None:
-        for way in self._ways:
-            self._ledger.write_letter(way.destination.name, due_at=due_at)
 
     def _observe(self, way: _Way, holding: Sequence[Condition]) -> None:
         """Raise what holds, and end what has not held for a while."""
