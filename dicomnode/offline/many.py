@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomnode import __version__, log
-from dicomnode.durable import TEMPORARY_SUFFIX
+from dicomnode.durable import TEMPORARY_SUFFIX, sync_folder
 from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators.kinds import Kind
 from dicomnode.imaging.studies import list_files, passed_over_lines
@@ -108,11 +108,6 @@ class Run:
             except KeyboardInterrupt:
                 self._state.give_back(task.id)
                 raise
-            except OSError as exc:
-                raise StorageError(
-                    f"{self._state.folder(task.id)} could not be written: {exc.strerror}. {self.sentence()}",
-                    hint=f"See that the disk has room and may be written to. {GO_ON}",
-                ) from exc
             done += 1
 
     def sentence(self) -> str:
@@ -152,10 +147,14 @@ class Run:
         except OSError as exc:
             not_derived(State.UNREADABLE, "unreadable", f"A file cannot be read: {exc.strerror}.")
             return
+        out = self._state.folder(task.id)
         try:
+            if not out.parent.is_dir():
+                out.parent.mkdir()
+                sync_folder(self._out)
             derive_series(
                 task.paths,
-                self._state.folder(task.id),
+                out,
                 self._model,
                 Pins(namespace=self._namespace, created_at=task.began_at),
                 progress=lambda _stage, _share: None,
@@ -172,8 +171,11 @@ class Run:
             not_derived(State.UNREADABLE, "unreadable", exc.sentence)
         except ModelError as exc:
             not_derived(State.FAILED, "model", exc.sentence)
-        except OSError:  # of the files that are written: those that are read raise StorageError
-            raise
+        except OSError as exc:  # of the files that are written: those that are read raise StorageError
+            raise StorageError(
+                f"{out} could not be written: {exc.strerror}. {self.sentence()}",
+                hint=f"See that the disk has room and may be written to. {GO_ON}",
+            ) from exc
         except Exception as exc:  # noqa: BLE001 (border: one series of many)
             log.failure(LOGGER, "series_crashed", series=task.id)
             not_derived(State.FAILED, "crashed", f"Unexpected {type(exc).__name__}; the log holds the traceback.")

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from dicomnode.errors import StorageError
 from dicomnode.ids import digest
@@ -102,6 +102,12 @@ class Result:
     notes: tuple[str, ...]
     gate: tuple[str, ...]
     seconds: float
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The figures as they are kept in the file."""
+        fields = json.loads(text)
+        return cls(**{**fields, "notes": tuple(fields["notes"]), "gate": tuple(fields["gate"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +262,7 @@ class StateFile:
                 yield Row(
                     id=number, state=State(state), reason=reason, sentence=sentence, first=paths[0],
                     images=len(paths), began_at=None if began_at is None else datetime.fromisoformat(began_at),
-                    result=Result(**json.loads(result)) if is_derived else None,
+                    result=Result.from_json(result) if is_derived else None,
                     out=self.folder(number) if is_derived else None,
                 )  # fmt: skip
 

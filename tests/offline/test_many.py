@@ -11,11 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import pytest
 
-from dicomnode.errors import InputError, StorageError
+from dicomnode.errors import InputError, ModelError, StorageError
+from dicomnode.generators.base import Generated, Progress, no_sharpness
+from dicomnode.generators.cubic_dc import CubicDc
+from dicomnode.imaging.profile import ThinGrid
+from dicomnode.imaging.volume import Volume
 from dicomnode.offline.many import Run, open_run
 from dicomnode.offline.series import LoadedModel, load_model
 from dicomnode.offline.state import ATTEMPTS, STATE_FILE, State
@@ -36,6 +42,26 @@ def archive(tmp_path: Path) -> Path:
     for name in ("a", "b", "c", "d"):
         write_mr_series(tmp_path / "archive" / name)
     return tmp_path / "archive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing:
+    """A model that fails for every series."""
+
+    error: Exception
+    name: str = "cubic-dc"
+    digest: str = CubicDc().digest
+    consistency: bool = True
+    sharpness: float | None = None
+
+    def at(self, sharpness: float) -> Self:
+        """Refuse."""
+        raise no_sharpness(self.name, sharpness)
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
+        """Fail."""
+        del thick, grid, device, progress
+        raise self.error
 
 
 @pytest.fixture
@@ -119,6 +145,8 @@ def test_two_thousand_series_with_kills_every_few_seconds(tmp_path: Path) -> Non
     archive, out, count = tmp_path / "archive", tmp_path / "out", 2000
     for number in range(count):
         write_mr_series(archive / f"{number:04}", slices=5, size=8)
+    with begin(out, archive, "--kill", "offline.listed") as process:  # looking at 10,000 files takes longer
+        process.communicate()
     draw, before, kills = random.Random(7), published(out), 0  # noqa: S311 (no secret)
     for _ in range(RUNS):
         with begin(out, archive) as process:
@@ -191,6 +219,26 @@ def test_what_cannot_be_read_is_tried_again_and_what_has_changed_is_refused(arch
     (tmp_path / "kept").rename(gone)
     again = derive_all(out, archive)
     assert (again["b"], again["c"]) == (State.DERIVED, State.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "sentence"),
+    [
+        (ModelError("It made voxels that are no numbers."), "model", "It made voxels that are no numbers."),
+        (RuntimeError("/a/name"), "crashed", "Unexpected RuntimeError; the log holds the traceback."),
+    ],
+)
+def test_a_failure_of_the_model_is_the_reason_of_its_series_and_is_tried_again(
+    archive: Path, tmp_path: Path, error: Exception, reason: str, sentence: str
+) -> None:
+    out = tmp_path / "out"
+    failing = replace(cubic(), generator=Failing(error=error))
+    with open_run(out, [archive], failing, progress=lambda _stage, _share: None) as run:
+        run.derive_all(lambda _stage, _share: None)
+        rows = run.rows()
+    assert {(row.state, row.reason, row.sentence) for row in rows} == {(State.FAILED, reason, sentence)}
+    assert files_of(out) == {}
+    assert set(derive_all(out, archive).values()) == {State.DERIVED}
 
 
 @pytest.mark.usefixtures("full_disk")
