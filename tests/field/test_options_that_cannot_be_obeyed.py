@@ -21,7 +21,7 @@ from trainer.training import plan as plans
 
 __all__ = ["_no_settings_of_this_machine", "run"]
 
-RESUMED = {"resume", "out", "device", "threads", "name", "licence", "sharpness", "tensorboard", "as_json"}
+RESUMED = {"resume", "out", "device", "threads", "loaders", "name", "licence", "sharpness", "tensorboard", "as_json"}
 STUDIED = {"studies", "inventory", "models", "subjects", "ratios", "reader_study", "device", "seed", "config"}
 SCORED = {"reader_scores", "as_json"}
 
