@@ -14,6 +14,8 @@ from dicomnode.errors import InputError, SettingsError
 if TYPE_CHECKING:
     from dicomnode.settings.models import Settings
 
+CLUSTER_HINT = 'docs/operations.md, "Several machines", shows the files of a cluster.'
+
 
 @click.command(short_help="Run models for the nodes of a cluster.")
 @config_option
@@ -23,9 +25,9 @@ def worker(config: Path | None) -> None:
     The worker runs in the foreground and logs to standard error. SIGTERM or Ctrl-C stops it: it takes no further call
     and finishes the one that runs. A second signal ends it at once; the job of the call then goes back to its node.
     """
-    settings = _settings(config)
+    settings = cluster_settings(config)
     if not settings.work.cluster:
-        raise SettingsError("A worker needs work.cluster, the address of the scheduler.", hint=_HINT)
+        raise SettingsError("A worker needs work.cluster, the address of the scheduler.", hint=CLUSTER_HINT)
     from dicomnode import log
     from dicomnode.systemd import notify
     from dicomnode.work.cluster import Cluster
@@ -59,7 +61,7 @@ def scheduler(config: Path | None) -> None:
     The scheduler runs in the foreground and logs to standard error. SIGTERM or Ctrl-C stops it. The jobs that run then
     go back to their nodes.
     """
-    settings = _settings(config)
+    settings = cluster_settings(config)
     from dicomnode import log
     from dicomnode.systemd import notify
     from dicomnode.work.cluster import Cluster
@@ -76,16 +78,13 @@ def scheduler(config: Path | None) -> None:
     )
 
 
-_HINT = 'docs/operations.md, "Several machines", shows the files of a cluster.'
-
-
-def _settings(config: Path | None) -> Settings:
+def cluster_settings(config: Path | None) -> Settings:
     """The settings of a machine of a cluster, which needs the engine and certificates."""
     if find_spec("distributed") is None:
         raise InputError("The engine of the cluster is not installed.", hint="pip install 'dicomnode[cluster]'")
     settings = load_settings(config)
     if settings.cluster.missing:
         raise SettingsError(
-            f"A machine of a cluster needs cluster.{' and cluster.'.join(settings.cluster.missing)}.", hint=_HINT
+            f"A machine of a cluster needs cluster.{' and cluster.'.join(settings.cluster.missing)}.", hint=CLUSTER_HINT
         )
     return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import device_option, json_option, kept, new_folder, refuse_given
+from dicomnode.cli.cluster import CLUSTER_HINT, cluster_settings
+from dicomnode.cli.options import config_option, device_option, json_option, kept, new_folder, refuse_given
 from dicomnode.cli.several import SeveralValues
-from dicomnode.errors import InputError
+from dicomnode.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
+    from dicomnode.generators.base import Generator
+    from dicomnode.generators.model_dir import ModelFacts
     from dicomnode.generators.spread import Spread
     from dicomnode.offline.many import Run
     from dicomnode.offline.series import LoadedModel
@@ -88,11 +92,17 @@ class Derived:
     help="Also say how far the thin slices lie apart when the series is turned and mirrored in 16 ways, which takes 16 "
     "times as long, and write a series that shows it voxel by voxel into OUT/spread. Default: do not.",
 )
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help="Run the model on the workers of the cluster that the settings name (work.cluster). Default: on this machine.",
+)
 @device_option
+@config_option
 @json_option
 def infer(
     source: Path | None, out: Path | None, archive: tuple[Path, ...], archive_out: Path | None, model: str | None,
-    sharpness: float | None, uncertainty: bool, device: str, as_json: bool,
+    sharpness: float | None, uncertainty: bool, cluster: bool, device: str, config: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Derive the one series in folder SRC and below, and write the thin slices into OUT, a new or empty folder.
 
@@ -101,26 +111,57 @@ def infer(
     With --archive DIR… --out DIR, derive every series of an archive. A run that was interrupted or killed goes on where
     it was when the same command is given again. Exit code 2 if a series could not be derived.
     """
+    if not cluster:
+        refuse_given({"config"}, "without --cluster", "Leave it out, or give --cluster.")
     if archive:
         if source or not archive_out:
             raise click.UsageError("With --archive, name the folder for the results with --out, and no SRC and OUT.")
-        return _derive_archive(archive, archive_out, model, sharpness, uncertainty, device, as_json=as_json)
+        with ExitStack() as stack:
+            remote = _remote(config, device, stack) if cluster else None
+            loaded = _load(model, sharpness, uncertainty, device, remote)
+            return _derive_archive(archive, archive_out, loaded, as_json=as_json)
     refuse_given({"archive_out"}, "without --archive", "Name the folder as OUT, behind SRC.")
     if source is None or out is None:
         raise click.UsageError("Name SRC and OUT, or --archive DIR… and --out DIR.")
     new_folder(out, UNDONE)
     paths, passed_over = _one_series(source)
-    from dicomnode import log
-    from dicomnode.offline.series import derive_series, load_model, new_pins
+    from dicomnode.offline.series import derive_series, new_pins
 
-    log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
-    with output.progress_bar(str(source), quiet=as_json) as progress:
-        loaded = load_model(model, sharpness=sharpness, with_uncertainty=uncertainty, device=device)
+    with output.progress_bar(str(source), quiet=as_json) as progress, ExitStack() as stack:
+        remote = _remote(config, device, stack) if cluster else None
+        loaded = _load(model, sharpness, uncertainty, device, remote)
         with kept(out, UNDONE):
             result = derive_series(paths, new_folder(out, UNDONE), loaded, new_pins(), progress=progress)
     derived = _derived(result, loaded, out)
     output.print_facts(replace(derived, notes=(*passed_over, *derived.notes)), as_json=as_json)
     return 0
+
+
+def _remote(config: Path | None, device: str, stack: ExitStack) -> Callable[[ModelFacts], Generator]:
+    """Make generators whose networks run on the cluster of the settings, until the stack is left."""
+    settings = cluster_settings(config)
+    if not settings.work.cluster:
+        raise SettingsError("--cluster needs work.cluster, the address of the scheduler.", hint=CLUSTER_HINT)
+    from dicomnode.work.cluster import Cluster
+    from dicomnode.work.remote import Link
+
+    link = Link(Cluster(address=settings.work.cluster, device=device, **settings.cluster.model_dump()))
+    stack.callback(link.close)
+    return link.generator
+
+
+def _load(
+    model: str | None,
+    sharpness: float | None,
+    uncertainty: bool,
+    device: str,
+    remote: Callable[[ModelFacts], Generator] | None,
+) -> LoadedModel:
+    from dicomnode import log
+    from dicomnode.offline.series import load_model
+
+    log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
+    return load_model(model, sharpness=sharpness, with_uncertainty=uncertainty, device=device, remote=remote)
 
 
 def _one_series(source: Path) -> tuple[list[Path], list[str]]:
@@ -148,7 +189,7 @@ def _derived(result: PipelineResult, model: LoadedModel, out: Path) -> Derived:
         thick=verdict.slices, thin=len(result.instances), ratio=result.ratio,
         slice_spacing_mm=verdict.slice_spacing_mm, thin_spacing_mm=verdict.thin_spacing_mm,
         model=model.facts.name, model_digest=model.facts.digest, sharpness=model.chosen_sharpness,
-        device=model.device, notes=result.notes, out=out,
+        device="cluster" if model.is_remote else model.device, notes=result.notes, out=out,
         spread=result.spread, spread_out=None if result.spread is None else out / SPREAD_FOLDER,
         network_share=None if result.network_share is None else round(result.network_share, 3),
         gate=tuple(f"{sentence}; the node would hold the delivery" for sentence in result.objections),
@@ -156,16 +197,9 @@ def _derived(result: PipelineResult, model: LoadedModel, out: Path) -> Derived:
     )  # fmt: skip
 
 
-def _derive_archive(
-    archive: tuple[Path, ...], out: Path, model: str | None, sharpness: float | None, uncertainty: bool, device: str,
-    *, as_json: bool,
-) -> int:  # fmt: skip
-    from dicomnode import log
+def _derive_archive(archive: tuple[Path, ...], out: Path, loaded: LoadedModel, *, as_json: bool) -> int:
     from dicomnode.offline.many import GO_ON, open_run
-    from dicomnode.offline.series import load_model
 
-    log.start_logging("warning", "auto")
-    loaded = load_model(model, sharpness=sharpness, with_uncertainty=uncertainty, device=device)
     with ExitStack() as stack:
         with output.progress_bar(str(out), quiet=as_json) as progress:
             run = stack.enter_context(open_run(out, archive, loaded, progress=progress))

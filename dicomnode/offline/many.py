@@ -23,7 +23,7 @@ from typing import Final
 
 from dicomnode import __version__, log
 from dicomnode.durable import TEMPORARY_SUFFIX, sync_folder
-from dicomnode.errors import InputError, ModelError, StorageError
+from dicomnode.errors import ClusterError, InputError, ModelError, StorageError
 from dicomnode.generators.kinds import Kind
 from dicomnode.imaging.studies import list_files, passed_over_lines
 from dicomnode.offline.series import KeptSeriesError, LoadedModel, Pins, derive_series
@@ -95,7 +95,8 @@ class Run:
     def derive_all(self, progress: Progress) -> None:
         """Derive every series that waits.
 
-        Raises StorageError where ``out`` cannot be written; whatever ends the run, the same command goes on.
+        Raises StorageError where ``out`` cannot be written, and ClusterError where the cluster cannot be reached or no
+        worker offers the model; whatever ends the run, the same command goes on.
         """
         counts = self._state.counts()
         total = sum(counts.values())
@@ -104,11 +105,13 @@ class Run:
             try:
                 progress(f"series {done + 1} of {total}", done / total)
                 checkpoint("offline.begun")
-                self._derive(task)
+                done += self._derive(task)
             except KeyboardInterrupt:
                 self._state.give_back(task.id)
                 raise
-            done += 1
+            except ClusterError as exc:
+                self._state.give_back(task.id)
+                raise ClusterError(f"{exc.sentence} {self.sentence()}", hint=f"{exc.hint} {GO_ON}".strip()) from exc
 
     def sentence(self) -> str:
         """How many series are in which state."""
@@ -129,7 +132,8 @@ class Run:
         """Every series, by its id."""
         return list(self._state.rows())
 
-    def _derive(self, task: Task) -> None:
+    def _derive(self, task: Task) -> bool:
+        """Derive one series and keep what became of it; False: its call was lost with a worker, and it still waits."""
         begun = time.monotonic()
 
         def keep(result: PipelineResult) -> None:
@@ -143,10 +147,10 @@ class Run:
         try:
             if stamp_of(task.paths) != task.stamp:
                 not_derived(State.REFUSED, "changed", "Its files have changed since the run began.")
-                return
+                return True
         except OSError as exc:
             not_derived(State.UNREADABLE, "unreadable", f"A file cannot be read: {exc.strerror}.")
-            return
+            return True
         out = self._state.folder(task.id)
         try:
             if not out.parent.is_dir():
@@ -163,6 +167,12 @@ class Run:
             )
         except StateFileError:
             raise
+        except ClusterError as exc:
+            if not exc.begun:
+                raise
+            # The worker died at it, perhaps by it: the others come first, and after a few times it is not tried again.
+            log.event(LOGGER, "series_lost", level=logging.WARNING, series=task.id, sentence=exc.sentence)
+            return False
         except KeptSeriesError as exc:
             not_derived(State.REFUSED, exc.verdict.reason, exc.verdict.sentence)
         except InputError as exc:
@@ -182,6 +192,7 @@ class Run:
         else:
             checkpoint("offline.published")
             self._state.derived(task.id)
+        return True
 
 
 def _choices(places: Sequence[Path], model: LoadedModel) -> dict[str, object]:
@@ -198,6 +209,8 @@ def _choices(places: Sequence[Path], model: LoadedModel) -> dict[str, object]:
 
 def _kind_of_device(model: LoadedModel) -> str:
     """The last digits of a network's result differ between a CPU and a GPU; an interpolation runs on the CPU."""
+    if model.is_remote:
+        return "cluster"
     if model.facts.kind is Kind.CUBIC_DC:
         return "cpu"
     from dicomnode.generators.device import choose_device  # torch

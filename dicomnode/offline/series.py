@@ -46,6 +46,7 @@ class LoadedModel:
     sharpness: float | None  # None: as the model's card says
     with_uncertainty: bool
     device: str
+    is_remote: bool = False  # the network runs on the workers of a cluster
 
     @property
     def chosen_sharpness(self) -> float | None:
@@ -66,10 +67,20 @@ def new_pins() -> Pins:
     return Pins(namespace=uuid.uuid4(), created_at=datetime.now(UTC).astimezone())
 
 
-def load_model(model: str | None, *, sharpness: float | None, with_uncertainty: bool, device: str) -> LoadedModel:
-    """Load a model by its name or folder, the node's default without one. Raises ModelError."""
+def load_model(
+    model: str | None,
+    *,
+    sharpness: float | None,
+    with_uncertainty: bool,
+    device: str,
+    remote: Callable[[ModelFacts], Generator] | None = None,
+) -> LoadedModel:
+    """Load a model by its name or folder, the node's default without one. Raises ModelError.
+
+    ``remote`` makes generators whose weights are on the workers of a cluster. None: the weights are loaded here.
+    """
     facts = model_dir.model_facts(model or model_dir.default_model())
-    generator = model_dir.load_generator(model or facts.name)
+    generator = model_dir.load_generator(model or facts.name) if remote is None else remote(facts)
     if sharpness is not None:
         generator.at(sharpness)  # raises before any series is read
     return LoadedModel(
@@ -78,6 +89,7 @@ def load_model(model: str | None, *, sharpness: float | None, with_uncertainty: 
         sharpness=sharpness,
         with_uncertainty=with_uncertainty,
         device=device,
+        is_remote=remote is not None,
     )
 
 

@@ -129,6 +129,12 @@ class TestCluster:
         work: dict[str, object] = {"executor": "dask", "cluster": self.address, "device": "cpu"}
         return {"work": work, "cluster": dict(self.files)}
 
+    def node_config(self) -> Path:
+        """The settings of a node that uses it, in a file."""
+        file = self.folder / "node.toml"
+        _write(file, self.tables())
+        return file
+
     def worker(
         self, *faults: str, models: Sequence[str] = (), module: str = "dicomnode", wait: bool = True, **work: object
     ) -> Machine:

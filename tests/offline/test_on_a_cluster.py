@@ -1,0 +1,76 @@
+"""``infer --cluster``: the same pixels by a worker of a real cluster, and a run that goes on when the cluster does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from tests.support.cluster import TestCluster, running_cluster
+from tests.support.mr_series import write_mr_series
+
+pytest.importorskip("distributed", reason="the extra \"cluster\" is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+    """One worker that offers cubic-dc."""
+    with running_cluster(tmp_path_factory.mktemp("cluster"), workers=1) as running:
+        yield running
+
+
+def infer(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command, in a process of its own, with the model that is always there."""
+    command = [sys.executable, "-m", "dicomnode", "infer", *map(str, words), "--model", "cubic-dc", "--json"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def pixels(folder: Path) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    """The slices of a derived series, in order."""
+    return [dcmread(path).pixel_array for path in sorted(folder.glob("*.dcm"))]
+
+
+def test_a_worker_makes_the_pixels_that_this_machine_makes(cluster: TestCluster, tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "series")
+    here = infer(tmp_path / "series", tmp_path / "here")
+    there = infer(tmp_path / "series", tmp_path / "there", "--cluster", "--config", cluster.node_config())
+    assert (here.returncode, there.returncode) == (0, 0), there.stderr
+    assert json.loads(there.stdout)["device"] == "cluster"
+    for one, other in zip(pixels(tmp_path / "here"), pixels(tmp_path / "there"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_whose_cluster_is_gone_ends_with_a_sentence_and_goes_on_later(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_mr_series(tmp_path / "archive" / name)
+    with running_cluster(tmp_path / "cluster", workers=1) as cluster:
+        words = ["--archive", tmp_path / "archive", "--out", tmp_path / "out"]
+        words += ["--cluster", "--config", cluster.node_config()]
+        cluster.workers[0].send(signal.SIGTERM)
+        cluster.workers[0].wait()
+        gone = infer(*words)
+        assert gone.returncode == 4, gone.stderr
+        assert "offers model cubic-dc" in gone.stderr
+        assert "Of 2 series: 2 waiting" in gone.stderr
+        assert "The same command goes on" in gone.stderr
+        cluster.worker()
+        done = infer(*words)
+    assert done.returncode == 0, done.stderr
+    assert [row["state"] for row in json.loads(done.stdout)] == ["derived", "derived"]
+
+
+def test_a_configuration_without_a_cluster_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "series")
+    (tmp_path / "node.toml").write_text("")
+    ran = infer(tmp_path / "series", tmp_path / "out", "--cluster", "--config", tmp_path / "node.toml")
+    assert ran.returncode == 2
+    assert "needs cluster.ca" in ran.stderr
+    assert not (tmp_path / "out").exists()
