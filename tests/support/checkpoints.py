@@ -94,4 +94,6 @@ def _run() -> None:
 if __name__ in ("__main__", "__mp_main__"):
     install(_arguments()[0])
 if __name__ == "__main__":
+    # A shell that runs the tests in the background has them ignore an interrupt, and so whatever they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _run()
