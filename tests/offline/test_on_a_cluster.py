@@ -16,7 +16,7 @@ from pydicom import dcmread
 from tests.support.cluster import TestCluster, running_cluster
 from tests.support.mr_series import write_mr_series
 
-pytest.importorskip("distributed", reason="the extra \"cluster\" is not installed")
+pytest.importorskip("distributed", reason='the extra "cluster" is not installed')
 ROOT = Path(__file__).resolve().parents[2]
 
 
