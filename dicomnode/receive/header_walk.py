@@ -22,6 +22,8 @@ MAX_UID_BYTES = UID_BOUND + 2  # a longer one is shown cut, and not unpadded: it
 
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
+# Any element may be sent as UN (PS3.5 section 6.2.2). Of others, programs make what they like: US is a list of numbers.
+_UID_VRS = frozenset({b"UI", b"UN"})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 section 7.5
 _UNDEFINED = 0xFFFFFFFF
 _TAG = struct.Struct("<HH")
@@ -36,6 +38,7 @@ class Flaw(StrEnum):
     ODD = "the data set has an odd length"
     TRUNCATED = "an element reaches beyond the end of the data set"
     VR = "a value representation is not two capital letters: not explicit VR as negotiated"
+    UID_VR = "a UID has the value representation of another kind of value"
     UNDEFINED = "an element that is no sequence has undefined length"
     DELIMITER = "a sequence is not made of items and delimiters"
     DEEP = "sequences are nested too deeply"
@@ -94,6 +97,7 @@ class _Walk:
         self._end = len(view)
         self._at = 0
         self._elements_left = MAX_ELEMENTS
+        self._vr: bytes | None = None  # of the element that was read last; None: it has none
 
     def wanted(self, *, implicit: bool) -> dict[int, str]:
         """The values of the four tags, as far as they are there."""
@@ -107,6 +111,8 @@ class _Walk:
                 continue
             start = self._skip(length)
             if tag in _WANTED:
+                if not implicit and self._vr not in _UID_VRS:
+                    raise _FlawFoundError(Flaw.UID_VR)
                 if tag in found:
                     raise _FlawFoundError(Flaw.REPEATED)
                 value = bytes(self._view[start : start + min(length, MAX_UID_BYTES)]).decode("latin-1")
@@ -124,9 +130,9 @@ class _Walk:
         # Items and delimiters have no VR in either encoding (PS3.5 section 7.5).
         if implicit or group == 0xFFFE:
             (length,) = _LENGTH_32.unpack_from(view, at + 4)
-            self._at = at + 8
+            self._at, self._vr = at + 8, None
             return tag, length, implicit
-        vr = bytes(view[at + 4 : at + 6])
+        self._vr = vr = bytes(view[at + 4 : at + 6])
         if vr in SHORT_VRS:
             (length,) = _LENGTH_16.unpack_from(view, at + 6)
             self._at = at + 8

@@ -146,6 +146,14 @@ def test_random_bytes_give_a_flaw_and_no_exception(content: bytes, implicit: boo
     assert isinstance(found, Flaw | HeaderUids)
 
 
+@pytest.mark.parametrize(("vr", "flaw"), [(b"US", Flaw.UID_VR), (b"LO", Flaw.UID_VR), (b"UI", None)])
+def test_a_uid_of_another_value_representation_is_a_flaw(vr: bytes, flaw: Flaw | None) -> None:
+    content = encoded(mr_dataset(), implicit=False)
+    damaged = content.replace(b"\x20\x00\x0e\x00UI", b"\x20\x00\x0e\x00" + vr, 1)
+    found = read_uids(damaged, implicit=False)
+    assert found is flaw if flaw else isinstance(found, HeaderUids)
+
+
 def bare(uid: str) -> str:
     """Without padding at the ends, of each value: elsewhere than behind it, ``is_uid`` refuses what the walk read."""
     return "\\".join(re.sub(r"^[\0\s]+|[\0\s]+$", "", one) for one in uid.split("\\"))
@@ -155,6 +163,7 @@ def bare(uid: str) -> str:
 @settings(max_examples=times(400, 10_000), deadline=None)
 @example(implicit=False, edits=[(52, 0)], cut=0)  # a NUL in front of the first UID
 @example(implicit=False, edits=[(52, 92)], cut=0)  # a backslash in it
+@example(implicit=False, edits=[(83, 83)], cut=0)  # its value representation is that of numbers
 @given(
     implicit=st.booleans(),
     edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),
