@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from dicomnode.durable import TEMPORARY_SUFFIX, Part, make_folder, rename_folder, sync_folder, write_file
+from dicomnode.durable import TEMPORARY_SUFFIX, Part, lock_folder, make_folder, rename_folder, sync_folder, write_file
 from dicomnode.errors import StorageError
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, InstanceId, SeriesId, file_stem, new_instance_id
 from dicomnode.part10 import file_meta, read_meta
@@ -302,19 +301,16 @@ class Archive:
         assert self._lock_descriptor is None, "locked already"
         try:
             self._ensure_folder(self.data)
-            descriptor = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = lock_folder(self.data)
+        except BlockingIOError as exc:
+            raise StorageError(
+                f"Another dicomnode service uses the data folder {self.data}; nothing was done.",
+                hint="Stop the other one, or give this one a folder of its own (`node.data`).",
+            ) from exc
         except OSError as exc:
             raise StorageError(
                 f"The data folder {self.data} cannot be used: {exc.strerror}; the node did not start.",
                 hint="Create it, or give the node's user write permission, or set `node.data`.",
-            ) from exc
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            os.close(descriptor)
-            raise StorageError(
-                f"Another dicomnode service uses the data folder {self.data}; nothing was done.",
-                hint="Stop the other one, or give this one a folder of its own (`node.data`).",
             ) from exc
         self._lock_descriptor = descriptor
 

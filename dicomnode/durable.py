@@ -10,6 +10,7 @@ before is written over or removed, but for what bears the very name that was ask
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -97,6 +98,20 @@ def growing_folder(target: Path, *, replaces: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def lock_folder(folder: Path) -> int:
+    """Hold a folder for this process until the descriptor is closed, which the system does when the process ends.
+
+    Raises BlockingIOError where another process holds the folder, and OSError where it cannot be used.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def sync_folder(folder: Path) -> None:

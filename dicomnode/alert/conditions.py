@@ -1,4 +1,4 @@
-"""What is wrong with the node now: for ``status``, one line each; for alerts, conditions with a name.
+"""This module finds what is wrong with the node now. ``status`` shows it as lines; alerts tell it as named conditions.
 
 In: the settings, the ledger and the moment. Out: sentences of our own words, ids of our own and names of the settings.
 A sentence of a single row of the ledger is never taken over into a condition, because it may quote what a peer said:
@@ -75,7 +75,7 @@ def certificates(settings: Settings, now: datetime) -> list[AttentionLine]:
 
 
 def facts(settings: Settings, ledger: Reader, now: datetime) -> list[tuple[str, list[str]]]:
-    """What the weekly letter says of the node itself, by heading."""
+    """List what the weekly letter says of the node itself: a heading, and its lines."""
     try:
         held = [one.sentence for one in held_certificates(settings.tls, now)]
     except SettingsError as exc:

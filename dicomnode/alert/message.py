@@ -1,4 +1,4 @@
-"""What is sent: the text of a mail and the same as JSON, made from alerts, from the figures of a week, or for a trial.
+"""This module writes messages, as text for a mail and as JSON: of alerts, of the figures of a week, and for a trial.
 
 In: values of the ledger and sentences of ``conditions``. Out: a ``Message``. Nothing of a patient and no UID is in what
 comes in, so none goes out. Every text is made ``visible``: names of the settings are the only words of others.
@@ -119,7 +119,7 @@ def letter(
 
 
 def trial(node: str) -> Message:
-    """What ``alerts test`` sends."""
+    """Make the message that ``dicomnode alerts test`` sends."""
     said = "Somebody ran `dicomnode alerts test`. Alerts of this node come this way."
     return _message(node, "test", [("Test", [said])], closing="", json={"kind": "test"})
 

@@ -38,7 +38,7 @@ STOP_LIMIT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long to wait before something is told."""
+    """The seconds that the watch waits before it sends something."""
 
     gather_s: float = 60.0  # after the first alert, for others that come with it
     calm_s: float = 300.0  # without the condition, before its all-clear

@@ -1,4 +1,4 @@
-"""What waits for a person, as ``status`` names it row by row and as an alert counts it.
+"""Queries for the rows that wait for a person: ``status`` names each of them, and an alert counts them.
 
 These are alerts of series, held and failed jobs, held deliveries, deliveries that are due to a peer that cannot be sent
 to, and files that were set aside. A job that failed on an older revision waits for nobody: the newer one has its own.

@@ -286,7 +286,7 @@ class Undelivered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerWeek:
-    """What a peer was sent, and the time from the end of a job to the last acknowledgement."""
+    """Deliveries to one peer in a week, and the seconds that each took from the end of its job to its last answer."""
 
     peer: str
     deliveries: int

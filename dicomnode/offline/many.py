@@ -10,7 +10,6 @@ The folders are looked through once, when the run begins. Whoever continues it h
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomnode import __version__, log
-from dicomnode.durable import TEMPORARY_SUFFIX, sync_folder
+from dicomnode.durable import TEMPORARY_SUFFIX, lock_folder, sync_folder
 from dicomnode.errors import ClusterError, InputError, ModelError, StorageError
 from dicomnode.generators.kinds import Kind
 from dicomnode.imaging.studies import list_files, passed_over_lines
@@ -114,7 +113,7 @@ class Run:
                 raise ClusterError(f"{exc.sentence} {self.sentence()}", hint=f"{exc.hint} {GO_ON}".strip()) from exc
 
     def sentence(self) -> str:
-        """How many series are in which state."""
+        """Count the series in each state, in one sentence."""
         counts = self._state.counts()
         parts = ", ".join(f"{count} {state}" for state, count in counts.items())
         return f"Of {sum(counts.values())} series: {parts}."
@@ -249,21 +248,18 @@ def _words(choice: object) -> str:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder for this process, which the system gives up when the process ends in any way."""
+    """Keep every other process from working on the folder."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = lock_folder(out)
+    except BlockingIOError as exc:
+        raise StorageError(
+            f"Another process derives series into {out}; nothing was done.", hint="Wait for it, or stop it."
+        ) from exc
     except OSError as exc:
         raise StorageError(
             f"{out} could not be made: {exc.strerror}; nothing was derived.",
             hint="See that the folder above it may be written to and that the disk has room.",
-        ) from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        os.close(descriptor)
-        raise StorageError(
-            f"Another process derives series into {out}; nothing was done.", hint="Wait for it, or stop it."
         ) from exc
     try:
         yield

@@ -101,7 +101,7 @@ class Watched:
             values = ", ".join((born | changed).get(column, f"{table}.{column}") for column in columns)
             where = "series.id" if table == "series" else "job.series_id"
             self.scene.ask(
-                "WITH RECURSIVE m(n) AS (SELECT ?1 + 1 WHERE ?2 > 0 UNION ALL SELECT n + 1 FROM m WHERE n < ?1 + ?2)"  # noqa: S608
+                "WITH RECURSIVE m(n) AS (SELECT ?1 + 1 WHERE ?2 > 0 UNION ALL SELECT n + 1 FROM m WHERE n < ?1 + ?2)"  # noqa: S608 (names of this table alone)
                 f" INSERT INTO {table} SELECT {values.replace('{n}', 'm.n')} FROM {table}, m"
                 f" WHERE {where} = ?1",
                 int(first),
