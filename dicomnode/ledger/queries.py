@@ -15,6 +15,7 @@ from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
 from dicomnode.ledger.mapping import AnyRow
+from dicomnode.ledger.queues import queues
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
@@ -41,6 +42,7 @@ from dicomnode.ledger.views import (
     ModelChoice,
     ModelRow,
     QuarantineLine,
+    Queue,
     SeriesDetail,
     SeriesLine,
     Status,
@@ -266,6 +268,21 @@ class Reader:
         """Count the rows that wait for a person by what they wait for."""
         with self._database.reading() as connection:
             return attention.counted(connection, self._peers)
+
+    def kept(self) -> dict[str, int]:
+        """Count the received series that were kept, by the reason of their verdict."""
+        question = (
+            select(series.c.reason, func.count())
+            .where(series.c.origin == RECEIVED, series.c.state == SeriesState.KEPT)
+            .group_by(series.c.reason)
+        )
+        with self._database.reading() as connection:
+            return _numbers(connection, question)
+
+    def queues(self, now: datetime) -> tuple[Queue, ...]:
+        """List what waits to be judged, derived and sent."""
+        with self._database.reading() as connection:
+            return queues(connection, now)
 
     def stuck_peers(self, since: datetime) -> list[StuckPeer]:
         """List the peers to which a delivery has only failed since before that moment."""

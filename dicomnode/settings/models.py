@@ -390,6 +390,12 @@ class AlertSettings(StrictModel):
         return self
 
 
+class MetricsSettings(_Listening):
+    """Where programs ask how the node is."""
+
+    listen: MaybeHostPort = ""  # empty: nowhere
+
+
 class PeerSettings(StrictModel):
     """A DICOM application that may send to us (``networks``), be sent to (``address``), or both."""
 
@@ -474,6 +480,7 @@ class Settings(StrictModel):
     push: PushSettings = PushSettings()
     archive: ArchiveSettings = ArchiveSettings()
     alert: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
     peer: tuple[PeerSettings, ...] = (_LOOPBACK_PEER,)
     rule: tuple[RuleSettings, ...] = (_EVERY_SERIES,)
 
