@@ -232,6 +232,7 @@ class Service:
         archive = Archive(self.settings.node.data)
         archive.lock()
         parts.callback(archive.unlock)
+        archive.require_restored()
         ensure_writable(archive)
         ledger = open_ledger(self.settings.ledger_url, clock=self._clock)
         parts.callback(ledger.close)

@@ -139,6 +139,12 @@ class Ledger:
         with self._transaction("note", by) as transaction:
             transaction.note(kind, table=table, row=row, detail=detail)
 
+    def restored(self, detail: str, by: str) -> None:
+        """Record that this ledger was put back from a backup; series whose instances still came were cut off."""
+        with self._transaction("restored", by) as transaction:
+            transaction.note("restored", table=node.name, row=1, detail=detail)
+            intake.mark_cut_off(transaction)
+
     # Receive.
 
     def series_for(self, series_uid: str) -> SeriesId:

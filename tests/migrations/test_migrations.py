@@ -11,7 +11,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from dicomnode.errors import LedgerError
+from dicomnode.errors import LedgerError, StorageError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import migrate
 from dicomnode.ledger.engine import migration_connection
@@ -218,6 +218,26 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     assert triggers.items() <= shape(of_0001).items()
     assert shape(of_0001) == shape(fresh)
     assert contents(of_0001, "transition") == contents(fresh, "transition")
+
+
+def test_the_ledger_is_kept_as_it_was_before_an_upgrade_and_one_copy_of_it(of_0001: Path) -> None:
+    before, rows = shape(of_0001), contents(of_0001, "event")
+    copy = migrate.copy_path(url_of(of_0001))
+    copy.write_text("of an earlier upgrade")
+    migrate.upgrade(url_of(of_0001))
+    assert (shape(copy), contents(copy, "event")) == (before, rows)
+    assert migrate.current(url_of(copy)) == "0001"
+    assert migrate.upgrade(url_of(of_0001)) == (HEAD, HEAD)
+    assert migrate.current(url_of(copy)) == "0001", "nothing was upgraded, so nothing was copied"
+    assert sorted(path.name for path in of_0001.parent.iterdir()) == [of_0001.name, copy.name]
+
+
+def test_an_upgrade_that_cannot_keep_a_copy_does_not_begin(of_0001: Path) -> None:
+    before = shape(of_0001)
+    migrate.copy_path(url_of(of_0001)).mkdir()
+    with pytest.raises(StorageError, match="could not be copied"):
+        migrate.upgrade(url_of(of_0001))
+    assert shape(of_0001) == before
 
 
 def test_0004_lets_an_operator_cancel_what_was_claimed_before_the_upgrade(of_0001: Path) -> None:
