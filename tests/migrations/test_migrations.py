@@ -208,6 +208,7 @@ def test_a_service_refuses_a_ledger_of_0001_and_says_what_to_do(of_0001: Path) -
 def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Path) -> None:
     rows = {table: contents(of_0001, table) for table in TABLES_OF_0001}
     triggers = {entry: words for entry, words in shape(of_0001).items() if entry[0] == "trigger"}
+    del triggers["trigger", "event_is_never_deleted"]  # 0009 has another in its place
     assert len(rows["event"]) == 8, "births and moves of series, job and delivery"
     assert migrate.upgrade(url_of(of_0001)) == ("0001", HEAD)
     rows["quarantine"] = [(*row, None, None, "[]", None) for row in rows["quarantine"]]  # columns of 0003
@@ -373,3 +374,31 @@ def test_an_upgrade_to_0007_that_breaks_off_leaves_0006(of_0001: Path) -> None:
         migrate.upgrade(url_of(of_0001))
     assert (shape(of_0001), contents(of_0001, "transition")) == (before, rows)
     assert migrate.current(url_of(of_0001)) == "0006"
+
+
+def test_after_0009_an_event_of_half_a_year_may_be_removed_and_no_younger_one(of_0001: Path) -> None:
+    migrate.upgrade(url_of(of_0001))
+    with closing(sqlite3.connect(of_0001, isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO event SELECT 1000, datetime('now', '-182 days'), table_name, row_id, kind, "
+            "from_state, to_state, actor, detail FROM event WHERE id = 1"
+        )
+        connection.execute(
+            "INSERT INTO event SELECT 1001, datetime('now', '-184 days'), table_name, row_id, kind, "
+            "from_state, to_state, actor, detail FROM event WHERE id = 1"
+        )
+        connection.execute("DELETE FROM event WHERE id = 1001")
+        with pytest.raises(sqlite3.IntegrityError, match="kept for 183 days"):
+            connection.execute("DELETE FROM event WHERE id = 1000")
+
+
+def test_an_upgrade_to_0009_that_breaks_off_leaves_0007(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0007")
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("CREATE TRIGGER event_is_kept AFTER INSERT ON boot BEGIN SELECT 1; END")  # stands in the way
+    before = shape(of_0001)
+    with pytest.raises(LedgerError, match="event_is_kept"):
+        migrate.upgrade(url_of(of_0001))
+    assert shape(of_0001) == before
+    assert migrate.current(url_of(of_0001)) == "0007"
