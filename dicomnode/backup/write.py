@@ -42,6 +42,7 @@ from dicomnode.ledger.queries import open_reader
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
 _COPYING: Final = "copying.sqlite"  # the ledger, until its digest is known
+_KILLED: Final = ".dicomnode-"  # how the name begins of what a killed write left (``durable``), SQLite's journal too
 _STEMS: Final = ("ledger-", "settings-", "SHA256SUMS-")  # of the files of which each backup has its own
 
 
@@ -105,17 +106,13 @@ class _Writer:
     def write(self, settings_file: Path | None) -> Backup:
         """Copy everything, then declare it whole."""
         at = self._clock.now()
+        with closing(open_reader(f"sqlite:///{self._ledger}")) as reader:
+            node = reader.node_uuid()
+        self._claim(node)
         copying = self._folder / _COPYING
-        is_new = not (self._folder / NODE_FILE).exists()
-        if is_new and (strange := [entry.name for entry in scan(self._folder) if not is_left_over(Path(entry.path))]):
-            raise InputError(
-                f"{self._folder} holds {sorted(strange)[0]} and is no backup folder; nothing was written.",
-                hint="Name a new folder, or one that holds backups of this node.",
-            )
         copy_ledger(self._ledger, copying)
         with closing(open_reader(f"sqlite:///{copying}")) as reader:
-            node, version, known = reader.node_uuid(), reader.version, reader.archived_digests()
-        self._claim(node)
+            version, known = reader.version, reader.archived_digests()
         before = read_manifest(self._folder)
         self._before = read_sums(self._folder, before) if before is not None else {}
         checkpoint("backup.ledger_copied")
@@ -163,10 +160,15 @@ class _Writer:
         """Write down whose folder this is. A node that lost its ledger must not write over its backup."""
         path = self._folder / NODE_FILE
         if not path.exists():
+            strange = [entry.name for entry in scan(self._folder) if not is_left_over(Path(entry.path))]
+            if strange:
+                raise InputError(
+                    f"{self._folder} holds {sorted(strange)[0]} and is no backup folder; nothing was written.",
+                    hint="Name a new folder, or one that holds backups of this node.",
+                )
             write_file(path, [f"{node}\n".encode()])
             sync_folder(self._folder)
         elif path.read_text("utf-8").strip() != node:
-            (self._folder / _COPYING).unlink()
             raise InputError(
                 f"{self._folder} holds the backup of another node or of an earlier ledger; nothing was written.",
                 hint="Name a new folder. If this node lost its data, `dicomnode db restore` puts that backup back.",
@@ -241,7 +243,7 @@ class _Writer:
         """Remove what only earlier backups had, and what killed ones left, from the folder itself."""
         for entry in scan(self._folder):
             is_earlier = entry.name.startswith(_STEMS) and entry.name not in kept
-            if is_earlier or is_left_over(Path(entry.path)):
+            if is_earlier or entry.name.startswith(_KILLED):
                 Path(entry.path).unlink()
 
 

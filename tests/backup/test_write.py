@@ -93,9 +93,10 @@ def test_a_backup_that_was_broken_off_leaves_the_one_before_it_whole(scene: Scen
     assert not [path for path in scene.backup_folder.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_a_first_backup_that_was_broken_off_is_no_backup_and_the_next_one_goes_on(scene: Scene) -> None:
+@pytest.mark.parametrize("seam", ["durable.flushed", "durable.renamed", "backup.ledger_copied", "backup.listed"])
+def test_a_first_backup_that_was_broken_off_is_no_backup_and_the_next_one_goes_on(scene: Scene, seam: str) -> None:
     scene.receive()
-    kill_at("backup.listed")
+    kill_at(seam)
     with pytest.raises(Killed):
         scene.back_up()
     set_checkpoint_hook(None)
