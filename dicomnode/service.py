@@ -39,6 +39,7 @@ from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
 from dicomnode.receive.space import Condition as SpaceCondition
+from dicomnode.retention import Retention
 from dicomnode.rules import model_wanted
 from dicomnode.schedule import Calendar, CalendarJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
@@ -66,6 +67,7 @@ SIGNAL_POLL_S = 1.0
 CERTIFICATES_AT = time(8)  # each day, local time: when there is somebody who can ask for a new one
 WEEK = timedelta(days=7)
 CLUSTER_LOST_S = 300.0  # before people are told: a scheduler that restarts is back before
+FORGOTTEN_AT = time(3)  # each day, local time, for what has had its time in the ledger
 SWEPT_AT = time(4)  # each day, local time: before the first patients, and not in an hour that summer time moves
 
 
@@ -198,7 +200,9 @@ class Service:
             for peer in settings.peer
             if peer.address
         ]
+        retention = Retention(ledger, keep_events_days=settings.ledger.keep_events_days, clock=self._clock)
         jobs = [
+            CalendarJob(name="retention", at=FORGOTTEN_AT, run=retention.begin),
             CalendarJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
             CalendarJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
         ]
@@ -228,6 +232,8 @@ class Service:
             now = self._clock.now()
             watch.start(letter_due_at=letters[0].next_after(now - WEEK) if letters else None)
             parts.callback(watch.stop)
+        retention.begin()  # a calendar remembers nothing: a node that is off at night must forget, too
+        parts.callback(retention.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)
         self._warn_of_certificates(identity)
@@ -245,6 +251,7 @@ class Service:
         archive = Archive(self.settings.node.data)
         archive.lock()
         parts.callback(archive.unlock)
+        archive.require_restored()
         ensure_writable(archive)
         ledger = open_ledger(self.settings.ledger_url, clock=self._clock)
         parts.callback(ledger.close)

@@ -25,6 +25,7 @@ from dicomnode.ledger.schema import (
     instance,
     job,
     model,
+    node,
     series,
 )
 from dicomnode.ledger.schema import (
@@ -116,6 +117,21 @@ class Reader:
     def close(self) -> None:
         """Give the connections back."""
         self._database.close()
+
+    @property
+    def version(self) -> str:
+        """The version of the ledger's schema."""
+        return self._version
+
+    def node_uuid(self) -> str:
+        """Return the node's own UUID."""
+        with self._database.reading() as connection:
+            return str(connection.execute(select(node.c.uuid)).scalar_one())
+
+    def archived_digests(self) -> dict[str, str]:
+        """Return the digest of every archived file's data set, by its path below the archive folder."""
+        with self._database.reading() as connection:
+            return {row.file: row.sha256 for row in connection.execute(select(instance.c.file, instance.c.sha256))}
 
     def series_list(self, wanted: Wanted = ALL, *, derived: bool = False) -> list[SeriesLine]:
         """List the received series, with ``derived`` also those that this node made; the newest first."""
