@@ -95,6 +95,11 @@ class Link:
         what = f"none of its {len(workers)} workers runs this version and device" if workers else "it has no worker"
         return Offer(digests=(), sentence=f"The cluster {address} offers no model: {what}.")
 
+    def workers_of(self, model_digest: str) -> int:
+        """How many workers offer a model now. Raises ClusterError where the cluster cannot be reached."""
+        needed = call_labels(self._cluster.device, model_digest).keys()
+        return sum(needed <= labels.keys() for labels in self._workers().values())
+
     def run(self, call: Call, voxels: FloatArray, *, progress: Progress | None) -> Made:
         """Have a worker run the call, and return its reply with the thin stack and what its averages lacked.
 
