@@ -80,6 +80,7 @@ class CommittingPacs:
             ],
         )  # fmt: skip
         assert server is not None
+        assert server.socket is not None
         self._server = server
         self.port: int = server.socket.getsockname()[1]
 
