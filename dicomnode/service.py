@@ -37,6 +37,8 @@ from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import BootReport, Condition, ModelEvent
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
+from dicomnode.push.proof_loop import ProofLoop
+from dicomnode.push.witness import Witness
 from dicomnode.receive.scp import Receiver
 from dicomnode.receive.space import Condition as SpaceCondition
 from dicomnode.retention import Retention
@@ -82,6 +84,7 @@ class Service:
         self._supervisors: list[Supervisor] = []
         self._executors: list[LocalExecutor] = []
         self._loops: list[PeerLoop] = []
+        self._proofs: dict[str, ProofLoop] = {}  # by the peer that was sent to
         self._receiver: Receiver | None = None
         self._threads: Counter[str] = Counter()  # that run as long as the node does, by name; empty: it is not ready
         # Why the service is to end: a signal, or an error that it cannot survive. It is a SimpleQueue because only that
@@ -177,6 +180,7 @@ class Service:
             receive=settings.receive,
             disk=settings.archive,
             peers=settings.peer,
+            committers=settings.committers,
             ledger=ledger,
             archive=archive,
             wake=lambda: settler.wake(),
@@ -195,8 +199,18 @@ class Service:
             clock=self._clock,
         )
         carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity)
+        named = {peer.name: peer for peer in settings.peer}
+        self._proofs = {
+            peer.name: ProofLoop(
+                peer, named[peer.committer], settings.push, ledger, archive,
+                witness=Witness(carrier), clock=self._clock,
+            )
+            for peer in settings.peer
+            if peer.committer is not None
+        }  # fmt: skip
+        ledger.give_up_commitments(self._proofs)
         self._loops = [
-            PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier)
+            PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier, sent=partial(self._prove, peer.name))
             for peer in settings.peer
             if peer.address
         ]
@@ -221,7 +235,8 @@ class Service:
         settler.start()
         parts.callback(settler.stop, SETTLE_STOP_S)
         parts.callback(self._stop_loops)
-        for loop in self._loops:
+        loops: list[PeerLoop | ProofLoop] = [*self._loops, *self._proofs.values()]
+        for loop in loops:
             loop.start()
         receiver.start()
         parts.callback(lambda: receiver.stop(self._drain_s))
@@ -335,8 +350,13 @@ class Service:
     def _stop_supervisors(self) -> None:
         _at_once([partial(supervisor.stop, self._drain_s) for supervisor in self._supervisors])
 
+    def _prove(self, peer: str) -> None:
+        if (loop := self._proofs.get(peer)) is not None:
+            loop.wake()
+
     def _stop_loops(self) -> None:
-        _at_once([partial(loop.stop, PUSH_STOP_S) for loop in self._loops if loop.is_alive])
+        loops: list[PeerLoop | ProofLoop] = [*self._loops, *self._proofs.values()]
+        _at_once([partial(loop.stop, PUSH_STOP_S) for loop in loops if loop.is_alive])
 
 
 def _letter(settings: Settings, node: str, reader: Reader, now: datetime, letters: Sequence[CalendarJob]) -> Message:

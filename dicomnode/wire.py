@@ -23,6 +23,9 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 VERIFICATION = "1.2.840.10008.1.1"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4.1"
+COMMITMENT = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model (PS3.4 Annex J)
+COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # its well-known instance (PS3.4 section J.3.5)
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 Annex A, the only one there is
 
 SOP_CLASSES = (MR_IMAGE, ENHANCED_MR_IMAGE)

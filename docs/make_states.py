@@ -17,6 +17,7 @@ TITLES = {
     "job": "A job",
     "delivery": "A delivery",
     "delivery_item": "An item of a delivery",
+    "commitment": "A commitment",
     "model": "An imported model",
     "alert": "An alert",
 }

@@ -75,7 +75,9 @@ def letter(
                 f"{one.peer}: {_number(one.deliveries, 'delivery', 'deliveries')}, median {one.median_s:.0f} s, "
                 f"longest {one.longest_s:.0f} s{' (the slowest peer)' if one is slowest else ''}"
                 for one in week.sent
-            ],
+            ]
+            + [f"Proof of arrival: {', '.join(f'{proof} {number}' for proof, number in week.proofs.items())}."]
+            * bool(week.proofs),
         ),
         (
             "Result gate",
@@ -106,6 +108,7 @@ def letter(
                 {"peer": one.peer, "deliveries": one.deliveries, "median_s": one.median_s, "longest_s": one.longest_s}
                 for one in week.sent
             ],
+            "proofs": week.proofs,
             "slowest_peer": slowest.peer if slowest else None,
             "gate": {
                 "measured": week.gate_measured,

@@ -50,7 +50,19 @@ def list_deliveries(config: Path | None, as_json: bool, **filters: Any) -> None:
         require_known("peer", want.peers, lambda: configured_peers(config), ledger.receivers)
         rows = ledger.deliveries_list(want)
         total = ledger.count_deliveries(want) if len(rows) == want.limit else len(rows)
-    names = ("id", "state", "peer", "series", "items", "acknowledged", "refused", "next_at", "reason", "sentence")
+    names = (
+        "id",
+        "state",
+        "peer",
+        "series",
+        "items",
+        "acknowledged",
+        "refused",
+        "proof",
+        "next_at",
+        "reason",
+        "sentence",
+    )
     none = "No deliveries." if want.is_narrow else "No deliveries yet."
     output.print_rows(rows, {name: name for name in names}, as_json=as_json, none=none)
     output.print_cut(len(rows), total, "deliveries")

@@ -136,6 +136,7 @@ def reasons_of_deliveries() -> set[str]:
     """Every reason that a delivery can have."""
     from dicomnode.dimse.outcome import RequestReason
     from dicomnode.errors import NodeError
+    from dicomnode.ledger.commitments import NOT_COMMITTED
     from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED
     from dicomnode.ledger.lists import NO_PEER
     from dicomnode.ledger.states import OPERATOR
@@ -144,7 +145,8 @@ def reasons_of_deliveries() -> set[str]:
 
     codes = {error.code for error in _family(NodeError)}
     outcomes = set(map(str, RequestReason)) - {str(RequestReason.ANSWERED)}
-    return outcomes | set(map(str, Cause)) | codes | {EARLIER_REVISION, GATE, REFUSED, NO_PEER, OPERATOR, INTERNAL}
+    own = {EARLIER_REVISION, GATE, NOT_COMMITTED, REFUSED, NO_PEER, OPERATOR, INTERNAL}
+    return outcomes | set(map(str, Cause)) | codes | own
 
 
 def _family(error: type[Any]) -> set[type[Any]]:

@@ -31,15 +31,16 @@ from dicomnode import wire
 from dicomnode.dimse.items import (
     CALLED,
     CALLING,
+    Roles,
     Tidied,
     Unreadable,
     abstract_syntax,
     as_sent,
+    completed,
     refusal,
     tidy_acceptance,
     tidy_request,
     title,
-    with_refusals,
 )
 from dicomnode.dimse.link import Ended, Link
 from dicomnode.dimse.messages import (
@@ -72,6 +73,7 @@ class Proposal:
 
     abstract_syntax: str
     transfer_syntaxes: tuple[str, ...]
+    is_provided_by_requestor: bool = False  # of an acceptor: the service comes from whoever opens the association
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +185,13 @@ def accept(
     answer.result, answer.result_source = 0, 1
     answer.presentation_context_definition_results_list = results
     answer.user_information.extend(_ourselves(maximum_pdu_bytes))
-    body = bytearray(with_refusals(A_ASSOCIATE_AC(answer).encode()[_PDU_HEAD_BYTES:], refusals))
+    providers = {one.abstract_syntax for one in common if one.is_provided_by_requestor}
+    roles = {
+        uid: Roles(is_user=False, is_provider=proposal.is_provider)
+        for uid, proposal in request.tidied.roles.items()
+        if uid in providers
+    }
+    body = bytearray(completed(A_ASSOCIATE_AC(answer).encode()[_PDU_HEAD_BYTES:], refusals, roles))
     body[_TITLES] = request.titles
     accepted = encode_pdu(PduType.ASSOCIATE_AC, bytes(body))
     return Acceptance(pdu=accepted, contexts=_accepted(results), maximum_pdu_bytes=_longest(asked))

@@ -3,7 +3,8 @@
 Bytes in, bytes out, and a list of what was left out. An item of an unknown type is skipped (PS3.8 section 9.3.1),
 and a value that nobody reads cannot be wrong. So nothing here is repaired item by item: the PDU is written anew from
 the few things that decide an association, and whoever decodes the result never meets the rest. Version names,
-identities, roles and the other negotiations of PS3.7 Annex D.3.3 go unanswered, as that annex allows.
+identities and the other negotiations of PS3.7 Annex D.3.3 go unanswered, as that annex allows; the roles that a
+requestor proposes (D.3.3.4) are read, and answered where the node has a use for them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _FIXED_BYTES = 68  # PS3.8 Tables 9-11 and 9-17, after type and length: version, titles, reserved bytes
 CALLED, CALLING = slice(4, 20), slice(20, 36)
@@ -20,6 +21,7 @@ _ITEM = struct.Struct(">BxH")  # type, reserved, length of what follows
 _APPLICATION_CONTEXT, _PROPOSED_CONTEXT, _ANSWERED_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x21, 0x50
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _MAXIMUM_LENGTH = 0x51
+_ROLES = 0x54
 _NEGOTIATIONS = range(0x52, 0x5A)  # PS3.7 Annex D.3.3: known, and not used by the node
 
 _UID = re.compile(rb"[0-9.]{1,64}")
@@ -27,6 +29,14 @@ _NO_SYNTAX = b"1.2.840.10008.3.1.1.1"  # a UID that is neither a SOP class nor a
 _ACCEPTED, _NO_REASON, _ABSTRACT_SYNTAX_UNSUPPORTED, _NO_TRANSFER_SYNTAX = 0, 2, 3, 4  # results (PS3.8 Table 9-18)
 _SMALLEST_PDU = 8  # a fragment of two bytes (PS3.8 Annex D.1); of a peer that names less
 _NAMED = 8  # of what was left out: a request may hold thousands of items
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What the requestor of an association may be for a SOP class (PS3.7 section D.3.3.4)."""
+
+    is_user: bool
+    is_provider: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +48,7 @@ class Tidied:
     context_kind: int
     contexts: Mapping[int, bytes]  # contents of the presentation context items, by id
     maximum_length: int
+    roles: Mapping[str, Roles] = field(default_factory=dict)  # that the requestor proposes to play, by SOP class
     left_out: tuple[str, ...] = ()  # items that are not of the standard, and values that cannot be meant
 
     @property
@@ -117,15 +128,19 @@ def refusal(context: bytes) -> bytes:
     return bytes([context[0], 0, _ABSTRACT_SYNTAX_UNSUPPORTED, 0]) + _item(_TRANSFER_SYNTAX, syntax)
 
 
-def with_refusals(acceptance: bytes, refusals: Mapping[int, bytes]) -> bytes:
-    """Add answers to an A-ASSOCIATE-AC, without type and length, in the order of the context ids."""
+def completed(acceptance: bytes, refusals: Mapping[int, bytes], roles: Mapping[str, Roles]) -> bytes:
+    """Add answers to an A-ASSOCIATE-AC, without type and length: contexts in the order of their ids, then roles."""
+    chosen = b"".join(
+        _item(_ROLES, struct.pack(">H", len(uid)) + uid.encode("ascii") + bytes([role.is_user, role.is_provider]))
+        for uid, role in roles.items()
+    )
     items = list(_items(acceptance[_FIXED_BYTES:]))
     answers = {content[0]: content for kind, content in items if kind == _ANSWERED_CONTEXT} | dict(refusals)
     return b"".join((
         acceptance[:_FIXED_BYTES],
         *(_item(kind, content) for kind, content in items if kind == _APPLICATION_CONTEXT),
         *(_item(_ANSWERED_CONTEXT, answers[number]) for number in sorted(answers)),
-        *(_item(kind, content) for kind, content in items if kind == _USER_INFORMATION),
+        *(_item(kind, content + chosen) for kind, content in items if kind == _USER_INFORMATION),
     ))  # fmt: skip
 
 
@@ -136,6 +151,7 @@ def _tidied(body: bytes, context_kind: int, tidy_context: _Context) -> Tidied | 
     if len(body) < _FIXED_BYTES:
         return Unreadable(why="it is shorter than its fixed part")
     application, contexts, maximum_length = b"", {}, None
+    roles: dict[str, Roles] = {}
     left_out: list[str] = []
     try:
         for kind, content in _items(body[_FIXED_BYTES:]):
@@ -148,7 +164,7 @@ def _tidied(body: bytes, context_kind: int, tidy_context: _Context) -> Tidied | 
                 else:
                     contexts[number] = tidy_context(content, left_out)
             elif kind == _USER_INFORMATION:
-                found = _maximum_length(content, left_out)
+                found = _user_information(content, roles, left_out)
                 maximum_length = found if maximum_length is None else maximum_length
             else:
                 left_out.append(f"item {kind:02X}H")
@@ -161,6 +177,7 @@ def _tidied(body: bytes, context_kind: int, tidy_context: _Context) -> Tidied | 
         context_kind=context_kind,
         contexts=contexts,
         maximum_length=maximum_length or 0,
+        roles=roles,
         left_out=tuple(left_out),
     )
 
@@ -202,13 +219,23 @@ def _answered(content: bytes, left_out: list[str]) -> bytes:
     return bytes([number, 0, result, 0]) + syntax
 
 
-def _maximum_length(content: bytes, left_out: list[str]) -> int | None:
-    """The longest PDU that the peer takes, 0 for one without limit (PS3.8 Annex D.1); None: it does not say."""
+def _user_information(content: bytes, roles: dict[str, Roles], left_out: list[str]) -> int | None:
+    """The longest PDU that the peer takes, 0 for one without limit (PS3.8 Annex D.1); None: it does not say.
+
+    ``roles`` gets what the peer proposes to be.
+    """
     found: int | None = None
     for kind, value in _items(content):
         if kind == _MAXIMUM_LENGTH and len(value) == 4:
             told = int.from_bytes(value, "big")
             found = found if found is not None else (told and max(told, _SMALLEST_PDU))
+        elif kind == _ROLES:
+            length = int.from_bytes(value[:2], "big")
+            uid = _uid(value[2 : 2 + length])
+            if uid is None or len(value) != length + 4:
+                left_out.append(f"user item {kind:02X}H")
+            else:
+                roles.setdefault(uid.decode("ascii"), Roles(value[-2] == 1, value[-1] == 1))
         elif kind not in _NEGOTIATIONS:
             left_out.append(f"user item {kind:02X}H")
     return found

@@ -70,6 +70,11 @@ class Link:
         """Has a PDU of the peer's begun that is not whole?"""
         return self._reader.is_inside_pdu
 
+    @property
+    def was_aborted(self) -> bool:
+        """Did ``abort`` or ``cut`` end it?"""
+        return self._is_aborted
+
     def secure(
         self, context: ssl.SSLContext, until_s: float, *, is_server: bool, host: str | None = None
     ) -> Ended | None:

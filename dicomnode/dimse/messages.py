@@ -447,6 +447,18 @@ def encode_command(command: Command, values: Mapping[Field, str | int], *, has_d
     return _command_set({**values, Field.COMMAND: command, Field.DATA_SET_TYPE: kind})
 
 
+def report_answer(report: CommandSet, message_id: int, status: int) -> bytes:
+    """The response to an N-EVENT-REPORT (PS3.7 section 10.3.1)."""
+    values: dict[Field, str | int] = {
+        Field.AFFECTED_SOP_CLASS_UID: report.text(Field.AFFECTED_SOP_CLASS_UID),
+        Field.MESSAGE_ID_RESPONDED_TO: message_id,
+        Field.STATUS: status,
+        Field.AFFECTED_SOP_INSTANCE_UID: report.text(Field.AFFECTED_SOP_INSTANCE_UID),
+        Field.EVENT_TYPE_ID: report.number(Field.EVENT_TYPE_ID) or 0,
+    }
+    return encode_command(Command.N_EVENT_REPORT_RSP, values, has_dataset=False)
+
+
 def _command_set(told: Mapping[Field, str | int]) -> bytes:
     body = b"".join(_element(field, told[field]) for field in sorted(told))
     return _ELEMENT.pack(0, Field.GROUP_LENGTH, 4) + struct.pack("<L", len(body)) + body

@@ -1,14 +1,18 @@
-"""Requests on an association that we asked for, and what came of each: PS3.7 section 9.3.
+"""Requests on an association that we asked for, and what came of each: PS3.7 sections 9.3 and 10.3.
 
 The thread that sends a request also reads its response. Nothing here raises for what a peer does or fails to do: on an
 association that has ended, each request returns how it ended.
+
+A peer may send a report of its own (N-EVENT-REPORT) on our association at any moment: before the response to our
+request, while we ``listen``, or after we asked for the release. ``reported`` is called with each one and returns the
+status that answers it. After we asked for the release no answer may be sent (PS3.8 section 9.2), so none is.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.tag import Tag
@@ -29,18 +33,25 @@ from dicomnode.dimse.messages import (
     Violation,
     encode_command,
     encode_pdu,
+    report_answer,
 )
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 
 _MESSAGE_IDS = 0xFFFF  # PS3.7 section 9.1.1.1: 16 bits
 _MEDIUM = 0x0000  # Priority
+_PENDING = (0xFF00, 0xFF01)  # statuses of a C-FIND response that carries a match (PS3.4 section C.4.1.1.4)
+
+Reported = Callable[[Context, Message], int]
+"""What becomes of a report; the status that answers it."""
 
 
 class Requestor:
     """An established association. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, associated: Associated, *, response_timeout_s: float) -> None:
+    def __init__(self, associated: Associated, *, response_timeout_s: float, reported: Reported | None = None) -> None:
+        """``reported``: takes the peer's reports; None: a peer that sends one breaks the protocol."""
         self._link: Link = associated.link
+        self._reported = reported
         self._timeout_s = response_timeout_s
         self._message_id = 0
         self._in_use = threading.Lock()  # by a request: the thread that uses the connection closes it
@@ -60,6 +71,35 @@ class Requestor:
             Field.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
         }
         return self.request(context_id, Command.C_STORE_RQ, values, dataset)
+
+    def find(self, context_id: int, identifier: bytes, matched: Callable[[bytes], bool]) -> RequestOutcome:
+        """C-FIND: hand each match to ``matched``, as it comes. Where that returns False, the association is aborted."""
+        values: dict[Field, str | int] = {
+            Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
+            Field.PRIORITY: _MEDIUM,
+        }
+        with self._in_use:
+            return self._request(context_id, Command.C_FIND_RQ, values, memoryview(identifier), matched)
+
+    def act(self, context_id: int, sop_instance_uid: str, action_type: int, information: bytes) -> RequestOutcome:
+        """N-ACTION (PS3.7 section 10.1.4) on an instance of the context's SOP class."""
+        values: dict[Field, str | int] = {
+            Field.REQUESTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
+            Field.REQUESTED_SOP_INSTANCE_UID: sop_instance_uid,
+            Field.ACTION_TYPE_ID: action_type,
+        }
+        return self.request(context_id, Command.N_ACTION_RQ, values, memoryview(information))
+
+    def listen(self, limit_s: float, is_enough: Callable[[], bool]) -> None:
+        """Take reports until there are enough, the time is over or the association has ended."""
+        until_s = time.monotonic() + limit_s
+        with self._in_use:
+            while self._ended is None and not is_enough() and not self._link.was_aborted:
+                event = self._link.next_event(until_s)
+                if event is Ended.TIMED_OUT:
+                    return
+                if not self._take_report(event):
+                    self._end(self._ending(event) or self._unasked())
 
     def request(
         self,
@@ -82,6 +122,7 @@ class Requestor:
             event: Event | Ended | None = self._link.send(encode_pdu(PduType.RELEASE_RQ), until_s)
             while event is None or isinstance(event, Message):
                 event = self._link.next_event(until_s)
+                self._take_report(event, is_answered=False)
                 # Both at once (PS3.8 section 7.2.2.7): the requestor answers first, then waits for its own answer.
                 if isinstance(event, ControlPdu) and event.kind is PduType.RELEASE_RQ:
                     event = self._link.send(encode_pdu(PduType.RELEASE_RP), until_s)
@@ -100,24 +141,54 @@ class Requestor:
             self._in_use.release()
 
     def _request(
-        self, context_id: int, command: Command, values: Mapping[Field, str | int], dataset: memoryview | None
+        self,
+        context_id: int,
+        command: Command,
+        values: Mapping[Field, str | int],
+        dataset: memoryview | None,
+        matched: Callable[[bytes], bool] | None = None,
     ) -> RequestOutcome:
-        if self._ended is None and self._link.has_input():  # the peer may have released or aborted in between
+        while self._ended is None and self._link.has_input():  # it may have released, aborted or reported in between
             event = self._link.next_event(time.monotonic() + self._timeout_s)
-            self._end(self._ending(event) or self._unasked())
+            if not self._take_report(event):
+                self._end(self._ending(event) or self._unasked())
         if self._ended is not None:
             return self._ended
         self._message_id = self._message_id % _MESSAGE_IDS + 1
         told = encode_command(command, {**values, Field.MESSAGE_ID: self._message_id}, has_dataset=dataset is not None)
         began_s = time.monotonic()
-        event = self._link.send_message(context_id, told, dataset, began_s + self._timeout_s) or self._link.next_event(
-            time.monotonic() + self._timeout_s
-        )
-        answer = self._ending(event, waited_s=time.monotonic() - began_s)
-        if answer is None:
+        ended = self._link.send_message(context_id, told, dataset, began_s + self._timeout_s)
+        while True:
+            event = ended or self._link.next_event(time.monotonic() + self._timeout_s)
+            if self._take_report(event):
+                continue
+            answer = self._ending(event, waited_s=time.monotonic() - began_s)
+            if answer is None:
+                assert isinstance(event, Message)
+                answer = self._answer(event.command, command)
+            if answer.status is None:
+                return self._end(answer)
+            if matched is None or answer.status not in _PENDING:
+                return answer
             assert isinstance(event, Message)
-            answer = self._answer(event.command, command)
-        return answer if answer.status is not None else self._end(answer)
+            if not matched(bytes(event.dataset or b"")):
+                self._link.tell_abort(0, 0)
+                return self._end(RequestOutcome(reason=RequestReason.ILLEGAL, detail="more matches than can be meant"))
+
+    def _take_report(self, event: Event | Ended | None, *, is_answered: bool = True) -> bool:
+        """Is this event a report? Then hand it over and answer it, as far as an answer may be sent."""
+        if self._reported is None or not isinstance(event, Message):
+            return False
+        command, context = event.command, self.contexts.get(event.context_id)
+        message_id = command.number(Field.MESSAGE_ID)
+        if command.number(Field.COMMAND) != Command.N_EVENT_REPORT_RQ or context is None or message_id is None:
+            return False
+        status = self._reported(context, event)
+        if is_answered:
+            self._link.send_message(
+                event.context_id, report_answer(command, message_id, status), None, time.monotonic() + self._timeout_s
+            )
+        return True
 
     def _end(self, outcome: RequestOutcome) -> RequestOutcome:
         self._ended = self._ended or outcome

@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import Connection, and_, exists, func, insert, literal_column, or_, select, update
 
 from dicomnode.ids import DeliveryId, InstanceId, JobId, SeriesId
-from dicomnode.ledger import mapping
+from dicomnode.ledger import commitments, mapping
 from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import DeliveryState, Event, ItemState
@@ -162,7 +162,7 @@ _FINISH = (
     .where(_MINE)
     .values(sent_at=bound("now"), proof="acknowledged", failures=0, reason=None, sentence="", **NO_LEASE)
 )
-DUE_NOW = {"next_at": bound("now"), "failures": 0, "reason": None, "sentence": ""}
+DUE_NOW = {"next_at": bound("now"), "failures": 0, "resends": 0, "reason": None, "sentence": ""}
 _RELEASE_DOUBTFUL = (
     moving(delivery, Event.RELEASE)
     .where(
@@ -347,10 +347,11 @@ def hold(transaction: LedgerTransaction, claimed: Delivery, *, reason: str, sent
     return transaction.move(_HOLD, sentence, **_claim_of(claimed), reason=reason, sentence=sentence) == 1
 
 
-def finish(transaction: LedgerTransaction, claimed: Delivery) -> DeliveryState | None:
+def finish(transaction: LedgerTransaction, claimed: Delivery, committer: str | None) -> DeliveryState | None:
     """End a delivery whose items are all answered: it is sent where the peer took every one, else held.
 
-    None: the claim is no longer ours.
+    ``committer``: the peer that is to commit to what was sent; None: nobody is asked. None as the result: the claim is
+    no longer ours.
     """
     if not is_ours(transaction.connection, claimed):
         return None
@@ -359,6 +360,8 @@ def finish(transaction: LedgerTransaction, claimed: Delivery) -> DeliveryState |
     refused = [row for row in rows if row.state == ItemState.REFUSED]
     if not refused:
         transaction.move(_FINISH, "every image acknowledged", **_claim_of(claimed))
+        if committer is not None:
+            commitments.want(transaction, claimed.id, committer)
         return DeliveryState.SENT
     statuses = ", ".join(f"{row.items} x status {row.status:04X}" for row in refused)
     total = sum(row.items for row in rows)

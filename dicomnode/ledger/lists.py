@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, exists, false, fun
 
 from dicomnode.ledger import mapping, quarantine
 from dicomnode.ledger.mapping import AnyRow
-from dicomnode.ledger.schema import RECEIVED, delivery, delivery_item, instance, job, series
+from dicomnode.ledger.schema import RECEIVED, commitment, delivery, delivery_item, instance, job, series
 from dicomnode.ledger.schema import quarantine as aside
 from dicomnode.ledger.statements import stands
 from dicomnode.ledger.states import DeliveryState
@@ -82,6 +82,15 @@ def senders(connection: Connection) -> set[str]:
     return set(connection.execute(select(instance.c.peer).where(instance.c.peer.is_not(None)).distinct()).scalars())
 
 
+_LAST_REQUEST: Final = (
+    select(commitment.c.state)
+    .where(commitment.c.delivery_id == delivery.c.id)
+    .order_by(commitment.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+
+
 def delivery_lines(
     connection: Connection, wanted: Wanted, *, reachable: Collection[str] | None, of_series: int | None = None
 ) -> list[DeliveryLine]:
@@ -99,7 +108,13 @@ def delivery_lines(
     for row in connection.execute(tallies):
         tally_of.setdefault(row.delivery_id, []).append(row)
     question = (
-        select(delivery, job.c.series_id, job.c.revision, _reason(reachable).label("reason_now"))
+        select(
+            delivery,
+            job.c.series_id,
+            job.c.revision,
+            _reason(reachable).label("reason_now"),
+            _LAST_REQUEST.label("commitment"),
+        )
         .join_from(delivery, job)
         .where(delivery.c.id.in_(chosen))
         .order_by(delivery.c.id.desc())

@@ -6,6 +6,7 @@ row says which labels it expects beside the columns of its table. Nothing here r
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -15,12 +16,23 @@ from sqlalchemy import Row
 from dicomnode.derivation import DerivationParameters, DerivedInstance, GateFigure
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger.schema import DERIVED, RECEIVED, instance
-from dicomnode.ledger.states import AlertState, DeliveryState, Event, ItemState, JobState, ModelState, SeriesState
+from dicomnode.ledger.states import (
+    AlertState,
+    CommitmentState,
+    DeliveryState,
+    Event,
+    ItemState,
+    JobState,
+    ModelState,
+    SeriesState,
+)
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import (
     OWN_OUTPUT,
     Alert,
     ArchivedInstance,
+    Commitment,
+    CommitmentId,
     Condition,
     Delivery,
     DeliveryItem,
@@ -31,6 +43,7 @@ from dicomnode.ledger.values import (
     ModelId,
     PlannedJob,
     Priority,
+    ProvenItem,
     QuarantinedFile,
     QuarantineReason,
     ReceivingSeries,
@@ -368,7 +381,7 @@ def claimed_delivery(row: AnyRow) -> Delivery:
 def delivery_line(
     row: AnyRow, tally: Sequence[AnyRow], *, next_at: datetime | None, reason: str | None, sentence: str
 ) -> DeliveryLine:
-    """Map a row that has ``series_id`` and ``revision`` of its job beside the columns.
+    """Map a row that has ``series_id`` and ``revision`` of its job beside the columns, and ``commitment``.
 
     ``tally``: how many of its items have which state and status. ``next_at``, ``reason`` and ``sentence``: as they are
     with the peers of the settings.
@@ -389,6 +402,8 @@ def delivery_line(
         attempts=row.attempts,
         failures=row.failures,
         proof=row.proof,
+        commitment=row.commitment,
+        resends=row.resends,
         sent_at=row.sent_at,
         answers=tuple(
             AnswerLine(status=f"{part.status:04X}", state=part.state, items=part.items)
@@ -403,6 +418,37 @@ def delivery_line(
 def _items(tally: Iterable[AnyRow], states: Iterable[ItemState]) -> int:
     wanted = set(states)
     return sum(part.items for part in tally if part.state in wanted)
+
+
+def new_commitment(
+    transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str, *, cause: str
+) -> dict[str, object]:
+    """A request to be asked at once, under a Transaction UID that no other has."""
+    return {
+        "delivery_id": delivery_id,
+        "peer": peer,
+        "transaction_uid": f"2.25.{uuid.uuid4().int}",
+        **transaction.born(CommitmentState.WANTED, cause),
+        "created_at": transaction.now,
+        "next_at": transaction.now,
+        "failures": 0,
+    }
+
+
+def commitment(row: AnyRow, items: Iterable[AnyRow]) -> Commitment:
+    """A request, with the columns of the instances that are to be proven."""
+    return Commitment(
+        id=CommitmentId(row.id),
+        delivery=DeliveryId(row.delivery_id),
+        transaction_uid=row.transaction_uid,
+        is_asked=row.state == CommitmentState.ASKED,
+        created_at=row.created_at,
+        failures=row.failures,
+        items=tuple(
+            ProvenItem(file=one.file, sop_class_uid=one.sop_class_uid, sop_instance_uid=one.sop_instance_uid)
+            for one in items
+        ),
+    )
 
 
 def pending_item(row: AnyRow, refusals: Collection[int]) -> DeliveryItem:

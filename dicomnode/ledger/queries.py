@@ -271,6 +271,12 @@ class Reader:
                     DeliveryState,
                     _numbers(connection, select(delivery.c.state, func.count()).group_by(delivery.c.state)),
                 ),
+                proofs=_numbers(
+                    connection,
+                    select(delivery.c.proof, func.count())
+                    .where(delivery.c.proof.is_not(None))
+                    .group_by(delivery.c.proof),
+                ),
                 quarantine=_numbers(connection, select(aside.c.reason, func.count()).group_by(aside.c.reason)),
                 waiting_since=connection.execute(
                     select(func.min(job.c.queued_at)).where(job.c.state == JobState.QUEUED)

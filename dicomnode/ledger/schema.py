@@ -308,6 +308,7 @@ delivery = Table(
     Column("proof", String(16)),  # how it is known that the peer has every instance
     Column("sent_at", UtcDateTime),
     _priority_column(),
+    Column("resends", Integer, nullable=False, server_default=text("0")),  # for want of proof, since an operator acted
     PrimaryKeyConstraint("id", name="delivery_key"),
     UniqueConstraint("job_id", "peer", name="delivery_once"),
     CheckConstraint("attempts >= 0 AND failures >= 0", name="delivery_numbers"),
@@ -337,12 +338,33 @@ delivery_item = Table(
     Column("status", Integer),  # the peer's last answer
     Column("tries", Integer, nullable=False),  # processing failures so far
     Column("attempt", Integer),  # of the delivery, in which it was acknowledged
+    Column("committed_at", UtcDateTime),  # when the peer said that it keeps it
     PrimaryKeyConstraint("id", name="item_key"),
     UniqueConstraint("delivery_id", "instance_id", name="item_once"),
     CheckConstraint("state = 'pending' OR status IS NOT NULL", name="item_answered_has_status"),
     CheckConstraint("(state = 'acknowledged') = (attempt IS NOT NULL)", name="item_acknowledged_in_attempt"),
     CheckConstraint("tries >= 0", name="item_tries"),
 )
+
+commitment = Table(
+    "commitment",
+    METADATA,
+    Column("id", Integer, nullable=False),
+    Column("delivery_id", Integer, ForeignKey("delivery.id", name="commitment_of_delivery"), nullable=False),
+    Column("peer", Text, nullable=False),  # that is asked; not always the one that the delivery went to
+    Column("transaction_uid", String(UID_LENGTH), nullable=False),
+    *_state_columns(),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),  # wanted: ask then; asked: look by C-FIND then
+    Column("asked_at", UtcDateTime),
+    Column("failures", Integer, nullable=False),  # to reach the peer, in a row
+    PrimaryKeyConstraint("id", name="commitment_key"),
+    UniqueConstraint("transaction_uid", name="commitment_transaction_once"),
+    CheckConstraint("failures >= 0", name="commitment_numbers"),
+    CheckConstraint("state <> 'asked' OR asked_at IS NOT NULL", name="commitment_asked_at"),
+)
+Index("commitment_delivery", commitment.c.delivery_id)
+Index("commitment_waiting", commitment.c.next_at, sqlite_where=text("state IN ('wanted', 'asked')"))
 
 model = Table(
     "model",

@@ -13,7 +13,7 @@ from typing import Final
 
 from dicomnode.derivation import GateFigure
 from dicomnode.ids import SeriesId
-from dicomnode.ledger.states import OPERATOR, DeliveryState, JobState, SeriesState
+from dicomnode.ledger.states import OPERATOR, CommitmentState, DeliveryState, JobState, SeriesState
 from dicomnode.ledger.values import Finding, SetAside
 from dicomnode.ledger.views import DeliveryLine, JobLine
 
@@ -224,13 +224,30 @@ def _delivery(line: DeliveryLine, revision: int) -> str:
             words = f"{name} is being sent: {progress}."
         case DeliveryState.SENT:
             at = "" if line.sent_at is None else f" at {moment(line.sent_at)}"
-            words = f"{name} was sent{at}: {progress}; proof: {line.proof}."
+            words = f"{name} was sent{at}: {progress}; proof: {line.proof}{_proof(line)}."
         case DeliveryState.HELD:
             words = f"{name} is held: {progress}.{_because(line)}"
         case DeliveryState.CANCELLED:
             why = line.sentence if line.reason == OPERATOR else REPLACED
             words = f"{name} was cancelled: {progress}. {why}"
     return words + _answers(line)
+
+
+def _proof(line: DeliveryLine) -> str:
+    """Say what the proof rests on, or what keeps a better one away."""
+    match line.commitment:
+        case CommitmentState.COMMITTED:
+            return " (the peer committed to keep every image)"
+        case CommitmentState.QUERIED:
+            return " (a query showed every image; a report has not come)"
+        case CommitmentState.WANTED:
+            return " (the peer is yet to be asked to commit)"
+        case CommitmentState.ASKED:
+            return " (the peer was asked to commit; its report has not come)"
+        case CommitmentState.UNPROVEN:
+            return " (the peer gave no better one: neither a report nor an answer to a query)"
+        case _:
+            return ""
 
 
 def _because(line: DeliveryLine) -> str:

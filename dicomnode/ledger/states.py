@@ -1,11 +1,11 @@
 """The states of the ledger's rows, and every change of state that is allowed.
 
-Rows of six tables have a state. A **series** is what was received under one Series Instance UID; a **job** derives one
-revision of a series; a **delivery** sends the result of one job to one peer; an **item** is one instance of a delivery;
-a **model** is one that an operator imported; an **alert** is a condition of which people are to be told at one
-destination. Each worker claims a row, does the work, and changes the row's state in
-the same transaction that records the result. After a crash at any moment the rows therefore say what is to be done
-next, and nothing else has to be remembered.
+Rows of seven tables have a state. A **series** is what was received under one Series Instance UID; a **job** derives
+one revision of a series; a **delivery** sends the result of one job to one peer; an **item** is one instance of a
+delivery; a **commitment** is one request to a peer to say that it keeps what it acknowledged; a **model** is one that
+an operator imported; an **alert** is a condition of which people are to be told at one destination. Each worker claims
+a row, does the work, and changes the row's state in the same transaction that records the result. After a crash at any
+moment the rows therefore say what is to be done next, and nothing else has to be remembered.
 
 Three rules hold for all of them.
 
@@ -66,6 +66,13 @@ has come, it is raised again after some hours. When its condition ends, an all-c
 before its all-clear was sent is raised again under the same row. Each destination has rows of its own, so that a mail
 server that is down keeps nothing from the webhook. The weekly letter is such a row too; it never ends.
 
+**Proof.** A delivery that is sent has a proof: the peer answered each C-STORE with success (acknowledged), a C-FIND
+showed every instance (queried), or the peer committed to keep them (committed). Where the settings ask for it, a
+request is written down in the transaction that makes the delivery sent, and again before it goes out, so a crash loses
+none. An answer to a request is taken whenever it comes, also after a newer request has replaced the one it answers.
+What the peer says it does not have becomes pending, and the delivery is due again; after three times it is held. A
+restart asks anew for what was not answered within seven days, since an answer may have come while nobody listened.
+
 There is no state for "deleted", "missing" or "error". A job whose file is missing is held, and a column has the reason.
 """
 
@@ -114,6 +121,18 @@ class ItemState(StrEnum):
     REFUSED = "refused"  # the peer refused it; the status is recorded
 
 
+class CommitmentState(StrEnum):
+    """State of one request to a peer to commit to the instances of a delivery."""
+
+    WANTED = "wanted"  # to be asked
+    ASKED = "asked"  # written down, then sent; the report may come
+    QUERIED = "queried"  # no report in time: a C-FIND showed every instance
+    UNPROVEN = "unproven"  # no report in time or no such service, and no C-FIND either
+    COMMITTED = "committed"  # the peer committed to every instance
+    FAILED = "failed"  # the peer does not commit to some instances
+    REPLACED = "replaced"  # by a newer request; a report is still taken
+
+
 class ModelState(StrEnum):
     """State of an imported model."""
 
@@ -132,7 +151,7 @@ class AlertState(StrEnum):
     CLOSED = "closed"  # the all-clear was sent
 
 
-State = SeriesState | JobState | DeliveryState | ItemState | ModelState | AlertState
+State = SeriesState | JobState | DeliveryState | ItemState | CommitmentState | ModelState | AlertState
 
 
 class Event(StrEnum):
@@ -158,6 +177,12 @@ class Event(StrEnum):
     ACTIVATE = "activate"  # operator: rules get this model from now on
     WITHDRAW = "withdraw"  # operator: a rollback; rules do not get it any more
     RESTORE = "restore"  # a rollback withdrew the model that had replaced it
+    ASK = "ask"  # the peer is asked to commit
+    FIND = "find"  # a C-FIND showed every instance
+    GIVE_UP = "give_up"  # the peer offers neither commitment nor C-FIND, or the settings say so
+    COMMIT = "commit"  # the peer's report names every instance as committed
+    DENY = "deny"  # the peer's report names instances that it does not commit to
+    MISS = "miss"  # the peer does not have the instance after all
     TELL = "tell"  # the destination took the message
     RECUR = "recur"  # more of the same has come, or it came again
     END = "end"  # the condition of an alert is over
@@ -235,7 +260,10 @@ DELIVERY_TRANSITIONS: Final[dict[DeliveryState, dict[Event, DeliveryState]]] = {
         Event.SUPERSEDE: DeliveryState.CANCELLED,
         Event.CANCEL: DeliveryState.CANCELLED,
     },
-    DeliveryState.SENT: {},
+    DeliveryState.SENT: {
+        Event.MISS: DeliveryState.DUE,
+        Event.DENY: DeliveryState.HELD,
+    },
     DeliveryState.CANCELLED: {
         Event.RETRY: DeliveryState.DUE,
     },
@@ -249,7 +277,42 @@ ITEM_TRANSITIONS: Final[dict[ItemState, dict[Event, ItemState]]] = {
     ItemState.REFUSED: {
         Event.RETRY: ItemState.PENDING,
     },
-    ItemState.ACKNOWLEDGED: {},
+    ItemState.ACKNOWLEDGED: {
+        Event.MISS: ItemState.PENDING,
+    },
+}
+
+COMMITMENT_TRANSITIONS: Final[dict[CommitmentState, dict[Event, CommitmentState]]] = {
+    CommitmentState.WANTED: {
+        Event.ASK: CommitmentState.ASKED,
+        Event.FIND: CommitmentState.QUERIED,
+        Event.GIVE_UP: CommitmentState.UNPROVEN,
+        Event.SUPERSEDE: CommitmentState.REPLACED,
+    },
+    CommitmentState.ASKED: {
+        Event.COMMIT: CommitmentState.COMMITTED,
+        Event.DENY: CommitmentState.FAILED,
+        Event.FIND: CommitmentState.QUERIED,
+        Event.GIVE_UP: CommitmentState.UNPROVEN,
+        Event.SUPERSEDE: CommitmentState.REPLACED,
+    },
+    CommitmentState.QUERIED: {
+        Event.COMMIT: CommitmentState.COMMITTED,
+        Event.DENY: CommitmentState.FAILED,
+        Event.SUPERSEDE: CommitmentState.REPLACED,
+    },
+    CommitmentState.UNPROVEN: {
+        Event.COMMIT: CommitmentState.COMMITTED,
+        Event.DENY: CommitmentState.FAILED,
+        Event.SUPERSEDE: CommitmentState.REPLACED,
+    },
+    CommitmentState.FAILED: {
+        Event.COMMIT: CommitmentState.COMMITTED,
+    },
+    CommitmentState.REPLACED: {
+        Event.COMMIT: CommitmentState.COMMITTED,
+    },
+    CommitmentState.COMMITTED: {},
 }
 
 MODEL_TRANSITIONS: Final[dict[ModelState, dict[Event, ModelState]]] = {
@@ -290,6 +353,7 @@ Transitions = (
     | dict[JobState, dict[Event, JobState]]
     | dict[DeliveryState, dict[Event, DeliveryState]]
     | dict[ItemState, dict[Event, ItemState]]
+    | dict[CommitmentState, dict[Event, CommitmentState]]
     | dict[ModelState, dict[Event, ModelState]]
     | dict[AlertState, dict[Event, AlertState]]
 )
@@ -300,6 +364,7 @@ TRANSITIONS: Final[dict[str, Transitions]] = {
     "job": JOB_TRANSITIONS,
     "delivery": DELIVERY_TRANSITIONS,
     "delivery_item": ITEM_TRANSITIONS,
+    "commitment": COMMITMENT_TRANSITIONS,
     "model": MODEL_TRANSITIONS,
     "alert": ALERT_TRANSITIONS,
 }
@@ -310,6 +375,7 @@ BIRTHS: Final[dict[str, tuple[State, ...]]] = {
     "job": (JobState.QUEUED,),
     "delivery": (DeliveryState.DUE, DeliveryState.HELD),
     "delivery_item": (ItemState.PENDING,),
+    "commitment": (CommitmentState.WANTED,),
     "model": (ModelState.IMPORTED,),
     "alert": (AlertState.RAISED,),
 }

@@ -3,14 +3,14 @@
 Everything durable goes through here, from any thread of the service and from the operator's commands beside it. A
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
 (its lease was lost, a late instance came) and that nothing was written. ``intake``, ``verdicts``, ``quarantine``,
-``jobs``, ``deliveries``, ``delivery_commands``, ``models``, ``alerts`` and ``ageing`` say which rows a transaction
-changes, ``states`` which changes there are at all.
+``jobs``, ``deliveries``, ``commitments``, ``delivery_commands``, ``models``, ``alerts`` and ``ageing`` say which rows a
+transaction changes, ``states`` which changes there are at all.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,6 +22,7 @@ from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger import (
     ageing,
     alerts,
+    commitments,
     deliveries,
     delivery_commands,
     intake,
@@ -41,6 +42,7 @@ from dicomnode.ledger.values import (
     ArchivedInstance,
     BootId,
     BootReport,
+    Commitment,
     Condition,
     Delivery,
     DeliveryItem,
@@ -130,6 +132,7 @@ class Ledger:
                 is_checked=is_checked,
                 returned_jobs=jobs.return_all(transaction, detail),
                 returned_deliveries=deliveries.return_all(transaction, detail),
+                renewed_commitments=commitments.ask_anew(transaction),
             )
 
     def check(self) -> None:
@@ -408,10 +411,13 @@ class Ledger:
         with self._transaction("hold_delivery") as transaction:
             return deliveries.hold(transaction, delivery, reason=reason, sentence=sentence)
 
-    def finish_delivery(self, delivery: Delivery) -> DeliveryState | None:
-        """End a delivery whose items are all answered: sent, or held where some were refused. None: it was not ours."""
+    def finish_delivery(self, delivery: Delivery, *, committer: str | None = None) -> DeliveryState | None:
+        """End a delivery whose items are all answered: sent, or held where some were refused. None: it was not ours.
+
+        ``committer``: the peer that is to be asked to commit to what was sent. None: no peer.
+        """
         with self._transaction("finish_delivery") as transaction:
-            return deliveries.finish(transaction, delivery)
+            return deliveries.finish(transaction, delivery, committer)
 
     def release_claim(self, delivery: Delivery) -> bool:
         """Make a delivery due at once, without a failure: the service stops between two instances."""
@@ -429,6 +435,54 @@ class Ledger:
         """Count the due deliveries to each peer that is not among those that can be sent to."""
         with self._database.reading() as connection:
             return deliveries.without_peer(connection, reachable)
+
+    # Proof.
+
+    def next_commitment(self, stored_at: str) -> Commitment | None:
+        """Return the request that waits longest, of those on deliveries to this peer that may go on now."""
+        with self._database.reading() as connection:
+            return commitments.next_one(connection, stored_at, self._clock.now())
+
+    def next_commitment_in(self, stored_at: str) -> float | None:
+        """Return the seconds until a request on a delivery to this peer may go on. None: none waits."""
+        with self._database.reading() as connection:
+            moment = commitments.next_at(connection, stored_at)
+        return None if moment is None else max(0.0, (moment - self._clock.now()).total_seconds())
+
+    def commitment_asked(self, one: Commitment, committer: str, *, wait_s: float) -> bool:
+        """Record that a request goes out now, before it does. False: it is not to be asked any more."""
+        with self._transaction("commitment_asked") as transaction:
+            return commitments.ask(transaction, one, committer, transaction.now + timedelta(seconds=wait_s))
+
+    def commitment_waits(self, one: Commitment, *, wait_s: float) -> None:
+        """Record that the peer could not be reached; the request goes on after the wait."""
+        with self._transaction("commitment_waits") as transaction:
+            commitments.postpone(transaction, one, transaction.now + timedelta(seconds=wait_s))
+
+    def commitment_queried(self, one: Commitment, found: Collection[str]) -> int:
+        """Record which SOP Instance UIDs a C-FIND showed; return how many instances are to be sent again."""
+        with self._transaction("commitment_queried") as transaction:
+            return commitments.queried(transaction, one, found)
+
+    def give_up_commitment(self, one: Commitment, why: str) -> None:
+        """Record that no proof beyond the acknowledgements can be had."""
+        with self._transaction("give_up_commitment") as transaction:
+            commitments.give_up(transaction, one, why)
+
+    def give_up_commitments(self, but: Collection[str]) -> int:
+        """Record that nobody asks for proof of deliveries to other peers than these; return how many waited."""
+        with self._transaction("give_up_commitments") as transaction:
+            return commitments.give_up_all(transaction, but)
+
+    def take_report(
+        self, transaction_uid: str, *, peer: str, committed: Collection[str], failed: Mapping[str, int]
+    ) -> bool:
+        """Record what a peer says of a request: which SOP Instance UIDs it keeps, and which not, with reasons.
+
+        False: no request that was asked has this Transaction UID.
+        """
+        with self._transaction("take_report", peer) as transaction:
+            return commitments.take_report(transaction, transaction_uid, peer, committed, failed)
 
     # The operator.
 

@@ -13,6 +13,7 @@ from dicomnode.ledger.states import AlertState
 
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
+CommitmentId = NewType("CommitmentId", int)
 
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
@@ -225,6 +226,28 @@ class DeliveryItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenItem:
+    """An instance that a peer acknowledged, and is to show or to commit to."""
+
+    file: str  # path below the archive folder
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """A request to a peer to commit to instances of a delivery: to be asked, or asked and not answered in time."""
+
+    id: CommitmentId
+    delivery: DeliveryId
+    transaction_uid: str
+    is_asked: bool
+    created_at: datetime
+    failures: int  # to reach the peer, in a row
+    items: tuple[ProvenItem, ...]  # to which no peer has committed yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedModel:
     """A model directory that was verified and copied into the data folder."""
 
@@ -245,6 +268,7 @@ class BootReport:
     is_checked: bool  # False: the file is so large that looking for damage is left for later
     returned_jobs: int
     returned_deliveries: int
+    renewed_commitments: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

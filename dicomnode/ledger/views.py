@@ -93,7 +93,9 @@ class DeliveryLine:
     job: int
     attempts: int
     failures: int
-    proof: str | None
+    proof: str | None  # acknowledged, queried, committed
+    commitment: str | None  # state of the last request to commit; None: no peer was to be asked
+    resends: int  # for want of proof, since an operator acted
     sent_at: datetime | None
     answers: tuple[AnswerLine, ...]
     created_at: datetime
@@ -220,6 +222,7 @@ class Status:
     series: dict[str, int]  # state → number, received ones
     jobs: dict[str, int]
     deliveries: dict[str, int]
+    proofs: dict[str, int]  # of sent deliveries → number
     quarantine: dict[str, int]  # reason → number
     waiting_since: datetime | None  # the job that has been queued longest
     no_peer: dict[str, int]  # peer that cannot be sent to → number of deliveries that are due to it
@@ -314,6 +317,7 @@ class Week:
     derived: int
     kept: dict[str, int]  # reason → number
     sent: tuple[PeerWeek, ...]
+    proofs: dict[str, int]  # of what was sent → number of deliveries
     gate_measured: int  # results that the result gate has figures of
     gate_held: int
     gate_nearest: GateFigure | None  # of those within their limits

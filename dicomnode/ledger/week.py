@@ -5,6 +5,7 @@ Numbers, peers' names and our own words only.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from statistics import median
 
@@ -24,7 +25,7 @@ _KEPT = (
     .order_by(func.count().desc(), series.c.reason)
 )
 _DERIVED = select(job.c.figures).where(job.c.state == JobState.DONE, job.c.finished_at >= bound("since"))
-_SENT = select(delivery.c.peer, delivery.c.created_at, delivery.c.sent_at).where(
+_SENT = select(delivery.c.peer, delivery.c.created_at, delivery.c.sent_at, delivery.c.proof).where(
     delivery.c.state == DeliveryState.SENT, delivery.c.sent_at >= bound("since")
 )
 
@@ -33,7 +34,9 @@ def week(connection: Connection, since: datetime) -> Week:
     """Count what happened since a moment."""
     values = bind_values(since=since)
     took_s: dict[str, list[float]] = {}
+    proofs: Counter[str] = Counter()
     for row in connection.execute(_SENT, values):
+        proofs[row.proof] += 1
         took_s.setdefault(row.peer, []).append((row.sent_at - row.created_at).total_seconds())
     results = [mapping.gate_figures(kept) for kept in connection.execute(_DERIVED, values).scalars()]
     measured = [figure for figures in results for figure in figures]
@@ -47,6 +50,7 @@ def week(connection: Connection, since: datetime) -> Week:
             PeerWeek(peer=peer, deliveries=len(times), median_s=median(times), longest_s=max(times))
             for peer, times in sorted(took_s.items())
         ),
+        proofs=dict(proofs.most_common()),
         gate_measured=sum(1 for figures in results if figures),
         gate_held=sum(1 for figures in results if any(figure.holds for figure in figures)),
         gate_nearest=max(within, key=lambda figure: figure.share or 0.0, default=None),

@@ -7,11 +7,11 @@ follows from a status is not decided here (``wire.STATUSES``, ``attempt``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from dicomnode import log, wire
-from dicomnode.dimse.associate import Proposal, Security, associate, in_words
+from dicomnode.dimse.associate import Associated, Proposal, Security, associate, in_words
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
@@ -37,17 +37,21 @@ class DimseCarrier:
 
     def open(self, peer: PeerSettings, formats: Collection[InstanceFormat]) -> DimseSession | RequestOutcome:
         """Ask the peer for an association that proposes these formats, or say why there is none."""
-        associated = associate(
+        associated = self.associate(peer, proposals(formats))
+        if isinstance(associated, RequestOutcome):
+            return associated
+        return DimseSession(Requestor(associated, response_timeout_s=self.push.response_timeout_s), peer=peer.name)
+
+    def associate(self, peer: PeerSettings, proposed: Sequence[Proposal]) -> Associated | RequestOutcome:
+        """Ask the peer for an association that proposes these contexts, or say why there is none."""
+        return associate(
             (peer.host, peer.port),
-            proposals(formats),
+            proposed,
             calling=self.ae_title,
             called=peer.ae_title,
             connect_timeout_s=self.push.connect_timeout_s,
             security=self._security(peer),
         )
-        if isinstance(associated, RequestOutcome):
-            return associated
-        return DimseSession(Requestor(associated, response_timeout_s=self.push.response_timeout_s), peer=peer.name)
 
     def echo(self, peer: PeerSettings) -> RequestOutcome:
         """C-ECHO to a peer, over an association of its own."""

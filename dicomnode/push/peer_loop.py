@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from dicomnode import log
 from dicomnode.archive import Archive
@@ -57,8 +58,10 @@ class PeerLoop:
         owner: str,
         *,
         carrier: Carrier,
+        sent: Callable[[], None] = lambda: None,
         chance: random.Random | None = None,
     ) -> None:
+        """``sent``: called when a delivery was sent, whose proof may now be asked for."""
         assert peer.address, "only a peer with an address can be sent to"
         self._peer = peer
         self._push = push
@@ -66,6 +69,7 @@ class PeerLoop:
         self._archive = archive
         self._owner = owner
         self._carrier = carrier
+        self._sent = sent
         self._chance = chance or random.Random()  # noqa: S311 (spreads retries; nothing to guess)
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -208,7 +212,7 @@ class PeerLoop:
 
     def _finish(self, attempt: Attempt, *, seconds: float) -> None:
         delivery = attempt.delivery
-        state = self._ledger.finish_delivery(delivery)
+        state = self._ledger.finish_delivery(delivery, committer=self._peer.committer)
         self._in_flight.pop(delivery.id, None)
         if state is None:
             self._log_gone(delivery)
@@ -224,6 +228,7 @@ class PeerLoop:
             status=_listed(attempt.refused + attempt.warned),
             seconds=seconds,
         )
+        self._sent()
 
     def _log_gone(self, delivery: Delivery) -> None:
         """Log that the claim was lost: an operator cancelled the delivery, or the lease ran out."""

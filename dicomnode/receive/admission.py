@@ -18,6 +18,7 @@ from dicomnode.wire import (
     CALLED_UNKNOWN,
     CALLING_UNKNOWN,
     CERTIFICATE_UNKNOWN,
+    COMMITMENT,
     CONGESTED,
     CONTEXT_UNKNOWN,
     NO_CERTIFICATE,
@@ -39,12 +40,22 @@ class AdmissionContext:
     is_refusing: bool  # stopping, or without room
     is_over_limit: bool
     address: str
+    reporting: frozenset[str] = frozenset()  # the peers at this address that may report what they keep
     certificate: Certificate | None = None  # verified; None: the connection is not under TLS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """Who comes in, and what for: C-ECHO in any case."""
+
+    peer: PeerSettings
+    may_store: bool
+    reporter: str | None  # the name of the peer that it may report as; None: it may not report
 
 
 def admit(
     request: AssociationRequest, context: AdmissionContext, *, ae_title: str, peers: Sequence[PeerSettings]
-) -> PeerSettings | Rejection:
+) -> Admitted | Rejection:
     """Find the peer that a request comes from, or the rejection that answers it."""
     if context.is_refusing:
         return CONGESTED
@@ -54,16 +65,19 @@ def admit(
         return CALLED_UNKNOWN
     calling = request.calling
     known = [one for one in peers if calling is not None and one.may_send(calling, context.address)]
-    if not known:
+    reporters = [one for one in peers if one.name in context.reporting and one.ae_title == calling]
+    if not known and not reporters:
         return CALLING_UNKNOWN
-    peer = next((one for one in known if _is_proven(one, context.certificate)), None)
+    sender = next((one for one in known if _is_proven(one, context.certificate)), None)
+    reporter = next((one for one in reporters if _is_proven(one, context.certificate)), None)
+    peer = sender or reporter
     if peer is None:
         return NO_CERTIFICATE if context.certificate is None else CERTIFICATE_UNKNOWN
     if request.application_context != APPLICATION_CONTEXT:
         return CONTEXT_UNKNOWN
     if not request.is_version_1:
         return PROTOCOL_UNKNOWN
-    return peer
+    return Admitted(peer=peer, may_store=sender is not None, reporter=reporter.name if reporter else None)
 
 
 def _is_proven(peer: PeerSettings, certificate: Certificate | None) -> bool:
@@ -75,15 +89,20 @@ def _is_proven(peer: PeerSettings, certificate: Certificate | None) -> bool:
     )
 
 
-def contexts_for(peer: PeerSettings) -> tuple[Proposal, ...]:
-    """Return what this peer may propose: verification, MR, and other objects where the settings say so."""
-    return _contexts(stores_others=peer.other_objects == "store")
+def contexts_for(admitted: Admitted) -> tuple[Proposal, ...]:
+    """Return what may be proposed: verification, MR, other objects where the settings say so, and reports."""
+    return _contexts(
+        stores=admitted.may_store,
+        stores_others=admitted.peer.other_objects == "store",
+        reports=admitted.reporter is not None,
+    )
 
 
 @cache
-def _contexts(*, stores_others: bool) -> tuple[Proposal, ...]:
+def _contexts(*, stores: bool, stores_others: bool, reports: bool) -> tuple[Proposal, ...]:
     storage = SOP_CLASSES + OTHER_SOP_CLASSES if stores_others else SOP_CLASSES
     return (
         Proposal(VERIFICATION, UNCOMPRESSED),
-        *(Proposal(uid, TRANSFER_SYNTAXES) for uid in storage),
+        *(Proposal(uid, TRANSFER_SYNTAXES) for uid in storage if stores),
+        *([Proposal(COMMITMENT, UNCOMPRESSED, is_provided_by_requestor=True)] if reports else []),
     )

@@ -34,18 +34,20 @@ from dicomnode.dimse.messages import (
     encode_command,
     encode_pdu,
     encode_refusal,
+    report_answer,
 )
 from dicomnode.ids import SeriesId
-from dicomnode.receive.admission import contexts_for
+from dicomnode.receive.admission import Admitted, contexts_for
 from dicomnode.receive.intake import OfferedInstance
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings
 from dicomnode.tls.certificate import Certificate
-from dicomnode.wire import UNRECOGNISED_OPERATION, VERIFICATION, Answer, Rejection
+from dicomnode.wire import COMMITMENT, UNRECOGNISED_OPERATION, VERIFICATION, Answer, Rejection
 
 LOGGER = logging.getLogger(__name__)
 
 EMPTY_FRAGMENTS = 16  # in one message; some senders begin with an empty one, none needs more
+NOT_AUTHORISED = 0x0124  # the answer to who may report and not store (PS3.7 Annex C.5.17)
 _PROVIDER = 2  # source of an A-ABORT (PS3.8 Table 9-26)
 _USER = 0
 
@@ -68,8 +70,9 @@ class Limits:
 class Handlers:
     """What an association calls, on its own thread, for every decision that is not of the protocol."""
 
-    admit: Callable[[Association, AssociationRequest], PeerSettings | Rejection]
+    admit: Callable[[Association, AssociationRequest], Admitted | Rejection]
     store: Callable[[Association, OfferedInstance], Answer]
+    report: Callable[[str, bytes | bytearray, str], int]  # the peer that reports, a data set and its transfer syntax
     closed: Callable[[Association], None]  # called last
 
 
@@ -102,6 +105,7 @@ class Association:
         self._is_shaking_hands = tls is not None
         self._handlers = handlers
         self._contexts: Mapping[int, Context] = {}
+        self._admitted: Admitted | None = None
         limits_of_reading = ReadLimits(
             pdu_bytes=limits.pdu_bytes, dataset_bytes=limits.instance_bytes, empty_fragments=EMPTY_FRAGMENTS
         )
@@ -193,6 +197,7 @@ class Association:
         if isinstance(acceptance, Violation):
             self._end(acceptance)
             return False
+        self._admitted = admitted
         self._contexts = acceptance.contexts
         self._link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
         self._link.phase = Phase.ESTABLISHED
@@ -236,9 +241,16 @@ class Association:
         if field == Command.C_ECHO_RQ:
             values |= {Field.AFFECTED_SOP_CLASS_UID: VERIFICATION, Field.STATUS: Answer.STORED}
             return encode_command(Command.C_ECHO_RSP, values, has_dataset=False)
+        assert self.peer is not None
+        assert self._admitted is not None
+        reporter = self._admitted.reporter
+        if field == Command.N_EVENT_REPORT_RQ and context.abstract_syntax == COMMITMENT and reporter is not None:
+            status = self._handlers.report(reporter, message.dataset or b"", context.transfer_syntax)
+            return report_answer(command, message_id, status)
         if field != Command.C_STORE_RQ:
             return encode_refusal(field, message_id, UNRECOGNISED_OPERATION)
-        assert self.peer is not None
+        if not self._admitted.may_store:
+            return encode_refusal(field, message_id, NOT_AUTHORISED)
         offer = OfferedInstance(
             peer=self.peer.name,
             sop_class_uid=command.text(Field.AFFECTED_SOP_CLASS_UID),

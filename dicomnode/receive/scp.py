@@ -1,4 +1,4 @@
-"""The receiving service: it answers C-ECHO and C-STORE.
+"""The receiving service: it answers C-ECHO, C-STORE, and the reports of peers that commit to what they got.
 
 ``listener`` accepts connections, ``association`` reads the messages of one, ``admission`` decides which associations
 are accepted, and ``intake`` stores an instance. Status 0000 means that the instance is on disk, flushed, and recorded
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ssl import SSLContext
 
 import pydicom.config
@@ -21,12 +21,14 @@ from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.errors import NodeError, SettingsError, cannot_listen
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.store import Ledger
-from dicomnode.receive.admission import AdmissionContext, admit
+from dicomnode.receive.admission import AdmissionContext, Admitted, admit
 from dicomnode.receive.association import Association, Handlers, Limits
+from dicomnode.receive.hosts import Hosts
 from dicomnode.receive.intake import Intake, OfferedInstance
 from dicomnode.receive.listener import Door, Listener, open_door
 from dicomnode.receive.space import Condition, Space
 from dicomnode.receive.throttle import Throttle
+from dicomnode.reports import NOT_TAKEN, take_report
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings, TlsSettings
 from dicomnode.tls.identity import Identity
@@ -48,6 +50,7 @@ class Receiver:
         receive: ReceiveSettings,
         disk: ArchiveSettings,
         peers: Sequence[PeerSettings],
+        committers: Collection[str] = (),
         ledger: Ledger,
         archive: Archive,
         wake: Callable[[], None],
@@ -57,13 +60,16 @@ class Receiver:
     ) -> None:
         """Prepare the service. It calls ``wake`` when an association that stored something has ended.
 
-        ``identity``: needed where ``tls.listen`` is set.
+        ``committers``: names of the peers that may report what they keep. ``identity``: needed where ``tls.listen`` is
+        set.
         """
         self._node = node
         self._settings = receive
         self._tls = tls or TlsSettings()
         self._identity = identity
         self._peers = tuple(peers)
+        self._committers = frozenset(committers)
+        self._hosts = Hosts({one.name: one.host for one in self._peers if one.name in self._committers}, clock)
         self._ledger = ledger
         self._wake = wake
         self._space = Space(archive, disk.refuse_free_percent, clock, self._note)
@@ -95,7 +101,7 @@ class Receiver:
         assert self._listener is None, "started already"
         # pydicom would print the text of a UID that it does not like on stderr.
         pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-        handlers = Handlers(admit=self._admit, store=self._store, closed=self._closed)
+        handlers = Handlers(admit=self._admit, store=self._store, report=self._report, closed=self._closed)
         doors: list[Door] = []
         try:
             if self._node.listen:
@@ -110,6 +116,7 @@ class Receiver:
             for door in doors:
                 door.socket.close()
             raise
+        self._hosts.look_up()
         self._listener = Listener(doors, self._limits, handlers, is_near=self._is_near)
         self._listener.start()
         if self.port:
@@ -157,13 +164,19 @@ class Receiver:
         return self._listener.live() if self._listener is not None else []
 
     def _is_near(self, address: str) -> bool:
-        return any(peer.is_near(address) for peer in self._peers)
+        return any(peer.is_near(address) for peer in self._peers) or bool(self._hosts.at(address))
+
+    def _reporting(self, address: str) -> frozenset[str]:
+        """The peers that may report and are at this address, by their ``address`` or by their networks."""
+        near = {one.name for one in self._peers if one.name in self._committers and one.is_near(address)}
+        return self._hosts.at(address) | near
 
     # What an association calls, each on its own thread.
 
-    def _admit(self, association: Association, request: AssociationRequest) -> PeerSettings | Rejection:
+    def _admit(self, association: Association, request: AssociationRequest) -> Admitted | Rejection:
         address = association.address
         condition = self._space.condition()
+        reporting = self._reporting(address)
         with self._admission:  # count and accept in one step, so that two requests cannot both get the last free place
             admitted_ones = [one for one in self._live() if one.peer is not None]
             from_there = sum(one.address == address for one in admitted_ones)
@@ -171,11 +184,12 @@ class Receiver:
                 is_refusing=self._is_stopping or condition is not None,
                 is_over_limit=len(admitted_ones) >= self._limits.associations or from_there >= self._limits.per_address,
                 address=address,
+                reporting=reporting,
                 certificate=association.certificate,
             )
             admitted = admit(request, context, ae_title=self._node.ae_title, peers=self._peers)
-            if isinstance(admitted, PeerSettings):
-                association.peer = admitted
+            if isinstance(admitted, Admitted):
+                association.peer = admitted.peer
         if isinstance(admitted, Rejection) and (
             count := self._throttle.count(f"{address} {admitted.code} {admitted.sentence}")
         ):
@@ -201,6 +215,14 @@ class Receiver:
         except Exception:  # noqa: BLE001 (border: no traceback to the peer)
             log.failure(LOGGER, "store_failed")
             return Answer.FAILED
+
+    def _report(self, peer: str, dataset: bytes | bytearray, transfer_syntax: str) -> int:
+        """Border: return a status for the N-EVENT-REPORT, whatever exception occurs."""
+        try:
+            return take_report(self._ledger, dataset, transfer_syntax, peer=peer)
+        except Exception:  # noqa: BLE001 (border: no traceback to the peer)
+            log.failure(LOGGER, "report_failed")
+            return NOT_TAKEN
 
     def _closed(self, association: Association) -> None:
         """Log and record that an association has ended. Its series count as open until this returns."""

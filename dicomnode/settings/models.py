@@ -360,6 +360,7 @@ class PushSettings(StrictModel):
     response_timeout_s: Seconds = 120.0
     backoff_min_s: Seconds = 5.0
     backoff_max_s: Seconds = 900.0
+    commit_wait_s: Seconds = 3600.0  # for a report, before a C-FIND is asked what the peer has
 
     @model_validator(mode="after")
     def _longest_is_longest(self) -> Self:
@@ -416,6 +417,14 @@ class PeerSettings(StrictModel):
     tls: bool = False  # when it is sent to
     fingerprints: tuple[Fingerprint, ...] = ()
     certificate_names: tuple[CertificateName, ...] = ()
+    commitment: Word = "auto"  # who commits to what this peer got: itself where it offers that, nobody, another peer
+
+    @property
+    def committer(self) -> str | None:
+        """The name of the peer that is asked to commit to what this one got; None: nobody is asked."""
+        if self.commitment == "off" or not self.address:
+            return None
+        return self.name if self.commitment == "auto" else self.commitment
 
     @property
     def is_bound(self) -> bool:
@@ -434,7 +443,7 @@ class PeerSettings(StrictModel):
 
     def is_near(self, address: str) -> bool:
         """Does a connection from this IP address come from one of the peer's networks?"""
-        return any(_unmapped(address) in network for network in self.networks)
+        return any(unmapped(address) in network for network in self.networks)
 
     def may_send(self, calling_ae_title: str, address: str) -> bool:
         """Is this the peer behind an association's calling AE title (case matters) and IP address?"""
@@ -499,6 +508,18 @@ class Settings(StrictModel):
             fail(f'work.executor is "dask", which needs cluster.{" and cluster.".join(self.cluster.missing)}')
         return self
 
+    @model_validator(mode="after")
+    def _committers_can_be_asked(self) -> Self:
+        for peer in self.peer:
+            if peer.committer is not None and peer.committer not in self.reachable_peers:
+                fail(f'the commitment of peer {peer.name} is neither "auto" nor "off" nor a peer with an address')
+        return self
+
+    @property
+    def committers(self) -> frozenset[str]:
+        """The names of the peers that may report that they keep what was sent."""
+        return frozenset(name for peer in self.peer if (name := peer.committer) is not None)
+
     @property
     def reachable_peers(self) -> tuple[str, ...]:
         """The names of the peers that can be sent to."""
@@ -515,7 +536,7 @@ class Settings(StrictModel):
         return self.ledger.url or f"sqlite:///{self.node.data.absolute() / 'ledger.sqlite'}"
 
 
-def _unmapped(address: str) -> IPv4Address | IPv6Address:
+def unmapped(address: str) -> IPv4Address | IPv6Address:
     """An IPv4 address that an IPv6 socket shows as ::ffff:10.1.2.3 is the IPv4 address."""
     parsed = ip_address(address.partition("%")[0])
     return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed

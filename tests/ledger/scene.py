@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
+from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
     Condition,
@@ -172,6 +173,14 @@ class Scene:
     def send_all(self, delivery: Delivery) -> None:
         for item in self.ledger.pending_items(delivery):
             assert self.ledger.acknowledge(delivery, item, status=0)
+
+    def committing(self, images: int = 1, *, peer: str = "pacs") -> Delivery:
+        """A delivery that is sent, and whose peer is to commit to it."""
+        self.finish_job(images)
+        delivery = self.claim_delivery(peer)
+        self.send_all(delivery)
+        assert self.ledger.finish_delivery(delivery, committer=peer) is DeliveryState.SENT
+        return delivery
 
     def ask(self, question: str, *parameters: object) -> list[tuple[object, ...]]:
         """Look at the rows past our own code."""

@@ -29,8 +29,10 @@ FILLED = {
     ("job", "queued"): "lease_owner = NULL, lease_until = NULL",
     ("delivery", "sending"): "lease_owner = 'x', lease_until = '2026-01-01'",
     ("delivery", "sent"): "sent_at = '2026-01-01', proof = 'acknowledged', lease_owner = NULL, lease_until = NULL",
-    ("delivery", "held"): "reason = 'x', lease_owner = NULL, lease_until = NULL",
-    ("delivery", "due"): "lease_owner = NULL, lease_until = NULL",
+    ("delivery", "held"): "reason = 'x', lease_owner = NULL, lease_until = NULL, sent_at = NULL, proof = NULL",
+    ("delivery", "due"): "lease_owner = NULL, lease_until = NULL, sent_at = NULL, proof = NULL",
+    ("delivery_item", "pending"): "attempt = NULL",
+    ("commitment", "asked"): "asked_at = '2026-01-01'",
     ("delivery_item", "acknowledged"): "status = 0, attempt = 1",
     ("delivery_item", "refused"): "status = 42752",
     ("series", "kept"): "reason = 'x'",
@@ -77,6 +79,8 @@ def test_a_change_of_state_passes_only_if_the_table_of_transitions_has_it(
     scene.alerted()
     if table.startswith("delivery"):
         scene.finish_job(images=1)
+    if table == "commitment":
+        scene.committing()
     if table == "series":
         scene.ledger.hold_job(scene.claim_job(), reason="x", sentence="x")
         sql.execute("DELETE FROM job")
@@ -114,7 +118,7 @@ def test_a_row_begins_only_in_a_state_of_birth(scene: Scene, sql: sqlite3.Connec
     scene.queued("pacs")
     scene.imported()
     scene.alerted()
-    scene.finish_job(images=1)
+    _ = scene.committing() if table == "commitment" else scene.finish_job(images=1)
     columns = [row[1] for row in sql.execute(f"PRAGMA table_info({table})") if row[1] not in ("id", "state")]
     names = ", ".join(columns)
     with pytest.raises(sqlite3.IntegrityError, match=f"no row of {table} begins in this state"):
@@ -126,7 +130,7 @@ def test_no_row_changes_to_a_state_that_is_none(scene: Scene, sql: sqlite3.Conne
     scene.queued("pacs")
     scene.imported()
     scene.alerted()
-    scene.finish_job(images=1)
+    _ = scene.committing() if table == "commitment" else scene.finish_job(images=1)
     with pytest.raises(sqlite3.IntegrityError, match=f"no such change of state of {table}"):
         sql.execute(f"UPDATE {table} SET state = 'unknown'")  # noqa: S608 (our own names)
 

@@ -215,6 +215,8 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     for table in ("job", "delivery"):
         rows[table] = [(*row, Priority.NORMAL) for row in rows[table]]  # the column of 0005
     rows["job"] = [(*row, None) for row in rows["job"]]  # the column of 0006
+    rows["delivery"] = [(*row, 0) for row in rows["delivery"]]  # the columns of 0008
+    rows["delivery_item"] = [(*row, None) for row in rows["delivery_item"]]
     assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows
     assert triggers.items() <= shape(of_0001).items()
     assert shape(of_0001) == shape(fresh)
@@ -311,6 +313,11 @@ def test_after_0005_the_triggers_alone_refuse_a_state_that_is_none(of_0001: Path
         ledger.import_model(ImportedModel(name="thin", digest="a" * 64, kind="thin", ratios=(2, 6)), "operator")
         ledger.observe_alerts("mail", [Condition(name="x", sentence="x", number=1, is_error=True)], (), again_s=0)
     with closing(sqlite3.connect(of_0001, isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO commitment (delivery_id, peer, transaction_uid, state, state_cause, state_at, state_by, "
+            "state_detail, created_at, next_at, failures) "
+            "VALUES (1, 'pacs', '1.2', 'wanted', 'finish', '', '', '', '', '', 0)"
+        )
         for table in TRANSITIONS:
             names = ", ".join(
                 row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[1] not in ("id", "state")
@@ -364,6 +371,18 @@ def test_a_job_that_was_done_before_0006_has_no_figures_and_is_explained_like_be
     assert not any("result gate" in sentence for sentence in told.sentences)
 
 
+def test_an_upgrade_to_0008_that_breaks_off_leaves_0007(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0007")
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("CREATE TRIGGER commitment_moved AFTER INSERT ON boot BEGIN SELECT 1; END")
+    before, rows = shape(of_0001), contents(of_0001, "transition")
+    with pytest.raises(LedgerError, match="commitment_moved"):
+        migrate.upgrade(url_of(of_0001))
+    assert (shape(of_0001), contents(of_0001, "transition")) == (before, rows)
+    assert migrate.current(url_of(of_0001)) == "0007"
+
+
 def test_an_upgrade_to_0007_that_breaks_off_leaves_0006(of_0001: Path) -> None:
     with migration_connection(url_of(of_0001)) as connection:
         migrate.run_migrations(connection, "0006")
@@ -392,13 +411,13 @@ def test_after_0009_an_event_of_half_a_year_may_be_removed_and_no_younger_one(of
             connection.execute("DELETE FROM event WHERE id = 1000")
 
 
-def test_an_upgrade_to_0009_that_breaks_off_leaves_0007(of_0001: Path) -> None:
+def test_an_upgrade_to_0009_that_breaks_off_leaves_0008(of_0001: Path) -> None:
     with migration_connection(url_of(of_0001)) as connection:
-        migrate.run_migrations(connection, "0007")
+        migrate.run_migrations(connection, "0008")
     with closing(sqlite3.connect(of_0001)) as connection:
         connection.execute("CREATE TRIGGER event_is_kept AFTER INSERT ON boot BEGIN SELECT 1; END")  # stands in the way
     before = shape(of_0001)
     with pytest.raises(LedgerError, match="event_is_kept"):
         migrate.upgrade(url_of(of_0001))
     assert shape(of_0001) == before
-    assert migrate.current(url_of(of_0001)) == "0007"
+    assert migrate.current(url_of(of_0001)) == "0008"

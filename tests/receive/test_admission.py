@@ -11,7 +11,7 @@ import pytest
 from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.dimse.items import Tidied
 from dicomnode.ids import AeTitle
-from dicomnode.receive.admission import AdmissionContext, admit, contexts_for
+from dicomnode.receive.admission import AdmissionContext, Admitted, admit, contexts_for
 from dicomnode.settings.models import PeerSettings
 from dicomnode.tls.certificate import Certificate
 from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
@@ -37,7 +37,7 @@ def in_context(uid: str) -> AssociationRequest:
 
 def decide(request: AssociationRequest, context: AdmissionContext) -> str:
     admitted = admit(request, context, ae_title="NODE", peers=(MR1, MR2, PACS))
-    return admitted.code if isinstance(admitted, Rejection) else admitted.name
+    return admitted.code if isinstance(admitted, Rejection) else admitted.peer.name
 
 
 def test_a_known_peer_from_its_network_comes_in() -> None:
@@ -80,9 +80,9 @@ def test_the_first_obstacle_of_the_order_is_named() -> None:
 
 
 def test_only_a_peer_that_may_is_offered_other_objects() -> None:
-    mr_only = [str(one.abstract_syntax) for one in contexts_for(MR1)]
+    mr_only = [str(one.abstract_syntax) for one in contexts_for(Admitted(peer=MR1, may_store=True, reporter=None))]
     assert mr_only == ["1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"]
-    everything = contexts_for(MR2)
+    everything = contexts_for(Admitted(peer=MR2, may_store=True, reporter=None))
     assert len(everything) > 100
     assert [str(one) for one in everything[-1].transfer_syntaxes] == list(TRANSFER_SYNTAXES)
 
@@ -100,7 +100,7 @@ def test_a_peer_that_is_bound_to_a_certificate_comes_in_with_it_only() -> None:
     def said(certificate: Certificate | None, *peers: PeerSettings) -> str:
         context = replace(USUAL, certificate=certificate)
         admitted = admit(REQUEST, context, ae_title="NODE", peers=peers)
-        return f"{admitted.code} {admitted.sentence}" if isinstance(admitted, Rejection) else admitted.name
+        return f"{admitted.code} {admitted.sentence}" if isinstance(admitted, Rejection) else admitted.peer.name
 
     assert said(shown, by_print) == "mr1"
     assert said(shown, by_name) == "mr1b"

@@ -1,0 +1,157 @@
+"""What a peer says of instances that it acknowledged, over DIMSE: storage commitment (PS3.4 Annex J) and C-FIND.
+
+In: peers of the settings and our own UIDs. Out: a value with what came of it. Each call has an association of its own,
+beside those that instances go out on. Nothing here raises for what a peer does or fails to do, and nothing here decides
+what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dicomnode import wire
+from dicomnode.dimse.associate import Associated, Context, Proposal
+from dicomnode.dimse.messages import Message
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
+from dicomnode.dimse.proofs import REQUEST, Reference, encode_find, encode_request, read_match
+from dicomnode.dimse.requestor import Requestor
+from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
+from dicomnode.seams import checkpoint
+from dicomnode.settings.models import PeerSettings
+
+LISTEN_S = 2.0  # after the response to a request: many a peer reports on the same association, at once
+MOST_MATCHES = 1 << 16  # of a series of ours, which has some hundred instances
+
+_SUCCESS = 0x0000
+
+
+@dataclass(frozen=True, slots=True)
+class NotOffered:
+    """The peer does not offer the service, or not to us."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request went out; a report may come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The request is not to go out any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The SOP Instance UIDs of the series that the peer shows."""
+
+    uids: frozenset[str]
+
+
+class Witness:
+    """Asks peers under our AE title. One thread uses it; only ``abort`` may come from another."""
+
+    def __init__(self, carrier: DimseCarrier) -> None:
+        self._carrier = carrier
+        self._requestor: Requestor | None = None
+
+    def abort(self) -> None:
+        """End the association that is open, from any thread."""
+        if (requestor := self._requestor) is not None:
+            requestor.abort()
+
+    def ask(
+        self,
+        committer: PeerSettings,
+        transaction_uid: str,
+        references: Sequence[Reference],
+        *,
+        before: Callable[[], bool],
+        reported: Callable[[bytes | bytearray, str], int],
+    ) -> Asked | Withdrawn | NotOffered | RequestOutcome:
+        """Ask for commitment. ``before`` records the request once there is an association; False: send nothing.
+
+        ``reported``: takes the data set of a report that comes on this association, with its transfer syntax, and
+        returns the status that answers it.
+        """
+        came = False
+
+        def take(context: Context, message: Message) -> int:
+            nonlocal came
+            came = True
+            return reported(message.dataset or b"", context.transfer_syntax)
+
+        requestor = self._open(committer, wire.COMMITMENT, take)
+        if not isinstance(requestor, Requestor):
+            return requestor
+        try:
+            checkpoint("proof.associated")
+            if not before():
+                requestor.release(RELEASE_TIMEOUT_S)
+                return Withdrawn()
+            checkpoint("proof.asked")
+            context = _preferred(requestor)
+            content = encode_request(transaction_uid, references, context.transfer_syntax)
+            outcome = requestor.act(context.id, wire.COMMITMENT_INSTANCE, REQUEST, content)
+            checkpoint("proof.answered")
+            if outcome.status == _SUCCESS:
+                requestor.listen(LISTEN_S, lambda: came)
+            requestor.release(RELEASE_TIMEOUT_S)
+        except BaseException:
+            requestor.abort()
+            raise
+        finally:
+            self._requestor = None
+        if outcome.status not in (_SUCCESS, None):
+            return NotOffered(f"it answered the request for commitment with status {outcome.status:04X}")
+        return Asked()  # also without an answer: the peer may have the request
+
+    def query(self, peer: PeerSettings, study_uid: str, series_uid: str) -> Found | NotOffered | RequestOutcome:
+        """Ask by C-FIND which instances of a series the peer has."""
+        requestor = self._open(peer, wire.STUDY_ROOT_FIND, None)
+        if not isinstance(requestor, Requestor):
+            return requestor
+        try:
+            context = _preferred(requestor)
+            found: set[str] = set()
+
+            def match(dataset: bytes) -> bool:
+                found.add(read_match(dataset, context.transfer_syntax) or "")
+                return len(found) < MOST_MATCHES
+
+            identifier = encode_find(study_uid, series_uid, context.transfer_syntax)
+            outcome = requestor.find(context.id, identifier, match)
+            requestor.release(RELEASE_TIMEOUT_S)
+        except BaseException:
+            requestor.abort()
+            raise
+        finally:
+            self._requestor = None
+        if outcome.status is None:
+            return outcome
+        if outcome.status != _SUCCESS:
+            return NotOffered(f"it answered the query with status {outcome.status:04X}")
+        return Found(frozenset(found))
+
+    def _open(
+        self, peer: PeerSettings, sop_class_uid: str, reported: Callable[[Context, Message], int] | None
+    ) -> Requestor | NotOffered | RequestOutcome:
+        # One context a syntax: some peers accept implicit VR only, and a context yields one syntax.
+        proposed = [Proposal(sop_class_uid, (syntax,)) for syntax in wire.UNCOMPRESSED]
+        associated = self._carrier.associate(peer, proposed)
+        if isinstance(associated, Associated):
+            self._requestor = Requestor(
+                associated, response_timeout_s=self._carrier.push.response_timeout_s, reported=reported
+            )
+            return self._requestor
+        if associated.reason is RequestReason.NO_CONTEXT:
+            return NotOffered(f"it does not offer {associated.detail}")
+        return associated
+
+
+def _preferred(requestor: Requestor) -> Context:
+    """Explicit VR where the peer accepts it."""
+    contexts = requestor.contexts.values()
+    return min(contexts, key=lambda one: wire.UNCOMPRESSED.index(one.transfer_syntax))

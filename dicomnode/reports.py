@@ -1,0 +1,46 @@
+"""A peer's report on a commitment request: its bytes in, what the ledger makes of them, the status that answers it.
+
+A report comes on our own association or on one that the peer opened; both ends call this. The status is success only
+after the ledger has what the report says. What cannot be read, and what answers no request of ours, is answered with
+a processing failure, as PS3.4 section J.3.3 allows, so that a peer that is in order sends it again or says so.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dicomnode import log
+from dicomnode.dimse.proofs import read_report
+from dicomnode.errors import NodeError
+from dicomnode.ledger.store import Ledger
+from dicomnode.seams import checkpoint
+
+LOGGER = logging.getLogger(__name__)
+
+TAKEN = 0x0000
+NOT_TAKEN = 0x0110  # processing failure (PS3.7 Annex C.5.20)
+
+
+def take_report(ledger: Ledger, dataset: bytes | bytearray, transfer_syntax: str, *, peer: str) -> int:
+    """Record a report, and return the status that answers it."""
+    report = read_report(dataset, transfer_syntax)
+    if report is None:
+        log.event(LOGGER, "report_refused", level=logging.WARNING, peer=peer, detail="it cannot be read")
+        return NOT_TAKEN
+    try:
+        is_known = ledger.take_report(
+            report.transaction_uid, peer=peer, committed=report.committed, failed=report.failed
+        )
+    except NodeError as exc:
+        log.event(LOGGER, "report_refused", level=logging.ERROR, peer=peer, code=exc.code, sentence=exc.sentence)
+        return NOT_TAKEN
+    checkpoint("proof.reported")
+    if not is_known:
+        detail = "no request of ours has its Transaction UID"
+        log.event(LOGGER, "report_refused", level=logging.WARNING, peer=peer, detail=detail)
+        return NOT_TAKEN
+    log.event(
+        LOGGER, "report_taken", level=logging.WARNING if report.failed else logging.INFO, peer=peer,
+        instances=len(report.committed), detail=f"{len(report.failed)} denied" if report.failed else None,
+    )  # fmt: skip
+    return TAKEN
