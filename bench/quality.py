@@ -42,13 +42,14 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout that is not installed, too
 
 from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
+from dicomnode.generators.infer import restore_measured
 from dicomnode.imaging.picture import Cut, Panel, draw_panels, png_bytes
-from dicomnode.imaging.profile import ThinGrid
+from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing
 from dicomnode.imaging.volume import Volume
 from trainer import features
 from trainer.data import sources
 from trainer.data.sources import OPEN_DATA, Source, Split
-from trainer.judging.cases import Case, prepare
+from trainer.judging.cases import Case, is_thin, prepare
 from trainer.judging.judge import Judged, judge
 from trainer.judging.methods import Method, baselines, load_methods, thinned
 from trainer.training import handoff, loop
@@ -71,14 +72,11 @@ SRCNN_STEPS, VDSR_STEPS = 4500, 960
 ECLARE_PATCHES, ECLARE_BATCH = 2400, 8
 ECLARE, REQUIREMENTS = "eclare", Path(__file__).with_name("quality_eclare.txt")
 
-SYNTHSR = (
-    "not run: its weights are not in its package and cannot be had from a package index; its output is a T1-weighted "
-    "image at 1 mm whatever came in, so no metric against a truth of another contrast applies"
-)
+# Why others have no figures; docs/peers.md says more.
 ABSENT = {
-    "unires": "not run: no package index has it under this name",
-    "smore": "not run: the package of this name is another program; SMORE's authors publish ECLARE as its successor",
-    "synthsr": SYNTHSR,
+    "unires": "not run: the package index has neither it nor nitorch, which it needs",
+    "smore": "not run: the package of this name is another program; ECLARE is the later method of the same group",
+    "synthsr": "not run: the package index does not have it, and its weights come by download",
 }
 
 
@@ -169,6 +167,7 @@ def trained(name: str, steps: int) -> Peer:
 
 
 def _scaled(count: int, runs: Runs) -> int:
+    """Steps or patches, as many as the budget gives."""
     return max(round(count * runs.budget), 1)
 
 
@@ -255,7 +254,8 @@ def _run(job: Job, case: Case) -> Outcome:
 
 
 def _trained_once(peer: Peer, runs: Runs) -> float:
-    """Seconds of processor time that its training took, now or in an earlier run."""
+    """Seconds of processor time that its training took, now or in an earlier run; where it was broken off, of the
+    last part."""
     if peer.train is None:
         return 0.0
     kept = runs.work / "trained" / f"{peer.name}-{runs.budget:g}.json"
@@ -333,17 +333,14 @@ def train_here(recipe: str, steps: int, studies: Sequence[Path], run: Path) -> N
             steps=(steps,),
             seed=1,
             precision="float32",
-            sources=tuple(plans.planned(one, Use.THIN) for one in found if _is_taught(one)),
+            sources=tuple(
+                plans.planned(one, Use.THIN) for one in found if one.split is Split.TRAIN and is_thin(sources.load(one))
+            ),
         )
         run.mkdir(parents=True, exist_ok=True)
         plans.write(plan, run)
     loop.train(run, report=print, stop=lambda: False, device=torch.device("cpu"))
     handoff.write_models(run, name=None, licence=None, report=print)
-
-
-def _is_taught(source: Source) -> bool:
-    """Is it a thin volume to train on?"""
-    return source.split is Split.TRAIN and "thick" not in source.paths[0].parent.name
 
 
 # Judging.
@@ -370,13 +367,19 @@ class Stored:
 
 
 def judge_all(case: Case, found: Sequence[Outcome], folder: Path, seen_by: features.Features | None) -> Judged:
-    """Baselines and every result that is there."""
+    """Baselines and every result that is there, what ECLARE made also with the averages put back that it lost."""
     methods = list(baselines())
     for outcome in found:
-        if not outcome.reason:
-            for name, image in read_result(folder / f"{outcome.peer}.npz").items():
-                stored = Stored(name=name, image=image)
-                methods.append(Method(name=name, generator=stored, kind="peer", digest=name, is_model=True))
+        if outcome.reason:
+            continue
+        images = read_result(folder / f"{outcome.peer}.npz")
+        if outcome.peer == ECLARE:
+            thick = case.thick_volume()
+            images[f"{ECLARE}, projected"] = projected = images[ECLARE].copy()
+            restore_measured(projected, thick.voxels, assumed_thickness_over_spacing(thick))
+        for name, image in images.items():
+            stored = Stored(name=name, image=image)
+            methods.append(Method(name=name, generator=stored, kind="peer", digest=name, is_model=True))
     return judge(case, methods, features=seen_by, keep_results=True)
 
 

@@ -1,17 +1,17 @@
 """This bench trains a recurrent and a 3-D trunk beside that of ``thin``: as many operations, as many steps.
 
-    python bench/sequence.py --studies DATA --work FOLDER   600 steps of each, then judged on the validation subjects
-    python bench/sequence.py … --trunks recurrent           one of them; --steps, --lines
+    python bench/sequence.py --studies DATA                 1,000 steps of each, then judged on the validation subjects
+    python bench/sequence.py … --trunks recurrent           one of them; --steps, --work
     python bench/sequence.py --toy                          a phantom and two steps, to see that it still runs
     python bench/sequence.py … --json                       a JSON object a line
 
 ``window`` is the network of ``thin``: five thick slices in, the thin ones of the middle slice out. ``recurrent`` and
 ``volume`` (trainer/training/sequences.py) see the whole strip of eleven slices and, when they are judged, the whole
-stack. All three learn by the recipe ``thin`` (volumes, samples, losses, Muon, moving average) with smaller samples, two
-strips of 48 × 48 a step, from the same batches, and are projected in the same way. Each is judged on every validation
-subject of the inventory, plane 0, ratio 4, by ``trainer.judging``. Operations are those of the convolutions for one
-output pixel of a long stack at ratio 4. One thread; a trunk that is trained is not trained again, and one that was
-broken off goes on from its last checkpoint in --work.
+stack. All three learn by the recipe ``thin`` (volumes, losses, Muon, a cosine to 1 %) at ratio 4, from the same batches
+of two strips of 48 × 48, and are projected in the same way. Each is judged on every validation subject of the
+inventory, plane 0, ratio 4, by ``trainer.judging``. Multiplications are those of the convolutions for one output pixel
+of a long stack at ratio 4. One thread; a trunk that is trained is not trained again, and one that was broken off goes
+on from its last checkpoint in --work.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from trainer.training.trained_network import TrainedNetwork, set_weights
 WORK = Path(__file__).resolve().parents[1] / "build" / "sequence"  # git ignores it
 CPU = torch.device("cpu")
 RATIO = 4
-STEPS, BATCH, PATCH = 600, 2, 48
+STEPS, BATCH, PATCH = 1000, 2, 48
 SEED = 1
 LINE_EVERY = 50  # steps; also a checkpoint
 COUNTED_SLICES, COUNTED_SIDE = 40, 32  # of the stack whose operations are counted
@@ -143,11 +143,12 @@ def _loss(net: nn.Module, batch: StripBatch, recipe: Recipe) -> Tensor:
 
 
 def plan_of(found: Sequence[Source], steps: int, *, is_toy: bool) -> Plan:
-    """The recipe ``thin``, with less in a step and without its long schedule."""
-    recipe = recipes.load("thin")
-    samples = recipe.samples.model_copy(update={"batch": BATCH, "patch": (PATCH, PATCH)})
+    """The recipe ``thin`` at the ratio that is judged, with less in a step, and without its moving average, which would
+    hold on to the beginning of so short a run."""
+    recipe = recipes.load("thin").model_copy(update={"average_decay": 0.0})
+    samples = recipe.samples.model_copy(update={"batch": BATCH, "patch": (PATCH, PATCH), "ratios": (RATIO,)})
     if is_toy:
-        samples = samples.model_copy(update={"patch": (16, 16), "ratios": (2,)})
+        samples = samples.model_copy(update={"patch": (16, 16)})
     taught = [one for one in found if one.split is Split.TRAIN and is_thin(sources.load(one))]
     return Plan(
         recipe=recipe.model_copy(update={"samples": samples}),
@@ -252,7 +253,7 @@ def _say(row: dict[str, str | float], options: argparse.Namespace) -> None:
 
 def phantoms(folder: Path) -> tuple[Source, ...]:
     """Two balls of waves in air: one to learn from, one to judge on."""
-    z, y, x = np.meshgrid(*[np.linspace(-1, 1, 48)] * 3, indexing="ij")
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, 56)] * 3, indexing="ij")
     waves: NDArray[np.float64] = 500 + 150 * (np.sin(9 * z + 4 * y) + np.sin(17 * y - 5 * x) + np.sin(25 * x + 8 * z))
     ball = np.where(z**2 + y**2 + x**2 < 0.95, waves, 0).clip(0, 1000).astype(np.float32)
     found = []
