@@ -200,12 +200,13 @@ def main() -> int:
     parser.add_argument("--toy", action="store_true", help="8 slices of 16 × 16, one round; says nothing")
     parser.add_argument("--model", default="cubic-dc")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=256, help="rows and columns of a slice")
     parser.add_argument("--keep", type=Path, help="a folder to work in, kept afterwards")
     options = parser.parse_args()
     if find_program("storescu") is None:
         print("skipped: DCMTK is not installed")
         return 0
-    slices, size, rounds = (8, 16, 1) if options.toy else (30, 256, options.rounds)
+    slices, size, rounds = (8, 16, 1) if options.toy else (30, options.size, options.rounds)
     kinds = {"storescp": storescp_pacs} | ({"Orthanc": orthanc_pacs} if shutil.which("Orthanc") else {})
     is_passed = True
     with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory(prefix="overhead-") as name:

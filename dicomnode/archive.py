@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -35,6 +36,8 @@ from dicomnode.part10 import file_meta, read_meta
 from dicomnode.seams import checkpoint
 
 FILE_SUFFIX = ".dcm"
+
+RESTORING = f"restoring{TEMPORARY_SUFFIX}"  # in the data folder while a restore writes into it
 
 _STALE_SUFFIX = f".stale{TEMPORARY_SUFFIX}"
 
@@ -320,6 +323,14 @@ class Archive:
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
 
+    def require_restored(self) -> None:
+        """Raise StorageError where a restore into the data folder has begun and not come to its end."""
+        if (self.data / RESTORING).is_dir():
+            raise StorageError(
+                f"A restore into the data folder {self.data} was broken off; nothing was done.",
+                hint="Run `dicomnode db restore` again: it begins anew.",
+            )
+
     def folder_names(self) -> list[str]:
         """The names of the series' folders, in no order: one listing, whatever they hold. A job's is none yet."""
         return [entry.name for entry in scan(self.root) if not entry.name.endswith(TEMPORARY_SUFFIX)]
@@ -419,6 +430,14 @@ def _seek_dataset(stream: BinaryIO, path: Path) -> None:
             f"The archived file {path} does not begin as a DICOM file of this node; it was not used.",
             hint="It was altered after it was stored: restore it from a backup, or have the series sent again.",
         )
+
+
+def digest_in(content: bytes) -> str | None:
+    """SHA-256 of the data set in the content of an archived file; None where it does not begin as one of ours."""
+    meta = read_meta(io.BytesIO(content))
+    if meta is None or not meta.is_length_right:
+        return None
+    return hashlib.sha256(memoryview(content)[meta.start :]).hexdigest()
 
 
 def _dataset_digest(path: Path) -> str:

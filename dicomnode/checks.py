@@ -90,6 +90,7 @@ def _check_disk(settings: Settings) -> Iterator[CheckRow]:
     archive = Archive(next(folder for folder in (data, *data.parents) if folder.is_dir()))
     try:
         require_room_for(data)
+        archive.require_restored()
         ensure_writable(archive)
     except StorageError as exc:
         yield CheckRow(what="data folder", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)

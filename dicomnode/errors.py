@@ -6,6 +6,9 @@ Neither holds a patient value. ``cli/main.py`` alone turns them into text and ex
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class NodeError(Exception):
     """Base of the family: never raised itself, so that each raise says whose matter it is."""
@@ -25,6 +28,18 @@ class SettingsError(NodeError):
 
     code = "settings"
     exit_code = 2
+
+
+def cannot_listen(key: str, address: str, error: OSError) -> SettingsError:
+    """The error of a node that cannot listen at the address of this key."""
+    # A name without an address is a failure with a negative number and words of its own.
+    why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+    return SettingsError(
+        f"The node cannot listen on {address}: {why}.",
+        hint=f"Another program listens there: stop it, or set `{key}`."
+        if error.errno == errno.EADDRINUSE
+        else f"Check `{key}`: the address must be this machine's, and ports under 1024 need a privilege.",
+    )
 
 
 class InputError(NodeError):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, Literal
 
@@ -26,13 +28,17 @@ FIELDS = frozenset(
     }
 )  # fmt: skip
 
+Observer = Callable[[str, int, Mapping[str, Value]], None]  # name, level and fields of an event
+
 _RESERVED = "dicomnode_fields"
+_observers: list[Observer] = []
 
 
 def event(logger: logging.Logger, name: str, *, level: int = logging.INFO, **fields: Value) -> None:
     """Log that something happened: ``event(LOGGER, "instance_stored", series=7, bytes=131072)``."""
     unknown = fields.keys() - FIELDS
     assert not unknown, f"log fields not on the list of log.FIELDS: {sorted(unknown)}"
+    _tell(name, level, fields)
     logger.log(level, name, extra={_RESERVED: fields})
 
 
@@ -40,7 +46,26 @@ def failure(logger: logging.Logger, name: str, **fields: Value) -> None:
     """Log an unexpected exception with its traceback: once, at the border that caught it."""
     unknown = fields.keys() - FIELDS
     assert not unknown, f"log fields not on the list of log.FIELDS: {sorted(unknown)}"
+    _tell(name, logging.ERROR, fields)
     logger.error(name, exc_info=True, extra={_RESERVED: fields})
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Have an observer called with every event of this process, also with those below the level of the log.
+
+    It is called in the thread of the event; it must be quick, and must not raise.
+    """
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
+def _tell(name: str, level: int, fields: Mapping[str, Value]) -> None:
+    for observer in tuple(_observers):
+        observer(name, level, fields)
 
 
 def start_logging(level: str, form: Literal["auto", "text", "json"], stream: IO[str] | None = None) -> None:

@@ -1,10 +1,11 @@
 """The running node. It starts its parts in the order of their dependence and stops them in reverse order.
 
-    data folder locked → ledger → sweep begun → models known → work → settle → push, one a peer → receive
+    data folder locked → ledger → monitor → sweep begun → models known → work → settle → push, one a peer → receive
     → sweep → alerts → calendar
 
 The receiver starts after the parts that process what it receives, and stops before them. Only the sweep of the archive,
-the alerts and the calendar start after the receiver, so that no sender waits for them. The ledger records at any moment
+the alerts and the calendar start after the receiver, so that no sender waits for them. The monitor is there from early
+on, and says that the node is not ready yet. The ledger records at any moment
 what each part has begun. A stop in this order is therefore not needed for safety; it only saves time at the next start.
 """
 
@@ -15,6 +16,7 @@ import os
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, time, timedelta
@@ -36,6 +38,8 @@ from dicomnode.ledger.values import BootReport, Condition, ModelEvent
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.receive.scp import Receiver
+from dicomnode.receive.space import Condition as SpaceCondition
+from dicomnode.retention import Retention
 from dicomnode.rules import model_wanted
 from dicomnode.schedule import Calendar, CalendarJob
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
@@ -50,6 +54,12 @@ from dicomnode.work.supervisor import Supervisor
 
 LOGGER = logging.getLogger(__name__)
 
+_LASTING = ("listener", "settle", "work", "calendar", "alert")  # threads that end only when the node stops
+_UNREADY = {
+    SpaceCondition.NO_SPACE: "The disk of the archive is too full; nothing is accepted.",
+    SpaceCondition.NOT_WRITABLE: "The archive cannot be written; nothing is accepted.",
+}
+
 PUSH_STOP_S = 10.0  # for the instance that is being sent to a peer; then the association is aborted
 SETTLE_STOP_S = 10.0  # for the series that is being judged
 SWEEP_STOP_S = 10.0  # for the folder that is being looked through
@@ -57,6 +67,7 @@ SIGNAL_POLL_S = 1.0
 CERTIFICATES_AT = time(8)  # each day, local time: when there is somebody who can ask for a new one
 WEEK = timedelta(days=7)
 CLUSTER_LOST_S = 300.0  # before people are told: a scheduler that restarts is back before
+FORGOTTEN_AT = time(3)  # each day, local time, for what has had its time in the ledger
 SWEPT_AT = time(4)  # each day, local time: before the first patients, and not in an hour that summer time moves
 
 
@@ -72,6 +83,7 @@ class Service:
         self._executors: list[LocalExecutor] = []
         self._loops: list[PeerLoop] = []
         self._receiver: Receiver | None = None
+        self._threads: Counter[str] = Counter()  # that run as long as the node does, by name; empty: it is not ready
         # Why the service is to end: a signal, or an error that it cannot survive. It is a SimpleQueue because only that
         # may be used in a signal handler that interrupts its own ``get``; an Event may deadlock.
         self._asked: SimpleQueue[int | NodeError] = SimpleQueue()
@@ -120,6 +132,7 @@ class Service:
         host = socket.gethostname()
         identity = Identity(settings.tls) if settings.uses_tls else None
         archive, ledger, boot = self._open(parts, host)
+        self._monitor(parts)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
         is_fast = settings.work.model_speed == "fast"
@@ -187,7 +200,9 @@ class Service:
             for peer in settings.peer
             if peer.address
         ]
+        retention = Retention(ledger, keep_events_days=settings.ledger.keep_events_days, clock=self._clock)
         jobs = [
+            CalendarJob(name="retention", at=FORGOTTEN_AT, run=retention.begin),
             CalendarJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
             CalendarJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
         ]
@@ -217,9 +232,13 @@ class Service:
             now = self._clock.now()
             watch.start(letter_due_at=letters[0].next_after(now - WEEK) if letters else None)
             parts.callback(watch.stop)
+        retention.begin()  # a calendar remembers nothing: a node that is off at night must forget, too
+        parts.callback(retention.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)
         self._warn_of_certificates(identity)
+        self._threads = _own_threads()
+        parts.callback(self._threads.clear)
         checkpoint("service.started")
         log.event(
             LOGGER, "started", version=__version__, boot=boot.boot, pid=os.getpid(), port=self.port,
@@ -232,6 +251,7 @@ class Service:
         archive = Archive(self.settings.node.data)
         archive.lock()
         parts.callback(archive.unlock)
+        archive.require_restored()
         ensure_writable(archive)
         ledger = open_ledger(self.settings.ledger_url, clock=self._clock)
         parts.callback(ledger.close)
@@ -240,6 +260,33 @@ class Service:
         for peer, number in ledger.deliveries_without_peer(self.settings.reachable_peers).items():
             log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         return archive, ledger, boot
+
+    def _monitor(self, parts: ExitStack) -> None:
+        """Let programs ask how the node is, until it has stopped, where the settings name an address for it."""
+        if not self.settings.metrics.listen:
+            return
+        # Imported here: a node that nobody watches does without the library.
+        from dicomnode.monitor.figures import Parts, Worker
+        from dicomnode.monitor.monitored import monitored
+
+        watched = Parts(
+            associations=lambda: self._receiver.associations() if self._receiver else 0,
+            workers=lambda: [Worker(is_warm=one.pid is not None, memory_mb=one.memory_mb) for one in self._executors],
+            ended=self._ended_parts,
+            unready=self._unready,
+        )
+        parts.enter_context(monitored(self.settings, watched, clock=self._clock))
+
+    def _ended_parts(self) -> list[str]:
+        """Say which parts of the node have ended although it runs: nothing that the node does brings them back."""
+        return [f"The thread {name} has ended; restart the service." for name in sorted(self._threads - _own_threads())]
+
+    def _unready(self) -> list[str]:
+        """Say why the node accepts no instance now."""
+        if not self._threads or self._receiver is None:
+            return ["The node starts or stops."]
+        condition = self._receiver.condition()
+        return self._ended_parts() + ([_UNREADY[condition]] if condition else [])
 
     def _watch(self, parts: ExitStack, ledger: Ledger) -> tuple[Watch | None, list[CalendarJob]]:
         """The watch over what is wrong, and when its letter is written; nothing where nobody is to be told."""
@@ -296,6 +343,12 @@ def _letter(settings: Settings, node: str, reader: Reader, now: datetime, letter
     """The weekly letter of this moment."""
     next_at = letters[0].next_after(now) if letters else now + WEEK
     return letter(node, reader.week(now - WEEK), reader.waiting(), facts(settings, reader, now), next_at=next_at)
+
+
+def _own_threads() -> Counter[str]:
+    """Count the running threads of the node's parts by their names."""
+    names = (thread.name for thread in threading.enumerate())
+    return Counter(name for name in names if name in _LASTING or name.startswith("push-"))
 
 
 def _at_once(stops: Sequence[Callable[[], object]]) -> None:

@@ -21,7 +21,7 @@ from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.ledger.values import SET_ASIDE, Condition
 from dicomnode.ledger.views import AttentionLine, Waiting
 from dicomnode.settings.models import Settings
-from dicomnode.tls.identity import Age, held_certificates
+from dicomnode.tls.identity import Age, HeldCertificate, certificates_of_cluster, held_certificates
 from dicomnode.visible import visible
 
 STUCK_S: Final = 3600.0  # a delivery that only failed for so long is told: a PACS that restarts is back before
@@ -62,31 +62,38 @@ def conditions(settings: Settings, ledger: Reader, now: datetime) -> list[Condit
 
 
 def certificates(settings: Settings, now: datetime) -> list[AttentionLine]:
-    """List the certificates of the settings that expire within 30 days, and the file that cannot be used."""
+    """List the certificates of the settings that expire within 30 days, and the files that cannot be used."""
+    found = []
+    for number, held in enumerate(_held(settings, now), 1):
+        if isinstance(held, SettingsError):
+            found.append(_line("certificate", number, "unusable", None, held.sentence))
+        elif held.age is not Age.VALID:
+            found.append(_line("certificate", held.number, str(held.age), held.key, held.sentence))
+    return found
+
+
+def _held(settings: Settings, now: datetime) -> Iterator[HeldCertificate | SettingsError]:
+    """The certificates of DICOM over TLS, and those of the cluster where one is used; or why they cannot be read."""
     try:
-        held = held_certificates(settings.tls, now)
+        yield from held_certificates(settings.tls, now)
     except SettingsError as exc:
-        return [_line("certificate", 1, "unusable", None, exc.sentence)]
-    return [
-        _line("certificate", one.number, str(one.age), one.key, one.sentence)
-        for one in held
-        if one.age is not Age.VALID
-    ]
+        yield exc
+    if settings.work.executor != "local":
+        try:
+            yield from certificates_of_cluster(settings.cluster.ca, settings.cluster.cert, now)
+        except SettingsError as exc:
+            yield exc
 
 
 def facts(settings: Settings, ledger: Reader, now: datetime) -> list[tuple[str, list[str]]]:
     """List what the weekly letter says of the node itself: a heading, and its lines."""
-    try:
-        held = [one.sentence for one in held_certificates(settings.tls, now)]
-    except SettingsError as exc:
-        held = [exc.sentence]
     try:
         free_gib, percent = room(settings)
         disk = f"{free_gib:.1f} GiB are free, {percent:.0f} %."
     except StorageError as exc:
         disk = exc.sentence
     return [
-        ("Certificates", held),
+        ("Certificates", [one.sentence for one in _held(settings, now)]),
         ("Disk", [disk]),
         ("Peers that deliveries do not reach", [line.sentence for line in _stuck(ledger, now)]),
         ("Alerts that could not be sent", [line.sentence for line in _undelivered(ledger)]),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -17,16 +16,17 @@ from dicomnode.cli.several import SeveralValues
 from dicomnode.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
-    from dicomnode.generators.base import Generator
-    from dicomnode.generators.model_dir import ModelFacts
     from dicomnode.generators.spread import Spread
     from dicomnode.offline.many import Run
     from dicomnode.offline.series import LoadedModel
     from dicomnode.pipeline import PipelineResult
+    from dicomnode.work.cluster import Cluster
+    from dicomnode.work.remote import Link
 
 UNDONE = "nothing was derived"
 NOT_ALL = 2  # exit code
 ROWS_SHOWN = 100  # of an archive; JSON has all
+MOST_SLOTS = 8  # unless more are asked for: each holds a series in memory, and encodes it on this machine
 COLUMNS = {
     "id": "id", "state": "state", "reason": "reason", "images": "images", "thin": "thin", "first": "first image",
     "trouble": "why",
@@ -97,12 +97,21 @@ class Derived:
     is_flag=True,
     help="Run the model on the workers of the cluster that the settings name (work.cluster). Default: on this machine.",
 )
+@click.option(
+    "--slots",
+    metavar="N",
+    type=click.IntRange(1, 64),
+    default=None,
+    help="With --archive and --cluster, derive N series at once. Default: one for each worker that offers the model, "
+    "8 at most.",
+)
 @device_option
 @config_option
 @json_option
 def infer(
     source: Path | None, out: Path | None, archive: tuple[Path, ...], archive_out: Path | None, model: str | None,
-    sharpness: float | None, uncertainty: bool, cluster: bool, device: str, config: Path | None, as_json: bool,
+    sharpness: float | None, uncertainty: bool, cluster: bool, slots: int | None, device: str, config: Path | None,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Derive the one series in folder SRC and below, and write the thin slices into OUT, a new or empty folder.
 
@@ -112,24 +121,22 @@ def infer(
     it was when the same command is given again. Exit code 2 if a series could not be derived.
     """
     if not cluster:
-        refuse_given({"config"}, "without --cluster", "Leave it out, or give --cluster.")
+        refuse_given({"config", "slots"}, "without --cluster", "Leave it out, or give --cluster.")
     if archive:
         if source or not archive_out:
             raise click.UsageError("With --archive, name the folder for the results with --out, and no SRC and OUT.")
-        with ExitStack() as stack:
-            remote = _remote(config, device, stack) if cluster else None
-            loaded = _load(model, sharpness, uncertainty, device, remote)
-            return _derive_archive(archive, archive_out, loaded, as_json=as_json)
-    refuse_given({"archive_out"}, "without --archive", "Name the folder as OUT, behind SRC.")
+        with _Models(model, sharpness, uncertainty, device, _cluster(config, device) if cluster else None) as models:
+            return _derive_archive(archive, archive_out, models, slots, as_json=as_json)
+    refuse_given({"archive_out", "slots"}, "without --archive", "Name the folder as OUT, behind SRC.")
     if source is None or out is None:
         raise click.UsageError("Name SRC and OUT, or --archive DIR… and --out DIR.")
     new_folder(out, UNDONE)
     paths, passed_over = _one_series(source)
     from dicomnode.offline.series import derive_series, new_pins
 
-    with output.progress_bar(str(source), quiet=as_json) as progress, ExitStack() as stack:
-        remote = _remote(config, device, stack) if cluster else None
-        loaded = _load(model, sharpness, uncertainty, device, remote)
+    models = _Models(model, sharpness, uncertainty, device, _cluster(config, device) if cluster else None)
+    with output.progress_bar(str(source), quiet=as_json) as progress, models:
+        loaded = models.load()
         with kept(out, UNDONE):
             result = derive_series(paths, new_folder(out, UNDONE), loaded, new_pins(), progress=progress)
     derived = _derived(result, loaded, out)
@@ -137,31 +144,59 @@ def infer(
     return 0
 
 
-def _remote(config: Path | None, device: str, stack: ExitStack) -> Callable[[ModelFacts], Generator]:
-    """Make generators whose networks run on the cluster of the settings, until the stack is left."""
+@dataclass(slots=True)
+class _Models:
+    """The model that is asked for, loaded once for each series at a time; its links are closed with this."""
+
+    model: str | None
+    sharpness: float | None
+    uncertainty: bool
+    device: str
+    cluster: Cluster | None
+    links: list[Link] = field(default_factory=list)
+
+    def load(self) -> LoadedModel:
+        """Load it here, or find it on the cluster over one more link."""
+        from dicomnode import log
+        from dicomnode.offline.series import load_model
+
+        log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
+        remote = None
+        if self.cluster is not None:
+            from dicomnode.work.remote import Link
+
+            self.links.append(Link(self.cluster))
+            remote = self.links[-1].generator
+        return load_model(
+            self.model, sharpness=self.sharpness, with_uncertainty=self.uncertainty, device=self.device, remote=remote
+        )
+
+    def slots(self, asked: int | None, loaded: LoadedModel) -> int:
+        """How many series are derived at once."""
+        if asked is not None or not self.links:
+            return asked or 1
+        return max(1, min(self.links[0].workers_of(loaded.facts.digest), MOST_SLOTS))
+
+    def close(self) -> None:
+        """End what the cluster computes for this process."""
+        for link in self.links:
+            link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _cluster(config: Path | None, device: str) -> Cluster:
+    """The cluster of the settings."""
     settings = cluster_settings(config)
     if not settings.work.cluster:
         raise SettingsError("--cluster needs work.cluster, the address of the scheduler.", hint=CLUSTER_HINT)
     from dicomnode.work.cluster import Cluster
-    from dicomnode.work.remote import Link
 
-    link = Link(Cluster(address=settings.work.cluster, device=device, **settings.cluster.model_dump()))
-    stack.callback(link.close)
-    return link.generator
-
-
-def _load(
-    model: str | None,
-    sharpness: float | None,
-    uncertainty: bool,
-    device: str,
-    remote: Callable[[ModelFacts], Generator] | None,
-) -> LoadedModel:
-    from dicomnode import log
-    from dicomnode.offline.series import load_model
-
-    log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
-    return load_model(model, sharpness=sharpness, with_uncertainty=uncertainty, device=device, remote=remote)
+    return Cluster(address=settings.work.cluster, device=device, **settings.cluster.model_dump())
 
 
 def _one_series(source: Path) -> tuple[list[Path], list[str]]:
@@ -197,14 +232,16 @@ def _derived(result: PipelineResult, model: LoadedModel, out: Path) -> Derived:
     )  # fmt: skip
 
 
-def _derive_archive(archive: tuple[Path, ...], out: Path, loaded: LoadedModel, *, as_json: bool) -> int:
+def _derive_archive(archive: tuple[Path, ...], out: Path, models: _Models, slots: int | None, *, as_json: bool) -> int:
     from dicomnode.offline.many import GO_ON, open_run
 
+    loaded = models.load()
+    others = [models.load() for _ in range(models.slots(slots, loaded) - 1)]
     with ExitStack() as stack:
         with output.progress_bar(str(out), quiet=as_json) as progress:
             run = stack.enter_context(open_run(out, archive, loaded, progress=progress))
             try:
-                run.derive_all(progress)
+                run.derive_all(progress, others=others, cancel=models.close)
             except KeyboardInterrupt:
                 output.say(f"{run.sentence()} {GO_ON}", err=True)
                 raise

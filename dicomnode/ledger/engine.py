@@ -8,6 +8,7 @@ Readers have an engine of their own, because that listener would make a SELECT t
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -22,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.pool import QueuePool
 
+from dicomnode.durable import growing_file
 from dicomnode.errors import LedgerError
 from dicomnode.ledger.schema import HEAD
 from dicomnode.seams import checkpoint
@@ -189,10 +191,7 @@ def require_usable(url: str, *, is_folder_made: bool) -> bool:
 def require_sound(connection: Connection, path: Path) -> None:
     """Raise LedgerError where pages of the file are damaged."""
     if connection.execute(text("PRAGMA quick_check(1)")).scalar_one() != "ok":
-        raise LedgerError(
-            f"The ledger {path} is damaged; nothing in it was changed.",
-            hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
-        )
+        raise _damaged(path)
 
 
 def require_file(path: Path) -> None:
@@ -221,8 +220,13 @@ def require_head(version: str, path: Path) -> None:
     if version < HEAD:
         raise LedgerError(
             f"The ledger {path} has version {version}, this program needs {HEAD}: run `dicomnode db upgrade`.",
-            hint="Stop the node and copy the ledger first; an upgrade cannot be undone.",
+            hint="Stop the node and write a backup first; an upgrade cannot be undone.",
         )
+    require_known(version, path)
+
+
+def require_known(version: str, path: Path) -> None:
+    """Refuse a ledger that a newer program wrote."""
     if version > HEAD:
         raise LedgerError(
             f"The ledger {path} has version {version}, this program knows only up to {HEAD}; nothing was touched.",
@@ -240,6 +244,29 @@ def migration_connection(url: str) -> Iterator[Connection]:
             yield connection
     finally:
         engine.dispose()
+
+
+def copy_ledger(path: Path, target: Path) -> None:
+    """Copy a ledger, also one that a service writes to, as it is at one moment; the copy is flushed and sound.
+
+    Raises LedgerError where the ledger is missing or damaged, and OSError where the copy cannot be written.
+    """
+    require_file(path)
+    with growing_file(target) as growing:
+        try:
+            with (
+                closing(sqlite3.connect(_read_only(path), uri=True, timeout=BUSY_TIMEOUT_S)) as source,
+                closing(sqlite3.connect(growing)) as copy,
+            ):
+                source.backup(copy)  # in one step, as one reader: it keeps no writer waiting
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, readable on a disk that is mounted read-only
+                is_sound = copy.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        except sqlite3.Error as exc:
+            if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from exc
+            raise _in_words(exc, path) from exc
+        if not is_sound:
+            raise _damaged(path)
 
 
 def _engine(path: Path, synchronous: str) -> Engine:
@@ -262,13 +289,18 @@ def _engine(path: Path, synchronous: str) -> Engine:
 
 def _reading_engine(path: Path) -> Engine:
     def connect() -> sqlite3.Connection:
-        uri = f"file:{quote(str(path))}?mode=ro"
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        return sqlite3.connect(
+            _read_only(path), uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
 
     engine = create_engine(
         "sqlite://", creator=connect, poolclass=QueuePool, pool_size=READERS, max_overflow=-1, hide_parameters=True
     )
     return _beginning("BEGIN", engine)
+
+
+def _read_only(path: Path) -> str:
+    return f"file:{quote(str(path))}?mode=ro"
 
 
 def _beginning(statement: str, engine: Engine) -> Engine:
@@ -310,12 +342,19 @@ def _in_words(cause: BaseException | None, path: Path) -> LedgerError:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return LedgerError(
                 f"The ledger {path} is damaged or not a ledger; nothing in it was changed.",
-                hint="Stop the node, set the file and its -wal and -shm aside, and put back the last copy.",
+                hint="Stop the node, set its data folder aside, and put the last backup back: `dicomnode db restore`.",
             )
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_AUTH:
             return _not_to_be_opened(path)
         case _:
             return LedgerError(f"The ledger {path} failed: {cause}.")
+
+
+def _damaged(path: Path) -> LedgerError:
+    return LedgerError(
+        f"The ledger {path} is damaged; nothing in it was changed.",
+        hint="Stop the node, set its data folder aside, and put the last backup back: `dicomnode db restore`.",
+    )
 
 
 def _not_to_be_opened(path: Path) -> LedgerError:

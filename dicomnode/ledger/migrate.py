@@ -14,23 +14,40 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from dicomnode.errors import LedgerError
-from dicomnode.ledger.engine import ReadingDatabase, ledger_path, migration_connection, require_head, schema_version
+from dicomnode.errors import LedgerError, StorageError
+from dicomnode.ledger.engine import (
+    ReadingDatabase,
+    copy_ledger,
+    ledger_path,
+    migration_connection,
+    require_known,
+    schema_version,
+)
 from dicomnode.ledger.schema import HEAD
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 
 
 def upgrade(url: str) -> tuple[str | None, str]:
-    """Upgrade the ledger, or make one; its version before (none: it was empty) and after."""
+    """Upgrade the ledger, or make one; its version before (none: it was empty) and after.
+
+    An older one is copied first (``copy_path``), in the place of the copy of an earlier upgrade.
+    """
     with migration_connection(url) as connection:
         before = schema_version(connection)
         connection.rollback()
-        if before is not None and before > HEAD:
-            require_head(before, ledger_path(url))
+        if before is not None and before != HEAD:
+            require_known(before, ledger_path(url))
+            _keep_copy(url)
         if before != HEAD:
             run_migrations(connection, HEAD)
     return before, HEAD
+
+
+def copy_path(url: str) -> Path:
+    """Return where the ledger is kept as it was before its last upgrade."""
+    path = ledger_path(url)
+    return path.with_name(f"{path.name}.before-upgrade")
 
 
 def current(url: str) -> str | None:
@@ -56,6 +73,16 @@ def run_migrations(connection: Connection, target: str) -> None:
         command.upgrade(config, target)
     except CommandError as exc:
         raise LedgerError(f"The ledger cannot be upgraded to {target}: {exc}.") from exc
+
+
+def _keep_copy(url: str) -> None:
+    try:
+        copy_ledger(ledger_path(url), copy_path(url))
+    except OSError as exc:
+        raise StorageError(
+            f"The ledger could not be copied to {copy_path(url)} before its upgrade: {exc.strerror}; it is unchanged.",
+            hint="Make room on the disk that holds it, and run the command again.",
+        ) from exc
 
 
 def _folder() -> Path:

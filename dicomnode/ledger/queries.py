@@ -15,6 +15,7 @@ from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
 from dicomnode.ledger.mapping import AnyRow
+from dicomnode.ledger.queues import queues
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
@@ -24,6 +25,7 @@ from dicomnode.ledger.schema import (
     instance,
     job,
     model,
+    node,
     series,
 )
 from dicomnode.ledger.schema import (
@@ -41,6 +43,7 @@ from dicomnode.ledger.views import (
     ModelChoice,
     ModelRow,
     QuarantineLine,
+    Queue,
     SeriesDetail,
     SeriesLine,
     Status,
@@ -114,6 +117,21 @@ class Reader:
     def close(self) -> None:
         """Give the connections back."""
         self._database.close()
+
+    @property
+    def version(self) -> str:
+        """The version of the ledger's schema."""
+        return self._version
+
+    def node_uuid(self) -> str:
+        """Return the node's own UUID."""
+        with self._database.reading() as connection:
+            return str(connection.execute(select(node.c.uuid)).scalar_one())
+
+    def archived_digests(self) -> dict[str, str]:
+        """Return the digest of every archived file's data set, by its path below the archive folder."""
+        with self._database.reading() as connection:
+            return {row.file: row.sha256 for row in connection.execute(select(instance.c.file, instance.c.sha256))}
 
     def series_list(self, wanted: Wanted = ALL, *, derived: bool = False) -> list[SeriesLine]:
         """List the received series, with ``derived`` also those that this node made; the newest first."""
@@ -266,6 +284,21 @@ class Reader:
         """Count the rows that wait for a person by what they wait for."""
         with self._database.reading() as connection:
             return attention.counted(connection, self._peers)
+
+    def kept(self) -> dict[str, int]:
+        """Count the received series that were kept, by the reason of their verdict."""
+        question = (
+            select(series.c.reason, func.count())
+            .where(series.c.origin == RECEIVED, series.c.state == SeriesState.KEPT)
+            .group_by(series.c.reason)
+        )
+        with self._database.reading() as connection:
+            return _numbers(connection, question)
+
+    def queues(self, now: datetime) -> tuple[Queue, ...]:
+        """List what waits to be judged, derived and sent."""
+        with self._database.reading() as connection:
+            return queues(connection, now)
 
     def stuck_peers(self, since: datetime) -> list[StuckPeer]:
         """List the peers to which a delivery has only failed since before that moment."""

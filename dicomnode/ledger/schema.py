@@ -48,7 +48,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0007"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0009"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -447,8 +447,9 @@ CREATE TRIGGER event_is_never_updated BEFORE UPDATE ON event
 BEGIN SELECT RAISE(ABORT, 'the rows of event are never changed'); END
 """,
     """
-CREATE TRIGGER event_is_never_deleted BEFORE DELETE ON event
-BEGIN SELECT RAISE(ABORT, 'the rows of event are never changed'); END
+CREATE TRIGGER event_is_kept BEFORE DELETE ON event
+WHEN OLD.at > strftime('%Y-%m-%d %H:%M:%f', 'now', '-183 days')
+BEGIN SELECT RAISE(ABORT, 'a row of event is kept for 183 days'); END
 """,
     """
 CREATE TRIGGER delivery_of_done_job BEFORE INSERT ON delivery

@@ -3,8 +3,8 @@
 Everything durable goes through here, from any thread of the service and from the operator's commands beside it. A
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
 (its lease was lost, a late instance came) and that nothing was written. ``intake``, ``verdicts``, ``quarantine``,
-``jobs``, ``deliveries``, ``delivery_commands``, ``models`` and ``alerts`` say which rows a transaction changes,
-``states`` which changes there are at all.
+``jobs``, ``deliveries``, ``delivery_commands``, ``models``, ``alerts`` and ``ageing`` say which rows a transaction
+changes, ``states`` which changes there are at all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from sqlalchemy import insert, select, update
 
 from dicomnode.derivation import DerivedSeries
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger import alerts, deliveries, delivery_commands, intake, jobs, mapping, models, quarantine, verdicts
+from dicomnode.ledger import (
+    ageing,
+    alerts,
+    deliveries,
+    delivery_commands,
+    intake,
+    jobs,
+    mapping,
+    models,
+    quarantine,
+    verdicts,
+)
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
 from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
 from dicomnode.ledger.statements import bind_values, bound
@@ -138,6 +149,12 @@ class Ledger:
         """Write down something that an operator may want to read, at the row that it happened to."""
         with self._transaction("note", by) as transaction:
             transaction.note(kind, table=table, row=row, detail=detail)
+
+    def restored(self, detail: str, by: str) -> None:
+        """Record that this ledger was put back from a backup; series whose instances still came were cut off."""
+        with self._transaction("restored", by) as transaction:
+            transaction.note("restored", table=node.name, row=1, detail=detail)
+            intake.mark_cut_off(transaction)
 
     # Receive.
 
@@ -522,6 +539,23 @@ class Ledger:
         """Let the weekly letter be sent; with ``due_at`` only where the last one was written before that moment."""
         with self._transaction("write_letter") as transaction:
             alerts.write_letter(transaction, destination, due_at=due_at)
+
+    # What has had its time.
+
+    def old_events(self, after: int, before: datetime) -> int | None:
+        """Return the last event of the piece behind ``after``. None: nothing there is older than ``before``."""
+        with self._database.reading() as connection:
+            return ageing.window(connection, after, before)
+
+    def forget_events(self, after: int, last: int, before: datetime) -> int:
+        """Remove the events behind ``after`` up to ``last`` that are older than ``before``; how many there were."""
+        with self._transaction("forget_events", is_relaxed=True) as transaction:
+            return ageing.forget_events(transaction, after, last, before)
+
+    def forget_alerts(self, before: datetime) -> int:
+        """Remove the alerts whose all-clear was sent before that; how many there were."""
+        with self._transaction("forget_alerts") as transaction:
+            return ageing.forget_alerts(transaction, before)
 
     @contextmanager
     def _transaction(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[LedgerTransaction]:

@@ -264,6 +264,17 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """What waits for one stage of the node."""
+
+    stage: str  # judge, derive, push
+    peer: str  # of push: who it is for; else empty
+    rows: int
+    since: datetime | None  # when the oldest of them came here; None: nothing waits
+    stalled: int  # taken by somebody whose lease has run out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StuckPeer:
     """A peer to which the same delivery has failed for long."""
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from dicomnode.generators.kinds import Kind
 from dicomnode.imaging.studies import list_files, passed_over_lines
 from dicomnode.offline.series import KeptSeriesError, LoadedModel, Pins, derive_series
 from dicomnode.offline.state import (
+    ATTEMPTS,
     STATE_FILE,
     Found,
     Result,
@@ -43,6 +45,8 @@ from dicomnode.seams import checkpoint
 LOGGER = logging.getLogger(__name__)
 
 LOOKED_AT: Final = 10_000  # files between two reports of the listing
+JOIN_S: Final = 0.2
+CANCEL_S: Final = 10.0  # for a series that is given up
 GO_ON: Final = "The same command goes on with the others."
 
 # What must not change while a run is continued → how a sentence names it.
@@ -84,6 +88,8 @@ class Run:
         self._state = state
         self._model = model
         self._namespace = state.namespace()
+        self._stopping = threading.Event()  # no further series is begun
+        self._is_cancelled = False  # what is computed elsewhere was given up, after an interrupt
 
     def take_up(self) -> None:
         """Settle and remove what a killed process left."""
@@ -91,20 +97,62 @@ class Run:
             shutil.rmtree(left_over, ignore_errors=True)
         self._state.take_up()
 
-    def derive_all(self, progress: Progress) -> None:
-        """Derive every series that waits.
+    def derive_all(
+        self, progress: Progress, *, others: Sequence[LoadedModel] = (), cancel: Callable[[], None] = lambda: None
+    ) -> None:
+        """Derive every series that waits, one at a time, and one more with each of ``others``: the same model again.
 
-        Raises StorageError where ``out`` cannot be written, and ClusterError where the cluster cannot be reached or no
-        worker offers the model; whatever ends the run, the same command goes on.
+        ``cancel`` ends what the models compute elsewhere; it is called after an interrupt. Raises StorageError where
+        ``out`` cannot be written, and ClusterError where the cluster cannot be reached or no worker offers the model;
+        whatever ends the run, the same command goes on.
         """
-        counts = self._state.counts()
-        total = sum(counts.values())
-        done = total - counts.get(State.WAITING, 0)
-        while (task := self._state.next_task(datetime.now(UTC).astimezone())) is not None:
+        told = _Told(progress, self._state.counts())
+        if others:
+            self._derive_at_once([self._model, *others], told, cancel)
+        # By itself also what was lost before: where it ends the process again, it does so with no other series.
+        self._derive_waiting(self._model, told, only_new=False)
+
+    def _derive_at_once(self, models: Sequence[LoadedModel], told: _Told, cancel: Callable[[], None]) -> None:
+        """Derive every series that has not been tried yet, one with each model at a time."""
+        errors: list[BaseException] = []
+
+        def derive(model: LoadedModel) -> None:
             try:
-                progress(f"series {done + 1} of {total}", done / total)
+                self._derive_waiting(model, told, only_new=True)
+            except BaseException as exc:  # noqa: BLE001 (raised below, in the thread that waits)
+                errors.append(exc)
+                self._stopping.set()
+
+        threads = [threading.Thread(target=derive, args=(model,), name="derive", daemon=True) for model in models]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():  # an interrupt is noticed between two waits
+                    thread.join(JOIN_S)
+        except KeyboardInterrupt:
+            self._stopping.set()
+            self._is_cancelled = True
+            cancel()
+            for thread in threads:
+                thread.join(CANCEL_S)
+            raise
+        if errors:
+            raise errors[0]
+
+    def _derive_waiting(self, model: LoadedModel, told: _Told, *, only_new: bool) -> None:
+        """Derive one series after the other."""
+        while not self._stopping.is_set():
+            task = self._state.next_task(datetime.now(UTC).astimezone(), only_new=only_new)
+            if task is None:
+                return
+            try:
+                told.begun()
                 checkpoint("offline.begun")
-                done += self._derive(task)
+                if self._derive(task, model):
+                    told.ended()
+                elif self._is_cancelled:
+                    self._state.give_back(task.id)
             except KeyboardInterrupt:
                 self._state.give_back(task.id)
                 raise
@@ -131,8 +179,8 @@ class Run:
         """Every series, by its id."""
         return list(self._state.rows())
 
-    def _derive(self, task: Task) -> bool:
-        """Derive one series and keep what became of it; False: its call was lost with a worker, and it still waits."""
+    def _derive(self, task: Task, model: LoadedModel) -> bool:
+        """Derive one series and keep what became of it; False: its call was lost or cancelled, and it still waits."""
         begun = time.monotonic()
 
         def keep(result: PipelineResult) -> None:
@@ -158,7 +206,7 @@ class Run:
             derive_series(
                 task.paths,
                 out,
-                self._model,
+                model,
                 Pins(namespace=self._namespace, created_at=task.began_at),
                 progress=lambda _stage, _share: None,
                 replaces=True,  # only a power cut leaves a folder whose row does not say so
@@ -167,9 +215,14 @@ class Run:
         except StateFileError:
             raise
         except ClusterError as exc:
+            if self._is_cancelled:
+                return False
             if not exc.begun:
                 raise
             # The worker died at it, perhaps by it: the others come first, and after a few times it is not tried again.
+            if task.attempts >= ATTEMPTS:
+                not_derived(State.FAILED, "lost", exc.sentence)
+                return True
             log.event(LOGGER, "series_lost", level=logging.WARNING, series=task.id, sentence=exc.sentence)
             return False
         except KeptSeriesError as exc:
@@ -186,12 +239,34 @@ class Run:
                 hint=f"See that the disk has room and may be written to. {GO_ON}",
             ) from exc
         except Exception as exc:  # noqa: BLE001 (border: one series of many)
+            if self._is_cancelled:  # whatever it is: the connection to the cluster was taken away
+                return False
             log.failure(LOGGER, "series_crashed", series=task.id)
             not_derived(State.FAILED, "crashed", f"Unexpected {type(exc).__name__}; the log holds the traceback.")
         else:
             checkpoint("offline.published")
             self._state.derived(task.id)
         return True
+
+
+class _Told:
+    """How far the run is, told from several threads."""
+
+    def __init__(self, progress: Progress, counts: Mapping[State, int]) -> None:
+        self._progress = progress
+        self._total = sum(counts.values())
+        self._done = self._total - counts.get(State.WAITING, 0)
+        self._lock = threading.Lock()
+
+    def begun(self) -> None:
+        """One more series is begun."""
+        with self._lock:
+            self._progress(f"series {self._done + 1} of {self._total}", self._done / self._total)
+
+    def ended(self) -> None:
+        """One more series is done with."""
+        with self._lock:
+            self._done += 1
 
 
 def _choices(places: Sequence[Path], model: LoadedModel) -> dict[str, object]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,6 +88,7 @@ class Task:
     paths: tuple[Path, ...]
     stamp: str
     began_at: datetime  # at its first attempt
+    attempts: int  # this one among them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +142,17 @@ class StateFileError(StorageError):
 
 
 class StateFile:
-    """The open state file of a folder. Each method that writes is one transaction, on the disk when it returns."""
+    """The open state file of a folder. Each method that writes is one transaction, on the disk when it returns.
+
+    Several threads may use it; one at a time does.
+    """
 
     def __init__(self, out: Path) -> None:
         self._out = out
         self._path = out / STATE_FILE
         # Transactions are begun here in so many words. A rollback journal, not WAL: archives lie on network disks.
-        self._database = sqlite3.connect(self._path, isolation_level=None)
+        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._lock = threading.RLock()
         with self._in_words():
             self._database.execute("PRAGMA synchronous = EXTRA")
 
@@ -208,24 +214,29 @@ class StateFile:
                 (sentence, ATTEMPTS),
             )
 
-    def next_task(self, now: datetime) -> Task | None:
-        """Begin an attempt at the next series that waits; None: there is none.
+    def next_task(self, now: datetime, *, only_new: bool = False) -> Task | None:
+        """Begin an attempt at the next series that waits; None: there is none. ``only_new``: at one without an attempt.
 
         Series come in order of their ids, but those during which the process ended come last.
         """
         with self._transaction() as database:
             found = database.execute(
-                "SELECT id, folder, files, stamp FROM series WHERE state = 'waiting' ORDER BY attempts, id LIMIT 1"
+                "SELECT id, folder, files, stamp FROM series WHERE state = 'waiting' AND (attempts = 0 OR NOT ?) "
+                "ORDER BY attempts, id LIMIT 1",
+                (only_new,),
             ).fetchone()
             if found is None:
                 return None
             number, folder, files, stamp = found
-            (began_at,) = database.execute(
+            began_at, attempts = database.execute(
                 "UPDATE series SET attempts = attempts + 1, began_at = coalesce(began_at, ?) WHERE id = ? "
-                "RETURNING began_at",
+                "RETURNING began_at, attempts",
                 (now.isoformat(), number),
             ).fetchone()
-        return Task(id=number, paths=_paths(folder, files), stamp=stamp, began_at=datetime.fromisoformat(began_at))
+        return Task(
+            id=number, paths=_paths(folder, files), stamp=stamp, began_at=datetime.fromisoformat(began_at),
+            attempts=attempts,
+        )  # fmt: skip
 
     def give_back(self, number: int) -> None:
         """Take the attempt back: the user ended it."""
@@ -291,7 +302,8 @@ class StateFile:
     @contextmanager
     def _in_words(self) -> Iterator[None]:
         try:
-            yield
+            with self._lock:
+                yield
         except sqlite3.Error as exc:
             raise StateFileError(f"The state file {self._path} cannot be used: {exc}.", hint=_HINT) from exc
 

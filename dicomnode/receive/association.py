@@ -95,6 +95,7 @@ class Association:
         self.is_rejected = False
         self.ending = ""  # what ended it, where that was no release
         self.is_ended_by_us = False
+        self.begun_s = time.monotonic()
         self._is_dismissed = False
         self._limits = limits
         self._tls = tls

@@ -7,9 +7,7 @@ in the ledger. This file connects these four files, starts them and stops them.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +18,7 @@ import pydicom.config
 from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.dimse.associate import AssociationRequest
-from dicomnode.errors import NodeError, SettingsError
+from dicomnode.errors import NodeError, SettingsError, cannot_listen
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.store import Ledger
 from dicomnode.receive.admission import AdmissionContext, admit
@@ -218,6 +216,7 @@ class Receiver:
             state="released" if association.is_released else "aborted",
             detail=association.ending or None,
             instances=association.stored,
+            seconds=time.monotonic() - association.begun_s,
         )
         if not series:
             return
@@ -250,15 +249,7 @@ def _opened(key: str, address: str, host: str, port: int, tls: Callable[[], SSLC
     try:
         return open_door(host, port, tls=tls)
     except OSError as exc:
-        in_use = exc.errno == errno.EADDRINUSE
-        # A name without an address is a failure with a negative number and words of its own.
-        why = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror
-        raise SettingsError(
-            f"The node cannot listen on {address}: {why}.",
-            hint=f"Another program listens there: stop it, or set `{key}`."
-            if in_use
-            else f"Check `{key}`: the address must be this machine's, and ports under 1024 need a privilege.",
-        ) from exc
+        raise cannot_listen(key, address, exc) from exc
 
 
 def _wait(condition: Callable[[], bool], limit_s: float) -> None:

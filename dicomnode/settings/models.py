@@ -23,6 +23,7 @@ from dicomnode.strict_toml import StrictModel, fail
 
 TLS = "tls://"  # how the address of a cluster begins: there is no other way to reach one
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+LEAST_EVENT_DAYS = 183  # half a year; the ledger itself refuses to remove younger events
 ANY_TITLE = "*"  # any AE title; only for a peer of this machine itself
 
 Network = IPv4Network | IPv6Network
@@ -224,6 +225,14 @@ class LedgerSettings(StrictModel):
     """Which database holds the ledger."""
 
     url: str = ""  # empty: SQLite in the data folder
+    keep_events_days: Annotated[int, Field(ge=0, le=36_500)] = 0  # 0: for ever
+
+    @field_validator("keep_events_days")
+    @classmethod
+    def _is_long_enough(cls, days: int) -> int:
+        if 0 < days < LEAST_EVENT_DAYS:
+            fail(f"expected 0 (for ever) or at least {LEAST_EVENT_DAYS} days")
+        return days
 
     @field_validator("url")
     @classmethod
@@ -390,6 +399,12 @@ class AlertSettings(StrictModel):
         return self
 
 
+class MetricsSettings(_Listening):
+    """Where programs ask how the node is."""
+
+    listen: MaybeHostPort = ""  # empty: nowhere
+
+
 class PeerSettings(StrictModel):
     """A DICOM application that may send to us (``networks``), be sent to (``address``), or both."""
 
@@ -474,6 +489,7 @@ class Settings(StrictModel):
     push: PushSettings = PushSettings()
     archive: ArchiveSettings = ArchiveSettings()
     alert: AlertSettings = AlertSettings()
+    metrics: MetricsSettings = MetricsSettings()
     peer: tuple[PeerSettings, ...] = (_LOOPBACK_PEER,)
     rule: tuple[RuleSettings, ...] = (_EVERY_SERIES,)
 

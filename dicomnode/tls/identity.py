@@ -111,19 +111,7 @@ class Identity:
 
     def certificates(self, now: datetime) -> list[HeldCertificate]:
         """Our certificate and those of the authorities, with what has to be said of their dates."""
-        return [
-            HeldCertificate(
-                key=key,
-                number=number,
-                file=file,
-                fingerprint=one.fingerprint,
-                names=one.names,
-                not_after=one.not_after,
-                age=age_of(one, now),
-                sentence=_in_words(key, number, file, one, now),
-            )
-            for key, number, file, one in self._now().certificates
-        ]
+        return [_held(*one, now) for one in self._now().certificates]
 
     def _now(self) -> _Loaded:
         with self._lock:
@@ -144,6 +132,22 @@ def held_certificates(files: Files, now: datetime) -> list[HeldCertificate]:
     return Identity(files).certificates(now) if files.ca else []
 
 
+def certificates_of_cluster(ca: str, cert: str, now: datetime) -> list[HeldCertificate]:
+    """Our certificate of the cluster and that of its authority. Raises SettingsError where one cannot be read."""
+    ours = _read("cluster.cert", cert)[0]
+    authorities = enumerate(_read("cluster.ca", ca), 1)
+    found = [("cluster.cert", 1, cert, ours), *(("cluster.ca", number, ca, one) for number, one in authorities)]
+    return [_held(*one, now) for one in found]
+
+
+def _held(key: str, number: int, file: str, certificate: Certificate, now: datetime) -> HeldCertificate:
+    return HeldCertificate(
+        key=key, number=number, file=file, fingerprint=certificate.fingerprint, names=certificate.names,
+        not_after=certificate.not_after, age=age_of(certificate, now),
+        sentence=_in_words(key, number, file, certificate, now),
+    )  # fmt: skip
+
+
 def age_of(certificate: Certificate, now: datetime) -> Age:
     """The age of the certificate: how near it is to its end."""
     left = certificate.not_after - now
@@ -160,7 +164,8 @@ def _in_words(key: str, number: int, file: str, certificate: Certificate, now: d
     which = f"{file} ({key})" if number == 1 else f"number {number} in {file} ({key})"
     match age_of(certificate, now):
         case Age.EXPIRED:
-            return f"The certificate {which} expired on {certificate.not_after:%Y-%m-%d}; peers refuse it."
+            who = "the cluster refuses" if key.startswith("cluster.") else "peers refuse"
+            return f"The certificate {which} expired on {certificate.not_after:%Y-%m-%d}; {who} it."
         case Age.NOT_YET:
             return f"The certificate {which} is not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC."
         case _:

@@ -79,6 +79,12 @@ class LocalExecutor:
         worker = self._worker
         return worker.pid if worker else None
 
+    @property
+    def memory_mb(self) -> float:
+        """Resident memory of the warm child, in MiB; 0 while there is none. From any thread."""
+        worker = self._worker
+        return worker.resident_mb() if worker else 0.0
+
     def ready(self, stopping: threading.Event) -> bool:
         """Start a child and wait until it is warm, where there is none; after one that was not, wait twice as long.
 

@@ -95,6 +95,11 @@ class Link:
         what = f"none of its {len(workers)} workers runs this version and device" if workers else "it has no worker"
         return Offer(digests=(), sentence=f"The cluster {address} offers no model: {what}.")
 
+    def workers_of(self, model_digest: str) -> int:
+        """How many workers offer a model now. Raises ClusterError where the cluster cannot be reached."""
+        needed = call_labels(self._cluster.device, model_digest).keys()
+        return sum(needed <= labels.keys() for labels in self._workers().values())
+
     def run(self, call: Call, voxels: FloatArray, *, progress: Progress | None) -> Made:
         """Have a worker run the call, and return its reply with the thin stack and what its averages lacked.
 
@@ -130,14 +135,20 @@ class Link:
     def _workers(self) -> dict[str, Mapping[str, float]]:
         """The labels of each worker that takes calls, by its address; the idle ones first, in random order."""
         client = self._connected()
-        try:
+
+        async def ask() -> tuple[Any, Any]:
             scheduler: Any = client.scheduler  # calls of it are made up as they are named
-            found = client.sync(scheduler.identity, n_workers=-1, callback_timeout=ASK_S)
+            # The second answer counts calls from the moment at which they are placed. What a worker says of itself is
+            # up to half a second old, and two slots would send their calls to the same worker.
+            return await asyncio.gather(scheduler.identity(n_workers=-1), scheduler.processing(workers=None))
+
+        try:
+            found, placed = client.sync(ask, callback_timeout=ASK_S)
         except GONE as exc:
             raise self._unreachable() from exc
         running = [(address, one) for address, one in found["workers"].items() if one["status"] == "running"]
         random.shuffle(running)
-        running.sort(key=lambda one: one[1]["metrics"].get("executing", 0))
+        running.sort(key=lambda one: len(placed.get(one[0], ())))
         return {address: one["resources"] for address, one in running}
 
     def _connected(self) -> Client:

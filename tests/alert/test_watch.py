@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,21 +150,24 @@ def test_a_disk_that_fills_is_told_and_when_it_is_full_again(
         assert mail.mails[2]["Subject"].endswith("all clear")
 
 
+@pytest.mark.parametrize("of", ["tls.certificate", "cluster.cert"])
 def test_a_certificate_is_told_at_thirty_days_and_again_at_seven(
-    watched: Watched, authority: Authority, mail: MailServer
+    watched: Watched, authority: Authority, mail: MailServer, of: str
 ) -> None:
     """By the machine's clock when the certificate is made, and by the watch's when it is looked at."""
     issued = authority.issue("own", ends=timedelta(days=29))
-    tls = {
-        "certificate": str(issued.certificate),
-        "key": str(issued.key),
-        "ca": str(authority.certificate),
+    table, _, key = of.partition(".")
+    tables: dict[str, Any] = {
+        table: {key: str(issued.certificate), "key": str(issued.key), "ca": str(authority.certificate)}
     }
+    if table == "cluster":
+        tables["work"] = {"executor": "dask", "cluster": "tls://127.0.0.1:1"}
     watched.scene.clock.moment = SYSTEM_CLOCK.now()
-    watched.use(settings_for(watched.folder, authority, mail=mail, tls=tls))
+    watched.use(settings_for(watched.folder, authority, mail=mail, **tables))
     watched.pass_by(1)
     watched.pass_by(PATIENCE.gather_s)
     assert "expires in 28 days" in mail.texts[0]
+    assert f"({of})" in mail.texts[0]
     watched.pass_by(timedelta(days=10).total_seconds())
     assert len(mail.mails) == 1
     watched.pass_by(timedelta(days=13).total_seconds())

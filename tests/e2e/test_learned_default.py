@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicomnode.generators.model_dir import LEARNED_DEFAULT, default_model, model_facts, shipped_models
+from dicomnode.generators.model_dir import FAST_DEFAULT, LEARNED_DEFAULT, model_facts, shipped_models
 from tests.support.dcmtk import needs_dcmtk
 from tests.support.dicom import storescu
 from tests.support.misbehaving_pacs import MisbehavingPacs
@@ -22,17 +22,20 @@ SLICES, RATIO = 6, 3
 PAPER_SRGAN = "paper-model1-srgan"
 
 
-@pytest.mark.skipif(default_model() != LEARNED_DEFAULT, reason="no learned model is shipped")
-def test_the_shipped_network_derives_a_real_series_and_the_result_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("speed", "model"), [("quality", LEARNED_DEFAULT), ("fast", FAST_DEFAULT)])
+def test_the_shipped_network_derives_a_real_series_and_the_result_names_it(
+    speed: str, model: str, tmp_path: Path
+) -> None:
     files = sorted(PROSTATE.glob("*.dcm"))[:SLICES]  # neighbours, and enough for what this shows
     rules = [{"name": "every series", "deliver_to": ["pacs"]}]
-    with MisbehavingPacs() as pacs, running_node(tmp_path, pacs_port=pacs.port, rules=rules) as node:
+    wanted = {"work": {"model_speed": speed}}
+    with MisbehavingPacs() as pacs, running_node(tmp_path, pacs_port=pacs.port, rules=rules, settings=wanted) as node:
         sent = storescu(node.port, files, "-xt", called=AE_TITLE)
         assert sent.returncode == 0, sent.stderr
         (delivery,) = node.wait_for_deliveries("sent", limit_s=600)
         job = node.job(delivery.series)
         warm = node.events("worker_warm")
-    facts = model_facts(default_model())
+    facts = model_facts(model)
     assert [event["model"] for event in warm] == [facts.name]
     assert (job.model, job.model_digest, job.attempts) == (facts.name, facts.digest, 0)
     assert delivery.items == len(pacs.arrivals) == SLICES * RATIO

@@ -11,7 +11,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from dicomnode.errors import LedgerError
+from dicomnode.errors import LedgerError, StorageError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import migrate
 from dicomnode.ledger.engine import migration_connection
@@ -208,6 +208,7 @@ def test_a_service_refuses_a_ledger_of_0001_and_says_what_to_do(of_0001: Path) -
 def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Path) -> None:
     rows = {table: contents(of_0001, table) for table in TABLES_OF_0001}
     triggers = {entry: words for entry, words in shape(of_0001).items() if entry[0] == "trigger"}
+    del triggers["trigger", "event_is_never_deleted"]  # 0009 has another in its place
     assert len(rows["event"]) == 8, "births and moves of series, job and delivery"
     assert migrate.upgrade(url_of(of_0001)) == ("0001", HEAD)
     rows["quarantine"] = [(*row, None, None, "[]", None) for row in rows["quarantine"]]  # columns of 0003
@@ -218,6 +219,26 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     assert triggers.items() <= shape(of_0001).items()
     assert shape(of_0001) == shape(fresh)
     assert contents(of_0001, "transition") == contents(fresh, "transition")
+
+
+def test_the_ledger_is_kept_as_it_was_before_an_upgrade_and_one_copy_of_it(of_0001: Path) -> None:
+    before, rows = shape(of_0001), contents(of_0001, "event")
+    copy = migrate.copy_path(url_of(of_0001))
+    copy.write_text("of an earlier upgrade")
+    migrate.upgrade(url_of(of_0001))
+    assert (shape(copy), contents(copy, "event")) == (before, rows)
+    assert migrate.current(url_of(copy)) == "0001"
+    assert migrate.upgrade(url_of(of_0001)) == (HEAD, HEAD)
+    assert migrate.current(url_of(copy)) == "0001", "nothing was upgraded, so nothing was copied"
+    assert sorted(path.name for path in of_0001.parent.iterdir()) == [of_0001.name, copy.name]
+
+
+def test_an_upgrade_that_cannot_keep_a_copy_does_not_begin(of_0001: Path) -> None:
+    before = shape(of_0001)
+    migrate.copy_path(url_of(of_0001)).mkdir()
+    with pytest.raises(StorageError, match="could not be copied"):
+        migrate.upgrade(url_of(of_0001))
+    assert shape(of_0001) == before
 
 
 def test_0004_lets_an_operator_cancel_what_was_claimed_before_the_upgrade(of_0001: Path) -> None:
@@ -353,3 +374,31 @@ def test_an_upgrade_to_0007_that_breaks_off_leaves_0006(of_0001: Path) -> None:
         migrate.upgrade(url_of(of_0001))
     assert (shape(of_0001), contents(of_0001, "transition")) == (before, rows)
     assert migrate.current(url_of(of_0001)) == "0006"
+
+
+def test_after_0009_an_event_of_half_a_year_may_be_removed_and_no_younger_one(of_0001: Path) -> None:
+    migrate.upgrade(url_of(of_0001))
+    with closing(sqlite3.connect(of_0001, isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO event SELECT 1000, datetime('now', '-182 days'), table_name, row_id, kind, "
+            "from_state, to_state, actor, detail FROM event WHERE id = 1"
+        )
+        connection.execute(
+            "INSERT INTO event SELECT 1001, datetime('now', '-184 days'), table_name, row_id, kind, "
+            "from_state, to_state, actor, detail FROM event WHERE id = 1"
+        )
+        connection.execute("DELETE FROM event WHERE id = 1001")
+        with pytest.raises(sqlite3.IntegrityError, match="kept for 183 days"):
+            connection.execute("DELETE FROM event WHERE id = 1000")
+
+
+def test_an_upgrade_to_0009_that_breaks_off_leaves_0007(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0007")
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("CREATE TRIGGER event_is_kept AFTER INSERT ON boot BEGIN SELECT 1; END")  # stands in the way
+    before = shape(of_0001)
+    with pytest.raises(LedgerError, match="event_is_kept"):
+        migrate.upgrade(url_of(of_0001))
+    assert shape(of_0001) == before
+    assert migrate.current(url_of(of_0001)) == "0007"

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import Self
 
 import pytest
 
-from dicomnode.errors import InputError, ModelError, StorageError
+from dicomnode.errors import ClusterError, InputError, ModelError, StorageError
 from dicomnode.generators.base import Generated, Progress, no_sharpness
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.imaging.profile import ThinGrid
@@ -64,6 +65,31 @@ class Failing:
         raise self.error
 
 
+@dataclass(kw_only=True)
+class Waiting:
+    """A model whose first call waits until others do; then it fails where it is to."""
+
+    together: threading.Barrier | None
+    error: Exception | None = None
+    name: str = "cubic-dc"
+    digest: str = CubicDc().digest
+    consistency: bool = True
+    sharpness: float | None = None
+
+    def at(self, sharpness: float) -> Self:
+        """Refuse."""
+        raise no_sharpness(self.name, sharpness)
+
+    def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
+        """Wait, fail or derive."""
+        together, self.together = self.together, None
+        if together is not None:
+            together.wait()
+        if self.error is not None:
+            raise self.error
+        return CubicDc().generate(thick, grid, device=device, progress=progress)
+
+
 @pytest.fixture
 def full_disk() -> Iterator[None]:
     """From the 30th file on; until the test is over, or takes the hook away."""
@@ -82,6 +108,12 @@ def derive_all(out: Path, *archive: Path, model: LoadedModel | None = None) -> d
     with open_run(out, archive, model or cubic(), progress=lambda _stage, _share: None) as run:
         run.derive_all(lambda _stage, _share: None)
         return states(run)
+
+
+def several_at_once(out: str, archive: str) -> None:
+    """A run in this process that derives three series at once."""
+    with open_run(Path(out), [Path(archive)], cubic(), progress=lambda _stage, _share: None) as run:
+        run.derive_all(lambda _stage, _share: None, others=[cubic(), cubic()])
 
 
 def states(run: Run) -> dict[str, State]:
@@ -165,6 +197,48 @@ def test_two_thousand_series_with_kills_every_few_seconds(tmp_path: Path) -> Non
     assert kills > 10
     assert len(before) == count * 20
     assert files_of(out) == derived_in_one_go(out, tmp_path / "reference", archive)
+
+
+def test_several_at_once_are_the_same_bytes(archive: Path, tmp_path: Path) -> None:
+    out, together = tmp_path / "out", threading.Barrier(3, timeout=60)
+    models = [replace(cubic(), generator=Waiting(together=together)) for _ in range(3)]
+    with open_run(out, [archive], models[0], progress=lambda _stage, _share: None) as run:
+        run.derive_all(lambda _stage, _share: None, others=models[1:])
+        assert states(run) == dict.fromkeys("abcd", State.DERIVED)
+    assert files_of(out) == derived_in_one_go(out, tmp_path / "reference", archive)
+
+
+@pytest.mark.parametrize("seam", ["offline.begun:3", "offline.written:2", "offline.made:2", "offline.published:2"])
+def test_killed_with_several_at_once_each_is_derived_once(archive: Path, tmp_path: Path, seam: str) -> None:
+    out = tmp_path / "out"
+    script = f"from tests.offline.test_many import several_at_once; several_at_once({str(out)!r}, {str(archive)!r})"
+    dies = f"from tests.support.checkpoints import install, parse_fault; install([parse_fault('kill', {seam!r})])"
+    done = subprocess.run([sys.executable, "-c", f"{dies}; {script}"], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    before = published(out)
+    several_at_once(str(out), str(archive))
+    assert before <= published(out), "what was there is not derived again"
+    assert files_of(out) == derived_in_one_go(out, tmp_path / "reference", archive)
+
+
+def test_an_error_in_one_of_several_ends_the_run_and_the_others_finish_their_series(
+    archive: Path, tmp_path: Path
+) -> None:
+    out, together = tmp_path / "out", threading.Barrier(2, timeout=60)
+    good = replace(cubic(), generator=Waiting(together=together))
+    gone = replace(cubic(), generator=Waiting(together=together, error=ClusterError("No worker offers it.")))
+    with open_run(out, [archive], good, progress=lambda _stage, _share: None) as run:
+        with pytest.raises(ClusterError, match=r"No worker offers it\. Of 4 series: "):
+            run.derive_all(lambda _stage, _share: None, others=[gone])
+        assert sorted(states(run).values()) == [State.DERIVED, State.WAITING, State.WAITING, State.WAITING]
+    assert set(derive_all(out, archive).values()) == {State.DERIVED}
+
+
+def test_a_series_whose_worker_dies_each_time_is_given_up_after_the_others(archive: Path, tmp_path: Path) -> None:
+    lost = replace(cubic(), generator=Failing(error=ClusterError("Its worker died.", begun=True)))
+    with open_run(tmp_path / "out", [archive], lost, progress=lambda _stage, _share: None) as run:
+        run.derive_all(lambda _stage, _share: None, others=[lost])
+        assert {(row.state, row.reason) for row in run.rows()} == {(State.FAILED, "lost")}
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_leaves_nothing_half_done(archive: Path, tmp_path: Path) -> None:

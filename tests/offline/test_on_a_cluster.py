@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import dcmread
 
+from dicomnode.offline.state import STATE_FILE
 from tests.support.cluster import TestCluster, running_cluster
 from tests.support.mr_series import write_mr_series
+from tests.support.wait import wait_until
 
 pytest.importorskip("distributed", reason='the extra "cluster" is not installed')
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +69,32 @@ def test_a_run_whose_cluster_is_gone_ends_with_a_sentence_and_goes_on_later(tmp_
         done = infer(*words)
     assert done.returncode == 0, done.stderr
     assert [row["state"] for row in json.loads(done.stdout)] == ["derived", "derived"]
+
+
+def test_an_archive_uses_every_worker_and_an_interrupt_gives_all_series_back(tmp_path: Path) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    for number in range(6):
+        write_mr_series(archive / f"{number}")
+    with running_cluster(tmp_path / "cluster") as cluster:
+        workers = [cluster.worker("--delay", "warm.begun:1+:3", wait=False) for _ in range(2)]
+        for worker in workers:
+            cluster.wait_for(worker)
+        words = ["--archive", archive, "--out", out, "--model", "cubic-dc"]
+        words += ["--cluster", "--config", cluster.node_config()]
+        command = [sys.executable, "-m", "dicomnode", "infer", *map(str, words)]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            wait_until(lambda: all(worker.events("call_begun") for worker in workers), 120, "both compute")
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[1]
+        assert process.returncode == 130, said
+        assert "Of 6 series: 6 waiting. The same command goes on" in said
+        with closing(sqlite3.connect(out / STATE_FILE)) as database:
+            assert database.execute("SELECT max(attempts) FROM series").fetchone() == (0,)
+        assert not list(out.glob("*/.dicomnode-*")), "nothing half done is left"
+        done = infer(*words[:4], *words[6:])
+        assert done.returncode == 0, done.stderr
+        assert [row["state"] for row in json.loads(done.stdout)] == ["derived"] * 6
+        assert min(len(worker.events("call_ended")) for worker in workers) > 1
 
 
 def test_a_configuration_without_a_cluster_is_refused_before_anything_is_read(tmp_path: Path) -> None:

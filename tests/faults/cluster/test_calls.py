@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from dicomnode.ids import SeriesId
 from dicomnode.ledger.values import PlannedJob
 from dicomnode.work.job import Models
 from dicomnode.work.remote import Link
-from tests.support.cluster import ClusterNode, TestCluster, running_cluster
+from tests.support.cluster import ClusterNode, Machine, TestCluster, running_cluster
 from tests.support.model_folders import random_thin, write_thin
 from tests.support.mr_series import mr_datasets
 from tests.support.stored import archived_files, pinned, store
@@ -174,6 +176,37 @@ def test_nothing_of_a_call_is_left_on_the_cluster(cluster: TestCluster, node: Cl
     client = link._connected()
     wait_until(lambda: not any(client.has_what().values()), what="the workers hold no array")
     link.close()
+
+
+@pytest.mark.thorough
+def test_two_hundred_jobs_leave_neither_memory_nor_files(tmp_path: Path) -> None:
+    before = set(Path(gettempdir()).glob("dicomnode-*"))
+    with running_cluster(tmp_path / "cluster", workers=2) as cluster:
+        node = ClusterNode(tmp_path / "node", cluster)
+        machines = [cluster.scheduler, *cluster.workers]
+        grown: list[list[float]] = []
+        with node.supervised() as first, node.supervised() as second:
+            for count in (50, 150):  # what is loaded and cached at first is no leak
+                planned = [node.planned() for _ in range(count)]
+                first.wake()
+                second.wake()
+                for series in planned:
+                    assert node.wait_for(series, "done", limit_s=600).attempts == 0
+                grown.append([_resident_mb(machine) for machine in machines])
+        node.close()
+        folders = set(Path(gettempdir()).glob("dicomnode-worker-*")) - before
+        assert len(folders) >= 2, "those of the running workers"
+        assert sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()) < 10_000
+    for early, late in zip(*grown, strict=True):
+        assert late < 1.1 * early, grown
+
+
+def _resident_mb(machine: Machine) -> float:
+    """Of the process and of its child."""
+    assert machine.process is not None
+    pids = [machine.process.pid, *machine.children()]
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _import(node: ClusterNode, folder: Path, digest: str, name: str = "small") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from dicomnode.errors import InputError
 from dicomnode.generators.kinds import Kind
+from tests.support.dcmtk import free_port
 from tests.support.recipes import FIDELITY, SHARP, nifti_sources, plan_of, slice_recipe, thin_recipe
 from trainer.data.sources import Split
 from trainer.training import checkpoint, loop
@@ -25,6 +27,7 @@ MUON = FIDELITY.model_copy(update={"optimizer": "muon"})
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[3]
+GUIDE = ROOT / "docs" / "training.md"
 GAN = TrainingStage(
     name="srgan",
     share=1,
@@ -59,6 +62,23 @@ def in_two_processes(run: Path) -> subprocess.CompletedProcess[str]:
     group = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "trainer"]
     command = [*group, str(run), "--device=cpu", "--threads=1"]
     return subprocess.run(command, cwd=ROOT, check=False, timeout=250, capture_output=True, text=True)
+
+
+def on_two_machines(run: Path) -> list[tuple[int, str]]:
+    """Exit code and complaints of the two commands of the documentation; both machines are this one, without GPUs."""
+    guide = GUIDE.read_text("utf-8")
+    commands = re.findall(r"^  gpu[12]\$ python (-m torch.distributed.run .*) RUN$", guide, re.MULTILINE)
+    assert len(commands) == 2
+    here = {"--nproc-per-node 2": "--nproc-per-node 1", "gpu1": "127.0.0.1", "29500": str(free_port())}
+    started = []
+    for command in commands:
+        for there, word in here.items():
+            assert there in command
+            command = command.replace(there, word)
+        words = [sys.executable, *command.split(), str(run), "--device=cpu", "--threads=1"]
+        started.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=250)[1] for process in started]
+    return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
 
 
 def tensors_of(run: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -171,6 +191,17 @@ def test_processes_that_share_a_batch_end_where_one_would(tmp_path: Path) -> Non
     run_through(alone)
     done = in_two_processes(shared)
     assert done.returncode == 0, done.stderr
+    for stage in ("fidelity", "muon"):
+        expected, found = (tensors_of(run, stage)["generator.average"] for run in (alone, shared))
+        assert (expected - found).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_the_commands_for_two_machines_make_the_weights_that_one_makes(tmp_path: Path) -> None:
+    recipe = thin_recipe(FIDELITY, MUON.model_copy(update={"name": "muon"}), batch=4)
+    alone, shared = (planned(tmp_path / name, recipe, (3, 3)) for name in ("alone", "shared"))
+    run_through(alone)
+    ended = on_two_machines(shared)
+    assert [code for code, _ in ended] == [0, 0], ended
     for stage in ("fidelity", "muon"):
         expected, found = (tensors_of(run, stage)["generator.average"] for run in (alone, shared))
         assert (expected - found).abs().max() < 1e-5 * expected.abs().max()

@@ -1,0 +1,112 @@
+"""What has had its time leaves the ledger, and nothing else does."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dicomnode.errors import SettingsError
+from dicomnode.ledger import ageing
+from dicomnode.ledger.store import open_ledger
+from dicomnode.ledger.values import Condition
+from dicomnode.retention import Retention
+from dicomnode.settings.load import parse
+from tests.ledger.scene import FakeClock, Scene
+from tests.support.wait import wait_until
+
+DAYS = 183
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """A ledger that began 400 days ago, since the database compares with this machine's clock; and small pieces."""
+    monkeypatch.setattr(ageing, "PIECE", 2)
+    clock = FakeClock(moment=datetime.now(UTC) - timedelta(days=400))
+    path = tmp_path / "ledger.sqlite"
+    scene = Scene(ledger=open_ledger(f"sqlite:///{path}", clock=clock), clock=clock, path=path)
+    yield scene
+    scene.close()
+
+
+def events(scene: Scene) -> list[tuple[str, int, str]]:
+    with closing(sqlite3.connect(scene.path)) as connection:
+        return connection.execute("SELECT table_name, row_id, kind FROM event ORDER BY id").fetchall()
+
+
+def retention(scene: Scene, days: int = DAYS) -> Retention:
+    return Retention(scene.ledger, keep_events_days=days, clock=scene.clock)
+
+
+def test_old_events_go_and_younger_ones_and_the_rows_themselves_stay(scene: Scene) -> None:
+    scene.queued("pacs")
+    scene.ledger.note("backed_up", table="node", row=1)
+    old = events(scene)
+    assert len(old) > 4, "more than two pieces"
+    scene.clock.advance(timedelta(days=DAYS + 7).total_seconds())
+    scene.ledger.note("seen", table="job", row=1)
+    forgotten = retention(scene).forget()
+    assert forgotten == len(old) - 1
+    assert events(scene) == [("node", 1, "backed_up"), ("job", 1, "seen"), ("node", 1, "forgotten")]
+    assert scene.ledger.claim_job("1:x:1", lease_s=60) is not None
+    assert retention(scene).forget() == 0
+
+
+def test_the_refusal_of_an_instance_that_is_still_to_be_sent_stays(scene: Scene) -> None:
+    scene.queued("pacs")
+    scene.finish_job(images=1)
+    delivery = scene.ledger.claim_delivery("pacs", "1:x:1", lease_s=60)
+    assert delivery is not None
+    (item,) = scene.ledger.pending_items(delivery)
+    assert scene.ledger.refuse(delivery, item, status=0xA900)
+    scene.ledger.finish_delivery(delivery)
+    scene.ledger.retry_delivery(delivery.id, "operator")
+    scene.clock.advance(timedelta(days=DAYS + 7).total_seconds())
+    retention(scene).forget()
+    again = scene.ledger.claim_delivery("pacs", "1:x:1", lease_s=60)
+    assert again is not None
+    (item,) = scene.ledger.pending_items(again)
+    assert item.refusals == {0xA900}
+
+
+def test_an_alert_goes_only_after_its_all_clear(scene: Scene) -> None:
+    def observe(*names: str, ended: tuple[str, ...] = ()) -> None:
+        holding = [Condition(name=name, sentence=name, number=1, is_error=True) for name in names]
+        scene.ledger.observe_alerts("mail", holding, ended, again_s=3600)
+        scene.ledger.alerts_sent(scene.ledger.alerts_to_send("mail"))
+
+    observe("disk", "job")
+    observe("job", ended=("disk",))
+    scene.clock.advance(timedelta(days=DAYS + 7).total_seconds())
+    retention(scene).forget()
+    with closing(sqlite3.connect(scene.path)) as connection:
+        assert connection.execute("SELECT name FROM alert").fetchall() == [("job",)]
+
+
+def test_without_the_key_nothing_goes(scene: Scene) -> None:
+    scene.queued("pacs")
+    before = events(scene)
+    scene.clock.advance(timedelta(days=10_000).total_seconds())
+    idle = retention(scene, days=0)
+    idle.begin()
+    idle.stop(1.0)
+    assert events(scene) == before
+
+
+def test_a_pass_of_its_own_thread_ends_by_itself_and_can_be_stopped(scene: Scene) -> None:
+    scene.queued("pacs")
+    scene.clock.advance(timedelta(days=DAYS + 7).total_seconds())
+    working = retention(scene)
+    working.begin()
+    wait_until(lambda: len(events(scene)) == 1, what="only the word of what was forgotten is left")
+    working.stop(5.0)
+
+
+@pytest.mark.parametrize("days", [1, 182, -1])
+def test_a_shorter_time_is_refused(days: int) -> None:
+    with pytest.raises(SettingsError, match="keep_events_days"):
+        parse({"ledger": {"keep_events_days": days}})
