@@ -44,7 +44,7 @@ def profile(batch: StripBatch, device: torch.device) -> Tensor:
 def _predict_strips(
     net: nn.Module, batch: StripBatch, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(B, 3·ratio, P, P) twice: cubic-dc plus the network's residual, projected; and as it was before that."""
+    """See ``projected``, of the network's residual."""
     assert isinstance(net, ThinNet)
     thick = torch.from_numpy(batch.thick).to(device)
     windows = torch.cat(
@@ -54,7 +54,12 @@ def _predict_strips(
         ]
     )
     residual = net(windows.to(dtype, memory_format=torch.channels_last), batch.ratio).float()
-    thin = torch.from_numpy(batch.base).to(device) + residual.reshape(batch.base.shape)
+    return projected(residual.reshape(batch.base.shape), batch, device)
+
+
+def projected(residual: Tensor, batch: StripBatch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cubic-dc plus ``residual`` (B, 3·ratio, P, P), projected onto what was measured; and as it was before that."""
+    thin = torch.from_numpy(batch.base).to(device) + residual
     averaging, operator = _matrices(batch, device)
     return project(thin, measured(batch, device), averaging, operator), thin
 

@@ -1,0 +1,36 @@
+"""The bench of peers still runs: what a peer leaves is judged, and what cannot be had is a row."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*options: str) -> list[dict[str, object]]:
+    """The rows that a run prints."""
+    command = [sys.executable, str(ROOT / "bench" / "quality.py"), "--toy", "--json", *options]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    printed = subprocess.run(command, cwd=ROOT, env=one_thread, capture_output=True, text=True, check=True).stdout
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_a_peer_is_judged_beside_interpolation_and_an_absent_one_says_why() -> None:
+    *rows, summary = run()
+    by_method = {row["method"]: row for row in rows}
+    assert by_method["cubic-dc"]["gain"] == 0.0
+    assert float(str(by_method["thin"]["gain"])) > 0.5
+    assert "package index" in str(by_method["unires"]["reason"])
+    assert summary["bar"]
+    assert summary["ahead_of_eclare_db"] is None
+
+
+def test_a_peer_that_fails_is_a_row_with_the_last_line_that_it_printed() -> None:
+    *rows, _ = run("--peers", "srcnn", "thin", "--budget", "0.0001")
+    by_method = {row["method"]: row for row in rows}
+    assert str(by_method["srcnn"]["reason"]).startswith("failed: ")
+    assert "gain" in by_method["thin"]
