@@ -368,7 +368,7 @@ def _letter(settings: Settings, node: str, reader: Reader, now: datetime, letter
 def _own_threads() -> Counter[str]:
     """Count the running threads of the node's parts by their names."""
     names = (thread.name for thread in threading.enumerate())
-    return Counter(name for name in names if name in _LASTING or name.startswith("push-"))
+    return Counter(name for name in names if name in _LASTING or name.startswith(("push-", "proof-")))
 
 
 def _at_once(stops: Sequence[Callable[[], object]]) -> None:

@@ -44,6 +44,7 @@ from dicomnode.ledger.values import (
     Examined,
     Finding,
     PlannedJob,
+    Priority,
     QuarantineReason,
     ReceivingSeries,
     SettledSeries,
@@ -61,6 +62,7 @@ SHORTEST_WAIT_S = 0.05  # a series whose time has come this moment may need the 
 PAUSE_S = 10.0  # after the ledger or the disk refused
 INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
 READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
+_PRIORITIES = {"urgent": Priority.URGENT, "normal": Priority.NORMAL, "offpeak": Priority.OFF_PEAK}
 NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not do our part
 
 
@@ -378,7 +380,10 @@ class Settler:
         assert judged.parameters is not None
         assert verdict.ratio is not None
         parameters = replace(judged.parameters, ratio=verdict.ratio, utc_offset_min=utc_offset_min(self._clock.now()))
-        job = PlannedJob(parameters=parameters, deliver_to=rule.deliver_to, sentence=verdict.sentence)
+        job = PlannedJob(
+            parameters=parameters, deliver_to=rule.deliver_to, sentence=verdict.sentence,
+            priority=_PRIORITIES[rule.priority],
+        )  # fmt: skip
         job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert)
         if job_id is not None:
             checkpoint("settle.planned")

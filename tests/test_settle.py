@@ -226,6 +226,19 @@ def test_a_quiet_series_gets_a_job_with_everything_pinned_that_decides_its_resul
     assert explanation.notes[0].startswith("Rule very thick does not apply: slice_spacing_mm is to be >= 8")
 
 
+def test_an_urgent_series_that_came_last_is_claimed_first_and_an_offpeak_one_last(bench: Bench) -> None:
+    rules = (
+        {"name": "stroke", "match": {"SeriesDescription": "*stroke*"}, "model": "cubic-dc", "priority": "urgent"},
+        {"name": "research", "match": {"SeriesDescription": "*study*"}, "model": "cubic-dc", "priority": "offpeak"},
+        {"name": "others", "model": "cubic-dc"},
+    )
+    for description in ("a study", "knee", "STROKE protocol"):
+        store(bench.ledger, bench.archive, mr_datasets(attributes={"SeriesDescription": description}))
+    bench.settle(bench.settler(*rules))
+    claimed = [bench.ledger.claim_job("test", lease_s=60) for _ in range(3)]
+    assert [job.planned.parameters.rule for job in claimed if job] == ["stroke", "others", "research"]
+
+
 def test_nothing_is_decided_before_the_series_is_quiet(bench: Bench) -> None:
     series = store(bench.ledger, bench.archive, mr_datasets())
     settler = bench.settler()

@@ -201,7 +201,7 @@ def new_job(
         "lease_token": 0,
         "sentence": "",
         "notes": [],
-        "priority": Priority.NORMAL,
+        "priority": planned.priority,
     }
 
 
@@ -211,6 +211,7 @@ def planned_job(row: AnyRow) -> PlannedJob:
         parameters=DerivationParameters.from_columns(row._asdict()),
         deliver_to=tuple(row.deliver_to),
         sentence=row.verdict,
+        priority=Priority(row.priority),
     )
 
 

@@ -179,6 +179,7 @@ class PlannedJob:
     parameters: DerivationParameters  # everything that changes the result; with a ratio
     deliver_to: tuple[str, ...]  # peer names
     sentence: str  # the verdict in words
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,6 +140,10 @@ def _of_status(status: Status, kept: Mapping[str, int]) -> Iterator[Metric]:
     yield _gauge("dicomnode_kept_series", "Received series that were kept, by their verdict.", ["reason"], reasons)
     yield _by_state("dicomnode_jobs", "Jobs in the ledger.", status.jobs)
     yield _by_state("dicomnode_deliveries", "Deliveries in the ledger.", status.deliveries)
+    proofs = [((proof,), number) for proof, number in status.proofs.items()]
+    yield _gauge(
+        "dicomnode_sent_deliveries", "Sent deliveries, by the proof that the peer has them.", ["proof"], proofs
+    )
     aside = [((reason,), number) for reason, number in status.quarantine.items()]
     yield _gauge("dicomnode_quarantine_files", "Files that were set aside.", ["reason"], aside)
 

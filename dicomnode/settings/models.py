@@ -475,6 +475,7 @@ class RuleSettings(StrictModel):
     refuse_terms: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
     sharpness: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None  # None: as the model's card says
     uncertainty: bool = False
+    priority: Literal["urgent", "normal", "offpeak"] = "normal"
 
 
 # The embedded defaults: whoever sends from this machine itself, every series with the default model.

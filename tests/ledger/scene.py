@@ -200,7 +200,7 @@ class Scene:
         self.ledger.observe_alerts("mail", [condition], (), again_s=0)
 
     def set_priority(self, series: SeriesId, priority: Priority) -> None:
-        """Change the priority of the jobs of a series; no rule can name one yet."""
+        """Change the priority of the jobs of a series."""
         self.ask("UPDATE job SET priority = ? WHERE series_id = ?", int(priority), series)
 
     def close(self) -> None:

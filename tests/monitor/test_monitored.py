@@ -76,6 +76,7 @@ def test_a_scraper_sees_what_came_was_kept_derived_and_sent_and_no_patient(tmp_p
     assert found["dicomnode_sent_instances_total", "pacs"] == items
     assert found["dicomnode_kept_series", "too_few"] == 1
     assert found["dicomnode_jobs", "done"] == 1
+    assert sum(value for (name, _), value in found.items() if name == "dicomnode_sent_deliveries") == 1
     assert found["dicomnode_queue_rows", "derive"] == 0
     assert found["dicomnode_worker_warm", "1"] == 1
     assert found["dicomnode_worker_memory_bytes", "1"] > 2**20
