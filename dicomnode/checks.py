@@ -364,6 +364,8 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
         sentence = f"{sentence} It answered a C-ECHO."
     if peer.address and not _is_delivered_to(settings, peer):
         return CheckRow(what=what, mark=Mark.WARN, sentence=f"{sentence} No rule delivers to it.")
+    if peer.committer:
+        sentence = f"{sentence} {_registration(settings, peer)}"
     if peer.networks and settings.tls.listen and not settings.node.listen and not peer.is_bound:
         return CheckRow(
             what=what,
@@ -372,6 +374,16 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
             hint="Name its certificate in `peer.fingerprints` or `peer.certificate_names`.",
         )
     return CheckRow(what=what, mark=Mark.OK, sentence=sentence)
+
+
+def _registration(settings: Settings, peer: PeerSettings) -> str:
+    """Say what the application that commits to what this peer gets has to be told, so that its reports arrive."""
+    asked = "It" if peer.committer == peer.name else f"Peer {peer.committer}"
+    ports = " or ".join(str(port) for port in _configured_ports(settings) if port)
+    return (
+        f"{asked} is asked for storage commitment: for its reports, {settings.node.ae_title} is to be registered there "
+        f"with the address of this machine and port {ports}."
+    )
 
 
 def _configured_ports(settings: Settings) -> tuple[int, int]:

@@ -62,6 +62,21 @@ def test_the_check_sheet_beside_a_running_service_reads_its_ledger(tmp_path: Pat
     assert rows["ledger"].sentence.endswith("0 instances; 0 rows wait for a person.")
 
 
+def test_the_check_sheet_says_what_to_register_at_whoever_commits(tmp_path: Path) -> None:
+    peers = [
+        {"name": "pacs", "ae_title": "PACS", "address": "10.1.2.3:104"},
+        {"name": "vna", "ae_title": "VNA", "address": "10.1.2.4:104", "commitment": "pacs"},
+        {"name": "old", "ae_title": "OLD", "address": "10.1.2.5:104", "commitment": "off"},
+    ]
+    settings = _settings(tmp_path, peer=peers, rule=[{"name": "all", "deliver_to": ["pacs", "vna", "old"]}])
+    rows = {row.what: row.sentence for row in check(settings)}
+    title, port = settings.node.ae_title, settings.node.port
+    there = f"{title} is to be registered there with the address of this machine and port {port}."
+    assert rows["peer pacs"].endswith(f"It is asked for storage commitment: for its reports, {there}")
+    assert rows["peer vna"].endswith(f"Peer pacs is asked for storage commitment: for its reports, {there}")
+    assert rows["peer old"] == "It is sent to as OLD at 10.1.2.5:104."
+
+
 def test_the_check_sheet_names_what_fails(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
