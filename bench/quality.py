@@ -82,7 +82,7 @@ ABSENT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """What derives thin slices in a process of its own, and what that process needs first."""
+    """A method to compare with: a function that derives thin slices in a process of its own, and one that trains it."""
 
     name: str
     derive: Callable[[Job], None]
@@ -128,7 +128,7 @@ class Runs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a peer's process ended, as it is kept beside its result."""
+    """The end of a peer's process: its processor time, or the reason why there is no result."""
 
     peer: str
     volume: str
@@ -306,7 +306,7 @@ def _write_result(path: Path, images: dict[str, FloatArray]) -> None:
 
 
 def read_result(path: Path) -> dict[str, FloatArray]:
-    """What ``_write_result`` wrote."""
+    """Read the derived stacks of a peer, by method, from the file that ``_write_result`` wrote."""
     with np.load(path) as images:
         return {name: images[name] for name in images.files}
 
@@ -411,7 +411,7 @@ def rows_of(judged: Judged, found: Sequence[Outcome]) -> Iterator[dict[str, str 
 
 
 def summary(rows: Sequence[dict[str, str | float | None]]) -> dict[str, str | float | None]:
-    """What the bar is held against."""
+    """Return the lead of ``thin`` over ECLARE in dB, and the bar for it."""
     gains = {row["method"]: row.get("gain") for row in rows if row["volume"] == BAR_VOLUME}
     ours, theirs = gains.get("thin"), gains.get(ECLARE)
     ahead = float(ours) - float(theirs) if ours is not None and theirs is not None else None

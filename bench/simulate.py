@@ -36,7 +36,7 @@ HOUR_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Time:
-    """What a step takes."""
+    """The time of one step of a series, and the command that measured it."""
 
     seconds: float
     what: str
@@ -77,7 +77,7 @@ QUIET_S = 30.0  # the default of settle.quiet_s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """What is there; all of it assumed."""
+    """The scanners, nodes and workers of a region, and their series. Each number is an assumption."""
 
     series_a_day: int = 10_000  # that are derived
     scanners: int = 100
@@ -173,7 +173,7 @@ class Node:
 
 @dataclass(slots=True, kw_only=True)
 class Day:
-    """What a simulated day came to."""
+    """A simulated day: its nodes and workers with the times at which they worked, and the delay of each series."""
 
     region: Region
     nodes: list[Node]
@@ -185,7 +185,7 @@ class Day:
         return sorted(self.delays_s)[int(share * (len(self.delays_s) - 1))]
 
     def loads(self) -> dict[str, float]:
-        """How much of each part is in use in the hour in which it has most to do; of the nodes, on the mean."""
+        """Return, by name of a part, the share of its busiest hour in which it works; of the nodes, the mean."""
         kinds: defaultdict[str, list[Part]] = defaultdict(list)
         for part in (self.workers, *(part for node in self.nodes for part in node.parts)):
             kinds[part.name].append(part)
