@@ -5,8 +5,9 @@
     <data>/quarantine/<id>.dcm                       files set aside, never read by the node itself
 
 Every name is made of our own ids: nothing that a peer sent ever becomes part of a path. The dataset is neither
-decoded nor changed. A file whose name ends in ``.tmp`` was never promised to anyone; nothing else is ever deleted
-here, but for a file that the ledger has just called a duplicate (``discard``).
+decoded nor changed. A file whose name ends in ``.tmp`` was never promised to anyone. Nothing else is ever deleted here,
+but for a file that the ledger has just called a duplicate (``discard``), and for one whose row says already that it is
+removed (``remove``).
 
 What an earlier process left in a series' folder is looked through before this one first writes into it
 (``before_first_write``): whatever lies there afterwards and has no row yet is this process's own, and on its way.
@@ -171,16 +172,27 @@ class Archive:
         sync_folder(self.quarantine_folder)
         sync_folder(source.parent)
 
-    def restore(self, file: str, lost_file: str) -> None:
-        """Put a file just written in the place of one that the archive lost. Raises OSError as it comes."""
-        source, target = self.path(file), self.path(lost_file)
-        self.before_first_write(target.parent.name)
-        self._ensure_folder(target.parent)
-        source.rename(target)
-        checkpoint("archive.restored")
-        sync_folder(target.parent)
-        if source.parent != target.parent:
-            sync_folder(source.parent)
+    def remove(self, files: Iterable[str]) -> None:
+        """Remove files whose rows say already that they are removed; one that is gone is none the worse.
+
+        Raises OSError as it comes: what is left then is removed when its folder is looked through.
+        """
+        folders = set()
+        for file in files:
+            path = self.path(file)
+            path.unlink(missing_ok=True)
+            folders.add(path.parent)
+        checkpoint("archive.removed")
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError):
+                sync_folder(folder)
+
+    def remove_aside(self, names: Iterable[str]) -> None:
+        """Remove files of the quarantine whose rows say already that they are removed. Raises OSError as it comes."""
+        for name in names:
+            self.aside(name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(self.quarantine_folder)
 
     # What work and push read.
 

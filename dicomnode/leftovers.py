@@ -1,8 +1,8 @@
 """What an earlier process left in the archive's folders, found and put right, one folder at a time.
 
 In: an archive, the name of a folder, and the files that the ledger knows of it. Out: what was found and what became of
-it. Nothing is deleted but what ends in ``.tmp`` and was never promised to anyone; a whole file without a row goes to
-quarantine. Which folder is looked through when, and the rows, are the sweep's matter.
+it. Nothing is deleted but what ends in ``.tmp`` and was never promised to anyone, and what its row says is removed; a
+whole file without a row goes to quarantine. Which folder is looked through when, and the rows, are the sweep's matter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Orphan:
 class FolderReport:
     """How the files of one folder and their rows in the ledger differed."""
 
-    swept: int  # temporary files removed
+    swept: int  # files removed: temporary ones, and those that an earlier process had begun to remove
     orphans: tuple[Orphan, ...]
     missing: tuple[str, ...]  # rows without a file, as the archive-relative paths of the ledger
     failures: tuple[str, ...]  # a sentence for each file that had to be left where it is
@@ -62,13 +62,18 @@ def has_changed_since(archive: Archive, name: str, moment: datetime | None) -> b
 
 
 def sweep_folder(
-    archive: Archive, name: str, known_files: Set[str], known_aside: Set[str] = frozenset()
+    archive: Archive,
+    name: str,
+    known_files: Set[str],
+    known_aside: Set[str] = frozenset(),
+    removed_files: Set[str] = frozenset(),
 ) -> FolderReport:
     """Bring the files and the rows of one folder together, while nobody else writes into it.
 
     Temporary files are removed. A whole file without a row was never acknowledged: it is moved to quarantine, and the
     caller owes it a row there. One that has its row in quarantine was on its way there (``known_aside``: names below
-    the quarantine folder). A row without a file is only reported.
+    the quarantine folder). One whose row says that it is removed is removed now (``removed_files``). A row without a
+    file is only reported.
     """
     folder = archive.root / name
     swept = 0
@@ -83,6 +88,9 @@ def sweep_folder(
                 swept += remove_temporary(folder / entry.name)
             elif file in known_files:
                 present.add(file)
+            elif file in removed_files:
+                archive.remove([file])
+                swept += 1
             elif entry.name in known_aside:
                 archive.move_aside(folder / entry.name)
                 is_moved = True
@@ -101,6 +109,16 @@ def sweep_folder(
         missing=tuple(sorted(known_files - present)),
         failures=tuple(failures),
     )
+
+
+def finish_removal(archive: Archive, name: str, removed_files: Set[str]) -> None:
+    """Remove the files of one folder whose rows say already that they are removed. Raises StorageError."""
+    folder = archive.root / name
+    try:
+        if left := removed_files & {f"{name}/{entry.name}" for entry in scan(folder)}:
+            archive.remove(left)
+    except OSError as exc:
+        raise unreadable(folder, exc) from exc
 
 
 def missing_files(archive: Archive, name: str, known_files: Set[str]) -> list[str]:

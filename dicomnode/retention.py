@@ -1,31 +1,48 @@
-"""What has had its time leaves the ledger: once a day, in small pieces with long pauses, so that nobody waits.
+"""What has had its time leaves archive and ledger: once a day, in small pieces with pauses, so that nobody waits.
 
-In: the days that the settings give events and alerts. Out: a shorter ledger, one line in the log, one event that says
-how much went. Nothing of the archive is touched here. A kill leaves the rest for the next day.
+In: the days that the settings give to images, and to events and alerts. Out: room on the disk and a shorter ledger; an
+event that says what went, and lines in the log. Which images may go is the ledger's rule (``ledger.removal``); of each
+series the rows are marked first and the files removed afterwards. A kill leaves the rest for the next day, and files
+that were marked already for the sweep.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from dicomnode import log
-from dicomnode.errors import NodeError
+from dicomnode.archive import Archive
+from dicomnode.errors import InputError, NodeError, StorageError
+from dicomnode.ledger.removal import Removed
 from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.transaction import NODE
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
 LOGGER = logging.getLogger(__name__)
 
 PAUSE_SHARE = 19.0  # times as long a pause as the piece before it took: a twentieth of the ledger's time
+REMOVAL_PAUSE_SHARE = 3.0  # a series takes a flush of the ledger and one of each folder, beside those of the receiver
 PAUSE_LIMIT_S = 5.0
 
 
 class Retention:
-    """Removes old events and closed alerts while a service lives."""
+    """Removes old images, old events and closed alerts while a service lives."""
 
-    def __init__(self, ledger: Ledger, *, keep_events_days: int, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        archive: Archive,
+        *,
+        keep_days: float,
+        keep_events_days: int,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._ledger = ledger
+        self._archive = archive
+        self._keep_days = keep_days
         self._keep_events_days = keep_events_days
         self._clock = clock
         self._stopping = threading.Event()
@@ -33,7 +50,7 @@ class Retention:
 
     def begin(self) -> None:
         """Begin a pass in a thread of its own; nothing where one still goes on, or where everything is kept."""
-        if self._keep_events_days and not self._thread.is_alive():
+        if (self._keep_days or self._keep_events_days) and not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="retention")
             self._thread.start()
 
@@ -44,7 +61,7 @@ class Retention:
             self._thread.join(limit_s)
 
     def forget(self) -> int:
-        """Remove what is old enough now; how many rows that were."""
+        """Remove the events and alerts that are old enough now; how many rows that were."""
         before = self._clock.now() - timedelta(days=self._keep_events_days)
         forgotten, after = self._ledger.forget_alerts(before), 0
         while not self._stopping.is_set() and (last := self._ledger.old_events(after, before)) is not None:
@@ -59,11 +76,69 @@ class Retention:
             log.event(LOGGER, "events_forgotten", count=forgotten)
         return forgotten
 
+    def remove(self) -> list[Removed]:
+        """Remove the images that are old enough now."""
+        before = oldest_kept(self._keep_days, self._clock)
+        return list(remove_old(self._ledger, self._archive, before, stopping=self._stopping, clock=self._clock))
+
     def _run(self) -> None:
-        """Border: a node whose ledger grows still does everything else."""
+        """Border: a node whose disk and ledger grow still does everything else."""
         try:
-            self.forget()
+            if self._keep_days:
+                self.remove()
+            if self._keep_events_days:
+                self.forget()
         except NodeError as exc:
             log.event(LOGGER, "retention_failed", level=logging.WARNING, code=exc.code, sentence=exc.sentence)
         except Exception:  # noqa: BLE001 (border: retention thread)
             log.failure(LOGGER, "retention_failed")
+
+
+def oldest_kept(keep_days: float, clock: Clock = SYSTEM_CLOCK) -> datetime:
+    """Return the moment before which all of a series must have ended. InputError where images are kept for ever."""
+    if not keep_days:
+        raise InputError(
+            "The settings keep all images for ever; nothing was removed.",
+            hint="Set `archive.keep_days` to the number of days after which images may go.",
+        )
+    return clock.now() - timedelta(days=keep_days)
+
+
+def remove_old(
+    ledger: Ledger,
+    archive: Archive,
+    before: datetime,
+    *,
+    stopping: threading.Event,
+    by: str = NODE,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Iterator[Removed]:
+    """Remove the images that may go, the oldest series first. Raises LedgerError, and StorageError where a file stays.
+
+    What is marked counts as removed: a file that could not be removed goes when its folder is looked through.
+    """
+    after: int | None = 0
+    series = instances = size_bytes = 0
+    while after is not None and not stopping.is_set():
+        old, after = ledger.removals.old_series(before, after)
+        for one in old:
+            if one.stays is not None or stopping.is_set():
+                continue
+            began_s = clock.monotonic()
+            removed = ledger.removals.remove_old(one.id, before, by)
+            if removed is None:
+                continue
+            checkpoint("retention.marked")
+            try:
+                archive.remove(removed.files)
+            except OSError as exc:
+                raise StorageError(
+                    f"Files of series {one.id} could not be removed: {exc.strerror}; their rows say that they are.",
+                    hint="See that the node's user owns the archive and that its disk is sound. Each night the node "
+                    "tries again.",
+                ) from exc
+            series, instances, size_bytes = series + 1, instances + removed.instances, size_bytes + removed.size_bytes
+            yield removed
+            stopping.wait(min(REMOVAL_PAUSE_SHARE * (clock.monotonic() - began_s), PAUSE_LIMIT_S))
+    if series:
+        log.event(LOGGER, "images_removed", count=series, instances=instances, bytes=size_bytes)

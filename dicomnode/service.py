@@ -69,7 +69,7 @@ SIGNAL_POLL_S = 1.0
 CERTIFICATES_AT = time(8)  # each day, local time: when there is somebody who can ask for a new one
 WEEK = timedelta(days=7)
 CLUSTER_LOST_S = 300.0  # before people are told: a scheduler that restarts is back before
-FORGOTTEN_AT = time(3)  # each day, local time, for what has had its time in the ledger
+FORGOTTEN_AT = time(3)  # each day, local time, for what has had its time in archive and ledger
 SWEPT_AT = time(4)  # each day, local time: before the first patients, and not in an hour that summer time moves
 
 
@@ -214,7 +214,13 @@ class Service:
             for peer in settings.peer
             if peer.address
         ]
-        retention = Retention(ledger, keep_events_days=settings.ledger.keep_events_days, clock=self._clock)
+        retention = Retention(
+            ledger,
+            archive,
+            keep_days=settings.archive.keep_days,
+            keep_events_days=settings.ledger.keep_events_days,
+            clock=self._clock,
+        )
         jobs = [
             CalendarJob(name="retention", at=FORGOTTEN_AT, run=retention.begin),
             CalendarJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
@@ -247,7 +253,7 @@ class Service:
             now = self._clock.now()
             watch.start(letter_due_at=letters[0].next_after(now - WEEK) if letters else None)
             parts.callback(watch.stop)
-        retention.begin()  # a calendar remembers nothing: a node that is off at night must forget, too
+        retention.begin()  # a calendar remembers nothing: a node that is off at night must make room, too
         parts.callback(retention.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)

@@ -39,6 +39,7 @@ from dicomnode.imaging.frame import Slice, frames_of
 from dicomnode.imaging.headers import UnreadableHeader
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
+    REMOVED,
     SET_ASIDE,
     ArchivedInstance,
     Examined,
@@ -242,6 +243,9 @@ class Settler:
     def _judge(self, series: SettledSeries) -> None:
         """Keep or plan one series. If the verdict fails with an exception, the series is kept."""
         instances = self._ledger.instances_of(series.id, series.revision)
+        if any(one.is_removed for one in instances):
+            self._keep_incomplete(series, instances)
+            return
         begun = self._clock.monotonic()
         try:
             self._examine(series.id)
@@ -265,6 +269,15 @@ class Settler:
             log.event(
                 LOGGER, "series_judged", level=logging.DEBUG, series=series.id, seconds=self._clock.monotonic() - begun
             )
+
+    def _keep_incomplete(self, series: SettledSeries, instances: Sequence[ArchivedInstance]) -> None:
+        """Keep a series to which an instance came after others of it had been removed from the archive."""
+        gone = sum(one.is_removed for one in instances)
+        sentence = (
+            f"{gone} of its {len(instances)} images had been removed from the archive before another one came. "
+            f"Have the whole series sent again, then `dicomnode series retry {series.id}`."
+        )
+        self._keep(series, reason=REMOVED, sentence=sentence, alert=True)
 
     def _decide(self, series: SettledSeries, judged: JudgedByRules | None, objections: Sequence[str]) -> None:
         """Keep or plan the series by its verdict, but keep it if no person has seen a file of it that was set aside."""
@@ -332,6 +345,8 @@ class Settler:
         if not aside.is_file():
             return _not_compared(one, "the file in quarantine is missing")
         state = self._archive.verify(kept.file, kept.sha256)
+        if state is FileState.MISSING and kept.is_removed:
+            return _not_compared(one, "the first one was removed from the archive")
         if state is not FileState.WHOLE:
             return _not_compared(one, f"the file of the first one is {state}")
         try:

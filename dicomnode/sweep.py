@@ -17,7 +17,8 @@ A large ledger is checked for damage here too, before the rest and in the first 
 damage stops.
 
 Once a day the calendar asks for another look (``look_again``), which moves nothing: are the files of all rows still
-there? Files without a row are left to the next start, since in a running node they may be on their way.
+there, and those gone whose rows say that they are removed? Files without a row are left to the next start, since in a
+running node they may be on their way.
 """
 
 from __future__ import annotations
@@ -140,7 +141,11 @@ class Sweep:
             if name in self._done:
                 return
             report = leftovers.sweep_folder(
-                self._archive, name, self._ledger.files_in(name), self._ledger.aside_in(name)
+                self._archive,
+                name,
+                self._ledger.files_in(name),
+                self._ledger.aside_in(name),
+                self._ledger.removals.files_in(name),
             )
             self._moved += report.orphans
             checkpoint("sweep.set_aside")
@@ -149,8 +154,12 @@ class Sweep:
             for sentence in report.failures:
                 log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
             self._swept += report.swept
-            self._missing.add(report.missing)
+            self._missing.add(self._still_wanted(name, report.missing))
             self._done.add(name)
+
+    def _still_wanted(self, name: str, missing: Sequence[str]) -> list[str]:
+        """Leave out what was removed on purpose since the rows of the folder were read."""
+        return sorted(self._ledger.files_in(name).intersection(missing)) if missing else []
 
     def _run(self) -> None:
         """Border: a node that cannot look through its archive still does everything else."""
@@ -164,6 +173,7 @@ class Sweep:
                 self._check.join()
             if not self._is_sound:  # damaged, not readable, or stopped: each has had its word
                 return
+            self._finish_removal_aside()
             self._give_rows_to_quarantined()
             names = {str(number) for number in self._ledger.series_numbers()} | set(self._archive.folder_names())
             log.event(LOGGER, "archive_sweep_begun", count=len(names - self._done))
@@ -184,11 +194,15 @@ class Sweep:
         began_s = self._clock.monotonic()
         missing = _Missing()
         try:
+            self._finish_removal_aside()
             self._give_series_to_quarantined()
             names = _newest_first(map(str, self._ledger.series_numbers()))
             for name in self._in_pieces(names):
                 try:
-                    missing.add(leftovers.missing_files(self._archive, name, self._ledger.files_in(name)))
+                    if removed := self._ledger.removals.files_in(name):
+                        leftovers.finish_removal(self._archive, name, removed)
+                    lacking = leftovers.missing_files(self._archive, name, self._ledger.files_in(name))
+                    missing.add(self._still_wanted(name, lacking))
                 except StorageError as exc:
                     log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=exc.sentence)
         except NodeError as exc:
@@ -256,6 +270,11 @@ class Sweep:
                 share = BUSY_PAUSE_SHARE if self._is_busy() else PAUSE_SHARE
                 self._stopping.wait(min(share * spent_s, PAUSE_LIMIT_S))
                 piece_began_s = self._clock.monotonic()
+
+    def _finish_removal_aside(self) -> None:
+        """Files of the quarantine that a command had marked as removed when it was killed."""
+        if left := self._ledger.removals.files_aside().intersection(self._archive.quarantined_names()):
+            self._archive.remove_aside(left)
 
     def _give_rows_to_quarantined(self) -> None:
         """Files that a process moved or wrote to quarantine and was killed before it could write that down."""

@@ -8,7 +8,7 @@ import pytest
 
 from dicomnode.archive import Archive
 from dicomnode.ids import SeriesId
-from dicomnode.leftovers import missing_files, remove_unpublished, sweep_folder
+from dicomnode.leftovers import finish_removal, missing_files, remove_unpublished, sweep_folder
 from tests.support.stored import SERIES, put_file
 
 
@@ -53,6 +53,19 @@ def test_a_look_through_ends_the_way_of_a_file_that_has_its_row_in_quarantine(tm
     assert (report.orphans, report.failures) == ((), ())
     assert archive.aside(name).exists()
     assert not archive.path(on_its_way).exists()
+
+
+def test_a_look_through_ends_a_removal_that_was_broken_off(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    kept, first, second = (put_file(archive, number) for number in (1, 2, 3))
+    report = sweep_folder(archive, "7", {kept}, removed_files={first, "7/gone.dcm"})
+    assert (report.swept, report.orphans, report.missing) == (1, tuple(report.orphans), ())
+    assert [Path(second).name] == [one.file for one in report.orphans], "only what no row knows is an orphan"
+    assert archive.has(kept)
+    assert not archive.has(first)
+    finish_removal(archive, "7", {kept, "7/gone.dcm"})
+    assert not archive.has(kept)
+    finish_removal(archive, "8", {"8/a.dcm"})
 
 
 def test_a_look_through_leaves_what_is_no_file_of_ours(tmp_path: Path) -> None:

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.errors import SettingsError
+from dicomnode import seams
+from dicomnode.archive import Archive
+from dicomnode.errors import InputError, SettingsError, StorageError
+from dicomnode.ids import SeriesId
 from dicomnode.ledger import ageing
 from dicomnode.ledger.store import open_ledger
 from dicomnode.ledger.values import Condition
-from dicomnode.retention import Retention
+from dicomnode.retention import Retention, oldest_kept
 from dicomnode.settings.load import parse
 from tests.ledger.scene import FakeClock, Scene
+from tests.support.mr_series import mr_datasets
+from tests.support.stored import store
 from tests.support.wait import wait_until
 
 DAYS = 183
@@ -38,8 +43,22 @@ def events(scene: Scene) -> list[tuple[str, int, str]]:
         return connection.execute("SELECT table_name, row_id, kind FROM event ORDER BY id").fetchall()
 
 
-def retention(scene: Scene, days: int = DAYS) -> Retention:
-    return Retention(scene.ledger, keep_events_days=days, clock=scene.clock)
+def retention(scene: Scene, days: int = DAYS, *, keep_days: float = 0) -> Retention:
+    archive = Archive(scene.path.parent)
+    return Retention(scene.ledger, archive, keep_days=keep_days, keep_events_days=days, clock=scene.clock)
+
+
+def stored_series(scene: Scene) -> SeriesId:
+    """A kept series whose files are there."""
+    series = store(scene.ledger, Archive(scene.path.parent), mr_datasets(slices=3))
+    assert scene.ledger.settle(series, 1, note="quiet")
+    assert scene.ledger.keep(series, 1, reason="too_few", sentence="Only 3 slices.")
+    return series
+
+
+def files(scene: Scene) -> set[str]:
+    root = scene.path.parent / "archive"
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
 def test_old_events_go_and_younger_ones_and_the_rows_themselves_stay(scene: Scene) -> None:
@@ -110,3 +129,55 @@ def test_a_pass_of_its_own_thread_ends_by_itself_and_can_be_stopped(scene: Scene
 def test_a_shorter_time_is_refused(days: int) -> None:
     with pytest.raises(SettingsError, match="keep_events_days"):
         parse({"ledger": {"keep_events_days": days}})
+
+
+def test_old_images_go_and_younger_ones_stay(scene: Scene) -> None:
+    old = stored_series(scene)
+    scene.clock.advance(timedelta(days=8).total_seconds())
+    young = stored_series(scene)  # its files came just now, by the clock of this machine
+    scene.ask("UPDATE series SET last_at = state_at WHERE id = ?", young)
+    scene.ask("UPDATE series SET last_at = state_at WHERE id = ?", old)
+    kept = scene.ledger.files_in(str(young))
+    (removed,) = retention(scene, keep_days=7).remove()
+    assert (removed.series, removed.instances) == (old, 3)
+    assert files(scene) == kept
+    assert retention(scene, keep_days=7).remove() == []
+
+
+def test_the_thread_removes_images_too(scene: Scene) -> None:
+    series = stored_series(scene)
+    scene.ask("UPDATE series SET last_at = state_at WHERE id = ?", series)
+    scene.clock.advance(timedelta(days=8).total_seconds())
+    working = retention(scene, days=0, keep_days=7)
+    working.begin()
+    wait_until(lambda: not files(scene), what="the files are gone")
+    working.stop(5.0)
+    assert events(scene)[-1] == ("series", series, "removed"), "and no event was forgotten"
+
+
+def test_a_file_that_cannot_be_removed_is_said_and_its_row_says_that_it_goes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = stored_series(scene)
+    scene.ask("UPDATE series SET last_at = state_at WHERE id = ?", series)
+    scene.clock.advance(timedelta(days=8).total_seconds())
+
+    def refuse(name: str) -> None:
+        if name == "archive.removed":
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(seams, "_hook", refuse)  # which the end of the test puts back
+    with pytest.raises(StorageError, match=f"series {series} could not be removed"):
+        retention(scene, keep_days=7).remove()
+    assert scene.ledger.files_in(str(series)) == set()
+
+
+def test_images_that_are_kept_for_ever_are_not_asked_for(scene: Scene) -> None:
+    with pytest.raises(InputError, match=r"keep all images for ever"):
+        oldest_kept(0, scene.clock)
+
+
+@pytest.mark.parametrize("days", [-1, 40000, "nan"])
+def test_no_number_of_days_is_refused(days: object) -> None:
+    with pytest.raises(SettingsError, match="keep_days"):
+        parse({"archive": {"keep_days": days}})

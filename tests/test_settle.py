@@ -320,6 +320,24 @@ def test_a_file_that_is_gone_makes_its_slice_unusable(bench: Bench) -> None:
     assert "its file is missing from the archive" in explanation.sentences[0]
 
 
+def test_an_instance_that_comes_after_the_others_were_removed_is_no_series_by_itself(bench: Bench) -> None:
+    datasets = mr_datasets(slices=7)
+    series = store(bench.ledger, bench.archive, datasets[:3])
+    settler = bench.settler()
+    bench.settle(settler)
+    removed = bench.ledger.removals.erase(series, bench.ledger.files_in(str(series)), "operator")
+    bench.archive.remove(removed.files)
+    store(bench.ledger, bench.archive, datasets[3:])
+    bench.settle(settler)
+    explanation = bench.reader.series_explain(series)
+    assert (explanation.state, explanation.reason) == ("kept", "removed")
+    assert "3 of its 7 images had been removed" in explanation.sentences[0]
+    store(bench.ledger, bench.archive, datasets[:3])
+    bench.ledger.retry_series(series, "operator")
+    bench.settle(settler)
+    assert bench.reader.series_explain(series).state == "planned"
+
+
 @pytest.mark.parametrize("disk", [unreadable, unreachable])
 def test_a_disk_that_cannot_be_read_says_nothing_of_the_series_which_is_judged_when_it_can(
     bench: Bench, disk: Callable[[Path], AbstractContextManager[None]]

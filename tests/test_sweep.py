@@ -23,6 +23,7 @@ from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
 from dicomnode.ledger import store as ledger_store
 from dicomnode.ledger.engine import LedgerBusyError
 from dicomnode.ledger.queries import open_reader
+from dicomnode.ledger.removal import Removed
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import StoredInstance, StoreOutcome
 from dicomnode.ledger.views import QuarantineLine
@@ -610,3 +611,51 @@ def test_a_look_for_missing_files_ends_when_the_service_stops(tmp_path: Path) ->
     life.sweep.look_again()
     life.end()
     assert life.is_through()
+
+
+def remove_old(life: Life) -> Removed:
+    """Mark the files of series 1, which is old, as removed; whoever did it was killed before it removed them."""
+    assert life.ledger.settle(SeriesId(1), 1, note="quiet")
+    assert life.ledger.keep(SeriesId(1), 1, reason="too_few", sentence="Only 1 slice.")
+    removed = life.ledger.removals.remove_old(SeriesId(1), seams.SYSTEM_CLOCK.now() + timedelta(days=1))
+    assert removed is not None
+    return removed
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["at first use", "each night"])
+def test_a_removal_that_was_killed_between_rows_and_files_is_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, is_first: bool
+) -> None:
+    life = begin(tmp_path / "data")
+    (stored,) = life.receive(made(1))
+    if not is_first:
+        life.look_behind()
+    remove_old(life)
+    assert life.archive.has(stored.file)
+    with caplog.at_level(logging.INFO, "dicomnode"):
+        if is_first:
+            life.kill()
+            life = begin(tmp_path / "data")
+            life.look_behind()
+        else:
+            life.sweep.look_again()
+            wait_until(life.is_through, what="the archive is looked through again")
+    assert not life.archive.has(stored.file)
+    assert life.quarantined() == []
+    assert "files_missing" not in [record.getMessage() for record in caplog.records]
+    life.end()
+
+
+def test_a_file_of_the_quarantine_that_was_marked_as_removed_goes(tmp_path: Path) -> None:
+    life = begin(tmp_path / "data")
+    (stored,) = life.receive(made(1))
+    name = life.archive.quarantine_file(stored.file)
+    life.kill()
+    life = begin(tmp_path / "data")
+    life.look_behind()
+    assert life.ledger.removals.erase_set_aside({name}, "operator") == [name]
+    life.kill()
+    life = begin(tmp_path / "data")
+    life.look_behind()
+    assert not life.archive.aside(name).exists()
+    life.end()

@@ -127,6 +127,7 @@ class _Restore:
         self._clock = clock
         self._made: set[Path] = set()
         self._files = self._left_out = 0
+        self._removed: set[str] = set()  # on purpose, before the backup: no copy of these comes back
 
     def run(self, target: Path, by: str) -> Restored:
         """Do all of it; the ledger comes to its place when everything else is there."""
@@ -135,7 +136,7 @@ class _Restore:
         url = f"sqlite:///{staged}"
         migrate.upgrade(url)
         with closing(open_reader(url)) as reader:
-            known, before = reader.archived_digests(), reader.status().instances
+            known, before, self._removed = reader.archived_digests(), reader.status().instances, reader.removed_files()
         lost = [f"archive/{file}" for file in sorted(known) if not self._put_archived(file, known[file])]
         lost += self._put_others()
         for made in sorted(self._made):
@@ -191,6 +192,8 @@ class _Restore:
                     self._put(self._archive.data / file, content)
         for place in self._places[1:]:
             for name in files_below(place / "quarantine"):
+                if f"quarantine/{name}" in self._removed:
+                    continue
                 if not (path := self._archive.aside(name)).exists():
                     self._put(path, (place / "quarantine" / name).read_bytes())
         return lost
@@ -225,7 +228,8 @@ class _Restore:
         """Find the files of the archives that no row names, in the order of their series' numbers."""
         seen = known.copy()
         for place in self._places:
-            names: Sequence[str] = sorted(set(files_below(place / "archive")) - seen, key=_by_number)
+            there = {file for file in files_below(place / "archive") if f"archive/{file}" not in self._removed}
+            names: Sequence[str] = sorted(there - seen, key=_by_number)
             seen.update(names)
             yield from (place / "archive" / name for name in names)
 

@@ -5,8 +5,9 @@ it was. The ledger is copied first and the files after it, so that the backup ha
 came meanwhile are copied too: a restore gives them their rows (``restore``). A second backup into the same folder
 copies only the files that the first one does not hold, because a file of the archive is never changed.
 
-A file whose bytes are no longer those that its row names is not copied; if an earlier backup of the folder holds it
-whole, that copy stays.
+A file that the node has removed on purpose is left out, and the copy that an earlier backup made of it goes once the
+backup is whole. A file whose bytes are no longer those that its row names is not copied; if an earlier backup of the
+folder holds it whole, that copy stays.
 """
 
 from __future__ import annotations
@@ -112,14 +113,15 @@ class _Writer:
         copying = self._folder / _COPYING
         copy_ledger(self._ledger, copying)
         with closing(open_reader(f"sqlite:///{copying}")) as reader:
-            version, known = reader.version, reader.archived_digests()
+            version, known, removed = reader.version, reader.archived_digests(), reader.removed_files()
         before = read_manifest(self._folder)
         self._before = read_sums(self._folder, before) if before is not None else {}
         checkpoint("backup.ledger_copied")
 
         for name in FOLDERS:
             for file in files_below(self._archive.data / name):
-                self._take(f"{name}/{file}", known.get(file) if name == "archive" else None)
+                if f"{name}/{file}" not in removed:
+                    self._take(f"{name}/{file}", known.get(file) if name == "archive" else None)
         missing = self._keep_earlier(known)
         files = len(self._sums)
 
@@ -146,6 +148,8 @@ class _Writer:
         write_manifest(self._folder, whole)
         checkpoint("backup.whole")
         self._remove_all_but({ledger, settings, sums})
+        for file in removed:
+            (self._folder / file).unlink(missing_ok=True)
         return Backup(
             folder=str(self._folder),
             at=at,

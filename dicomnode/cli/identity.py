@@ -33,8 +33,8 @@ class Identity:
 
 
 def find_identity(ledger: Reader, series_id: int, config: Path | None) -> Identity:
-    """The texts of the first archived file of the series."""
-    files = ledger.series_show(series_id).files
+    """The texts of the first file of the series that is in the archive."""
+    files = [file for file in ledger.series_show(series_id).files if file.removed_at is None]
     return read_identity(load_settings(config).node.data / "archive" / files[0].file) if files else Identity()
 
 

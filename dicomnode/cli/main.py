@@ -33,6 +33,7 @@ COMMANDS = {
     "series": "dicomnode.cli.series:series",
     "deliveries": "dicomnode.cli.deliveries:deliveries",
     "quarantine": "dicomnode.cli.quarantine:quarantine",
+    "archive": "dicomnode.cli.archive:archive",
     "rules": "dicomnode.cli.rules:rules",
     "check": "dicomnode.cli.check:check",
     "alerts": "dicomnode.cli.alerts:alerts",

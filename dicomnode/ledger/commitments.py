@@ -68,6 +68,7 @@ _ITEMS = (
         instance.c.file,
         instance.c.sop_class_uid,
         instance.c.sop_instance_uid,
+        instance.c.removed_at,
     )
     .join_from(delivery_item, instance)
     .where(delivery_item.c.delivery_id == bound("delivery"))
@@ -250,6 +251,10 @@ def _send_again(
     transaction.move(_MISS_ITEMS, items=[one.id for one in absent])
     times = row.resends
     is_hopeless = any(not FAILURE_REASONS.get(reason, ("", True))[1] for reason in reasons.values())
+    if any(one.removed_at is not None for one in absent):
+        sentence = f"{row.peer} acknowledged every image, but {what}. They were removed here and cannot be sent again."
+        transaction.move(_HOLD, what, delivery=delivery_id, sentence=sentence)
+        return
     if is_hopeless or times >= len(RESEND_AFTER_S):
         again = f" They were sent again {times} times." if times else ""
         sentence = f"{row.peer} acknowledged every image, but {what}.{again} Ask its administrator what its log says."

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import deliveries, jobs, mapping, quarantine
+from dicomnode.ledger import deliveries, jobs, mapping, quarantine, removal
 from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.statements import bind_values, bound, insert_if_new, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
@@ -150,7 +150,7 @@ def _compare(
     sender = LedgerTransaction(connection=transaction.connection, now=transaction.now, by=again.peer)
     known = known_instance(transaction.connection, again.sop_instance_uid)
     assert known is not None, "an instance that was not added has its UID in the ledger"
-    if known.id == again.id:
+    if known.id == again.id or known.file == again.file:
         return StoreOutcome.STORED
     if known.is_derived:
         outcome = StoreOutcome.OWN_OUTPUT
@@ -160,6 +160,9 @@ def _compare(
         outcome = StoreOutcome.CONFLICT
     else:
         outcome = StoreOutcome.DUPLICATE
+    if outcome is StoreOutcome.DUPLICATE and removal.take_back(sender, known.id, again.file):
+        now_open.added.append(again.received_at)  # the age of the series is counted from here
+        return StoreOutcome.STORED
     if outcome in (StoreOutcome.OWN_OUTPUT, StoreOutcome.DUPLICATE):
         sender.note(outcome, table=instance.name, row=known.id)
         return outcome

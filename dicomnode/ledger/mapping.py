@@ -76,6 +76,7 @@ KNOWN_INSTANCE: Final = tuple(
         instance.c.sha256,
         instance.c.transfer_syntax_uid,
         instance.c.origin,
+        instance.c.removed_at,
     )
 )
 
@@ -309,6 +310,7 @@ def known_instance(row: AnyRow) -> KnownInstance | None:
         sha256=row.known_sha256,
         transfer_syntax_uid=row.known_transfer_syntax_uid,
         is_derived=row.known_origin != RECEIVED,
+        is_removed=row.known_removed_at is not None,
     )
 
 
@@ -322,6 +324,7 @@ def archived_instance(row: AnyRow) -> ArchivedInstance:
         transfer_syntax_uid=row.transfer_syntax_uid,
         size_bytes=row.size_bytes,
         sha256=row.sha256,
+        is_removed=row.removed_at is not None,
     )
 
 
@@ -334,6 +337,7 @@ def instance_line(row: AnyRow, *, identify: bool) -> InstanceLine:
         sha256=row.sha256,
         peer=row.peer,
         stored_at=row.stored_at,
+        removed_at=row.removed_at,
         sop_instance_uid=row.sop_instance_uid if identify else None,
     )
 
@@ -520,6 +524,7 @@ def quarantine_line(row: AnyRow) -> QuarantineLine:
         series=row.series_id,
         at=row.at,
         seen_at=row.seen_at,
+        removed_at=row.removed_at,
     )
 
 

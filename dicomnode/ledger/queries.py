@@ -10,12 +10,13 @@ from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import alerts, attention, lists, mapping, models, quarantine
+from dicomnode.ledger import alerts, attention, lists, mapping, models, quarantine, removal
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
 from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.queues import queues
+from dicomnode.ledger.removal import OldSeries
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
@@ -130,8 +131,26 @@ class Reader:
 
     def archived_digests(self) -> dict[str, str]:
         """Return the digest of every archived file's data set, by its path below the archive folder."""
+        question = select(instance.c.file, instance.c.sha256).where(instance.c.removed_at.is_(None))
         with self._database.reading() as connection:
-            return {row.file: row.sha256 for row in connection.execute(select(instance.c.file, instance.c.sha256))}
+            return {row.file: row.sha256 for row in connection.execute(question)}
+
+    def removed_files(self) -> set[str]:
+        """Return the files that were removed on purpose, as paths below the data folder."""
+        question = select(instance.c.file).where(instance.c.removed_at.is_not(None))
+        with self._database.reading() as connection:
+            archived = {f"archive/{file}" for file in connection.execute(question).scalars()}
+            return archived | {f"quarantine/{file}" for file in removal.removed_aside(connection)}
+
+    def old_series(self, before: datetime) -> list[OldSeries]:
+        """List the series that are old enough to be removed, those too that stay all the same; the oldest first."""
+        found: list[OldSeries] = []
+        after: int | None = 0
+        with self._database.reading() as connection:
+            while after is not None:
+                piece, after = removal.old_series(connection, before, after)
+                found += piece
+        return found
 
     def series_list(self, wanted: Wanted = ALL, *, derived: bool = False) -> list[SeriesLine]:
         """List the received series, with ``derived`` also those that this node made; the newest first."""
@@ -170,6 +189,7 @@ class Reader:
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
             set_aside = quarantine.notes(connection, SeriesId(series_id))
+            gone = removal.gone(connection, SeriesId(series_id))
             last = jobs[-1] if jobs else None
             figures = () if last is None else _figures(connection, last)
         standing = Standing(
@@ -182,6 +202,7 @@ class Reader:
         )
         # Where the verdict is that something was set aside, its sentence says so already.
         notes = tuple(row.notes) + tuple(one for one in set_aside if one not in row.sentence)
+        notes += () if gone is None else (gone,)
         # A held delivery says itself what the result gate found.
         notes += (
             tuple(one for one in last.notes if not any(one in line.sentence for line in deliveries)) if last else ()

@@ -48,7 +48,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0009"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0010"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -252,6 +252,7 @@ instance = Table(
     Column("number", Integer),  # place in the derived series
     Column("peer", Text),  # who sent it
     Column("stored_at", UtcDateTime, nullable=False),
+    Column("removed_at", UtcDateTime),  # empty: its file is in the archive, or ought to be
     PrimaryKeyConstraint("id", name="instance_key"),
     UniqueConstraint("sop_instance_uid", name="instance_uid_once"),
     UniqueConstraint("file", name="instance_file_once"),
@@ -264,6 +265,7 @@ instance = Table(
 )
 Index("instance_series", instance.c.series_id, instance.c.revision, instance.c.peer)
 Index("instance_derived", instance.c.job_id, sqlite_where=text("job_id IS NOT NULL"))
+Index("instance_removed", instance.c.series_id, sqlite_where=text("removed_at IS NOT NULL"))
 
 quarantine = Table(
     "quarantine",
@@ -280,6 +282,7 @@ quarantine = Table(
     Column("finding", String(16)),  # empty: nobody has looked yet
     Column("details", JSON, nullable=False),  # of the finding: attribute names and our own words
     Column("seen_at", UtcDateTime),  # when a person said so
+    Column("removed_at", UtcDateTime),  # empty: it lies in the quarantine folder, or ought to
     PrimaryKeyConstraint("id", name="quarantine_key"),
 )
 Index("quarantine_series", quarantine.c.series_id, sqlite_where=text("series_id IS NOT NULL"))

@@ -4,7 +4,7 @@ Everything durable goes through here, from any thread of the service and from th
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
 (its lease was lost, a late instance came) and that nothing was written. ``intake``, ``verdicts``, ``quarantine``,
 ``jobs``, ``deliveries``, ``commitments``, ``delivery_commands``, ``models``, ``alerts`` and ``ageing`` say which rows a
-transaction changes, ``states`` which changes there are at all.
+transaction changes, ``states`` which changes there are at all. What concerns files that leave the disk: ``removals``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dicomnode.ledger import (
     verdicts,
 )
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
+from dicomnode.ledger.removals import Removals
 from dicomnode.ledger.schema import boot, create_ledger, instance, node, series
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState
@@ -66,8 +67,10 @@ from dicomnode.seams import SYSTEM_CLOCK, Clock
 LEASE_S: Final = 60.0  # renewed every third of it (docs/protocol.md#leases)
 CHECKED_AT_START_BYTES: Final = 64 << 20  # a third of a second's work; a larger ledger is checked after the start
 
-# From the index of the paths alone, whatever their rows hold: "0" is what comes after "/".
-_FILES_IN: Final = select(instance.c.file).where(instance.c.file > bound("first"), instance.c.file < bound("beyond"))
+# By the index of the paths: "0" is what comes after "/".
+_FILES_IN: Final = select(instance.c.file).where(
+    instance.c.file > bound("first"), instance.c.file < bound("beyond"), instance.c.removed_at.is_(None)
+)
 
 
 def open_ledger(url: str, *, clock: Clock = SYSTEM_CLOCK, create: bool = True) -> Ledger:
@@ -97,6 +100,7 @@ class Ledger:
 
     def __init__(self, database: Database, node_uuid: uuid.UUID, clock: Clock) -> None:
         self.node_uuid = node_uuid  # namespace of the UIDs that this node derives
+        self.removals = Removals(database, clock)
         self._database = database
         self._clock = clock
 
@@ -217,7 +221,7 @@ class Ledger:
             ]
 
     def files_in(self, folder: str) -> set[str]:
-        """Return the paths below the archive folder of the files of one folder that have a row."""
+        """Return the paths below the archive folder of the files that ought to lie in one folder."""
         with self._database.reading() as connection:
             return set(connection.execute(_FILES_IN, bind_values(first=f"{folder}/", beyond=f"{folder}0")).scalars())
 

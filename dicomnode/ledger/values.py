@@ -16,6 +16,7 @@ ModelId = NewType("ModelId", int)
 CommitmentId = NewType("CommitmentId", int)
 
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
+REMOVED: Final = "removed"  # reason of a series that cannot be judged, since images of it were removed
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
 
 
@@ -93,6 +94,7 @@ class KnownInstance:
     sha256: str
     transfer_syntax_uid: str
     is_derived: bool
+    is_removed: bool  # its file is not in the archive any more, on purpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ class ArchivedInstance:
     transfer_syntax_uid: str
     size_bytes: int
     sha256: str
+    is_removed: bool  # its file is not in the archive any more, on purpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ class InstanceLine:
     sha256: str
     peer: str | None
     stored_at: datetime
+    removed_at: datetime | None  # None: it is in the archive
     sop_instance_uid: str | None  # only to who asks to identify
 
 
@@ -178,6 +179,7 @@ class QuarantineLine:
     kept_file: str | None
     at: datetime
     seen_at: datetime | None
+    removed_at: datetime | None  # None: it is in quarantine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,7 +146,7 @@ class Intake:
         """Look after a failed commit: a file whose row is surely not there goes; in doubt it stays, as an orphan."""
         try:
             known = self._ledger.find_instance(instance.sop_instance_uid)
-            if known is not None and known.id == instance.id:
+            if known is not None and instance.file == known.file:
                 return StoreOutcome.STORED
             if known is not None and self._ledger.file_set_aside(known.id, instance.sha256) == _name(instance):
                 return StoreOutcome.CONFLICT
@@ -178,7 +178,10 @@ class Intake:
             self._space.has_room_aside()  # measured for those that come next
 
     def _drop_or_restore(self, copy: StoredInstance, first: KnownInstance) -> None:
-        """A copy of what lies whole in the archive goes; where the first is lost or altered, it takes its place."""
+        """A copy of what lies whole in the archive goes; where the first is lost or altered, it takes its place.
+
+        The row gets the name of the copy. The old name may be that of a file that is being removed at this moment.
+        """
         state = self._archive.verify(first.file, first.sha256)
         if state is FileState.WHOLE:
             self._archive.discard(copy.file)
@@ -194,8 +197,7 @@ class Intake:
                 kept_sha256=first.sha256,
             )
             self._record(altered)
-        self._archive.restore(copy.file, first.file)
-        self._ledger.note("restored", table="instance", row=first.id, detail=f"its file was {state}", by=copy.peer)
+        self._ledger.removals.put_back(first.id, copy.file, f"its file was {state}", copy.peer)
         log.event(LOGGER, "instance_restored", level=logging.WARNING, peer=copy.peer, instance=first.id, state=state)
 
     def _not_understood(self, offer: OfferedInstance, why: str, received_at: datetime) -> Answer:

@@ -370,10 +370,11 @@ class PushSettings(StrictModel):
 
 
 class ArchiveSettings(StrictModel):
-    """When the disk counts as full."""
+    """When the disk counts as full, and how long images are kept."""
 
     refuse_free_percent: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 3.0
     warn_free_percent: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 10.0
+    keep_days: Annotated[float, Field(ge=0, le=36525, allow_inf_nan=False)] = 0.0  # 0: for ever
 
 
 class AlertSettings(StrictModel):

@@ -205,3 +205,21 @@ def test_every_instance_of_the_restored_ledger_is_whole(scene: Scene) -> None:
         told = connection.execute("SELECT table_name, kind, actor FROM event WHERE kind = 'restored'").fetchall()
     assert {Archive(data).verify(file, sha256) for file, sha256 in rows} == {FileState.WHOLE}
     assert told == [("node", "restored", "operator:test")]
+
+
+def test_what_the_node_had_removed_does_not_come_back_and_is_not_missing(scene: Scene) -> None:
+    gone, kept = scene.receive(), scene.receive(mr_datasets(slices=2))
+    scene.back_up()
+    before = contents(scene.archive.data)
+    assert scene.ledger.settle(gone, 1, note="quiet")
+    assert scene.ledger.keep(gone, 1, reason="too_few", sentence="Only 3 slices.")
+    removed = scene.ledger.removals.erase(gone, scene.ledger.files_in(str(gone)), "operator")
+    made = scene.back_up()  # before the files themselves are removed
+    assert (made.missing, made.altered, made.files) == ((), (), 2)
+    left = contents(scene.backup_folder)
+    assert left.keys() == {file for file in before if file.startswith(f"{kept}/")}, "and its copy of them is gone"
+    restored = scene.restore_to(scene.folder / "again", also=scene.archive.data)
+    assert (restored.lost, restored.adopted, restored.left_out) == ((), 0, 0)
+    assert contents(scene.folder / "again").keys().isdisjoint(removed.files)
+    with closing(open_reader(url_in(scene.folder / "again"))) as reader:
+        assert reader.status().instances == 5

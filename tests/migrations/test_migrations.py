@@ -216,7 +216,8 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
         rows[table] = [(*row, Priority.NORMAL) for row in rows[table]]  # the column of 0005
     rows["job"] = [(*row, None) for row in rows["job"]]  # the column of 0006
     rows["delivery"] = [(*row, 0) for row in rows["delivery"]]  # the columns of 0008
-    rows["delivery_item"] = [(*row, None) for row in rows["delivery_item"]]
+    for table in ("delivery_item", "instance", "quarantine"):  # the last two: the columns of 0010
+        rows[table] = [(*row, None) for row in rows[table]]
     assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows
     assert triggers.items() <= shape(of_0001).items()
     assert shape(of_0001) == shape(fresh)
@@ -421,3 +422,23 @@ def test_an_upgrade_to_0009_that_breaks_off_leaves_0008(of_0001: Path) -> None:
         migrate.upgrade(url_of(of_0001))
     assert shape(of_0001) == before
     assert migrate.current(url_of(of_0001)) == "0008"
+
+
+def test_after_0010_no_file_counts_as_removed(of_0001: Path) -> None:
+    migrate.upgrade(url_of(of_0001))
+    ledger = open_ledger(url_of(of_0001))
+    assert ledger.files_in("1") | ledger.files_in("2") == {"1/b.dcm", "2/c.dcm"}
+    assert ledger.removals.files_in("1") | ledger.removals.files_aside() == set()
+    ledger.close()
+
+
+def test_an_upgrade_to_0010_that_breaks_off_leaves_0009(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0009")
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("CREATE TABLE instance_removed (a)")  # stands in the way
+    before = shape(of_0001)
+    with pytest.raises(LedgerError, match="instance_removed"):
+        migrate.upgrade(url_of(of_0001))
+    assert shape(of_0001) == before
+    assert migrate.current(url_of(of_0001)) == "0009"

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from dicomnode.ids import AeTitle, digest
 from dicomnode.ledger.engine import LedgerBusyError
 from dicomnode.receive.association import Association
 from dicomnode.receive.scp import Receiver
-from dicomnode.seams import set_checkpoint_hook
+from dicomnode.seams import SYSTEM_CLOCK, set_checkpoint_hook
 from dicomnode.settings.models import NodeSettings, PeerSettings
 from tests.ledger.scene import derived, plan_for
 from tests.receive.receiving_node import LOOPBACK, ReceivingNode, receiving_node
@@ -167,9 +168,29 @@ def test_an_object_that_the_archive_lost_is_back_after_it_was_sent_again(
     else:
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert store(client, one) == 0x0000
+    (file,) = node.stored(one.series_uid)
     assert bytes(node.archive.read_dataset(file)) == one.dataset
-    assert node.files() == [path]
+    assert node.files() == [node.archive.path(file)]
     assert len(node.quarantined()) == (harm == "altered")
+
+
+def test_an_object_that_was_removed_for_its_age_is_stored_again_whatever_is_left_of_its_file(
+    node: ReceivingNode, client: RawClient
+) -> None:
+    one = made(1)
+    assert store(client, one) == 0x0000
+    series = node.ledger.series_for(one.series_uid)
+    assert node.ledger.settle(series, 1, note="quiet")
+    assert node.ledger.keep(series, 1, reason="too_few", sentence="Only 1 slice.")
+    removed = node.ledger.removals.remove_old(series, SYSTEM_CLOCK.now() + timedelta(days=1))
+    assert removed is not None
+    assert store(client, one) == 0x0000  # before the file itself is removed
+    node.archive.remove(removed.files)
+    (file,) = node.stored(one.series_uid)
+    assert bytes(node.archive.read_dataset(file)) == one.dataset
+    assert store(client, one) == 0x0000
+    assert node.files() == [node.archive.path(file)], "a copy of what returned is one copy"
+    assert not node.quarantined()
 
 
 def test_other_bytes_under_the_same_uid_are_set_aside_and_the_first_is_kept(
