@@ -44,10 +44,12 @@ from dicomnode.ledger.values import (
     ArchivedInstance,
     Examined,
     Finding,
+    Late,
     PlannedJob,
     Priority,
     QuarantineReason,
     ReceivingSeries,
+    Release,
     SettledSeries,
     Unexamined,
 )
@@ -167,6 +169,7 @@ class Settler:
         self._planned = planned
         self._clock = clock
         self._watch = QuietWatch(settings, clock)
+        self._late = Late(settings.late)
         self._waiting: dict[SeriesId, str] = {}  # for a disk that cannot be read, and what was said of it
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -397,7 +400,7 @@ class Settler:
         parameters = replace(judged.parameters, ratio=verdict.ratio, utc_offset_min=utc_offset_min(self._clock.now()))
         job = PlannedJob(
             parameters=parameters, deliver_to=rule.deliver_to, sentence=verdict.sentence,
-            priority=_PRIORITIES[rule.priority],
+            priority=_PRIORITIES[rule.priority], release=Release(rule.release), late=self._late,
         )  # fmt: skip
         job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert)
         if job_id is not None:

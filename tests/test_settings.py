@@ -169,7 +169,8 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("[receive]\nhandshake_timeout_s = 5", "receive.handshake_timeout_s: is not a known key"),
-        ('[settle]\nlate = "hold"', "settle.late: is not a known key"),
+        ('[settle]\nlate = "never"', "settle.late: expected"),
+        ('[[rule]]\nname = "a"\nrelease = "review"', "rule.0: release is"),
         ("[archive]\nkeep_days = 3", "archive.keep_days: is not a known key"),
         ('[web]\nlisten = "127.0.0.1:80"', "web: is not a known key"),
         ('[settle]\nquiet_s = "30"', 'settle.quiet_s: expected a valid number, found "30"'),

@@ -239,6 +239,15 @@ def test_an_urgent_series_that_came_last_is_claimed_first_and_an_offpeak_one_las
     assert [job.planned.parameters.rule for job in claimed if job] == ["stroke", "others", "research"]
 
 
+def test_a_rule_pins_what_happens_with_its_result(bench: Bench) -> None:
+    rules = ({"name": "trial", "model": "cubic-dc", "release": "shadow"},)
+    store(bench.ledger, bench.archive, mr_datasets())
+    bench.settle(bench.settler(*rules))
+    job = bench.ledger.claim_job("test", lease_s=60)
+    assert job is not None
+    assert (job.planned.release, job.planned.late) == ("shadow", "hold")
+
+
 def test_nothing_is_decided_before_the_series_is_quiet(bench: Bench) -> None:
     series = store(bench.ledger, bench.archive, mr_datasets())
     settler = bench.settler()

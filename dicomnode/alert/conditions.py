@@ -13,7 +13,7 @@ from typing import Final
 
 from dicomnode.archive import Archive
 from dicomnode.errors import SettingsError, StorageError
-from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED
+from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED, REVIEW
 from dicomnode.ledger.lists import NO_PEER
 from dicomnode.ledger.queries import Reader
 from dicomnode.ledger.sentences import moment
@@ -26,7 +26,17 @@ from dicomnode.visible import visible
 
 STUCK_S: Final = 3600.0  # a delivery that only failed for so long is told: a PACS that restarts is back before
 DECISIONS: Final = frozenset(
-    {GATE, EARLIER_REVISION, REFUSED, SET_ASIDE, "not_supported", "not_authorised", "no_context", "not_encodable"}
+    {
+        GATE,
+        REVIEW,
+        EARLIER_REVISION,
+        REFUSED,
+        SET_ASIDE,
+        "not_supported",
+        "not_authorised",
+        "no_context",
+        "not_encodable",
+    }
 )
 """Reasons of held deliveries that are no failure: a peer or a check said no, and a person decides."""
 
@@ -161,6 +171,12 @@ def _sentence(waiting: Waiting, reason: str) -> str:
         case "job", _:
             which = "1 job is" if one else f"{waiting.rows} jobs are"
             return f"{which} held{because}; {newest}. `dicomnode series list --state held` names them."
+        case "delivery", DeliveryState.HELD if waiting.reason == REVIEW:
+            which = "1 delivery" if one else f"{waiting.rows} deliveries"
+            return (
+                f"{which} to peer {waiting.peer} wait{'s' if one else ''} for a person's review, the oldest since "
+                f"{moment(waiting.since)}. `dicomnode deliveries list --reason {REVIEW}` names them."
+            )
         case "delivery", DeliveryState.HELD:
             which = "1 delivery" if one else f"{waiting.rows} deliveries"
             verb = "is" if one else "are"

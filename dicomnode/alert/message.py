@@ -62,11 +62,19 @@ def letter(
     """The weekly letter. ``facts``: more parts, each with its heading and its lines."""
     slowest = max(week.sent, key=lambda peer: peer.median_s, default=None)
     held = [
-        f"{', '.join(filter(None, (f'{one.table} {one.state}', one.peer, one.reason)))}: {one.rows}" for one in waiting
+        f"{', '.join(filter(None, (f'{one.table} {one.state}', one.peer, one.reason)))}: {one.rows}, since "
+        f"{moment(one.since)}"
+        for one in waiting
     ]
     nearest = week.gate_nearest
     parts: list[tuple[str, Sequence[str]]] = [
-        ("This week", [f"{_number(week.received, 'series', 'series')} received, {week.derived} derived."]),
+        (
+            "This week",
+            [
+                f"{_number(week.received, 'series', 'series')} received, {week.derived} derived"
+                + (f", {week.shadow} of them in shadow: measured and never sent." if week.shadow else ".")
+            ],
+        ),
         ("Kept and not derived, by reason", [f"{reason}: {number}" for reason, number in week.kept.items()]),
         ("Waits for a person", held),
         (
@@ -99,9 +107,17 @@ def letter(
             "next_at": _iso(next_at),
             "received": week.received,
             "derived": week.derived,
+            "shadow": week.shadow,
             "kept": week.kept,
             "waiting": [
-                {"table": one.table, "state": one.state, "reason": one.reason, "peer": one.peer, "rows": one.rows}
+                {
+                    "table": one.table,
+                    "state": one.state,
+                    "reason": one.reason,
+                    "peer": one.peer,
+                    "rows": one.rows,
+                    "since": _iso(one.since),
+                }
                 for one in waiting
             ],
             "sent": [

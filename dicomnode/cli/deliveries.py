@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -25,6 +26,21 @@ from dicomnode.ids import DeliveryId
 if TYPE_CHECKING:
     from dicomnode.ledger.store import Ledger
     from dicomnode.settings.models import Settings
+
+MOST_SIGNS: Final = 500  # of a name or a note
+
+
+class Word(click.ParamType[str]):
+    """A line of text that the ledger keeps."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text without blanks at its ends; refuse what is too long."""
+        text = str(value).strip()
+        if len(text) > MOST_SIGNS:
+            self.fail(f"It has {len(text)} signs; at most {MOST_SIGNS} are kept.", param, ctx)
+        return text
 
 
 @click.group(short_help="List deliveries; retry, release or cancel one.")
@@ -94,31 +110,57 @@ def retry(number: int, peer: str | None, config: Path | None, as_json: bool) -> 
     output.print_done(done, row=there, as_json=as_json)
 
 
-@deliveries.command(short_help="Send a delivery that is held.")
+def word_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options with which a person signs a decision on a delivery."""
+    by = click.option(
+        "--by",
+        "person",
+        metavar="NAME",
+        type=Word(),
+        help="Record NAME beside the user of this machine. Default: none.",
+    )
+    note = click.option("--note", default="", metavar="TEXT", type=Word(), help="Record why. Default: nothing.")
+    return by(note(command))
+
+
+@deliveries.command(short_help="Send a delivery that is held; of one under review, accept the result.")
 @id_argument
+@word_options
 @config_option
 @json_option
-def release(number: int, config: Path | None, as_json: bool) -> None:
-    """Send delivery ID, which is held."""
+def release(number: int, person: str | None, note: str, config: Path | None, as_json: bool) -> None:
+    """Send delivery ID, which is held.
+
+    If the delivery waits for review, this accepts the result.
+    """
     settings = load_settings(config)
     with writer(config) as ledger:
-        ledger.release_delivery(DeliveryId(number), operator())
+        ledger.release_delivery(DeliveryId(number), signed(person), note=note)
         done = f"Delivery {number} is due.{_caution(ledger, number, settings)}"
     output.print_done(done, row=number, as_json=as_json)
 
 
-@deliveries.command(short_help="Send no further instance of a delivery.")
+@deliveries.command(short_help="Send no further instance of a delivery; of one under review, reject the result.")
 @id_argument
+@word_options
 @config_option
 @json_option
-def cancel(number: int, config: Path | None, as_json: bool) -> None:
+def cancel(number: int, person: str | None, note: str, config: Path | None, as_json: bool) -> None:
     """Send no further instance of delivery ID.
 
     The peer keeps the instances that it has. `deliveries retry` takes the cancellation back.
+
+    If the delivery waits for review, this rejects the result, and --note is required. Later derivations of the same
+    images are not sent to this peer either.
     """
     with writer(config) as ledger:
-        ledger.cancel_delivery(DeliveryId(number), operator())
+        ledger.cancel_delivery(DeliveryId(number), signed(person), note=note)
     output.print_done(f"Delivery {number} is cancelled.", row=number, as_json=as_json)
+
+
+def signed(person: str | None) -> str:
+    """Who decides: the user of this machine, and the name that this user gave."""
+    return operator() if person is None else f"{operator()} ({person})"
 
 
 def _caution(ledger: Ledger, number: int, settings: Settings) -> str:

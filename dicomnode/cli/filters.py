@@ -137,15 +137,15 @@ def reasons_of_deliveries() -> set[str]:
     from dicomnode.dimse.outcome import RequestReason
     from dicomnode.errors import NodeError
     from dicomnode.ledger.commitments import NOT_COMMITTED
-    from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED
+    from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED, REVIEW
     from dicomnode.ledger.lists import NO_PEER
-    from dicomnode.ledger.states import OPERATOR
+    from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR
     from dicomnode.push.attempt import Cause
     from dicomnode.push.peer_loop import INTERNAL
 
     codes = {error.code for error in _family(NodeError)}
     outcomes = set(map(str, RequestReason)) - {str(RequestReason.ANSWERED)}
-    own = {EARLIER_REVISION, GATE, NOT_COMMITTED, REFUSED, NO_PEER, OPERATOR, INTERNAL}
+    own = {EARLIER_REVISION, GATE, NOT_COMMITTED, REFUSED, NOT_ACCEPTED, REVIEW, NO_PEER, OPERATOR, INTERNAL}
     return outcomes | set(map(str, Cause)) | codes | own
 
 

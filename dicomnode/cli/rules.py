@@ -27,6 +27,7 @@ class SeriesTest:
     sentence: str
     notes: tuple[str, ...]
     deliver_to: tuple[str, ...]
+    release: str  # auto, review, shadow
 
 
 @click.group(short_help="Try the rules of the settings on files.")
@@ -66,7 +67,7 @@ def test(sources: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
                 series=number, files=len(paths), first=paths[0], rule=rule.name if rule else None,
                 passed_over=judged.choice.passed_over, model=judged.model.name, process=verdict.process,
                 reason=verdict.reason, sentence=verdict.sentence, notes=(*verdict.notes, *judged.broken),
-                deliver_to=rule.deliver_to if rule else (),
+                deliver_to=rule.deliver_to if rule else (), release=rule.release if rule else "auto",
             )
         )  # fmt: skip
     if as_json:
@@ -84,4 +85,6 @@ def _print(one: SeriesTest) -> None:
         output.say(f"  {sentence}")
     if one.process:
         peers = ", ".join(one.deliver_to)
-        output.say(f"  The result goes to {peers}." if peers else "  The result stays in the archive.")
+        reviewed = " after a person has accepted it" if one.release == "review" else ""
+        is_sent = peers and one.release != "shadow"
+        output.say(f"  The result goes to {peers}{reviewed}." if is_sent else "  The result stays in the archive.")

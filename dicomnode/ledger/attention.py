@@ -30,6 +30,7 @@ _JOBS = (
         job.c.state,
         job.c.reason,
         literal("").label("peer"),
+        job.c.state_at,
         job.c.sentence,
     )
     .join_from(job, series, series.c.id == job.c.series_id)
@@ -43,6 +44,7 @@ _DELIVERIES = (
         delivery.c.state,
         delivery.c.reason,
         delivery.c.peer,
+        delivery.c.state_at,
         delivery.c.sentence,
     )
     .join_from(delivery, job)
@@ -55,6 +57,7 @@ _SERIES = select(
     series.c.state,
     series.c.reason,
     literal("").label("peer"),
+    series.c.state_at,
     series.c.sentence,
     series.c.notes,
 ).where(IS_ALERT)
@@ -105,11 +108,16 @@ def counted(connection: Connection, peers: Collection[str] | None) -> list[Waiti
     for question in (_JOBS, _DELIVERIES, _stranded(peers), _SERIES):
         rows = question.subquery()
         key = (rows.c.kind, rows.c.state, rows.c.reason, rows.c.peer)
-        tally = select(*key, func.count().label("rows"), func.max(rows.c.id).label("newest")).group_by(*key)
+        tally = select(
+            *key,
+            func.count().label("rows"),
+            func.max(rows.c.id).label("newest"),
+            func.min(rows.c.state_at).label("since"),
+        ).group_by(*key)
         found += [
             Waiting(
                 table=row.kind, state=row.state, reason=row.reason or "", peer=row.peer, rows=row.rows,
-                newest=row.newest,
+                newest=row.newest, since=row.since,
             )
             for row in connection.execute(tally)
         ]  # fmt: skip
@@ -138,7 +146,7 @@ def stuck_peers(connection: Connection, since: datetime) -> list[StuckPeer]:
     return list(found.values())
 
 
-def _stranded(peers: Collection[str] | None) -> Select[str, int, int, str, str, str]:
+def _stranded(peers: Collection[str] | None) -> Select[str, int, int, str, str, str, datetime]:
     """The deliveries that are due to a peer that cannot be sent to."""
     return (
         select(
@@ -148,6 +156,7 @@ def _stranded(peers: Collection[str] | None) -> Select[str, int, int, str, str, 
             delivery.c.state,
             literal(lists.NO_PEER).label("reason"),
             delivery.c.peer,
+            delivery.c.state_at,
         )
         .join_from(delivery, job)
         .where(lists.has_no_peer(peers))

@@ -16,13 +16,14 @@ from dicomnode.ids import DeliveryId, InstanceId, JobId, SeriesId
 from dicomnode.ledger import commitments, mapping
 from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
-from dicomnode.ledger.states import DeliveryState, Event, ItemState
+from dicomnode.ledger.states import NOT_ACCEPTED, DeliveryState, Event, ItemState
 from dicomnode.ledger.transaction import LedgerTransaction
-from dicomnode.ledger.values import SET_ASIDE, Delivery, DeliveryItem, Finding, QuarantineReason
+from dicomnode.ledger.values import SET_ASIDE, Delivery, DeliveryItem, Finding, Job, Late, QuarantineReason, Release
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
 GATE: Final = "gate"  # reason: the result gate objects to the derived series
+REVIEW: Final = "review"  # reason: the rule asks for a person's word on each result
 
 NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 
@@ -66,6 +67,18 @@ _BEGUN_REVISION = (
     .where(job.c.series_id == bound("series"), delivery.c.attempts > 0)
 )
 
+_NOT_ACCEPTED = (
+    select(delivery.c.id, delivery.c.peer)
+    .join_from(delivery, job)
+    .where(
+        job.c.series_id == bound("series"),
+        job.c.revision == bound("revision"),
+        stands(delivery, DeliveryState.CANCELLED),
+        delivery.c.reason == NOT_ACCEPTED,
+    )
+    .order_by(delivery.c.id)
+)
+_GIVE_UP = moving(delivery, Event.CANCEL).where(delivery.c.id == bound("delivery"))
 _OPEN = (
     insert(delivery)
     .values(priority=select(job.c.priority).where(job.c.id == bound("job")).scalar_subquery())
@@ -196,37 +209,53 @@ def release_doubtful(transaction: LedgerTransaction, series_id: SeriesId, detail
 
 
 def open_deliveries(
-    transaction: LedgerTransaction,
-    *,
-    series_id: SeriesId,
-    revision: int,
-    job_id: JobId,
-    peers: Sequence[str],
-    instances: Sequence[InstanceId],
-    objections: Sequence[str] = (),
+    transaction: LedgerTransaction, done: Job, *, instances: Sequence[InstanceId], objections: Sequence[str] = ()
 ) -> None:
-    """Open a delivery to each peer of a done job.
+    """Open a delivery to each peer of a done job, or none where its rule never sends what it derives.
 
-    It is held if the result gate objects, if a delivery of an older revision has begun, or if a file of the series that
-    was set aside is unseen. The first of these that applies is its reason; its sentence names all of them.
+    It is held if the result gate objects, if the rule asks for a review, if a delivery of an older revision has begun,
+    or if a file of the series that was set aside is unseen. The first of these that applies is its reason; its sentence
+    names all of them. It is cancelled at once if a person has rejected an earlier result of this revision for the peer.
     """
-    supersede_unsent(transaction, series_id, but_job=job_id, detail=f"job {job_id} derived the series anew")
-    begun_revision = transaction.connection.execute(_BEGUN_REVISION, bind_values(series=series_id)).scalar_one()
+    supersede_unsent(transaction, done.series, but_job=done.id, detail=f"job {done.id} derived the series anew")
+    if done.planned.release is Release.SHADOW:
+        transaction.note("not_delivered", table=job.name, row=done.id, detail="its rule says shadow")
+        return
+    held = _hindrances(transaction, done, objections)
+    reason = held[0][0] if held else None
+    sentence = " ".join(words for _, words in held)
+    rejections = {
+        row.peer: row.id
+        for row in transaction.connection.execute(
+            _NOT_ACCEPTED, bind_values(series=done.series, revision=done.revision)
+        )
+    }
+    for peer in dict.fromkeys(done.planned.deliver_to):
+        if (rejected := rejections.get(peer)) is None:
+            open_one(transaction, done.id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
+            continue
+        said = f"A person rejected an earlier result of this revision: delivery {rejected}."
+        made = open_one(transaction, done.id, peer, instances, cause="job_done", reason=NOT_ACCEPTED, sentence=said)
+        transaction.move(_GIVE_UP, f"delivery {rejected} was rejected", delivery=made)
+
+
+def _hindrances(transaction: LedgerTransaction, done: Job, objections: Sequence[str]) -> list[tuple[str, str]]:
+    """List why the deliveries of a done job are to be held: reason and sentence, the most important one first."""
+    begun_revision = transaction.connection.execute(_BEGUN_REVISION, bind_values(series=done.series)).scalar_one()
     held: list[tuple[str, str]] = []
     if objections:
         held.append((GATE, f"{objection(objections)} This delivery waits for `dicomnode deliveries release`."))
-    if begun_revision is not None and begun_revision < revision:
+    if done.planned.release is Release.REVIEW:
+        held.append((REVIEW, _review(transaction.now)))
+    if done.planned.late is Late.HOLD and begun_revision is not None and begun_revision < done.revision:
         sentence = (
-            f"A delivery of revision {begun_revision} of this series had begun before revision {revision} arrived; "
-            "this one waits for `dicomnode deliveries release`."
+            f"A delivery of revision {begun_revision} of this series had begun before revision {done.revision} "
+            "arrived; this one waits for `dicomnode deliveries release`."
         )
         held.append((EARLIER_REVISION, sentence))
-    elif is_in_doubt(transaction.connection, series_id):
-        held.append((SET_ASIDE, _doubt(series_id)))
-    reason = held[0][0] if held else None
-    sentence = " ".join(words for _, words in held)
-    for peer in dict.fromkeys(peers):
-        open_one(transaction, job_id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
+    elif is_in_doubt(transaction.connection, done.series):
+        held.append((SET_ASIDE, _doubt(done.series)))
+    return held
 
 
 def objection(objections: Sequence[str]) -> str:
@@ -368,6 +397,13 @@ def finish(transaction: LedgerTransaction, claimed: Delivery, committer: str | N
     sentence = f"{claimed.peer} refused {sum(row.items for row in refused)} of {total} images: {statuses}."
     hold(transaction, claimed, reason=REFUSED, sentence=sentence)
     return DeliveryState.HELD
+
+
+def _review(since: datetime) -> str:
+    return (
+        f"It waits for a person's review since {since:%Y-%m-%d %H:%M} UTC: `dicomnode deliveries release` accepts the "
+        "result, `dicomnode deliveries cancel --note` rejects it."
+    )
 
 
 def _doubt(series_id: SeriesId) -> str:

@@ -12,12 +12,13 @@ from sqlalchemy import Connection, exists, or_, select, update
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
 from dicomnode.ledger import removal
-from dicomnode.ledger.deliveries import DUE_NOW, NO_LEASE, open_one
+from dicomnode.ledger.deliveries import DUE_NOW, GATE, NO_LEASE, REVIEW, open_one
 from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import delivery, delivery_item, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
-from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, JobState
+from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR, DeliveryState, Event, ItemState, JobState
 from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import Release
 
 _IN_WORDS: Final = {
     DeliveryState.DUE: "due already",
@@ -27,13 +28,18 @@ _IN_WORDS: Final = {
     DeliveryState.CANCELLED: "cancelled, because a newer revision or derivation replaced it",
 }
 
+_CANCELLED_BY: Final = {
+    OPERATOR: "cancelled, by an operator",
+    NOT_ACCEPTED: "cancelled, because a person rejected the result",
+}
+
 _later = job.alias("later")
 
-_ONE = select(delivery).where(delivery.c.id == bound("delivery"))
+_ONE = select(delivery, job.c.release).join_from(delivery, job).where(delivery.c.id == bound("delivery"))
 _CANCEL = (
     moving(delivery, Event.CANCEL)
     .where(delivery.c.id == bound("delivery"))
-    .values(reason=OPERATOR, sentence=bound("sentence"), **NO_LEASE)
+    .values(reason=bound("reason"), sentence=bound("sentence"), **NO_LEASE)
 )
 _SOMETHING_NEWER = select(
     exists().where(
@@ -68,6 +74,7 @@ def retry(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
     """Make a delivery due now, and its refused items pending again."""
     row = _row_for_operator(transaction.connection, delivery_id)
     removal.refuse_delivery_without_files(transaction.connection, delivery_id)
+    _refuse_unreviewed(row)
     match DeliveryState(row.state):
         case DeliveryState.HELD:
             transaction.move(_RETRY, delivery=delivery_id)
@@ -94,6 +101,7 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
         retry(transaction, delivery_id)
         return delivery_id
     removal.refuse_delivery_without_files(transaction.connection, delivery_id)
+    _refuse_unreviewed(row)
     if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
         _refuse_outdated(transaction.connection, row)
     there = transaction.connection.execute(
@@ -115,24 +123,39 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
         _CANCEL,
         f"delivery {target} goes to {peer} instead",
         delivery=delivery_id,
+        reason=OPERATOR,
         sentence=f"An operator sent it to {peer} instead: delivery {target}.",
     )  # changes nothing where it is sent or cancelled already
     return target
 
 
-def release(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
-    """Make a held delivery due."""
+def release(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) -> None:
+    """Make a held delivery due; of one that waits for review, accept the result. ``note``: a person's words."""
     row = _row_for_operator(transaction.connection, delivery_id)
     if row.state != DeliveryState.HELD:
         raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; only a held one can be released.")
     removal.refuse_delivery_without_files(transaction.connection, delivery_id)
-    transaction.move(_RELEASE, delivery=delivery_id)
+    transaction.move(_RELEASE, note, delivery=delivery_id)
 
 
-def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
-    """Send no further instance of a delivery; the answer to one that is being sent is still recorded."""
+def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) -> None:
+    """Send no further instance of a delivery; the answer to one that is being sent is still recorded.
+
+    To cancel a delivery that waits for review is to reject the result, which needs a note.
+    """
     row = _row_for_operator(transaction.connection, delivery_id)
-    if transaction.move(_CANCEL, delivery=delivery_id, sentence="An operator cancelled it.") == 0:
+    is_rejected = _waits_for_review(row)
+    if is_rejected and not note:
+        raise InputError(
+            f"Delivery {delivery_id} waits for review, and to cancel it is to reject the result; nothing was changed.",
+            hint=f"Say why: `dicomnode deliveries cancel {delivery_id} --note TEXT`.",
+        )
+    words = "A person rejected the result" if is_rejected else "An operator cancelled it"
+    values = {
+        "reason": NOT_ACCEPTED if is_rejected else OPERATOR,
+        "sentence": f"{words}: {note}" if note else f"{words}.",
+    }
+    if transaction.move(_CANCEL, note, delivery=delivery_id, **values) == 0:
         raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; there is nothing to cancel.")
 
 
@@ -143,9 +166,25 @@ def peer_of(connection: Connection, delivery_id: DeliveryId) -> str:
 
 
 def _state_in_words(row: AnyRow) -> str:
-    if row.state == DeliveryState.CANCELLED and row.reason == OPERATOR:
-        return "cancelled, by an operator"
+    if row.state == DeliveryState.CANCELLED and row.reason in _CANCELLED_BY:
+        return _CANCELLED_BY[row.reason]
     return _IN_WORDS[DeliveryState(row.state)]
+
+
+def _waits_for_review(row: AnyRow) -> bool:
+    """Is a person yet to say whether the result may leave? What the result gate holds may wait for both."""
+    is_held_new = row.state == DeliveryState.HELD and row.reason in (GATE, REVIEW)
+    return bool(is_held_new and row.release == Release.REVIEW)
+
+
+def _refuse_unreviewed(row: AnyRow) -> None:
+    """Raise InputError if the delivery waits for review: it is not sent before a person has accepted the result."""
+    if _waits_for_review(row):
+        raise InputError(
+            f"Delivery {row.id} waits for review; nothing was changed.",
+            hint=f"`dicomnode deliveries release {row.id}` accepts the result, `dicomnode deliveries cancel {row.id} "
+            "--note TEXT` rejects it.",
+        )
 
 
 def _refuse_outdated(connection: Connection, row: AnyRow) -> None:

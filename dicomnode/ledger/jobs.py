@@ -56,7 +56,9 @@ _QUEUE_ANEW = (
     moving(job, Event.RETRY).where(job.c.id == bound("job")).values(attempts=0, queued_at=bound("now"), **_NO_TROUBLE)
 )
 _AS_NOW_PLANNED = (
-    update(job).where(job.c.id == bound("job")).values(deliver_to=bound("peers"), verdict=bound("verdict"))
+    update(job)
+    .where(job.c.id == bound("job"))
+    .values(deliver_to=bound("peers"), verdict=bound("verdict"), release=bound("release"), late=bound("late"))
 )
 _RELEASE = (
     moving(job, Event.RELEASE)
@@ -133,7 +135,13 @@ def plan(transaction: LedgerTransaction, series_id: SeriesId, revision: int, pla
         elif state is not JobState.DONE and _makes_the_same(row, planned):
             transaction.connection.execute(
                 _AS_NOW_PLANNED,
-                bind_values(job=row.id, peers=list(planned.deliver_to), verdict=planned.sentence),
+                bind_values(
+                    job=row.id,
+                    peers=list(planned.deliver_to),
+                    verdict=planned.sentence,
+                    release=planned.release,
+                    late=planned.late,
+                ),
             )
             if state is not JobState.QUEUED:
                 transaction.move(_QUEUE_ANEW, job=row.id)
@@ -249,13 +257,7 @@ def finish(transaction: LedgerTransaction, claimed: Job, derived: DerivedSeries)
     revision = transaction.connection.execute(_SERIES_REVISION, bind_values(series=claimed.series)).scalar_one()
     if revision == claimed.revision:
         deliveries.open_deliveries(
-            transaction,
-            series_id=claimed.series,
-            revision=revision,
-            job_id=claimed.id,
-            peers=claimed.planned.deliver_to,
-            instances=[one.id for one in derived.instances],
-            objections=derived.objections,
+            transaction, claimed, instances=[one.id for one in derived.instances], objections=derived.objections
         )
     else:
         transaction.note(

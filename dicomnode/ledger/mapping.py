@@ -40,6 +40,7 @@ from dicomnode.ledger.values import (
     ImportedModel,
     Job,
     KnownInstance,
+    Late,
     ModelId,
     PlannedJob,
     Priority,
@@ -47,6 +48,7 @@ from dicomnode.ledger.values import (
     QuarantinedFile,
     QuarantineReason,
     ReceivingSeries,
+    Release,
     SettledSeries,
     StoredInstance,
     Unexamined,
@@ -203,6 +205,8 @@ def new_job(
         "sentence": "",
         "notes": [],
         "priority": planned.priority,
+        "release": planned.release,
+        "late": planned.late,
     }
 
 
@@ -213,6 +217,8 @@ def planned_job(row: AnyRow) -> PlannedJob:
         deliver_to=tuple(row.deliver_to),
         sentence=row.verdict,
         priority=Priority(row.priority),
+        release=Release(row.release),
+        late=Late(row.late),
     )
 
 
@@ -244,6 +250,7 @@ def job_line(row: AnyRow) -> JobLine:
         ratio=row.ratio,
         parameters=row.parameters,
         derivation_number=row.derivation_number,
+        release=row.release,
         output_series=row.output_series_id,
         attempts=row.attempts,
         reason=row.reason,

@@ -137,7 +137,13 @@ _LINES = (
     .order_by(quarantine.c.id.desc())
 )
 _ALERTS = (
-    select(quarantine.c.reason, quarantine.c.peer, func.count().label("files"), func.max(quarantine.c.id).label("id"))
+    select(
+        quarantine.c.reason,
+        quarantine.c.peer,
+        func.count().label("files"),
+        func.max(quarantine.c.id).label("id"),
+        func.min(quarantine.c.at).label("since"),
+    )
     .where(IS_ALERT)
     .group_by(quarantine.c.reason, quarantine.c.peer)
     .order_by(func.max(quarantine.c.id).desc())
@@ -314,9 +320,12 @@ def attention(connection: Connection) -> list[AttentionLine]:
 def waiting(connection: Connection) -> list[Waiting]:
     """Count the unseen files by reason and peer."""
     return [
-        Waiting(table=quarantine.name, state="unseen", reason=row.reason, peer=row.peer, rows=row.files, newest=row.id)
+        Waiting(
+            table=quarantine.name, state="unseen", reason=row.reason, peer=row.peer, rows=row.files, newest=row.id,
+            since=row.since,
+        )
         for row in connection.execute(_ALERTS)
-    ]
+    ]  # fmt: skip
 
 
 def _find(transaction: LedgerTransaction, one: Examined) -> None:

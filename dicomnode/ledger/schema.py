@@ -48,7 +48,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0010"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0012"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -201,6 +201,8 @@ job = Table(
     Column("notes", JSON, nullable=False),
     _priority_column(),
     Column("figures", JSON(none_as_null=True)),  # of the result gate; empty: the job is not done, or older than 0006
+    Column("release", String(16), nullable=False, server_default=text("'auto'")),  # what happens with the result
+    Column("late", String(16), nullable=False, server_default=text("'hold'")),  # after an earlier revision was sent
     PrimaryKeyConstraint("id", name="job_key"),
     UniqueConstraint("output_series_id", name="job_output_once"),
     CheckConstraint("revision >= 1 AND ratio >= 2 AND derivation_number >= 1", name="job_numbers"),

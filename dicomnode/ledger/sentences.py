@@ -13,14 +13,20 @@ from typing import Final
 
 from dicomnode.derivation import GateFigure
 from dicomnode.ids import SeriesId
-from dicomnode.ledger.states import OPERATOR, CommitmentState, DeliveryState, JobState, SeriesState
-from dicomnode.ledger.values import Finding, SetAside
+from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR, CommitmentState, DeliveryState, JobState, SeriesState
+from dicomnode.ledger.values import Finding, Release, SetAside
 from dicomnode.ledger.views import DeliveryLine, JobLine
 
 SHOWN_DIGEST: Final = 12  # digits, as in the folder of an imported model
 SHOWN_NAMES: Final = 6  # of attributes that differ
 REPLACED: Final = "A newer revision or derivation of the series replaced it."
 BROKEN_UID: Final = "which PS3.5 section 9.1 forbids; a PACS may refuse it."  # ends the notes that are alerts
+
+
+_RELEASES: Final[dict[str, str]] = {
+    Release.REVIEW: " A person reviews each result of this rule before it is sent.",
+    Release.SHADOW: " Results of this rule are measured and archived, and never sent.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +171,7 @@ def _revisions(standing: Standing, deliveries: Sequence[DeliveryLine]) -> list[s
 def _rule(job: JobLine) -> str:
     return (
         f"Rule {job.rule!r} derives the series with model {job.model} ({job.model_digest[:SHOWN_DIGEST]}), "
-        f"ratio {job.ratio}; derivation number {job.derivation_number}."
+        f"ratio {job.ratio}; derivation number {job.derivation_number}.{_RELEASES.get(job.release, '')}"
     )
 
 
@@ -228,7 +234,7 @@ def _delivery(line: DeliveryLine, revision: int) -> str:
         case DeliveryState.HELD:
             words = f"{name} is held: {progress}.{_because(line)}"
         case DeliveryState.CANCELLED:
-            why = line.sentence if line.reason == OPERATOR else REPLACED
+            why = line.sentence if line.reason in (OPERATOR, NOT_ACCEPTED) else REPLACED
             words = f"{name} was cancelled: {progress}. {why}"
     return words + _answers(line)
 

@@ -30,6 +30,12 @@ PACS is better than half of one.
 **After a delivery of a series has begun** (it was claimed once, whether or not anything was sent), the delivery of a
 later revision is created as ``held``: whether a second derived series goes to the PACS is the operator's decision. Once
 the operator has released a delivery of a revision, further derivations of that revision are delivered without asking.
+With ``settle.late = "new_revision"`` the delivery of a later revision is due like the first one.
+
+**Review and shadow.** If the rule says review, a delivery of its result is created as ``held``, until a person releases
+it, which accepts the result, or cancels it, which rejects the result. A note is stored with either. A later derivation
+of a revision that was rejected for a peer is not sent to that peer: its delivery is cancelled when it is created. If
+the rule says shadow, no delivery of its result is created.
 
 **A file that was set aside** (an instance with its SOP Instance UID is in the archive, with other bytes) does not
 change the state of its series. If the series has no verdict yet, the verdict is to keep it, until the operator releases
@@ -385,8 +391,9 @@ LIVE_JOB_STATES: Final = (JobState.QUEUED, JobState.RUNNING, JobState.HELD)
 # The job was replaced by another one, or cancelled.
 ENDED_JOB_STATES: Final = (JobState.SUPERSEDED, JobState.CANCELLED)
 
-# Reason of a row that an operator cancelled. A cancelled row with another reason was replaced by something newer.
+# Reasons of a row that a person cancelled. A cancelled row with another reason was replaced by something newer.
 OPERATOR: Final = "operator"
+NOT_ACCEPTED: Final = "not_accepted"  # a delivery whose result a person looked at and does not want to be sent
 
 
 def step(table: str, event: Event) -> tuple[tuple[State, ...], State]:

@@ -518,15 +518,18 @@ class Ledger:
         with self._transaction("send_delivery_to", by) as transaction:
             return delivery_commands.send_to(transaction, delivery, peer)
 
-    def cancel_delivery(self, delivery: DeliveryId, by: str) -> None:
-        """Send nothing more of a delivery. Raises InputError where it has ended already."""
-        with self._transaction("cancel_delivery", by) as transaction:
-            delivery_commands.cancel(transaction, delivery)
+    def cancel_delivery(self, delivery: DeliveryId, by: str, *, note: str = "") -> None:
+        """Send nothing more of a delivery. Raises InputError where it has ended already, or its rejection has no note.
 
-    def release_delivery(self, delivery: DeliveryId, by: str) -> None:
-        """Make a held delivery due. Raises InputError where it is not held."""
+        ``note``: why, in the words of a person.
+        """
+        with self._transaction("cancel_delivery", by) as transaction:
+            delivery_commands.cancel(transaction, delivery, note)
+
+    def release_delivery(self, delivery: DeliveryId, by: str, *, note: str = "") -> None:
+        """Make a held delivery due. Raises InputError where it is not held. ``note``: why, in the words of a person."""
         with self._transaction("release_delivery", by) as transaction:
-            delivery_commands.release(transaction, delivery)
+            delivery_commands.release(transaction, delivery, note)
 
     def see_quarantine(self, rows: Collection[int] | None, by: str) -> int:
         """Record that a person saw these rows, or all; return how many were new. Raises InputError for no such row."""

@@ -175,6 +175,21 @@ class SettledSeries:
     revision: int
 
 
+class Release(StrEnum):
+    """What happens with the result of a job."""
+
+    AUTO = "auto"  # it is delivered
+    REVIEW = "review"  # its deliveries are held until a person has looked at it
+    SHADOW = "shadow"  # it is archived and measured, and never delivered
+
+
+class Late(StrEnum):
+    """What happens with the result of a later revision after a delivery of an earlier one has begun."""
+
+    HOLD = "hold"  # its deliveries are held
+    NEW_REVISION = "new_revision"  # it is delivered like the first one
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedJob:
     """The decision to derive one revision with one model."""
@@ -183,6 +198,8 @@ class PlannedJob:
     deliver_to: tuple[str, ...]  # peer names
     sentence: str  # the verdict in words
     priority: Priority = Priority.NORMAL
+    release: Release = Release.AUTO
+    late: Late = Late.HOLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,7 @@ class JobLine:
     ratio: int
     parameters: str
     derivation_number: int
+    release: str  # auto, review, shadow
     output_series: int | None
     attempts: int
     reason: str | None
@@ -266,6 +267,7 @@ class Waiting:
     peer: str  # of a delivery or of files that were set aside; else empty
     rows: int
     newest: int  # its id
+    since: datetime  # when the one that waits longest began to wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +319,7 @@ class Week:
     since: datetime
     received: int  # series
     derived: int
+    shadow: int  # of the derived ones, those whose rule never sends them
     kept: dict[str, int]  # reason → number
     sent: tuple[PeerWeek, ...]
     proofs: dict[str, int]  # of what was sent → number of deliveries

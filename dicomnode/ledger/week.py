@@ -15,6 +15,7 @@ from dicomnode.ledger import mapping
 from dicomnode.ledger.schema import RECEIVED, delivery, job, series
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+from dicomnode.ledger.values import Release
 from dicomnode.ledger.views import PeerWeek, Week
 
 _RECEIVED = select(func.count()).where(series.c.origin == RECEIVED, series.c.created_at >= bound("since"))
@@ -24,7 +25,7 @@ _KEPT = (
     .group_by(series.c.reason)
     .order_by(func.count().desc(), series.c.reason)
 )
-_DERIVED = select(job.c.figures).where(job.c.state == JobState.DONE, job.c.finished_at >= bound("since"))
+_DERIVED = select(job.c.figures, job.c.release).where(job.c.state == JobState.DONE, job.c.finished_at >= bound("since"))
 _SENT = select(delivery.c.peer, delivery.c.created_at, delivery.c.sent_at, delivery.c.proof).where(
     delivery.c.state == DeliveryState.SENT, delivery.c.sent_at >= bound("since")
 )
@@ -38,13 +39,15 @@ def week(connection: Connection, since: datetime) -> Week:
     for row in connection.execute(_SENT, values):
         proofs[row.proof] += 1
         took_s.setdefault(row.peer, []).append((row.sent_at - row.created_at).total_seconds())
-    results = [mapping.gate_figures(kept) for kept in connection.execute(_DERIVED, values).scalars()]
+    done = connection.execute(_DERIVED, values).all()
+    results = [mapping.gate_figures(row.figures) for row in done]
     measured = [figure for figures in results for figure in figures]
     within = [figure for figure in measured if not figure.holds]
     return Week(
         since=since,
         received=connection.execute(_RECEIVED, values).scalar_one(),
         derived=len(results),
+        shadow=sum(row.release == Release.SHADOW for row in done),
         kept={reason or "": number for reason, number in connection.execute(_KEPT, values)},
         sent=tuple(
             PeerWeek(peer=peer, deliveries=len(times), median_s=median(times), longest_s=max(times))

@@ -299,6 +299,7 @@ class SettleSettings(StrictModel):
     quiet_s: Seconds = 30.0
     aborted_wait_s: Seconds = 300.0
     max_wait_s: Seconds = 1800.0
+    late: Literal["hold", "new_revision"] = "hold"  # with what came after a delivery of the series had begun
 
     @model_validator(mode="after")
     def _longest_is_longest(self) -> Self:
@@ -477,6 +478,13 @@ class RuleSettings(StrictModel):
     sharpness: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None  # None: as the model's card says
     uncertainty: bool = False
     priority: Literal["urgent", "normal", "offpeak"] = "normal"
+    release: Literal["auto", "review", "shadow"] = "auto"
+
+    @model_validator(mode="after")
+    def _review_is_of_deliveries(self) -> Self:
+        if self.release == "review" and not self.deliver_to:
+            fail('release is "review", and deliver_to names no peer, so nothing would ever wait for review')
+        return self
 
 
 # The embedded defaults: whoever sends from this machine itself, every series with the default model.

@@ -19,10 +19,10 @@ from dicomnode.alert.message import trial
 from dicomnode.alert.watch import Patience, Watch, destinations
 from dicomnode.errors import LedgerError
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.values import Condition, QuarantinedFile, QuarantineReason
+from dicomnode.ledger.values import Condition, QuarantinedFile, QuarantineReason, Release
 from dicomnode.seams import SYSTEM_CLOCK, set_checkpoint_hook
 from tests.alert.conftest import TO, Watched, settings_for
-from tests.ledger.scene import LEASE_S, derived, figure
+from tests.ledger.scene import LEASE_S, derived, figure, plan_for
 from tests.support.certificates import Authority
 from tests.support.dcmtk import free_port
 from tests.support.mail_server import HookServer, MailServer, mail_server
@@ -89,6 +89,17 @@ def test_what_a_peer_refused_or_a_check_held_is_no_error(watched: Watched, mail:
     errors, _, refused = mail.texts[0].partition("Refused or held for a decision")
     assert "to peer other is held, reason rejected" in errors
     assert "to peer pacs is held, reason refused" in refused
+
+
+def test_a_result_under_review_waits_for_a_person_and_is_no_error(watched: Watched, mail: MailServer) -> None:
+    series = watched.scene.settled()
+    watched.scene.ledger.plan(series, 1, replace(plan_for("pacs"), release=Release.REVIEW))
+    watched.scene.finish_job()
+    watched.pass_by(1)
+    watched.pass_by(PATIENCE.gather_s)
+    errors, _, waiting = mail.texts[0].partition("Refused or held for a decision")
+    assert "review" not in errors
+    assert "1 delivery to peer pacs waits for a person's review, the oldest since 2026-03-04" in waiting
 
 
 def test_a_file_that_was_set_aside_is_told_until_somebody_has_seen_it(watched: Watched, mail: MailServer) -> None:
@@ -210,7 +221,7 @@ def test_the_letter_counts_the_week_by_reason_and_names_the_slowest_peer(watched
     assert "5 series received, 1 derived." in text
     assert "gaps: 2" in text
     assert "too_few: 1" in text
-    assert "job held, gone: 1" in text
+    assert "job held, gone: 1, since " in text
     assert "1 result measured, 0 held. Nearest to its limit: averages, 90% of it." in text
     assert "other: 1 delivery, median 310 s, longest 310 s (the slowest peer)" in text
     assert SENTINEL not in text

@@ -21,6 +21,7 @@ from dicomnode.ledger.values import (
     PlannedJob,
     QuarantinedFile,
     QuarantineReason,
+    Release,
     StoredInstance,
 )
 from tests.cli.conftest import Run
@@ -63,12 +64,13 @@ def series(ledger: Ledger, tmp_path: Path) -> SeriesId:
     return number
 
 
-def _plan(ledger: Ledger, series: SeriesId) -> Job:
+def _plan(ledger: Ledger, series: SeriesId, release: Release = Release.AUTO) -> Job:
     assert ledger.settle(series, 1, note="")
     planned = PlannedJob(
         parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="cubic-dc/1", ratio=4),
         deliver_to=("pacs",),
         sentence="6 slices, 4 mm apart → 24 slices of 1 mm by rule all.",
+        release=release,
     )  # fmt: skip
     assert ledger.plan(series, 1, planned)
     job = ledger.claim_job("test", lease_s=60)
@@ -161,6 +163,22 @@ def test_a_held_delivery_goes_when_it_is_released_or_tried_again(run: Run, ledge
         assert run("deliveries", verb, delivery.id).code == 0
     (row,) = json.loads(run("deliveries", "list", "--json").out)
     assert row["state"] == "due"
+
+
+def test_a_person_rejects_a_result_with_a_word_that_the_events_keep(run: Run, ledger: Ledger, series: SeriesId) -> None:
+    _finish(ledger, _plan(ledger, series, Release.REVIEW))
+    (row,) = json.loads(run("deliveries", "list", "--reason", "review", "--json").out)
+    assert run("deliveries", "cancel", row["id"]).code == 2
+    words = ("--note", "a blurred\x1b[31m knee", "--by", "A. Reader")
+    assert run("deliveries", "cancel", row["id"], *words).code == 0
+    (event,) = [
+        one for one in json.loads(run("series", "explain", series, "--json").out)["events"] if "A." in one["by"]
+    ]
+    assert event["by"].startswith("operator:")
+    assert event["by"].endswith(" (A. Reader)")
+    assert event["to_state"] == "cancelled"
+    assert "\x1b" not in run("series", "explain", series).out
+    assert run("deliveries", "cancel", row["id"], "--note", "x" * 501).code == 2
 
 
 @pytest.mark.parametrize(

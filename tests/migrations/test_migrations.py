@@ -214,7 +214,7 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     rows["quarantine"] = [(*row, None, None, "[]", None) for row in rows["quarantine"]]  # columns of 0003
     for table in ("job", "delivery"):
         rows[table] = [(*row, Priority.NORMAL) for row in rows[table]]  # the column of 0005
-    rows["job"] = [(*row, None) for row in rows["job"]]  # the column of 0006
+    rows["job"] = [(*row, None, "auto", "hold") for row in rows["job"]]  # the columns of 0006 and 0012
     rows["delivery"] = [(*row, 0) for row in rows["delivery"]]  # the columns of 0008
     for table in ("delivery_item", "instance", "quarantine"):  # the last two: the columns of 0010
         rows[table] = [(*row, None) for row in rows[table]]
