@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dicomnode.cli import output
-from dicomnode.cli.options import config_option, json_option, load_settings
+from dicomnode.cli.options import config_option, find_peer, json_option, load_settings, operator, refuse_given
 
-NOT_FIT, CLUSTER_NOT_FIT = 2, 4
+if TYPE_CHECKING:
+    from dicomnode.settings.models import Settings
+
+NOT_FIT, CLUSTER_NOT_FIT, PEER_NOT_FIT = 2, 4, 4
+TICKS = {"ok": "[x]", "warn": "[!]", "fail": "[ ]", "open": "[?]"}
 
 
 @click.command(short_help="Check settings, disk, ledger, models and peers.")
 @click.option(
     "--echo", is_flag=True, help="Also send a C-ECHO to each peer that has an address. Default: contact no peer."
 )
+@click.option(
+    "--rehearse",
+    metavar="PEER",
+    help="Instead, go through everything with one peer: connection, TLS, association, five test images, C-FIND, "
+    "storage commitment. The images stay there until they are deleted there. Default: send nothing.",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 3600),
+    default=0.0,
+    help="With --rehearse, wait so long for a call of the peer. Default: only as long as a report takes.",
+)
 @config_option
 @json_option
-def check(echo: bool, config: Path | None, as_json: bool) -> int:
+def check(echo: bool, rehearse: str | None, wait_s: float, config: Path | None, as_json: bool) -> int:
     """Check settings, data folder, free disk, ledger, models, peers, and the cluster if there is one.
 
     The command changes nothing and may run while the service runs. Exit code 0 if nothing would keep the node from
-    working, 4 if only the cluster would, else 2.
+    working, 4 if only the cluster would, else 2. With --rehearse the exit code is 4 if a step fails.
     """
     settings = load_settings(config)
+    if rehearse is not None:
+        refuse_given({"echo"}, "with --rehearse", "A rehearsal sends a C-ECHO anyway; leave --echo out.")
+        return _rehearse(settings, rehearse, wait_s=wait_s, as_json=as_json)
+    refuse_given({"wait_s"}, "without --rehearse", "Name the peer: --rehearse PEER.")
     from dicomnode import checks
 
     rows = checks.check(settings, with_echo=echo)
@@ -34,3 +57,26 @@ def check(echo: bool, config: Path | None, as_json: bool) -> int:
     if not failed:
         return 0
     return CLUSTER_NOT_FIT if all(what.startswith(checks.CLUSTER) for what in failed) else NOT_FIT
+
+
+def _rehearse(settings: Settings, name: str, *, wait_s: float, as_json: bool) -> int:
+    """Rehearse with the peer of that name, and print what was found and the hand-over sheet."""
+    peer = find_peer(settings, name)
+    from dicomnode.rehearsal.findings import Side
+    from dicomnode.rehearsal.rehearse import rehearse
+
+    found = rehearse(settings, peer, wait_s=wait_s, by=operator(), say=lambda line: output.say(line, err=True))
+    if as_json:
+        output.print_json(found)
+        return 0 if found.is_good else PEER_NOT_FIT
+    width = max(len(step.what) for step in found.steps)
+    for step in found.steps:
+        output.say(f"{TICKS[step.mark]} {step.what.ljust(width)}  {step.sentence}")
+        if step.hint:
+            output.say(f"    {' ' * width}  {step.side[:1].upper()}{step.side[1:]}: {step.hint}")
+    for side in (Side.PACS, Side.OURS):
+        output.say(f"Hand-over sheet, {side}:")
+        for line in found.sheet:
+            if line.side is side:
+                output.say(f"  {TICKS[line.mark]} {line.item}")
+    return 0 if found.is_good else PEER_NOT_FIT

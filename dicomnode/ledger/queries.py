@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import alerts, attention, lists, mapping, models, quarantine, removal
+from dicomnode.ledger import alerts, attention, lists, mapping, models, quarantine, rehearsals, removal
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
@@ -267,6 +267,11 @@ class Reader:
         )
         with self._database.reading() as connection:
             return tuple(mapping.event_line(row, row.row_id) for row in connection.execute(question))
+
+    def rehearsal_report(self, transaction_uid: str) -> rehearsals.RehearsalReport | None:
+        """Return what a peer reported to the running service on a request of a rehearsal; None: nothing yet."""
+        with self._database.reading() as connection:
+            return rehearsals.reported(connection, transaction_uid)
 
     def require_sound(self) -> None:
         """Raise LedgerError where the file is damaged."""

@@ -30,6 +30,7 @@ from dicomnode.ledger import (
     mapping,
     models,
     quarantine,
+    rehearsals,
     verdicts,
 )
 from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
@@ -486,7 +487,14 @@ class Ledger:
         False: no request that was asked has this Transaction UID.
         """
         with self._transaction("take_report", peer) as transaction:
-            return commitments.take_report(transaction, transaction_uid, peer, committed, failed)
+            return commitments.take_report(
+                transaction, transaction_uid, peer, committed, failed
+            ) or rehearsals.take_report(transaction, transaction_uid, committed, failed)
+
+    def ask_in_rehearsal(self, transaction_uid: str, by: str) -> None:
+        """Record that a rehearsal is about to ask for commitment, so that a report on it is known."""
+        with self._transaction("ask_in_rehearsal", by) as transaction:
+            rehearsals.ask(transaction, transaction_uid)
 
     # The operator.
 

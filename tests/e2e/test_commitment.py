@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import closing, suppress
-from http.client import HTTPConnection
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.committing_pacs import CommittingPacs
@@ -12,7 +10,7 @@ from tests.support.dcmtk import needs_dcmtk
 from tests.support.dicom import storescu
 from tests.support.mr_series import write_mr_series
 from tests.support.node import AE_TITLE, Node, kill, make_node, running_node
-from tests.support.orthanc import Orthanc, needs_orthanc, orthanc
+from tests.support.orthanc import needs_orthanc, orthanc
 from tests.support.wait import wait_until
 
 pytestmark = needs_dcmtk
@@ -25,21 +23,13 @@ def send_series(node: Node, folder: Path) -> None:
     assert sent.returncode == 0, sent.stderr
 
 
-def register(pacs: Orthanc, node: Node) -> None:
-    """Tell Orthanc where the node listens; it reports to nobody else."""
-    body = json.dumps({"AET": AE_TITLE, "Host": "127.0.0.1", "Port": node.port}).encode()
-    with closing(HTTPConnection("127.0.0.1", pacs.http_port, timeout=10)) as connection:
-        connection.request("PUT", "/modalities/node", body)
-        assert connection.getresponse().status == 200
-
-
 @needs_orthanc
 def test_orthanc_commits_every_delivered_series(tmp_path: Path) -> None:
     with (
         orthanc(tmp_path / "pacs", settings={"DicomAlwaysAllowFind": True}) as pacs,
         running_node(tmp_path / "node", pacs_port=pacs.dicom_port) as node,
     ):
-        register(pacs, node)
+        pacs.register(AE_TITLE, node.port)
         for name in ("first", "second"):
             send_series(node, tmp_path / name)
         node.wait_for_deliveries("sent", 2)

@@ -51,7 +51,10 @@ class CommittingPacs:
         finds: bool = True,
         port: int = 0,
         syntaxes: Sequence[str] = UNCOMPRESSED,
+        stores: bool = True,
+        checks_title: bool = False,
     ) -> None:
+        """``checks_title``: turn away whoever calls another AE title (1/1/7)."""
         self.node = ("127.0.0.1", 0)  # where the node listens
         self.node_title = "DICOMNODE"
         self.held: set[str] = set()
@@ -67,7 +70,9 @@ class CommittingPacs:
         self._reporting: list[threading.Thread] = []
         entity = AE(ae_title)
         entity.add_supported_context(VERIFICATION)
-        entity.add_supported_context(MR_IMAGE, list(syntaxes))
+        entity.require_called_aet = checks_title
+        if stores:
+            entity.add_supported_context(MR_IMAGE, list(syntaxes))
         if commits:
             entity.add_supported_context(COMMITMENT, list(syntaxes))
         if finds:
@@ -96,11 +101,11 @@ class CommittingPacs:
 
     def on_a_new_association(self, _event: Event, asked: Asked) -> None:
         """As most do."""
-        self._later(lambda: self.tell(asked))
+        self.later(lambda: self.tell(asked))
 
     def on_the_same_association(self, event: Event, asked: Asked) -> None:
         """Soon after the response to the request."""
-        self._later(lambda: self.answers.append(self._send(event.assoc, asked)), after_s=0.3)
+        self.later(lambda: self.answers.append(self._send(event.assoc, asked)), after_s=0.3)
 
     def never(self, _event: Event, _asked: Asked) -> None:
         """Not at all."""
@@ -136,7 +141,9 @@ class CommittingPacs:
         wait_until(lambda: len(self.asked) >= number, 60, "the node asks for commitment")
         return self.asked[number - 1]
 
-    def _later(self, action: Callable[[], object], *, after_s: float = 0.05) -> None:
+    def later(self, action: Callable[[], object], *, after_s: float = 0.05) -> None:
+        """Do something on a thread of its own."""
+
         def run() -> None:
             time.sleep(after_s)
             action()

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ class Orthanc:
         """What its REST API answers, as JSON."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as answer:
             return json.load(answer)
+
+    def register(self, ae_title: str, port: int, **more: object) -> None:
+        """Tell it where an application of this machine listens; it reports to nobody else."""
+        body = json.dumps({"AET": ae_title, "Host": "127.0.0.1", "Port": port, **more}).encode()
+        with closing(HTTPConnection("127.0.0.1", self.http_port, timeout=10)) as connection:
+            connection.request("PUT", f"/modalities/{ae_title}", body)
+            assert connection.getresponse().status == 200
 
     def sop_instance_uids(self) -> list[str]:
         """SOP Instance UIDs of all that it holds."""
@@ -59,8 +67,13 @@ class Orthanc:
 
 
 @contextmanager
-def orthanc(folder: Path, *, settings: Mapping[str, object] | None = None) -> Iterator[Orthanc]:
-    """Start Orthanc with everything below the folder; ``settings`` overrides keys of its configuration."""
+def orthanc(
+    folder: Path, *, settings: Mapping[str, object] | None = None, has_nagle: bool = False
+) -> Iterator[Orthanc]:
+    """Start Orthanc with everything below the folder; ``settings`` overrides keys of its configuration.
+
+    ``has_nagle``: leave Nagle's algorithm on, as an Orthanc has it that nobody told otherwise.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     running = Orthanc(dicom_port=free_port(), http_port=free_port())
     configuration = {
@@ -80,7 +93,10 @@ def orthanc(folder: Path, *, settings: Mapping[str, object] | None = None) -> It
     file.write_text(json.dumps(configuration))
     with (folder / "orthanc.log").open("wb") as said:
         process = subprocess.Popen(
-            [shutil.which("Orthanc") or "Orthanc", file], env=environment(), stdout=said, stderr=said
+            [shutil.which("Orthanc") or "Orthanc", file],
+            env={**environment(), "TCP_NODELAY": "0"} if has_nagle else environment(),
+            stdout=said,
+            stderr=said,
         )
     try:
         wait_until(

@@ -1,0 +1,275 @@
+"""Whether a peer can be reached: its name, a TCP connection, TLS, an association, and how long an answer takes.
+
+In: the peer of the settings. Out: steps, and what later steps need of a peer that answered. Where an attempt fails,
+the likely mistakes are tried: TLS where the settings say none, none where they say TLS, and the AE title in the other
+case. Nothing is stored anywhere by it, here or at the peer.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dicomnode import wire
+from dicomnode.dimse.associate import Associated, Proposal
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
+from dicomnode.dimse.requestor import Requestor
+from dicomnode.ids import AeTitle
+from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
+from dicomnode.rehearsal.findings import Mark, Side, Step, Topic
+from dicomnode.settings.models import PeerSettings, TlsSettings
+from dicomnode.tls.certificate import Certificate, read
+
+ECHOES = 12
+# A delayed acknowledgement takes 40 ms on Linux and up to 200 ms elsewhere. A peer that only thinks for so long is
+# rare: an echo needs no disk.
+DELAYED_S = 0.030
+CONNECT_S = 5.0  # for a look at what speaks there
+
+_VERIFICATION = [Proposal(wire.VERIFICATION, (syntax,)) for syntax in wire.UNCOMPRESSED]
+_DURING_TLS = "handshake of TLS"  # of outcomes that do not have the reason TLS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """A peer that takes associations of ours."""
+
+    certificate: Certificate | None  # of the peer; None: without TLS
+
+
+class Reaching:
+    """One attempt to reach a peer. Take the steps; then ``reached`` says whether to go on."""
+
+    def __init__(self, carrier: DimseCarrier, peer: PeerSettings, tls: TlsSettings, ours: Certificate | None) -> None:
+        """``ours``: our certificate, where we have one."""
+        self._carrier = carrier
+        self._peer = peer
+        self._tls = tls
+        self._ours = ours
+        self._round_trip_s = 0.0
+        self.our_address = ""  # from which the peer was called; empty: there was no connection
+        self.reached: Reached | None = None
+
+    def steps(self) -> Iterator[Step]:
+        """Ask one question after the other, until one is answered with no."""
+        for found in (self._look_up(), self._connect()):
+            yield found
+            if found.mark is Mark.FAIL:
+                return
+        associated = self._carrier.associate(self._peer, _VERIFICATION)
+        if isinstance(associated, RequestOutcome):
+            yield from self._refused(associated)
+            return
+        certificate = associated.link.certificate
+        self.reached = Reached(certificate=certificate)
+        yield self._secured(certificate)
+        yield from self._echo(associated)
+
+    def _look_up(self) -> Step:
+        host = self._peer.host
+        try:
+            answers = socket.getaddrinfo(host, self._peer.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as exc:
+            return Step(
+                what=Topic.NAME, mark=Mark.FAIL, side=Side.OURS, sentence=f"{host} has no address: {exc}.",
+                hint="Correct the host in the peer's `address`, or the name service of this machine.",
+            )  # fmt: skip
+        addresses = ", ".join(dict.fromkeys(str(one[4][0]) for one in answers))
+        return Step(what=Topic.NAME, mark=Mark.OK, sentence=f"{host} is {addresses}.")
+
+    def _connect(self) -> Step:
+        where = self._peer.address
+        began_s = time.monotonic()
+        try:
+            with socket.create_connection(
+                (self._peer.host, self._peer.port), self._carrier.push.connect_timeout_s
+            ) as to:
+                self._round_trip_s = time.monotonic() - began_s
+                self.our_address = str(to.getsockname()[0])
+        except ConnectionRefusedError:
+            return Step(
+                what=Topic.CONNECTION, mark=Mark.FAIL, side=Side.OURS,
+                sentence=f"Nothing listens at {where}: the machine is there and refused the connection.",
+                hint="Compare the port in the peer's `address` with what the PACS team says; if it is the right one, "
+                "the PACS team has to start its DICOM service.",
+            )  # fmt: skip
+        except OSError as exc:
+            return Step(
+                what=Topic.CONNECTION, mark=Mark.FAIL, side=Side.BOTH,
+                sentence=f"No connection to {where}: {exc.strerror or exc}.",
+                hint="Compare the peer's `address` with what the PACS team says; if it is the right one, a firewall "
+                "between the two machines has to let this port through.",
+            )  # fmt: skip
+        took = f"{self._round_trip_s * 1000:.1f} ms"
+        return Step(
+            what=Topic.CONNECTION,
+            mark=Mark.OK,
+            sentence=f"{where} took a connection from {self.our_address} in {took}.",
+        )
+
+    def _refused(self, outcome: RequestOutcome) -> Iterator[Step]:
+        """Say why there is no association; first whether TLS is the reason."""
+        is_of_tls = outcome.reason is RequestReason.TLS or _DURING_TLS in outcome.detail
+        if self._peer.tls and is_of_tls:
+            yield self._not_secured(outcome)
+            return
+        is_silent = outcome.reason in (RequestReason.LOST, RequestReason.UNANSWERED, RequestReason.ILLEGAL)
+        if not self._peer.tls and (is_silent or outcome.reason is RequestReason.ABORTED):
+            presented = self._presented()
+            if presented is not None:
+                yield Step(
+                    what=Topic.TLS, mark=Mark.FAIL, side=Side.OURS,
+                    sentence=f"The peer speaks TLS at {self._peer.address}, and the settings call it without. "
+                    f"The SHA-256 of its certificate is {presented.fingerprint}.",
+                    hint="Set `peer.tls = true`, or correct the port.",
+                )  # fmt: skip
+                return
+        yield (
+            self._secured(None)
+            if not self._peer.tls
+            else Step(what=Topic.TLS, mark=Mark.OK, sentence="The handshake succeeded.")
+        )
+        yield self._not_associated(outcome)
+
+    def _secured(self, presented: Certificate | None) -> Step:
+        if presented is None:
+            return Step(what=Topic.TLS, mark=Mark.OK, sentence="Not used: the settings call this peer without TLS.")
+        names = ", ".join(presented.names) or "nobody"
+        ours = f" Ours has {self._ours.fingerprint}." if self._ours else " We have none to present."
+        return Step(
+            what=Topic.TLS, mark=Mark.OK,
+            sentence=f"The peer's certificate was verified. It names {names}, ends on {presented.not_after:%Y-%m-%d}, "
+            f"and its SHA-256 is {presented.fingerprint}.{ours}",
+        )  # fmt: skip
+
+    def _not_secured(self, outcome: RequestOutcome) -> Step:
+        presented = self._presented()
+        if presented is None and self._answers_without_tls():
+            return Step(
+                what=Topic.TLS, mark=Mark.FAIL, side=Side.BOTH,
+                sentence=f"The peer speaks no TLS at {self._peer.address}, and the settings demand it.",
+                hint="The PACS team has to switch TLS on, or to name the port that has it; without TLS: "
+                "`peer.tls = false`.",
+            )  # fmt: skip
+        found = f" The SHA-256 of its certificate is {presented.fingerprint}." if presented else ""
+        ours = f" Ours has {self._ours.fingerprint}." if self._ours else ""
+        is_about_ours = "our certificate" in outcome.detail or "of ours" in outcome.detail
+        hint = (
+            "The PACS team has to register our certificate or its authority."
+            if is_about_ours
+            else "docs/operations.md#tls says for each such sentence what to do."
+        )
+        return Step(
+            what=Topic.TLS, mark=Mark.FAIL, side=Side.PACS if is_about_ours else Side.OURS,
+            sentence=f"{outcome.sentence}{found}{ours}", hint=hint,
+        )  # fmt: skip
+
+    def _not_associated(self, outcome: RequestOutcome) -> Step:
+        ours, theirs = self._carrier.ae_title, self._peer.ae_title
+        side, hint = Side.BOTH, outcome.hint
+        if outcome.detail.startswith(wire.CALLED_UNKNOWN.code):
+            side = Side.OURS
+            hint = "Ask the PACS team for its AE title, letter by letter, and correct the peer's `ae_title`."
+            if (other := self._other_case()) is not None:
+                hint = f'Set the peer\'s `ae_title = "{other}"`: it accepts that one. Upper and lower case differ.'
+        elif outcome.detail.startswith(wire.CALLING_UNKNOWN.code):
+            side = Side.PACS
+            hint = (
+                f"The PACS team has to register our AE title {ours}, in this case, with the address "
+                f"{self.our_address}, and to allow it to store."
+            )
+        elif outcome.reason is RequestReason.NO_CONTEXT:
+            side, hint = Side.PACS, f"Let {theirs} accept Verification (C-ECHO) from our AE title."
+        return Step(what=Topic.ASSOCIATION, mark=Mark.FAIL, side=side, sentence=outcome.sentence, hint=hint)
+
+    def _echo(self, associated: Associated) -> Iterator[Step]:
+        requestor = Requestor(associated, response_timeout_s=self._carrier.push.response_timeout_s)
+        number = next(iter(requestor.contexts))
+        took_s = []
+        outcome = RequestOutcome(reason=RequestReason.ENDED)
+        for _ in range(ECHOES):
+            began_s = time.monotonic()
+            outcome = requestor.echo(number)
+            if outcome.status != 0:
+                break
+            took_s.append(time.monotonic() - began_s)
+        requestor.release(RELEASE_TIMEOUT_S)
+        if not took_s:
+            yield Step(
+                what=Topic.ASSOCIATION, mark=Mark.WARN, side=Side.PACS,
+                sentence=f"It took the association, and did not answer a C-ECHO. {outcome.sentence}",
+                hint=f"The PACS team has to register our AE title {self._carrier.ae_title} with the address "
+                f"{self.our_address}, and to let it use C-ECHO.",
+            )  # fmt: skip
+            return
+        yield Step(
+            what=Topic.ASSOCIATION, mark=Mark.OK,
+            sentence=f"It took an association of {self._carrier.ae_title} and answered a C-ECHO.",
+        )  # fmt: skip
+        yield _judge_delay(took_s, self._round_trip_s)
+
+    def _other_case(self) -> str | None:
+        """The peer's AE title in the other case, where it accepts that one."""
+        title = self._peer.ae_title
+        for other in dict.fromkeys((title.upper(), title.lower(), title.capitalize())):
+            if other == title:
+                continue
+            named = self._peer.model_copy(update={"ae_title": AeTitle(other)})
+            if self._release(self._carrier.associate(named, _VERIFICATION)):
+                return other
+        return None
+
+    def _answers_without_tls(self) -> bool:
+        """Does an application answer an association request there without TLS, be it with a rejection?"""
+        answer = self._carrier.associate(self._peer.model_copy(update={"tls": False}), _VERIFICATION)
+        return self._release(answer) or (
+            isinstance(answer, RequestOutcome)
+            and answer.reason in (RequestReason.REJECTED, RequestReason.BUSY, RequestReason.NO_CONTEXT)
+        )
+
+    def _release(self, answer: Associated | RequestOutcome) -> bool:
+        if isinstance(answer, RequestOutcome):
+            return False
+        Requestor(answer, response_timeout_s=self._carrier.push.response_timeout_s).release(RELEASE_TIMEOUT_S)
+        return True
+
+    def _presented(self) -> Certificate | None:
+        """The certificate that the peer presents, whoever issued it; None: there is no handshake of TLS.
+
+        Nothing is sent over this connection: it only tells people which certificate they have to look at.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        try:
+            if self._tls.certificate:
+                context.load_cert_chain(self._tls.certificate, self._tls.key)
+            with (
+                socket.create_connection((self._peer.host, self._peer.port), CONNECT_S) as plain,
+                context.wrap_socket(plain) as secured,
+            ):
+                encoded = secured.getpeercert(binary_form=True)
+            return read(encoded) if encoded else None
+        except (OSError, ValueError):
+            return None
+
+
+def _judge_delay(took_s: list[float], round_trip_s: float) -> Step:
+    """Nagle's algorithm at the peer: the second half of each answer waits for our delayed acknowledgement.
+
+    The first answers may be fast, since a new connection acknowledges at once.
+    """
+    typical_s = statistics.median(took_s[len(took_s) // 2 :])
+    said = f"A C-ECHO takes {typical_s * 1000:.1f} ms, a connection {round_trip_s * 1000:.1f} ms"
+    if typical_s - round_trip_s < DELAYED_S:
+        return Step(what=Topic.NAGLE, mark=Mark.OK, sentence=f"{said}: nothing waits.")
+    return Step(
+        what=Topic.NAGLE, mark=Mark.WARN, side=Side.PACS,
+        sentence=f"{said}: probably each answer waits for a delayed acknowledgement, and each image as well.",
+        hint="Switch Nagle's algorithm off at the PACS; if it is built on dcmtk (Orthanc is): environment "
+        "`TCP_NODELAY=1` for its process.",
+    )  # fmt: skip

@@ -1,0 +1,253 @@
+"""A rehearsal with one peer, from its name to the proof that it keeps images: `dicomnode check --rehearse`.
+
+In: the settings and a peer of them. Out: a ``Rehearsal``. It sends five test images, says so before, and leaves them
+at the peer: only the PACS team can delete them. The archive is not touched, and of the ledger only its events, where
+the service runs. It runs when a person asks for it, never by itself.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+from dicomnode.dimse.outcome import RequestOutcome
+from dicomnode.dimse.proofs import Report
+from dicomnode.push.dimse_carrier import DimseCarrier, carrier_of
+from dicomnode.push.witness import NotOffered
+from dicomnode.rehearsal import exchange
+from dicomnode.rehearsal.door import ClosedDoor, Door, Told, Visit, open_for, wait
+from dicomnode.rehearsal.findings import ContextLine, Mark, Rehearsal, Side, Step, Topic
+from dicomnode.rehearsal.phantom import PATIENT_ID, PATIENT_NAME, SLICES, Phantom, make_phantom
+from dicomnode.rehearsal.reach import Reached, Reaching
+from dicomnode.rehearsal.sheet import hand_over, ports
+from dicomnode.seams import SYSTEM_CLOCK, Clock
+from dicomnode.settings.models import PeerSettings, Settings
+from dicomnode.tls.certificate import Certificate, in_pem
+from dicomnode.tls.identity import Age, age_of
+
+REPORT_S = 15.0  # most applications that commit report within seconds
+
+
+def rehearse(
+    settings: Settings,
+    peer: PeerSettings,
+    *,
+    wait_s: float,
+    by: str,
+    say: Callable[[str], None],
+    clock: Clock = SYSTEM_CLOCK,
+) -> Rehearsal:
+    """Go through every step that can be tried with this peer, which has an address.
+
+    ``wait_s``: how long to wait for a call of the peer, beyond the time that a report takes. ``by``: the person who
+    rehearses, for the ledger. ``say`` gets a sentence for people before anything is sent, and before waiting. Raises
+    SettingsError where a file of ``[tls]`` cannot be used.
+    """
+    now = clock.now().astimezone()
+    carrier = carrier_of(settings)
+    phantom = make_phantom(settings.node.ae_title, now)
+    say(_warning(peer, phantom))
+    ours = _our_certificate(settings)
+    reaching = Reaching(carrier, peer, settings.tls, ours)
+    steps = [_look_at_settings(settings, peer), *reaching.steps()]
+    contexts: tuple[ContextLine, ...] = ()
+    sent = 0
+    if reaching.reached is not None:
+        step, contexts = exchange.contexts(carrier, peer)
+        steps.append(step)
+        step, sent = exchange.send(carrier, peer, phantom)
+        steps.append(step)
+        if sent == len(phantom.instances):
+            steps.append(exchange.count(carrier, peer, phantom))
+            steps += _call_back(settings, peer, carrier, phantom, wait_s=wait_s, by=by, say=say)
+    steps.append(_compare_clocks(steps, reaching.reached, ours, now))
+    return Rehearsal(
+        peer=peer.name,
+        ae_title=peer.ae_title,
+        address=peer.address,
+        our_ae_title=settings.node.ae_title,
+        our_address=reaching.our_address,
+        patient=PATIENT_NAME,
+        study_uid=phantom.study_uid,
+        images_sent=sent,
+        steps=tuple(steps),
+        contexts=contexts,
+        sheet=hand_over(
+            settings, peer, steps, our_address=reaching.our_address, deletes=phantom.study_uid if sent else ""
+        ),
+    )
+
+
+def _warning(peer: PeerSettings, phantom: Phantom) -> str:
+    return (
+        f"Sends {SLICES} test images of {PATIENT_NAME} (Patient ID {PATIENT_ID}) to {peer.name}: {peer.ae_title} at "
+        f"{peer.address}. They stay there until the PACS team deletes the study {phantom.study_uid}."
+    )
+
+
+def _our_certificate(settings: Settings) -> Certificate | None:
+    """The file was read before, by ``carrier_of``; it may hold the certificates of authorities behind ours."""
+    if not settings.tls.certificate:
+        return None
+    return in_pem(Path(settings.tls.certificate).read_text("ascii"))[0]
+
+
+def _look_at_settings(settings: Settings, peer: PeerSettings) -> Step:
+    how = "with TLS" if peer.tls else "without TLS"
+    said = f"{settings.node.ae_title} sends to {peer.ae_title} at {peer.address}, {how}."
+    if any(peer.name in rule.deliver_to for rule in settings.rule):
+        return Step(what=Topic.SETTINGS, mark=Mark.OK, sentence=said)
+    return Step(
+        what=Topic.SETTINGS, mark=Mark.WARN, side=Side.OURS, sentence=f"{said} No rule delivers to it.",
+        hint=f'Name it in `deliver_to = ["{peer.name}"]` of a rule.',
+    )  # fmt: skip
+
+
+def _call_back(
+    settings: Settings,
+    peer: PeerSettings,
+    carrier: DimseCarrier,
+    phantom: Phantom,
+    *,
+    wait_s: float,
+    by: str,
+    say: Callable[[str], None],
+) -> Iterator[Step]:
+    """Ask for commitment, and see whether the peer reaches us."""
+    with closing(open_for(settings, carrier.identity, by)) as door:
+        yield _commit(settings, peer, carrier, phantom, door, wait_s=wait_s)
+        yield _called(settings, peer, door, wait_s=wait_s, say=say)
+
+
+def _commit(
+    settings: Settings, peer: PeerSettings, carrier: DimseCarrier, phantom: Phantom, door: Door, *, wait_s: float
+) -> Step:
+    if peer.committer is None:
+        return Step(
+            what=Topic.COMMITMENT, mark=Mark.WARN, side=Side.OURS,
+            sentence="Switched off: the settings ask nobody whether the images are kept.",
+            hint='Set `peer.commitment = "auto"`, or name the peer that commits.',
+        )  # fmt: skip
+    committer = next(one for one in settings.peer if one.name == peer.committer)
+    transaction_uid = f"2.25.{uuid.uuid4().int}"
+    answer = exchange.ask(carrier, committer, phantom, transaction_uid, before=lambda: door.expect(transaction_uid))
+    if isinstance(answer, NotOffered):
+        return Step(
+            what=Topic.COMMITMENT, mark=Mark.WARN, side=Side.PACS, sentence=f"{committer.ae_title}: {answer.why}.",
+            hint="The PACS team has to switch on Storage Commitment Push Model for our AE title. Until then the node "
+            "looks by C-FIND.",
+        )  # fmt: skip
+    if isinstance(answer, RequestOutcome):
+        return Step(what=Topic.COMMITMENT, mark=Mark.FAIL, side=Side.PACS, sentence=answer.sentence, hint=answer.hint)
+    if isinstance(answer, Report):
+        told = Told(peer=committer.name, committed=len(answer.committed), denied=len(answer.failed))
+        return _committed(told, phantom, "on our association")
+    wait(lambda: door.report() is not None, REPORT_S + wait_s)
+    if (found := door.report()) is not None:
+        return _committed(found, phantom, f"on an association of its own; {door.sentence}")
+    return _no_report(settings, committer, door)
+
+
+def _committed(told: Told, phantom: Phantom, how: str) -> Step:
+    if told.committed == len(phantom.instances):
+        return Step(
+            what=Topic.COMMITMENT,
+            mark=Mark.OK,
+            sentence=f"{told.peer} committed to all {told.committed} images, {how}.",
+        )
+    return Step(
+        what=Topic.COMMITMENT, mark=Mark.FAIL, side=Side.PACS,
+        sentence=f"{told.peer} stored {len(phantom.instances)} images, committed to {told.committed} and denied "
+        f"{told.denied}, {how}.",
+        hint="Ask the PACS team what its log says of these images.",
+    )  # fmt: skip
+
+
+def _no_report(settings: Settings, committer: PeerSettings, door: Door) -> Step:
+    said = f"{committer.ae_title} took the request and sent no report within {REPORT_S:.0f} s"
+    if isinstance(door, ClosedDoor):
+        return Step(
+            what=Topic.COMMITMENT, mark=Mark.OPEN, side=Side.OURS,
+            sentence=f"{committer.ae_title} took the request. Whether it reports is not known: {door.sentence}.",
+            hint="Start the service, or end the program that has its port, and rehearse again.",
+        )  # fmt: skip
+    turned_away = _turned_away(door)
+    if turned_away:
+        return Step(what=Topic.COMMITMENT, mark=Mark.FAIL, side=Side.BOTH, sentence=f"{said}.", hint=turned_away)
+    return Step(
+        what=Topic.COMMITMENT, mark=Mark.FAIL, side=Side.PACS, sentence=f"{said}; {door.sentence}.",
+        hint=f"The PACS team has to register {settings.node.ae_title} with the address of this machine and port "
+        f"{ports(settings)} as a place to report to. A firewall may keep it from calling.",
+    )  # fmt: skip
+
+
+def _turned_away(door: Door) -> str:
+    """Say who came and was not let in, with the reason; empty: nobody."""
+    refused = [one for one in door.visits() if one.sentence]
+    if not refused:
+        return ""
+    last: Visit = refused[-1]
+    certificate = f" Its certificate has SHA-256 {last.fingerprint}." if last.fingerprint else ""
+    return f"A connection from {last.address} was turned away: {last.sentence}.{certificate}"
+
+
+def _called(settings: Settings, peer: PeerSettings, door: Door, *, wait_s: float, say: Callable[[str], None]) -> Step:
+    """Did the peer, or who commits for it, reach us?"""
+    expected = {peer.name, peer.committer or peer.name}
+
+    def has_called() -> bool:
+        return any(one.peer in expected for one in door.visits())
+
+    if peer.committer is None and not peer.networks:
+        return Step(
+            what=Topic.CALL_BACK, mark=Mark.OK,
+            sentence="Not needed: by the settings it neither sends to us nor commits.",
+        )  # fmt: skip
+    request = f"Ask the PACS team to send a C-ECHO to {settings.node.ae_title}, port {ports(settings)}"
+    if wait_s and door.sees_visits and not has_called():
+        say(f"{request}, now; the rehearsal waits {wait_s:.0f} s.")
+        wait(has_called, wait_s)
+    if has_called():
+        return Step(what=Topic.CALL_BACK, mark=Mark.OK, sentence=f"It reaches us; {door.sentence}.")
+    turned_away = _turned_away(door)
+    if turned_away:
+        return Step(
+            what=Topic.CALL_BACK, mark=Mark.FAIL, side=Side.BOTH, sentence=turned_away,
+            hint="Compare AE titles, addresses and certificates with the peers of the settings.",
+        )  # fmt: skip
+    how = "with --wait 60" if door.sees_visits else "and look for `association_ended` with this peer in the log"
+    return Step(
+        what=Topic.CALL_BACK, mark=Mark.OPEN, side=Side.BOTH, sentence=f"Not seen; {door.sentence}.",
+        hint=f"{request}, {how}. A firewall has to let it through.",
+    )  # fmt: skip
+
+
+def _compare_clocks(steps: list[Step], reached: Reached | None, ours: Certificate | None, now: datetime) -> Step:
+    """Certificates tell only that a clock is wrong by much: DICOM has no way to ask for a time."""
+    of_tls = next((step for step in steps if step.what is Topic.TLS), None)
+    if (
+        of_tls is not None
+        and of_tls.mark is Mark.FAIL
+        and any(word in of_tls.sentence for word in ("not valid yet", "expired"))
+    ):
+        return Step(
+            what=Topic.CLOCKS, mark=Mark.FAIL, side=Side.BOTH,
+            sentence=f"A certificate does not hold at {now:%Y-%m-%d %H:%M %Z}, which is the time of this machine.",
+            hint="Compare the clocks of both machines with the time service; if both are right, renew the certificate.",
+        )  # fmt: skip
+    if reached is not None and reached.certificate is not None:
+        ages = [age_of(one, now) for one in (reached.certificate, ours) if one is not None]
+        if not any(age in (Age.EXPIRED, Age.NOT_YET) for age in ages):
+            said = "Both certificates hold at the time of this machine, so no clock is wrong by much"
+            return Step(
+                what=Topic.CLOCKS, mark=Mark.OPEN, side=Side.BOTH, sentence=f"{said}; seconds are not known.",
+                hint="Ask whether both machines get their time from the same service.",
+            )  # fmt: skip
+    return Step(
+        what=Topic.CLOCKS, mark=Mark.OPEN, side=Side.BOTH,
+        sentence=f"Not known: DICOM has no question for the time. Here it is {now:%Y-%m-%d %H:%M:%S %Z}.",
+        hint="Ask whether both machines get their time from the same service.",
+    )  # fmt: skip
