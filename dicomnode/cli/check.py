@@ -14,7 +14,7 @@ NOT_FIT, CLUSTER_NOT_FIT = 2, 4
 
 @click.command(short_help="Check settings, disk, ledger, models and peers.")
 @click.option(
-    "--echo", is_flag=True, help="Also send a C-ECHO to each peer that has an address. Default: contact no peer."
+    "--echo", is_flag=True, help="Also ask each peer that is sent to for an answer. Default: contact no peer."
 )
 @config_option
 @json_option
