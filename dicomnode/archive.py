@@ -206,16 +206,6 @@ class Archive:
         assert not file.startswith(("/", ".")), "not a path that the archive handed out"
         return self.root / file
 
-    def read_dataset(self, file: str) -> memoryview:
-        """The dataset bytes of an archived file: everything after the file meta, exactly as received or derived."""
-        path = self.path(file)
-        try:
-            with path.open("rb") as stream:
-                _seek_dataset(stream, path)
-                return memoryview(stream.read())
-        except OSError as exc:
-            raise unreadable(path, exc) from exc
-
     def has(self, file: str) -> bool:
         """Is there such a file? A disk that does not say is StorageError: it says nothing of the file."""
         path = self.path(file)

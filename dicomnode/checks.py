@@ -25,7 +25,7 @@ from dicomnode.ledger.engine import ledger_path, require_usable
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import ImportedModel
 from dicomnode.ledger.views import ModelChoice, WaitingModel
-from dicomnode.push.dimse_carrier import carrier_of
+from dicomnode.push.carriers import carriers_of
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.rules import model_wanted
 from dicomnode.seams import SYSTEM_CLOCK
@@ -67,7 +67,7 @@ def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
 
     It changes nothing, and may run beside the service.
 
-    ``with_echo`` also asks each peer that has an address for an answer (C-ECHO).
+    ``with_echo`` also asks each peer that is sent to for an answer (C-ECHO, or a search by QIDO-RS).
     """
     rows = [
         CheckRow(
@@ -164,7 +164,7 @@ def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
         yield CheckRow(
             what=f"peer {peer}",
             mark=Mark.WARN,
-            sentence=f"The settings name no peer {peer} with an address, and {number} deliveries are due to it.",
+            sentence=f"The settings name no peer {peer} with an address or url, and {number} deliveries are due to it.",
             hint="Name the peer again, or see `dicomnode deliveries list --reason no_peer`: `deliveries retry ID --to "
             "PEER` sends one to another, `deliveries cancel ID` gives it up.",
         )
@@ -351,18 +351,21 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
         ways.append(f"may send as {peer.ae_title} from {', '.join(map(str, peer.networks))}{how}")
     if peer.address:
         ways.append(f"is sent to as {peer.ae_title} at {peer.address}{' with TLS' if peer.tls else ''}")
+    if peer.url:
+        ways.append(f"is sent to by DICOMweb at {peer.url}")
     sentence = f"It {' and '.join(ways)}."
-    if peer.address and with_echo:
+    service = "DICOMweb" if peer.url else "C-ECHO"
+    if peer.is_sent_to and with_echo:
         try:
-            outcome = carrier_of(settings).echo(peer)
-        except SettingsError as exc:  # of a file of [tls], which has a line of its own
+            outcome = carriers_of(settings).echo(peer)
+        except SettingsError as exc:  # of a file of [tls], which has a line of its own, or of one of the peer's
             return CheckRow(what=what, mark=Mark.FAIL, sentence=f"{sentence} {exc.sentence}", hint=exc.hint)
         if outcome.status != 0:
             return CheckRow(
-                what=what, mark=Mark.FAIL, sentence=f"{sentence} C-ECHO: {outcome.sentence}", hint=outcome.hint
+                what=what, mark=Mark.FAIL, sentence=f"{sentence} {service}: {outcome.sentence}", hint=outcome.hint
             )
-        sentence = f"{sentence} It answered a C-ECHO."
-    if peer.address and not _is_delivered_to(settings, peer):
+        sentence = f"{sentence} It answered {'a search' if peer.url else 'a C-ECHO'}."
+    if peer.is_sent_to and not _is_delivered_to(settings, peer):
         return CheckRow(what=what, mark=Mark.WARN, sentence=f"{sentence} No rule delivers to it.")
     if peer.committer:
         sentence = f"{sentence} {_registration(settings, peer)}"
@@ -378,6 +381,8 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
 
 def _registration(settings: Settings, peer: PeerSettings) -> str:
     """Say what the application that commits to what this peer gets has to be told, so that its reports arrive."""
+    if peer.url and peer.committer == peer.name:
+        return "What it got is looked up by QIDO-RS."
     asked = "It" if peer.committer == peer.name else f"Peer {peer.committer}"
     ports = " or ".join(str(port) for port in _configured_ports(settings) if port)
     return (
@@ -400,12 +405,13 @@ def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
     if receivers:
         return f"{where}; sends what it derives to {receivers}."
     return (
-        f"{where}; nothing is delivered until the settings name a peer with an address and a rule that delivers to it."
+        f"{where}; nothing is delivered until the settings name a peer with an address or url and a rule that delivers "
+        "to it."
     )
 
 
 def _is_delivered_to(settings: Settings, peer: PeerSettings) -> bool:
-    return bool(peer.address) and any(peer.name in rule.deliver_to for rule in settings.rule)
+    return peer.is_sent_to and any(peer.name in rule.deliver_to for rule in settings.rule)
 
 
 def _filesystem(folder: Path) -> str:

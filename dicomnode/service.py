@@ -35,9 +35,11 @@ from dicomnode.errors import NodeError
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import BootReport, Condition, ModelEvent
+from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.proof_loop import ProofLoop
+from dicomnode.push.stow_carrier import StowCarrier
 from dicomnode.push.witness import Witness
 from dicomnode.receive.scp import Receiver
 from dicomnode.receive.space import Condition as SpaceCondition
@@ -198,21 +200,26 @@ class Service:
             planned=self._wake_supervisors,
             clock=self._clock,
         )
-        carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity)
+        carriers = Carriers(
+            dimse=DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity),
+            stow=StowCarrier(settings.push, settings.tls),
+        )
         named = {peer.name: peer for peer in settings.peer}
         self._proofs = {
             peer.name: ProofLoop(
                 peer, named[peer.committer], settings.push, ledger, archive,
-                witness=Witness(carrier), clock=self._clock,
+                witness=Witness(carriers), clock=self._clock,
             )
             for peer in settings.peer
             if peer.committer is not None
         }  # fmt: skip
         ledger.give_up_commitments(self._proofs)
         self._loops = [
-            PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier, sent=partial(self._prove, peer.name))
+            PeerLoop(
+                peer, settings.push, ledger, archive, owner, carrier=carriers, sent=partial(self._prove, peer.name)
+            )
             for peer in settings.peer
-            if peer.address
+            if peer.is_sent_to
         ]
         retention = Retention(
             ledger,

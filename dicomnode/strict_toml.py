@@ -116,7 +116,8 @@ def _found(error: ErrorDetails, secret: Collection[str]) -> str:
     """What stood there, where that is short and no secret."""
     value, key = error["input"], error["loc"]
     is_short = isinstance(value, str | int | float) and len(str(value)) <= _LONGEST_SHOWN
-    return f", found {shown(value)}" if is_short and key and key[0] not in secret else ""
+    has_password = "://" in str(value) and "@" in str(value)
+    return f", found {shown(value)}" if is_short and not has_password and key and key[0] not in secret else ""
 
 
 def _siblings(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:

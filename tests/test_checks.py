@@ -36,7 +36,7 @@ def test_with_the_embedded_defaults_it_says_that_nothing_is_delivered() -> None:
     said = introduction(Settings(), 11112)
     assert said == (
         "Listens on 127.0.0.1:11112 as DICOMNODE to this-machine; nothing is delivered until the settings name a peer "
-        "with an address and a rule that delivers to it."
+        "with an address or url and a rule that delivers to it."
     )
 
 

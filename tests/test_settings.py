@@ -156,7 +156,7 @@ def test_a_match_that_does_not_parse_names_each_part(tmp_path: Path) -> None:
 def test_a_rule_may_deliver_only_to_a_peer_that_exists_and_has_an_address(tmp_path: Path) -> None:
     lines = _complaints(tmp_path, WHOLE.replace('["pacs"]', '["pax", "mr1"]') + "\n[settle2]\n")
     assert any('rule.0.deliver_to: there is no peer named "pax"' in line for line in lines)
-    assert any('rule.0.deliver_to: peer "mr1" has no address to send to' in line for line in lines)
+    assert any('rule.0.deliver_to: peer "mr1" has neither address nor url to send to' in line for line in lines)
     assert any("settle2: is not a known key" in line for line in lines), "beside every other mistake"
 
 

@@ -19,7 +19,7 @@ TICKS = {"ok": "[x]", "warn": "[!]", "fail": "[ ]", "open": "[?]"}
 
 @click.command(short_help="Check settings, disk, ledger, models and peers.")
 @click.option(
-    "--echo", is_flag=True, help="Also send a C-ECHO to each peer that has an address. Default: contact no peer."
+    "--echo", is_flag=True, help="Also ask each peer that is sent to for an answer. Default: contact no peer."
 )
 @click.option(
     "--rehearse",

@@ -144,11 +144,11 @@ def configured_peers(config: Path | None) -> set[str]:
 
 
 def find_peer(settings: Settings, name: str) -> PeerSettings:
-    """The configured peer of that name. Raises InputError if there is none with an address."""
-    reachable = {peer.name: peer for peer in settings.peer if peer.address}
+    """The configured peer of that name. Raises InputError if there is none that is sent to."""
+    reachable = {peer.name: peer for peer in settings.peer if peer.is_sent_to}
     if name not in reachable:
         known = ", ".join(sorted(reachable)) or "none"
         raise InputError(
-            f"No peer named {name} with an address is configured.", hint=f"Peers with an address: {known}."
+            f"No peer named {name} with an address or url is configured.", hint=f"Peers with one: {known}."
         )
     return reachable[name]

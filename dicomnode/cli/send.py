@@ -21,7 +21,7 @@ class Sent:
     failed: tuple[str, ...]  # "path: sentence"
 
 
-@click.command(short_help="Send files to a peer by C-STORE.")
+@click.command(short_help="Send files to a peer.")
 @click.argument("peer")
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @config_option
@@ -29,17 +29,17 @@ class Sent:
 def send(peer: str, paths: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
     """Send the DICOM files at PATH, or in folders below it, to PEER, the name of a peer in the settings.
 
-    Each file is sent once by C-STORE, without retry. Exit code 4 if a file was not stored.
+    Each file is sent once, without retry: by C-STORE, or by STOW-RS to a peer with a url. Exit code 4 if a file was not
+    stored.
     """
     settings = load_settings(config)
     chosen = find_peer(settings, peer)
     from dicomnode import wire
-    from dicomnode.push.dimse_carrier import carrier_of
+    from dicomnode.push.carriers import carriers_of
     from dicomnode.push.send_files import send_files
 
     sent, failed = 0, []
-    carrier = carrier_of(settings)
-    for result in send_files(carrier, chosen, paths):
+    for result in send_files(carriers_of(settings), chosen, paths):
         status = result.outcome.status
         if status is None:
             failed.append(f"{result.path}: {result.outcome.sentence}")

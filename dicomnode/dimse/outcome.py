@@ -1,4 +1,4 @@
-"""How a request to a peer ended, be it for an association or on one: a value with its reason, never an exception."""
+"""How a request to a peer ended, in DICOM or by DICOMweb: a value with its reason, never an exception."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ class RequestReason(StrEnum):
     NO_RESPONSE = "no_response"
     UNREADABLE = "unreadable"
     NOT_ENCODABLE = "not_encodable"
+    UNAUTHORISED = "unauthorised"
+    NO_SERVICE = "no_service"
+    OCCUPIED = "occupied"
+    TOO_LARGE = "too_large"
 
 
 SENTENCES = {
@@ -44,11 +48,15 @@ SENTENCES = {
     RequestReason.NOT_ENCODABLE: (
         "The object cannot be encoded in implicit VR little endian, which is all that the peer accepts{detail}."
     ),
+    RequestReason.UNAUTHORISED: "The server does not let the node in{detail}.",
+    RequestReason.NO_SERVICE: "There is no such DICOMweb service at the peer's `url`{detail}.",
+    RequestReason.OCCUPIED: "The server cannot take requests for now{detail}.",
+    RequestReason.TOO_LARGE: "The server takes no request of the size that a single object needs{detail}.",
 }
 
 HINTS = {
-    RequestReason.UNRESOLVED: "Correct the host in the peer's `address`, or the name service.",
-    RequestReason.UNREACHABLE: "Check that the peer runs, its `address`, and the firewall between.",
+    RequestReason.UNRESOLVED: "Correct the host in the peer's `address` or `url`, or the name service.",
+    RequestReason.UNREACHABLE: "Check that the peer runs, its `address` or `url`, and the firewall between.",
     RequestReason.UNANSWERED: (
         "Check that a DICOM service listens at the peer's `address`, and that it speaks TLS there if `peer.tls` is "
         "true, and none if it is false."
@@ -68,6 +76,12 @@ HINTS = {
     RequestReason.NOT_ENCODABLE: (
         "Let the peer accept explicit VR little endian, or have the object mended where it was made."
     ),
+    RequestReason.UNAUTHORISED: (
+        "Put a token that the server takes into the peer's `token_file`, or have our certificate registered there."
+    ),
+    RequestReason.NO_SERVICE: "Compare the peer's `url` with what the server's documentation calls its DICOMweb root.",
+    RequestReason.OCCUPIED: "Nothing to do here unless it lasts: the node tries again.",
+    RequestReason.TOO_LARGE: "Let the server, and a proxy before it, take larger requests.",
 }
 
 

@@ -141,10 +141,10 @@ def has_no_peer(reachable: Collection[str] | None) -> ColumnElement[bool]:
 
 
 def no_peer_sentence(number: int, peer: str) -> str:
-    """Return the sentence for a delivery whose peer has no address in the settings, with the ways out."""
+    """Return the sentence for a delivery whose peer has no address or url in the settings, with the ways out."""
     return (
-        f"The settings name no peer {peer} with an address, so nothing is sent: `dicomnode deliveries retry {number} "
-        f"--to PEER` sends it to another, `dicomnode deliveries cancel {number}` gives it up."
+        f"The settings name no peer {peer} with an address or url, so nothing is sent: `dicomnode deliveries retry "
+        f"{number} --to PEER` sends it to another, `dicomnode deliveries cancel {number}` gives it up."
     )
 
 

@@ -1,6 +1,8 @@
-"""One attempt at a delivery: what is pending goes out in one session, each answer is committed before the next.
+"""One attempt at a delivery: what is pending goes out in one session, each answer is committed before the next request.
 
-    files verified → session open → (sent → answered → committed) for each instance → an ``Ending``
+    files verified → session open → (sent → answered → committed) for each request → an ``Ending``
+
+A request holds one instance, or as many as the carrier sends together.
 
 What a status means stands in ``wire.STATUSES``; what becomes of the delivery after the attempt (when it is tried
 again, whether it waits for the operator) is decided in ``peer_loop``.
@@ -39,6 +41,15 @@ IDENTITY_KEYWORDS = frozenset(
     }
 )  # fmt: skip
 """Elements that identify patient and study: a peer that changes one of them may file the series elsewhere."""
+
+
+_OF_OPERATOR = frozenset(
+    {
+        RequestReason.UNREADABLE, RequestReason.NOT_ENCODABLE, RequestReason.UNAUTHORISED, RequestReason.NO_SERVICE,
+        RequestReason.TOO_LARGE,
+    }
+)  # fmt: skip
+"""Why there is no status, where another try alone would not change it."""
 
 
 class End(StrEnum):
@@ -82,15 +93,16 @@ class InFlight:
     is_first: bool  # this process made every attempt at the delivery, the first one too
     sent: set[ItemId] = field(default_factory=set)  # went out in this process and is not acknowledged
     _is_looked_at: bool = False
-    _of_earlier_process: ItemId | None = None  # it may have been sent, and the answer was not read
+    _of_earlier_process: frozenset[ItemId] = frozenset()  # they may have been sent, and the answer was not read
 
-    def look(self, pending: Sequence[DeliveryItem]) -> None:
+    def look(self, pending: Sequence[DeliveryItem], together: int) -> None:
         """Find, before anything is sent, what an earlier process had in flight.
 
-        Instances go out in order, so that was the first one without any answer, and no other.
+        Instances go out in order, so many together: that were the first ones without any answer, and no others.
         """
         if not self.is_first and not self._is_looked_at:
-            self._of_earlier_process = next((item.id for item in pending if item.status is None), None)
+            unanswered = [item.id for item in pending if item.status is None]
+            self._of_earlier_process = frozenset(unanswered[:together])
         self._is_looked_at = True
 
     def may_hold(self, item: DeliveryItem) -> bool:
@@ -100,7 +112,7 @@ class InFlight:
         """
         if any(wire.status_of(status).action is wire.Action.DUPLICATE for status in item.refusals):
             return False
-        return item.id in self.sent or item.id == self._of_earlier_process or item.status is not None
+        return item.id in self.sent or item.id in self._of_earlier_process or item.status is not None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +140,6 @@ class Attempt:
         items = self.ledger.pending_items(self.delivery)
         if not items:
             return Ending(end=End.FINISH)
-        self.in_flight.look(items)
         if (unfit := self._verify(items)) is not None:
             return unfit
         checkpoint("push.verified")
@@ -177,27 +188,45 @@ class Attempt:
     def _send_all(self, session: Session, items: Sequence[DeliveryItem]) -> Ending:
         if (refusal := session.refusal({_format(item) for item in items})) is not None:
             return _unanswered(End.HOLD, refusal)
-        for item in items:
+        waiting = list(items)
+        while waiting:
             if self.stop.is_set():
                 return Ending(end=End.STOPPED)
             if not self._beat():
                 return Ending(end=End.GONE)
-            is_repeat, may_have_arrived = item.id in self.in_flight.sent, self.in_flight.may_hold(item)
-            self.in_flight.sent.add(item.id)
-            dataset = self.archive.read_dataset(item.file)
-            outcome = session.store(
-                OutgoingInstance(format=_format(item), sop_instance_uid=item.sop_instance_uid, dataset=dataset)
-            )
-            checkpoint("push.sent")
-            if (
-                ending := self._obey(item, outcome, is_repeat=is_repeat, may_have_arrived=may_have_arrived)
-            ) is not None:
+            outgoing = [self._outgoing(item) for item in waiting]
+            count = session.batch(outgoing)
+            self.in_flight.look(waiting, count)
+            if (ending := self._send_together(session, waiting[:count], outgoing[:count])) is not None:
                 return ending
-            checkpoint("push.acknowledged")
+            waiting = waiting[count:]
         if self._failed:
             sentence = f"{self._failed.total()} of {len(items)} instances wait: {_counted(self._failed)}"
             return Ending(end=End.RETRY, reason=Cause.PROCESSING_FAILURE, sentence=sentence)
         return Ending(end=End.FINISH)
+
+    def _send_together(
+        self, session: Session, items: Sequence[DeliveryItem], outgoing: Sequence[OutgoingInstance]
+    ) -> Ending | None:
+        """Send in one request, and record every answer to it, also those behind one that ends the attempt."""
+        before = [(item.id in self.in_flight.sent, self.in_flight.may_hold(item)) for item in items]
+        self.in_flight.sent.update(item.id for item in items)
+        outcomes = session.store(outgoing)
+        checkpoint("push.sent")
+        first: Ending | None = None
+        for item, outcome, (is_repeat, may_have_arrived) in zip(items, outcomes, before, strict=True):
+            ending = self._obey(item, outcome, is_repeat=is_repeat, may_have_arrived=may_have_arrived)
+            if ending is None:
+                checkpoint("push.acknowledged")
+            elif ending.end is End.GONE:
+                return ending
+            first = first or ending
+        return first
+
+    def _outgoing(self, item: DeliveryItem) -> OutgoingInstance:
+        return OutgoingInstance(
+            format=_format(item), sop_instance_uid=item.sop_instance_uid, path=self.archive.path(item.file)
+        )
 
     def _obey(
         self, item: DeliveryItem, outcome: RequestOutcome, *, is_repeat: bool, may_have_arrived: bool
@@ -206,8 +235,7 @@ class Attempt:
         if outcome.status is None:
             if self.stop.is_set():
                 return Ending(end=End.STOPPED)
-            is_ours = outcome.reason in (RequestReason.UNREADABLE, RequestReason.NOT_ENCODABLE)
-            return _unanswered(End.HOLD if is_ours else End.RETRY, outcome)
+            return _unanswered(End.HOLD if outcome.reason in _OF_OPERATOR else End.RETRY, outcome)
         entry = wire.status_of(outcome.status)
         sentence = f"{_in_words(outcome.status)} {entry.remedy}".strip()
         match entry.action:

@@ -1,23 +1,28 @@
 """What a delivery needs of the protocol by which it reaches a peer, whichever that is.
 
-A ``Carrier`` opens a ``Session`` with one peer; the session sends instances, one after the other, and says of each
-what the peer answered. The delivery knows these two protocols and nothing below them: another way to a peer is
-another implementation. Nothing here raises for what a peer does or fails to do: every failure is a
-``RequestOutcome``.
+A ``Carrier`` opens a ``Session`` with one peer; the session sends instances, as many at a time as one request of its
+protocol takes, and says of each what the peer answered. The delivery knows these two protocols and nothing below them:
+another way to a peer is another implementation. Nothing here raises for what a peer does or fails to do: every failure
+is a ``RequestOutcome``. Only a file of ours that cannot be read raises, StorageError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from dicomnode import wire
+from dicomnode.archive import unreadable
 from dicomnode.dimse.outcome import RequestOutcome
+from dicomnode.part10 import read_meta
 from dicomnode.settings.models import PeerSettings
 
 # For one session. Each may need a second presentation context, for the same class in implicit VR little endian.
 MOST_FORMATS = wire.MAXIMUM_CONTEXTS // 2
+
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -30,11 +35,37 @@ class InstanceFormat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutgoingInstance:
-    """An instance as its file holds it. The bytes of the data set go out as they are wherever the peer allows it."""
+    """An instance and the file that holds it. Its bytes go out as they are wherever the peer allows it."""
 
     format: InstanceFormat
     sop_instance_uid: str
-    dataset: memoryview  # without preamble and file meta
+    path: Path  # of a file with file meta (PS3.10)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the whole file."""
+        try:
+            return self.path.stat().st_size
+        except OSError as exc:
+            raise unreadable(self.path, exc) from exc
+
+    def read_dataset(self) -> memoryview:
+        """The data set alone, without preamble and file meta."""
+        try:
+            with self.path.open("rb") as file:
+                read_meta(file)
+                return memoryview(file.read())
+        except OSError as exc:
+            raise unreadable(self.path, exc) from exc
+
+    def blocks(self) -> Iterator[bytes]:
+        """The whole file, piece by piece."""
+        try:
+            with self.path.open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    yield block
+        except OSError as exc:
+            raise unreadable(self.path, exc) from exc
 
 
 class Session(Protocol):
@@ -43,10 +74,13 @@ class Session(Protocol):
     def refusal(self, formats: Collection[InstanceFormat]) -> RequestOutcome | None:
         """Say which of these formats the peer does not accept in this session; None: it accepts all of them."""
 
-    def store(self, instance: OutgoingInstance) -> RequestOutcome:
-        """Send one instance and wait for the answer.
+    def batch(self, instances: Sequence[OutgoingInstance]) -> int:
+        """Say how many of these instances, from the first on, go out together; one at least."""
 
-        The status is that of a C-STORE (PS3.4 Annex B.2.3). A session that has ended answers at once how it ended.
+    def store(self, instances: Sequence[OutgoingInstance]) -> list[RequestOutcome]:
+        """Send such a batch and wait; return the answer to each instance, in order.
+
+        A status is that of a C-STORE (PS3.4 Annex B.2.3). A session that has ended answers at once how it ended.
         """
 
     def close(self) -> None:

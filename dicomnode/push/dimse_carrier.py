@@ -98,17 +98,15 @@ class DimseSession:
             return None
         return RequestOutcome(reason=RequestReason.NO_CONTEXT, detail=in_words(proposals(refused)))
 
-    def store(self, instance: OutgoingInstance) -> RequestOutcome:
+    def batch(self, instances: Sequence[OutgoingInstance]) -> int:
+        """One: each instance is a request of its own."""
+        assert instances, "only what there is can be sent"
+        return 1
+
+    def store(self, instances: Sequence[OutgoingInstance]) -> list[RequestOutcome]:
         """C-STORE one instance. Blocks until the response, about ``push.response_timeout_s`` at most."""
-        chosen = self._chosen(instance.format)
-        if chosen is None:
-            refusal = self.refusal([instance.format])
-            assert refusal is not None, "a format without a context is refused"
-            return refusal
-        content = instance.dataset if chosen == instance.format else implicit_dataset(instance.dataset)
-        if isinstance(content, RequestOutcome):
-            return content
-        return self._requestor.store(self._context_ids[chosen], instance.sop_instance_uid, memoryview(content))
+        (instance,) = instances
+        return [self._store(instance)]
 
     def echo(self) -> RequestOutcome:
         """C-ECHO: is there a DICOM application that answers?"""
@@ -123,6 +121,18 @@ class DimseSession:
     def abort(self) -> None:
         """Abort the association (A-ABORT 0/0)."""
         self._requestor.abort()
+
+    def _store(self, instance: OutgoingInstance) -> RequestOutcome:
+        chosen = self._chosen(instance.format)
+        if chosen is None:
+            refusal = self.refusal([instance.format])
+            assert refusal is not None, "a format without a context is refused"
+            return refusal
+        dataset = instance.read_dataset()
+        content = dataset if chosen == instance.format else implicit_dataset(dataset)
+        if isinstance(content, RequestOutcome):
+            return content
+        return self._requestor.store(self._context_ids[chosen], instance.sop_instance_uid, memoryview(content))
 
     def _chosen(self, wanted: InstanceFormat) -> InstanceFormat | None:
         """The format in which an instance of this one is sent; None: the peer takes it in none."""

@@ -62,7 +62,7 @@ class PeerLoop:
         chance: random.Random | None = None,
     ) -> None:
         """``sent``: called when a delivery was sent, whose proof may now be asked for."""
-        assert peer.address, "only a peer with an address can be sent to"
+        assert peer.is_sent_to, "only a peer with an address or url can be sent to"
         self._peer = peer
         self._push = push
         self._ledger = ledger

@@ -52,8 +52,8 @@ class ProofLoop:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """``committer``: who is asked to commit to what ``peer`` got; the peer itself, or another one."""
-        assert peer.address, "only a peer with an address was sent to"
-        assert committer.address, "only a peer with an address can be asked"
+        assert peer.is_sent_to, "only a peer with an address or url was sent to"
+        assert committer.address or committer is peer, "only a peer with an address can be asked to commit"
         self._peer = peer
         self._committer = committer
         self._push = push

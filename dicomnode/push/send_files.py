@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
+from dicomnode.errors import StorageError
 from dicomnode.part10 import read_meta
 from dicomnode.push.carrier import MOST_FORMATS, Carrier, InstanceFormat, OutgoingInstance, Session
 from dicomnode.settings.models import PeerSettings
@@ -20,38 +21,31 @@ class SentFile:
     outcome: RequestOutcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
-    """A Part 10 file as its file meta describes it."""
-
-    path: Path
-    format: InstanceFormat
-    sop_instance_uid: str
-    offset: int  # where the data set begins
-
-
 def send_files(carrier: Carrier, peer: PeerSettings, paths: Sequence[Path]) -> Iterator[SentFile]:
     """Send files, and all DICOM files below folders; yield what came of each as soon as it is known.
 
     A named file that is no DICOM file is reported as unreadable; such a file below a named folder is passed over.
     """
-    files: list[_File] = []
+    instances: list[OutgoingInstance] = []
     for path, is_named in _files(paths):
         found = _look_into(path)
-        if isinstance(found, _File):
-            files.append(found)
+        if isinstance(found, OutgoingInstance):
+            instances.append(found)
         elif is_named:
             yield SentFile(path=path, outcome=found)
-    formats = sorted({file.format for file in files})
+    formats = sorted({one.format for one in instances})
     for begin in range(0, len(formats), MOST_FORMATS):
         group = formats[begin : begin + MOST_FORMATS]
         session = carrier.open(peer, group)
-        for file in files:
-            if file.format in group:
-                outcome = session if isinstance(session, RequestOutcome) else _send(session, file)
-                yield SentFile(path=file.path, outcome=outcome)
-        if not isinstance(session, RequestOutcome):
-            session.close()
+        waiting = [one for one in instances if one.format in group]
+        if isinstance(session, RequestOutcome):
+            yield from (SentFile(path=one.path, outcome=session) for one in waiting)
+            continue
+        while waiting:
+            count = _batch(session, waiting)
+            yield from _send(session, waiting[:count])
+            waiting = waiting[count:]
+        session.close()
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
@@ -63,7 +57,7 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
             yield path, True
 
 
-def _look_into(path: Path) -> _File | RequestOutcome:
+def _look_into(path: Path) -> OutgoingInstance | RequestOutcome:
     """Read what a file needs from the peer, without its data set."""
     try:
         with path.open("rb") as file:
@@ -75,17 +69,27 @@ def _look_into(path: Path) -> _File | RequestOutcome:
     if not (meta.sop_class_uid and meta.sop_instance_uid and meta.transfer_syntax_uid):
         return _unreadable(f"{path} has no complete file meta")
     needed = InstanceFormat(sop_class_uid=meta.sop_class_uid, transfer_syntax_uid=meta.transfer_syntax_uid)
-    return _File(path=path, format=needed, sop_instance_uid=meta.sop_instance_uid, offset=meta.start)
+    return OutgoingInstance(format=needed, sop_instance_uid=meta.sop_instance_uid, path=path)
 
 
-def _send(session: Session, file: _File) -> RequestOutcome:
+def _batch(session: Session, waiting: Sequence[OutgoingInstance]) -> int:
     try:
-        content = memoryview(file.path.read_bytes())
-    except OSError as exc:
-        return _unreadable(f"{file.path}, {exc.strerror}")
-    return session.store(
-        OutgoingInstance(format=file.format, sop_instance_uid=file.sop_instance_uid, dataset=content[file.offset :])
-    )
+        return session.batch(waiting)
+    except StorageError:  # of a file that has gone meanwhile; it is found out when it is sent
+        return 1
+
+
+def _send(session: Session, batch: Sequence[OutgoingInstance]) -> Iterator[SentFile]:
+    try:
+        outcomes = session.store(batch)
+    except StorageError as exc:
+        if len(batch) > 1:  # one file must not lose the others
+            for one in batch:
+                yield from _send(session, [one])
+            return
+        why = exc.__cause__.strerror if isinstance(exc.__cause__, OSError) else exc.sentence
+        outcomes = [_unreadable(f"{batch[0].path}, {why}")]
+    yield from (SentFile(path=one.path, outcome=outcome) for one, outcome in zip(batch, outcomes, strict=True))
 
 
 def _unreadable(detail: str) -> RequestOutcome:

@@ -1,4 +1,4 @@
-"""What a peer says of instances that it acknowledged, over DIMSE: storage commitment (PS3.4 Annex J) and C-FIND.
+"""What a peer says of instances that it acknowledged: storage commitment (PS3.4 Annex J), C-FIND, a search by QIDO-RS.
 
 In: peers of the settings and our own UIDs. Out: a value with what came of it. Each call has an association of its own,
 beside those that instances go out on. Nothing here raises for what a peer does or fails to do, and nothing here decides
@@ -16,9 +16,11 @@ from dicomnode.dimse.messages import Message
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.proofs import REQUEST, Reference, encode_find, encode_request, read_match
 from dicomnode.dimse.requestor import Requestor
-from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
+from dicomnode.push.carriers import Carriers
+from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings
+from dicomnode.stow.server import NoSearch, Server
 
 LISTEN_S = 2.0  # after the response to a request: many a peer reports on the same association, at once
 MOST_MATCHES = 1 << 16  # of a series of ours, which has some hundred instances
@@ -53,14 +55,14 @@ class Found:
 class Witness:
     """Asks peers under our AE title. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, carrier: DimseCarrier) -> None:
-        self._carrier = carrier
-        self._requestor: Requestor | None = None
+    def __init__(self, carriers: Carriers) -> None:
+        self._carriers = carriers
+        self._current: Requestor | Server | None = None
 
     def abort(self) -> None:
-        """End the association that is open, from any thread."""
-        if (requestor := self._requestor) is not None:
-            requestor.abort()
+        """End the association that is open, or the request that is under way, from any thread."""
+        if (current := self._current) is not None:
+            current.abort()
 
     def ask(
         self,
@@ -76,6 +78,8 @@ class Witness:
         ``reported``: takes the data set of a report that comes on this association, with its transfer syntax, and
         returns the status that answers it.
         """
+        if committer.url:
+            return NotOffered("a server that is reached by DICOMweb is not asked to commit")
         came = False
 
         def take(context: Context, message: Message) -> int:
@@ -103,13 +107,15 @@ class Witness:
             requestor.abort()
             raise
         finally:
-            self._requestor = None
+            self._current = None
         if outcome.status not in (_SUCCESS, None):
             return NotOffered(f"it answered the request for commitment with status {outcome.status:04X}")
         return Asked()  # also without an answer: the peer may have the request
 
     def query(self, peer: PeerSettings, study_uid: str, series_uid: str) -> Found | NotOffered | RequestOutcome:
-        """Ask by C-FIND which instances of a series the peer has."""
+        """Ask which instances of a series the peer has: by C-FIND, or by QIDO-RS where it has a url."""
+        if peer.url:
+            return self._search(peer, study_uid, series_uid)
         requestor = self._open(peer, wire.STUDY_ROOT_FIND, None)
         if not isinstance(requestor, Requestor):
             return requestor
@@ -128,24 +134,33 @@ class Witness:
             requestor.abort()
             raise
         finally:
-            self._requestor = None
+            self._current = None
         if outcome.status is None:
             return outcome
         if outcome.status != _SUCCESS:
             return NotOffered(f"it answered the query with status {outcome.status:04X}")
         return Found(frozenset(found))
 
+    def _search(self, peer: PeerSettings, study_uid: str, series_uid: str) -> Found | NotOffered | RequestOutcome:
+        self._current = server = self._carriers.stow.server(peer)
+        try:
+            shown = server.search(study_uid, series_uid)
+        finally:
+            self._current = None
+        if isinstance(shown, NoSearch):
+            return NotOffered(f"it does not offer a search by QIDO-RS ({shown.why})")
+        return shown if isinstance(shown, RequestOutcome) else Found(shown)
+
     def _open(
         self, peer: PeerSettings, sop_class_uid: str, reported: Callable[[Context, Message], int] | None
     ) -> Requestor | NotOffered | RequestOutcome:
         # One context a syntax: some peers accept implicit VR only, and a context yields one syntax.
         proposed = [Proposal(sop_class_uid, (syntax,)) for syntax in wire.UNCOMPRESSED]
-        associated = self._carrier.associate(peer, proposed)
+        associated = self._carriers.dimse.associate(peer, proposed)
         if isinstance(associated, Associated):
-            self._requestor = Requestor(
-                associated, response_timeout_s=self._carrier.push.response_timeout_s, reported=reported
-            )
-            return self._requestor
+            timeout_s = self._carriers.dimse.push.response_timeout_s
+            self._current = requestor = Requestor(associated, response_timeout_s=timeout_s, reported=reported)
+            return requestor
         if associated.reason is RequestReason.NO_CONTEXT:
             return NotOffered(f"it does not offer {associated.detail}")
         return associated

@@ -122,7 +122,7 @@ def _line(mistake: Mistake, source: str, variables: Variables) -> str:
 def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
     """What one table says of another: looked up in what was read, so that it is found beside every other mistake."""
     peers = _rows(tables, "peer")
-    reachable = {peer.get("name") for peer in peers if peer.get("address")}
+    reachable = {peer.get("name") for peer in peers if peer.get("address") or peer.get("url")}
     for kind in _LISTS:
         names = [row.get("name") for row in _rows(tables, kind)]
         for index, name in enumerate(names):
@@ -135,7 +135,7 @@ def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
             if name not in {peer.get("name") for peer in peers}:
                 yield f"rule.{index}.deliver_to: there is no peer named {shown(name)}"
             elif name not in reachable:
-                yield f"rule.{index}.deliver_to: peer {shown(name)} has no address to send to"
+                yield f"rule.{index}.deliver_to: peer {shown(name)} has neither address nor url to send to"
 
 
 def _tls_mistakes(

@@ -12,12 +12,12 @@ from datetime import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
 
 from dicomnode.ids import AeTitle
+from dicomnode.settings import urls
 from dicomnode.settings.match import Match, parse_match
 from dicomnode.strict_toml import StrictModel, fail
 
@@ -33,7 +33,6 @@ _TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 section 6.2, VR AE: 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAIL_ADDRESS = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,253}")
-_URL = re.compile(r"[\x21-\x7e]{1,2048}")
 _LETTER = re.compile(rf"({'|'.join(WEEKDAYS)}) ([01]\d|2[0-3]):([0-5]\d)(?: ([A-Za-z0-9_+/-]{{1,64}}))?")
 _NAME = re.compile(r"[^\x00-\x1f\x7f*]{1,253}")  # a common name may hold blanks
 
@@ -106,19 +105,6 @@ def _mail_address_or_none(text: str) -> str:
     return text and _mail_address(text)
 
 
-def _webhook(text: str) -> str:
-    if not text:
-        return text
-    try:
-        parts = urlsplit(text)
-        is_whole = parts.scheme == "https" and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_whole = False
-    if not is_whole or "@" in parts.netloc or not _URL.fullmatch(text):
-        fail("expected a URL that begins with https:// and has neither user nor password")
-    return text
-
-
 def _letter(text: str) -> str:
     if text:
         split_letter(text)
@@ -147,7 +133,8 @@ PemFile = Annotated[str, AfterValidator(_file)]  # empty: none
 SecretFile = Annotated[str, AfterValidator(_file)]  # empty: none
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
 MaybeMailAddress = Annotated[str, AfterValidator(_mail_address_or_none)]
-Webhook = Annotated[str, AfterValidator(_webhook)]
+Webhook = Annotated[str, AfterValidator(urls.webhook)]
+DicomwebUrl = Annotated[str, AfterValidator(urls.dicomweb)]
 Letter = Annotated[str, AfterValidator(_letter)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 CertificateName = Annotated[str, AfterValidator(_certificate_name)]
@@ -409,12 +396,15 @@ class MetricsSettings(_Listening):
 
 
 class PeerSettings(StrictModel):
-    """A DICOM application that may send to us (``networks``), be sent to (``address``), or both."""
+    """A DICOM application that may send to us (``networks``), be sent to (``address`` or ``url``), or both."""
 
     name: Word
-    ae_title: Title
+    ae_title: Title = AeTitle("")  # empty: it is only reached by DICOMweb, which knows no titles
     networks: tuple[NetworkText, ...] = ()
     address: MaybeHostPort = ""
+    url: DicomwebUrl = ""
+    token_file: SecretFile = ""
+    ca: PemFile = ""  # of whom the server at url has its certificate; empty: the authorities that this machine trusts
     other_objects: Literal["refuse", "store"] = "refuse"
     tls: bool = False  # when it is sent to
     fingerprints: tuple[Fingerprint, ...] = ()
@@ -423,10 +413,15 @@ class PeerSettings(StrictModel):
 
     @property
     def committer(self) -> str | None:
-        """The name of the peer that is asked to commit to what this one got; None: nobody is asked."""
-        if self.commitment == "off" or not self.address:
+        """The name of the peer that is asked to prove that it has what this one got; None: nobody is asked."""
+        if self.commitment == "off" or not self.is_sent_to:
             return None
         return self.name if self.commitment == "auto" else self.commitment
+
+    @property
+    def is_sent_to(self) -> bool:
+        """Is there a way to it?"""
+        return bool(self.address or self.url)
 
     @property
     def is_bound(self) -> bool:
@@ -453,12 +448,26 @@ class PeerSettings(StrictModel):
 
     @model_validator(mode="after")
     def _has_a_direction(self) -> Self:
-        if not self.networks and not self.address:
-            fail("needs networks (may send from there) or an address (may be sent to), or both")
+        if not self.networks and not self.is_sent_to:
+            fail("needs networks (may send from there) or an address or url (may be sent to), or both")
         if self.tls and not self.address:
             fail("tls is for sending: it needs an address")
+        if not self.ae_title and (self.networks or self.address):
+            fail("ae_title is missing; only a peer that has a url alone needs none")
         if self.ae_title == ANY_TITLE and (self.address or not all(net.is_loopback for net in self.networks)):
             fail('ae_title "*" is only for networks of this machine itself, such as "127.0.0.1/32", and no address')
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> Self:
+        if self.address and self.url:
+            fail("is sent to by DICOM (address) or by DICOMweb (url), not by both: name two peers")
+        if (self.token_file or self.ca) and not self.url:
+            fail("token_file and ca are for DICOMweb: they need a url")
+        if self.ca and not self.url.startswith("https:"):
+            fail("ca is for TLS: it needs a url that begins with https://")
+        if self.url and self.is_bound and not self.networks:
+            fail("fingerprints and certificate_names are for DICOM: the certificate at url has to name its host")
         return self
 
 
@@ -521,18 +530,24 @@ class Settings(StrictModel):
     @model_validator(mode="after")
     def _committers_can_be_asked(self) -> Self:
         for peer in self.peer:
-            if peer.committer is not None and peer.committer not in self.reachable_peers:
+            if peer.committer not in (None, peer.name, *self._addresses):
                 fail(f'the commitment of peer {peer.name} is neither "auto" nor "off" nor a peer with an address')
         return self
 
     @property
     def committers(self) -> frozenset[str]:
         """The names of the peers that may report that they keep what was sent."""
-        return frozenset(name for peer in self.peer if (name := peer.committer) is not None)
+        asked = {peer.committer for peer in self.peer}
+        return frozenset(name for name in self._addresses if name in asked)
 
     @property
     def reachable_peers(self) -> tuple[str, ...]:
         """The names of the peers that can be sent to."""
+        return tuple(peer.name for peer in self.peer if peer.is_sent_to)
+
+    @property
+    def _addresses(self) -> tuple[str, ...]:
+        """The names of the peers that are called by DICOM, and can report."""
         return tuple(peer.name for peer in self.peer if peer.address)
 
     @property

@@ -15,7 +15,7 @@ from ssl import SSLContext
 from dicomnode.tls.certificate import Certificate, read
 
 NO_TLS = "what the peer sent is not TLS"
-_NO_TRUST = "the peer's certificate comes from no authority in `tls.ca`"
+_NO_TRUST = "the peer's certificate comes from no authority in {trusted}"
 
 # OpenSSL's X509_V_ERR codes
 _VERIFICATIONS = {
@@ -26,8 +26,8 @@ _VERIFICATIONS = {
     20: _NO_TRUST,
     21: _NO_TRUST,
     26: "the peer's certificate is not made for this use (extended key usage)",
-    62: "the peer's certificate does not name the host of its `address`",
-    64: "the peer's certificate does not name the IP address of its `address`",
+    62: "the peer's certificate does not name the host of its {place}",
+    64: "the peer's certificate does not name the IP address of its {place}",
 }
 # OpenSSL's names of what went wrong; an ALERT is what the peer told us
 _REASONS = {
@@ -118,12 +118,18 @@ class TlsSocket:
         return self._socket.fileno()
 
 
-def why(error: ssl.SSLError) -> str:
-    """Say in words why a handshake or a connection failed; empty where the peer simply went away."""
+def why(error: ssl.SSLError, *, trusted: str = "`tls.ca`", place: str = "`address`") -> str:
+    """Say in words why a handshake or a connection failed; empty where the peer simply went away.
+
+    ``trusted``: the key that names the authorities. ``place``: the key that names the host.
+    """
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return ""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _VERIFICATIONS.get(error.verify_code, f"the peer's certificate was refused ({error.verify_message})")
+        known = _VERIFICATIONS.get(error.verify_code)
+        if known is None:
+            return f"the peer's certificate was refused ({error.verify_message})"
+        return known.format(trusted=trusted, place=place)
     reason = error.reason or ""
     if reason == "UNEXPECTED_EOF_WHILE_READING":
         return ""

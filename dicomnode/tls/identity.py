@@ -140,6 +140,21 @@ def certificates_of_cluster(ca: str, cert: str, now: datetime) -> list[HeldCerti
     return [_held(*one, now) for one in found]
 
 
+def for_web(files: Files, ca: str) -> ssl.SSLContext:
+    """For a web server that we connect to. Raises SettingsError.
+
+    ``ca``: the authorities that its certificate may come from (``peer.ca``); empty: those that this machine trusts. Our
+    own certificate, where there is one, is shown to a server that asks for it.
+    """
+    context = _harden(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    if ca:
+        _trust(context, "peer.ca", ca)
+    else:
+        context.load_default_certs()
+    _present(context, files)
+    return context
+
+
 def _held(key: str, number: int, file: str, certificate: Certificate, now: datetime) -> HeldCertificate:
     return HeldCertificate(
         key=key, number=number, file=file, fingerprint=certificate.fingerprint, names=certificate.names,
@@ -204,16 +219,31 @@ def _load(files: Files) -> _Loaded:
 
 
 def _context(protocol: int, files: Files) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+    context = _harden(ssl.SSLContext(protocol))
+    _trust(context, "tls.ca", files.ca)
+    _present(context, files)
+    return context
+
+
+def _harden(context: ssl.SSLContext) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(":".join(SUITES))
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
     # A hospital often hands out the authority that issues its certificates, and not the root above it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _trust(context: ssl.SSLContext, key: str, file: str) -> None:
     try:
-        context.load_verify_locations(cafile=files.ca)
+        context.load_verify_locations(cafile=file)
+    except FileNotFoundError as exc:
+        raise _unusable(key, file, exc.strerror or "it cannot be read") from exc
     except (OSError, ValueError) as exc:
-        raise _unusable("tls.ca", files.ca, "it holds a certificate that cannot be read") from exc
+        raise _unusable(key, file, "it holds a certificate that cannot be read") from exc
+
+
+def _present(context: ssl.SSLContext, files: Files) -> None:
     if files.certificate:
         try:
             context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
@@ -228,7 +258,6 @@ def _context(protocol: int, files: Files) -> ssl.SSLContext:
             raise _unusable("tls.key", files.key, f"the TLS library says {what} of it and its certificate") from exc
         except OSError as exc:
             raise _unusable("tls.key", files.key, exc.strerror or "it cannot be read") from exc
-    return context
 
 
 def _read(key: str, file: str) -> list[Certificate]:

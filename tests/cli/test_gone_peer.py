@@ -106,7 +106,7 @@ def test_to_a_peer_that_cannot_be_sent_to_is_refused(
 ) -> None:
     _configure(tmp_path, peers)
     ran = run("deliveries", "retry", 1, "--to", to)
-    assert (ran.code, "Peers with an address" in ran.err) == (2, True)
+    assert (ran.code, "with an address or url" in ran.err) == (2, True)
     assert scene.states("delivery") == ["due"]
 
 

@@ -52,7 +52,7 @@ def test_a_peer_without_an_address_is_code_2_and_those_that_have_one_are_named(
 ) -> None:
     ran = run("echo", name, "--config", config)
     assert ran.code == 2
-    assert "Peers with an address: gone, pacs." in ran.err
+    assert "Peers with one: gone, pacs." in ran.err
 
 
 def test_a_folder_arrives_whole(run: Run, config: Path, pacs: Pacs, tmp_path: Path) -> None:

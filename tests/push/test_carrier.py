@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class FolderCarrier:
 
     folder: Path
     accepted: str = MR_IMAGE
+    together: int = 1  # instances of one request
     log: list[str] = field(default_factory=list)
     offered: set[InstanceFormat] = field(default_factory=set)
 
@@ -47,11 +48,18 @@ class FolderSession:
         refused = sorted(one.sop_class_uid for one in formats if one.sop_class_uid != self._carrier.accepted)
         return RequestOutcome(reason=RequestReason.NO_CONTEXT, detail=", ".join(refused)) if refused else None
 
-    def store(self, instance: OutgoingInstance) -> RequestOutcome:
-        file = self._carrier.folder / instance.sop_instance_uid
-        status = 0x0111 if file.exists() else 0x0000
-        file.write_bytes(instance.dataset)
-        return RequestOutcome(reason=RequestReason.ANSWERED, status=status)
+    def batch(self, instances: Sequence[OutgoingInstance]) -> int:
+        return min(len(instances), self._carrier.together)
+
+    def store(self, instances: Sequence[OutgoingInstance]) -> list[RequestOutcome]:
+        self._carrier.log.append(f"store {len(instances)}")
+        outcomes = []
+        for instance in instances:
+            file = self._carrier.folder / instance.sop_instance_uid
+            status = 0x0111 if file.exists() else 0x0000
+            file.write_bytes(instance.read_dataset())
+            outcomes.append(RequestOutcome(reason=RequestReason.ANSWERED, status=status))
+        return outcomes
 
     def close(self) -> None:
         self._carrier.log.append("close")
@@ -79,7 +87,7 @@ def test_a_delivery_arrives_whole_in_one_session_that_is_closed(node: Node, carr
     assert node.wait_for("sent").acknowledged == 3
     arrived = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in carrier.folder.iterdir()}
     assert arrived == derived.sha256
-    wait_until(lambda: carrier.log == ["open pacs", "close"])
+    wait_until(lambda: carrier.log == ["open pacs", "store 1", "store 1", "store 1", "close"])
     assert carrier.offered == {InstanceFormat(sop_class_uid=MR_IMAGE, transfer_syntax_uid=EXPLICIT)}
 
 
@@ -89,6 +97,18 @@ def test_a_status_means_to_the_delivery_what_it_means_on_any_carrier(node: Node,
     node.push_to("pacs", 104, carrier=carrier)
     held = node.wait_for("held")
     assert (held.reason, held.acknowledged) == ("refused", 2)
+
+
+def test_a_carrier_says_how_many_instances_go_together_and_each_answer_counts(
+    node: Node, carrier: FolderCarrier
+) -> None:
+    derived = node.derive("pacs", instances=5)
+    carrier.together = 2
+    (carrier.folder / list(derived.sha256)[2]).write_bytes(b"another object")
+    node.push_to("pacs", 104, carrier=carrier)
+    held = node.wait_for("held")
+    assert (held.reason, held.acknowledged) == ("refused", 4), "what stands beside a refusal is acknowledged"
+    assert carrier.log[:4] == ["open pacs", "store 2", "store 2", "store 1"]
 
 
 def test_a_format_that_the_peer_does_not_accept_holds_the_delivery_with_nothing_sent(

@@ -42,8 +42,8 @@ def peer(port: int, *, host: str = "127.0.0.1", ae_title: str = "PACS") -> PeerS
 
 def send(session: DimseSession, path: Path, format_: InstanceFormat = MR_EXPLICIT) -> RequestOutcome:
     uid = str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
-    dataset = memoryview(dataset_bytes(path))
-    return session.store(OutgoingInstance(format=format_, sop_instance_uid=uid, dataset=dataset))
+    (outcome,) = session.store([OutgoingInstance(format=format_, sop_instance_uid=uid, path=path)])
+    return outcome
 
 
 @pytest.fixture

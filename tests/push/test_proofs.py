@@ -11,12 +11,21 @@ import pytest
 from dicomnode.ids import AeTitle
 from dicomnode.ledger import commitments
 from dicomnode.ledger.views import DeliveryLine
+from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.proof_loop import ProofLoop
+from dicomnode.push.stow_carrier import StowCarrier
 from dicomnode.push.witness import Witness
 from dicomnode.receive.scp import Receiver
-from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, PushSettings, ReceiveSettings
+from dicomnode.settings.models import (
+    ArchiveSettings,
+    NodeSettings,
+    PeerSettings,
+    PushSettings,
+    ReceiveSettings,
+    TlsSettings,
+)
 from tests.support.committing_pacs import Asked, CommittingPacs
 from tests.support.due_delivery import SWIFT, Node
 from tests.support.wait import wait_until
@@ -42,7 +51,8 @@ class ProvingNode(Node):
             wake=lambda: None,
         )  # fmt: skip
         self._receiver.start()
-        carrier = DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push)
+        dimse = DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push)
+        carrier = Carriers(dimse=dimse, stow=StowCarrier(push, TlsSettings()))
         for peer in peers:
             loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier)
             if peer.committer is not None:

@@ -139,13 +139,13 @@ def test_success_means_bytes_on_disk_and_a_row(node: ReceivingNode, client: RawC
     assert known is not None
     assert known.sha256 == digest(one.dataset)
     (file,) = node.stored(one.series_uid)
-    assert bytes(node.archive.read_dataset(file)) == one.dataset
+    assert dataset_bytes(node.archive.path(file)) == one.dataset
 
 
 def test_a_dataset_in_many_fragments_arrives_whole(node: ReceivingNode, client: RawClient) -> None:
     one = made(1, size=128)
     assert store(client, one, pdv_bytes=1000) == 0x0000
-    assert bytes(node.archive.read_dataset(node.stored(one.series_uid)[0])) == one.dataset
+    assert dataset_bytes(node.archive.path(node.stored(one.series_uid)[0])) == one.dataset
 
 
 def test_the_same_object_again_is_success_and_one_copy(node: ReceivingNode, client: RawClient) -> None:
@@ -169,7 +169,7 @@ def test_an_object_that_the_archive_lost_is_back_after_it_was_sent_again(
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert store(client, one) == 0x0000
     (file,) = node.stored(one.series_uid)
-    assert bytes(node.archive.read_dataset(file)) == one.dataset
+    assert dataset_bytes(node.archive.path(file)) == one.dataset
     assert node.files() == [node.archive.path(file)]
     assert len(node.quarantined()) == (harm == "altered")
 
@@ -200,7 +200,7 @@ def test_other_bytes_under_the_same_uid_are_set_aside_and_the_first_is_kept(
     second = made(2, series_uid=first.series_uid, sop_instance_uid=first.sop_instance_uid)
     assert store(client, first) == 0x0000
     assert store(client, second) == 0x0000
-    assert bytes(node.archive.read_dataset(node.stored(first.series_uid)[0])) == first.dataset
+    assert dataset_bytes(node.archive.path(node.stored(first.series_uid)[0])) == first.dataset
     (aside,) = node.quarantined()
     assert aside.read_bytes().endswith(second.dataset)
 
@@ -380,7 +380,7 @@ def test_a_uid_that_breaks_the_rule_but_harms_nobody_is_archived_as_it_is(
         )
     assert client.store(MR_IMAGE, uid + padding, content) == 0x0000
     (file,) = node.stored(uid)
-    assert bytes(node.archive.read_dataset(file)) == content
+    assert dataset_bytes(node.archive.path(file)) == content
     assert dcmread(node.archive.path(file)).file_meta.MediaStorageSOPInstanceUID == uid
     assert not node.quarantined()
     assert client.echo() == 0x0000

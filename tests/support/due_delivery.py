@@ -117,7 +117,10 @@ class Node:
     ) -> PeerLoop:
         """Start the loop of a peer, over DIMSE unless another carrier is given."""
         peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}", tls=tls)
-        carrier = carrier or DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push)
+        return self.push(peer, push, carrier or DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push))
+
+    def push(self, peer: PeerSettings, push: PushSettings, carrier: Carrier) -> PeerLoop:
+        """Start the loop of a peer over a carrier."""
         loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier)
         loop.start()
         self._loops.append(loop)

@@ -20,6 +20,10 @@ from tests.support.wait import wait_until
 AE_TITLE = "ORTHANC"
 START_LIMIT_S = 30.0
 
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+WITH_DICOMWEB = {"Plugins": [str(DICOMWEB)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+
+needs_dicomweb = pytest.mark.skipif(not DICOMWEB.exists(), reason="Orthanc's DICOMweb plugin is not installed")
 needs_orthanc = pytest.mark.skipif(shutil.which("Orthanc") is None, reason="Orthanc is not installed")
 
 
@@ -29,6 +33,11 @@ class Orthanc:
 
     dicom_port: int
     http_port: int
+
+    @property
+    def dicomweb_url(self) -> str:
+        """The root of its DICOMweb service, where it has been started with it."""
+        return f"http://127.0.0.1:{self.http_port}/dicom-web"
 
     def get(self, path: str) -> object:
         """What its REST API answers, as JSON."""

@@ -1,0 +1,199 @@
+"""A DICOMweb server of the settings: requests with its token, under TLS with its authorities and our certificate.
+
+In: a peer with a ``url``. Out: the answer to a request, or a ``RequestOutcome`` that says why there is none. The files
+are read for each request, so that a token or a certificate that was replaced counts for the next one. The token stands
+in no log, no sentence and no exception.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import uuid
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlencode
+
+from dicomnode import __version__
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
+from dicomnode.errors import SettingsError
+from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
+from dicomnode.stow.answer import read_instances
+from dicomnode.stow.body import Body
+from dicomnode.stow.exchange import Exchange, Reply
+from dicomnode.tls.identity import for_web
+
+JSON = "application/dicom+json"
+PAGE = 200  # instances of one answer to a search; servers have limits of their own, and may give fewer
+MOST_INSTANCES = 1 << 16  # of a series
+
+_TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
+_OTHERS_MAY_READ = 0o007
+_SHUT_OUT = frozenset({401, 403, 407})
+_OCCUPIED = frozenset({408, 425, 429, 502, 503, 504, 507})
+"""The server, or the way to it, cannot take the request now (RFC 9110 section 15, RFC 6585, RFC 8470, RFC 4918)."""
+_ABSENT = frozenset({404, 405, 406, 410, 501})
+"""There is nothing at this path, or nothing that takes such a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoSearch:
+    """The server does not offer the search."""
+
+    why: str
+
+
+class Server:
+    """Requests to one server. One thread uses it; only ``abort`` may come from another."""
+
+    def __init__(self, peer: PeerSettings, push: PushSettings, tls: TlsSettings) -> None:
+        assert peer.url, "only a peer with a url is reached by DICOMweb"
+        self._peer, self._push, self._tls = peer, push, tls
+        self._ready: Exchange | None = None  # connected, for the next request
+        self._current: Exchange | None = None
+        self._is_aborted = False
+
+    def connect(self) -> RequestOutcome | None:
+        """Connect for the next request; None: the connection stands. Raises SettingsError, as every request does."""
+        self._token()
+        exchange = Exchange(
+            self._peer.url,
+            self._context(),
+            connect_timeout_s=self._push.connect_timeout_s,
+            response_timeout_s=self._push.response_timeout_s,
+        )
+        self._current = exchange
+        if self._is_aborted:
+            return RequestOutcome(reason=RequestReason.ENDED)
+        failed = exchange.connect()
+        self._ready = exchange if failed is None else None
+        return failed
+
+    def store(self, body: Body) -> tuple[Reply | RequestOutcome, bool]:
+        """Send instances (STOW-RS); and did the whole request go out? Raises StorageError of a file."""
+        return self._ask("POST", "/studies", body)
+
+    def search(self, study_uid: str, series_uid: str) -> frozenset[str] | NoSearch | RequestOutcome:
+        """Ask for the SOP Instance UIDs of a series (QIDO-RS, PS3.18 section 10.6), page by page."""
+        found: set[str] = set()
+        while len(found) < MOST_INSTANCES:
+            asked = {"includefield": "00080018", "limit": PAGE, "offset": len(found)}
+            page = self._page(f"/studies/{study_uid}/series/{series_uid}/instances?{urlencode(asked)}")
+            if not isinstance(page, list):
+                return page
+            if found.issuperset(page):  # the end; or the server does not know offsets, and gave everything before
+                break
+            found.update(page)
+        return frozenset(found)
+
+    def search_one(self, sop_instance_uid: str) -> bool | NoSearch | RequestOutcome:
+        """Ask for one instance, wherever it is."""
+        page = self._page(f"/instances?{urlencode({'SOPInstanceUID': sop_instance_uid, 'limit': 1})}")
+        return sop_instance_uid in page if isinstance(page, list) else page
+
+    def echo(self) -> RequestOutcome:
+        """Is there a DICOMweb service that lets us in?
+
+        It is asked for an instance that nobody has, so that the answer names no patient.
+        """
+        answer = self.search_one(f"2.25.{uuid.uuid4().int}")
+        if isinstance(answer, RequestOutcome):
+            return answer
+        if isinstance(answer, NoSearch):
+            return RequestOutcome(reason=RequestReason.NO_SERVICE, detail=answer.why)
+        return RequestOutcome(reason=RequestReason.ANSWERED, status=0)
+
+    def close(self) -> None:
+        """Close a connection that was not needed."""
+        if self._ready is not None:
+            self._ready.close()
+
+    def abort(self) -> None:
+        """End the request that is under way, and refuse every later one; from any thread."""
+        self._is_aborted = True
+        if (exchange := self._current) is not None:
+            exchange.abort()
+
+    def _page(self, path: str) -> list[str] | NoSearch | RequestOutcome:
+        reply, _ = self._ask("GET", path)
+        if isinstance(reply, RequestOutcome):
+            return reply
+        if reply.status == HTTPStatus.NO_CONTENT:
+            return []
+        if (closed := closed_by(reply.status)) is not None:
+            return NoSearch(closed.detail) if closed.reason is RequestReason.NO_SERVICE else closed
+        found = read_instances(reply.body) if reply.status == HTTPStatus.OK else None
+        return found if found is not None else NoSearch(f"{in_words(reply.status)}, which is no list of instances")
+
+    def _ask(self, method: str, path: str, body: Body | None = None) -> tuple[Reply | RequestOutcome, bool]:
+        """Ask; where the server refuses the token and its file holds another one by now, ask once more."""
+        token = self._token()
+        reply, is_sent = self._ask_with(token, method, path, body)
+        if isinstance(reply, Reply) and reply.status == HTTPStatus.UNAUTHORIZED and (new := self._token()) != token:
+            return self._ask_with(new, method, path, body)
+        return reply, is_sent
+
+    def _ask_with(self, token: str, method: str, path: str, body: Body | None) -> tuple[Reply | RequestOutcome, bool]:
+        if self._ready is None and (failed := self.connect()) is not None:
+            return failed, False
+        exchange, self._ready = self._ready, None
+        assert exchange is not None, "it was connected"
+        # Every server has JSON. It alone: Orthanc's DICOMweb plugin 1.7 takes a list of types for one unknown type.
+        headers = {"Accept": JSON, "User-Agent": f"dicomnode/{__version__}"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        if body is None:
+            return exchange.ask(method, path, headers), True
+        reply = exchange.ask(method, path, {**headers, **body.headers}, body.blocks())
+        return reply, exchange.is_sent
+
+    def _context(self) -> ssl.SSLContext | None:
+        return for_web(self._tls, self._peer.ca) if self._peer.url.startswith("https:") else None
+
+    def _token(self) -> str:
+        """The token that the file holds now; empty: the server asks for none."""
+        if not self._peer.token_file:
+            return ""
+        file = Path(self._peer.token_file)
+        try:
+            mode, text = file.stat().st_mode, file.read_text("ascii")
+        except (OSError, ValueError) as exc:
+            raise _unusable(file, "it cannot be read as text") from exc
+        if mode & _OTHERS_MAY_READ:
+            raise _unusable(file, "every user of this machine may read it")
+        token = text.partition("\n")[0].strip()
+        if not _TOKEN.fullmatch(token):
+            raise _unusable(file, "its first line is no token")
+        return token
+
+
+def closed_by(status: int) -> RequestOutcome | None:
+    """What an HTTP status says of the service as a whole, whatever was asked; None: it is about what was asked."""
+    detail = in_words(status)
+    if status in _SHUT_OUT:
+        return RequestOutcome(reason=RequestReason.UNAUTHORISED, detail=detail)
+    if status in _OCCUPIED:
+        return RequestOutcome(reason=RequestReason.OCCUPIED, detail=detail)
+    if status < 200 or 300 <= status < 400 or status in _ABSENT:
+        return RequestOutcome(reason=RequestReason.NO_SERVICE, detail=detail)
+    return None
+
+
+def in_words(status: int) -> str:
+    """A status with the phrase of the standard, never the server's own, which may quote anything.
+
+    >>> in_words(404), in_words(599)
+    ('HTTP 404 Not Found', 'HTTP 599')
+    """
+    try:
+        return f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"HTTP {status}"
+
+
+def _unusable(file: Path, why: str) -> SettingsError:
+    return SettingsError(
+        f"The token file {file} (peer.token_file) cannot be used: {why}.",
+        hint="Its first line is the token, and nobody but the node's user may read it (chmod 0400).",
+    )
