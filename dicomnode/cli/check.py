@@ -9,6 +9,7 @@ import click
 
 from dicomnode.cli import output
 from dicomnode.cli.options import config_option, find_peer, json_option, load_settings, operator, refuse_given
+from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
     from dicomnode.settings.models import Settings
@@ -62,6 +63,11 @@ def check(echo: bool, rehearse: str | None, wait_s: float, config: Path | None, 
 def _rehearse(settings: Settings, name: str, *, wait_s: float, as_json: bool) -> int:
     """Rehearse with the peer of that name, and print what was found and the hand-over sheet."""
     peer = find_peer(settings, name)
+    if peer.url:
+        raise InputError(
+            f"Peer {peer.name} is reached by DICOMweb, and a rehearsal goes through an association; nothing was sent.",
+            hint=f"`dicomnode echo {peer.name}` asks it for an answer.",
+        )
     from dicomnode.rehearsal.findings import Side
     from dicomnode.rehearsal.rehearse import rehearse
 

@@ -17,6 +17,7 @@ from dicomnode.dimse.associate import Proposal
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.proofs import Reference, Report, read_report
 from dicomnode.dimse.requestor import Requestor
+from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
 from dicomnode.push.witness import Asked, NotOffered, Witness
 from dicomnode.rehearsal.findings import ContextLine, Mark, Side, Step, Topic
@@ -62,15 +63,15 @@ def _in_words(uid: str, accepted: Sequence[tuple[str, str]]) -> str:
     return f"{UID(uid).name.partition(' - ')[0]}: {how}."
 
 
-def send(carrier: DimseCarrier, peer: PeerSettings, phantom: Phantom) -> tuple[Step, int]:
+def send(carriers: Carriers, peer: PeerSettings, phantom: Phantom) -> tuple[Step, int]:
     """Send the test images; the step, and how many the peer says it stored."""
     began_s = time.monotonic()
-    session = carrier.open(peer, {one.format for one in phantom.instances})
+    session = carriers.open(peer, {one.format for one in phantom.instances})
     if isinstance(session, RequestOutcome):
         return _not_sent(session, 0), 0
-    outcomes = []
+    outcomes: list[RequestOutcome] = []
     for instance in phantom.instances:
-        outcomes.append(session.store(instance))
+        outcomes += session.store([instance])
         if outcomes[-1].status is None:
             break
     session.close()
@@ -110,10 +111,10 @@ def _not_sent(outcome: RequestOutcome, stored: int) -> Step:
     )  # fmt: skip
 
 
-def count(carrier: DimseCarrier, peer: PeerSettings, phantom: Phantom) -> Step:
+def count(carriers: Carriers, peer: PeerSettings, phantom: Phantom) -> Step:
     """Ask by C-FIND at the level of images how many of the test images the peer shows."""
     wanted = {one.sop_instance_uid for one in phantom.instances}
-    witness = Witness(carrier)
+    witness = Witness(carriers)
     until_s = time.monotonic() + INDEX_S
     hint = "The PACS team has to allow Study Root C-FIND at the level IMAGE for our AE title."
     while True:
@@ -139,7 +140,7 @@ def count(carrier: DimseCarrier, peer: PeerSettings, phantom: Phantom) -> Step:
 
 
 def ask(
-    carrier: DimseCarrier,
+    carriers: Carriers,
     committer: PeerSettings,
     phantom: Phantom,
     transaction_uid: str,
@@ -164,7 +165,7 @@ def ask(
         return True
 
     references = [Reference(one.format.sop_class_uid, one.sop_instance_uid) for one in phantom.instances]
-    asked = Witness(carrier).ask(committer, transaction_uid, references, before=begin, reported=take)
+    asked = Witness(carriers).ask(committer, transaction_uid, references, before=begin, reported=take)
     if reports:
         return reports[0]
     assert isinstance(asked, Asked | NotOffered | RequestOutcome), "nobody withdraws this request"

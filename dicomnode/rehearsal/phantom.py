@@ -1,12 +1,12 @@
 """Five test images, encoded by the code that encodes derived series, so that a peer sees what it will get.
 
-In: our AE title. Out: instances in explicit VR little endian, with UIDs drawn anew. They hold a bright ball and no
-patient. The patient's name says what they are; nothing of them is written to the archive or the ledger.
+In: a folder and our AE title. Out: instances in explicit VR little endian, with UIDs drawn anew, as files of that
+folder. They hold a bright ball and no patient. The patient's name says what they are; nothing of them is written to the
+archive or the ledger.
 """
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,8 +44,8 @@ class Phantom:
     instances: tuple[OutgoingInstance, ...]
 
 
-def make_phantom(ae_title: AeTitle, created_at: datetime) -> Phantom:
-    """Draw the UIDs and encode the images. ``created_at`` is aware; it becomes their date and time."""
+def make_phantom(folder: Path, ae_title: AeTitle, created_at: datetime) -> Phantom:
+    """Draw the UIDs and encode the images into this folder. ``created_at`` is aware; it becomes their date and time."""
     study_uid, namespace = _new_uid(), uuid.uuid4()
     plan = DerivationPlan(
         parameters=DerivationParameters(rule="rehearsal", model=NAME, model_digest="test images"),
@@ -54,19 +54,20 @@ def make_phantom(ae_title: AeTitle, created_at: datetime) -> Phantom:
         ae_title=ae_title,
         created_at=created_at,
     )
-    with tempfile.TemporaryDirectory(prefix="dicomnode-rehearsal-") as place:
-        stack = load_volume(read_frames(_write_sources(Path(place), study_uid, created_at)))
-        derivation = derive(stack, stack.volume, plan, consistency=True)
-        files = list(derivation.files())
-    instances = tuple(
-        OutgoingInstance(
-            format=InstanceFormat(sop_class_uid=MR_IMAGE, transfer_syntax_uid=file.transfer_syntax_uid),
-            sop_instance_uid=file.sop_instance_uid,
-            dataset=memoryview(file.content)[-file.size_bytes :],
+    stack = load_volume(read_frames(_write_sources(folder, study_uid, created_at)))
+    derivation = derive(stack, stack.volume, plan, consistency=True)
+    instances: list[OutgoingInstance] = []
+    for number, file in enumerate(derivation.files(), 1):
+        path = folder / f"derived{number}.dcm"
+        path.write_bytes(file.content)
+        instances.append(
+            OutgoingInstance(
+                format=InstanceFormat(sop_class_uid=MR_IMAGE, transfer_syntax_uid=file.transfer_syntax_uid),
+                sop_instance_uid=file.sop_instance_uid,
+                path=path,
+            )
         )
-        for file in files
-    )
-    return Phantom(study_uid=study_uid, series_uid=derivation.series_uid, instances=instances)
+    return Phantom(study_uid=study_uid, series_uid=derivation.series_uid, instances=tuple(instances))
 
 
 def _write_sources(folder: Path, study_uid: str, made_at: datetime) -> Iterator[Path]:

@@ -7,6 +7,7 @@ the service runs. It runs when a person asks for it, never by itself.
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.dimse.proofs import Report
-from dicomnode.push.dimse_carrier import DimseCarrier, carrier_of
+from dicomnode.push.carriers import Carriers, carriers_of
 from dicomnode.push.witness import NotOffered
 from dicomnode.rehearsal import exchange
 from dicomnode.rehearsal.door import ClosedDoor, Door, Told, Visit, open_for, wait
@@ -47,22 +48,37 @@ def rehearse(
     SettingsError where a file of ``[tls]`` cannot be used.
     """
     now = clock.now().astimezone()
-    carrier = carrier_of(settings)
-    phantom = make_phantom(settings.node.ae_title, now)
-    say(_warning(peer, phantom))
+    carriers = carriers_of(settings)
+    with tempfile.TemporaryDirectory(prefix="dicomnode-rehearsal-") as folder:
+        phantom = make_phantom(Path(folder), settings.node.ae_title, now)
+        say(_warning(peer, phantom))
+        return _rehearse(settings, peer, carriers, phantom, now, wait_s=wait_s, by=by, say=say)
+
+
+def _rehearse(
+    settings: Settings,
+    peer: PeerSettings,
+    carriers: Carriers,
+    phantom: Phantom,
+    now: datetime,
+    *,
+    wait_s: float,
+    by: str,
+    say: Callable[[str], None],
+) -> Rehearsal:
     ours = _our_certificate(settings)
-    reaching = Reaching(carrier, peer, settings.tls, ours)
+    reaching = Reaching(carriers.dimse, peer, settings.tls, ours)
     steps = [_look_at_settings(settings, peer), *reaching.steps()]
     contexts: tuple[ContextLine, ...] = ()
     sent = 0
     if reaching.reached is not None:
-        step, contexts = exchange.contexts(carrier, peer)
+        step, contexts = exchange.contexts(carriers.dimse, peer)
         steps.append(step)
-        step, sent = exchange.send(carrier, peer, phantom)
+        step, sent = exchange.send(carriers, peer, phantom)
         steps.append(step)
         if sent == len(phantom.instances):
-            steps.append(exchange.count(carrier, peer, phantom))
-            steps += _call_back(settings, peer, carrier, phantom, wait_s=wait_s, by=by, say=say)
+            steps.append(exchange.count(carriers, peer, phantom))
+            steps += _call_back(settings, peer, carriers, phantom, wait_s=wait_s, by=by, say=say)
     steps.append(_compare_clocks(steps, reaching.reached, ours, now))
     return Rehearsal(
         peer=peer.name,
@@ -89,7 +105,7 @@ def _warning(peer: PeerSettings, phantom: Phantom) -> str:
 
 
 def _our_certificate(settings: Settings) -> Certificate | None:
-    """The file was read before, by ``carrier_of``; it may hold the certificates of authorities behind ours."""
+    """The file was read before, by ``carriers_of``; it may hold the certificates of authorities behind ours."""
     if not settings.tls.certificate:
         return None
     return in_pem(Path(settings.tls.certificate).read_text("ascii"))[0]
@@ -109,7 +125,7 @@ def _look_at_settings(settings: Settings, peer: PeerSettings) -> Step:
 def _call_back(
     settings: Settings,
     peer: PeerSettings,
-    carrier: DimseCarrier,
+    carriers: Carriers,
     phantom: Phantom,
     *,
     wait_s: float,
@@ -117,13 +133,13 @@ def _call_back(
     say: Callable[[str], None],
 ) -> Iterator[Step]:
     """Ask for commitment, and see whether the peer reaches us."""
-    with closing(open_for(settings, carrier.identity, by)) as door:
-        yield _commit(settings, peer, carrier, phantom, door, wait_s=wait_s)
+    with closing(open_for(settings, carriers.dimse.identity, by)) as door:
+        yield _commit(settings, peer, carriers, phantom, door, wait_s=wait_s)
         yield _called(settings, peer, door, wait_s=wait_s, say=say)
 
 
 def _commit(
-    settings: Settings, peer: PeerSettings, carrier: DimseCarrier, phantom: Phantom, door: Door, *, wait_s: float
+    settings: Settings, peer: PeerSettings, carriers: Carriers, phantom: Phantom, door: Door, *, wait_s: float
 ) -> Step:
     if peer.committer is None:
         return Step(
@@ -133,7 +149,7 @@ def _commit(
         )  # fmt: skip
     committer = next(one for one in settings.peer if one.name == peer.committer)
     transaction_uid = f"2.25.{uuid.uuid4().int}"
-    answer = exchange.ask(carrier, committer, phantom, transaction_uid, before=lambda: door.expect(transaction_uid))
+    answer = exchange.ask(carriers, committer, phantom, transaction_uid, before=lambda: door.expect(transaction_uid))
     if isinstance(answer, NotOffered):
         return Step(
             what=Topic.COMMITMENT, mark=Mark.WARN, side=Side.PACS, sentence=f"{committer.ae_title}: {answer.why}.",

@@ -27,6 +27,7 @@ def config(tmp_path: Path, pacs: CommittingPacs) -> Path:
     file.write_text(
         f'[node]\nlisten = "127.0.0.1:{port}"\n'
         f'[[peer]]\nname = "pacs"\nae_title = "PACS"\naddress = "127.0.0.1:{pacs.port}"\n'
+        '[[peer]]\nname = "web"\nurl = "http://127.0.0.1:1/dicom-web"\n'
         '[[rule]]\nname = "all"\ndeliver_to = ["pacs"]\n'
     )
     return file
@@ -61,6 +62,7 @@ def test_json_is_one_object_and_a_failed_step_ends_with_4(run: Run, config: Path
     [
         (("--rehearse", "nobody"), "No peer named nobody with an address"),
         (("--rehearse", "pacs", "--echo"), "--echo has no effect with --rehearse"),
+        (("--rehearse", "web"), "reached by DICOMweb, and a rehearsal goes through an association; nothing was sent"),
         (("--wait", "5"), "--wait has no effect without --rehearse"),
     ],
 )

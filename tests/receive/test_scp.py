@@ -187,7 +187,7 @@ def test_an_object_that_was_removed_for_its_age_is_stored_again_whatever_is_left
     assert store(client, one) == 0x0000  # before the file itself is removed
     node.archive.remove(removed.files)
     (file,) = node.stored(one.series_uid)
-    assert bytes(node.archive.read_dataset(file)) == one.dataset
+    assert dataset_bytes(node.archive.path(file)) == one.dataset
     assert store(client, one) == 0x0000
     assert node.files() == [node.archive.path(file)], "a copy of what returned is one copy"
     assert not node.quarantined()
