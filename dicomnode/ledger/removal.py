@@ -7,8 +7,8 @@ leaves files that ``is_removed`` names. Nothing here touches a file.
 
 A received series and everything that was derived from it go together, once all of this holds.
 
-1. Its last instance, its verdict, its jobs and its deliveries are older than the given moment. What the PACS took only
-   yesterday, after an outage of weeks, therefore does not go today.
+1. Its last instance, its verdict, its jobs, its deliveries and their proofs are older than the given moment. What the
+   PACS took only yesterday, after an outage of weeks, therefore does not go today.
 2. It has its verdict, and no person has to look at that.
 3. None of its jobs waits, runs, is held or failed: whoever mends the cause needs the images.
 4. Each of its deliveries is sent, or cancelled. A delivery that is sent has the proof that its peer can give: none that
@@ -111,6 +111,7 @@ _IS_OLD = and_(
     series.c.state_at < _BEFORE,
     ~exists().where(*_JOBS_OF, job.c.state_at >= _BEFORE),
     ~exists().where(*_DELIVERIES_OF, delivery.c.state_at >= _BEFORE),
+    ~exists().where(*_DELIVERIES_OF, commitment.c.delivery_id == delivery.c.id, commitment.c.state_at >= _BEFORE),
     _HAS_FILES,
 )
 _HAS_LIVE_JOB = exists().where(
@@ -130,7 +131,7 @@ _HAS_UNDELIVERED_RESULT = and_(
     exists().where(
         *_JOBS_OF,
         stands(job, JobState.DONE),
-        ~exists().where(_later.c.series_id == series.c.id, _later.c.id > job.c.id, stands(_later, JobState.DONE)),
+        ~exists().where(_later.c.series_id == job.c.series_id, _later.c.id > job.c.id, stands(_later, JobState.DONE)),
         ~exists().where(
             delivery.c.job_id == job.c.id,
             or_(

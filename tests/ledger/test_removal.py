@@ -226,6 +226,21 @@ def test_what_waits_for_a_worker_a_proof_or_a_person_stays_however_old_it_is(
     assert scene.ask("SELECT count(*) FROM instance WHERE removed_at IS NOT NULL") == [(0,)]
 
 
+def test_what_other_series_have_says_nothing_of_a_result_that_went_nowhere(scene: Scene) -> None:
+    nowhere, delivered = delivered_nowhere(scene), sent(scene)
+    days_pass(scene)
+    assert {number: one.stays for number, one in old(scene).items()} == {nowhere: "undelivered", delivered: None}
+
+
+def test_the_last_result_counts_for_what_was_derived_more_than_once(scene: Scene) -> None:
+    series = sent(scene)
+    scene.ledger.retry_series(series, "operator")
+    scene.replan_first(series)
+    scene.finish_job()
+    days_pass(scene)
+    assert old(scene)[series].stays == "undelivered"
+
+
 def test_a_proof_or_a_persons_word_lets_it_go(scene: Scene) -> None:
     committed = commitment_asked(scene)
     scene.clock.advance(2)
@@ -396,3 +411,14 @@ def test_a_file_of_the_quarantine_is_erased_and_counts_as_seen(scene: Scene) -> 
         (line,) = reader.quarantine_list(is_all=True)
     assert (line.state, line.removed_at) == ("seen", scene.clock.now())
     assert scene.kinds("quarantine", row)[-1] == "erased"
+
+
+def test_what_was_erased_from_the_quarantine_and_comes_again_is_set_aside_anew(scene: Scene) -> None:
+    series = set_aside(scene)
+    ((uid, aside),) = scene.ask(
+        "SELECT sop_instance_uid, quarantine.file FROM quarantine JOIN instance ON instance.id = instance_id"
+    )
+    again = [stored(series, uid=str(uid), content="other pixels") for _ in range(2)]
+    assert scene.ledger.accept(again[:1]) == [StoreOutcome.ASIDE_ALREADY]
+    scene.ledger.removals.erase_set_aside({str(aside)}, "operator")
+    assert scene.ledger.accept(again[1:]) == [StoreOutcome.CONFLICT]
