@@ -152,6 +152,11 @@ class Reader:
                 found += piece
         return found
 
+    def old_set_aside(self, before: datetime) -> int:
+        """Count the files that were set aside and are old enough to be removed."""
+        with self._database.reading() as connection:
+            return removal.old_set_aside(connection, before)
+
     def series_list(self, wanted: Wanted = ALL, *, derived: bool = False) -> list[SeriesLine]:
         """List the received series, with ``derived`` also those that this node made; the newest first."""
         with self._database.reading() as connection:

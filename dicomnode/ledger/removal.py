@@ -18,6 +18,9 @@ A received series and everything that was derived from it go together, once all 
 6. No file that was set aside of it, or because of one of its instances, waits for a comparison or for a person.
 
 A series that was kept has nothing to deliver: the sender has the original, and the verdict said so.
+
+A file that was set aside goes once a person has seen it and that is older than the given moment. One that nobody has
+seen, or that is still to be compared, never goes.
 """
 
 from __future__ import annotations
@@ -213,6 +216,15 @@ _RECEIVERS = (
 _ASIDE = select(quarantine.c.id, quarantine.c.file, quarantine.c.removed_at).where(
     quarantine.c.file.in_(bound("files", is_list=True))
 )
+_IS_OLD_ASIDE = and_(
+    quarantine.c.removed_at.is_(None),
+    quarantine.c.seen_at < _BEFORE,
+    or_(~COMPARED, quarantine.c.finding.is_not(None)),
+)
+_OLD_ASIDE = (
+    select(quarantine.c.id, quarantine.c.file).where(_IS_OLD_ASIDE).order_by(quarantine.c.id).limit(bound("piece"))
+)
+_OLD_ASIDE_NUMBER = select(func.count()).where(_IS_OLD_ASIDE)
 _REMOVE_ASIDE = update(quarantine).where(quarantine.c.id.in_(bound("rows", is_list=True)))
 
 
@@ -249,6 +261,21 @@ def remove_old(transaction: LedgerTransaction, series_id: SeriesId, before: date
     removed = _mark(transaction, series_id, derived, files)
     transaction.note(REMOVED, table=series.name, row=series_id, detail=_in_words(removed, derived))
     return removed
+
+
+def old_set_aside(connection: Connection, before: datetime) -> int:
+    """Count the files that were set aside and may go."""
+    return connection.execute(_OLD_ASIDE_NUMBER, bind_values(before=before)).scalar_one()
+
+
+def remove_old_set_aside(transaction: LedgerTransaction, before: datetime) -> list[str]:
+    """Mark the next files that were set aside and may go; return their names. None of them: there is no other."""
+    found = transaction.connection.execute(_OLD_ASIDE, bind_values(before=before, piece=PIECE)).all()
+    if found:
+        rows = [row.id for row in found]
+        transaction.connection.execute(_REMOVE_ASIDE.values(removed_at=transaction.now), bind_values(rows=rows))
+        transaction.note_each(REMOVED, table=quarantine.name, rows=rows)
+    return [row.file for row in found]
 
 
 # What a person has erased.

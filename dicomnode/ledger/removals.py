@@ -36,6 +36,11 @@ class Removals:
         with self._database.transaction("remove") as connection:
             return removal.remove_old(self._now(connection, by), series, before)
 
+    def remove_old_set_aside(self, before: datetime, by: str = NODE) -> list[str]:
+        """Mark the next files that were set aside and may go; return their names. None of them: there is no other."""
+        with self._database.transaction("remove_set_aside") as connection:
+            return removal.remove_old_set_aside(self._now(connection, by), before)
+
     def source_of(self, number: SeriesId) -> SeriesId:
         """Return the received series from which a series was derived; a received one itself."""
         with self._database.reading() as connection:

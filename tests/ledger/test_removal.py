@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 
 from dicomnode.errors import InputError
-from dicomnode.ids import DeliveryId, SeriesId, digest
+from dicomnode.ids import DeliveryId, QuarantineId, SeriesId, digest
 from dicomnode.ledger import removal
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.removal import OldSeries, Removed
 from dicomnode.ledger.states import DeliveryState
-from dicomnode.ledger.values import QuarantinedFile, QuarantineReason, StoreOutcome
+from dicomnode.ledger.values import Examined, Finding, QuarantinedFile, QuarantineReason, StoreOutcome
 from tests.ledger.scene import IMPLICIT, Scene, new_uid, stored
 
 DAYS = 90
@@ -422,3 +422,21 @@ def test_what_was_erased_from_the_quarantine_and_comes_again_is_set_aside_anew(s
     assert scene.ledger.accept(again[:1]) == [StoreOutcome.ASIDE_ALREADY]
     scene.ledger.removals.erase_set_aside({str(aside)}, "operator")
     assert scene.ledger.accept(again[1:]) == [StoreOutcome.CONFLICT]
+
+
+def test_what_was_set_aside_goes_only_after_a_person_saw_it_and_it_was_compared(scene: Scene) -> None:
+    set_aside(scene)
+    days_pass(scene)
+    before = scene.clock.now() - timedelta(days=DAYS)
+    assert scene.ledger.removals.remove_old_set_aside(before) == []
+    ((row, file),) = scene.ask("SELECT id, file FROM quarantine")
+    scene.ledger.see_quarantine(None, "operator")
+    days_pass(scene)
+    before = scene.clock.now() - timedelta(days=DAYS)
+    assert scene.ledger.removals.remove_old_set_aside(before) == [], "it is still to be compared"
+    found = Examined(id=QuarantineId(int(str(row))), finding=Finding.OTHER_CONTENT, details=("pixels",))
+    scene.ledger.examined(SeriesId(1), [found])
+    assert scene.ledger.removals.remove_old_set_aside(scene.clock.now() - timedelta(days=2 * DAYS)) == []
+    assert scene.ledger.removals.remove_old_set_aside(before) == [file]
+    assert scene.ledger.removals.remove_old_set_aside(before) == []
+    assert scene.kinds("quarantine", int(str(row)))[-1] == "removed"
