@@ -18,7 +18,7 @@ from dicomnode.errors import InputError, StorageError
 from dicomnode.ids import SeriesId
 from dicomnode.imaging.headers import read_dataset, texts
 from dicomnode.imaging.representation import MALFORMED
-from dicomnode.ledger.removal import ERASED
+from dicomnode.ledger.erasure import ERASED
 from dicomnode.ledger.store import Ledger
 from dicomnode.seams import checkpoint
 

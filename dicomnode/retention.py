@@ -1,9 +1,9 @@
 """What has had its time leaves archive and ledger: once a day, in small pieces with pauses, so that nobody waits.
 
 In: the days that the settings give to images, and to events and alerts. Out: room on the disk and a shorter ledger; an
-event that says what went, and lines in the log. Which images may go is the ledger's rule (``ledger.removal``); of each
-series the rows are marked first and the files removed afterwards. A kill leaves the rest for the next day, and files
-that were marked already for the sweep.
+event that says what went, and lines in the log. Which images may go is the ledger's rule (``ledger.old_images``). Of
+each series the rows are marked first and the files removed afterwards. A kill leaves the rest for the next day, and
+files that were marked already for the sweep.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.errors import InputError, NodeError, StorageError
-from dicomnode.ledger.removal import Removed
+from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.transaction import NODE
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint

@@ -16,7 +16,7 @@ from dicomnode.cli import output
 from dicomnode.cli.options import config_option, json_option, load_settings, operator, reader, writer
 
 if TYPE_CHECKING:
-    from dicomnode.ledger.removal import OldSeries
+    from dicomnode.ledger.old_images import OldSeries
 
 # What keeps series that are old enough, as a person reads it.
 WHY_THEY_STAY = {

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from dicomnode.archive import Archive
+from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.removal import OldSeries
 from dicomnode.ledger.store import open_ledger
 from dicomnode.retention import remove_old
 from dicomnode.seams import SYSTEM_CLOCK

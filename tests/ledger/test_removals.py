@@ -10,9 +10,12 @@ import pytest
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, QuarantineId, SeriesId, digest
-from dicomnode.ledger import removal
+from dicomnode.ledger import old_images
+from dicomnode.ledger import removed as removed_rows
+from dicomnode.ledger.erasure import ERASED_SENTENCE
+from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.removal import OldSeries, Removed
+from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.values import Examined, Finding, QuarantinedFile, QuarantineReason, StoreOutcome
 from tests.ledger.scene import IMPLICIT, Scene, new_uid, stored
@@ -270,7 +273,8 @@ def test_what_may_go_is_looked_at_again_in_the_transaction_that_marks_it(scene: 
 
 
 def test_pieces_together_are_the_whole_list(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(removal, "PIECE", 2)
+    monkeypatch.setattr(old_images, "PIECE", 2)
+    monkeypatch.setattr(removed_rows, "_PIECE", 2)
     numbers = [kept(scene) for _ in range(5)]
     days_pass(scene)
     with closing(open_reader(f"sqlite:///{scene.path}")) as reader:
@@ -378,7 +382,7 @@ def test_erasing_ends_what_waits_and_takes_the_derived_images_with_it(scene: Sce
     removed = scene.ledger.removals.erase(series, files, "operator")
     assert removed.instances == 8
     assert scene.states("delivery") == ["cancelled"]
-    assert scene.ask("SELECT sentence, notes FROM series WHERE id = ?", series) == [(removal.ERASED_SENTENCE, "[]")]
+    assert scene.ask("SELECT sentence, notes FROM series WHERE id = ?", series) == [(ERASED_SENTENCE, "[]")]
     assert scene.ledger.removals.receivers([series]) == ()
     again = scene.ledger.removals.erase(series, files, "operator")
     assert (again.instances, set(again.files)) == (0, set(removed.files)), "a second run finishes the first one"
@@ -389,6 +393,15 @@ def test_of_a_series_of_two_patients_only_the_named_files_go(scene: Scene) -> No
     one, *_ = files = sorted(scene.ledger.files_in(str(series)))
     assert scene.ledger.removals.erase(series, {one}, "operator").files == (one,)
     assert scene.ledger.files_in(str(series)) == set(files[1:])
+
+
+def test_what_is_sent_of_another_series_does_not_keep_one_from_being_erased(scene: Scene) -> None:
+    series = due(scene)
+    delivery = scene.claim_delivery()
+    scene.ledger.hold_delivery(delivery, reason="refused", sentence="It was refused.")
+    sending(scene)
+    assert scene.ledger.removals.refusal_to_erase(series) is None
+    assert scene.ledger.removals.receivers([series]) == ()
 
 
 @pytest.mark.parametrize("begin", [nothing, waits_for_verdict, sending])
