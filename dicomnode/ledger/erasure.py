@@ -15,7 +15,7 @@ from dicomnode.errors import InputError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.deliveries import NO_LEASE
 from dicomnode.ledger.removed import Removed, derived_from, files_of, mark, mark_aside
-from dicomnode.ledger.schema import delivery, delivery_item, job, quarantine, series
+from dicomnode.ledger.schema import commitment, delivery, delivery_item, job, quarantine, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
@@ -45,10 +45,13 @@ _CANCEL_JOBS = (
     .where(job.c.series_id == bound("series"))
     .values(reason=OPERATOR, sentence=ERASED_SENTENCE, lease_owner=None, lease_until=None)
 )
+_OF_SERIES = delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series")))
 _CANCEL_DELIVERIES = (
-    moving(delivery, Event.CANCEL)
-    .where(delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"))))
-    .values(reason=OPERATOR, sentence=ERASED_SENTENCE, **NO_LEASE)
+    moving(delivery, Event.CANCEL).where(_OF_SERIES).values(reason=OPERATOR, sentence=ERASED_SENTENCE, **NO_LEASE)
+)
+# A C-FIND for a better proof would need the file of an image; a report that comes is still taken.
+_GIVE_UP_PROOFS = moving(commitment, Event.GIVE_UP).where(
+    commitment.c.delivery_id.in_(select(delivery.c.id).where(_OF_SERIES))
 )
 _ERASE_WORDS = (
     update(series).where(series.c.id == bound("series")).values(sentence=ERASED_SENTENCE, notes=[], alert=False)
@@ -91,6 +94,7 @@ def erase(transaction: LedgerTransaction, series_id: SeriesId, files: Collection
         )
     transaction.move(_CANCEL_JOBS, ERASED_SENTENCE, series=series_id)
     transaction.move(_CANCEL_DELIVERIES, ERASED_SENTENCE, series=series_id)
+    transaction.move(_GIVE_UP_PROOFS, ERASED_SENTENCE, series=series_id)
     derived = derived_from(transaction.connection, series_id)
     wanted = [
         one.file

@@ -388,6 +388,15 @@ def test_erasing_ends_what_waits_and_takes_the_derived_images_with_it(scene: Sce
     assert (again.instances, set(again.files)) == (0, set(removed.files)), "a second run finishes the first one"
 
 
+def test_no_proof_is_asked_for_what_was_erased(scene: Scene) -> None:
+    series = commitment_to_come(scene)
+    scene.ledger.removals.erase(series, scene.ledger.files_in(str(series)), "operator")
+    assert scene.states("commitment") == ["unproven"]
+    assert scene.ledger.next_commitment_in("pacs") is None
+    assert scene.states("delivery") == ["sent"]
+    assert scene.ledger.removals.receivers([series]) == ("pacs",)
+
+
 def test_of_a_series_of_two_patients_only_the_named_files_go(scene: Scene) -> None:
     series = kept(scene)
     one, *_ = files = sorted(scene.ledger.files_in(str(series)))
