@@ -1,9 +1,9 @@
 """What has had its time leaves archive and ledger: once a day, in small pieces with pauses, so that nobody waits.
 
 In: the days that the settings give to images, and to events and alerts. Out: room on the disk and a shorter ledger; an
-event that says what went, and lines in the log. Which images may go is the ledger's rule (``ledger.removal``); of each
-series the rows are marked first and the files removed afterwards. A kill leaves the rest for the next day, and files
-that were marked already for the sweep.
+event that says what went, and lines in the log. Which images may go is the ledger's rule (``ledger.old_images``). Of
+each series the rows are marked first and the files removed afterwards. A kill leaves the rest for the next day, and
+files that were marked already for the sweep.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.errors import InputError, NodeError, StorageError
-from dicomnode.ledger.removal import Removed
+from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.transaction import NODE
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
@@ -77,9 +78,11 @@ class Retention:
         return forgotten
 
     def remove(self) -> list[Removed]:
-        """Remove the images that are old enough now."""
+        """Remove the images, and the files that were set aside, that are old enough now."""
         before = oldest_kept(self._keep_days, self._clock)
-        return list(remove_old(self._ledger, self._archive, before, stopping=self._stopping, clock=self._clock))
+        gone = list(remove_old(self._ledger, self._archive, before, stopping=self._stopping, clock=self._clock))
+        remove_old_set_aside(self._ledger, self._archive, before, stopping=self._stopping)
+        return gone
 
     def _run(self) -> None:
         """Border: a node whose disk and ledger grow still does everything else."""
@@ -129,16 +132,36 @@ def remove_old(
             if removed is None:
                 continue
             checkpoint("retention.marked")
-            try:
+            with _said(f"Files of series {one.id}"):
                 archive.remove(removed.files)
-            except OSError as exc:
-                raise StorageError(
-                    f"Files of series {one.id} could not be removed: {exc.strerror}; their rows say that they are.",
-                    hint="See that the node's user owns the archive and that its disk is sound. Each night the node "
-                    "tries again.",
-                ) from exc
             series, instances, size_bytes = series + 1, instances + removed.instances, size_bytes + removed.size_bytes
             yield removed
             stopping.wait(min(REMOVAL_PAUSE_SHARE * (clock.monotonic() - began_s), PAUSE_LIMIT_S))
     if series:
         log.event(LOGGER, "images_removed", count=series, instances=instances, bytes=size_bytes)
+
+
+def remove_old_set_aside(
+    ledger: Ledger, archive: Archive, before: datetime, *, stopping: threading.Event, by: str = NODE
+) -> int:
+    """Remove the files that were set aside and may go; how many there were. Raises as ``remove_old`` does."""
+    count = 0
+    while not stopping.is_set() and (names := ledger.removals.remove_old_set_aside(before, by)):
+        with _said("Files of the quarantine"):
+            archive.remove_aside(names)
+        count += len(names)
+    if count:
+        log.event(LOGGER, "quarantine_removed", count=count)
+    return count
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise StorageError(
+            f"{what} could not be removed: {exc.strerror}; their rows say that they are.",
+            hint="See that the node's user owns the data folder and that its disk is sound. Each night the node tries "
+            "again.",
+        ) from exc

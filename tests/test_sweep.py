@@ -23,7 +23,7 @@ from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
 from dicomnode.ledger import store as ledger_store
 from dicomnode.ledger.engine import LedgerBusyError
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.removal import Removed
+from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import StoredInstance, StoreOutcome
 from dicomnode.ledger.views import QuarantineLine

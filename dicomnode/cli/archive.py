@@ -16,15 +16,15 @@ from dicomnode.cli import output
 from dicomnode.cli.options import config_option, json_option, load_settings, operator, reader, writer
 
 if TYPE_CHECKING:
-    from dicomnode.ledger.removal import OldSeries
+    from dicomnode.ledger.old_images import OldSeries
 
-# What keeps a series that is old enough, as a person reads it.
-WHY_IT_STAYS = {
-    "alert": "have an alert that nobody has ended",
-    "job": "have a job that waits, runs, is held or failed",
-    "delivery": "have a delivery without its proof",
-    "undelivered": "have a result that was delivered to nobody",
-    "set_aside": "have files that were set aside and that nobody has seen",
+# What keeps series that are old enough, as a person reads it.
+WHY_THEY_STAY = {
+    "alert": "an alert that nobody has ended",
+    "job": "a job that waits, runs, is held or failed",
+    "delivery": "a delivery without its proof",
+    "undelivered": "a result that was delivered to nobody",
+    "set_aside": "files that were set aside and that nobody has seen or compared",
 }
 
 
@@ -48,6 +48,7 @@ class Aged:
     series: tuple[AgedLine, ...]
     instances: int
     size_bytes: int
+    set_aside: int  # files of the quarantine that go
     stays: dict[str, int]  # why series that are old enough stay → number of series
 
 
@@ -63,25 +64,26 @@ def archive() -> None:
 def age(dry_run: bool, config: Path | None, as_json: bool) -> None:
     """Remove the images of received series that are older than archive.keep_days, with what was derived from them.
 
-    The service does the same each night. It may run at the same time. Images whose delivery has no proof stay, and so
-    does whatever waits for a person.
+    Files that were set aside go as long after a person has seen them. The service does the same each night; it may run
+    at the same time. Images whose delivery has no proof stay, and so does whatever waits for a person.
     """
     settings = load_settings(config)
     from dicomnode.archive import Archive
-    from dicomnode.retention import oldest_kept, remove_old
+    from dicomnode.retention import oldest_kept, remove_old, remove_old_set_aside
 
     before = oldest_kept(settings.archive.keep_days)
     with reader(config) as ledger:
-        old = ledger.old_series(before)
+        old, set_aside = ledger.old_series(before), ledger.old_set_aside(before)
     if not dry_run:
         with writer(config) as written:
             files = Archive(settings.node.data.absolute())
             removed = {one.series: one for one in remove_old(written, files, before, stopping=Event(), by=operator())}
+            set_aside = remove_old_set_aside(written, files, before, stopping=Event(), by=operator())
         old = [one for one in old if one.stays is not None or one.id in removed]
-    _print(_aged(old, before, removed=not dry_run), as_json=as_json)
+    _print(_aged(old, set_aside, before, removed=not dry_run), as_json=as_json)
 
 
-def _aged(old: Iterable[OldSeries], before: datetime, *, removed: bool) -> Aged:
+def _aged(old: Iterable[OldSeries], set_aside: int, before: datetime, *, removed: bool) -> Aged:
     going = [one for one in old if one.stays is None]
     return Aged(
         before=before,
@@ -98,6 +100,7 @@ def _aged(old: Iterable[OldSeries], before: datetime, *, removed: bool) -> Aged:
         ),
         instances=sum(one.instances for one in going),
         size_bytes=sum(one.size_bytes for one in going),
+        set_aside=set_aside,
         stays={str(reason): count for reason, count in Counter(one.stays for one in old if one.stays).items()},
     )
 
@@ -108,8 +111,10 @@ def _print(aged: Aged, *, as_json: bool) -> None:
         return
     names = ("id", "last_at", "derived", "instances", "size_bytes")
     output.print_rows(aged.series, {name: name for name in names}, as_json=False, none="No series is to be removed.")
+    were = "Removed" if aged.removed else "To be removed"
     if aged.series:
-        were = "were removed" if aged.removed else "would be removed"
-        output.say(f"{len(aged.series)} series, {aged.instances} images, {aged.size_bytes} bytes {were}.")
+        output.say(f"{were}: {len(aged.series)} series, {aged.instances} images, {aged.size_bytes} bytes.")
+    if aged.set_aside:
+        output.say(f"{were}: {aged.set_aside} of the files that were set aside, which a person has seen.")
     for reason, count in aged.stays.items():
-        output.say(f"{count} series are old enough and stay: they {WHY_IT_STAYS[reason]}.")
+        output.say(f"Old enough, and kept: {count} series with {WHY_THEY_STAY[reason]}.")

@@ -34,6 +34,7 @@ COMMANDS = {
     "deliveries": "dicomnode.cli.deliveries:deliveries",
     "quarantine": "dicomnode.cli.quarantine:quarantine",
     "archive": "dicomnode.cli.archive:archive",
+    "purge": "dicomnode.cli.purge:purge",
     "rules": "dicomnode.cli.rules:rules",
     "check": "dicomnode.cli.check:check",
     "alerts": "dicomnode.cli.alerts:alerts",

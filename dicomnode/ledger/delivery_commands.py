@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exists, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger import removal
+from dicomnode.ledger import removed
 from dicomnode.ledger.deliveries import DUE_NOW, GATE, NO_LEASE, REVIEW, open_one
 from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import delivery, delivery_item, job, series
@@ -73,7 +73,7 @@ _FRESH_TRIES = (
 def retry(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
     """Make a delivery due now, and its refused items pending again."""
     row = _row_for_operator(transaction.connection, delivery_id)
-    removal.refuse_delivery_without_files(transaction.connection, delivery_id)
+    removed.refuse_delivery_without_files(transaction.connection, delivery_id)
     _refuse_unreviewed(row)
     match DeliveryState(row.state):
         case DeliveryState.HELD:
@@ -100,7 +100,7 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
     if row.peer == peer:
         retry(transaction, delivery_id)
         return delivery_id
-    removal.refuse_delivery_without_files(transaction.connection, delivery_id)
+    removed.refuse_delivery_without_files(transaction.connection, delivery_id)
     _refuse_unreviewed(row)
     if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
         _refuse_outdated(transaction.connection, row)
@@ -134,7 +134,7 @@ def release(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) 
     row = _row_for_operator(transaction.connection, delivery_id)
     if row.state != DeliveryState.HELD:
         raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; only a held one can be released.")
-    removal.refuse_delivery_without_files(transaction.connection, delivery_id)
+    removed.refuse_delivery_without_files(transaction.connection, delivery_id)
     transaction.move(_RELEASE, note, delivery=delivery_id)
 
 

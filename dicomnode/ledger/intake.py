@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import deliveries, jobs, mapping, quarantine, removal
+from dicomnode.ledger import deliveries, jobs, mapping, quarantine, removed
 from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.statements import bind_values, bound, insert_if_new, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
@@ -160,7 +160,7 @@ def _compare(
         outcome = StoreOutcome.CONFLICT
     else:
         outcome = StoreOutcome.DUPLICATE
-    if outcome is StoreOutcome.DUPLICATE and removal.take_back(sender, known.id, again.file):
+    if outcome is StoreOutcome.DUPLICATE and removed.take_back(sender, known.id, again.file):
         now_open.added.append(again.received_at)  # the age of the series is counted from here
         return StoreOutcome.STORED
     if outcome in (StoreOutcome.OWN_OUTPUT, StoreOutcome.DUPLICATE):

@@ -48,6 +48,7 @@ _SAME_BYTES = select(quarantine.c.file).where(
     quarantine.c.instance_id == bound("kept"),
     quarantine.c.sha256 == bound("sha256"),
     quarantine.c.reason.in_([QuarantineReason.CONFLICT, QuarantineReason.OTHER_ENCODING]),
+    quarantine.c.removed_at.is_(None),
 )
 _SERIES_OF = select(instance.c.series_id).where(instance.c.id == bound("kept"))
 _stored = instance.alias("stored")

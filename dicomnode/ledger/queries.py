@@ -10,13 +10,13 @@ from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import alerts, attention, lists, mapping, models, quarantine, rehearsals, removal
+from dicomnode.ledger import alerts, attention, lists, mapping, models, old_images, quarantine, rehearsals, removed
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
 from dicomnode.ledger.mapping import AnyRow
+from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queues import queues
-from dicomnode.ledger.removal import OldSeries
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
@@ -140,7 +140,7 @@ class Reader:
         question = select(instance.c.file).where(instance.c.removed_at.is_not(None))
         with self._database.reading() as connection:
             archived = {f"archive/{file}" for file in connection.execute(question).scalars()}
-            return archived | {f"quarantine/{file}" for file in removal.removed_aside(connection)}
+            return archived | {f"quarantine/{file}" for file in removed.removed_aside(connection)}
 
     def old_series(self, before: datetime) -> list[OldSeries]:
         """List the series that are old enough to be removed, those too that stay all the same; the oldest first."""
@@ -148,9 +148,14 @@ class Reader:
         after: int | None = 0
         with self._database.reading() as connection:
             while after is not None:
-                piece, after = removal.old_series(connection, before, after)
+                piece, after = old_images.old_series(connection, before, after)
                 found += piece
         return found
+
+    def old_set_aside(self, before: datetime) -> int:
+        """Count the files that were set aside and are old enough to be removed."""
+        with self._database.reading() as connection:
+            return old_images.old_set_aside(connection, before)
 
     def series_list(self, wanted: Wanted = ALL, *, derived: bool = False) -> list[SeriesLine]:
         """List the received series, with ``derived`` also those that this node made; the newest first."""
@@ -189,7 +194,7 @@ class Reader:
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
             set_aside = quarantine.notes(connection, SeriesId(series_id))
-            gone = removal.gone(connection, SeriesId(series_id))
+            gone = removed.gone(connection, SeriesId(series_id))
             last = jobs[-1] if jobs else None
             figures = () if last is None else _figures(connection, last)
         standing = Standing(

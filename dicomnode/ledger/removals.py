@@ -1,7 +1,7 @@
 """The ledger's side of removing files: each method is one transaction, or one look.
 
-Whoever removes files asks here first; the rules are in ``removal``. A service and an operator's command may do it at
-the same time, since each series is looked at once more in the transaction that marks it.
+Whoever removes files asks here first; the rules are in ``old_images`` and ``erasure``. A service and an operator's
+command may do it at the same time, since each series is looked at once more in the transaction that marks it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from dicomnode.ids import InstanceId, SeriesId
-from dicomnode.ledger import removal
+from dicomnode.ledger import erasure, old_images, removed
 from dicomnode.ledger.engine import Database
-from dicomnode.ledger.removal import OldSeries, Removed
+from dicomnode.ledger.old_images import OldSeries
+from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.transaction import NODE, LedgerTransaction
 from dicomnode.seams import Clock
 
@@ -29,52 +30,57 @@ class Removals:
     def old_series(self, before: datetime, after: int) -> tuple[list[OldSeries], int | None]:
         """List the series of the piece behind ``after`` that are old enough, and the last of them. None: the end."""
         with self._database.reading() as connection:
-            return removal.old_series(connection, before, after)
+            return old_images.old_series(connection, before, after)
 
     def remove_old(self, series: SeriesId, before: datetime, by: str = NODE) -> Removed | None:
         """Mark the images of a series and of what was derived from it. None: it may not go, or not any more."""
         with self._database.transaction("remove") as connection:
-            return removal.remove_old(self._now(connection, by), series, before)
+            return old_images.remove_old(self._now(connection, by), series, before)
+
+    def remove_old_set_aside(self, before: datetime, by: str = NODE) -> list[str]:
+        """Mark the next files that were set aside and may go; return their names. None of them: there is no other."""
+        with self._database.transaction("remove_set_aside") as connection:
+            return old_images.remove_old_set_aside(self._now(connection, by), before)
 
     def source_of(self, number: SeriesId) -> SeriesId:
         """Return the received series from which a series was derived; a received one itself."""
         with self._database.reading() as connection:
-            return removal.source_of(connection, number)
+            return erasure.source_of(connection, number)
 
     def refusal_to_erase(self, series: SeriesId) -> str | None:
         """Say why the images of a series cannot be erased now; None: they can."""
         with self._database.reading() as connection:
-            return removal.refusal_to_erase(connection, series)
+            return erasure.refusal_to_erase(connection, series)
 
     def receivers(self, series: Collection[SeriesId]) -> tuple[str, ...]:
         """Name the peers that acknowledged an image derived from one of these series."""
         with self._database.reading() as connection:
-            return removal.receivers(connection, series)
+            return erasure.receivers(connection, series)
 
     def erase(self, series: SeriesId, files: Collection[str], by: str) -> Removed:
         """Mark these files of a series and all that was derived from it. Raises InputError where that cannot be now."""
         with self._database.transaction("erase") as connection:
-            return removal.erase(self._now(connection, by), series, files)
+            return erasure.erase(self._now(connection, by), series, files)
 
     def erase_set_aside(self, files: Collection[str], by: str) -> list[str]:
         """Mark these files of the quarantine as seen and removed; return those that have a row."""
         with self._database.transaction("erase_set_aside") as connection:
-            return removal.erase_set_aside(self._now(connection, by), files)
+            return erasure.erase_set_aside(self._now(connection, by), files)
 
     def put_back(self, instance: InstanceId, file: str, detail: str, by: str) -> None:
         """Give an instance whose file was lost or altered another file with its bytes."""
         with self._database.transaction("put_back") as connection:
-            removal.put_back(self._now(connection, by), instance, file, detail)
+            removed.put_back(self._now(connection, by), instance, file, detail)
 
     def files_in(self, folder: str) -> set[str]:
         """Return the paths of the files of one folder that were removed, or are about to be."""
         with self._database.reading() as connection:
-            return removal.removed_in(connection, folder)
+            return removed.removed_in(connection, folder)
 
     def files_aside(self) -> set[str]:
         """Return the names of the files of the quarantine that were removed, or are about to be."""
         with self._database.reading() as connection:
-            return removal.removed_aside(connection)
+            return removed.removed_aside(connection)
 
     def _now(self, connection: Connection, by: str) -> LedgerTransaction:
         return LedgerTransaction(connection=connection, now=self._clock.now(), by=by)

@@ -80,6 +80,8 @@ What the peer says it does not have becomes pending, and the delivery is due aga
 restart asks anew for what was not answered within seven days, since an answer may have come while nobody listened.
 
 There is no state for "deleted", "missing" or "error". A job whose file is missing is held, and a column has the reason.
+An image that was removed for its age, or because its patient was erased, keeps its row, and a column says when. Its
+series, jobs and deliveries stay in their states; what would need the image is refused.
 """
 
 from __future__ import annotations

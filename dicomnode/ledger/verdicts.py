@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger import deliveries, jobs, mapping, quarantine, removal
+from dicomnode.ledger import deliveries, jobs, mapping, quarantine, removed
 from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
@@ -131,7 +131,7 @@ def retry(transaction: LedgerTransaction, series_id: SeriesId) -> None:
         raise InputError(f"Series {series_id} is still being received; its verdict comes when it is quiet.")
     if state is SeriesState.SETTLED:
         raise InputError(f"Series {series_id} waits for its verdict already.")
-    removal.refuse_without_files(transaction.connection, series_id)
+    removed.refuse_without_files(transaction.connection, series_id)
     jobs.refuse_while_running(transaction, series_id, row.revision)
     transaction.move(_RETRY, series=series_id)
 
@@ -144,7 +144,7 @@ def release(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """
     row = _row_for_operator(transaction.connection, series_id)
     if row.reason == SET_ASIDE:
-        removal.refuse_without_files(transaction.connection, series_id)
+        removed.refuse_without_files(transaction.connection, series_id)
     done = quarantine.see_series(transaction, series_id)
     done += transaction.move(_RELEASE, series=series_id)
     done += transaction.connection.execute(_END_ALERT, bind_values(series=series_id)).rowcount

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dicomnode.archive import Archive
-from dicomnode.ids import SeriesId
+from dicomnode.ids import SeriesId, digest
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import QuarantinedFile, QuarantineReason
 from tests.cli.conftest import Run
 from tests.ledger.scene import FakeClock, plan_for
 from tests.support.mr_series import mr_datasets
@@ -71,11 +72,27 @@ def test_the_dry_run_lists_what_then_goes_and_says_why_others_stay(run: Run, arc
 def test_a_person_reads_sentences(run: Run) -> None:
     ran = run("archive", "age", "--dry-run")
     assert ran.code == 0
-    assert "1 series, 3 images, " in ran.out
-    assert "bytes would be removed." in ran.out
-    assert "1 series are old enough and stay: they have a job that waits" in ran.out
-    assert "were removed." in run("archive", "age").out
+    assert "To be removed: 1 series, 3 images, " in ran.out
+    assert "Old enough, and kept: 1 series with a job that waits, runs, is held or failed." in ran.out
+    assert "Removed: 1 series, 3 images, " in run("archive", "age").out
     assert "No series is to be removed." in run("archive", "age").out
+
+
+def test_a_file_that_was_set_aside_goes_once_a_person_has_seen_it(run: Run, archive: Archive, ledger: Ledger) -> None:
+    for name in ("seen", "unseen"):
+        (archive.quarantine_folder / f"{name}.dcm").parent.mkdir(exist_ok=True)
+        archive.aside(f"{name}.dcm").write_bytes(b"no image")
+        file = QuarantinedFile(
+            file=f"{name}.dcm", reason=QuarantineReason.HEADER, sha256=digest(b"no image"), peer="mr1", instance=None,
+            kept_sha256=None,
+        )  # fmt: skip
+        ledger.record_quarantine(file)
+    ledger.see_quarantine([1], "operator")
+    assert json.loads(run("archive", "age", "--dry-run", "--json").out)["set_aside"] == 1
+    assert "Removed: 1 of the files that were set aside, which a person has seen." in run("archive", "age").out
+    assert archive.quarantined_names() == ["unseen.dcm"]
+    (line,) = json.loads(run("quarantine", "list", "--json").out)
+    assert line["file"] == "unseen.dcm"
 
 
 def test_images_that_are_kept_for_ever_are_not_removed(

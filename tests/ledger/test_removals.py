@@ -9,12 +9,15 @@ from datetime import timedelta
 import pytest
 
 from dicomnode.errors import InputError
-from dicomnode.ids import DeliveryId, SeriesId, digest
-from dicomnode.ledger import removal
+from dicomnode.ids import DeliveryId, QuarantineId, SeriesId, digest
+from dicomnode.ledger import old_images
+from dicomnode.ledger import removed as removed_rows
+from dicomnode.ledger.erasure import ERASED_SENTENCE
+from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queries import open_reader
-from dicomnode.ledger.removal import OldSeries, Removed
+from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.states import DeliveryState
-from dicomnode.ledger.values import QuarantinedFile, QuarantineReason, StoreOutcome
+from dicomnode.ledger.values import Examined, Finding, QuarantinedFile, QuarantineReason, StoreOutcome
 from tests.ledger.scene import IMPLICIT, Scene, new_uid, stored
 
 DAYS = 90
@@ -226,6 +229,21 @@ def test_what_waits_for_a_worker_a_proof_or_a_person_stays_however_old_it_is(
     assert scene.ask("SELECT count(*) FROM instance WHERE removed_at IS NOT NULL") == [(0,)]
 
 
+def test_what_other_series_have_says_nothing_of_a_result_that_went_nowhere(scene: Scene) -> None:
+    nowhere, delivered = delivered_nowhere(scene), sent(scene)
+    days_pass(scene)
+    assert {number: one.stays for number, one in old(scene).items()} == {nowhere: "undelivered", delivered: None}
+
+
+def test_the_last_result_counts_for_what_was_derived_more_than_once(scene: Scene) -> None:
+    series = sent(scene)
+    scene.ledger.retry_series(series, "operator")
+    scene.replan_first(series)
+    scene.finish_job()
+    days_pass(scene)
+    assert old(scene)[series].stays == "undelivered"
+
+
 def test_a_proof_or_a_persons_word_lets_it_go(scene: Scene) -> None:
     committed = commitment_asked(scene)
     scene.clock.advance(2)
@@ -255,7 +273,8 @@ def test_what_may_go_is_looked_at_again_in_the_transaction_that_marks_it(scene: 
 
 
 def test_pieces_together_are_the_whole_list(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(removal, "PIECE", 2)
+    monkeypatch.setattr(old_images, "PIECE", 2)
+    monkeypatch.setattr(removed_rows, "_PIECE", 2)
     numbers = [kept(scene) for _ in range(5)]
     days_pass(scene)
     with closing(open_reader(f"sqlite:///{scene.path}")) as reader:
@@ -363,10 +382,19 @@ def test_erasing_ends_what_waits_and_takes_the_derived_images_with_it(scene: Sce
     removed = scene.ledger.removals.erase(series, files, "operator")
     assert removed.instances == 8
     assert scene.states("delivery") == ["cancelled"]
-    assert scene.ask("SELECT sentence, notes FROM series WHERE id = ?", series) == [(removal.ERASED_SENTENCE, "[]")]
+    assert scene.ask("SELECT sentence, notes FROM series WHERE id = ?", series) == [(ERASED_SENTENCE, "[]")]
     assert scene.ledger.removals.receivers([series]) == ()
     again = scene.ledger.removals.erase(series, files, "operator")
     assert (again.instances, set(again.files)) == (0, set(removed.files)), "a second run finishes the first one"
+
+
+def test_no_proof_is_asked_for_what_was_erased(scene: Scene) -> None:
+    series = commitment_to_come(scene)
+    scene.ledger.removals.erase(series, scene.ledger.files_in(str(series)), "operator")
+    assert scene.states("commitment") == ["unproven"]
+    assert scene.ledger.next_commitment_in("pacs") is None
+    assert scene.states("delivery") == ["sent"]
+    assert scene.ledger.removals.receivers([series]) == ("pacs",)
 
 
 def test_of_a_series_of_two_patients_only_the_named_files_go(scene: Scene) -> None:
@@ -374,6 +402,15 @@ def test_of_a_series_of_two_patients_only_the_named_files_go(scene: Scene) -> No
     one, *_ = files = sorted(scene.ledger.files_in(str(series)))
     assert scene.ledger.removals.erase(series, {one}, "operator").files == (one,)
     assert scene.ledger.files_in(str(series)) == set(files[1:])
+
+
+def test_what_is_sent_of_another_series_does_not_keep_one_from_being_erased(scene: Scene) -> None:
+    series = due(scene)
+    delivery = scene.claim_delivery()
+    scene.ledger.hold_delivery(delivery, reason="refused", sentence="It was refused.")
+    sending(scene)
+    assert scene.ledger.removals.refusal_to_erase(series) is None
+    assert scene.ledger.removals.receivers([series]) == ()
 
 
 @pytest.mark.parametrize("begin", [nothing, waits_for_verdict, sending])
@@ -396,3 +433,32 @@ def test_a_file_of_the_quarantine_is_erased_and_counts_as_seen(scene: Scene) -> 
         (line,) = reader.quarantine_list(is_all=True)
     assert (line.state, line.removed_at) == ("seen", scene.clock.now())
     assert scene.kinds("quarantine", row)[-1] == "erased"
+
+
+def test_what_was_erased_from_the_quarantine_and_comes_again_is_set_aside_anew(scene: Scene) -> None:
+    series = set_aside(scene)
+    ((uid, aside),) = scene.ask(
+        "SELECT sop_instance_uid, quarantine.file FROM quarantine JOIN instance ON instance.id = instance_id"
+    )
+    again = [stored(series, uid=str(uid), content="other pixels") for _ in range(2)]
+    assert scene.ledger.accept(again[:1]) == [StoreOutcome.ASIDE_ALREADY]
+    scene.ledger.removals.erase_set_aside({str(aside)}, "operator")
+    assert scene.ledger.accept(again[1:]) == [StoreOutcome.CONFLICT]
+
+
+def test_what_was_set_aside_goes_only_after_a_person_saw_it_and_it_was_compared(scene: Scene) -> None:
+    set_aside(scene)
+    days_pass(scene)
+    before = scene.clock.now() - timedelta(days=DAYS)
+    assert scene.ledger.removals.remove_old_set_aside(before) == []
+    ((row, file),) = scene.ask("SELECT id, file FROM quarantine")
+    scene.ledger.see_quarantine(None, "operator")
+    days_pass(scene)
+    before = scene.clock.now() - timedelta(days=DAYS)
+    assert scene.ledger.removals.remove_old_set_aside(before) == [], "it is still to be compared"
+    found = Examined(id=QuarantineId(int(str(row))), finding=Finding.OTHER_CONTENT, details=("pixels",))
+    scene.ledger.examined(SeriesId(1), [found])
+    assert scene.ledger.removals.remove_old_set_aside(scene.clock.now() - timedelta(days=2 * DAYS)) == []
+    assert scene.ledger.removals.remove_old_set_aside(before) == [file]
+    assert scene.ledger.removals.remove_old_set_aside(before) == []
+    assert scene.kinds("quarantine", int(str(row)))[-1] == "removed"
