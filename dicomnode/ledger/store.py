@@ -38,6 +38,7 @@ from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.ledger.transaction import NODE, LedgerTransaction
 from dicomnode.ledger.values import (
+    NOBODY,
     Alert,
     ArchivedInstance,
     BootId,
@@ -48,6 +49,7 @@ from dicomnode.ledger.values import (
     DeliveryItem,
     Examined,
     Finding,
+    Forward,
     ImportedModel,
     Job,
     KnownInstance,
@@ -294,19 +296,28 @@ class Ledger:
         sentence: str,
         alert: bool = False,
         notes: Sequence[str] = (),
+        forward: Forward = NOBODY,
     ) -> bool:
-        """Record the verdict to archive a series and not to process it."""
+        """Record the verdict to archive a series and not to process it. ``forward``: who gets it as it was received."""
         with self._transaction("keep") as transaction:
             return verdicts.keep(
-                transaction, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes
-            )
+                transaction, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes,
+                forward=forward,
+            )  # fmt: skip
 
     def plan(
-        self, series: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str] = (), alert: bool = False
+        self,
+        series: SeriesId,
+        revision: int,
+        planned: PlannedJob,
+        *,
+        notes: Sequence[str] = (),
+        alert: bool = False,
+        forward: Forward = NOBODY,
     ) -> JobId | None:
-        """Record the verdict to derive a series by a job."""
+        """Record the verdict to derive a series by a job. ``forward``: who gets it as it was received."""
         with self._transaction("plan") as transaction:
-            return verdicts.plan(transaction, series, revision, planned, notes=notes, alert=alert)
+            return verdicts.plan(transaction, series, revision, planned, notes=notes, alert=alert, forward=forward)
 
     # Work.
 

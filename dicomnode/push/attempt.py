@@ -22,7 +22,7 @@ from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import ItemId
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Delivery, DeliveryItem
-from dicomnode.push.carrier import Carrier, InstanceFormat, OutgoingInstance, Session
+from dicomnode.push.carrier import MOST_FORMATS, Carrier, InstanceFormat, OutgoingInstance, Session
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings, PushSettings
 
@@ -147,13 +147,26 @@ class Attempt:
                 return Ending(end=End.GONE)
             state = self.archive.verify(item.file, item.sha256)
             if state is FileState.MISSING:
-                return _unfit(item, Cause.MISSING, "is not in the archive any more")
+                return self._unfit(item, Cause.MISSING, "is not in the archive any more")
             if state is FileState.ALTERED:
-                return _unfit(item, Cause.ALTERED, "was altered in the archive since the job wrote it")
+                return self._unfit(item, Cause.ALTERED, "was altered in the archive since it was written")
         return None
 
+    def _unfit(self, item: DeliveryItem, cause: Cause, what: str) -> Ending:
+        remedy = (
+            "Restore it from a backup, then `deliveries retry`."
+            if self.delivery.job is None
+            else "Have the series derived again (`series retry`)."
+        )
+        sentence = f"The file {item.file} {what}; nothing was sent. {remedy}"
+        return Ending(end=End.HOLD, reason=cause, sentence=sentence)
+
     def _in_one_session(self, items: Sequence[DeliveryItem]) -> Ending:
-        session = self.carrier.open(self.peer, {_format(item) for item in items})
+        formats = {_format(item) for item in items}
+        if len(formats) > MOST_FORMATS:  # of originals, each instance of which may have a class and a syntax of its own
+            sentence = f"The instances have {len(formats)} formats; one association offers at most {MOST_FORMATS}."
+            return Ending(end=End.HOLD, reason=Cause.NOT_SUPPORTED, sentence=sentence)
+        session = self.carrier.open(self.peer, formats)
         if isinstance(session, RequestOutcome):
             return _unanswered(End.HOLD if session.reason is RequestReason.NO_CONTEXT else End.UNREACHED, session)
         self.opened(session)
@@ -290,11 +303,6 @@ def lease_s(push: PushSettings) -> float:
 
 def _format(item: DeliveryItem) -> InstanceFormat:
     return InstanceFormat(sop_class_uid=item.sop_class_uid, transfer_syntax_uid=item.transfer_syntax_uid)
-
-
-def _unfit(item: DeliveryItem, cause: Cause, what: str) -> Ending:
-    sentence = f"The file {item.file} {what}; nothing was sent. Have the series derived again (`series retry`)."
-    return Ending(end=End.HOLD, reason=cause, sentence=sentence)
 
 
 def _unanswered(end: End, outcome: RequestOutcome) -> Ending:
