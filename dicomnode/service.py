@@ -36,6 +36,7 @@ from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import BootReport, Condition, ModelEvent
 from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.identity import PatientQuery
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.proof_loop import ProofLoop
 from dicomnode.push.witness import Witness
@@ -210,10 +211,13 @@ class Service:
         }  # fmt: skip
         ledger.give_up_commitments(self._proofs)
         self._loops = [
-            PeerLoop(peer, settings.push, ledger, archive, owner, carrier=carrier, sent=partial(self._prove, peer.name))
+            PeerLoop(
+                peer, settings.push, ledger, archive, owner, carrier=carrier,
+                identity=PatientQuery(peer, Witness(carrier)), sent=partial(self._prove, peer.name),
+            )
             for peer in settings.peer
             if peer.address
-        ]
+        ]  # fmt: skip
         retention = Retention(ledger, keep_events_days=settings.ledger.keep_events_days, clock=self._clock)
         jobs = [
             CalendarJob(name="retention", at=FORGOTTEN_AT, run=retention.begin),

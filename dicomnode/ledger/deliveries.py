@@ -33,6 +33,8 @@ from dicomnode.ledger.values import (
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
 GATE: Final = "gate"  # reason: the result gate objects to the derived series
+IDENTITY: Final = "identity"  # reason: the peer has the study under another patient
+IDENTITY_ACCEPTED: Final = "identity_accepted"  # event: a person sends it all the same
 REVIEW: Final = "review"  # reason: the rule asks for a person's word on each result
 
 NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
@@ -113,6 +115,19 @@ _CLAIM = (
     .returning(delivery)
 )
 _BEAT = update(delivery).where(_MINE, stands(delivery, DeliveryState.SENDING)).values(lease_until=bound("until"))
+
+# A person's word stands in the events, which nothing overwrites, and holds for every later attempt.
+_IS_IDENTITY_OPEN = select(
+    exists().where(
+        delivery.c.id == bound("delivery"),
+        ~_PART_IS_THERE,
+        ~exists().where(
+            events.c.table_name == delivery.name,
+            events.c.row_id == delivery.c.id,
+            events.c.kind == IDENTITY_ACCEPTED,
+        ),
+    )
+)
 
 _PENDING_ITEMS = (
     select(
@@ -336,6 +351,14 @@ def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryIte
 def is_ours(connection: Connection, claimed: Delivery) -> bool:
     """Does the claim hold? It does not after its lease was lost, or an operator cancelled the delivery."""
     return bool(connection.execute(select(_STILL_MINE), bind_values(**_claim_of(claimed))).scalar_one())
+
+
+def is_identity_open(connection: Connection, claimed: Delivery) -> bool:
+    """Is it to be asked whether the peer has the study under another patient?
+
+    Not where the peer has a part of the delivery already, and not where a person released it in spite of the answer.
+    """
+    return bool(connection.execute(_IS_IDENTITY_OPEN, bind_values(delivery=claimed.id)).scalar_one())
 
 
 def state_of(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, exists, or_, select, update
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
 from dicomnode.ledger import mapping
-from dicomnode.ledger.deliveries import DUE_NOW, GATE, NO_LEASE, REVIEW, open_one
+from dicomnode.ledger.deliveries import DUE_NOW, GATE, IDENTITY, IDENTITY_ACCEPTED, NO_LEASE, REVIEW, open_one
 from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import delivery, delivery_item, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
@@ -138,6 +138,8 @@ def release(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) 
     if row.state != DeliveryState.HELD:
         raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; only a held one can be released.")
     transaction.move(_RELEASE, note, delivery=delivery_id)
+    if row.reason == IDENTITY:
+        transaction.note(IDENTITY_ACCEPTED, table=delivery.name, row=delivery_id, detail=note)
 
 
 def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) -> None:

@@ -373,6 +373,11 @@ class Ledger:
         with self._database.reading() as connection:
             return deliveries.is_ours(connection, delivery)
 
+    def is_identity_open(self, delivery: Delivery) -> bool:
+        """Is the peer to be asked whether it has the study under another patient?"""
+        with self._database.reading() as connection:
+            return deliveries.is_identity_open(connection, delivery)
+
     def peer_of_delivery(self, delivery: DeliveryId) -> str:
         """Return the peer of a delivery. Raises InputError where there is no such delivery."""
         with self._database.reading() as connection:

@@ -1,6 +1,7 @@
 """One attempt at a delivery: what is pending goes out in one session, each answer is committed before the next.
 
-    files verified → session open → (sent → answered → committed) for each instance → an ``Ending``
+    files verified → the peer has the study under no other patient → session open
+        → (sent → answered → committed) for each instance → an ``Ending``
 
 What a status means stands in ``wire.STATUSES``; what becomes of the delivery after the attempt (when it is tried
 again, whether it waits for the operator) is decided in ``peer_loop``.
@@ -20,9 +21,10 @@ from dicomnode import log, wire
 from dicomnode.archive import Archive, FileState
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import ItemId
+from dicomnode.ledger.deliveries import IDENTITY
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Delivery, DeliveryItem
-from dicomnode.push.carrier import MOST_FORMATS, Carrier, InstanceFormat, OutgoingInstance, Session
+from dicomnode.push.carrier import MOST_FORMATS, Carrier, IdentityCheck, InstanceFormat, OutgoingInstance, Session
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings, PushSettings
 
@@ -64,6 +66,7 @@ class Cause(StrEnum):
     NOT_SUPPORTED = "not_supported"
     NOT_AUTHORISED = "not_authorised"
     PROTOCOL_ERROR = "protocol_error"
+    IDENTITY = IDENTITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,7 @@ class Attempt:
     stop: threading.Event
     opened: Callable[[Session | None], None]  # is given the session while it is open, so that a stop can end it
     in_flight: InFlight  # of this delivery, from one attempt to the next
+    identity: IdentityCheck | None = None  # None: the peer is not asked whose study it is
     acknowledged: int = 0
     refused: Counter[int] = field(default_factory=Counter)  # by status
     warned: Counter[int] = field(default_factory=Counter)
@@ -132,6 +136,8 @@ class Attempt:
         if (unfit := self._verify(items)) is not None:
             return unfit
         checkpoint("push.verified")
+        if (other := self._other_identity(items[0])) is not None:
+            return other
         ending = self._in_one_session(items)
         if ending.end is End.REASSOCIATE:
             log.event(LOGGER, "delivery_reassociates", delivery=self.delivery.id, peer=self.peer.name)
@@ -160,6 +166,22 @@ class Attempt:
         )
         sentence = f"The file {item.file} {what}; nothing was sent. {remedy}"
         return Ending(end=End.HOLD, reason=cause, sentence=sentence)
+
+    def _other_identity(self, first: DeliveryItem) -> Ending | None:
+        """Ask whether the peer has the study under another patient, before it gets the first instance of a delivery."""
+        if self.identity is None or not self.ledger.is_identity_open(self.delivery):
+            return None
+        differences = self.identity.differences(self.archive.path(first.file))
+        if not self._beat():
+            return Ending(end=End.GONE)
+        if not differences:
+            return None
+        sentence = (
+            f"{self.peer.name} has the study under another patient: {', '.join(differences)} differ"
+            f"{'s' if len(differences) == 1 else ''}; nothing was sent. Find out which is right. `dicomnode deliveries "
+            "retry` asks the peer again, `dicomnode deliveries release` sends it all the same."
+        )
+        return Ending(end=End.HOLD, reason=Cause.IDENTITY, sentence=sentence)
 
     def _in_one_session(self, items: Sequence[DeliveryItem]) -> Ending:
         formats = {_format(item) for item in items}

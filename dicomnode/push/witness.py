@@ -1,4 +1,4 @@
-"""What a peer says of instances that it acknowledged, over DIMSE: storage commitment (PS3.4 Annex J) and C-FIND.
+"""What a peer says of its instances and studies, over DIMSE: storage commitment (PS3.4 Annex J) and C-FIND.
 
 In: peers of the settings and our own UIDs. Out: a value with what came of it. Each call has an association of its own,
 beside those that instances go out on. Nothing here raises for what a peer does or fails to do, and nothing here decides
@@ -14,7 +14,15 @@ from dicomnode import wire
 from dicomnode.dimse.associate import Associated, Context, Proposal
 from dicomnode.dimse.messages import Message
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.dimse.proofs import REQUEST, Reference, encode_find, encode_request, read_match
+from dicomnode.dimse.proofs import (
+    REQUEST,
+    Reference,
+    encode_find,
+    encode_request,
+    encode_study_find,
+    read_match,
+    read_patient,
+)
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
 from dicomnode.seams import checkpoint
@@ -22,6 +30,7 @@ from dicomnode.settings.models import PeerSettings
 
 LISTEN_S = 2.0  # after the response to a request: many a peer reports on the same association, at once
 MOST_MATCHES = 1 << 16  # of a series of ours, which has some hundred instances
+MOST_STUDIES = 64  # under one Study Instance UID; a peer that ignores the UID would send all it has
 
 _SUCCESS = 0x0000
 
@@ -110,19 +119,38 @@ class Witness:
 
     def query(self, peer: PeerSettings, study_uid: str, series_uid: str) -> Found | NotOffered | RequestOutcome:
         """Ask by C-FIND which instances of a series the peer has."""
+        found: set[str] = set()
+
+        def match(dataset: bytes, syntax: str) -> bool:
+            found.add(read_match(dataset, syntax) or "")
+            return len(found) < MOST_MATCHES
+
+        failed = self._find(peer, lambda syntax: encode_find(study_uid, series_uid, syntax), match)
+        return Found(frozenset(found)) if failed is None else failed
+
+    def patients(self, peer: PeerSettings, study_uid: str) -> list[dict[str, str]] | NotOffered | RequestOutcome:
+        """Ask by C-FIND under which patients the peer has a study: the attributes of each match, by keyword."""
+        found: list[dict[str, str]] = []
+
+        def match(dataset: bytes, syntax: str) -> bool:
+            if (patient := read_patient(dataset, study_uid, syntax)) is not None:
+                found.append(patient)
+            return len(found) < MOST_STUDIES
+
+        failed = self._find(peer, lambda syntax: encode_study_find(study_uid, syntax), match)
+        return found if failed is None else failed
+
+    def _find(
+        self, peer: PeerSettings, identifier: Callable[[str], bytes], match: Callable[[bytes, str], bool]
+    ) -> NotOffered | RequestOutcome | None:
+        """Send a C-FIND; None: it was answered. Both functions get the transfer syntax of the data sets."""
         requestor = self._open(peer, wire.STUDY_ROOT_FIND, None)
         if not isinstance(requestor, Requestor):
             return requestor
         try:
             context = _preferred(requestor)
-            found: set[str] = set()
-
-            def match(dataset: bytes) -> bool:
-                found.add(read_match(dataset, context.transfer_syntax) or "")
-                return len(found) < MOST_MATCHES
-
-            identifier = encode_find(study_uid, series_uid, context.transfer_syntax)
-            outcome = requestor.find(context.id, identifier, match)
+            syntax = context.transfer_syntax
+            outcome = requestor.find(context.id, identifier(syntax), lambda dataset: match(dataset, syntax))
             requestor.release(RELEASE_TIMEOUT_S)
         except BaseException:
             requestor.abort()
@@ -131,9 +159,7 @@ class Witness:
             self._requestor = None
         if outcome.status is None:
             return outcome
-        if outcome.status != _SUCCESS:
-            return NotOffered(f"it answered the query with status {outcome.status:04X}")
-        return Found(frozenset(found))
+        return None if outcome.status == _SUCCESS else NotOffered(f"it answered with status {outcome.status:04X}")
 
     def _open(
         self, peer: PeerSettings, sop_class_uid: str, reported: Callable[[Context, Message], int] | None

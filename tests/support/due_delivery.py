@@ -17,7 +17,9 @@ from dicomnode.ledger.values import PlannedJob, StoredInstance
 from dicomnode.ledger.views import DeliveryLine, EventLine
 from dicomnode.push.carrier import Carrier
 from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.identity import PatientQuery
 from dicomnode.push.peer_loop import PeerLoop
+from dicomnode.push.witness import Witness
 from dicomnode.settings.models import PeerSettings, PushSettings
 from tests.support.dicom import dataset_bytes, made, write_series
 from tests.support.pdu import MR_IMAGE
@@ -114,11 +116,16 @@ class Node:
         host: str = "127.0.0.1",
         carrier: Carrier | None = None,
         tls: bool = False,
+        is_asked: bool = False,
     ) -> PeerLoop:
-        """Start the loop of a peer, over DIMSE unless another carrier is given."""
+        """Start the loop of a peer, over DIMSE unless another carrier is given.
+
+        ``is_asked``: the peer is asked under which patient it has the study.
+        """
         peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}", tls=tls)
-        carrier = carrier or DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push)
-        loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier)
+        dimse = DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push)
+        asked = PatientQuery(peer, Witness(dimse)) if is_asked else None
+        loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier or dimse, identity=asked)
         loop.start()
         self._loops.append(loop)
         return loop

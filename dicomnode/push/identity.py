@@ -1,0 +1,79 @@
+"""Compares the patient of a study that is about to be sent with the patient under whom the peer has that study.
+
+In: a peer and a file of the archive. Out: the names of the attributes that differ. The values stay here: none is
+logged, returned or stored. If a peer offers no C-FIND, does not answer, or does not have the study, nothing differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.datadict import dictionary_description
+
+from dicomnode import log
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
+from dicomnode.dimse.proofs import PATIENT_KEYWORDS
+from dicomnode.push.witness import NotOffered, Witness
+from dicomnode.settings.models import PeerSettings
+
+LOGGER = logging.getLogger(__name__)
+
+REST_S = 600.0  # so long a peer is not asked again that offers no C-FIND, or that did not answer one in time
+
+
+class PatientQuery:
+    """Asks one peer. One thread uses it; only ``abort`` may come from another."""
+
+    def __init__(self, peer: PeerSettings, witness: Witness) -> None:
+        self._peer = peer
+        self._witness = witness
+        self._rests_until_s = 0.0
+
+    def abort(self) -> None:
+        """End the association that is open, from any thread."""
+        self._witness.abort()
+
+    def differences(self, path: Path) -> tuple[str, ...]:
+        """Name the attributes by which the peer has the study of this file under another patient."""
+        if time.monotonic() < self._rests_until_s:
+            return ()
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", *PATIENT_KEYWORDS])
+        ours = {keyword: str(header.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS}
+        answer = self._witness.patients(self._peer, str(header.get("StudyInstanceUID", "")))
+        if isinstance(answer, NotOffered | RequestOutcome):
+            is_silent = isinstance(answer, RequestOutcome) and answer.reason is RequestReason.NO_RESPONSE
+            if is_silent or isinstance(answer, NotOffered):
+                self._rests_until_s = time.monotonic() + REST_S
+                why = answer.why if isinstance(answer, NotOffered) else answer.sentence
+                log.event(LOGGER, "identity_not_compared", peer=self._peer.name, detail=why, wait_s=REST_S)
+            return ()
+        found = [_differing(ours, theirs) for theirs in answer]
+        return min(found, key=len, default=())  # a study that is there twice: under the same patient, if under any
+
+
+def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, ...]:
+    """Name the attributes that both state and that differ."""
+    return tuple(
+        dictionary_description(keyword)
+        for keyword in PATIENT_KEYWORDS
+        if (mine := _plain(keyword, ours[keyword])) and (other := _plain(keyword, theirs[keyword])) and mine != other
+    )
+
+
+def _plain(keyword: str, text: str) -> str:
+    """Return the text without what PACSs change and means nothing.
+
+    Of a name: case, spacing, empty components at its end, and the component groups in other scripts.
+
+    >>> _plain("PatientName", "DOE^ Jane^^=…") == _plain("PatientName", "Doe^JANE")
+    True
+    """
+    if keyword != "PatientName":
+        return text.strip(" \0")
+    composed = unicodedata.normalize("NFKC", text.partition("=")[0]).casefold()
+    return "^".join(" ".join(part.split()) for part in composed.split("^")).rstrip("^")
