@@ -254,8 +254,9 @@ class Attempt:
             case wire.Action.DUPLICATE:
                 # Only what we sent before can be there already: the same UID means the same bytes
                 # (docs/derived-objects.md#uids).
-                if may_have_arrived:
-                    return self._acknowledge(item, outcome.status, is_repeat=True)
+                # Of an original, whoever made it may have sent it there too.
+                if may_have_arrived or self.delivery.job is None:
+                    return self._acknowledge(item, outcome.status, is_repeat=may_have_arrived)
                 return self._refuse(item, outcome.status)
             case wire.Action.RETRY:
                 if self.ledger.fail_item(self.delivery, item, status=outcome.status) >= MAX_TRIES:

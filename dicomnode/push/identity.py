@@ -18,6 +18,7 @@ from pydicom.datadict import dictionary_description
 from dicomnode import log
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.proofs import PATIENT_KEYWORDS
+from dicomnode.errors import StorageError
 from dicomnode.push.witness import NotOffered, Witness
 from dicomnode.settings.models import PeerSettings
 
@@ -42,18 +43,35 @@ class PatientQuery:
         """Name the attributes by which the peer has the study of this file under another patient."""
         if time.monotonic() < self._rests_until_s:
             return ()
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", *PATIENT_KEYWORDS])
-        ours = {keyword: str(header.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS}
-        answer = self._witness.patients(self._peer, str(header.get("StudyInstanceUID", "")))
-        if isinstance(answer, NotOffered | RequestOutcome):
-            is_silent = isinstance(answer, RequestOutcome) and answer.reason is RequestReason.NO_RESPONSE
-            if is_silent or isinstance(answer, NotOffered):
-                self._rests_until_s = time.monotonic() + REST_S
-                why = answer.why if isinstance(answer, NotOffered) else answer.sentence
-                log.event(LOGGER, "identity_not_compared", peer=self._peer.name, detail=why, wait_s=REST_S)
+        try:
+            header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", *PATIENT_KEYWORDS])
+            study_uid = str(header.get("StudyInstanceUID", ""))
+            ours = {keyword: str(header.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS}
+        except OSError as exc:
+            raise StorageError(f"A file of the archive could not be read: {exc.strerror}.") from exc
+        except Exception as exc:  # noqa: BLE001 (border: an original may hold what the library cannot read)
+            self._log(f"a header could not be read ({type(exc).__name__})")
+            return ()
+        answer = self._witness.patients(self._peer, study_uid)
+        if isinstance(answer, NotOffered):
+            self._rest(answer.why)
+            return ()
+        if isinstance(answer, RequestOutcome):
+            if answer.reason is RequestReason.NO_RESPONSE:
+                self._rest(answer.sentence)
+            else:
+                self._log(answer.sentence)
             return ()
         found = [_differing(ours, theirs) for theirs in answer]
         return min(found, key=len, default=())  # a study that is there twice: under the same patient, if under any
+
+    def _rest(self, why: str) -> None:
+        """Do not ask the peer for a while: each question would end as this one did, or cost as long."""
+        self._rests_until_s = time.monotonic() + REST_S
+        self._log(why, wait_s=REST_S)
+
+    def _log(self, why: str, *, wait_s: float | None = None) -> None:
+        log.event(LOGGER, "identity_not_compared", peer=self._peer.name, detail=why, wait_s=wait_s)
 
 
 def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, ...]:

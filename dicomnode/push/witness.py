@@ -125,25 +125,30 @@ class Witness:
             found.add(read_match(dataset, syntax) or "")
             return len(found) < MOST_MATCHES
 
-        failed = self._find(peer, lambda syntax: encode_find(study_uid, series_uid, syntax), match)
-        return Found(frozenset(found)) if failed is None else failed
+        outcome = self._find(peer, lambda syntax: encode_find(study_uid, series_uid, syntax), match)
+        if isinstance(outcome, NotOffered) or outcome.status is None:
+            return outcome
+        if outcome.status != _SUCCESS:
+            return NotOffered(f"it answered the query with status {outcome.status:04X}")
+        return Found(frozenset(found))
 
     def patients(self, peer: PeerSettings, study_uid: str) -> list[dict[str, str]] | NotOffered | RequestOutcome:
         """Ask by C-FIND under which patients the peer has a study: the attributes of each match, by keyword."""
-        found: list[dict[str, str]] = []
+        found: list[dict[str, str] | None] = []
 
         def match(dataset: bytes, syntax: str) -> bool:
-            if (patient := read_patient(dataset, study_uid, syntax)) is not None:
-                found.append(patient)
+            found.append(read_patient(dataset, study_uid, syntax))
             return len(found) < MOST_STUDIES
 
-        failed = self._find(peer, lambda syntax: encode_study_find(study_uid, syntax), match)
-        return found if failed is None else failed
+        outcome = self._find(peer, lambda syntax: encode_study_find(study_uid, syntax), match)
+        if isinstance(outcome, NotOffered) or outcome.status != _SUCCESS:
+            return outcome
+        return [patient for patient in found if patient is not None]
 
     def _find(
         self, peer: PeerSettings, identifier: Callable[[str], bytes], match: Callable[[bytes, str], bool]
-    ) -> NotOffered | RequestOutcome | None:
-        """Send a C-FIND; None: it was answered. Both functions get the transfer syntax of the data sets."""
+    ) -> NotOffered | RequestOutcome:
+        """Send a C-FIND. Both functions get the transfer syntax of the data sets."""
         requestor = self._open(peer, wire.STUDY_ROOT_FIND, None)
         if not isinstance(requestor, Requestor):
             return requestor
@@ -157,9 +162,7 @@ class Witness:
             raise
         finally:
             self._requestor = None
-        if outcome.status is None:
-            return outcome
-        return None if outcome.status == _SUCCESS else NotOffered(f"it answered with status {outcome.status:04X}")
+        return outcome
 
     def _open(
         self, peer: PeerSettings, sop_class_uid: str, reported: Callable[[Context, Message], int] | None

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydicom.uid import generate_uid
+
 from dicomnode.archive import Archive
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import AeTitle, DeliveryId, digest, new_instance_id
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.values import PlannedJob, StoredInstance
+from dicomnode.ledger.values import Forward, PlannedJob, StoredInstance
 from dicomnode.ledger.views import DeliveryLine, EventLine
 from dicomnode.push.carrier import Carrier
 from dicomnode.push.dimse_carrier import DimseCarrier
@@ -106,6 +108,27 @@ class Node:
         assert self.ledger.finish_job(job, made_series)
         files = tuple(folder / path.name for path in paths)
         return Derived(series_id=int(series), files=files, sha256=dict(zip(uids, digests, strict=True)))
+
+    def forward(
+        self, *peers: str, instances: int = 2, change: Callable[[Path], object] = lambda _file: None
+    ) -> dict[str, str]:
+        """Receive a series that is kept and forwarded to the peers; sha256 by SOP Instance UID."""
+        series = self.ledger.series_for(generate_uid())
+        paths = write_series(self.archive.root / str(series), instances)
+        received = {}
+        for path in paths:
+            change(path)
+            uid, sha256 = _sop_instance_uid(path), digest(dataset_bytes(path))
+            received[uid] = sha256
+            one = StoredInstance(
+                id=new_instance_id(), series=series, sop_class_uid=MR_IMAGE, sop_instance_uid=uid,
+                transfer_syntax_uid=EXPLICIT, size_bytes=path.stat().st_size, sha256=sha256,
+                file=f"{series}/{path.name}", peer="mr1", received_at=datetime.now(UTC),
+            )  # fmt: skip
+            self.ledger.accept([one])
+        assert self.ledger.settle(series, 1, note="quiet")
+        assert self.ledger.keep(series, 1, reason="gaps", sentence="gaps", forward=Forward(peers=peers))
+        return received
 
     def push_to(
         self,
