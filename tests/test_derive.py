@@ -29,7 +29,7 @@ from dicomnode.derivation import RuleLimits
 from dicomnode.derive import attributes, mr_attributes
 from dicomnode.derive.decimals import decimal_text
 from dicomnode.generators.cubic_dc import CubicDc
-from dicomnode.ids import AeTitle, is_uid
+from dicomnode.ids import AeTitle
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
 from dicomnode.imaging.profile import thin_grid
@@ -425,19 +425,6 @@ def test_a_learned_model_is_called_ai_and_named_by_digest(tmp_path: Path) -> Non
     assert "model thin (digest abababababababab)" in made.DerivationDescription
     assert "Replaces series 750." in made.DerivationDescription
     assert made.ContributingEquipmentSequence[0].SoftwareVersions[1] == "ab" * 32
-
-
-def test_each_model_is_a_device_of_its_own_on_every_node(tmp_path: Path) -> None:
-    def device(node: int, digest: str) -> str:
-        plan = replace(PLAN, namespace=uuid.UUID(int=node), parameters=replace(PLAN.parameters, model_digest=digest))
-        folder = tmp_path / f"{node} {digest[:2]}"
-        folder.mkdir()
-        return str(made_of(folder, SMALL.datasets(), plan=plan).datasets[0].ContributingEquipmentSequence[0].DeviceUID)
-
-    first = device(1, "ab" * 32)
-    assert is_uid(first)
-    assert device(2, "ab" * 32) == first
-    assert device(1, "cd" * 32) != first
 
 
 def test_the_scanner_is_the_last_contributor(tmp_path: Path) -> None:
