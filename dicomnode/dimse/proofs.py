@@ -6,6 +6,7 @@ reads of a report or a match. Nothing here raises for what a peer sent: what can
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -96,11 +97,13 @@ def encode_study_find(study_uid: str, transfer_syntax: str) -> bytes:
 
 def read_patient(dataset: bytes, study_uid: str, transfer_syntax: str) -> dict[str, str] | None:
     """The attributes of the patient in a match, by keyword; None where the match is of another study or unreadable."""
-    content = _decoded(dataset, transfer_syntax)
     try:
-        if content is None or str(content.get("StudyInstanceUID", "")) != study_uid:
-            return None
-        return {keyword: str(content.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values
+            content = _decoded(dataset, transfer_syntax)
+            if content is None or str(content.get("StudyInstanceUID", "")) != study_uid:
+                return None
+            return {keyword: str(content.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS}
     except Exception:  # noqa: BLE001 (border: as above)
         return None
 

@@ -7,8 +7,10 @@ logged, returned or stored. If a peer offers no C-FIND, does not answer, or does
 from __future__ import annotations
 
 import logging
+import re
 import time
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +27,9 @@ from dicomnode.settings.models import PeerSettings
 LOGGER = logging.getLogger(__name__)
 
 REST_S = 600.0  # so long a peer is not asked again that offers no C-FIND, or that did not answer one in time
+
+_MARKS = re.compile("[^a-z0-9]")
+_NO_DIGITS = re.compile("[^0-9]")
 
 
 class PatientQuery:
@@ -44,9 +49,7 @@ class PatientQuery:
         if time.monotonic() < self._rests_until_s:
             return ()
         try:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", *PATIENT_KEYWORDS])
-            study_uid = str(header.get("StudyInstanceUID", ""))
-            ours = {keyword: str(header.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS}
+            study_uid, ours = _read(path)
         except OSError as exc:
             raise StorageError(f"A file of the archive could not be read: {exc.strerror}.") from exc
         except Exception as exc:  # noqa: BLE001 (border: an original may hold what the library cannot read)
@@ -74,6 +77,16 @@ class PatientQuery:
         log.event(LOGGER, "identity_not_compared", peer=self._peer.name, detail=why, wait_s=wait_s)
 
 
+def _read(path: Path) -> tuple[str, dict[str, str]]:
+    """Return the Study Instance UID of a file, and the attributes of its patient by keyword."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", *PATIENT_KEYWORDS])
+        return str(header.get("StudyInstanceUID", "")), {
+            keyword: str(header.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS
+        }
+
+
 def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, ...]:
     """Name the attributes that both state and that differ."""
     return tuple(
@@ -84,14 +97,20 @@ def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str,
 
 
 def _plain(keyword: str, text: str) -> str:
-    """Return the text without what PACSs change and means nothing.
+    """Return the text without what PACSs change and what means nothing.
 
-    Of a name: case, spacing, empty components at its end, and the component groups in other scripts.
+    Of a name, the letters and digits of ASCII in the first component group remain: some PACSs answer in another
+    character set than they say, or with question marks, and a study must not be held for that.
 
-    >>> _plain("PatientName", "DOE^ Jane^^=…") == _plain("PatientName", "Doe^JANE")
-    True
+    >>> _plain("PatientName", "DOE^ Jane-Ann^^=…"), _plain("PatientName", "Möwe"), _plain("PatientName", "MÃ¶we")
+    ('doejaneann', 'mwe', 'mwe')
+    >>> _plain("PatientBirthDate", "1970.01.02"), _plain("PatientID", "P-77 ")
+    ('19700102', 'P-77')
     """
-    if keyword != "PatientName":
-        return text.strip(" \0")
-    composed = unicodedata.normalize("NFKC", text.partition("=")[0]).casefold()
-    return "^".join(" ".join(part.split()) for part in composed.split("^")).rstrip("^")
+    match keyword:
+        case "PatientName":
+            return _MARKS.sub("", unicodedata.normalize("NFC", text.partition("=")[0]).lower())
+        case "PatientBirthDate":
+            return _NO_DIGITS.sub("", text)
+        case _:
+            return text.strip(" \0")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from datetime import timedelta
 
 from pydicom import dcmread
@@ -196,8 +197,10 @@ class ProofLoop:
             return None
         wanted = ["StudyInstanceUID", "SeriesInstanceUID"]
         try:
-            header = dcmread(self._archive.path(one.items[0].file), stop_before_pixels=True, specific_tags=wanted)
-            return str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they quote values
+                header = dcmread(self._archive.path(one.items[0].file), stop_before_pixels=True, specific_tags=wanted)
+                return str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
         except FileNotFoundError:
             return None
         except OSError as exc:

@@ -101,10 +101,11 @@ def test_a_retry_asks_again_and_a_release_sends_all_the_same(node: Node, tmp_pat
     "theirs",
     [
         OURS,
-        OURS | {"PatientName": "SENTINEL^MÖWE^^=x"},
+        OURS | {"PatientName": "SENTINEL^MÖWE^^=x", "PatientID": "P-77 "},
+        OURS | {"PatientName": "Sentinel^M?we"},
         {"PatientID": "P-77", "PatientName": "", "PatientBirthDate": "", "PatientSex": ""},
     ],
-    ids=["the same", "written otherwise", "half of it unknown"],
+    ids=["the same", "written otherwise", "no umlauts", "half of it unknown"],
 )
 def test_the_same_patient_is_sent_to(node: Node, tmp_path: Path, theirs: dict[str, str]) -> None:
     archived_at(tmp_path / "pacs", derive(node), theirs)
