@@ -403,7 +403,7 @@ def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
     doors += [f"{settings.tls.host}:{tls_port} with TLS"] if settings.tls.listen else []
     where = f"Listens on {' and on '.join(doors)} as {settings.node.ae_title} to {senders}"
     if receivers:
-        return f"{where}; sends what it derives to {receivers}."
+        return f"{where}; sends to {receivers}."
     return (
         f"{where}; nothing is delivered until the settings name a peer with an address or url and a rule that delivers "
         "to it."
@@ -411,7 +411,7 @@ def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
 
 
 def _is_delivered_to(settings: Settings, peer: PeerSettings) -> bool:
-    return peer.is_sent_to and any(peer.name in rule.deliver_to for rule in settings.rule)
+    return peer.is_sent_to and any(peer.name in (*rule.deliver_to, *rule.forward_originals) for rule in settings.rule)
 
 
 def _filesystem(folder: Path) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 import uuid
-from typing import NewType
+from typing import Final, NewType
 
 from dicomnode import __version__
 
@@ -84,6 +84,14 @@ def uid_fault(text: str) -> str | None:
 def digest(content: bytes | bytearray | memoryview) -> str:
     """SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+_DEVICES: Final = uuid.UUID("7098cb3a-0a77-438e-bb51-a9956779af2d")  # drawn once; of the Device UIDs of models
+
+
+def device_uid(model_digest: str) -> str:
+    """The Device UID (0018,1002) of a model: the same on every node, another one for each model that differs."""
+    return derived_uid(_DEVICES, model_digest)
 
 
 def derived_uid(namespace: uuid.UUID, name: str) -> str:

@@ -37,6 +37,7 @@ from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import BootReport, Condition, ModelEvent
 from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.identity import PatientQuery
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.proof_loop import ProofLoop
 from dicomnode.push.stow_carrier import StowCarrier
@@ -216,11 +217,12 @@ class Service:
         ledger.give_up_commitments(self._proofs)
         self._loops = [
             PeerLoop(
-                peer, settings.push, ledger, archive, owner, carrier=carriers, sent=partial(self._prove, peer.name)
+                peer, settings.push, ledger, archive, owner, carrier=carriers,
+                identity=PatientQuery(peer, Witness(carriers)), sent=partial(self._prove, peer.name),
             )
             for peer in settings.peer
             if peer.is_sent_to
-        ]
+        ]  # fmt: skip
         retention = Retention(
             ledger,
             archive,

@@ -37,13 +37,16 @@ from dicomnode.ids import SeriesId
 from dicomnode.imaging.comparison import compare
 from dicomnode.imaging.frame import Slice, frames_of
 from dicomnode.imaging.headers import UnreadableHeader
+from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
+    NOBODY,
     REMOVED,
     SET_ASIDE,
     ArchivedInstance,
     Examined,
     Finding,
+    Forward,
     Late,
     PlannedJob,
     Priority,
@@ -299,7 +302,10 @@ class Settler:
         elif verdict.process:
             self._plan(series, judged, notes, alert=alert)
         else:
-            self._keep(series, reason=verdict.reason, sentence=verdict.sentence, alert=alert, notes=notes)
+            forward = NOBODY if verdict.reason == VerdictReason.OWN_OUTPUT else _forward(judged.choice.rule)
+            self._keep(
+                series, reason=verdict.reason, sentence=verdict.sentence, alert=alert, notes=notes, forward=forward
+            )
 
     def _examine_late(self) -> None:
         """Compare the files that were set aside of series that have their verdict already."""
@@ -382,11 +388,20 @@ class Settler:
         return slices
 
     def _keep(
-        self, series: SettledSeries, *, reason: str, sentence: str, alert: bool, notes: Sequence[str] = ()
+        self,
+        series: SettledSeries,
+        *,
+        reason: str,
+        sentence: str,
+        alert: bool,
+        notes: Sequence[str] = (),
+        forward: Forward = NOBODY,
     ) -> None:
         if self._ledger.keep(
-            series.id, series.revision, reason=reason, sentence=sentence, alert=alert, notes=tuple(notes)
-        ):
+            series.id, series.revision, reason=reason, sentence=sentence, alert=alert, notes=tuple(notes),
+            forward=forward,
+        ):  # fmt: skip
+            checkpoint("settle.kept")
             log.event(
                 LOGGER, "series_kept", level=logging.WARNING if alert or reason == SET_ASIDE else logging.INFO,
                 series=series.id, revision=series.revision, reason=reason, sentence=sentence,
@@ -402,7 +417,7 @@ class Settler:
             parameters=parameters, deliver_to=rule.deliver_to, sentence=verdict.sentence,
             priority=_PRIORITIES[rule.priority], release=Release(rule.release), late=self._late,
         )  # fmt: skip
-        job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert)
+        job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert, forward=_forward(rule))
         if job_id is not None:
             checkpoint("settle.planned")
             log.event(
@@ -411,6 +426,11 @@ class Settler:
                 sentence=verdict.sentence,
             )  # fmt: skip
             self._planned()
+
+
+def _forward(rule: RuleSettings | None) -> Forward:
+    """The peers that get a series of this rule as it was received."""
+    return Forward(peers=rule.forward_originals, priority=_PRIORITIES[rule.priority]) if rule else NOBODY
 
 
 def _not_compared(one: Unexamined, why: str) -> Examined:

@@ -147,7 +147,8 @@ def _facts(folder: Path, parameters: DerivationParameters) -> Facts:
 def test_a_job_that_an_earlier_version_planned_keeps_its_uids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, seed: str, series_uid: str
 ) -> None:
-    """The literals were computed by the version that kept the parameters as a text."""
+    """The literals were computed by the version that kept the parameters as a text, as far as the parameters go."""
+    monkeypatch.setattr("dicomnode.derive.facts.DERIVE_VERSION", 2)
     monkeypatch.setattr("dicomnode.derive.facts.__version__", "0.1")
     monkeypatch.setattr("pydicom.__version__", "3.0.2")
     with machine_zone("UTC0"):

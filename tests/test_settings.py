@@ -171,6 +171,7 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
         ("[receive]\nhandshake_timeout_s = 5", "receive.handshake_timeout_s: is not a known key"),
         ('[settle]\nlate = "never"', "settle.late: expected"),
         ('[[rule]]\nname = "a"\nrelease = "review"', "rule.0: release is"),
+        ('[[rule]]\nname = "a"\nforward_originals = ["b"]', 'rule.0.forward_originals: there is no peer named "b"'),
         ("[archive]\nkeep_days = 3", "archive.keep_days: is not a known key"),
         ('[web]\nlisten = "127.0.0.1:80"', "web: is not a known key"),
         ('[settle]\nquiet_s = "30"', 'settle.quiet_s: expected a valid number, found "30"'),

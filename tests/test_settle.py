@@ -20,6 +20,7 @@ from dicomnode.imaging.verdict import Limits, Verdict, judge
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import ReceivingSeries
+from dicomnode.own_output import PRODUCT
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import SettleSettings
 from dicomnode.settle import QuietWatch, Settler
@@ -174,6 +175,7 @@ class Bench:
     def settler(
         self,
         *rules: Mapping[str, object],
+        peers: Sequence[Mapping[str, object]] = (),
         planned: Callable[[], None] = lambda: None,
         open_series: Callable[[], frozenset[SeriesId]] = frozenset,
         model_of: Callable[[str | None], ModelFacts] = lambda _name: model_facts("cubic-dc"),
@@ -181,7 +183,7 @@ class Bench:
         """One whose turns the test takes itself."""
         return Settler(
             SETTINGS,
-            parse({"rule": list(rules) or [{"name": "all"}]}).rule,
+            parse({"rule": list(rules) or [{"name": "all"}], **({"peer": list(peers)} if peers else {})}).rule,
             self.ledger,
             self.archive,
             model_of=model_of,
@@ -246,6 +248,26 @@ def test_a_rule_pins_what_happens_with_its_result(bench: Bench) -> None:
     job = bench.ledger.claim_job("test", lease_s=60)
     assert job is not None
     assert (job.planned.release, job.planned.late) == ("shadow", "hold")
+
+
+def test_a_matching_series_is_forwarded_whatever_its_verdict_and_no_other_one(bench: Bench) -> None:
+    rules = [
+        {"name": "all", "match": {"SeriesDescription": "knee*"}, "model": "cubic-dc", "forward_originals": ["pacs"]}
+    ]
+    for description, slices in (("knee", 8), ("knee short", 2), ("head", 8)):
+        store(bench.ledger, bench.archive, mr_datasets(slices=slices, attributes={"SeriesDescription": description}))
+    bench.settle(bench.settler(*rules, peers=[{"name": "pacs", "ae_title": "PACS", "address": "127.0.0.1:104"}]))
+    assert [row.reason for row in bench.reader.series_list()] == ["no_rule", "too_few", "process"]
+    lines = bench.reader.deliveries_list()
+    assert [(line.series, line.content, line.items) for line in lines] == [(2, "originals", 2), (1, "originals", 8)]
+
+
+def test_what_we_derived_ourselves_is_never_forwarded(bench: Bench) -> None:
+    store(bench.ledger, bench.archive, mr_datasets(slices=8, attributes={"Manufacturer": PRODUCT}))
+    rules = [{"name": "all", "model": "cubic-dc", "forward_originals": ["pacs"]}]
+    bench.settle(bench.settler(*rules, peers=[{"name": "pacs", "ae_title": "PACS", "address": "127.0.0.1:104"}]))
+    assert [row.reason for row in bench.reader.series_list()] == ["own_output"]
+    assert bench.reader.deliveries_list() == []
 
 
 def test_nothing_is_decided_before_the_series_is_quiet(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from dicomnode.archive import Archive
 from dicomnode.errors import SettingsError, StorageError
-from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED, REVIEW
+from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, IDENTITY, REFUSED, REVIEW
 from dicomnode.ledger.lists import NO_PEER
 from dicomnode.ledger.queries import Reader
 from dicomnode.ledger.sentences import moment
@@ -28,6 +28,7 @@ STUCK_S: Final = 3600.0  # a delivery that only failed for so long is told: a PA
 DECISIONS: Final = frozenset(
     {
         GATE,
+        IDENTITY,
         REVIEW,
         EARLIER_REVISION,
         REFUSED,

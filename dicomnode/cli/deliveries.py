@@ -47,7 +47,7 @@ class Word(click.ParamType[str]):
 def deliveries() -> None:
     """List deliveries; retry, release or cancel one.
 
-    A delivery sends the derived series of one job to one peer.
+    A delivery sends the derived series of one job, or a series as it was received, to one peer.
     """
 
 
@@ -71,6 +71,7 @@ def list_deliveries(config: Path | None, as_json: bool, **filters: Any) -> None:
         "state",
         "peer",
         "series",
+        "content",
         "items",
         "acknowledged",
         "refused",

@@ -28,6 +28,7 @@ class SeriesTest:
     notes: tuple[str, ...]
     deliver_to: tuple[str, ...]
     release: str  # auto, review, shadow
+    forward_originals: tuple[str, ...]
 
 
 @click.group(short_help="Try the rules of the settings on files.")
@@ -68,6 +69,7 @@ def test(sources: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
                 passed_over=judged.choice.passed_over, model=judged.model.name, process=verdict.process,
                 reason=verdict.reason, sentence=verdict.sentence, notes=(*verdict.notes, *judged.broken),
                 deliver_to=rule.deliver_to if rule else (), release=rule.release if rule else "auto",
+                forward_originals=rule.forward_originals if rule else (),
             )
         )  # fmt: skip
     if as_json:
@@ -88,3 +90,5 @@ def _print(one: SeriesTest) -> None:
         reviewed = " after a person has accepted it" if one.release == "review" else ""
         is_sent = peers and one.release != "shadow"
         output.say(f"  The result goes to {peers}{reviewed}." if is_sent else "  The result stays in the archive.")
+    if one.forward_originals and one.reason != "own_output":
+        output.say(f"  The series itself goes to {', '.join(one.forward_originals)}, unchanged.")

@@ -24,7 +24,7 @@ from dicomnode.derive.facts import Facts, SeriesKind
 from dicomnode.derive.mr_attributes import COPIED, PATIENT_TYPE_2, TYPE_2
 from dicomnode.generators import cubic_dc
 from dicomnode.generators.spread import SYMMETRIES
-from dicomnode.ids import derived_uid
+from dicomnode.ids import derived_uid, device_uid
 from dicomnode.imaging.fitness import is_lossy
 from dicomnode.imaging.geometry import believed_thickness_mm
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, texts
@@ -177,6 +177,7 @@ def _contributing_equipment(facts: Facts) -> list[Dataset]:
     node.Manufacturer = PRODUCT
     node.ManufacturerModelName = plan.parameters.model[:LO_LENGTH]
     node.SoftwareVersions = [__version__, plan.parameters.model_digest[:LO_LENGTH]]
+    node.DeviceUID = device_uid(plan.parameters.model_digest)
     node.DeviceSerialNumber = str(plan.namespace)
     node.StationName = plan.ae_title[:SH_LENGTH]
     node.ContributionDateTime = facts.moment.strftime("%Y%m%d%H%M%S.%f%z")

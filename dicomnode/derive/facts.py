@@ -27,7 +27,7 @@ from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.stack import Stack
 from dicomnode.imaging.volume import Vector, Volume
 
-DERIVE_VERSION = 2  # raised by hand when this room writes other bytes of the same voxels; part of every derived UID
+DERIVE_VERSION = 3  # raised by hand when this room writes other bytes of the same voxels; part of every derived UID
 LINEAR_LOCATION_MM = 0.01  # Slice Location that runs so straight is the scanner's own axis, and is kept
 MINUTES_PER_DAY = 24 * 60
 THIN_GRID_MM = 1e-3  # a generator's grid may differ so far from the block-aligned one

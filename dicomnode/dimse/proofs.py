@@ -6,6 +6,7 @@ reads of a report or a match. Nothing here raises for what a peer sent: what can
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,6 +23,9 @@ ALL_COMMITTED, SOME_FAILED = 1, 2  # Event Type ID (PS3.4 section J.3.3)
 REQUEST = 1  # Action Type ID (PS3.4 section J.3.2)
 NO_REASON = 0x0110  # of a failure that the peer gives no reason for: processing failure
 REPORT_BYTES = 1 << 22  # some 30,000 instances; a report that is longer is not read
+
+
+PATIENT_KEYWORDS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")  # by which a study is compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,29 @@ def encode_find(study_uid: str, series_uid: str, transfer_syntax: str) -> bytes:
     content.SeriesInstanceUID = series_uid
     content.SOPInstanceUID = ""
     return _encoded(content, transfer_syntax)
+
+
+def encode_study_find(study_uid: str, transfer_syntax: str) -> bytes:
+    """The identifier that asks for the patient of a study (PS3.4 sections C.4.1.1.3 and C.6.2)."""
+    content = Dataset()
+    content.QueryRetrieveLevel = "STUDY"
+    content.StudyInstanceUID = study_uid
+    for keyword in PATIENT_KEYWORDS:
+        setattr(content, keyword, "")
+    return _encoded(content, transfer_syntax)
+
+
+def read_patient(dataset: bytes, study_uid: str, transfer_syntax: str) -> dict[str, str] | None:
+    """The attributes of the patient in a match, by keyword; None where the match is of another study or unreadable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values
+            content = _decoded(dataset, transfer_syntax)
+            if content is None or str(content.get("StudyInstanceUID", "")) != study_uid:
+                return None
+            return {keyword: str(content.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS}
+    except Exception:  # noqa: BLE001 (border: as above)
+        return None
 
 
 def read_match(dataset: bytes, transfer_syntax: str) -> str | None:

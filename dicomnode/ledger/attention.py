@@ -36,20 +36,16 @@ _JOBS = (
     .join_from(job, series, series.c.id == job.c.series_id)
     .where(job.c.state.in_([JobState.HELD, JobState.FAILED]), job.c.revision == series.c.revision)
 )
-_DELIVERIES = (
-    select(
-        literal("delivery").label("kind"),
-        delivery.c.id,
-        job.c.series_id.label("of_series"),
-        delivery.c.state,
-        delivery.c.reason,
-        delivery.c.peer,
-        delivery.c.state_at,
-        delivery.c.sentence,
-    )
-    .join_from(delivery, job)
-    .where(delivery.c.state == DeliveryState.HELD)
-)
+_DELIVERIES = select(
+    literal("delivery").label("kind"),
+    delivery.c.id,
+    delivery.c.series_id.label("of_series"),
+    delivery.c.state,
+    delivery.c.reason,
+    delivery.c.peer,
+    delivery.c.state_at,
+    delivery.c.sentence,
+).where(delivery.c.state == DeliveryState.HELD)
 _SERIES = select(
     literal("series").label("kind"),
     series.c.id,
@@ -148,16 +144,12 @@ def stuck_peers(connection: Connection, since: datetime) -> list[StuckPeer]:
 
 def _stranded(peers: Collection[str] | None) -> Select[str, int, int, str, str, str, datetime]:
     """The deliveries that are due to a peer that cannot be sent to."""
-    return (
-        select(
-            literal("delivery").label("kind"),
-            delivery.c.id,
-            job.c.series_id.label("of_series"),
-            delivery.c.state,
-            literal(lists.NO_PEER).label("reason"),
-            delivery.c.peer,
-            delivery.c.state_at,
-        )
-        .join_from(delivery, job)
-        .where(lists.has_no_peer(peers))
-    )
+    return select(
+        literal("delivery").label("kind"),
+        delivery.c.id,
+        delivery.c.series_id.label("of_series"),
+        delivery.c.state,
+        literal(lists.NO_PEER).label("reason"),
+        delivery.c.peer,
+        delivery.c.state_at,
+    ).where(lists.has_no_peer(peers))

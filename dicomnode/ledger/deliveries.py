@@ -18,11 +18,23 @@ from dicomnode.ledger.schema import delivery, delivery_item, events, instance, j
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import NOT_ACCEPTED, DeliveryState, Event, ItemState
 from dicomnode.ledger.transaction import LedgerTransaction
-from dicomnode.ledger.values import SET_ASIDE, Delivery, DeliveryItem, Finding, Job, Late, QuarantineReason, Release
+from dicomnode.ledger.values import (
+    SET_ASIDE,
+    Cargo,
+    Delivery,
+    DeliveryItem,
+    Finding,
+    Job,
+    Late,
+    QuarantineReason,
+    Release,
+)
 
 EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the series began its way already
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
 GATE: Final = "gate"  # reason: the result gate objects to the derived series
+IDENTITY: Final = "identity"  # reason: the peer has the study under another patient
+IDENTITY_ACCEPTED: Final = "identity_accepted"  # event: a person sends it all the same
 REVIEW: Final = "review"  # reason: the rule asks for a person's word on each result
 
 NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
@@ -53,37 +65,31 @@ _IS_IN_DOUBT = exists().where(
 )
 _HOLD_DOUBTFUL = (
     moving(delivery, Event.SET_ASIDE)
-    .where(delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"))), ~_PART_IS_THERE)
+    .where(delivery.c.series_id == bound("series"), ~_PART_IS_THERE)
     .values(reason=SET_ASIDE, sentence=bound("sentence"))
 )
 
 _SUPERSEDE = moving(delivery, Event.SUPERSEDE).where(
-    delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"), job.c.id != bound("but_job"))),
+    delivery.c.series_id == bound("series"),
+    delivery.c.job_id != bound("but_job"),  # never true of the originals, which no derivation replaces
     ~_PART_IS_THERE,
 )
-_BEGUN_REVISION = (
-    select(func.max(job.c.revision))
-    .join_from(delivery, job)
-    .where(job.c.series_id == bound("series"), delivery.c.attempts > 0)
+_BEGUN_REVISION = select(func.max(delivery.c.revision)).where(
+    delivery.c.series_id == bound("series"), delivery.c.job_id.is_not(None), delivery.c.attempts > 0
 )
 
 _NOT_ACCEPTED = (
     select(delivery.c.id, delivery.c.peer)
-    .join_from(delivery, job)
     .where(
-        job.c.series_id == bound("series"),
-        job.c.revision == bound("revision"),
+        delivery.c.series_id == bound("series"),
+        delivery.c.revision == bound("revision"),
         stands(delivery, DeliveryState.CANCELLED),
         delivery.c.reason == NOT_ACCEPTED,
     )
     .order_by(delivery.c.id)
 )
 _GIVE_UP = moving(delivery, Event.CANCEL).where(delivery.c.id == bound("delivery"))
-_OPEN = (
-    insert(delivery)
-    .values(priority=select(job.c.priority).where(job.c.id == bound("job")).scalar_subquery())
-    .returning(delivery.c.id)
-)
+_OPEN = insert(delivery).returning(delivery.c.id)
 _LEASE_LOST = (
     moving(delivery, Event.LEASE_LOST)
     .where(delivery.c.peer == bound("peer"), delivery.c.lease_until < bound("now"))
@@ -109,6 +115,19 @@ _CLAIM = (
     .returning(delivery)
 )
 _BEAT = update(delivery).where(_MINE, stands(delivery, DeliveryState.SENDING)).values(lease_until=bound("until"))
+
+# A person's word stands in the events, which nothing overwrites, and holds for every later attempt.
+_IS_IDENTITY_OPEN = select(
+    exists().where(
+        delivery.c.id == bound("delivery"),
+        ~_PART_IS_THERE,
+        ~exists().where(
+            events.c.table_name == delivery.name,
+            events.c.row_id == delivery.c.id,
+            events.c.kind == IDENTITY_ACCEPTED,
+        ),
+    )
+)
 
 _PENDING_ITEMS = (
     select(
@@ -179,7 +198,7 @@ DUE_NOW = {"next_at": bound("now"), "failures": 0, "resends": 0, "reason": None,
 _RELEASE_DOUBTFUL = (
     moving(delivery, Event.RELEASE)
     .where(
-        delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series"))),
+        delivery.c.series_id == bound("series"),
         delivery.c.reason == SET_ASIDE,
     )
     .values(**DUE_NOW)
@@ -189,7 +208,7 @@ _RELEASE_DOUBTFUL = (
 def supersede_unsent(
     transaction: LedgerTransaction, series_id: SeriesId, *, but_job: JobId | None, detail: str
 ) -> None:
-    """Cancel the deliveries of a series of which nothing has reached a peer, except those of one job."""
+    """Cancel the deliveries of results of which nothing has reached a peer, except those of one job."""
     transaction.move(_SUPERSEDE, detail, series=series_id, but_job=-1 if but_job is None else but_job)
 
 
@@ -200,7 +219,7 @@ def is_in_doubt(connection: Connection, series_id: SeriesId) -> bool:
 
 def hold_doubtful(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Hold the deliveries of which nothing has reached a peer: a file of the series was set aside."""
-    transaction.move(_HOLD_DOUBTFUL, series=series_id, sentence=_doubt(series_id))
+    transaction.move(_HOLD_DOUBTFUL, series=series_id, sentence=doubt(series_id))
 
 
 def release_doubtful(transaction: LedgerTransaction, series_id: SeriesId, detail: str) -> int:
@@ -230,12 +249,13 @@ def open_deliveries(
             _NOT_ACCEPTED, bind_values(series=done.series, revision=done.revision)
         )
     }
+    cargo = Cargo(series=done.series, revision=done.revision, job=done.id, priority=done.planned.priority)
     for peer in dict.fromkeys(done.planned.deliver_to):
         if (rejected := rejections.get(peer)) is None:
-            open_one(transaction, done.id, peer, instances, cause="job_done", reason=reason, sentence=sentence)
+            open_one(transaction, cargo, peer, instances, cause="job_done", reason=reason, sentence=sentence)
             continue
         said = f"A person rejected an earlier result of this revision: delivery {rejected}."
-        made = open_one(transaction, done.id, peer, instances, cause="job_done", reason=NOT_ACCEPTED, sentence=said)
+        made = open_one(transaction, cargo, peer, instances, cause="job_done", reason=NOT_ACCEPTED, sentence=said)
         transaction.move(_GIVE_UP, f"delivery {rejected} was rejected", delivery=made)
 
 
@@ -254,7 +274,7 @@ def _hindrances(transaction: LedgerTransaction, done: Job, objections: Sequence[
         )
         held.append((EARLIER_REVISION, sentence))
     elif is_in_doubt(transaction.connection, done.series):
-        held.append((SET_ASIDE, _doubt(done.series)))
+        held.append((SET_ASIDE, doubt(done.series)))
     return held
 
 
@@ -265,7 +285,7 @@ def objection(objections: Sequence[str]) -> str:
 
 def open_one(
     transaction: LedgerTransaction,
-    job_id: JobId,
+    cargo: Cargo,
     peer: str,
     instances: Sequence[InstanceId],
     *,
@@ -273,9 +293,9 @@ def open_one(
     reason: str | None = None,
     sentence: str = "",
 ) -> DeliveryId:
-    """Make a delivery with all its items and the priority of its job. With a reason it is held, else it is due."""
-    new = mapping.new_delivery(transaction, job_id, peer, cause=cause, reason=reason, sentence=sentence)
-    made = DeliveryId(transaction.connection.execute(_OPEN, {**new, **bind_values(job=job_id)}).scalar_one())
+    """Make a delivery with all its items. With a reason it is held, else it is due."""
+    new = mapping.new_delivery(transaction, cargo, peer, cause=cause, reason=reason, sentence=sentence)
+    made = DeliveryId(transaction.connection.execute(_OPEN, new).scalar_one())
     transaction.connection.execute(insert(delivery_item), mapping.new_items(transaction, made, instances, cause=cause))
     return made
 
@@ -331,6 +351,14 @@ def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryIte
 def is_ours(connection: Connection, claimed: Delivery) -> bool:
     """Does the claim hold? It does not after its lease was lost, or an operator cancelled the delivery."""
     return bool(connection.execute(select(_STILL_MINE), bind_values(**_claim_of(claimed))).scalar_one())
+
+
+def is_identity_open(connection: Connection, claimed: Delivery) -> bool:
+    """Is it to be asked whether the peer has the study under another patient?
+
+    Not where the peer has a part of the delivery already, and not where a person released it in spite of the answer.
+    """
+    return bool(connection.execute(_IS_IDENTITY_OPEN, bind_values(delivery=claimed.id)).scalar_one())
 
 
 def state_of(connection: Connection, delivery_id: DeliveryId) -> DeliveryState:
@@ -406,7 +434,8 @@ def _review(since: datetime) -> str:
     )
 
 
-def _doubt(series_id: SeriesId) -> str:
+def doubt(series_id: SeriesId) -> str:
+    """Say why a delivery waits of whose series objects were set aside."""
     return (
         f"Objects of series {series_id} were set aside (`dicomnode series explain {series_id}`) before this delivery "
         "had begun; it waits for `dicomnode deliveries release`."

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, exists, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger import removed
-from dicomnode.ledger.deliveries import DUE_NOW, GATE, NO_LEASE, REVIEW, open_one
+from dicomnode.ledger import mapping, removed
+from dicomnode.ledger.deliveries import DUE_NOW, GATE, IDENTITY, IDENTITY_ACCEPTED, NO_LEASE, REVIEW, open_one
 from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import delivery, delivery_item, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
@@ -35,7 +35,7 @@ _CANCELLED_BY: Final = {
 
 _later = job.alias("later")
 
-_ONE = select(delivery, job.c.release).join_from(delivery, job).where(delivery.c.id == bound("delivery"))
+_ONE = select(delivery, job.c.release).join_from(delivery, job, isouter=True).where(delivery.c.id == bound("delivery"))
 _CANCEL = (
     moving(delivery, Event.CANCEL)
     .where(delivery.c.id == bound("delivery"))
@@ -94,7 +94,7 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
     """Send the images of a delivery to another peer, all of them: what the first peer has says nothing of this one.
 
     A delivery that is not sent yet is cancelled in favour of the other. The delivery to that peer is a new one, or the
-    one of the same job that was cancelled before.
+    one of the same images that was cancelled before.
     """
     row = _row_for_operator(transaction.connection, delivery_id)
     if row.peer == peer:
@@ -105,11 +105,16 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
     if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
         _refuse_outdated(transaction.connection, row)
     there = transaction.connection.execute(
-        select(delivery).where(delivery.c.job_id == row.job_id, delivery.c.peer == peer)
+        select(delivery).where(
+            delivery.c.series_id == row.series_id,
+            delivery.c.revision == row.revision,
+            delivery.c.job_id.is_not_distinct_from(row.job_id),
+            delivery.c.peer == peer,
+        )
     ).one_or_none()
     if there is None:
         instances = transaction.connection.execute(_INSTANCES, bind_values(delivery=delivery_id)).scalars().all()
-        target = open_one(transaction, row.job_id, peer, instances, cause=Event.RETRY)
+        target = open_one(transaction, mapping.cargo_of(row), peer, instances, cause=Event.RETRY)
     elif there.state == DeliveryState.CANCELLED:
         target = DeliveryId(there.id)
         retry(transaction, target)
@@ -136,6 +141,8 @@ def release(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) 
         raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; only a held one can be released.")
     removed.refuse_delivery_without_files(transaction.connection, delivery_id)
     transaction.move(_RELEASE, note, delivery=delivery_id)
+    if row.reason == IDENTITY:
+        transaction.note(IDENTITY_ACCEPTED, table=delivery.name, row=delivery_id, detail=note)
 
 
 def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) -> None:
@@ -188,8 +195,11 @@ def _refuse_unreviewed(row: AnyRow) -> None:
 
 
 def _refuse_outdated(connection: Connection, row: AnyRow) -> None:
-    """Raise InputError if a newer revision or derivation has replaced the delivery: then it is not sent again."""
-    if connection.execute(_SOMETHING_NEWER, bind_values(job=row.job_id)).scalar_one():
+    """Raise InputError if a newer revision or derivation has replaced the delivery: then it is not sent again.
+
+    Nothing replaces the originals: a later revision sends those that came later.
+    """
+    if row.job_id is not None and connection.execute(_SOMETHING_NEWER, bind_values(job=row.job_id)).scalar_one():
         raise InputError(
             f"Delivery {row.id} is {row.state}, and its series has a newer revision or derivation by now; "
             "nothing was changed."

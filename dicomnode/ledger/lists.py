@@ -96,7 +96,7 @@ def delivery_lines(
 ) -> list[DeliveryLine]:
     """List the deliveries, the newest first. ``reachable``: the peers that can be sent to; None: nobody asks."""
     where = _of_deliveries(wanted, reachable, of_series)
-    chosen = select(delivery.c.id).join_from(delivery, job).where(*where).order_by(delivery.c.id.desc())
+    chosen = select(delivery.c.id).where(*where).order_by(delivery.c.id.desc())
     chosen = chosen.limit(wanted.limit)
     tallies = (
         select(delivery_item.c.delivery_id, delivery_item.c.status, delivery_item.c.state, func.count().label("items"))
@@ -108,14 +108,7 @@ def delivery_lines(
     for row in connection.execute(tallies):
         tally_of.setdefault(row.delivery_id, []).append(row)
     question = (
-        select(
-            delivery,
-            job.c.series_id,
-            job.c.revision,
-            _reason(reachable).label("reason_now"),
-            _LAST_REQUEST.label("commitment"),
-        )
-        .join_from(delivery, job)
+        select(delivery, _reason(reachable).label("reason_now"), _LAST_REQUEST.label("commitment"))
         .where(delivery.c.id.in_(chosen))
         .order_by(delivery.c.id.desc())
     )
@@ -124,8 +117,8 @@ def delivery_lines(
 
 def count_deliveries(connection: Connection, wanted: Wanted, *, reachable: Collection[str] | None) -> int:
     """Count the deliveries that a list without a limit would show."""
-    joined = select(func.count()).select_from(delivery).join(job)
-    return connection.execute(joined.where(*_of_deliveries(wanted, reachable, None))).scalar_one()
+    counted = select(func.count()).select_from(delivery)
+    return connection.execute(counted.where(*_of_deliveries(wanted, reachable, None))).scalar_one()
 
 
 def receivers(connection: Connection) -> set[str]:
@@ -167,7 +160,8 @@ def _of_deliveries(
 ) -> list[ColumnElement[bool]]:
     where: list[ColumnElement[bool]] = []
     if of_series is not None:
-        where.append(or_(job.c.series_id == of_series, job.c.output_series_id == of_series))
+        made = select(job.c.id).where(job.c.output_series_id == of_series)
+        where.append(or_(delivery.c.series_id == of_series, delivery.c.job_id.in_(made)))
     if wanted.states:
         where.append(delivery.c.state.in_(wanted.states))
     if wanted.reasons:

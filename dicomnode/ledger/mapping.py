@@ -31,6 +31,7 @@ from dicomnode.ledger.values import (
     OWN_OUTPUT,
     Alert,
     ArchivedInstance,
+    Cargo,
     Commitment,
     CommitmentId,
     Condition,
@@ -65,6 +66,8 @@ from dicomnode.ledger.views import (
     SeriesDetail,
     SeriesLine,
 )
+
+ORIGINALS: Final = "originals"  # content of a delivery: instances as they were received; else ``DERIVED``
 
 AnyRow = Row[*tuple[object, ...]]
 
@@ -353,11 +356,14 @@ def instance_line(row: AnyRow, *, identify: bool) -> InstanceLine:
 
 
 def new_delivery(
-    transaction: LedgerTransaction, job_id: JobId, peer: str, *, cause: str, reason: str | None, sentence: str
+    transaction: LedgerTransaction, cargo: Cargo, peer: str, *, cause: str, reason: str | None, sentence: str
 ) -> dict[str, object]:
-    """A delivery that is due, or held where there is a reason. Its priority is that of its job."""
+    """A delivery that is due, or held where there is a reason."""
     return {
-        "job_id": job_id,
+        "job_id": cargo.job,
+        "series_id": cargo.series,
+        "revision": cargo.revision,
+        "priority": cargo.priority,
         "peer": peer,
         **transaction.born(DeliveryState.HELD if reason else DeliveryState.DUE, cause),
         "created_at": transaction.now,
@@ -378,11 +384,21 @@ def new_items(
     return [{**item, "instance_id": one} for one in instances]
 
 
+def cargo_of(row: AnyRow) -> Cargo:
+    """What the delivery of a row brings."""
+    return Cargo(
+        series=SeriesId(row.series_id),
+        revision=row.revision,
+        job=None if row.job_id is None else JobId(row.job_id),
+        priority=Priority(row.priority),
+    )
+
+
 def claimed_delivery(row: AnyRow) -> Delivery:
     """The row as the claim left it."""
     return Delivery(
         id=DeliveryId(row.id),
-        job=JobId(row.job_id),
+        job=None if row.job_id is None else JobId(row.job_id),
         peer=row.peer,
         attempts=row.attempts,
         failures=row.failures,
@@ -393,7 +409,7 @@ def claimed_delivery(row: AnyRow) -> Delivery:
 def delivery_line(
     row: AnyRow, tally: Sequence[AnyRow], *, next_at: datetime | None, reason: str | None, sentence: str
 ) -> DeliveryLine:
-    """Map a row that has ``series_id`` and ``revision`` of its job beside the columns, and ``commitment``.
+    """Map a row that has ``commitment`` beside the columns.
 
     ``tally``: how many of its items have which state and status. ``next_at``, ``reason`` and ``sentence``: as they are
     with the peers of the settings.
@@ -402,6 +418,7 @@ def delivery_line(
         id=row.id,
         state=row.state,
         peer=row.peer,
+        content=ORIGINALS if row.job_id is None else DERIVED,
         items=_items(tally, ItemState),
         acknowledged=_items(tally, (ItemState.ACKNOWLEDGED,)),
         refused=_items(tally, (ItemState.REFUSED,)),

@@ -48,7 +48,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0012"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0015"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -300,7 +300,7 @@ delivery = Table(
     "delivery",
     METADATA,
     Column("id", Integer, nullable=False),
-    Column("job_id", Integer, ForeignKey("job.id", name="delivery_of_job"), nullable=False),
+    Column("job_id", Integer, ForeignKey("job.id", name="delivery_of_job")),  # empty: the originals are delivered
     Column("peer", Text, nullable=False),
     *_state_columns(),
     Column("created_at", UtcDateTime, nullable=False),
@@ -314,6 +314,8 @@ delivery = Table(
     Column("sent_at", UtcDateTime),
     _priority_column(),
     Column("resends", Integer, nullable=False, server_default=text("0")),  # for want of proof, since an operator acted
+    Column("series_id", Integer, ForeignKey("series.id", name="delivery_of_series"), nullable=False),  # received
+    Column("revision", Integer, nullable=False),
     PrimaryKeyConstraint("id", name="delivery_key"),
     UniqueConstraint("job_id", "peer", name="delivery_once"),
     CheckConstraint("attempts >= 0 AND failures >= 0", name="delivery_numbers"),
@@ -330,6 +332,15 @@ Index(
     delivery.c.next_at,
     delivery.c.id,
     sqlite_where=text("state = 'due'"),
+)
+Index("delivery_series", delivery.c.series_id)
+Index(
+    "delivery_originals_once",
+    delivery.c.series_id,
+    delivery.c.revision,
+    delivery.c.peer,
+    unique=True,
+    sqlite_where=text("job_id IS NULL"),
 )
 Index("delivery_leased", delivery.c.peer, delivery.c.lease_until, sqlite_where=text("state = 'sending'"))
 
@@ -480,7 +491,7 @@ BEGIN SELECT RAISE(ABORT, 'a row of event is kept for 183 days'); END
 """,
     """
 CREATE TRIGGER delivery_of_done_job BEFORE INSERT ON delivery
-WHEN NOT EXISTS (SELECT 1 FROM job WHERE id = NEW.job_id AND state = 'done')
+WHEN NEW.job_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM job WHERE id = NEW.job_id AND state = 'done')
 BEGIN SELECT RAISE(ABORT, 'only a done job is delivered'); END
 """,
     """

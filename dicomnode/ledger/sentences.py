@@ -157,7 +157,11 @@ def _revisions(standing: Standing, deliveries: Sequence[DeliveryLine]) -> list[s
     for arrival in standing.arrivals:
         if arrival.revision == 1:
             continue
-        before = [line for line in deliveries if line.revision < arrival.revision and line.sent_at is not None]
+        before = [
+            line
+            for line in deliveries
+            if line.job is not None and line.revision < arrival.revision and line.sent_at is not None
+        ]
         sent = "".join(
             f"; revision {line.revision} was delivered to {line.peer} at {moment(line.sent_at)}"
             for line in before
@@ -221,7 +225,8 @@ def _after(job: JobLine) -> str:
 def _delivery(line: DeliveryLine, revision: int) -> str:
     older = "" if line.revision == revision else f" (revision {line.revision})"
     progress = f"{line.acknowledged} of {line.items} acknowledged"
-    name = f"Delivery {line.id} to {line.peer}{older}"
+    what = " of the received images" if line.job is None else ""
+    name = f"Delivery {line.id}{what} to {line.peer}{older}"
     match DeliveryState(line.state):
         case DeliveryState.DUE:
             then = "" if line.next_at is None else f", next try at {moment(line.next_at)}"

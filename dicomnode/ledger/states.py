@@ -1,11 +1,12 @@
 """The states of the ledger's rows, and every change of state that is allowed.
 
 Rows of seven tables have a state. A **series** is what was received under one Series Instance UID; a **job** derives
-one revision of a series; a **delivery** sends the result of one job to one peer; an **item** is one instance of a
-delivery; a **commitment** is one request to a peer to say that it keeps what it acknowledged; a **model** is one that
-an operator imported; an **alert** is a condition of which people are to be told at one destination. Each worker claims
-a row, does the work, and changes the row's state in the same transaction that records the result. After a crash at any
-moment the rows therefore say what is to be done next, and nothing else has to be remembered.
+one revision of a series; a **delivery** sends the result of one job, or the instances as they were received, to one
+peer; an **item** is one instance of a delivery; a **commitment** is one request to a peer to say that it keeps what it
+acknowledged; a **model** is one that an operator imported; an **alert** is a condition of which people are to be told
+at one destination. Each worker claims a row, does the work, and changes the row's state in the same transaction that
+records the result. After a crash at any moment the rows therefore say what is to be done next, and nothing else has to
+be remembered.
 
 Three rules hold for all of them.
 
@@ -31,6 +32,10 @@ PACS is better than half of one.
 later revision is created as ``held``: whether a second derived series goes to the PACS is the operator's decision. Once
 the operator has released a delivery of a revision, further derivations of that revision are delivered without asking.
 With ``settle.late = "new_revision"`` the delivery of a later revision is due like the first one.
+
+**Originals.** If the rule forwards the series as it was received, the transaction of the verdict also opens a delivery
+of the instances to each of these peers; it belongs to the revision, not to a job. It is sent whatever becomes of the
+job. A late instance cancels and holds none of them: the next revision brings each peer what no earlier one brings.
 
 **Review and shadow.** If the rule says review, a delivery of its result is created as ``held``, until a person releases
 it, which accepts the result, or cancels it, which rejects the result. A note is stored with either. A later derivation

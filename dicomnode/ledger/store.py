@@ -40,6 +40,7 @@ from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.ledger.transaction import NODE, LedgerTransaction
 from dicomnode.ledger.values import (
+    NOBODY,
     Alert,
     ArchivedInstance,
     BootId,
@@ -50,6 +51,7 @@ from dicomnode.ledger.values import (
     DeliveryItem,
     Examined,
     Finding,
+    Forward,
     ImportedModel,
     Job,
     KnownInstance,
@@ -299,19 +301,28 @@ class Ledger:
         sentence: str,
         alert: bool = False,
         notes: Sequence[str] = (),
+        forward: Forward = NOBODY,
     ) -> bool:
-        """Record the verdict to archive a series and not to process it."""
+        """Record the verdict to archive a series and not to process it. ``forward``: who gets it as it was received."""
         with self._transaction("keep") as transaction:
             return verdicts.keep(
-                transaction, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes
-            )
+                transaction, series, revision, reason=reason, sentence=sentence, alert=alert, notes=notes,
+                forward=forward,
+            )  # fmt: skip
 
     def plan(
-        self, series: SeriesId, revision: int, planned: PlannedJob, *, notes: Sequence[str] = (), alert: bool = False
+        self,
+        series: SeriesId,
+        revision: int,
+        planned: PlannedJob,
+        *,
+        notes: Sequence[str] = (),
+        alert: bool = False,
+        forward: Forward = NOBODY,
     ) -> JobId | None:
-        """Record the verdict to derive a series by a job."""
+        """Record the verdict to derive a series by a job. ``forward``: who gets it as it was received."""
         with self._transaction("plan") as transaction:
-            return verdicts.plan(transaction, series, revision, planned, notes=notes, alert=alert)
+            return verdicts.plan(transaction, series, revision, planned, notes=notes, alert=alert, forward=forward)
 
     # Work.
 
@@ -366,6 +377,11 @@ class Ledger:
         """Does the claim hold, as seen without a lock? It ends when its lease is lost or an operator cancels it."""
         with self._database.reading() as connection:
             return deliveries.is_ours(connection, delivery)
+
+    def is_identity_open(self, delivery: Delivery) -> bool:
+        """Is the peer to be asked whether it has the study under another patient?"""
+        with self._database.reading() as connection:
+            return deliveries.is_identity_open(connection, delivery)
 
     def peer_of_delivery(self, delivery: DeliveryId) -> str:
         """Return the peer of a delivery. Raises InputError where there is no such delivery."""

@@ -218,11 +218,32 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """The peers to which a series goes as it was received, whatever its verdict is."""
+
+    peers: tuple[str, ...] = ()
+    priority: Priority = Priority.NORMAL
+
+
+NOBODY: Final = Forward()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cargo:
+    """What a delivery brings: the result of a job, or instances of a series as they were received."""
+
+    series: SeriesId  # that was received
+    revision: int
+    job: JobId | None  # None: the instances as they were received
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """A claimed delivery, with its token."""
 
     id: DeliveryId
-    job: JobId
+    job: JobId | None  # None: it brings the instances as they were received
     peer: str
     attempts: int  # claims so far, this one included; above 1 an instance may have reached the peer before
     failures: int  # transient failures in a row, for the backoff

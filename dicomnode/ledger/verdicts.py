@@ -10,12 +10,12 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger import deliveries, jobs, mapping, quarantine, removed
+from dicomnode.ledger import deliveries, jobs, mapping, originals, quarantine, removed
 from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
-from dicomnode.ledger.values import SET_ASIDE, ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
+from dicomnode.ledger.values import SET_ASIDE, ArchivedInstance, Forward, PlannedJob, ReceivingSeries, SettledSeries
 
 PROCESS: Final = "process"  # reason of a planned series
 
@@ -98,12 +98,14 @@ def keep(
     sentence: str,
     alert: bool,
     notes: Sequence[str],
+    forward: Forward,
 ) -> bool:
     """Record the verdict to keep a series. False: it was decided already, or a late instance came."""
     verdict = {"reason": reason, "sentence": sentence, "notes": list(notes), "alert": alert}
     if transaction.move(_KEEP, sentence, series=series_id, revision=revision, **verdict) == 0:
         return False
     jobs.cancel_waiting(transaction, series_id, revision, "a new verdict keeps the series")
+    originals.open_deliveries(transaction, series_id, revision, forward)
     return True
 
 
@@ -115,11 +117,13 @@ def plan(
     *,
     notes: Sequence[str],
     alert: bool,
+    forward: Forward,
 ) -> JobId | None:
     """Record the verdict to derive a series; return its job. None: it was decided already, or a late instance came."""
     verdict = {"reason": PROCESS, "sentence": planned.sentence, "notes": list(notes), "alert": alert}
     if transaction.move(_PLAN, planned.sentence, series=series_id, revision=revision, **verdict) == 0:
         return None
+    originals.open_deliveries(transaction, series_id, revision, forward)
     return jobs.plan(transaction, series_id, revision, planned)
 
 

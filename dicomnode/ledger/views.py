@@ -84,6 +84,7 @@ class DeliveryLine:
     id: int
     state: str
     peer: str
+    content: str  # derived, originals
     items: int
     acknowledged: int
     refused: int
@@ -92,7 +93,7 @@ class DeliveryLine:
     sentence: str
     series: int
     revision: int
-    job: int
+    job: int | None  # None: the originals
     attempts: int
     failures: int
     proof: str | None  # acknowledged, queried, committed

@@ -1,6 +1,7 @@
 """One attempt at a delivery: what is pending goes out in one session, each answer is committed before the next request.
 
-    files verified → session open → (sent → answered → committed) for each request → an ``Ending``
+    files verified → the peer has the study under no other patient → session open
+        → (sent → answered → committed) for each request → an ``Ending``
 
 A request holds one instance, or as many as the carrier sends together.
 
@@ -22,9 +23,10 @@ from dicomnode import log, wire
 from dicomnode.archive import Archive, FileState
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import ItemId
+from dicomnode.ledger.deliveries import IDENTITY
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Delivery, DeliveryItem
-from dicomnode.push.carrier import Carrier, InstanceFormat, OutgoingInstance, Session
+from dicomnode.push.carrier import MOST_FORMATS, Carrier, IdentityCheck, InstanceFormat, OutgoingInstance, Session
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings, PushSettings
 
@@ -75,6 +77,7 @@ class Cause(StrEnum):
     NOT_SUPPORTED = "not_supported"
     NOT_AUTHORISED = "not_authorised"
     PROTOCOL_ERROR = "protocol_error"
+    IDENTITY = IDENTITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,7 @@ class Attempt:
     stop: threading.Event
     opened: Callable[[Session | None], None]  # is given the session while it is open, so that a stop can end it
     in_flight: InFlight  # of this delivery, from one attempt to the next
+    identity: IdentityCheck | None = None  # None: the peer is not asked whose study it is
     acknowledged: int = 0
     refused: Counter[int] = field(default_factory=Counter)  # by status
     warned: Counter[int] = field(default_factory=Counter)
@@ -143,6 +147,8 @@ class Attempt:
         if (unfit := self._verify(items)) is not None:
             return unfit
         checkpoint("push.verified")
+        if (other := self._other_identity(items[0])) is not None:
+            return other
         ending = self._in_one_session(items)
         if ending.end is End.REASSOCIATE:
             log.event(LOGGER, "delivery_reassociates", delivery=self.delivery.id, peer=self.peer.name)
@@ -158,13 +164,42 @@ class Attempt:
                 return Ending(end=End.GONE)
             state = self.archive.verify(item.file, item.sha256)
             if state is FileState.MISSING:
-                return _unfit(item, Cause.MISSING, "is not in the archive any more")
+                return self._unfit(item, Cause.MISSING, "is not in the archive any more")
             if state is FileState.ALTERED:
-                return _unfit(item, Cause.ALTERED, "was altered in the archive since the job wrote it")
+                return self._unfit(item, Cause.ALTERED, "was altered in the archive since it was written")
         return None
 
+    def _unfit(self, item: DeliveryItem, cause: Cause, what: str) -> Ending:
+        remedy = (
+            "Restore it from a backup, then `deliveries retry`."
+            if self.delivery.job is None
+            else "Have the series derived again (`series retry`)."
+        )
+        sentence = f"The file {item.file} {what}; nothing was sent. {remedy}"
+        return Ending(end=End.HOLD, reason=cause, sentence=sentence)
+
+    def _other_identity(self, first: DeliveryItem) -> Ending | None:
+        """Ask whether the peer has the study under another patient, before it gets the first instance of a delivery."""
+        if self.identity is None or not self.ledger.is_identity_open(self.delivery):
+            return None
+        differences = self.identity.differences(self.archive.path(first.file))
+        if not self._beat():
+            return Ending(end=End.GONE)
+        if not differences:
+            return None
+        sentence = (
+            f"{self.peer.name} has the study under another patient: {', '.join(differences)} differ"
+            f"{'s' if len(differences) == 1 else ''}; nothing was sent. Find out which is right. `dicomnode deliveries "
+            "retry` asks the peer again, `dicomnode deliveries release` sends it all the same."
+        )
+        return Ending(end=End.HOLD, reason=Cause.IDENTITY, sentence=sentence)
+
     def _in_one_session(self, items: Sequence[DeliveryItem]) -> Ending:
-        session = self.carrier.open(self.peer, {_format(item) for item in items})
+        formats = {_format(item) for item in items}
+        if len(formats) > MOST_FORMATS:  # of originals, each instance of which may have a class and a syntax of its own
+            sentence = f"The instances have {len(formats)} formats; one association offers at most {MOST_FORMATS}."
+            return Ending(end=End.HOLD, reason=Cause.NOT_SUPPORTED, sentence=sentence)
+        session = self.carrier.open(self.peer, formats)
         if isinstance(session, RequestOutcome):
             return _unanswered(End.HOLD if session.reason is RequestReason.NO_CONTEXT else End.UNREACHED, session)
         self.opened(session)
@@ -247,8 +282,9 @@ class Attempt:
             case wire.Action.DUPLICATE:
                 # Only what we sent before can be there already: the same UID means the same bytes
                 # (docs/derived-objects.md#uids).
-                if may_have_arrived:
-                    return self._acknowledge(item, outcome.status, is_repeat=True)
+                # Of an original, whoever made it may have sent it there too.
+                if may_have_arrived or self.delivery.job is None:
+                    return self._acknowledge(item, outcome.status, is_repeat=may_have_arrived)
                 return self._refuse(item, outcome.status)
             case wire.Action.RETRY:
                 if self.ledger.fail_item(self.delivery, item, status=outcome.status) >= MAX_TRIES:
@@ -318,11 +354,6 @@ def lease_s(push: PushSettings) -> float:
 
 def _format(item: DeliveryItem) -> InstanceFormat:
     return InstanceFormat(sop_class_uid=item.sop_class_uid, transfer_syntax_uid=item.transfer_syntax_uid)
-
-
-def _unfit(item: DeliveryItem, cause: Cause, what: str) -> Ending:
-    sentence = f"The file {item.file} {what}; nothing was sent. Have the series derived again (`series retry`)."
-    return Ending(end=End.HOLD, reason=cause, sentence=sentence)
 
 
 def _unanswered(end: End, outcome: RequestOutcome) -> Ending:

@@ -95,3 +95,13 @@ class Carrier(Protocol):
 
     def open(self, peer: PeerSettings, formats: Collection[InstanceFormat]) -> Session | RequestOutcome:
         """Open a session that offers these formats, ``MOST_FORMATS`` at the most, or say why there is none."""
+
+
+class IdentityCheck(Protocol):
+    """Asks one peer whose study it has. One thread uses it; only ``abort`` may come from another."""
+
+    def differences(self, path: Path) -> tuple[str, ...]:
+        """Name the attributes by which the peer has the study of this file under another patient; none: it may go."""
+
+    def abort(self) -> None:
+        """End the question at once."""

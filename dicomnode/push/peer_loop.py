@@ -24,7 +24,7 @@ from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Delivery
 from dicomnode.push.attempt import Attempt, Cause, End, Ending, InFlight, lease_s
-from dicomnode.push.carrier import Carrier, Session
+from dicomnode.push.carrier import Carrier, IdentityCheck, Session
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings, PushSettings
 
@@ -58,10 +58,14 @@ class PeerLoop:
         owner: str,
         *,
         carrier: Carrier,
+        identity: IdentityCheck | None = None,
         sent: Callable[[], None] = lambda: None,
         chance: random.Random | None = None,
     ) -> None:
-        """``sent``: called when a delivery was sent, whose proof may now be asked for."""
+        """``sent``: called when a delivery was sent, whose proof may now be asked for.
+
+        ``identity``: asks the peer whose study it is, before a delivery. None: nobody asks.
+        """
         assert peer.is_sent_to, "only a peer with an address or url can be sent to"
         self._peer = peer
         self._push = push
@@ -69,6 +73,7 @@ class PeerLoop:
         self._archive = archive
         self._owner = owner
         self._carrier = carrier
+        self._identity = identity
         self._sent = sent
         self._chance = chance or random.Random()  # noqa: S311 (spreads retries; nothing to guess)
         self._wake = threading.Event()
@@ -102,6 +107,8 @@ class PeerLoop:
             if session is not None:
                 log.event(LOGGER, "association_aborted", level=logging.WARNING, peer=self._peer.name, limit=limit_s)
                 session.abort()
+            elif self._identity is not None:
+                self._identity.abort()
             self._thread.join(ABORT_LIMIT_S)
         if self._thread.is_alive():
             log.event(LOGGER, "push_not_stopped", level=logging.ERROR, peer=self._peer.name)
@@ -148,6 +155,7 @@ class PeerLoop:
             stop=self._stop,
             opened=self._opened,
             in_flight=self._in_flight.setdefault(delivery.id, InFlight(is_first=delivery.attempts == 1)),
+            identity=self._identity,
         )
         try:
             ending = attempt.run()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from datetime import timedelta
 
 from pydicom import dcmread
@@ -21,7 +22,7 @@ from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.dimse.proofs import Reference
-from dicomnode.errors import NodeError
+from dicomnode.errors import NodeError, StorageError
 from dicomnode.ledger.commitments import LISTENING
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Commitment
@@ -145,7 +146,7 @@ class ProofLoop:
         """Look by C-FIND what the peer has; ``why``: it was not asked to commit."""
         uids = self._series_of(one)
         if uids is None:
-            self._give_up(one, f"{why}the files of the delivery are not in the archive any more")
+            self._give_up(one, f"{why}the files of the delivery cannot be read, or are not in the archive any more")
             return
         answer = self._witness.query(self._peer, *uids)
         if isinstance(answer, RequestOutcome):
@@ -191,15 +192,21 @@ class ProofLoop:
         return self._clock.now() - one.created_at >= timedelta(seconds=self._push.commit_wait_s)
 
     def _series_of(self, one: Commitment) -> tuple[str, str] | None:
-        """Study and Series Instance UID of the delivery, as its first file has them; None: the file is gone."""
+        """Study and Series Instance UID of the delivery, as its first file has them; None: it is gone or unreadable."""
         if not one.items:
             return None
         wanted = ["StudyInstanceUID", "SeriesInstanceUID"]
         try:
-            header = dcmread(self._archive.path(one.items[0].file), stop_before_pixels=True, specific_tags=wanted)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they quote values
+                header = dcmread(self._archive.path(one.items[0].file), stop_before_pixels=True, specific_tags=wanted)
+                return str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
         except FileNotFoundError:
             return None
-        return str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
+        except OSError as exc:
+            raise StorageError(f"A file of the archive could not be read: {exc.strerror}.") from exc
+        except Exception:  # noqa: BLE001 (border: an original may hold what the library cannot read)
+            return None
 
     def _idle_s(self) -> float:
         """Return the seconds until a request may go on, at most ``POLL_S``: an operator may make a delivery due."""

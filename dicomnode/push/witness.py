@@ -1,4 +1,4 @@
-"""What a peer says of instances that it acknowledged: storage commitment (PS3.4 Annex J), C-FIND, a search by QIDO-RS.
+"""What a peer says of its instances and studies: storage commitment (PS3.4 Annex J), C-FIND, a search by QIDO-RS.
 
 In: peers of the settings and our own UIDs. Out: a value with what came of it. Each call has an association of its own,
 beside those that instances go out on. Nothing here raises for what a peer does or fails to do, and nothing here decides
@@ -14,7 +14,15 @@ from dicomnode import wire
 from dicomnode.dimse.associate import Associated, Context, Proposal
 from dicomnode.dimse.messages import Message
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.dimse.proofs import REQUEST, Reference, encode_find, encode_request, read_match
+from dicomnode.dimse.proofs import (
+    REQUEST,
+    Reference,
+    encode_find,
+    encode_request,
+    encode_study_find,
+    read_match,
+    read_patient,
+)
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S
@@ -24,6 +32,7 @@ from dicomnode.stow.server import NoSearch, Server
 
 LISTEN_S = 2.0  # after the response to a request: many a peer reports on the same association, at once
 MOST_MATCHES = 1 << 16  # of a series of ours, which has some hundred instances
+MOST_STUDIES = 64  # under one Study Instance UID; a peer that ignores the UID would send all it has
 
 _SUCCESS = 0x0000
 
@@ -116,30 +125,52 @@ class Witness:
         """Ask which instances of a series the peer has: by C-FIND, or by QIDO-RS where it has a url."""
         if peer.url:
             return self._search(peer, study_uid, series_uid)
+        found: set[str] = set()
+
+        def match(dataset: bytes, syntax: str) -> bool:
+            found.add(read_match(dataset, syntax) or "")
+            return len(found) < MOST_MATCHES
+
+        outcome = self._find(peer, lambda syntax: encode_find(study_uid, series_uid, syntax), match)
+        if isinstance(outcome, NotOffered) or outcome.status is None:
+            return outcome
+        if outcome.status != _SUCCESS:
+            return NotOffered(f"it answered the query with status {outcome.status:04X}")
+        return Found(frozenset(found))
+
+    def patients(self, peer: PeerSettings, study_uid: str) -> list[dict[str, str]] | NotOffered | RequestOutcome:
+        """Ask by C-FIND under which patients the peer has a study: the attributes of each match, by keyword."""
+        if peer.url:
+            return NotOffered("a server that is reached by DICOMweb is not asked for its studies")
+        found: list[dict[str, str] | None] = []
+
+        def match(dataset: bytes, syntax: str) -> bool:
+            found.append(read_patient(dataset, study_uid, syntax))
+            return len(found) < MOST_STUDIES
+
+        outcome = self._find(peer, lambda syntax: encode_study_find(study_uid, syntax), match)
+        if isinstance(outcome, NotOffered) or outcome.status != _SUCCESS:
+            return outcome
+        return [patient for patient in found if patient is not None]
+
+    def _find(
+        self, peer: PeerSettings, identifier: Callable[[str], bytes], match: Callable[[bytes, str], bool]
+    ) -> NotOffered | RequestOutcome:
+        """Send a C-FIND. Both functions get the transfer syntax of the data sets."""
         requestor = self._open(peer, wire.STUDY_ROOT_FIND, None)
         if not isinstance(requestor, Requestor):
             return requestor
         try:
             context = _preferred(requestor)
-            found: set[str] = set()
-
-            def match(dataset: bytes) -> bool:
-                found.add(read_match(dataset, context.transfer_syntax) or "")
-                return len(found) < MOST_MATCHES
-
-            identifier = encode_find(study_uid, series_uid, context.transfer_syntax)
-            outcome = requestor.find(context.id, identifier, match)
+            syntax = context.transfer_syntax
+            outcome = requestor.find(context.id, identifier(syntax), lambda dataset: match(dataset, syntax))
             requestor.release(RELEASE_TIMEOUT_S)
         except BaseException:
             requestor.abort()
             raise
         finally:
             self._current = None
-        if outcome.status is None:
-            return outcome
-        if outcome.status != _SUCCESS:
-            return NotOffered(f"it answered the query with status {outcome.status:04X}")
-        return Found(frozenset(found))
+        return outcome
 
     def _search(self, peer: PeerSettings, study_uid: str, series_uid: str) -> Found | NotOffered | RequestOutcome:
         self._current = server = self._carriers.stow.server(peer)

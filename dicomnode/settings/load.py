@@ -130,12 +130,13 @@ def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
                 yield f"{kind}.{index}.name: a {kind} named {shown(name)} came before"
     yield from _tls_mistakes(_table(tables, "node"), _table(tables, "tls"), peers)
     for index, rule in enumerate(_rows(tables, "rule")):
-        wanted = rule.get("deliver_to")
-        for name in wanted if isinstance(wanted, list) else []:
-            if name not in {peer.get("name") for peer in peers}:
-                yield f"rule.{index}.deliver_to: there is no peer named {shown(name)}"
-            elif name not in reachable:
-                yield f"rule.{index}.deliver_to: peer {shown(name)} has neither address nor url to send to"
+        for key in ("deliver_to", "forward_originals"):
+            wanted = rule.get(key)
+            for name in wanted if isinstance(wanted, list) else []:
+                if name not in {peer.get("name") for peer in peers}:
+                    yield f"rule.{index}.{key}: there is no peer named {shown(name)}"
+                elif name not in reachable:
+                    yield f"rule.{index}.{key}: peer {shown(name)} has neither address nor url to send to"
 
 
 def _tls_mistakes(

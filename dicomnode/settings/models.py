@@ -478,6 +478,7 @@ class RuleSettings(StrictModel):
     match: Annotated[Match, PlainValidator(parse_match)] = Match()
     model: Word | None = None  # None: the default model
     deliver_to: tuple[str, ...] = ()  # names of peers; none: the result stays in the archive
+    forward_originals: tuple[str, ...] = ()  # names of peers that get the series as it was received
     target_mm: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
     min_ratio: Annotated[float, Field(ge=1, le=6, allow_inf_nan=False)] = 1.5
     max_gap_fraction: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.5

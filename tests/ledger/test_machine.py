@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, SeriesId
 from dicomnode.ledger.states import BIRTHS, TRANSITIONS
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.values import Delivery, Examined, Finding, Job, StoreOutcome
+from dicomnode.ledger.values import Delivery, Examined, Finding, Forward, Job, Release, StoreOutcome
 from tests.ledger.scene import LEASE_S, FakeClock, Scene, derived, new_uid, plan_for, stored
 from tests.support.thorough import times
 
@@ -138,15 +139,30 @@ class LedgerMachine(RuleBasedStateMachine):
         for line in self.ledger.receiving_series():
             assert self.ledger.settle(line.id, line.revision, note="quiet", seen_at=line.last_at)
 
-    @rule(model=st.sampled_from(["d1", "d1", "d2"]), keeps=st.booleans(), delivers=st.booleans())
-    def judge_all(self, model: str, keeps: bool, delivers: bool) -> None:
+    @rule(
+        model=st.sampled_from(["d1", "d1", "d2"]),
+        keeps=st.booleans(),
+        delivers=st.booleans(),
+        forwards=st.booleans(),
+        release=st.sampled_from(Release),
+    )
+    def judge_all(self, model: str, keeps: bool, delivers: bool, forwards: bool, release: Release) -> None:
+        forward = Forward(peers=PEERS if forwards else ())
         for line in self.ledger.settled_series():
             if keeps:
                 reason = "set_aside" if self.ledger.unexamined(line.id) else "gaps"
-                assert self.ledger.keep(line.id, line.revision, reason=reason, sentence="Kept.")
+                assert self.ledger.keep(line.id, line.revision, reason=reason, sentence="Kept.", forward=forward)
             else:
-                planned = plan_for(*(PEERS if delivers else ()), digest_of_model=model)
-                assert self.ledger.plan(line.id, line.revision, planned) is not None
+                planned = replace(plan_for(*(PEERS if delivers else ()), digest_of_model=model), release=release)
+                assert self.ledger.plan(line.id, line.revision, planned, forward=forward) is not None
+            for peer in forward.peers:
+                forgotten = self.scene.ask(
+                    "SELECT 1 FROM instance WHERE series_id = ? AND id NOT IN (SELECT instance_id FROM delivery_item "
+                    "JOIN delivery ON delivery.id = delivery_id WHERE job_id IS NULL AND delivery.peer = ?)",
+                    line.id,
+                    peer,
+                )
+                assert not forgotten, "each image goes to each peer"
 
     # Work.
 
@@ -167,7 +183,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if end == "finish":
             assert self.ledger.finish_job(job, derived(2)) == ours
             ((revision,),) = self.scene.ask("SELECT revision FROM series WHERE id = ?", job.series)
-            opens = ours and revision == job.revision
+            opens = ours and revision == job.revision and job.planned.release is not Release.SHADOW
             expected = deliveries + (len(job.planned.deliver_to) if opens else 0)
             assert len(self.scene.states("delivery")) == expected
         elif end == "hold":
@@ -290,11 +306,20 @@ class LedgerMachine(RuleBasedStateMachine):
     def nothing_begins_while_its_series_is_in_doubt(self) -> None:
         """But what a person let go, or had begun before."""
         doubtful = (
-            "SELECT delivery.id FROM delivery JOIN job ON job.id = delivery.job_id WHERE delivery.state = 'due' "
-            "AND delivery.attempts = 0 AND job.series_id IN (SELECT series_id FROM quarantine "
-            "WHERE seen_at IS NULL AND coalesce(finding, '') <> 'same')"
+            "SELECT id FROM delivery WHERE state = 'due' AND attempts = 0 AND series_id IN (SELECT series_id "
+            "FROM quarantine WHERE seen_at IS NULL AND coalesce(finding, '') <> 'same')"
         )
         for (number,) in self.scene.ask(doubtful):
+            assert isinstance(number, int)
+            assert {"release", "retry"} & set(self.scene.kinds("delivery", number))
+
+    @invariant()
+    def nothing_under_review_begins_without_a_person(self) -> None:
+        begun = (
+            "SELECT delivery.id FROM delivery JOIN job ON job.id = job_id "
+            "WHERE job.release = 'review' AND delivery.attempts > 0"
+        )
+        for (number,) in self.scene.ask(begun):
             assert isinstance(number, int)
             assert {"release", "retry"} & set(self.scene.kinds("delivery", number))
 
@@ -327,7 +352,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def a_delivery_has_all_images_of_its_job(self) -> None:
         assert not self.scene.ask(
-            "SELECT 1 FROM delivery WHERE (SELECT count(*) FROM delivery_item WHERE delivery_id = delivery.id) <> "
+            "SELECT 1 FROM delivery WHERE job_id IS NOT NULL "
+            "AND (SELECT count(*) FROM delivery_item WHERE delivery_id = delivery.id) <> "
             "(SELECT count(*) FROM instance WHERE instance.job_id = delivery.job_id)"
         )
 

@@ -153,7 +153,7 @@ def test_only_a_done_job_is_delivered(scene: Scene, sql: sqlite3.Connection) -> 
     scene.finish_job()
     scene.queued("pacs")
     names = "peer, state, state_cause, state_at, state_by, state_detail, created_at, next_at, attempts, failures, "
-    names += "lease_token, sentence, priority"
+    names += "lease_token, sentence, priority, series_id, revision"
     with pytest.raises(sqlite3.IntegrityError, match="only a done job"):
         sql.execute(f"INSERT INTO delivery (job_id, {names}) SELECT 2, {names} FROM delivery")  # noqa: S608 (our own names)
 

@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydicom.uid import generate_uid
+
 from dicomnode.archive import Archive
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import AeTitle, DeliveryId, digest, new_instance_id
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.values import PlannedJob, StoredInstance
+from dicomnode.ledger.values import Forward, PlannedJob, StoredInstance
 from dicomnode.ledger.views import DeliveryLine, EventLine
 from dicomnode.push.carrier import Carrier
+from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import DimseCarrier
+from dicomnode.push.identity import PatientQuery
 from dicomnode.push.peer_loop import PeerLoop
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.push.stow_carrier import StowCarrier
+from dicomnode.push.witness import Witness
+from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
 from tests.support.dicom import dataset_bytes, made, write_series
 from tests.support.pdu import MR_IMAGE
 from tests.support.wait import wait_until
@@ -34,6 +40,11 @@ class Derived:
     series_id: int  # the source series
     files: tuple[Path, ...]  # in the archive
     sha256: dict[str, str]  # by SOP Instance UID, in the order of the slices
+
+
+def carriers_with(push: PushSettings) -> Carriers:
+    """The ways to peers under our AE title, without TLS."""
+    return Carriers(dimse=DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push), stow=StowCarrier(push, TlsSettings()))
 
 
 class Node:
@@ -105,6 +116,27 @@ class Node:
         files = tuple(folder / path.name for path in paths)
         return Derived(series_id=int(series), files=files, sha256=dict(zip(uids, digests, strict=True)))
 
+    def forward(
+        self, *peers: str, instances: int = 2, change: Callable[[Path], object] = lambda _file: None
+    ) -> dict[str, str]:
+        """Receive a series that is kept and forwarded to the peers; sha256 by SOP Instance UID."""
+        series = self.ledger.series_for(generate_uid())
+        paths = write_series(self.archive.root / str(series), instances)
+        received = {}
+        for path in paths:
+            change(path)
+            uid, sha256 = _sop_instance_uid(path), digest(dataset_bytes(path))
+            received[uid] = sha256
+            one = StoredInstance(
+                id=new_instance_id(), series=series, sop_class_uid=MR_IMAGE, sop_instance_uid=uid,
+                transfer_syntax_uid=EXPLICIT, size_bytes=path.stat().st_size, sha256=sha256,
+                file=f"{series}/{path.name}", peer="mr1", received_at=datetime.now(UTC),
+            )  # fmt: skip
+            self.ledger.accept([one])
+        assert self.ledger.settle(series, 1, note="quiet")
+        assert self.ledger.keep(series, 1, reason="gaps", sentence="gaps", forward=Forward(peers=peers))
+        return received
+
     def push_to(
         self,
         name: str,
@@ -114,14 +146,22 @@ class Node:
         host: str = "127.0.0.1",
         carrier: Carrier | None = None,
         tls: bool = False,
+        is_asked: bool = False,
     ) -> PeerLoop:
-        """Start the loop of a peer, over DIMSE unless another carrier is given."""
-        peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}", tls=tls)
-        return self.push(peer, push, carrier or DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=push))
+        """Start the loop of a peer, over DIMSE unless another carrier is given.
 
-    def push(self, peer: PeerSettings, push: PushSettings, carrier: Carrier) -> PeerLoop:
+        ``is_asked``: the peer is asked under which patient it has the study.
+        """
+        peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}", tls=tls)
+        carriers = carriers_with(push)
+        asked = PatientQuery(peer, Witness(carriers)) if is_asked else None
+        return self.push(peer, push, carrier or carriers.dimse, identity=asked)
+
+    def push(
+        self, peer: PeerSettings, push: PushSettings, carrier: Carrier, *, identity: PatientQuery | None = None
+    ) -> PeerLoop:
         """Start the loop of a peer over a carrier."""
-        loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier)
+        loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier, identity=identity)
         loop.start()
         self._loops.append(loop)
         return loop

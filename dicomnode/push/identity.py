@@ -1,0 +1,116 @@
+"""Compares the patient of a study that is about to be sent with the patient under whom the peer has that study.
+
+In: a peer and a file of the archive. Out: the names of the attributes that differ. The values stay here: none is
+logged, returned or stored. If a peer offers no C-FIND, does not answer, or does not have the study, nothing differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import unicodedata
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.datadict import dictionary_description
+
+from dicomnode import log
+from dicomnode.dimse.outcome import RequestOutcome, RequestReason
+from dicomnode.dimse.proofs import PATIENT_KEYWORDS
+from dicomnode.errors import StorageError
+from dicomnode.push.witness import NotOffered, Witness
+from dicomnode.settings.models import PeerSettings
+
+LOGGER = logging.getLogger(__name__)
+
+REST_S = 600.0  # so long a peer is not asked again that offers no C-FIND, or that did not answer one in time
+
+_MARKS = re.compile("[^a-z0-9]")
+_NO_DIGITS = re.compile("[^0-9]")
+
+
+class PatientQuery:
+    """Asks one peer. One thread uses it; only ``abort`` may come from another."""
+
+    def __init__(self, peer: PeerSettings, witness: Witness) -> None:
+        self._peer = peer
+        self._witness = witness
+        self._rests_until_s = 0.0
+
+    def abort(self) -> None:
+        """End the association that is open, from any thread."""
+        self._witness.abort()
+
+    def differences(self, path: Path) -> tuple[str, ...]:
+        """Name the attributes by which the peer has the study of this file under another patient."""
+        if time.monotonic() < self._rests_until_s:
+            return ()
+        try:
+            study_uid, ours = _read(path)
+        except OSError as exc:
+            raise StorageError(f"A file of the archive could not be read: {exc.strerror}.") from exc
+        except Exception as exc:  # noqa: BLE001 (border: an original may hold what the library cannot read)
+            self._log(f"a header could not be read ({type(exc).__name__})")
+            return ()
+        answer = self._witness.patients(self._peer, study_uid)
+        if isinstance(answer, NotOffered):
+            self._rest(answer.why)
+            return ()
+        if isinstance(answer, RequestOutcome):
+            if answer.reason is RequestReason.NO_RESPONSE:
+                self._rest(answer.sentence)
+            else:
+                self._log(answer.sentence)
+            return ()
+        found = [_differing(ours, theirs) for theirs in answer]
+        return min(found, key=len, default=())  # a study that is there twice: under the same patient, if under any
+
+    def _rest(self, why: str) -> None:
+        """Do not ask the peer for a while: each question would end as this one did, or cost as long."""
+        self._rests_until_s = time.monotonic() + REST_S
+        self._log(why, wait_s=REST_S)
+
+    def _log(self, why: str, *, wait_s: float | None = None) -> None:
+        log.event(LOGGER, "identity_not_compared", peer=self._peer.name, detail=why, wait_s=wait_s)
+
+
+def _read(path: Path) -> tuple[str, dict[str, str]]:
+    """Return the Study Instance UID of a file, and the attributes of its patient by keyword."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", *PATIENT_KEYWORDS])
+        return str(header.get("StudyInstanceUID", "")), {
+            keyword: str(header.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS
+        }
+
+
+def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, ...]:
+    """Name the attributes that both state and that differ."""
+    return tuple(
+        dictionary_description(keyword)
+        for keyword in PATIENT_KEYWORDS
+        if (mine := _plain(keyword, ours[keyword])) and (other := _plain(keyword, theirs[keyword])) and mine != other
+    )
+
+
+def _plain(keyword: str, text: str) -> str:
+    """Return the text without what PACSs change and what means nothing.
+
+    Of a name, the letters and digits of ASCII in the first component group remain: some PACSs answer in another
+    character set than they say, or with question marks, and a study must not be held for that.
+
+    >>> _plain("PatientName", "DOE^ Jane-Ann^^=…"), _plain("PatientName", "Möwe"), _plain("PatientName", "MÃ¶we")
+    ('doejaneann', 'mwe', 'mwe')
+    >>> _plain("PatientBirthDate", "1970.01.02"), _plain("PatientID", "P-77 ")
+    ('19700102', 'P-77')
+    """
+    match keyword:
+        case "PatientName":
+            return _MARKS.sub("", unicodedata.normalize("NFC", text.partition("=")[0]).lower())
+        case "PatientBirthDate":
+            return _NO_DIGITS.sub("", text)
+        case _:
+            return text.strip(" \0")
