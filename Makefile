@@ -20,8 +20,9 @@ test: .venv/.developer  ## every test, then the examples in the docstrings; reas
 	.venv/bin/pytest -q -rs -m alone $(ALONE)
 	.venv/bin/pytest -q --doctest-modules $(EXAMPLES)
 
-test-faults: .venv/.developer  ## kills, fuzz and made-up histories, many more of them than in `make test`
+test-faults: .venv/.developer  ## every fault of docs/protocol.md, fuzz and histories at length, and ten planted bugs
 	.venv/bin/pytest -q -rs -m faults --thorough
+	.venv/bin/python tests/faults/plant.py
 
 check: .venv/.developer  ## format, lint, types, architecture, tidiness
 	.venv/bin/ruff format --check $(CODE)
