@@ -33,7 +33,7 @@ TICKS = {"ok": "[x]", "warn": "[!]", "fail": "[ ]", "open": "[?]"}
     metavar="SECONDS",
     type=click.FloatRange(0, 3600),
     default=0.0,
-    help="With --rehearse, wait so long for a call of the peer. Default: only as long as a report takes.",
+    help="With --rehearse, wait so long for the peer to report or to send a C-ECHO. Default: 15 s for a report.",
 )
 @config_option
 @json_option
