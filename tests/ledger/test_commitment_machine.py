@@ -51,6 +51,7 @@ class CommitmentMachine(RuleBasedStateMachine):
         self.said: set[str] = set()  # that the PACS keeps it, in a report
         self.denied: set[str] = set()  # in a report, or by a query that did not show it
         self.asked: list[Commitment] = []
+        self.open()  # not in ``start``: hypothesis may give a history up before that has its values
 
     @property
     def ledger(self) -> Ledger:
@@ -67,7 +68,6 @@ class CommitmentMachine(RuleBasedStateMachine):
 
     @initialize(lost=some)
     def start(self, lost: set[int]) -> None:
-        self.open()
         self.scene.queued("pacs")
         self.delivery = self.scene.committing(IMAGES).id
         self.uids = [str(uid) for (uid,) in self.scene.ask("SELECT sop_instance_uid FROM instance WHERE job_id = 1")]
