@@ -46,7 +46,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """After `make test-faults`: the table of faults, row by row."""
-    if not config.getoption("thorough"):
+    if not config.getoption("thorough") or config.getoption("collectonly"):
         return
     kinds = ("passed", "skipped", "failed", "error")  # the last one counts: a test that passed may fail at its end
     reports = {one.nodeid: kind for kind in kinds for one in terminalreporter.stats.get(kind, [])}

@@ -149,6 +149,19 @@ def test_under_tls_both_certificates_are_shown(port: int, tmp_path: Path, author
     assert "Ours has" in step.sentence
 
 
+def test_a_certificate_of_ours_that_the_pacs_does_not_know_is_a_matter_of_the_pacs_team(
+    port: int, tmp_path: Path, authority: Authority
+) -> None:
+    ours = Authority(tmp_path, "elsewhere").issue("node")
+    tls = {"certificate": str(ours.certificate), "key": str(ours.key), "ca": str(authority.certificate)}
+    with orthanc(tmp_path / "pacs", settings=tls_of_orthanc(authority)) as pacs:
+        found, _ = rehearsed(settings_for(tmp_path, port, pacs.dicom_port, pacs={"tls": True}, tls=tls))
+    assert failed(found) == {Topic.TLS: Side.PACS}
+    step = step_of(found, Topic.TLS)
+    assert "register our certificate" in step.hint
+    assert f"Ours has {ours.fingerprint.replace(':', '').lower()}" in step.sentence
+
+
 def test_a_pacs_that_speaks_tls_while_the_settings_say_none_is_named(
     port: int, tmp_path: Path, authority: Authority
 ) -> None:
