@@ -21,9 +21,10 @@ from tests.support.dcmtk import free_port
 from tests.support.wait import wait_until
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearse, "REPORT_S", 1.5)
+    """For a report that never comes, and images that are never shown."""
+    monkeypatch.setattr(rehearse, "REPORT_S", 4.0)
     monkeypatch.setattr(exchange, "INDEX_S", 0.5)
 
 
@@ -85,6 +86,7 @@ def test_a_pacs_that_answers_no_query_is_named(tmp_path: Path) -> None:
     assert failed(found) == {Topic.QUERY: Side.PACS}
 
 
+@pytest.mark.usefixtures("_short_waits")
 def test_a_pacs_that_loses_what_it_acknowledged_is_found_twice(tmp_path: Path) -> None:
     with CommittingPacs() as pacs:
         pacs.loses = 2
@@ -116,6 +118,7 @@ def test_a_report_on_a_new_association_is_answered_with_success(tmp_path: Path, 
     assert step_of(found, Topic.CALL_BACK).mark is Mark.OK
 
 
+@pytest.mark.usefixtures("_short_waits")
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -141,6 +144,7 @@ def _call_us(pacs: CommittingPacs, title: str, asked: Asked) -> None:
     pacs.tell(asked)
 
 
+@pytest.mark.usefixtures("_short_waits")
 def test_a_report_on_a_request_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
     with CommittingPacs() as pacs:
         pacs.report = lambda _event, asked: pacs.later(lambda: pacs.tell(asked, transaction_uid="1.2.3"))
@@ -206,9 +210,10 @@ def test_a_port_that_another_program_has_leaves_the_way_back_open(tmp_path: Path
     assert "listens there already" in step.sentence
 
 
+@pytest.mark.usefixtures("_short_waits")
 def test_a_late_report_is_awaited_by_who_says_how_long(tmp_path: Path) -> None:
     with CommittingPacs() as pacs:
-        pacs.report = lambda _event, asked: pacs.later(lambda: pacs.tell(asked), after_s=3.0)
+        pacs.report = lambda _event, asked: pacs.later(lambda: pacs.tell(asked), after_s=8.0)
         settings = settings_with(tmp_path, pacs)
         assert Topic.COMMITMENT in failed(rehearsed(settings)[0])
         assert failed(rehearsed(settings, wait_s=60.0)[0]) == {}
