@@ -40,8 +40,9 @@ TICKS = {"ok": "[x]", "warn": "[!]", "fail": "[ ]", "open": "[?]"}
 def check(echo: bool, rehearse: str | None, wait_s: float, config: Path | None, as_json: bool) -> int:
     """Check settings, data folder, free disk, ledger, models, peers, and the cluster if there is one.
 
-    The command changes nothing and may run while the service runs. Exit code 0 if nothing would keep the node from
-    working, 4 if only the cluster would, else 2. With --rehearse the exit code is 4 if a step fails.
+    The command may run while the service runs. Without --rehearse it changes nothing, here or elsewhere. Exit code 0 if
+    nothing would keep the node from working, 4 if only the cluster would, else 2. With --rehearse the exit code is 4 if
+    a step fails.
     """
     settings = load_settings(config)
     if rehearse is not None:
