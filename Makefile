@@ -8,7 +8,7 @@ ALONE = $(shell grep -rl --include='*.py' 'pytest.mark.alone' tests)
 EXAMPLES = $(shell grep -rl --include='*.py' '>>> ' dicomnode trainer)
 CODE = dicomnode trainer tests docs $(wildcard bench migrations)
 
-.PHONY: demo serve test test-faults check bench format wheel clean
+.PHONY: demo serve test test-faults soak check bench format wheel clean
 demo: .venv/.node  ## two thick series in over DICOM, two thin ones out to a small PACS, in this terminal
 	.venv/bin/dicomnode demo
 
@@ -20,8 +20,12 @@ test: .venv/.developer  ## every test, then the examples in the docstrings; reas
 	.venv/bin/pytest -q -rs -m alone $(ALONE)
 	.venv/bin/pytest -q --doctest-modules $(EXAMPLES)
 
-test-faults: .venv/.developer  ## kills, fuzz and made-up histories, many more of them than in `make test`
+test-faults: .venv/.developer  ## every fault of docs/protocol.md, fuzz and histories at length, and ten planted bugs
 	.venv/bin/pytest -q -rs -m faults --thorough
+	.venv/bin/python tests/faults/plant.py
+
+soak: .venv/.developer  ## fifty thousand instances through one service: does its memory grow?
+	.venv/bin/python bench/soak.py
 
 check: .venv/.developer  ## format, lint, types, architecture, tidiness
 	.venv/bin/ruff format --check $(CODE)

@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 from pynetdicom.transport import AssociationSocket
 
+from tests.faults import matrix
 from tests.support import thorough
 
 # Several processes share the processors, and threads of PyTorch that wait for a busy one spin: slower, not faster.
@@ -34,6 +35,24 @@ def pytest_configure(config: pytest.Config) -> None:
     thorough.choose(thorough=config.getoption("thorough"))
     # pynetdicom leaves a socket open if its peer has reset the connection, and a test after that one would fail by it.
     AssociationSocket._shutdown_socket = _shut_and_close  # type: ignore[method-assign,assignment]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what plays a fault of the table, so that `make test-faults` runs it."""
+    if matrix.is_named(item.nodeid, matrix.ALL):
+        item.add_marker("faults")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """After `make test-faults`: the table of faults, row by row."""
+    if not config.getoption("thorough") or config.getoption("collectonly"):
+        return
+    kinds = ("passed", "skipped", "failed", "error")  # the last one counts: a test that passed may fail at its end
+    reports = {one.nodeid: kind for kind in kinds for one in terminalreporter.stats.get(kind, [])}
+    terminalreporter.section("faults (docs/protocol.md)")
+    for line in matrix.lines(reports):
+        terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(trylast=True)

@@ -34,15 +34,16 @@ TICKS = {"ok": "[x]", "warn": "[!]", "fail": "[ ]", "open": "[?]"}
     metavar="SECONDS",
     type=click.FloatRange(0, 3600),
     default=0.0,
-    help="With --rehearse, wait so long for a call of the peer. Default: only as long as a report takes.",
+    help="With --rehearse, wait so long for the peer to report or to send a C-ECHO. Default: 15 s for a report.",
 )
 @config_option
 @json_option
 def check(echo: bool, rehearse: str | None, wait_s: float, config: Path | None, as_json: bool) -> int:
     """Check settings, data folder, free disk, ledger, models, peers, and the cluster if there is one.
 
-    The command changes nothing and may run while the service runs. Exit code 0 if nothing would keep the node from
-    working, 4 if only the cluster would, else 2. With --rehearse the exit code is 4 if a step fails.
+    The command may run while the service runs. Without --rehearse it changes nothing, here or elsewhere. Exit code 0 if
+    nothing would keep the node from working, 4 if only the cluster would, else 2. With --rehearse the exit code is 4 if
+    a step fails.
     """
     settings = load_settings(config)
     if rehearse is not None:

@@ -79,14 +79,10 @@ class Door(Protocol):
         """Close the door."""
 
 
-def wait(is_enough: Callable[[], bool], limit_s: float) -> bool:
-    """Wait until something has come or the time is over; has it come?"""
-    until_s = time.monotonic() + limit_s
-    while not is_enough():
-        if time.monotonic() >= until_s:
-            return False
+def wait(is_enough: Callable[[], bool], until_s: float) -> None:
+    """Wait until something has come, or until this moment of the monotonic clock."""
+    while not is_enough() and time.monotonic() < until_s:
         time.sleep(POLL_S)
-    return True
 
 
 def open_for(settings: Settings, identity: Identity | None, by: str) -> Door:
@@ -164,7 +160,7 @@ class OwnDoor:
         for association in self._listener.live():
             association.dismiss()
         self._listener.close()
-        wait(lambda: not self._listener.live(), CLOSE_S)
+        wait(lambda: not self._listener.live(), time.monotonic() + CLOSE_S)
         for association in self._listener.live():
             association.cut()
 

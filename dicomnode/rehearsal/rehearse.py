@@ -8,6 +8,7 @@ the service runs. It runs when a person asks for it, never by itself.
 from __future__ import annotations
 
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -43,7 +44,7 @@ def rehearse(
 ) -> Rehearsal:
     """Go through every step that can be tried with this peer, which has an address.
 
-    ``wait_s``: how long to wait for a call of the peer, beyond the time that a report takes. ``by``: the person who
+    ``wait_s``: how long to wait for a call of the peer, if that is longer than a report takes. ``by``: the person who
     rehearses, for the ledger. ``say`` gets a sentence for people before anything is sent, and before waiting. Raises
     SettingsError where a file of ``[tls]`` cannot be used.
     """
@@ -133,13 +134,17 @@ def _call_back(
     say: Callable[[str], None],
 ) -> Iterator[Step]:
     """Ask for commitment, and see whether the peer reaches us."""
+    request = f"Ask the PACS team to send a C-ECHO to {settings.node.ae_title}, port {ports(settings)}"
     with closing(open_for(settings, carriers.dimse.identity, by)) as door:
-        yield _commit(settings, peer, carriers, phantom, door, wait_s=wait_s)
-        yield _called(settings, peer, door, wait_s=wait_s, say=say)
+        if wait_s and door.sees_visits:
+            say(f"{request}, now; the rehearsal waits {wait_s:.0f} s for it.")
+        until_s = time.monotonic() + max(REPORT_S, wait_s)
+        yield _commit(settings, peer, carriers, phantom, door, until_s)
+        yield _called(peer, door, request, until_s=until_s if wait_s and door.sees_visits else 0.0)
 
 
 def _commit(
-    settings: Settings, peer: PeerSettings, carriers: Carriers, phantom: Phantom, door: Door, *, wait_s: float
+    settings: Settings, peer: PeerSettings, carriers: Carriers, phantom: Phantom, door: Door, until_s: float
 ) -> Step:
     if peer.committer is None:
         return Step(
@@ -161,10 +166,17 @@ def _commit(
     if isinstance(answer, Report):
         told = Told(peer=committer.name, committed=len(answer.committed), denied=len(answer.failed))
         return _committed(told, phantom, "on our association")
-    wait(lambda: door.report() is not None, REPORT_S + wait_s)
+    if isinstance(door, ClosedDoor):
+        return Step(
+            what=Topic.COMMITMENT, mark=Mark.OPEN, side=Side.OURS,
+            sentence=f"{committer.ae_title} took the request. Whether it reports is not known: {door.sentence}.",
+            hint="Start the service, which listens there, and rehearse again.",
+        )  # fmt: skip
+    began_s = time.monotonic()
+    wait(lambda: door.report() is not None, until_s)
     if (found := door.report()) is not None:
         return _committed(found, phantom, f"on an association of its own; {door.sentence}")
-    return _no_report(settings, committer, door)
+    return _no_report(settings, committer, door, waited_s=time.monotonic() - began_s)
 
 
 def _committed(told: Told, phantom: Phantom, how: str) -> Step:
@@ -182,14 +194,8 @@ def _committed(told: Told, phantom: Phantom, how: str) -> Step:
     )  # fmt: skip
 
 
-def _no_report(settings: Settings, committer: PeerSettings, door: Door) -> Step:
-    said = f"{committer.ae_title} took the request and sent no report within {REPORT_S:.0f} s"
-    if isinstance(door, ClosedDoor):
-        return Step(
-            what=Topic.COMMITMENT, mark=Mark.OPEN, side=Side.OURS,
-            sentence=f"{committer.ae_title} took the request. Whether it reports is not known: {door.sentence}.",
-            hint="Start the service, or end the program that has its port, and rehearse again.",
-        )  # fmt: skip
+def _no_report(settings: Settings, committer: PeerSettings, door: Door, *, waited_s: float) -> Step:
+    said = f"{committer.ae_title} took the request and sent no report within {waited_s:.0f} s"
     turned_away = _turned_away(door)
     if turned_away:
         return Step(what=Topic.COMMITMENT, mark=Mark.FAIL, side=Side.BOTH, sentence=f"{said}.", hint=turned_away)
@@ -210,24 +216,23 @@ def _turned_away(door: Door) -> str:
     return f"A connection from {last.address} was turned away: {last.sentence}.{certificate}"
 
 
-def _called(settings: Settings, peer: PeerSettings, door: Door, *, wait_s: float, say: Callable[[str], None]) -> Step:
-    """Did the peer, or who commits for it, reach us?"""
+def _called(peer: PeerSettings, door: Door, request: str, *, until_s: float) -> Step:
+    """Did the peer, or who commits for it, reach us? ``request``: what to ask of the PACS team if it did not."""
     expected = {peer.name, peer.committer or peer.name}
 
-    def has_called() -> bool:
-        return any(one.peer in expected for one in door.visits())
+    def calls() -> list[Visit]:
+        return [one for one in door.visits() if one.peer in expected]
 
     if peer.committer is None and not peer.networks:
         return Step(
             what=Topic.CALL_BACK, mark=Mark.OK,
             sentence="Not needed: by the settings it neither sends to us nor commits.",
         )  # fmt: skip
-    request = f"Ask the PACS team to send a C-ECHO to {settings.node.ae_title}, port {ports(settings)}"
-    if wait_s and door.sees_visits and not has_called():
-        say(f"{request}, now; the rehearsal waits {wait_s:.0f} s.")
-        wait(has_called, wait_s)
-    if has_called():
-        return Step(what=Topic.CALL_BACK, mark=Mark.OK, sentence=f"It reaches us; {door.sentence}.")
+    wait(lambda: bool(calls()), until_s)
+    if came := calls():
+        presented = next((one.fingerprint for one in came if one.fingerprint), "")
+        certificate = f" Its certificate has SHA-256 {presented}." if presented else ""
+        return Step(what=Topic.CALL_BACK, mark=Mark.OK, sentence=f"It reaches us; {door.sentence}.{certificate}")
     turned_away = _turned_away(door)
     if turned_away:
         return Step(

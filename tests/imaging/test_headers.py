@@ -209,7 +209,7 @@ def encoded() -> bytes:
 
 
 @pytest.mark.faults
-@settings(max_examples=times(150, 5_000), deadline=None)
+@settings(max_examples=times(150, 10_000), deadline=None)
 @given(place=st.integers(132, 1400), noise=st.binary(min_size=1, max_size=12), cut=st.booleans())
 def test_broken_bytes_give_a_header_or_a_reason(
     encoded: bytes, tmp_path_factory: pytest.TempPathFactory, place: int, noise: bytes, cut: bool

@@ -142,6 +142,34 @@ def test_success_means_bytes_on_disk_and_a_row(node: ReceivingNode, client: RawC
     assert dataset_bytes(node.archive.path(file)) == one.dataset
 
 
+def test_name_and_bytes_of_a_file_are_flushed_before_its_row_is_committed(
+    node: ReceivingNode, client: RawClient, at_checkpoint: Callable[[str, Callable[[], None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """After a power cut an acknowledged instance must be there, and under its name."""
+    store(client, made(1))  # its folder is there from now on
+    flushed: list[Path] = []
+    real = {"fdatasync": os.fdatasync, "fsync": os.fsync}
+
+    def recorded(name: str) -> Callable[[int], None]:
+        def flush(descriptor: int) -> None:
+            flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+            real[name](descriptor)
+
+        return flush
+
+    for name in real:
+        monkeypatch.setattr(os, name, recorded(name))
+    before_commit: list[list[Path]] = []
+    at_checkpoint("receive.folder_synced", lambda: before_commit.append(list(flushed)))
+    second = made(2)
+    assert store(client, second) == 0x0000
+    (seen,) = before_commit
+    (folder,) = {path.parent for path in node.files() if path.name in " ".join(node.stored(second.series_uid))}
+    assert [path for path in seen if path.parent == folder], "the bytes"
+    assert seen[-1] == folder, "the name, after them"
+
+
 def test_a_dataset_in_many_fragments_arrives_whole(node: ReceivingNode, client: RawClient) -> None:
     one = made(1, size=128)
     assert store(client, one, pdv_bytes=1000) == 0x0000

@@ -15,14 +15,16 @@ from dicomnode.rehearsal.findings import Mark, Rehearsal, Side, Topic
 from dicomnode.settings.models import PeerSettings, Settings
 from dicomnode.wire import IMPLICIT, MR_IMAGE, VERIFICATION
 from tests.rehearsal.scene import NODE, failed, rehearsed, settings_for, step_of
+from tests.support.certificates import Authority, caller
 from tests.support.committing_pacs import Asked, CommittingPacs
 from tests.support.dcmtk import free_port
 from tests.support.wait import wait_until
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearse, "REPORT_S", 1.5)
+    """For a report that never comes, and images that are never shown."""
+    monkeypatch.setattr(rehearse, "REPORT_S", 4.0)
     monkeypatch.setattr(exchange, "INDEX_S", 0.5)
 
 
@@ -84,6 +86,7 @@ def test_a_pacs_that_answers_no_query_is_named(tmp_path: Path) -> None:
     assert failed(found) == {Topic.QUERY: Side.PACS}
 
 
+@pytest.mark.usefixtures("_short_waits")
 def test_a_pacs_that_loses_what_it_acknowledged_is_found_twice(tmp_path: Path) -> None:
     with CommittingPacs() as pacs:
         pacs.loses = 2
@@ -115,6 +118,7 @@ def test_a_report_on_a_new_association_is_answered_with_success(tmp_path: Path, 
     assert step_of(found, Topic.CALL_BACK).mark is Mark.OK
 
 
+@pytest.mark.usefixtures("_short_waits")
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -140,6 +144,7 @@ def _call_us(pacs: CommittingPacs, title: str, asked: Asked) -> None:
     pacs.tell(asked)
 
 
+@pytest.mark.usefixtures("_short_waits")
 def test_a_report_on_a_request_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
     with CommittingPacs() as pacs:
         pacs.report = lambda _event, asked: pacs.later(lambda: pacs.tell(asked, transaction_uid="1.2.3"))
@@ -168,7 +173,7 @@ def test_who_waits_for_a_c_echo_of_the_pacs_sees_it(tmp_path: Path) -> None:
         found, said = rehearsed(settings, wait_s=30.0)
         thread.join(30)
     assert step_of(found, Topic.CALL_BACK).mark is Mark.OK
-    assert len(said) <= 2
+    assert f"send a C-ECHO to {NODE}" in said[1]
 
 
 def test_a_scanner_that_comes_during_a_rehearsal_is_asked_to_come_later(tmp_path: Path) -> None:
@@ -203,3 +208,30 @@ def test_a_port_that_another_program_has_leaves_the_way_back_open(tmp_path: Path
     step = step_of(found, Topic.COMMITMENT)
     assert step.mark is Mark.OPEN
     assert "listens there already" in step.sentence
+
+
+@pytest.mark.usefixtures("_short_waits")
+def test_a_late_report_is_awaited_by_who_says_how_long(tmp_path: Path) -> None:
+    with CommittingPacs() as pacs:
+        pacs.report = lambda _event, asked: pacs.later(lambda: pacs.tell(asked), after_s=8.0)
+        settings = settings_with(tmp_path, pacs)
+        assert Topic.COMMITMENT in failed(rehearsed(settings)[0])
+        assert failed(rehearsed(settings, wait_s=60.0)[0]) == {}
+
+
+def test_who_calls_back_under_tls_is_shown_with_its_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    ours, theirs = authority.issue("node"), authority.issue("pacs")
+    port = free_port()
+    tls = {
+        "listen": f"127.0.0.1:{port}", "certificate": str(ours.certificate), "key": str(ours.key),
+        "ca": str(authority.certificate),
+    }  # fmt: skip
+    with CommittingPacs() as pacs:
+        pacs.node, pacs.node_title = ("127.0.0.1", port), NODE
+        pacs.calls_with = (caller(authority, theirs), "localhost")
+        settings = settings_for(tmp_path, free_port(), pacs.port, pacs={"ae_title": "PACS"}, tls=tls)
+        found, _ = rehearsed(settings)
+    assert failed(found) == {}
+    shown = theirs.fingerprint.replace(":", "").lower()
+    assert f"Its certificate has SHA-256 {shown}" in step_of(found, Topic.CALL_BACK).sentence

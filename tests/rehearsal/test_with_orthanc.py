@@ -19,9 +19,10 @@ from tests.support.orthanc import Orthanc, needs_orthanc, orthanc
 pytestmark = needs_orthanc
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearse, "REPORT_S", 3.0)  # Orthanc reports within a second, or never
+    """For a report that never comes."""
+    monkeypatch.setattr(rehearse, "REPORT_S", 5.0)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def test_a_node_that_the_pacs_does_not_know_is_named(port: int, tmp_path: Path) 
     assert "127.0.0.1" in step.hint
 
 
+@pytest.mark.usefixtures("_short_wait")
 def test_a_node_that_may_store_and_is_not_known_gets_no_report(port: int, tmp_path: Path) -> None:
     """Orthanc stores from anybody by default, and reports to those it knows only."""
     with orthanc(tmp_path / "pacs", settings={"DicomAlwaysAllowFind": True}) as pacs:
@@ -99,6 +101,7 @@ def test_a_node_that_may_store_and_is_not_known_gets_no_report(port: int, tmp_pa
     assert step_of(found, Topic.CALL_BACK).mark is Mark.OPEN
 
 
+@pytest.mark.usefixtures("_short_wait")
 def test_an_ae_title_of_ours_that_the_pacs_has_in_another_case_is_seen_when_it_calls(port: int, tmp_path: Path) -> None:
     with orthanc(tmp_path / "pacs", settings={"DicomAlwaysAllowFind": True}) as pacs:
         pacs.register(NODE.lower(), port, AllowStorageCommitment=True)
@@ -147,6 +150,19 @@ def test_under_tls_both_certificates_are_shown(port: int, tmp_path: Path, author
     assert step.mark is Mark.OK
     assert "It names localhost, 127.0.0.1" in step.sentence
     assert "Ours has" in step.sentence
+
+
+def test_a_certificate_of_ours_that_the_pacs_does_not_know_is_a_matter_of_the_pacs_team(
+    port: int, tmp_path: Path, authority: Authority
+) -> None:
+    ours = Authority(tmp_path, "elsewhere").issue("node")
+    tls = {"certificate": str(ours.certificate), "key": str(ours.key), "ca": str(authority.certificate)}
+    with orthanc(tmp_path / "pacs", settings=tls_of_orthanc(authority)) as pacs:
+        found, _ = rehearsed(settings_for(tmp_path, port, pacs.dicom_port, pacs={"tls": True}, tls=tls))
+    assert failed(found) == {Topic.TLS: Side.PACS}
+    step = step_of(found, Topic.TLS)
+    assert "register our certificate" in step.hint
+    assert f"Ours has {ours.fingerprint.replace(':', '').lower()}" in step.sentence
 
 
 def test_a_pacs_that_speaks_tls_while_the_settings_say_none_is_named(

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from ssl import SSLContext
 from types import TracebackType
 from typing import Self
 
@@ -57,6 +58,7 @@ class CommittingPacs:
         """``checks_title``: turn away whoever calls another AE title (1/1/7)."""
         self.node = ("127.0.0.1", 0)  # where the node listens
         self.node_title = "DICOMNODE"
+        self.calls_with: tuple[SSLContext, str] | None = None  # its TLS when it reports, and the name of the node
         self.held: set[str] = set()
         self.stored: Counter[str] = Counter()  # answered with 0000, by UID
         self.loses = 0  # of the next instances: it answers 0000 and holds none of them
@@ -123,7 +125,10 @@ class CommittingPacs:
         entity = AE(title or self._title)
         entity.add_requested_context(COMMITMENT, list(UNCOMPRESSED))
         roles: list[SCP_SCU_RoleSelectionNegotiation] = [build_role(COMMITMENT, scp_role=True)] if with_role else []
-        association = entity.associate(*self.node, ae_title=self.node_title, ext_neg=list(roles))
+        host, port = self.node
+        association = entity.associate(
+            host, port, ae_title=self.node_title, ext_neg=list(roles), tls_args=self.calls_with
+        )
         if not association.is_established:
             self.answers.append(None)
             return None
