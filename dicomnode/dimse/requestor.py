@@ -81,6 +81,16 @@ class Requestor:
         with self._in_use:
             return self._request(context_id, Command.C_FIND_RQ, values, memoryview(identifier), matched)
 
+    def move(self, context_id: int, identifier: bytes, destination: str) -> RequestOutcome:
+        """C-MOVE: have instances sent to an AE title. The counts of the responses are not read: many are wrong."""
+        values: dict[Field, str | int] = {
+            Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
+            Field.PRIORITY: _MEDIUM,
+            Field.MOVE_DESTINATION: destination,
+        }
+        with self._in_use:
+            return self._request(context_id, Command.C_MOVE_RQ, values, memoryview(identifier), lambda _: True)
+
     def act(self, context_id: int, sop_instance_uid: str, action_type: int, information: bytes) -> RequestOutcome:
         """N-ACTION (PS3.7 section 10.1.4) on an instance of the context's SOP class."""
         values: dict[Field, str | int] = {

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from dicomnode import wire
 from dicomnode.dimse.associate import Associated, Context, Proposal
+from dicomnode.dimse.identifiers import IMAGE, encode_identifier, read_match
 from dicomnode.dimse.messages import Message
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.dimse.proofs import REQUEST, Reference, encode_find, encode_request, read_match
+from dicomnode.dimse.proofs import REQUEST, Reference, encode_request
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S
@@ -26,6 +27,7 @@ LISTEN_S = 2.0  # after the response to a request: many a peer reports on the sa
 MOST_MATCHES = 1 << 16  # of a series of ours, which has some hundred instances
 
 _SUCCESS = 0x0000
+_UID = "SOPInstanceUID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +126,11 @@ class Witness:
             found: set[str] = set()
 
             def match(dataset: bytes) -> bool:
-                found.add(read_match(dataset, context.transfer_syntax) or "")
+                found.add((read_match(dataset, context.transfer_syntax, [_UID]) or {}).get(_UID, ""))
                 return len(found) < MOST_MATCHES
 
-            identifier = encode_find(study_uid, series_uid, context.transfer_syntax)
+            asked = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, _UID: ""}
+            identifier = encode_identifier(IMAGE, asked, context.transfer_syntax)
             outcome = requestor.find(context.id, identifier, match)
             requestor.release(RELEASE_TIMEOUT_S)
         except BaseException:
