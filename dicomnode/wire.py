@@ -27,6 +27,7 @@ COMMITMENT = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model (PS3.4 Anne
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"  # its well-known instance (PS3.4 section J.3.5)
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 Annex A, the only one there is
 
 SOP_CLASSES = (MR_IMAGE, ENHANCED_MR_IMAGE)

@@ -75,6 +75,7 @@ def _proposed() -> str:
         (UID(uid).name, uid, _short(wire.UNCOMPRESSED), command)
         for uid, command in (
             (wire.COMMITMENT, "N-ACTION"), (wire.STUDY_ROOT_FIND, "C-FIND"), (wire.STUDY_ROOT_MOVE, "C-MOVE"),
+            (wire.STUDY_ROOT_GET, "C-GET"),
         )
     ]  # fmt: skip
     rows.insert(0, (UID(wire.VERIFICATION).name, wire.VERIFICATION, _short((wire.IMPLICIT,)), "C-ECHO"))

@@ -42,9 +42,9 @@ def pull(
 ) -> None:
     """Fetch MR series of studies from PEER, the name of a peer in the settings, while the service runs.
 
-    The peer is asked by C-FIND and brings what is absent here by C-MOVE; one with a url is asked by QIDO-RS and
-    WADO-RS. What came is counted in the ledger; what did not is fetched one by one. Exit code 4 if an instance is
-    absent.
+    The peer is asked by C-FIND and brings what is absent here by C-MOVE, or by C-GET where it refuses that; one with a
+    url is asked by QIDO-RS and WADO-RS. What came is counted in the ledger; what did not is fetched one by one. Exit
+    code 4 if an instance is absent.
     """
     settings = load_settings(config)
     chosen = find_peer(settings, peer)

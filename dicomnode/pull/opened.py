@@ -9,6 +9,7 @@ from datetime import datetime
 from dicomnode.errors import PeerError, SettingsError
 from dicomnode.pull.dimse_source import DimseSource
 from dicomnode.pull.fetch import only_one, refuse_in
+from dicomnode.pull.handover import Handover
 from dicomnode.pull.source import Source
 from dicomnode.pull.web_source import WebSource
 from dicomnode.push.dimse_carrier import carrier_of
@@ -43,12 +44,12 @@ def opened(
             hint="Start `dicomnode serve`, or restart it after node.pull_ae_title was set.",
         )
     with only_one(node.data, peer.name):
+        handover, most_bytes = Handover(carrier=door, myself=myself), settings.receive.max_instance_mb << 20
         source: Source
         if peer.url:
-            server = Server(peer, settings.push, settings.tls, most_bytes=settings.receive.max_instance_mb << 20)
-            source = WebSource(server, door, myself)
+            source = WebSource(Server(peer, settings.push, settings.tls, most_bytes=most_bytes), handover)
         else:
-            source = DimseSource(ours, peer, myself.ae_title)
+            source = DimseSource(ours, peer, handover, most_bytes=most_bytes)
         try:
             yield source
         finally:

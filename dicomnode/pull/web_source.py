@@ -1,22 +1,16 @@
 """A peer that is asked by QIDO-RS; its instances are fetched by WADO-RS and handed over at the node's door.
 
-Each instance is one request (PS3.18 section 10.4), in the encoding in which the server keeps it, and goes to the door
-from a file that is deleted then: the door alone writes the archive.
+Each instance is one request (PS3.18 section 10.4), in the encoding in which the server keeps it.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from dicomnode import wire
 from dicomnode.dimse.identifiers import IMAGE, SERIES, STUDY
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
+from dicomnode.pull.handover import Handover
 from dicomnode.pull.source import Match
-from dicomnode.push.dimse_carrier import DimseCarrier
-from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings
 from dicomnode.stow.server import NoSearch, Server
 
 _PATHS = {
@@ -29,11 +23,9 @@ _PATHS = {
 class WebSource:
     """Requests to one server."""
 
-    def __init__(self, server: Server, door: DimseCarrier, myself: PeerSettings) -> None:
-        """``door``: calls our own door, ``myself``, under the AE title that pulled instances come under."""
+    def __init__(self, server: Server, handover: Handover) -> None:
         self._server = server
-        self._door = door
-        self._myself = myself
+        self._handover = handover
 
     def find(self, level: str, values: Mapping[str, str]) -> list[Match] | RequestOutcome:
         """QIDO-RS."""
@@ -55,14 +47,7 @@ class WebSource:
     def fetch_one(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> RequestOutcome:
         """WADO-RS, then C-STORE at our own door."""
         found = self._server.retrieve(study_uid, series_uid, sop_instance_uid)
-        if isinstance(found, RequestOutcome):
-            return found
-        with tempfile.TemporaryDirectory(prefix="dicomnode-pull-") as folder:
-            file = Path(folder) / "instance.dcm"
-            file.write_bytes(found)
-            handed = [one.outcome for one in send_files(self._door, self._myself, [file])]
-        answered = RequestOutcome(reason=RequestReason.ANSWERED, status=wire.Answer.NOT_UNDERSTOOD)
-        return handed[0] if handed else answered
+        return found if isinstance(found, RequestOutcome) else self._handover.store(found)
 
     def close(self) -> None:
         """Nothing stays open."""

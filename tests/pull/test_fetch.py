@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pynetdicom import AE, evt
 
 from dicomnode.archive import Archive
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
@@ -17,6 +18,7 @@ from dicomnode.ids import AeTitle, SeriesId
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.pull.dimse_source import DimseSource
 from dicomnode.pull.fetch import PulledSeries, Wish, fetch, find_series, look_up, only_one, patterns, refuse_in
+from dicomnode.pull.handover import Handover
 from dicomnode.pull.source import Match, Source
 from dicomnode.pull.web_source import WebSource
 from dicomnode.push.dimse_carrier import DimseCarrier
@@ -31,6 +33,7 @@ from dicomnode.settings.models import (
     TlsSettings,
 )
 from dicomnode.stow.server import Server
+from dicomnode.wire import MR_IMAGE, STUDY_ROOT_GET, UNCOMPRESSED
 from tests.support.dicom import dataset_bytes
 from tests.support.mr_series import write_mr_series
 from tests.support.orthanc import AE_TITLE, WITH_DICOMWEB, Orthanc, needs_dicomweb, needs_orthanc, orthanc
@@ -60,6 +63,7 @@ class Door:
         self.port = self._receiver.port
         self.myself = fetcher(node.model_copy(update={"listen": f"127.0.0.1:{self.port}"}))
         self.carrier = DimseCarrier(ae_title=PULL, push=PUSH)
+        self.handover = Handover(carrier=self.carrier, myself=self.myself)
 
     def close(self) -> None:
         self._receiver.stop(1.0)
@@ -204,7 +208,7 @@ def test_only_series_that_are_meant_are_counted(door: Door, tmp_path: Path) -> N
 
 
 def test_a_peer_that_does_not_answer_a_search_is_an_error(door: Door) -> None:
-    source = DimseSource(door.carrier, PACS, PULL)
+    source = DimseSource(door.carrier, PACS, door.handover)
     with pytest.raises(PeerError, match="does not say what it has"):
         find_series(source, EVERYTHING)
 
@@ -243,7 +247,7 @@ def test_orthanc_brings_studies_by_c_move(door: Door, tmp_path: Path) -> None:
     modalities = {"DicomModalities": {"node": [PULL, "127.0.0.1", door.port], "us": ["DICOMNODE", "127.0.0.1", 104]}}
     with orthanc(tmp_path / "orthanc", settings=modalities) as running:
         peer = filled(running, files)
-        source = DimseSource(DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=PUSH), peer, PULL)
+        source = DimseSource(DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=PUSH), peer, door.handover)
         with closing(source):
             header = dcmread(files[0], stop_before_pixels=True)
             wish = Wish(patient=str(header.PatientID), matches={"SeriesDescription": "*"})
@@ -257,13 +261,92 @@ def test_orthanc_brings_studies_by_c_move(door: Door, tmp_path: Path) -> None:
 
 
 @needs_orthanc
+def test_orthanc_that_does_not_know_our_door_brings_studies_by_c_get(door: Door, tmp_path: Path) -> None:
+    files = write_mr_series(tmp_path / "one", slices=7)
+    us = {"us": {"AET": "DICOMNODE", "Host": "127.0.0.1", "Port": 104, "AllowGet": True}}
+    with orthanc(tmp_path / "orthanc", settings={"DicomModalities": us}) as running:
+        peer = filled(running, files)
+        source = DimseSource(DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=PUSH), peer, door.handover)
+        with closing(source):
+            (found,) = find_series(source, EVERYTHING)
+            pulled = fetch(source, door.ledger, found)
+            assert (pulled.wanted, pulled.here, pulled.sentence) == (7, 7, "")
+            assert source.fetch_one(found.study_uid, found.series_uid, min(found.instances)).status == 0
+    assert door.datasets() == {dataset_bytes(file) for file in files}
+    assert door.settled() == {pulled.series: True}
+
+
+class Giver:
+    """A PACS of the library that offers C-GET and no C-MOVE, and gives the files of one series."""
+
+    def __init__(self, files: Sequence[Path], *, with_role: bool, breaks_after: int | None = None) -> None:
+        self._files = [dcmread(file) for file in files]
+        self._breaks_after = breaks_after
+        ae = AE(AE_TITLE)
+        ae.add_supported_context(STUDY_ROOT_GET, list(UNCOMPRESSED))
+        roles = {"scu_role": False, "scp_role": True} if with_role else {}
+        ae.add_supported_context(MR_IMAGE, list(UNCOMPRESSED), **roles)
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_GET, self._give)])
+        assert server is not None
+        assert server.socket is not None
+        self._server = server
+        self.peer = PACS.model_copy(update={"address": f"127.0.0.1:{server.socket.getsockname()[1]}"})
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+    def _give(self, event: evt.Event) -> Iterator[object]:
+        wanted = str(event.identifier.get("SOPInstanceUID", ""))
+        files = [one for one in self._files if wanted in ("", one.SOPInstanceUID)]
+        yield len(files)
+        for number, one in enumerate(files):
+            if not wanted and number == self._breaks_after:
+                event.assoc.abort()
+                return
+            yield 0xFF00, one
+
+
+def _got(door: Door, giver: Giver, files: Sequence[Path]) -> RequestOutcome:
+    """Fetch a series whose UIDs are known: a giver answers no searches."""
+    source = DimseSource(DimseCarrier(ae_title=AeTitle("DICOMNODE"), push=PUSH), giver.peer, door.handover)
+    header = dcmread(files[0], stop_before_pixels=True)
+    series = (str(header.StudyInstanceUID), str(header.SeriesInstanceUID))
+    with closing(source):
+        outcome = source.fetch_series(*series, uids_of(files))
+        absent = [uid for uid in uids_of(files) if door.ledger.find_instance(uid) is None]
+        return next((source.fetch_one(*series, uid) for uid in absent), outcome)
+
+
+def test_a_peer_without_c_move_brings_by_c_get(door: Door, tmp_path: Path) -> None:
+    files = write_mr_series(tmp_path / "one", slices=4)
+    with closing(Giver(files, with_role=True)) as giver:
+        assert _got(door, giver, files) == OK
+    assert len(door.datasets()) == 4
+
+
+def test_an_association_of_a_c_get_that_is_cut_is_opened_again(door: Door, tmp_path: Path) -> None:
+    files = write_mr_series(tmp_path / "one", slices=4)
+    with closing(Giver(files, with_role=True, breaks_after=3)) as giver:
+        assert _got(door, giver, files) == OK
+    assert len(door.datasets()) == 4
+
+
+def test_without_the_role_of_a_provider_there_is_no_c_get(door: Door, tmp_path: Path) -> None:
+    files = write_mr_series(tmp_path / "one", slices=2)
+    with closing(Giver(files, with_role=False)) as giver:
+        outcome = _got(door, giver, files)
+    assert outcome.reason is RequestReason.NO_CONTEXT
+    assert door.datasets() == set()
+
+
+@needs_orthanc
 @needs_dicomweb
 def test_orthanc_gives_studies_by_dicomweb(door: Door, tmp_path: Path) -> None:
     files = write_mr_series(tmp_path / "one", slices=7)
     with orthanc(tmp_path / "orthanc", settings=WITH_DICOMWEB) as running:
         filled(running, files)
         web = PeerSettings(name="web", url=running.dicomweb_url)
-        source = WebSource(Server(web, PUSH, TlsSettings()), door.carrier, door.myself)
+        source = WebSource(Server(web, PUSH, TlsSettings()), door.handover)
         header = dcmread(files[0], stop_before_pixels=True)
         (found,) = find_series(source, Wish(patient=str(header.PatientID), matches={"SeriesDescription": "*"}))
         pulled = fetch(source, door.ledger, found)
