@@ -112,7 +112,10 @@ def fetch(source: Source, ledger: Ledger, found: FoundSeries, *, arrival_s: floa
         has_come = not _wait(ledger, frozenset([uid]), min(arrival_s, ARRIVAL_OF_ONE_S))
         if outcome.status is None and not has_come:  # the peer is away: it would be the same for every other instance
             break
-    again = _count(source, found.study_uid, found.series_uid)
+    try:
+        again = _count(source, found.study_uid, found.series_uid)
+    except PeerError as exc:  # it has gone since: what came has come
+        again, said = found, said or exc.sentence
     if grown := again.instances - found.instances:
         said = f"The peer has {len(grown)} more since it was asked; pull again."
     pulled = look_up(ledger, replace(again, instances=again.instances | found.instances))

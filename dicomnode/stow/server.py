@@ -32,6 +32,7 @@ MOST_MATCHES = 1 << 16  # of a search
 MOST_INSTANCE_BYTES = 512 << 20
 
 _INSTANCE = "SOPInstanceUID"
+_NO_SUCH_INSTANCE, _NO_WHOLE_INSTANCE = 0x0112, 0x0110  # PS3.7 Annex C: what a DIMSE peer would have answered
 _AS_KEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
@@ -91,18 +92,18 @@ class Server:
 
     def matches(self, path: str, values: Mapping[str, str]) -> list[dict[str, str]] | NoSearch | RequestOutcome:
         """Search (QIDO-RS, PS3.18 section 10.6), page by page; an empty value asks for the value of each match."""
-        found: list[dict[str, str]] = []
+        found: dict[tuple[str, ...], dict[str, str]] = {}
         wanted = [(keyword, value) for keyword, value in values.items() if value and f"/{value}/" not in path]
         asked = [("includefield", keyword) for keyword, value in values.items() if not value]
         while len(found) < MOST_MATCHES:
             page = self._page(path, [*wanted, *asked, ("limit", str(PAGE)), ("offset", str(len(found)))], values)
             if not isinstance(page, list):
                 return page
-            new = [one for one in page if one not in found]
-            if not new:  # the end; or the server does not know offsets, and gave everything before
+            before = len(found)
+            found |= {tuple(one.values()): one for one in page}
+            if len(found) == before:  # the end; or the server does not know offsets, and gave everything before
                 break
-            found += new
-        return found
+        return list(found.values())
 
     def retrieve(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> bytes | RequestOutcome:
         """Fetch an instance as a file (WADO-RS, PS3.18 section 10.4), in the encoding in which the server keeps it."""
@@ -110,13 +111,12 @@ class Server:
         reply, _ = self._ask("GET", path, accept=_AS_KEPT, most_bytes=self._most_bytes)
         if isinstance(reply, RequestOutcome):
             return reply
+        if reply.status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+            return RequestOutcome(reason=RequestReason.ANSWERED, status=_NO_SUCH_INSTANCE)
         if (closed := closed_by(reply.status)) is not None:
             return closed
         parts = read_parts(reply.content_type, reply.body) if reply.status == HTTPStatus.OK else None
-        if not parts:
-            detail = f"{in_words(reply.status)}, which is no whole instance"
-            return RequestOutcome(reason=RequestReason.NO_SERVICE, detail=detail)
-        return parts[0]
+        return parts[0] if parts else RequestOutcome(reason=RequestReason.ANSWERED, status=_NO_WHOLE_INSTANCE)
 
     def echo(self) -> RequestOutcome:
         """Is there a DICOMweb service that lets us in?

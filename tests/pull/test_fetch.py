@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -274,6 +275,22 @@ def test_orthanc_that_does_not_know_our_door_brings_studies_by_c_get(door: Door,
             assert source.fetch_one(found.study_uid, found.series_uid, min(found.instances)).status == 0
     assert door.datasets() == {dataset_bytes(file) for file in files}
     assert door.settled() == {pulled.series: True}
+
+
+@needs_orthanc
+@needs_dicomweb
+def test_an_instance_that_is_gone_from_a_server_does_not_lose_the_others(door: Door, tmp_path: Path) -> None:
+    files = write_mr_series(tmp_path / "one", slices=3)
+    with orthanc(tmp_path / "orthanc", settings=WITH_DICOMWEB) as running:
+        filled(running, files)
+        source = WebSource(
+            Server(PeerSettings(name="web", url=running.dicomweb_url), PUSH, TlsSettings()), door.handover
+        )
+        (found,) = find_series(source, EVERYTHING)
+        gone = replace(found, instances=found.instances | {"1.2.3"})
+        pulled = fetch(source, door.ledger, gone, arrival_s=0.5)
+    assert (pulled.wanted, pulled.here) == (4, 3)
+    assert pulled.sentence.startswith("1 of 4 instances did not come.")
 
 
 class Giver:
