@@ -208,7 +208,7 @@ class Service:
         self._proofs = {
             peer.name: ProofLoop(
                 peer, named[peer.committer], settings.push, ledger, archive,
-                witness=Witness(carriers), clock=self._clock,
+                witness=Witness(carriers.dimse, carriers.stow), clock=self._clock,
             )
             for peer in settings.peer
             if peer.committer is not None

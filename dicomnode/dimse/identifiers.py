@@ -6,6 +6,7 @@ here raises for what a peer sent: what cannot be read is None.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Final
@@ -36,11 +37,13 @@ def encode_identifier(level: str, values: Values, transfer_syntax: str) -> bytes
 
 def read_match(dataset: bytes, transfer_syntax: str, keywords: Sequence[str]) -> dict[str, str] | None:
     """Read the values of a match; one that it does not have is empty, several stand with a backslash between."""
-    content = decoded(dataset, transfer_syntax)
-    if content is None:
-        return None
     try:
-        return {keyword: _text(content.get(keyword, "")) for keyword in keywords}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's quote values
+            content = decoded(dataset, transfer_syntax)
+            if content is None:
+                return None
+            return {keyword: _text(content.get(keyword, "")) for keyword in keywords}
     except Exception:  # noqa: BLE001 (border: the library decodes a value when it is asked for, and raises whatever)
         return None
 

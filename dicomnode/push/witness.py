@@ -17,8 +17,8 @@ from dicomnode.dimse.messages import Message
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.proofs import REQUEST, Reference, encode_request
 from dicomnode.dimse.requestor import Requestor
-from dicomnode.push.carriers import Carriers
-from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S
+from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
+from dicomnode.push.stow_carrier import StowCarrier
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings
 from dicomnode.stow.server import NoSearch, Server
@@ -57,8 +57,10 @@ class Found:
 class Witness:
     """Asks peers under our AE title. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, carriers: Carriers) -> None:
-        self._carriers = carriers
+    def __init__(self, carrier: DimseCarrier, web: StowCarrier | None = None) -> None:
+        """``web``: needed for peers with a url."""
+        self._carrier = carrier
+        self._web = web
         self._current: Requestor | Server | None = None
 
     def abort(self) -> None:
@@ -145,7 +147,8 @@ class Witness:
         return Found(frozenset(found))
 
     def _search(self, peer: PeerSettings, study_uid: str, series_uid: str) -> Found | NotOffered | RequestOutcome:
-        self._current = server = self._carriers.stow.server(peer)
+        assert self._web is not None, "a peer with a url is asked by DICOMweb"
+        self._current = server = self._web.server(peer)
         try:
             shown = server.search(study_uid, series_uid)
         finally:
@@ -159,9 +162,9 @@ class Witness:
     ) -> Requestor | NotOffered | RequestOutcome:
         # One context a syntax: some peers accept implicit VR only, and a context yields one syntax.
         proposed = [Proposal(sop_class_uid, (syntax,)) for syntax in wire.UNCOMPRESSED]
-        associated = self._carriers.dimse.associate(peer, proposed)
+        associated = self._carrier.associate(peer, proposed)
         if isinstance(associated, Associated):
-            timeout_s = self._carriers.dimse.push.response_timeout_s
+            timeout_s = self._carrier.push.response_timeout_s
             self._current = requestor = Requestor(associated, response_timeout_s=timeout_s, reported=reported)
             return requestor
         if associated.reason is RequestReason.NO_CONTEXT:
