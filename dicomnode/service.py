@@ -209,7 +209,7 @@ class Service:
         self._proofs = {
             peer.name: ProofLoop(
                 peer, named[peer.committer], settings.push, ledger, archive,
-                witness=Witness(carriers), clock=self._clock,
+                witness=Witness(carriers.dimse, carriers.stow), clock=self._clock,
             )
             for peer in settings.peer
             if peer.committer is not None
@@ -218,7 +218,7 @@ class Service:
         self._loops = [
             PeerLoop(
                 peer, settings.push, ledger, archive, owner, carrier=carriers,
-                identity=PatientQuery(peer, Witness(carriers)), sent=partial(self._prove, peer.name),
+                identity=PatientQuery(peer, Witness(carriers.dimse, carriers.stow)), sent=partial(self._prove, peer.name),
             )
             for peer in settings.peer
             if peer.is_sent_to

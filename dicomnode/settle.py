@@ -41,6 +41,7 @@ from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
     NOBODY,
+    PULLED,
     REMOVED,
     SET_ASIDE,
     ArchivedInstance,
@@ -248,6 +249,11 @@ class Settler:
 
     def _judge(self, series: SettledSeries) -> None:
         """Keep or plan one series. If the verdict fails with an exception, the series is kept."""
+        if series.is_pulled:
+            sentence = "Every instance was pulled by this node, and no rule takes what was pulled."
+            how = f"`dicomnode series release {series.id}` has it judged like one that was sent."
+            self._keep(series, reason=PULLED, sentence=f"{sentence} {how}", alert=False)
+            return
         instances = self._ledger.instances_of(series.id, series.revision)
         if any(one.is_removed for one in instances):
             self._keep_incomplete(series, instances)

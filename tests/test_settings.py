@@ -43,6 +43,7 @@ deliver_to = ["pacs"]
 
 
 _TLS_PEER = '[[peer]]\nname = "p"\nae_title = "P"\n'
+_WEB = '[[peer]]\nname = "pacs"\nurl = "https://pacs.a.org/dicom-web"\n'
 _TLS_TO = '[tls]\nca = "c"\n' + _TLS_PEER + 'address = "a:1"\ntls = true\n'
 FINGERPRINT = ":".join(["AB"] * 32)  # as openssl prints it
 TLS = f"""
@@ -207,6 +208,16 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
         ('[alert]\nuser = "node"', "alert: user and password_file belong together"),
         ('[alert]\nwebhook = "http://a.org/x"', "alert.webhook: expected a URL that begins with https://"),
         ('[alert]\nwebhook = "https://me:geheim@a.org/x"', "alert.webhook: expected a URL that begins with https://"),
+        ('[node]\nae_title = "A"\npull_ae_title = "A"', "node: pull_ae_title has to differ from ae_title"),
+        (_WEB + 'pull_blackout = "7-19"', "peer.0.pull_blackout: expected two times of day"),
+        (_WEB.replace("https", "ftp"), "peer.0.url: expected a URL such as"),
+        (_WEB.replace("https", "http"), "peer.0.url: expected a URL that begins with https://; http:// is for"),
+        (_WEB.replace("pacs.a.org", "me:geheim@a.org"), "peer.0.url: expected a URL such as"),
+        (_WEB + 'address = "10.1.0.5:104"\nae_title = "P"', "peer.0: is sent to by DICOM (address) or by DICOMweb"),
+        (_WEB + 'networks = ["10.1.0.5"]', "peer.0: ae_title is missing"),
+        (_WEB + 'fingerprints = ["' + "ab" * 32 + '"]', "peer.0: fingerprints and certificate_names are for DICOM"),
+        ('[[peer]]\nname = "a"\nae_title = "A"\nnetworks = ["10.0.0.0/8"]\nca = "c"', "peer.0: token_file and ca are"),
+        (_WEB.replace("https://pacs.a.org", "http://127.0.0.1") + 'ca = "c"', "peer.0: ca is for TLS"),
         ('[alert]\nletter = "monday 7:00"', "alert.letter: expected day and time"),
         ('[alert]\nletter = "mon 07:00 Europe/Nowhere"', "alert.letter: there is no such time zone"),
         ("[work]\nslots = 2", 'work: slots above 1 need executor = "dask"'),
@@ -229,6 +240,19 @@ def test_a_postgresql_ledger_is_refused_without_repeating_its_password(tmp_path:
     (line,) = _complaints(tmp_path, '[ledger]\nurl = "postgresql://node:geheim@db/node"')
     assert "PostgreSQL ledger is not supported yet" in line
     assert "geheim" not in line
+
+
+def test_a_password_in_the_url_of_a_peer_is_not_repeated(tmp_path: Path) -> None:
+    (line,) = _complaints(tmp_path, _WEB.replace("pacs.a.org", "me:geheim@a.org"))
+    assert "geheim" not in line
+
+
+def test_a_peer_by_dicomweb_is_delivered_to_and_looked_up_but_not_asked_to_report() -> None:
+    rule = {"name": "all", "deliver_to": ["pacs"]}
+    settings = load.parse({"peer": [{"name": "pacs", "url": "https://pacs.a.org/dicom-web/"}], "rule": [rule]})
+    (peer,) = settings.peer
+    assert (peer.url, peer.committer) == ("https://pacs.a.org/dicom-web", "pacs")
+    assert (settings.reachable_peers, settings.committers) == (("pacs",), frozenset())
 
 
 def test_a_password_in_the_url_of_a_webhook_is_not_repeated(tmp_path: Path) -> None:

@@ -298,6 +298,31 @@ def test_an_association_that_breaks_off_between_two_looks_does_not_settle_its_se
     assert bench.reader.series_explain(series).state == "receiving"
 
 
+def test_a_series_that_was_pulled_is_kept_until_an_operator_releases_it(bench: Bench) -> None:
+    series = store(bench.ledger, bench.archive, mr_datasets(slices=6, slice_spacing_mm=4.0), is_pulled=True)
+    settler = bench.settler()
+    bench.settle(settler)
+    explanation = bench.reader.series_explain(series)
+    assert (explanation.state, explanation.job) == ("kept", None)
+    assert f"`dicomnode series release {series}`" in " ".join(explanation.sentences)
+    (line,) = bench.reader.series_list()
+    assert (line.origin, line.reason, line.alert) == ("pulled", "pulled", False)
+    bench.ledger.release_series(series, "operator")
+    settler.turn()
+    assert bench.reader.series_explain(series).state == "planned"
+
+
+def test_a_series_of_which_a_peer_sent_one_instance_is_taken_by_the_rules(bench: Bench) -> None:
+    datasets = mr_datasets(slices=6, slice_spacing_mm=4.0)
+    series = store(bench.ledger, bench.archive, datasets[:5], is_pulled=True)
+    settler = bench.settler()
+    bench.settle(settler)
+    assert bench.reader.series_explain(series).state == "kept"
+    store(bench.ledger, bench.archive, datasets[5:])
+    bench.settle(settler)
+    assert bench.reader.series_explain(series).state == "planned"
+
+
 def test_a_series_that_no_rule_matches_is_kept_and_each_rule_says_why(bench: Bench) -> None:
     series = store(bench.ledger, bench.archive, mr_datasets())
     bench.settle(bench.settler({"name": "knee", "match": {"BodyPartExamined": "KNEE"}}))

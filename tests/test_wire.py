@@ -1,13 +1,17 @@
-"""The tables of the wire against the standard's own lists, as pynetdicom and docs/protocol.md hold them."""
+"""The tables of the wire against the standard's own lists, and against what docs/conformance.md says of them."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+from pathlib import Path
+from types import ModuleType
 
 import pytest
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGBaseline8Bit
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
+from dicomnode import wire
 from dicomnode.wire import (
     ENHANCED_MR_IMAGE,
     MR_IMAGE,
@@ -20,6 +24,18 @@ from dicomnode.wire import (
     rejection,
     status_of,
 )
+
+PAGE_MAKER = Path(__file__).parents[1] / "docs" / "make_conformance.py"
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_conformance", PAGE_MAKER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_ranges_are_sorted_and_do_not_overlap() -> None:
@@ -78,3 +94,28 @@ def test_a_rejection_keeps_its_numbers_and_has_a_sentence() -> None:
     unknown = rejection(2, 1, 9)
     assert unknown.code == "2/1/9"
     assert unknown.sentence
+
+
+def test_the_tables_of_the_statement_are_those_of_the_code(maker: ModuleType) -> None:
+    page = maker.PAGE.read_text(encoding="utf-8")
+    assert page == maker.render(page), "run `python docs/make_conformance.py`"
+
+
+def test_a_transfer_syntax_that_is_not_in_the_statement_is_found(
+    maker: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = maker.PAGE.read_text(encoding="utf-8")
+    monkeypatch.setattr(wire, "TRANSFER_SYNTAXES", (*TRANSFER_SYNTAXES, str(JPEGBaseline8Bit)))
+    assert page != maker.render(page)
+
+
+def test_every_accepted_class_and_syntax_stands_in_the_statement_by_its_uid(maker: ModuleType) -> None:
+    page = maker.PAGE.read_text(encoding="utf-8")
+    for uid in (
+        *SOP_CLASSES,
+        *wire.TRANSFER_SYNTAXES,
+        wire.COMMITMENT,
+        wire.STUDY_ROOT_FIND,
+        wire.STUDY_ROOT_MOVE,
+    ):
+        assert f"| {uid} |" in page

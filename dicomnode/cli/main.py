@@ -40,6 +40,7 @@ COMMANDS = {
     "alerts": "dicomnode.cli.alerts:alerts",
     "echo": "dicomnode.cli.echo:echo",
     "send": "dicomnode.cli.send:send",
+    "pull": "dicomnode.cli.pull:pull",
     "train": "dicomnode.cli.train:train",
     "evaluate": "dicomnode.cli.evaluate:evaluate",
     "model": "dicomnode.cli.model:model",

@@ -22,7 +22,7 @@ from dicomnode.cli.options import (
     refuse_given,
 )
 from dicomnode.cli.several import SeveralValues
-from dicomnode.cli.studies import inventory_option, studies_option, study_folders
+from dicomnode.cli.studies import from_option, inventory_option, pull_first, studies_option, study_folders
 from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.command(cls=SeveralValues, short_help="Train a model on archived studies.")
 @studies_option
+@from_option
 @inventory_option
 @click.option(
     "--validate",
@@ -151,7 +152,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @config_option
 @json_option
 def train(
-    studies: tuple[str, ...], inventory: Path | None, validate: tuple[Path, ...], recipe: str, out: Path | None,
+    studies: tuple[str, ...], from_peer: str | None, inventory: Path | None, validate: tuple[Path, ...],
+    recipe: str, out: Path | None,
     steps: str, minutes: float | None, pairs: str, pairing: str, allow_contrast: bool, in_plane: bool,
     begin_with: str | None, features: str | None, features_file: Path | None, features_sha256: str | None,
     name: str | None, licence: str | None, sharpness: float | None, device: str, threads: int | None,
@@ -186,6 +188,8 @@ def train(
     from trainer.training.plan import PairKind
     from trainer.training.prepare import Request
 
+    if from_peer is not None:
+        pull_first(studies, from_peer, config)
     request = Request(
         studies=tuple(study_folders(studies, config)), inventory=inventory, validate=validate, recipe=recipe,
         steps=_numbers(steps), minutes=minutes, seed=seed, pairs=PairKind(pairs), pairing=Pairing(pairing),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydicom.uid import UID
@@ -19,6 +19,7 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
 )
 from pynetdicom.presentation import (
     PresentationContext,
@@ -73,7 +74,7 @@ class Proposal:
 
     abstract_syntax: str
     transfer_syntaxes: tuple[str, ...]
-    is_provided_by_requestor: bool = False  # of an acceptor: the service comes from whoever opens the association
+    is_provided_by_requestor: bool = False  # the service comes from whoever opens the association (PS3.7 D.3.3.4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,10 +211,12 @@ def associate(
     called: AeTitle,
     connect_timeout_s: float,
     security: Security | None = None,
+    limits: ReadLimits = RESPONSE_LIMITS,
 ) -> Associated | RequestOutcome:
     """Connect and ask for an association with these contexts, or say why there is none.
 
-    The answer, with the handshake of TLS before it, may take as long as the connection.
+    A context that we are to provide is accepted only together with the role. The answer, with the handshake of TLS
+    before it, may take as long as the connection.
     """
     where = "{}:{}".format(*address)
     try:
@@ -224,7 +227,7 @@ def associate(
         return RequestOutcome(reason=RequestReason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
     # No Nagle: a small command PDU before the data costs a delayed ACK on each instance (2 to 6 times).
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    link = Link(connected, Phase.AWAITING_ANSWER, RESPONSE_LIMITS)
+    link = Link(connected, Phase.AWAITING_ANSWER, limits)
     began_s = time.monotonic()
     until_s = began_s + connect_timeout_s
     if security is not None and (failure := _secure(link, security, address[0], where, until_s)) is not None:
@@ -235,7 +238,8 @@ def associate(
     outcome: RequestOutcome
     match answer:
         case ControlPdu(kind=PduType.ASSOCIATE_AC):
-            acceptance = _read_acceptance(answer.body, request)
+            provided = {one.abstract_syntax for one in proposed if one.is_provided_by_requestor}
+            acceptance = _read_acceptance(answer.body, request, provided)
             if isinstance(acceptance, Acceptance) and acceptance.contexts:
                 link.phase = Phase.ESTABLISHED
                 link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
@@ -324,11 +328,15 @@ def _request(proposed: Sequence[Proposal], *, calling: AeTitle, called: AeTitle)
         context.context_id = 2 * number + 1  # odd (PS3.8 section 9.3.2.2)
     request.presentation_context_definition_list = contexts
     request.user_information.extend(_ourselves(wire.MAXIMUM_PDU_BYTES))
+    for uid in sorted({one.abstract_syntax for one in proposed if one.is_provided_by_requestor}):
+        role = SCP_SCU_RoleSelectionNegotiation()
+        role.sop_class_uid, role.scu_role, role.scp_role = UID(uid), False, True
+        request.user_information.append(role)
     return request
 
 
-def _read_acceptance(body: bytes, request: A_ASSOCIATE) -> Acceptance | str:
-    """Read the peer's A-ASSOCIATE-AC; a text says why it cannot be read."""
+def _read_acceptance(body: bytes, request: A_ASSOCIATE, provided: Collection[str]) -> Acceptance | str:
+    """Read the peer's A-ASSOCIATE-AC; a text says why it cannot be read. ``provided``: what we are to provide."""
     tidied = tidy_acceptance(body)
     if isinstance(tidied, Unreadable):
         return tidied.why
@@ -340,7 +348,9 @@ def _read_acceptance(body: bytes, request: A_ASSOCIATE) -> Acceptance | str:
         results = negotiate_as_requestor(proposed, primitive.presentation_context_definition_results_list)
     except Exception as exc:  # noqa: BLE001 (border: the library raises whatever a peer's bytes made it raise)
         return type(exc).__name__
-    return Acceptance(pdu=body, contexts=_accepted(results), maximum_pdu_bytes=_longest(primitive))
+    refused = {uid for uid in provided if uid not in tidied.roles or not tidied.roles[uid].is_provider}
+    contexts = {number: one for number, one in _accepted(results).items() if one.abstract_syntax not in refused}
+    return Acceptance(pdu=body, contexts=contexts, maximum_pdu_bytes=_longest(primitive))
 
 
 def _for_library(proposal: Proposal) -> PresentationContext:

@@ -3,6 +3,9 @@
 The thread that sends a request also reads its response. Nothing here raises for what a peer does or fails to do: on an
 association that has ended, each request returns how it ended.
 
+While a peer answers a C-GET it sends requests of its own, a C-STORE for each instance: ``brought`` is called with each
+and returns the status that answers it.
+
 A peer may send a report of its own (N-EVENT-REPORT) on our association at any moment: before the response to our
 request, while we ``listen``, or after we asked for the release. ``reported`` is called with each one and returns the
 status that answers it. After we asked for the release no answer may be sent (PS3.8 section 9.2), so none is.
@@ -48,10 +51,18 @@ Reported = Callable[[Context, Message], int]
 class Requestor:
     """An established association. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, associated: Associated, *, response_timeout_s: float, reported: Reported | None = None) -> None:
-        """``reported``: takes the peer's reports; None: a peer that sends one breaks the protocol."""
+    def __init__(
+        self,
+        associated: Associated,
+        *,
+        response_timeout_s: float,
+        reported: Reported | None = None,
+        brought: Reported | None = None,
+    ) -> None:
+        """``reported``: takes the peer's reports; None: a peer that sends one breaks the protocol. So ``brought``."""
         self._link: Link = associated.link
         self._reported = reported
+        self._brought = brought
         self._timeout_s = response_timeout_s
         self._message_id = 0
         self._in_use = threading.Lock()  # by a request: the thread that uses the connection closes it
@@ -80,6 +91,25 @@ class Requestor:
         }
         with self._in_use:
             return self._request(context_id, Command.C_FIND_RQ, values, memoryview(identifier), matched)
+
+    def move(self, context_id: int, identifier: bytes, destination: str) -> RequestOutcome:
+        """C-MOVE: have instances sent to an AE title. The counts of the responses are not read: many are wrong."""
+        values: dict[Field, str | int] = {
+            Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
+            Field.PRIORITY: _MEDIUM,
+            Field.MOVE_DESTINATION: destination,
+        }
+        with self._in_use:
+            return self._request(context_id, Command.C_MOVE_RQ, values, memoryview(identifier), lambda _: True)
+
+    def get(self, context_id: int, identifier: bytes) -> RequestOutcome:
+        """C-GET: have instances brought on this association. The counts of the responses are not read."""
+        values: dict[Field, str | int] = {
+            Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
+            Field.PRIORITY: _MEDIUM,
+        }
+        with self._in_use:
+            return self._request(context_id, Command.C_GET_RQ, values, memoryview(identifier), lambda _: True)
 
     def act(self, context_id: int, sop_instance_uid: str, action_type: int, information: bytes) -> RequestOutcome:
         """N-ACTION (PS3.7 section 10.1.4) on an instance of the context's SOP class."""
@@ -160,7 +190,7 @@ class Requestor:
         ended = self._link.send_message(context_id, told, dataset, began_s + self._timeout_s)
         while True:
             event = ended or self._link.next_event(time.monotonic() + self._timeout_s)
-            if self._take_report(event):
+            if self._take_report(event) or self._take_instance(event):
                 continue
             answer = self._ending(event, waited_s=time.monotonic() - began_s)
             if answer is None:
@@ -188,6 +218,24 @@ class Requestor:
             self._link.send_message(
                 event.context_id, report_answer(command, message_id, status), None, time.monotonic() + self._timeout_s
             )
+        return True
+
+    def _take_instance(self, event: Event | Ended | None) -> bool:
+        """Is this event an instance that a C-GET brings? Then hand it over and answer it."""
+        if self._brought is None or not isinstance(event, Message):
+            return False
+        command, context = event.command, self.contexts.get(event.context_id)
+        message_id = command.number(Field.MESSAGE_ID)
+        if command.number(Field.COMMAND) != Command.C_STORE_RQ or context is None or message_id is None:
+            return False
+        values: dict[Field, str | int] = {
+            Field.AFFECTED_SOP_CLASS_UID: command.text(Field.AFFECTED_SOP_CLASS_UID),
+            Field.MESSAGE_ID_RESPONDED_TO: message_id,
+            Field.STATUS: self._brought(context, event),
+            Field.AFFECTED_SOP_INSTANCE_UID: command.text(Field.AFFECTED_SOP_INSTANCE_UID),
+        }
+        answer = encode_command(Command.C_STORE_RSP, values, has_dataset=False)
+        self._link.send_message(event.context_id, answer, None, time.monotonic() + self._timeout_s)
         return True
 
     def _end(self, outcome: RequestOutcome) -> RequestOutcome:

@@ -20,7 +20,13 @@ _NUMBER = select(series.c.id).where(series.c.series_uid == bound("uid"))
 _MAKE_SERIES = insert_if_new(series)
 _KNOWN = select(*mapping.KNOWN_INSTANCE).where(instance.c.sop_instance_uid == bound("uid"))
 _SERIES = select(
-    series.c.id, series.c.state, series.c.revision, series.c.aborted, series.c.first_at, series.c.origin
+    series.c.id,
+    series.c.state,
+    series.c.revision,
+    series.c.aborted,
+    series.c.first_at,
+    series.c.origin,
+    series.c.pulled,
 ).where(series.c.id == bound("series"))
 _ADD = insert_if_new(instance)
 _REOPEN = (
@@ -33,7 +39,7 @@ _REOPEN = (
 _TOUCH = (
     update(series)
     .where(series.c.id == bound("series"))
-    .values(first_at=bound("first_at"), last_at=bound("last_at"), aborted=False)
+    .values(first_at=bound("first_at"), last_at=bound("last_at"), aborted=False, pulled=bound("pulled"))
 )
 _ABORTED = (
     update(series)
@@ -52,6 +58,7 @@ class _Open:
     is_derived: bool
     aborted: bool
     first_at: datetime | None
+    is_pulled: bool  # every instance so far
     added: list[datetime]
 
 
@@ -110,6 +117,7 @@ def _accept_one(transaction: LedgerTransaction, one: StoredInstance, opened: dic
     if transaction.connection.execute(_ADD, mapping.new_received_instance(one, revision)).rowcount == 0:
         return _compare(transaction, one, now_open, is_judged=is_late)
     now_open.added.append(one.received_at)
+    now_open.is_pulled &= one.is_pulled
     if is_late:
         _reopen(transaction, one, now_open)
     return StoreOutcome.STORED
@@ -123,6 +131,7 @@ def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
         is_derived=row.origin != RECEIVED,
         aborted=row.aborted,
         first_at=row.first_at,
+        is_pulled=bool(row.pulled) or (row.revision == 1 and row.first_at is None),
         added=[],
     )
 
@@ -177,7 +186,8 @@ def _touch(transaction: LedgerTransaction, series_id: SeriesId, now_open: _Open)
     """Write down when instances came. A copy of an instance that is there says only that its sender is back."""
     if now_open.added:
         first = now_open.first_at or min(now_open.added)
-        heard = bind_values(series=series_id, first_at=first, last_at=max(now_open.added))
+        last = max(now_open.added)
+        heard = bind_values(series=series_id, first_at=first, last_at=last, pulled=now_open.is_pulled)
         transaction.connection.execute(_TOUCH, heard)
     elif now_open.aborted:
         transaction.connection.execute(_NOT_ABORTED, bind_values(series=series_id))

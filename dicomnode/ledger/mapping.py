@@ -29,6 +29,7 @@ from dicomnode.ledger.states import (
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import (
     OWN_OUTPUT,
+    PULLED,
     Alert,
     ArchivedInstance,
     Cargo,
@@ -133,7 +134,7 @@ def receiving_series(row: AnyRow) -> ReceivingSeries:
 
 def settled_series(row: AnyRow) -> SettledSeries:
     """A series that waits for its verdict."""
-    return SettledSeries(id=SeriesId(row.id), revision=row.revision)
+    return SettledSeries(id=SeriesId(row.id), revision=row.revision, is_pulled=bool(row.pulled))
 
 
 def series_line(row: AnyRow) -> SeriesLine:
@@ -145,7 +146,7 @@ def series_line(row: AnyRow) -> SeriesLine:
         reason=row.reason,
         instances=row.instances,
         alert=row.alarms,
-        origin=row.origin,
+        origin=PULLED if row.pulled else row.origin,
         source=row.source,
         job=row.job,
         job_state=row.job_state,
@@ -171,7 +172,7 @@ def series_detail(
         notes=tuple(row.notes),
         alert=row.alarms,
         aborted=row.aborted,
-        origin=row.origin,
+        origin=PULLED if row.pulled else row.origin,
         source=row.source,
         series_uid=row.series_uid if identify else None,
         created_at=row.created_at,

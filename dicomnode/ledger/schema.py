@@ -48,7 +48,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0015"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0014"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -162,6 +162,7 @@ series = Table(
     Column("sentence", Text, nullable=False),
     Column("notes", JSON, nullable=False),
     Column("alert", Boolean, nullable=False),
+    Column("pulled", Boolean),  # every instance of it was pulled: no rule takes it; empty: no
     PrimaryKeyConstraint("id", name="series_key"),
     UniqueConstraint("series_uid", name="series_uid_once"),
     CheckConstraint(f"origin IN ('{RECEIVED}', '{DERIVED}')", name="series_origin"),

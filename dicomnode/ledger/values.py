@@ -17,6 +17,7 @@ CommitmentId = NewType("CommitmentId", int)
 
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 REMOVED: Final = "removed"  # reason of a series that cannot be judged, since images of it were removed
+PULLED: Final = "pulled"  # reason of a series that is kept: we asked a peer for every instance of it
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
 
 
@@ -82,6 +83,7 @@ class StoredInstance:
     file: str  # path below the archive folder, "<series id>/<file stem>.dcm"
     peer: str
     received_at: datetime
+    is_pulled: bool = False  # we asked the peer for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,7 @@ class SettledSeries:
 
     id: SeriesId
     revision: int
+    is_pulled: bool = False  # we asked a peer for every instance of it
 
 
 class Release(StrEnum):

@@ -15,7 +15,15 @@ from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
-from dicomnode.ledger.values import SET_ASIDE, ArchivedInstance, Forward, PlannedJob, ReceivingSeries, SettledSeries
+from dicomnode.ledger.values import (
+    PULLED,
+    SET_ASIDE,
+    ArchivedInstance,
+    Forward,
+    PlannedJob,
+    ReceivingSeries,
+    SettledSeries,
+)
 
 PROCESS: Final = "process"  # reason of a planned series
 
@@ -33,7 +41,11 @@ _RECEIVING = (
     .where(stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
     .order_by(series.c.id)
 )
-_SETTLED = select(series.c.id, series.c.revision).where(stands(series, SeriesState.SETTLED)).order_by(series.c.id)
+_SETTLED = (
+    select(series.c.id, series.c.revision, series.c.pulled)
+    .where(stands(series, SeriesState.SETTLED))
+    .order_by(series.c.id)
+)
 _INSTANCES = (
     select(instance)
     .where(instance.c.series_id == bound("series"), instance.c.revision <= bound("revision"))
@@ -59,9 +71,10 @@ _RETRY = (
 )
 _RELEASE = (
     moving(series, Event.RELEASE)
-    .where(series.c.id == bound("series"), series.c.reason == SET_ASIDE)
+    .where(series.c.id == bound("series"), series.c.reason.in_((SET_ASIDE, PULLED)))
     .values(reason=None, sentence="", notes=[], alert=False)
 )
+_TAKE_AS_SENT = update(series).where(series.c.id == bound("series"), series.c.pulled).values(pulled=False)
 _END_ALERT = update(series).where(series.c.id == bound("series"), series.c.alert).values(alert=False)
 _ROW = select(series.c.state, series.c.revision, series.c.origin, series.c.reason).where(series.c.id == bound("series"))
 
@@ -144,12 +157,14 @@ def release(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Let a series go on as it is, for an operator.
 
     Its files that were set aside count as seen, and its alert ends. A series that was kept for them is judged without
-    them. Its held job goes on, and so do the deliveries that were held for such files.
+    them, one that was pulled like one that was sent. Its held job goes on, and so do the deliveries that were held for
+    such files.
     """
     row = _row_for_operator(transaction.connection, series_id)
     if row.reason == SET_ASIDE:
         removed.refuse_without_files(transaction.connection, series_id)
     done = quarantine.see_series(transaction, series_id)
+    done += transaction.connection.execute(_TAKE_AS_SENT, bind_values(series=series_id)).rowcount
     done += transaction.move(_RELEASE, series=series_id)
     done += transaction.connection.execute(_END_ALERT, bind_values(series=series_id)).rowcount
     done += jobs.release(transaction, series_id, row.revision)

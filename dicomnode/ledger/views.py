@@ -22,7 +22,7 @@ class SeriesLine:
     reason: str | None
     instances: int
     alert: bool
-    origin: str  # received, derived
+    origin: str  # received, pulled, derived
     source: int | None  # the series that it was derived from
     job: int | None  # the last one
     job_state: str | None

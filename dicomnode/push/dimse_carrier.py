@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from dicomnode import log, wire
-from dicomnode.dimse.associate import Associated, Proposal, Security, associate, in_words
+from dicomnode.dimse.associate import RESPONSE_LIMITS, Associated, Proposal, Security, associate, in_words
+from dicomnode.dimse.messages import ReadLimits
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
@@ -42,7 +43,9 @@ class DimseCarrier:
             return associated
         return DimseSession(Requestor(associated, response_timeout_s=self.push.response_timeout_s), peer=peer.name)
 
-    def associate(self, peer: PeerSettings, proposed: Sequence[Proposal]) -> Associated | RequestOutcome:
+    def associate(
+        self, peer: PeerSettings, proposed: Sequence[Proposal], *, limits: ReadLimits = RESPONSE_LIMITS
+    ) -> Associated | RequestOutcome:
         """Ask the peer for an association that proposes these contexts, or say why there is none."""
         return associate(
             (peer.host, peer.port),
@@ -51,6 +54,7 @@ class DimseCarrier:
             called=peer.ae_title,
             connect_timeout_s=self.push.connect_timeout_s,
             security=self._security(peer),
+            limits=limits,
         )
 
     def echo(self, peer: PeerSettings) -> RequestOutcome:

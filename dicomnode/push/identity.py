@@ -19,13 +19,13 @@ from pydicom.datadict import dictionary_description
 
 from dicomnode import log
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.dimse.proofs import PATIENT_KEYWORDS
 from dicomnode.errors import StorageError
 from dicomnode.push.witness import NotOffered, Witness
 from dicomnode.settings.models import PeerSettings
 
 LOGGER = logging.getLogger(__name__)
 
+PATIENT_KEYWORDS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 REST_S = 600.0  # so long a peer is not asked again that offers no C-FIND, or that did not answer one in time
 
 _MARKS = re.compile("[^a-z0-9]")
@@ -55,7 +55,7 @@ class PatientQuery:
         except Exception as exc:  # noqa: BLE001 (border: an original may hold what the library cannot read)
             self._log(f"a header could not be read ({type(exc).__name__})")
             return ()
-        answer = self._witness.patients(self._peer, study_uid)
+        answer = self._witness.patients(self._peer, study_uid, PATIENT_KEYWORDS)
         if isinstance(answer, NotOffered):
             self._rest(answer.why)
             return ()

@@ -7,25 +7,18 @@ what follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dicomnode import wire
 from dicomnode.dimse.associate import Associated, Context, Proposal
+from dicomnode.dimse.identifiers import IMAGE, STUDY, encode_identifier, read_match
 from dicomnode.dimse.messages import Message
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.dimse.proofs import (
-    REQUEST,
-    Reference,
-    encode_find,
-    encode_request,
-    encode_study_find,
-    read_match,
-    read_patient,
-)
+from dicomnode.dimse.proofs import REQUEST, Reference, encode_request
 from dicomnode.dimse.requestor import Requestor
-from dicomnode.push.carriers import Carriers
-from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S
+from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
+from dicomnode.push.stow_carrier import StowCarrier
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PeerSettings
 from dicomnode.stow.server import NoSearch, Server
@@ -35,6 +28,7 @@ MOST_MATCHES = 1 << 16  # of a series of ours, which has some hundred instances
 MOST_STUDIES = 64  # under one Study Instance UID; a peer that ignores the UID would send all it has
 
 _SUCCESS = 0x0000
+_UID, _STUDY_UID = "SOPInstanceUID", "StudyInstanceUID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +58,10 @@ class Found:
 class Witness:
     """Asks peers under our AE title. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, carriers: Carriers) -> None:
-        self._carriers = carriers
+    def __init__(self, carrier: DimseCarrier, web: StowCarrier | None = None) -> None:
+        """``web``: needed for peers with a url."""
+        self._carrier = carrier
+        self._web = web
         self._current: Requestor | Server | None = None
 
     def abort(self) -> None:
@@ -128,42 +124,48 @@ class Witness:
         found: set[str] = set()
 
         def match(dataset: bytes, syntax: str) -> bool:
-            found.add(read_match(dataset, syntax) or "")
+            found.add((read_match(dataset, syntax, [_UID]) or {}).get(_UID, ""))
             return len(found) < MOST_MATCHES
 
-        outcome = self._find(peer, lambda syntax: encode_find(study_uid, series_uid, syntax), match)
+        asked = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, _UID: ""}
+        outcome = self._find(peer, IMAGE, asked, match)
         if isinstance(outcome, NotOffered) or outcome.status is None:
             return outcome
         if outcome.status != _SUCCESS:
             return NotOffered(f"it answered the query with status {outcome.status:04X}")
         return Found(frozenset(found))
 
-    def patients(self, peer: PeerSettings, study_uid: str) -> list[dict[str, str]] | NotOffered | RequestOutcome:
-        """Ask by C-FIND under which patients the peer has a study: the attributes of each match, by keyword."""
+    def patients(
+        self, peer: PeerSettings, study_uid: str, keywords: Sequence[str]
+    ) -> list[dict[str, str]] | NotOffered | RequestOutcome:
+        """Ask by C-FIND under which patients the peer has a study: these attributes of each match, by keyword."""
         if peer.url:
             return NotOffered("a server that is reached by DICOMweb is not asked for its studies")
-        found: list[dict[str, str] | None] = []
+        found: list[dict[str, str]] = []
 
         def match(dataset: bytes, syntax: str) -> bool:
-            found.append(read_patient(dataset, study_uid, syntax))
+            read = read_match(dataset, syntax, [_STUDY_UID, *keywords]) or {}
+            if read.pop(_STUDY_UID, "") == study_uid:
+                found.append(read)
             return len(found) < MOST_STUDIES
 
-        outcome = self._find(peer, lambda syntax: encode_study_find(study_uid, syntax), match)
+        outcome = self._find(peer, STUDY, {_STUDY_UID: study_uid, **dict.fromkeys(keywords, "")}, match)
         if isinstance(outcome, NotOffered) or outcome.status != _SUCCESS:
             return outcome
-        return [patient for patient in found if patient is not None]
+        return found
 
     def _find(
-        self, peer: PeerSettings, identifier: Callable[[str], bytes], match: Callable[[bytes, str], bool]
+        self, peer: PeerSettings, level: str, asked: Mapping[str, str], match: Callable[[bytes, str], bool]
     ) -> NotOffered | RequestOutcome:
-        """Send a C-FIND. Both functions get the transfer syntax of the data sets."""
+        """Send a C-FIND. ``match`` gets the data set of a match and its transfer syntax; False ends it."""
         requestor = self._open(peer, wire.STUDY_ROOT_FIND, None)
         if not isinstance(requestor, Requestor):
             return requestor
         try:
             context = _preferred(requestor)
             syntax = context.transfer_syntax
-            outcome = requestor.find(context.id, identifier(syntax), lambda dataset: match(dataset, syntax))
+            identifier = encode_identifier(level, asked, syntax)
+            outcome = requestor.find(context.id, identifier, lambda dataset: match(dataset, syntax))
             requestor.release(RELEASE_TIMEOUT_S)
         except BaseException:
             requestor.abort()
@@ -173,7 +175,8 @@ class Witness:
         return outcome
 
     def _search(self, peer: PeerSettings, study_uid: str, series_uid: str) -> Found | NotOffered | RequestOutcome:
-        self._current = server = self._carriers.stow.server(peer)
+        assert self._web is not None, "a peer with a url is asked by DICOMweb"
+        self._current = server = self._web.server(peer)
         try:
             shown = server.search(study_uid, series_uid)
         finally:
@@ -187,9 +190,9 @@ class Witness:
     ) -> Requestor | NotOffered | RequestOutcome:
         # One context a syntax: some peers accept implicit VR only, and a context yields one syntax.
         proposed = [Proposal(sop_class_uid, (syntax,)) for syntax in wire.UNCOMPRESSED]
-        associated = self._carriers.dimse.associate(peer, proposed)
+        associated = self._carrier.associate(peer, proposed)
         if isinstance(associated, Associated):
-            timeout_s = self._carriers.dimse.push.response_timeout_s
+            timeout_s = self._carrier.push.response_timeout_s
             self._current = requestor = Requestor(associated, response_timeout_s=timeout_s, reported=reported)
             return requestor
         if associated.reason is RequestReason.NO_CONTEXT:

@@ -1,7 +1,9 @@
 """Whether an association is accepted: its request against the configured peers, and a rejection with its exact code.
 
 A pure decision: no socket, no library object. The order is that of docs/protocol.md#association-negotiation: first what
-passes by itself (a node that is full says nothing about a title), then what an administrator must correct.
+passes by itself (a node that is full says nothing about a title), then what an administrator must correct. What comes
+to ``node.pull_ae_title`` was asked for by us: the peers that we can ask may bring it, and so may this node itself,
+which hands over what it fetched by DICOMweb.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class AdmissionContext:
     is_over_limit: bool
     address: str
     reporting: frozenset[str] = frozenset()  # the peers at this address that may report what they keep
+    asked: Sequence[PeerSettings] = ()  # the peers at this address that may bring what we ask them for
     certificate: Certificate | None = None  # verified; None: the connection is not under TLS
 
 
@@ -51,21 +54,30 @@ class Admitted:
     peer: PeerSettings
     may_store: bool
     reporter: str | None  # the name of the peer that it may report as; None: it may not report
+    is_pulled: bool = False  # what it stores was asked for by us
 
 
 def admit(
-    request: AssociationRequest, context: AdmissionContext, *, ae_title: str, peers: Sequence[PeerSettings]
+    request: AssociationRequest,
+    context: AdmissionContext,
+    *,
+    ae_title: str,
+    peers: Sequence[PeerSettings],
+    pull_ae_title: str = "",
 ) -> Admitted | Rejection:
     """Find the peer that a request comes from, or the rejection that answers it."""
     if context.is_refusing:
         return CONGESTED
     if context.is_over_limit:
         return OVER_LIMIT
-    if request.called != ae_title:
+    is_pulled = bool(pull_ae_title) and request.called == pull_ae_title
+    if request.called != ae_title and not is_pulled:
         return CALLED_UNKNOWN
     calling = request.calling
     known = [one for one in peers if calling is not None and one.may_send(calling, context.address)]
     reporters = [one for one in peers if one.name in context.reporting and one.ae_title == calling]
+    if is_pulled:
+        known, reporters = [one for one in context.asked if one.ae_title == calling], []
     if not known and not reporters:
         return CALLING_UNKNOWN
     sender = next((one for one in known if _is_proven(one, context.certificate)), None)
@@ -77,7 +89,9 @@ def admit(
         return CONTEXT_UNKNOWN
     if not request.is_version_1:
         return PROTOCOL_UNKNOWN
-    return Admitted(peer=peer, may_store=sender is not None, reporter=reporter.name if reporter else None)
+    return Admitted(
+        peer=peer, may_store=sender is not None, reporter=reporter.name if reporter else None, is_pulled=is_pulled
+    )
 
 
 def _is_proven(peer: PeerSettings, certificate: Certificate | None) -> bool:

@@ -258,6 +258,7 @@ class Association:
             context_sop_class_uid=context.abstract_syntax,
             transfer_syntax_uid=context.transfer_syntax,
             dataset=memoryview(message.dataset or b""),
+            is_pulled=self._admitted.is_pulled,
         )
         answer = self._handlers.store(self, offer)
         self.stored += answer is Answer.STORED

@@ -42,6 +42,7 @@ class OfferedInstance:
     context_sop_class_uid: str  # of the presentation context that it came on
     transfer_syntax_uid: str
     dataset: memoryview
+    is_pulled: bool = False  # it came to the AE title that we pull with
 
 
 class Intake:
@@ -126,6 +127,7 @@ class Intake:
             file=file,
             peer=offer.peer,
             received_at=received_at,
+            is_pulled=offer.is_pulled,
         )
         try:
             self._archive.sync([series])

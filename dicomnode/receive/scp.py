@@ -19,7 +19,7 @@ from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.errors import NodeError, SettingsError, cannot_listen
-from dicomnode.ids import SeriesId
+from dicomnode.ids import AeTitle, SeriesId
 from dicomnode.ledger.store import Ledger
 from dicomnode.receive.admission import AdmissionContext, Admitted, admit
 from dicomnode.receive.association import Association, Handlers, Limits
@@ -37,6 +37,8 @@ from dicomnode.wire import Answer, Rejection
 LOGGER = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
+FETCHER = "pulled-by-this-node"  # the peer of what was fetched by DICOMweb, in the ledger
+_LOOPBACK, _EVERYWHERE = "127.0.0.1", ("0.0.0.0", "::")  # noqa: S104 (told apart, not listened on)
 ABORT_S = 2.0  # for the aborted peers to close their side, before we close ours
 
 
@@ -69,7 +71,11 @@ class Receiver:
         self._identity = identity
         self._peers = tuple(peers)
         self._committers = frozenset(committers)
-        self._hosts = Hosts({one.name: one.host for one in self._peers if one.name in self._committers}, clock)
+        # Those who may bring what we ask them for, among them we ourselves: what is fetched by DICOMweb is handed over.
+        myself = [fetcher(node)] if node.pull_ae_title else []
+        self._asked = [one for one in (*self._peers, *myself) if one.address and node.pull_ae_title]
+        known = [*self._asked, *(one for one in self._peers if one.name in self._committers)]
+        self._hosts = Hosts({one.name: one.host for one in known}, clock)
         self._ledger = ledger
         self._wake = wake
         self._space = Space(archive, disk.refuse_free_percent, clock, self._note)
@@ -168,15 +174,16 @@ class Receiver:
 
     def _reporting(self, address: str) -> frozenset[str]:
         """The peers that may report and are at this address, by their ``address`` or by their networks."""
-        near = {one.name for one in self._peers if one.name in self._committers and one.is_near(address)}
-        return self._hosts.at(address) | near
+        there = self._hosts.at(address)
+        near = {one.name for one in self._peers if one.is_near(address)}
+        return self._committers & (there | near)
 
     # What an association calls, each on its own thread.
 
     def _admit(self, association: Association, request: AssociationRequest) -> Admitted | Rejection:
         address = association.address
         condition = self._space.condition()
-        reporting = self._reporting(address)
+        reporting, there = self._reporting(address), self._hosts.at(address)
         with self._admission:  # count and accept in one step, so that two requests cannot both get the last free place
             admitted_ones = [one for one in self._live() if one.peer is not None]
             from_there = sum(one.address == address for one in admitted_ones)
@@ -185,9 +192,13 @@ class Receiver:
                 is_over_limit=len(admitted_ones) >= self._limits.associations or from_there >= self._limits.per_address,
                 address=address,
                 reporting=reporting,
+                asked=[one for one in self._asked if one.name in there or one.is_near(address)],
                 certificate=association.certificate,
             )
-            admitted = admit(request, context, ae_title=self._node.ae_title, peers=self._peers)
+            admitted = admit(
+                request, context, ae_title=self._node.ae_title, peers=self._peers,
+                pull_ae_title=self._node.pull_ae_title,
+            )  # fmt: skip
             if isinstance(admitted, Admitted):
                 association.peer = admitted.peer
         if isinstance(admitted, Rejection) and (
@@ -264,6 +275,15 @@ class Receiver:
                 detail=association.ending,
                 count=count,
             )
+
+
+def fetcher(node: NodeSettings) -> PeerSettings:
+    """This node as the peer that hands over what it fetched; its address is where the node listens without TLS."""
+    host = node.host if node.listen else _LOOPBACK
+    host = _LOOPBACK if host in _EVERYWHERE else host
+    bracketed = f"[{host}]" if ":" in host else host
+    port = node.port if node.listen else 0
+    return PeerSettings(name=FETCHER, ae_title=AeTitle(node.pull_ae_title), address=f"{bracketed}:{port}")
 
 
 def _opened(key: str, address: str, host: str, port: int, tls: Callable[[], SSLContext] | None) -> Door:

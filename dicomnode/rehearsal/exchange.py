@@ -114,7 +114,7 @@ def _not_sent(outcome: RequestOutcome, stored: int) -> Step:
 def count(carriers: Carriers, peer: PeerSettings, phantom: Phantom) -> Step:
     """Ask by C-FIND at the level of images how many of the test images the peer shows."""
     wanted = {one.sop_instance_uid for one in phantom.instances}
-    witness = Witness(carriers)
+    witness = Witness(carriers.dimse)
     until_s = time.monotonic() + INDEX_S
     hint = "The PACS team has to allow Study Root C-FIND at the level IMAGE for our AE title."
     while True:
@@ -165,7 +165,7 @@ def ask(
         return True
 
     references = [Reference(one.format.sop_class_uid, one.sop_instance_uid) for one in phantom.instances]
-    asked = Witness(carriers).ask(committer, transaction_uid, references, before=begin, reported=take)
+    asked = Witness(carriers.dimse).ask(committer, transaction_uid, references, before=begin, reported=take)
     if reports:
         return reports[0]
     assert isinstance(asked, Asked | NotOffered | RequestOutcome), "nobody withdraws this request"

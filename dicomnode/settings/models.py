@@ -33,6 +33,7 @@ _TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 section 6.2, VR AE: 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAIL_ADDRESS = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,253}")
+_HOURS = re.compile(r"((?:[01]\d|2[0-3]):[0-5]\d)-((?:[01]\d|2[0-3]):[0-5]\d)")
 _LETTER = re.compile(rf"({'|'.join(WEEKDAYS)}) ([01]\d|2[0-3]):([0-5]\d)(?: ([A-Za-z0-9_+/-]{{1,64}}))?")
 _NAME = re.compile(r"[^\x00-\x1f\x7f*]{1,253}")  # a common name may hold blanks
 
@@ -111,6 +112,11 @@ def _letter(text: str) -> str:
     return text
 
 
+def _hours(text: str) -> str:
+    split_hours(text)
+    return text
+
+
 def _network(value: object) -> Network:
     if isinstance(value, IPv4Network | IPv6Network):
         return value
@@ -123,6 +129,8 @@ def _network(value: object) -> Network:
 
 
 Title = Annotated[AeTitle, AfterValidator(_title)]
+MaybeTitle = Annotated[AeTitle, AfterValidator(lambda text: text and _title(text))]
+Hours = Annotated[str, AfterValidator(lambda text: text and _hours(text))]  # empty: never
 Word = Annotated[str, AfterValidator(_word)]
 HostPort = Annotated[str, AfterValidator(_address)]
 MaybeHostPort = Annotated[str, AfterValidator(_address_or_none)]
@@ -156,6 +164,18 @@ def split_address(text: str) -> tuple[str, int]:
     if not (whole and port.isascii() and port.isdigit() and int(port) <= 65535):
         fail('expected address:port, such as "10.1.0.5:104" (an IPv6 address in brackets)')
     return bare, int(port)
+
+
+def split_hours(text: str) -> tuple[time, time]:
+    """Begin and end of a daily span apart, local time; one that ends before it begins goes past midnight.
+
+    >>> split_hours("07:00-19:30")
+    (datetime.time(7, 0), datetime.time(19, 30))
+    """
+    match = _HOURS.fullmatch(text)
+    if match is None or match[1] == match[2]:
+        fail('expected two times of day, such as "07:00-19:00"')
+    return time.fromisoformat(match[1]), time.fromisoformat(match[2])
 
 
 def split_letter(text: str) -> tuple[int, time, ZoneInfo | None]:
@@ -199,6 +219,13 @@ class NodeSettings(_Listening):
     ae_title: Title = AeTitle("DICOMNODE")
     listen: MaybeHostPort = "127.0.0.1:11112"  # port 0: any free one; empty: only with TLS (tls.listen)
     data: Folder = Path("dicomnode-data")
+    pull_ae_title: MaybeTitle = AeTitle("")  # what we asked for is brought to this one; empty: nothing is pulled
+
+    @model_validator(mode="after")
+    def _has_two_titles(self) -> Self:
+        if self.pull_ae_title == self.ae_title:
+            fail("pull_ae_title has to differ from ae_title: it tells what was asked for from what was sent")
+        return self
 
 
 class LogSettings(StrictModel):
@@ -409,6 +436,7 @@ class PeerSettings(StrictModel):
     tls: bool = False  # when it is sent to
     fingerprints: tuple[Fingerprint, ...] = ()
     certificate_names: tuple[CertificateName, ...] = ()
+    pull_blackout: Hours = ""  # each day; nothing is pulled from it then
     commitment: Word = "auto"  # who commits to what this peer got: itself where it offers that, nobody, another peer
 
     @property

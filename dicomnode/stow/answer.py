@@ -1,20 +1,21 @@
 """The body of an answer, in the DICOM JSON model (PS3.18 Annex F) or the Native DICOM Model in XML (PS3.19 Annex A).
 
-In: bytes that a server sent. Out: what it says of each instance, by SOP Instance UID; None where the bytes cannot be
-read. Nothing here raises for what the bytes are, and nothing is taken of them but UIDs and numbers.
+In: bytes that a server sent. Out: what it says of each instance, by SOP Instance UID, or the values of each match of a
+search; None where the bytes cannot be read. Nothing here raises for what the bytes are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from xml.parsers.expat import ExpatError, ParserCreate
+
+from pydicom.datadict import tag_for_keyword
 
 from dicomnode import wire
 
 PROCESSING_FAILURE = 0x0110
 
-_SOP_INSTANCE_UID = "00080018"
 _REFERENCED_UID = "00081155"
 _WARNING_REASON, _FAILURE_REASON = "00081196", "00081197"
 _FAILED, _REFERENCED = "00081198", "00081199"  # Failed and Referenced SOP Sequence (PS3.18 Table 10.5.3-2)
@@ -38,10 +39,13 @@ def read_statuses(body: bytes) -> dict[str, int] | None:
     return statuses
 
 
-def read_instances(body: bytes) -> list[str] | None:
-    """Read the answer to a search for instances (QIDO-RS): their SOP Instance UIDs."""
+def read_matches(body: bytes, keywords: Collection[str]) -> list[dict[str, str]] | None:
+    """Read the answer to a search (QIDO-RS): these values of each match, empty where it has none."""
     found = _read(body)
-    return None if found is None else [uid for one in found if (uid := _text(one, _SOP_INSTANCE_UID))]
+    if found is None:
+        return None
+    tags = {keyword: f"{tag:08X}" for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
+    return [{keyword: _text(one, tag) for keyword, tag in tags.items()} for one in found]
 
 
 def _warning(reason: int | None) -> int:

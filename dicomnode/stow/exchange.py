@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.tls.connection import why
 
-MOST_BYTES = 8 << 20  # of an answer: a hundred instances take some 30 KB, and nothing that we ask for more than a MB
+MOST_BYTES = 8 << 20  # of an answer that describes instances: a hundred take some 30 KB
 HTTPS_PORT, HTTP_PORT = 443, 80
 
 
@@ -28,7 +28,8 @@ class Reply:
     """What the server answered."""
 
     status: int
-    body: bytes  # as much as came; empty where it was longer than ``MOST_BYTES``
+    body: bytes  # as much as came; empty where it was longer than allowed
+    content_type: str = ""
 
 
 class Exchange:
@@ -75,15 +76,21 @@ class Exchange:
         return None
 
     def ask(
-        self, method: str, path: str, headers: Mapping[str, str], blocks: Iterable[bytes] = ()
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        blocks: Iterable[bytes] = (),
+        *,
+        most_bytes: int = MOST_BYTES,
     ) -> Reply | RequestOutcome:
         """Send the request, ``path`` below the root of the service, and read the answer; the connection is closed then.
 
         Raises StorageError where ``blocks`` does.
         """
         assert self._socket is not None, "an exchange is connected before it asks"
-        kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
-        connection = kind(self._host, self._port)
+        protocol = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
+        connection = protocol(self._host, self._port)
         connection.sock, connection.auto_open = self._socket, 0
         self._socket.settimeout(self._response_timeout_s)  # for each piece that the server takes
         late = threading.Timer(self._response_timeout_s, self._end_late)
@@ -95,7 +102,8 @@ class Exchange:
             self._send(connection, blocks)
             late.start()
             with contextlib.closing(connection.getresponse()) as response:
-                return Reply(status=response.status, body=self._read(response))
+                kind = response.headers.get("Content-Type", "")
+                return Reply(status=response.status, body=self._read(response, most_bytes), content_type=kind)
         except (OSError, http.client.HTTPException) as exc:
             return self._broken(exc)
         finally:
@@ -129,13 +137,13 @@ class Exchange:
                 return
         self.is_sent = True
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
+    def _read(self, response: http.client.HTTPResponse, most_bytes: int) -> bytes:
         """The body as far as it came. The status is known: a body that breaks off says less, and takes nothing back."""
         came = bytearray()
         with contextlib.suppress(OSError, http.client.HTTPException):
-            while len(came) <= MOST_BYTES and (block := response.read(1 << 16)):
+            while len(came) <= most_bytes and (block := response.read(1 << 16)):
                 came += block
-        return bytes(came) if len(came) <= MOST_BYTES else b""
+        return bytes(came) if len(came) <= most_bytes else b""
 
     def _end_late(self) -> None:
         self._is_late = True

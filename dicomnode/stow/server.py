@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import ssl
 import uuid
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -19,14 +20,20 @@ from dicomnode import __version__
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.errors import SettingsError
 from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
-from dicomnode.stow.answer import read_instances
+from dicomnode.stow.answer import read_matches
 from dicomnode.stow.body import Body
-from dicomnode.stow.exchange import Exchange, Reply
+from dicomnode.stow.exchange import MOST_BYTES, Exchange, Reply
+from dicomnode.stow.parts import read_parts
 from dicomnode.tls.identity import for_web
 
 JSON = "application/dicom+json"
-PAGE = 200  # instances of one answer to a search; servers have limits of their own, and may give fewer
-MOST_INSTANCES = 1 << 16  # of a series
+PAGE = 200  # matches of one answer to a search; servers have limits of their own, and may give fewer
+MOST_MATCHES = 1 << 16  # of a search
+MOST_INSTANCE_BYTES = 512 << 20
+
+_INSTANCE = "SOPInstanceUID"
+_NO_SUCH_INSTANCE, _NO_WHOLE_INSTANCE = 0x0112, 0x0110  # PS3.7 Annex C: what a DIMSE peer would have answered
+_AS_KEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 _OTHERS_MAY_READ = 0o007
@@ -47,8 +54,12 @@ class NoSearch:
 class Server:
     """Requests to one server. One thread uses it; only ``abort`` may come from another."""
 
-    def __init__(self, peer: PeerSettings, push: PushSettings, tls: TlsSettings) -> None:
+    def __init__(
+        self, peer: PeerSettings, push: PushSettings, tls: TlsSettings, *, most_bytes: int = MOST_INSTANCE_BYTES
+    ) -> None:
+        """``most_bytes``: of an instance that is fetched."""
         assert peer.url, "only a peer with a url is reached by DICOMweb"
+        self._most_bytes = most_bytes
         self._peer, self._push, self._tls = peer, push, tls
         self._ready: Exchange | None = None  # connected, for the next request
         self._current: Exchange | None = None
@@ -75,29 +86,44 @@ class Server:
         return self._ask("POST", "/studies", body)
 
     def search(self, study_uid: str, series_uid: str) -> frozenset[str] | NoSearch | RequestOutcome:
-        """Ask for the SOP Instance UIDs of a series (QIDO-RS, PS3.18 section 10.6), page by page."""
-        found: set[str] = set()
-        while len(found) < MOST_INSTANCES:
-            asked = {"includefield": "00080018", "limit": PAGE, "offset": len(found)}
-            page = self._page(f"/studies/{study_uid}/series/{series_uid}/instances?{urlencode(asked)}")
+        """Ask for the SOP Instance UIDs of a series."""
+        found = self.matches(f"/studies/{study_uid}/series/{series_uid}/instances", {_INSTANCE: ""})
+        return frozenset(one[_INSTANCE] for one in found) if isinstance(found, list) else found
+
+    def matches(self, path: str, values: Mapping[str, str]) -> list[dict[str, str]] | NoSearch | RequestOutcome:
+        """Search (QIDO-RS, PS3.18 section 10.6), page by page; an empty value asks for the value of each match."""
+        found: dict[tuple[str, ...], dict[str, str]] = {}
+        wanted = [(keyword, value) for keyword, value in values.items() if value and f"/{value}/" not in path]
+        asked = [("includefield", keyword) for keyword, value in values.items() if not value]
+        while len(found) < MOST_MATCHES:
+            page = self._page(path, [*wanted, *asked, ("limit", str(PAGE)), ("offset", str(len(found)))], values)
             if not isinstance(page, list):
                 return page
-            if found.issuperset(page):  # the end; or the server does not know offsets, and gave everything before
+            before = len(found)
+            found |= {tuple(one.values()): one for one in page}
+            if len(found) == before:  # the end; or the server does not know offsets, and gave everything before
                 break
-            found.update(page)
-        return frozenset(found)
+        return list(found.values())
 
-    def search_one(self, sop_instance_uid: str) -> bool | NoSearch | RequestOutcome:
-        """Ask for one instance, wherever it is."""
-        page = self._page(f"/instances?{urlencode({'SOPInstanceUID': sop_instance_uid, 'limit': 1})}")
-        return sop_instance_uid in page if isinstance(page, list) else page
+    def retrieve(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> bytes | RequestOutcome:
+        """Fetch an instance as a file (WADO-RS, PS3.18 section 10.4), in the encoding in which the server keeps it."""
+        path = f"/studies/{study_uid}/series/{series_uid}/instances/{sop_instance_uid}"
+        reply, _ = self._ask("GET", path, accept=_AS_KEPT, most_bytes=self._most_bytes)
+        if isinstance(reply, RequestOutcome):
+            return reply
+        if reply.status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+            return RequestOutcome(reason=RequestReason.ANSWERED, status=_NO_SUCH_INSTANCE)
+        if (closed := closed_by(reply.status)) is not None:
+            return closed
+        parts = read_parts(reply.content_type, reply.body) if reply.status == HTTPStatus.OK else None
+        return parts[0] if parts else RequestOutcome(reason=RequestReason.ANSWERED, status=_NO_WHOLE_INSTANCE)
 
     def echo(self) -> RequestOutcome:
         """Is there a DICOMweb service that lets us in?
 
         It is asked for an instance that nobody has, so that the answer names no patient.
         """
-        answer = self.search_one(f"2.25.{uuid.uuid4().int}")
+        answer = self.matches("/instances", {_INSTANCE: f"2.25.{uuid.uuid4().int}"})
         if isinstance(answer, RequestOutcome):
             return answer
         if isinstance(answer, NoSearch):
@@ -115,36 +141,42 @@ class Server:
         if (exchange := self._current) is not None:
             exchange.abort()
 
-    def _page(self, path: str) -> list[str] | NoSearch | RequestOutcome:
-        reply, _ = self._ask("GET", path)
+    def _page(
+        self, path: str, query: Sequence[tuple[str, str]], keywords: Collection[str]
+    ) -> list[dict[str, str]] | NoSearch | RequestOutcome:
+        reply, _ = self._ask("GET", f"{path}?{urlencode(query)}")
         if isinstance(reply, RequestOutcome):
             return reply
         if reply.status == HTTPStatus.NO_CONTENT:
             return []
         if (closed := closed_by(reply.status)) is not None:
             return NoSearch(closed.detail) if closed.reason is RequestReason.NO_SERVICE else closed
-        found = read_instances(reply.body) if reply.status == HTTPStatus.OK else None
-        return found if found is not None else NoSearch(f"{in_words(reply.status)}, which is no list of instances")
+        found = read_matches(reply.body, keywords) if reply.status == HTTPStatus.OK else None
+        return found if found is not None else NoSearch(f"{in_words(reply.status)}, which is no list of matches")
 
-    def _ask(self, method: str, path: str, body: Body | None = None) -> tuple[Reply | RequestOutcome, bool]:
+    def _ask(
+        self, method: str, path: str, body: Body | None = None, *, accept: str = JSON, most_bytes: int = MOST_BYTES
+    ) -> tuple[Reply | RequestOutcome, bool]:
         """Ask; where the server refuses the token and its file holds another one by now, ask once more."""
         token = self._token()
-        reply, is_sent = self._ask_with(token, method, path, body)
+        reply, is_sent = self._ask_with(token, method, path, body, accept, most_bytes)
         if isinstance(reply, Reply) and reply.status == HTTPStatus.UNAUTHORIZED and (new := self._token()) != token:
-            return self._ask_with(new, method, path, body)
+            return self._ask_with(new, method, path, body, accept, most_bytes)
         return reply, is_sent
 
-    def _ask_with(self, token: str, method: str, path: str, body: Body | None) -> tuple[Reply | RequestOutcome, bool]:
+    def _ask_with(
+        self, token: str, method: str, path: str, body: Body | None, accept: str, most_bytes: int
+    ) -> tuple[Reply | RequestOutcome, bool]:
         if self._ready is None and (failed := self.connect()) is not None:
             return failed, False
         exchange, self._ready = self._ready, None
         assert exchange is not None, "it was connected"
         # Every server has JSON. It alone: Orthanc's DICOMweb plugin 1.7 takes a list of types for one unknown type.
-        headers = {"Accept": JSON, "User-Agent": f"dicomnode/{__version__}"}
+        headers = {"Accept": accept, "User-Agent": f"dicomnode/{__version__}"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if body is None:
-            return exchange.ask(method, path, headers), True
+            return exchange.ask(method, path, headers, most_bytes=most_bytes), True
         reply = exchange.ask(method, path, {**headers, **body.headers}, body.blocks())
         return reply, exchange.is_sent
 

@@ -20,8 +20,9 @@ from dicomnode.dimse.associate import (
     associate,
     read_request,
 )
+from dicomnode.dimse.identifiers import IMAGE, encode_identifier, read_match
 from dicomnode.dimse.messages import Message
-from dicomnode.dimse.proofs import Reference, Report, encode_find, encode_request, read_match, read_report
+from dicomnode.dimse.proofs import Reference, Report, encode_request, read_report
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.wire import (
@@ -93,11 +94,12 @@ def test_a_wait_without_a_report_ends_and_the_association_goes_on(pacs: Committi
 def test_every_match_of_a_query_comes_and_too_many_end_it(pacs: CommittingPacs) -> None:
     asking = Asking(pacs)
     context = asking.by_class[STUDY_ROOT_FIND]
-    identifier = encode_find("1.2", "1.2.3", context.transfer_syntax)
-    found: list[str | None] = []
+    asked = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3", "SOPInstanceUID": ""}
+    identifier = encode_identifier(IMAGE, asked, context.transfer_syntax)
+    found: list[str] = []
 
     def keep(match: bytes) -> bool:
-        found.append(read_match(match, context.transfer_syntax))
+        found.append((read_match(match, context.transfer_syntax, ["SOPInstanceUID"]) or {}).get("SOPInstanceUID", ""))
         return True
 
     assert asking.requestor.find(context.id, identifier, keep).status == 0x0000

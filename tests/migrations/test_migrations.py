@@ -209,14 +209,15 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
     rows = {table: contents(of_0001, table) for table in TABLES_OF_0001}
     triggers = {entry: words for entry, words in shape(of_0001).items() if entry[0] == "trigger"}
     del triggers["trigger", "event_is_never_deleted"]  # 0009 has another in its place
-    del triggers["trigger", "delivery_of_done_job"]  # and 0015
+    del triggers["trigger", "delivery_of_done_job"]  # and 0014
     assert len(rows["event"]) == 8, "births and moves of series, job and delivery"
     assert migrate.upgrade(url_of(of_0001)) == ("0001", HEAD)
     rows["quarantine"] = [(*row, None, None, "[]", None) for row in rows["quarantine"]]  # columns of 0003
+    rows["series"] = [(*row, None) for row in rows["series"]]  # the column of 0013: what was there was sent
     for table in ("job", "delivery"):
         rows[table] = [(*row, Priority.NORMAL) for row in rows[table]]  # the column of 0005
     rows["job"] = [(*row, None, "auto", "hold") for row in rows["job"]]  # the columns of 0006 and 0012
-    rows["delivery"] = [(*row, 0, 1, 1) for row in rows["delivery"]]  # the columns of 0008 and 0015
+    rows["delivery"] = [(*row, 0, 1, 1) for row in rows["delivery"]]  # the columns of 0008 and 0014
     for table in ("delivery_item", "instance", "quarantine"):  # the last two: the columns of 0010
         rows[table] = [(*row, None) for row in rows[table]]
     assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows
@@ -445,7 +446,7 @@ def test_an_upgrade_to_0010_that_breaks_off_leaves_0009(of_0001: Path) -> None:
     assert migrate.current(url_of(of_0001)) == "0009"
 
 
-def test_a_delivery_from_before_0015_has_the_series_and_revision_of_its_job(of_0001: Path) -> None:
+def test_a_delivery_from_before_0014_has_the_series_and_revision_of_its_job(of_0001: Path) -> None:
     migrate.upgrade(url_of(of_0001))
     with closing(sqlite3.connect(of_0001)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -456,13 +457,13 @@ def test_a_delivery_from_before_0015_has_the_series_and_revision_of_its_job(of_0
         assert [line.content for line in reader.deliveries_list()] == ["derived"]
 
 
-def test_an_upgrade_to_0015_that_breaks_off_leaves_0012(of_0001: Path) -> None:
+def test_an_upgrade_to_0014_that_breaks_off_leaves_0013(of_0001: Path) -> None:
     with migration_connection(url_of(of_0001)) as connection:
-        migrate.run_migrations(connection, "0012")
+        migrate.run_migrations(connection, "0013")
     with closing(sqlite3.connect(of_0001)) as connection:
         connection.execute("CREATE INDEX delivery_originals_once ON boot (id)")  # stands in the way
     before = shape(of_0001)
     with pytest.raises(LedgerError, match="delivery_originals_once"):
         migrate.upgrade(url_of(of_0001))
     assert shape(of_0001) == before
-    assert migrate.current(url_of(of_0001)) == "0012"
+    assert migrate.current(url_of(of_0001)) == "0013"

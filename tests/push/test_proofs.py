@@ -57,7 +57,7 @@ class ProvingNode(Node):
             loop = PeerLoop(peer, push, self.ledger, self.archive, "test", carrier=carrier)
             if peer.committer is not None:
                 proof = ProofLoop(
-                    peer, names[peer.committer], push, self.ledger, self.archive, witness=Witness(carrier)
+                    peer, names[peer.committer], push, self.ledger, self.archive, witness=Witness(dimse, carrier.stow)
                 )
                 proof.start()
                 self._proofs.append(proof)

@@ -50,6 +50,11 @@ def carriers(push: PushSettings = TIRELESS) -> Carriers:
     return carriers_of(parse({"push": push.model_dump()}))
 
 
+def witness(push: PushSettings = TIRELESS) -> Witness:
+    both = carriers(push)
+    return Witness(both.dimse, both.stow)
+
+
 def peer_at(url: str, **keys: object) -> PeerSettings:
     return PeerSettings.model_validate({"name": "pacs", "url": url, **keys})
 
@@ -339,7 +344,7 @@ def test_an_echo_names_no_image_and_says_what_is_wrong(server: DicomwebServer) -
 def test_what_was_sent_is_looked_up_and_what_is_gone_is_sent_again(node: Node, server: DicomwebServer) -> None:
     derived = node.derive("pacs", instances=5)
     peer, once = peer_at(server.url), TIRELESS.model_copy(update={"commit_wait_s": 0.2})
-    proof = ProofLoop(peer, peer, once, node.ledger, node.archive, witness=Witness(carriers(once)))
+    proof = ProofLoop(peer, peer, once, node.ledger, node.archive, witness=witness(once))
     server.is_paged = True
     push(node, server, once)
     node.wait_for("sent")
@@ -377,7 +382,7 @@ def test_orthanc_gets_a_delivery_by_dicomweb_and_shows_that_it_has_it(node: Node
     with orthanc(tmp_path / "orthanc", settings=WITH_DICOMWEB) as pacs:
         peer = peer_at(pacs.dicomweb_url)
         assert carriers().echo(peer).status == 0
-        proof = ProofLoop(peer, peer, TIRELESS, node.ledger, node.archive, witness=Witness(carriers()))
+        proof = ProofLoop(peer, peer, TIRELESS, node.ledger, node.archive, witness=witness())
         node.push(peer, TIRELESS, carriers())
         assert node.wait_for("sent").acknowledged == 12
         proof.start()

@@ -113,3 +113,22 @@ def test_a_peer_that_is_bound_to_a_certificate_comes_in_with_it_only() -> None:
 
 def replace_name(peer: PeerSettings, name: str) -> PeerSettings:
     return peer.model_copy(update={"certificate_names": (name,)})
+
+
+def test_what_we_asked_for_comes_to_its_own_title_from_those_that_we_ask() -> None:
+    request = replace(REQUEST, called="PULLED", calling="PACS")
+    context = replace(USUAL, address="10.1.0.5", asked=(PACS,))
+
+    def said(request: AssociationRequest, context: AdmissionContext, title: str = "PULLED") -> str:
+        admitted = admit(request, context, ae_title="NODE", peers=(MR1, MR2, PACS), pull_ae_title=title)
+        if isinstance(admitted, Rejection):
+            return admitted.code
+        assert admitted.may_store
+        return f"{admitted.peer.name} {'pulled' if admitted.is_pulled else 'sent'}"
+
+    assert said(request, context) == "pacs pulled"
+    assert said(request, context, title="") == "1/1/7", "nothing is pulled without the key"
+    assert said(request, replace(context, asked=())) == "1/1/3", "from elsewhere"
+    assert said(replace(request, calling="MR1"), replace(USUAL, asked=(PACS,))) == "1/1/3", "one that we do not ask"
+    assert said(replace(request, called="NODE"), context) == "1/1/3", "as a sender it is no more known than before"
+    assert said(REQUEST, USUAL) == "mr1 sent"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from dicomnode.stow.answer import read_instances, read_statuses
+from dicomnode.stow.answer import read_matches, read_statuses
 
 
 def _answer(**sequences: list[Dataset]) -> bytes:
@@ -60,11 +60,12 @@ def test_xml_with_a_prefix_is_read_and_a_document_type_is_refused() -> None:
     assert read_statuses(b'<!DOCTYPE a [<!ENTITY b "c">]>' + xml.encode()) is None
 
 
-def test_the_instances_of_a_search_are_read() -> None:
+def test_the_matches_of_a_search_are_read() -> None:
     body = json.dumps([{"00080018": {"vr": "UI", "Value": [uid]}} for uid in ("1.1", "1.2")] + [{}]).encode()
-    assert read_instances(body) == ["1.1", "1.2"]
-    assert read_instances(b"[]") == []
-    assert read_instances(b"<html/>x") is None
+    found = [{"SOPInstanceUID": "1.1"}, {"SOPInstanceUID": "1.2"}, {"SOPInstanceUID": ""}]
+    assert read_matches(body, ["SOPInstanceUID"]) == found
+    assert read_matches(b"[]", ["SOPInstanceUID"]) == []
+    assert read_matches(b"<html/>x", ["SOPInstanceUID"]) is None
 
 
 @pytest.mark.parametrize("body", [b"", b"thanks", b"{", b"[1]", b"\xff\xfe", b"<a><b></a>", b"[" * 100_000, b"<Item/>"])
@@ -78,4 +79,4 @@ def test_what_cannot_be_read_is_nothing(body: bytes) -> None:
 )
 def test_no_bytes_raise(body: bytes) -> None:
     read_statuses(body)
-    read_instances(body)
+    read_matches(body, ["SOPInstanceUID"])

@@ -40,10 +40,10 @@ def put_file(archive: Archive, number: int = 255, *, dataset: bytes = b"", serie
     )
 
 
-def store(ledger: Ledger, archive: Archive, datasets: Sequence[Dataset]) -> SeriesId:
+def store(ledger: Ledger, archive: Archive, datasets: Sequence[Dataset], *, is_pulled: bool = False) -> SeriesId:
     """Put the datasets of one series into archive and ledger; its number."""
     series = ledger.series_for(str(datasets[0].SeriesInstanceUID))
-    instances = [_put(archive, series, dataset) for dataset in datasets]
+    instances = [replace(_put(archive, series, dataset), is_pulled=is_pulled) for dataset in datasets]
     archive.sync([series])
     outcomes = ledger.accept(instances)
     assert outcomes == [StoreOutcome.STORED] * len(instances), outcomes

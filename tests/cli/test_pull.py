@@ -1,0 +1,82 @@
+"""``pull`` and ``train --from`` from a PACS that is really there, into the archive of a node that listens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from tests.cli.conftest import Run
+from tests.pull.test_fetch import PULL, Door, filled
+from tests.support.mr_series import write_mr_series
+from tests.support.orthanc import WITH_DICOMWEB, Orthanc, needs_dicomweb, needs_orthanc, orthanc
+
+pytestmark = [needs_orthanc, needs_dicomweb]
+
+
+@pytest.fixture
+def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    monkeypatch.delenv("DICOMNODE_NODE__DATA")
+    with closing(Door(tmp_path / "node")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def pacs(door: Door, tmp_path: Path) -> Iterator[Orthanc]:
+    modalities = {"node": [PULL, "127.0.0.1", door.port], "us": ["DICOMNODE", "127.0.0.1", 104]}
+    with orthanc(tmp_path / "orthanc", settings={**WITH_DICOMWEB, "DicomModalities": modalities}) as running:
+        yield running
+
+
+@pytest.fixture
+def config(door: Door, pacs: Orthanc, tmp_path: Path) -> Path:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        f'[node]\nlisten = "127.0.0.1:{door.port}"\ndata = "{door.archive.data}"\npull_ae_title = "{PULL}"\n'
+        f'[[peer]]\nname = "pacs"\nae_title = "ORTHANC"\naddress = "127.0.0.1:{pacs.dicom_port}"\n'
+        f'[[peer]]\nname = "web"\nurl = "{pacs.dicomweb_url}"\n'
+    )
+    return file
+
+
+def test_a_study_is_counted_then_pulled_by_either_way(run: Run, config: Path, door: Door, pacs: Orthanc) -> None:
+    files = write_mr_series(door.archive.data.parent / "in", slices=5)
+    filled(pacs, files)
+    study = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
+    looked = run("pull", "pacs", "--study", study, "--dry-run", "--config", config, "--json")
+    assert (looked.code, json.loads(looked.out)[0]["here"]) == (0, 0)
+    assert door.datasets() == set()
+    pulled = run("pull", "pacs", "--study", study, "--process", "--config", config, "--json")
+    assert (pulled.code, pulled.err) == (0, "")
+    (row,) = json.loads(pulled.out)
+    assert (row["wanted"], row["before"], row["here"], row["sentence"]) == (5, 0, 5, "")
+    assert door.settled() == {row["series"]: False}, "the rules take it"
+    again = run("pull", "web", "--since", 36_500, "--match", "SeriesDescription=*", "--config", config, "--json")
+    assert (again.code, json.loads(again.out)[0]["before"]) == (0, 5)
+
+
+def test_train_pulls_what_it_looks_at(run: Run, config: Path, door: Door, pacs: Orthanc) -> None:
+    files = write_mr_series(door.archive.data.parent / "in", slices=6)
+    filled(pacs, files)
+    study = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
+    ran = run("train", "--studies", study, "--from", "pacs", "--dry-run", "--config", config, "--json")
+    assert len(door.datasets()) == 6
+    assert ran.code in (0, 2), ran.err
+    if ran.code == 0:
+        assert [one["slices"] for one in json.loads(ran.out)["series"]] == [6]
+
+
+def test_what_is_missing_is_said_before_anything_is_asked(run: Run, config: Path) -> None:
+    ran = run("pull", "pacs", "--config", config)
+    assert (ran.code, "Which studies?" in ran.err) == (2, True)
+    text = config.read_text()
+    config.write_text(text.replace(f'pull_ae_title = "{PULL}"\n', ""))
+    ran = run("pull", "pacs", "--study", "1.2", "--config", config)
+    assert (ran.code, "node.pull_ae_title" in ran.err) == (2, True)
+    config.write_text(text.replace(f'"{PULL}"', '"OTHER"'))
+    ran = run("pull", "pacs", "--study", "1.2", "--config", config)
+    assert (ran.code, "does not answer at" in ran.err) == (4, True)
