@@ -58,7 +58,7 @@ def upgrade() -> None:
         for pattern, replacement in CHANGES:
             words, times = re.subn(pattern, replacement, words)
             if times != 1:
-                raise CommandError("the table delivery is not as 0012 left it; nothing was written")
+                raise CommandError("the table delivery is not as 0013 left it; nothing was written")
         connection.execute(
             sa.text("UPDATE sqlite_master SET sql = :s WHERE type = 'table' AND name = 'delivery'"), {"s": words}
         )
