@@ -96,7 +96,7 @@ class QuietWatch:
     """Measures how long each series in state ``receiving`` has been quiet. Used by one thread."""
 
     def __init__(self, settings: SettleSettings, clock: Clock) -> None:
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._timings: dict[SeriesId, _Timing] = {}
         self._looked_at = clock.monotonic()  # the quiet time of a series cannot begin before this
@@ -130,7 +130,7 @@ class QuietWatch:
 
     def _due(self, timing: _Timing, now: float, *, is_open: bool) -> Due | float:
         """Return the series if it is to be settled now, else the seconds until it may be."""
-        settings, series = self._settings, timing.seen
+        settings, series = self.settings, timing.seen
         longest_s = settings.max_wait_s - (now - timing.began)
         wait_s = settings.aborted_wait_s if series.aborted else settings.quiet_s
         quiet_in_s = wait_s - (now - timing.changed)
@@ -159,6 +159,7 @@ class Settler:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._rules = rules
+        self._next = (settings, rules)
         self._ledger = ledger
         self._archive = archive
         self._model_of = model_of
@@ -174,6 +175,11 @@ class Settler:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def take(self, settings: SettleSettings, rules: Sequence[RuleSettings]) -> None:
+        """Use these settings from the next turn on."""
+        self._next = (settings, rules)
+        self._wake.set()
 
     def wake(self) -> None:
         """Look into the ledger now: an association has ended, or an operator asked for a new verdict."""
@@ -202,6 +208,7 @@ class Settler:
 
     def turn(self) -> float:
         """Settle the series that are quiet and judge those that are settled; return the seconds until the next turn."""
+        self._watch.settings, self._rules = self._next
         # Open associations are read before the rows. An association that breaks off in between is marked in the rows of
         # its series before it counts as closed, so each of them is seen as open, as aborted or as both, never as quiet.
         open_series = self._open_series()

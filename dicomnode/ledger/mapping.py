@@ -53,7 +53,6 @@ from dicomnode.ledger.values import (
 )
 from dicomnode.ledger.views import (
     AnswerLine,
-    BootLine,
     DeliveryLine,
     EventLine,
     InstanceLine,
@@ -268,6 +267,7 @@ def new_received_instance(one: StoredInstance, revision: int) -> dict[str, objec
         **_new_instance(one, one.series, revision, RECEIVED, one.received_at),
         "file": one.file,
         "peer": one.peer,
+        "called_ae": one.called_ae,
     }
 
 
@@ -596,16 +596,6 @@ def alert(row: AnyRow) -> Alert:
         sent_at=row.sent_at,
         sent_number=row.sent_number,
     )
-
-
-def new_boot(transaction: LedgerTransaction, *, pid: int, host: str) -> dict[str, object]:
-    """A start of the service."""
-    return {"pid": pid, "host": host, "began_at": transaction.now}
-
-
-def boot_line(row: AnyRow) -> BootLine:
-    """A start of the service as an operator reads it."""
-    return BootLine(id=row.id, pid=row.pid, host=row.host, began_at=row.began_at, ended_at=row.ended_at)
 
 
 def event_line(row: AnyRow, row_id: int | None) -> EventLine:

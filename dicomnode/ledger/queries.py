@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
 from sqlalchemy import Connection, Select, and_, func, literal, or_, select
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import alerts, attention, lists, mapping, models, quarantine
+from dicomnode.ledger import alerts, attention, boots, lists, mapping, models, quarantine
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
@@ -36,6 +36,7 @@ from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 from dicomnode.ledger.values import ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
+    BootLine,
     DeliveryLine,
     EventLine,
     Explanation,
@@ -46,6 +47,7 @@ from dicomnode.ledger.views import (
     Queue,
     SeriesDetail,
     SeriesLine,
+    SettingsLine,
     Status,
     StuckPeer,
     Undelivered,
@@ -86,10 +88,11 @@ _MODEL_CHOICE = (
 )
 
 
-def open_reader(url: str, *, peers: Collection[str] | None = None) -> Reader:
+def open_reader(url: str, *, peers: Collection[str] | Callable[[], Collection[str]] | None = None) -> Reader:
     """Open a ledger beside its service. Raises LedgerError where there is none, or one of another version.
 
-    ``peers``: the names that can be sent to; a delivery to another one is told as such. None: nobody asks.
+    ``peers``: the names that can be sent to, or what gives them at each question; a delivery to another one is told as
+    such. None: nobody asks.
     """
     database = ReadingDatabase(url)
     try:
@@ -109,14 +112,23 @@ def open_reader(url: str, *, peers: Collection[str] | None = None) -> Reader:
 class Reader:
     """The questions. Each answer is one consistent view of the ledger."""
 
-    def __init__(self, database: ReadingDatabase, version: str, peers: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        database: ReadingDatabase,
+        version: str,
+        peers: Collection[str] | Callable[[], Collection[str]] | None = None,
+    ) -> None:
         self._database = database
         self._version = version
-        self._peers = peers
+        self._reachable = peers
 
     def close(self) -> None:
         """Give the connections back."""
         self._database.close()
+
+    @property
+    def _peers(self) -> Collection[str] | None:
+        return self._reachable() if callable(self._reachable) else self._reachable
 
     @property
     def version(self) -> str:
@@ -255,14 +267,14 @@ class Reader:
     def status(self) -> Status:
         """Count what is in the ledger, by state, and list the rows that wait for a person."""
         with self._database.reading() as connection:
-            last = connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
             instances = connection.execute(select(func.count()).select_from(instance)).scalar_one()
             of_jobs = select(func.count()).select_from(instance).where(instance.c.job_id.is_not(None))
             derived = connection.execute(of_jobs).scalar_one()
             received = select(series.c.state, func.count()).where(series.c.origin == RECEIVED)
             return Status(
                 version=self._version,
-                boot=None if last is None else mapping.boot_line(last),
+                boot=boots.last(connection),
+                settings=boots.last_settings(connection),
                 instances=instances - derived,
                 derived_instances=derived,
                 series=_per(SeriesState, _numbers(connection, received.group_by(series.c.state))),
@@ -285,6 +297,16 @@ class Reader:
                 model_choice=_model_choice(connection),
                 attention=attention.lines(connection, self._peers),
             )
+
+    def boot(self) -> BootLine | None:
+        """Return the last start of the service. None: it never started."""
+        with self._database.reading() as connection:
+            return boots.last(connection)
+
+    def settings(self) -> SettingsLine | None:
+        """Return the settings that the last start uses. None: it was before the ledger recorded them."""
+        with self._database.reading() as connection:
+            return boots.last_settings(connection)
 
     def waiting(self) -> list[Waiting]:
         """Count the rows that wait for a person by what they wait for."""

@@ -81,6 +81,7 @@ class StoredInstance:
     file: str  # path below the archive folder, "<series id>/<file stem>.dcm"
     peer: str
     received_at: datetime
+    called_ae: str | None = None  # the AE title that the peer called; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ class OfferedInstance:
     """The instance of one C-STORE request: what the command says of it, and its data set."""
 
     peer: str
+    called_ae: str | None = None  # the AE title that the peer called; None: of a file that comes from no association
     sop_class_uid: str  # of the command
     sop_instance_uid: str
     context_sop_class_uid: str  # of the presentation context that it came on
@@ -126,6 +127,7 @@ class Intake:
             file=file,
             peer=offer.peer,
             received_at=received_at,
+            called_ae=offer.called_ae,
         )
         try:
             self._archive.sync([series])

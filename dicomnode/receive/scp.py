@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from ssl import SSLContext
 
 import pydicom.config
@@ -40,6 +41,23 @@ MEBIBYTE = 1 << 20
 ABORT_S = 2.0  # for the aborted peers to close their side, before we close ours
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Guests:
+    """Who may come in: one value, so that a request meets the peers of one settings file and never half of two."""
+
+    peers: tuple[PeerSettings, ...]
+    committers: frozenset[str]
+    hosts: Hosts
+
+    def are_at(self, address: str) -> bool:
+        return any(peer.is_near(address) for peer in self.peers) or bool(self.hosts.at(address))
+
+    def reporting(self, address: str) -> frozenset[str]:
+        """The peers that may report and are at this address, by their ``address`` or by their networks."""
+        near = {one.name for one in self.peers if one.name in self.committers and one.is_near(address)}
+        return self.hosts.at(address) | near
+
+
 class Receiver:
     """The listening service: started once, stopped once."""
 
@@ -67,9 +85,8 @@ class Receiver:
         self._settings = receive
         self._tls = tls or TlsSettings()
         self._identity = identity
-        self._peers = tuple(peers)
-        self._committers = frozenset(committers)
-        self._hosts = Hosts({one.name: one.host for one in self._peers if one.name in self._committers}, clock)
+        self._clock = clock
+        self._guests = self._invited(peers, committers)
         self._ledger = ledger
         self._wake = wake
         self._space = Space(archive, disk.refuse_free_percent, clock, self._note)
@@ -116,13 +133,19 @@ class Receiver:
             for door in doors:
                 door.socket.close()
             raise
-        self._hosts.look_up()
-        self._listener = Listener(doors, self._limits, handlers, is_near=self._is_near)
+        self._guests.hosts.look_up()
+        self._listener = Listener(doors, self._limits, handlers, is_near=lambda address: self._guests.are_at(address))
         self._listener.start()
         if self.port:
             log.event(LOGGER, "listening", host=self._node.host, port=self.port)
         if self.tls_port:
             log.event(LOGGER, "listening", host=self._tls.host, port=self.tls_port, detail="TLS")
+
+    def take(self, peers: Sequence[PeerSettings], committers: Collection[str]) -> None:
+        """Admit these peers from the next connection on. Associations that are open go on as they were admitted."""
+        guests = self._invited(peers, committers)
+        guests.hosts.look_up()
+        self._guests = guests
 
     def open_series(self) -> frozenset[SeriesId]:
         """Return the series into which associations that are open now have stored; they must not be settled."""
@@ -163,20 +186,17 @@ class Receiver:
     def _live(self) -> list[Association]:
         return self._listener.live() if self._listener is not None else []
 
-    def _is_near(self, address: str) -> bool:
-        return any(peer.is_near(address) for peer in self._peers) or bool(self._hosts.at(address))
-
-    def _reporting(self, address: str) -> frozenset[str]:
-        """The peers that may report and are at this address, by their ``address`` or by their networks."""
-        near = {one.name for one in self._peers if one.name in self._committers and one.is_near(address)}
-        return self._hosts.at(address) | near
+    def _invited(self, peers: Sequence[PeerSettings], committers: Collection[str]) -> _Guests:
+        hosts = Hosts({one.name: one.host for one in peers if one.name in committers}, self._clock)
+        return _Guests(peers=tuple(peers), committers=frozenset(committers), hosts=hosts)
 
     # What an association calls, each on its own thread.
 
     def _admit(self, association: Association, request: AssociationRequest) -> Admitted | Rejection:
         address = association.address
         condition = self._space.condition()
-        reporting = self._reporting(address)
+        guests = self._guests
+        reporting = guests.reporting(address)
         with self._admission:  # count and accept in one step, so that two requests cannot both get the last free place
             admitted_ones = [one for one in self._live() if one.peer is not None]
             from_there = sum(one.address == address for one in admitted_ones)
@@ -187,7 +207,7 @@ class Receiver:
                 reporting=reporting,
                 certificate=association.certificate,
             )
-            admitted = admit(request, context, ae_title=self._node.ae_title, peers=self._peers)
+            admitted = admit(request, context, ae_title=self._node.ae_title, peers=guests.peers)
             if isinstance(admitted, Admitted):
                 association.peer = admitted.peer
         if isinstance(admitted, Rejection) and (

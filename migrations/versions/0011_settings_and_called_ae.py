@@ -1,0 +1,29 @@
+"""Which settings a service runs with, and the AE title that the sender of an instance called.
+
+Frozen. Never imports dicomnode. Adds columns that may be empty; no table is rebuilt, so their triggers stay.
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0011"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+STATEMENTS = (
+    "ALTER TABLE boot ADD COLUMN settings_file TEXT",
+    "ALTER TABLE boot ADD COLUMN settings_sha256 VARCHAR(64)",
+    "ALTER TABLE boot ADD COLUMN settings_at DATETIME",
+    "ALTER TABLE boot ADD COLUMN settings_restart JSON",
+    "ALTER TABLE boot ADD COLUMN settings_tried_at DATETIME",
+    "ALTER TABLE boot ADD COLUMN settings_fault TEXT",
+    "ALTER TABLE instance ADD COLUMN called_ae VARCHAR(16)",
+)
+
+
+def upgrade() -> None:
+    """Add the columns."""
+    for statement in STATEMENTS:
+        op.get_bind().exec_driver_sql(statement)
