@@ -258,7 +258,7 @@ class Service:
                 identity = identified
             elif identified is not None:
                 identity.take(identified)  # the listener goes on with this very object
-            receiver.take(new.peer, new.committers)
+            receiver.take(new.node.titles, new.peer, new.committers)
             loops.take(new.peer, new.push, _carrier(new, identity))
             settler.take(new.settle, new.rule)
             watch.take(destinations(new.alert))

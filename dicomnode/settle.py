@@ -50,7 +50,7 @@ from dicomnode.ledger.values import (
     SettledSeries,
     Unexamined,
 )
-from dicomnode.rules import JudgedByRules, judge_by_rules
+from dicomnode.rules import JudgedByRules, Reception, judge_by_rules
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import RuleSettings, SettleSettings
 
@@ -280,7 +280,7 @@ class Settler:
             self._keep(series, reason=SET_ASIDE, sentence=sentence, alert=False)
             return
         verdict = judged.verdict
-        notes = (*judged.choice.passed_over, *verdict.notes, *judged.broken)
+        notes = (*judged.choice.passed_over, *judged.choice.conflicts, *verdict.notes, *judged.broken)
         if verdict.process and judged.model.why:
             notes += (judged.model.why,)
         alert = verdict.alert or bool(judged.broken)
@@ -350,7 +350,8 @@ class Settler:
             return _not_compared(one, f"they could not be compared ({type(exc).__name__})")
 
     def _judged(self, instances: Sequence[ArchivedInstance]) -> JudgedByRules:
-        return judge_by_rules(self._slices(instances), self._rules, model_of=self._model_of)
+        received = [Reception(called_ae=one.called_ae, at=one.received_at) for one in instances]
+        return judge_by_rules(self._slices(instances), self._rules, model_of=self._model_of, received=received)
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
         """Return the frames of the whole revision. A missing file counts as an unreadable slice. Raises _TooMuch."""

@@ -28,10 +28,10 @@ SCANNER = {"name": "mr1", "ae_title": "MR1", "networks": ["127.0.0.1/32"]}
 PACS = {"name": "pacs", "ae_title": "PACS", "address": "127.0.0.1:11113"}
 
 
-def _associated(node: Node, ae_title: str = "MR1") -> Association:
+def _associated(node: Node, ae_title: str = "MR1", *, called: str = "NODE") -> Association:
     entity = AE(ae_title=ae_title)
     entity.add_requested_context(MR)
-    return entity.associate("127.0.0.1", node.port, ae_title="NODE")
+    return entity.associate("127.0.0.1", node.port, ae_title=called)
 
 
 def _edit(node: Node, old: str, new: str) -> None:
@@ -123,6 +123,22 @@ def test_a_new_peer_gets_a_push_loop_and_one_that_is_gone_leaves_its_deliveries(
         assert node.events("delivery_deferred")[-1]["peer"] == "other"
 
 
+def test_a_further_title_can_be_called_after_a_reload_and_is_named_with_the_series(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        assert not _associated(node, called="NIGHT").is_established
+        _edit(node, "[log]", 'ae_titles = ["NIGHT"]\n[log]')
+        _edit(node, 'name = "every series"', 'name = "night"\nmatch = { called_ae = "NIGHT" }')
+        node.run("reload")
+        for number, (called, reason) in enumerate((("NIGHT", "too_few"), ("NODE", "no_rule")), 1):
+            sending = _associated(node, called=called)
+            for file in write_mr_series(tmp_path / called, slices=4 if called == "NIGHT" else 12):
+                assert sending.send_c_store(file).Status == 0
+            sending.release()
+            series = node.wait_for_verdicts(number)[-1]
+            assert series.reason == reason
+            assert f"It was sent to our AE title {called}." in node.explain(series.id)["sentences"]
+
+
 def test_sighup_alone_does_not_end_it(tmp_path: Path) -> None:
     with running_node(tmp_path) as node:
         assert node.process is not None
@@ -150,12 +166,17 @@ def _settings(**tables: object) -> Settings:
 def test_only_the_keys_that_can_be_taken_are_taken() -> None:
     running = _settings()
     read = _settings(
-        node={"ae_title": "OTHER"}, settle={"quiet_s": 5.0}, alert={"letter": ""}, rule=[], receive={"drain_s": 3.0}
+        node={"ae_title": "OTHER", "ae_titles": ["NIGHT"]},
+        settle={"quiet_s": 5.0},
+        alert={"letter": ""},
+        rule=[],
+        receive={"drain_s": 3.0},
     )
     found = change(running, read)
-    assert found.taken == ("settle.quiet_s", "alert.letter", "rule")
+    assert found.taken == ("node.ae_titles", "settle.quiet_s", "alert.letter", "rule")
     assert found.waiting == ("node.ae_title", "receive.drain_s")
-    assert (found.settings.node, found.settings.rule) == (running.node, ())
+    assert found.settings.node.titles == ("DICOMNODE", "NIGHT")
+    assert found.settings.rule == ()
     assert change(found.settings, read).waiting == found.waiting, "they are named until the restart"
 
 

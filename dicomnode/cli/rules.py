@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -36,9 +37,22 @@ def rules() -> None:
 
 @rules.command(short_help="Say which rule takes the series of these files, and why the others do not.")
 @click.argument("sources", metavar="FILE…", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--called-ae",
+    metavar="TITLE",
+    help="Test as if the sender had called this AE title of the node. Default: node.ae_title.",
+)
+@click.option(
+    "--at",
+    metavar="HH:MM",
+    type=click.DateTime(["%H:%M"]),
+    help="Test as if the series came at this time of the day, by this machine's clock. Default: now.",
+)
 @config_option
 @json_option
-def test(sources: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
+def test(
+    sources: tuple[Path, ...], called_ae: str | None, at: datetime | None, config: Path | None, as_json: bool
+) -> None:
     """Say for each series in FILE… (files, or folders with all below) which rule takes it and what would become of it.
 
     The command reads headers only. It needs neither the service nor a PACS and changes nothing. It takes what it is
@@ -48,8 +62,16 @@ def test(sources: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
     from dicomnode.checks import catalog_of
     from dicomnode.imaging.frame import read_frames
     from dicomnode.pipeline import series_in
-    from dicomnode.rules import judge_by_rules
+    from dicomnode.rules import Reception, judge_by_rules
 
+    title = called_ae or settings.node.ae_title
+    if title not in settings.node.titles:
+        raise InputError(
+            f"The node has no AE title {title}, so it refuses whoever calls it.",
+            hint=f"It has {', '.join(settings.node.titles)} (node.ae_title, node.ae_titles).",
+        )
+    now = datetime.now().astimezone()
+    received = Reception(called_ae=title, at=now.replace(hour=at.hour, minute=at.minute) if at else now)
     passed_over: list[str] = []
     series = series_in(*sources, note=passed_over.append)
     for line in passed_over:
@@ -59,13 +81,14 @@ def test(sources: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
     catalog = catalog_of(settings)
     tested = []
     for number, paths in enumerate(series.values(), 1):
-        judged = judge_by_rules(read_frames(paths), settings.rule, model_of=catalog.model_of)
+        judged = judge_by_rules(read_frames(paths), settings.rule, model_of=catalog.model_of, received=[received])
         rule, verdict = judged.choice.rule, judged.verdict
         tested.append(
             SeriesTest(
                 series=number, files=len(paths), first=paths[0], rule=rule.name if rule else None,
                 passed_over=judged.choice.passed_over, model=judged.model.name, process=verdict.process,
-                reason=verdict.reason, sentence=verdict.sentence, notes=(*verdict.notes, *judged.broken),
+                reason=verdict.reason, sentence=verdict.sentence,
+                notes=(*judged.choice.conflicts, *verdict.notes, *judged.broken),
                 deliver_to=rule.deliver_to if rule else (),
             )
         )  # fmt: skip

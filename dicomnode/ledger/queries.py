@@ -69,6 +69,12 @@ _ARRIVALS = (
     .group_by(instance.c.revision, instance.c.peer)
     .order_by(instance.c.revision, instance.c.peer)
 )
+_CALLED = (
+    select(instance.c.called_ae)
+    .where(instance.c.series_id == bound("series"), instance.c.called_ae.is_not(None))
+    .distinct()
+    .order_by(instance.c.called_ae)
+)
 _FIGURES = select(job.c.figures).where(job.c.id == bound("job"))
 _JOBS = (
     select(job)
@@ -178,6 +184,7 @@ class Reader:
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
             arrivals = connection.execute(_ARRIVALS, bind_values(series=series_id)).all()
+            called = tuple(connection.execute(_CALLED, bind_values(series=series_id)).scalars())
             jobs = _jobs_of(connection, series_id)
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
@@ -190,6 +197,7 @@ class Reader:
             aborted=row.aborted,
             last_at=row.last_at,
             verdict=row.sentence,
+            called=called,
             arrivals=tuple(Arrival(revision=one.revision, peer=one.peer, instances=one.instances) for one in arrivals),
         )
         # Where the verdict is that something was set aside, its sentence says so already.

@@ -42,6 +42,7 @@ class Standing:
     last_at: datetime | None
     verdict: str
     arrivals: tuple[Arrival, ...]
+    called: tuple[str, ...] = ()  # our AE titles that its senders called, as far as that is known
 
 
 def explain(
@@ -54,6 +55,7 @@ def explain(
     """Return the sentences on verdict, revisions, rule, job, result gate, notes and deliveries, in this order."""
     return (
         _verdict(standing),
+        *([f"It was sent to our AE title {' and to '.join(standing.called)}."] if standing.called else []),
         *_revisions(standing, deliveries),
         *([] if job is None else [_rule(job), _job(job, standing)]),
         *_gate(figures),

@@ -107,6 +107,8 @@ class ArchivedInstance:
     transfer_syntax_uid: str
     size_bytes: int
     sha256: str
+    received_at: datetime
+    called_ae: str | None = None  # the AE title that its sender called; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

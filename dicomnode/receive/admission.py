@@ -6,7 +6,7 @@ passes by itself (a node that is full says nothing about a title), then what an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -54,14 +54,14 @@ class Admitted:
 
 
 def admit(
-    request: AssociationRequest, context: AdmissionContext, *, ae_title: str, peers: Sequence[PeerSettings]
+    request: AssociationRequest, context: AdmissionContext, *, ae_titles: Collection[str], peers: Sequence[PeerSettings]
 ) -> Admitted | Rejection:
     """Find the peer that a request comes from, or the rejection that answers it."""
     if context.is_refusing:
         return CONGESTED
     if context.is_over_limit:
         return OVER_LIMIT
-    if request.called != ae_title:
+    if request.called not in ae_titles:
         return CALLED_UNKNOWN
     calling = request.calling
     known = [one for one in peers if calling is not None and one.may_send(calling, context.address)]

@@ -45,6 +45,7 @@ ABORT_S = 2.0  # for the aborted peers to close their side, before we close ours
 class _Guests:
     """Who may come in: one value, so that a request meets the peers of one settings file and never half of two."""
 
+    ae_titles: tuple[str, ...]  # that they may call
     peers: tuple[PeerSettings, ...]
     committers: frozenset[str]
     hosts: Hosts
@@ -86,7 +87,7 @@ class Receiver:
         self._tls = tls or TlsSettings()
         self._identity = identity
         self._clock = clock
-        self._guests = self._invited(peers, committers)
+        self._guests = self._invited(node.titles, peers, committers)
         self._ledger = ledger
         self._wake = wake
         self._space = Space(archive, disk.refuse_free_percent, clock, self._note)
@@ -141,9 +142,12 @@ class Receiver:
         if self.tls_port:
             log.event(LOGGER, "listening", host=self._tls.host, port=self.tls_port, detail="TLS")
 
-    def take(self, peers: Sequence[PeerSettings], committers: Collection[str]) -> None:
-        """Admit these peers from the next connection on. Associations that are open go on as they were admitted."""
-        guests = self._invited(peers, committers)
+    def take(self, ae_titles: Sequence[str], peers: Sequence[PeerSettings], committers: Collection[str]) -> None:
+        """Admit these peers, who may call these AE titles, from the next connection on.
+
+        Associations that are open go on as they were admitted.
+        """
+        guests = self._invited(ae_titles, peers, committers)
         guests.hosts.look_up()
         self._guests = guests
 
@@ -186,9 +190,9 @@ class Receiver:
     def _live(self) -> list[Association]:
         return self._listener.live() if self._listener is not None else []
 
-    def _invited(self, peers: Sequence[PeerSettings], committers: Collection[str]) -> _Guests:
+    def _invited(self, ae_titles: Sequence[str], peers: Sequence[PeerSettings], committers: Collection[str]) -> _Guests:
         hosts = Hosts({one.name: one.host for one in peers if one.name in committers}, self._clock)
-        return _Guests(peers=tuple(peers), committers=frozenset(committers), hosts=hosts)
+        return _Guests(ae_titles=tuple(ae_titles), peers=tuple(peers), committers=frozenset(committers), hosts=hosts)
 
     # What an association calls, each on its own thread.
 
@@ -207,7 +211,7 @@ class Receiver:
                 reporting=reporting,
                 certificate=association.certificate,
             )
-            admitted = admit(request, context, ae_title=self._node.ae_title, peers=guests.peers)
+            admitted = admit(request, context, ae_titles=guests.ae_titles, peers=guests.peers)
             if isinstance(admitted, Admitted):
                 association.peer = admitted.peer
         if isinstance(admitted, Rejection) and (

@@ -1,6 +1,7 @@
 """What a running node takes of settings that were read anew: two ``Settings`` in, those to use from then on out.
 
-The node takes rules, peers, settle times, patience with peers, alerts and the certificate files of TLS while it runs.
+The node takes rules, peers, settle times, patience with peers, alerts, further
+AE titles and the certificate files of TLS while it runs.
 What it opened at its start (data folder, ledger, listeners, workers) stays as it is until a restart; such keys are
 named. Nothing is opened or started here.
 """
@@ -15,7 +16,7 @@ from dicomnode.settings.models import Settings
 from dicomnode.strict_toml import StrictModel
 
 TAKEN_TABLES: Final = ("settle", "push", "alert", "peer", "rule")
-TAKEN_KEYS: Final = {"tls": ("certificate", "key", "ca")}  # of tables that are otherwise read at the start only
+TAKEN_KEYS: Final = {"node": ("ae_titles",), "tls": ("certificate", "key", "ca")}  # of tables of the start
 OF_OTHER_COMMANDS: Final = ("worker", "scheduler")
 
 
@@ -30,18 +31,16 @@ class Change:
 
 def change(running: Settings, read: Settings) -> Change:
     """Lay what may change over the settings that the node runs with."""
-    used = running.model_copy(update={table: getattr(read, table) for table in TAKEN_TABLES} | _tls(running, read))
+    tables: dict[str, object] = {table: getattr(read, table) for table in TAKEN_TABLES}
+    for table, keys in TAKEN_KEYS.items():
+        if table == "tls" and running.tls.listen and not read.tls.certificate:
+            continue  # a listener that is open needs a certificate and keeps the one that it has
+        found = getattr(read, table)
+        tables[table] = getattr(running, table).model_copy(update={key: getattr(found, key) for key in keys})
+    used = running.model_copy(update=tables)
     return Change(
         settings=used, taken=tuple(_differences(running, used)), waiting=tuple(_differences(used, read))
     )  # fmt: skip
-
-
-def _tls(running: Settings, read: Settings) -> dict[str, object]:
-    """The table ``tls`` with other files. A listener that is open needs a certificate and keeps the one that it has."""
-    if running.tls.listen and not read.tls.certificate:
-        return {}
-    files = {key: getattr(read.tls, key) for key in TAKEN_KEYS["tls"]}
-    return {"tls": running.tls.model_copy(update=files)}
 
 
 def _differences(one: Settings, other: Settings) -> Iterator[str]:

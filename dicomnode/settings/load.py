@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 
 from dicomnode.errors import SettingsError
 from dicomnode.ids import AeTitle
+from dicomnode.settings.match import CALLED
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 from dicomnode.strict_toml import Mistake, MistakesError, NotTomlError, StrictModel, check, guess, shown
 from dicomnode.strict_toml import parse as parse_toml
@@ -112,6 +114,8 @@ def parse(raw: Mapping[str, object], environ: Mapping[str, str] | None = None, *
     except MistakesError as exc:
         mistakes += [_line(mistake, source, variables) for mistake in exc.mistakes]
     mistakes += [f"{source}: {line}" for line in _cross_mistakes(tables)]
+    if settings is not None:
+        mistakes += [f"{source}: {line}" for line in _titles_never_called(settings)]
     if mistakes or settings is None:
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         listed = "".join(f"\n  {line}" for line in mistakes)
@@ -212,6 +216,16 @@ def _tls_mistakes(
                 yield f"peer.{index}: may only come in with a certificate, and tls.listen is not set"
             if peer.get("address") and not is_sent_to:
                 yield f"peer.{index}: has a certificate and an address; set tls = true, or remove one of them"
+
+
+def _titles_never_called(settings: Settings) -> Iterator[str]:
+    """Name the rules that no series could meet, because the node has no such AE title."""
+    for index, rule in enumerate(settings.rule):
+        for condition in rule.match.conditions:
+            wanted = [test.text for test in condition.tests if not test.excludes]
+            fits = any(fnmatchcase(title, text) for title in settings.node.titles for text in wanted)
+            if condition.key == CALLED and wanted and not fits:
+                yield f"rule.{index}.match.{CALLED}: no AE title in node.ae_title or node.ae_titles fits"
 
 
 def _table(tables: Mapping[str, object], name: str) -> dict[str, object]:

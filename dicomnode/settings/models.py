@@ -210,8 +210,14 @@ class NodeSettings(_Listening):
     """Who the node is, where it listens, where it keeps everything."""
 
     ae_title: Title = AeTitle("DICOMNODE")
+    ae_titles: tuple[Title, ...] = ()  # further ones that senders may call
     listen: MaybeHostPort = "127.0.0.1:11112"  # port 0: any free one; empty: only with TLS (tls.listen)
     data: Folder = Path("dicomnode-data")
+
+    @property
+    def titles(self) -> tuple[AeTitle, ...]:
+        """Every AE title that senders may call."""
+        return (self.ae_title, *self.ae_titles)
 
 
 class LogSettings(StrictModel):

@@ -77,3 +77,23 @@ def test_what_is_no_image_is_named_and_is_code_2(run: Run, tmp_path: Path, confi
     assert ran.code == 2
     assert "There is no DICOM series in these files." in ran.err
     assert "note.txt" in ran.err
+
+
+def test_the_title_that_a_sender_will_call_and_the_time_can_be_said(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("""
+[node]
+ae_titles = ["NIGHT"]
+[[rule]]
+name = "night"
+match = { called_ae = "NIGHT", time_of_day = "22:00-06:00" }
+model = "cubic-dc"
+""")
+    write_mr_series(tmp_path / "t2", slices=12, slice_spacing_mm=4.0)
+    words = ("rules", "test", tmp_path / "t2", "--config", config)
+    assert "called_ae is to be “NIGHT”, and the sender called “DICOMNODE”" in run(*words, "--at", "23:00").out
+    assert "the first instance came at 12:00" in run(*words, "--called-ae", "NIGHT", "--at", "12:00").out
+    assert "rule night takes it" in run(*words, "--called-ae", "NIGHT", "--at", "23:00").out
+    ran = run(*words, "--called-ae", "NOBODY")
+    assert ran.code == 2
+    assert "The node has no AE title NOBODY" in ran.err
