@@ -82,11 +82,12 @@ KNOWN_INSTANCE: Final = tuple(
 # Series.
 
 
-def new_received_series(transaction: LedgerTransaction, series_uid: str) -> dict[str, object]:
+def new_received_series(transaction: LedgerTransaction, series_uid: str, study_uid: str | None) -> dict[str, object]:
     """Return the row of a new series, whose instances a scanner will send under this UID."""
     return {
         **_new_series(transaction, RECEIVED, SeriesState.RECEIVING, "number"),
         "series_uid": series_uid,
+        "study_uid": study_uid,
         "sentence": "",
     }
 

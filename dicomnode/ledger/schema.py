@@ -169,6 +169,7 @@ series = Table(
     Column("sentence", Text, nullable=False),
     Column("notes", JSON, nullable=False),
     Column("alert", Boolean, nullable=False),
+    Column("study_uid", String(UID_LENGTH)),  # as the first instance said; empty: a derived one, or older than 0011
     PrimaryKeyConstraint("id", name="series_key"),
     UniqueConstraint("series_uid", name="series_uid_once"),
     CheckConstraint(f"origin IN ('{RECEIVED}', '{DERIVED}')", name="series_origin"),
@@ -179,6 +180,7 @@ series = Table(
     CheckConstraint("(state IN ('kept', 'planned')) = (reason IS NOT NULL)", name="series_verdict_has_reason"),
 )
 Index("series_receiving", series.c.id, sqlite_where=text("state = 'receiving'"))
+Index("series_study", series.c.study_uid, sqlite_where=text("study_uid IS NOT NULL"))
 Index("series_settled", series.c.id, sqlite_where=text("state = 'settled'"))
 
 job = Table(

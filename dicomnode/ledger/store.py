@@ -172,14 +172,14 @@ class Ledger:
 
     # Receive.
 
-    def series_for(self, series_uid: str) -> SeriesId:
-        """Return the number of a series, or give it one before its first file is written."""
+    def series_for(self, series_uid: str, study_uid: str | None = None) -> SeriesId:
+        """Return the number of a series, or give it one before its first file is written. ``study_uid``: its study."""
         with self._database.reading() as connection:
             number = intake.series_number(connection, series_uid)
         if number is not None:
             return number
         with self._transaction("series") as transaction:
-            return intake.make_series(transaction, series_uid)
+            return intake.make_series(transaction, series_uid, study_uid)
 
     def find_series(self, series_uid: str) -> SeriesId | None:
         """Return the number that a series has. None: it has none, and gets none here."""

@@ -94,7 +94,7 @@ class Intake:
                 log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, instance=known.id)
                 return Answer.NO_RESOURCES
             if uids.series_uid not in series:
-                series[uids.series_uid] = self._ledger.series_for(uids.series_uid)
+                series[uids.series_uid] = self._ledger.series_for(uids.series_uid, uids.study_uid)
         return self._keep(offer, series[uids.series_uid], received_at)
 
     def _is_new(self, offer: OfferedInstance, known: KnownInstance) -> bool:

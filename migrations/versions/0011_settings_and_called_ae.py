@@ -1,4 +1,4 @@
-"""Which settings a service runs with, and the AE title that the sender of an instance called.
+"""Which settings a service runs with, the AE title that the sender of an instance called, the study of a series.
 
 Frozen. Never imports dicomnode. Adds columns that may be empty; no table is rebuilt, so their triggers stay.
 """
@@ -20,6 +20,8 @@ STATEMENTS = (
     "ALTER TABLE boot ADD COLUMN settings_tried_at DATETIME",
     "ALTER TABLE boot ADD COLUMN settings_fault TEXT",
     "ALTER TABLE instance ADD COLUMN called_ae VARCHAR(16)",
+    "ALTER TABLE series ADD COLUMN study_uid VARCHAR(64)",
+    "CREATE INDEX series_study ON series (study_uid) WHERE study_uid IS NOT NULL",
 )
 
 
