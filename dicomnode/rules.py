@@ -120,6 +120,11 @@ def choose_rule(
     return RuleChoice(rule=None, passed_over=tuple(passed_over))
 
 
+def study_of(slices: Sequence[Slice]) -> str:
+    """The Study Instance UID of a series, as its first instance has it; empty where none can be read."""
+    return next((one.header.text("StudyInstanceUID") for one in slices if isinstance(one, Frame)), "")
+
+
 def model_wanted(rule: RuleSettings | None) -> str | None:
     """The name of the model that a rule asks for; None: the default, whichever that is on this machine.
 

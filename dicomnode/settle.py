@@ -12,7 +12,8 @@ deliveries are held instead (``ledger``).
 
 A series is settled ``settle.quiet_s`` after its last instance, but not while an association that stored into it is
 open. If its last association was aborted, the wait is ``settle.aborted_wait_s``, because the sender may try again. In
-every case the series is settled ``settle.max_wait_s`` after its first instance. The waits are measured with the
+every case the series is settled ``settle.max_wait_s`` after its first instance. A series whose rule derives one series
+of each study then waits until the study is quiet (``selection``). The waits are measured with the
 monotonic clock, because the times in the ledger would be wrong after the wall clock was set. After a restart the wait
 of a series begins again; it is then at most ``quiet_s`` longer.
 """
@@ -33,16 +34,18 @@ from dicomnode.catalog import NotChosenYet
 from dicomnode.derivation import utc_offset_min
 from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.ids import SeriesId
+from dicomnode.ids import JobId, SeriesId
 from dicomnode.imaging.comparison import compare
 from dicomnode.imaging.frame import Slice, frames_of
 from dicomnode.imaging.headers import UnreadableHeader
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
+    NOT_SELECTED,
     SET_ASIDE,
     ArchivedInstance,
     Examined,
     Finding,
+    NotSelected,
     PlannedJob,
     Priority,
     QuarantineReason,
@@ -52,6 +55,7 @@ from dicomnode.ledger.values import (
 )
 from dicomnode.rules import JudgedByRules, Reception, judge_by_rules
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+from dicomnode.selection import Candidate, StudyWatch
 from dicomnode.settings.models import RuleSettings, SettleSettings
 
 LOGGER = logging.getLogger(__name__)
@@ -167,6 +171,7 @@ class Settler:
         self._planned = planned
         self._clock = clock
         self._watch = QuietWatch(settings, clock)
+        self._studies = StudyWatch(clock)
         self._waiting: dict[SeriesId, str] = {}  # for a disk that cannot be read, and what was said of it
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -208,7 +213,9 @@ class Settler:
 
     def turn(self) -> float:
         """Settle the series that are quiet and judge those that are settled; return the seconds until the next turn."""
-        self._watch.settings, self._rules = self._next
+        if self._next != (self._watch.settings, self._rules):
+            self._watch.settings, self._rules = self._next
+            self._studies.forget()
         # Open associations are read before the rows. An association that breaks off in between is marked in the rows of
         # its series before it counts as closed, so each of them is seen as open, as aborted or as both, never as quiet.
         open_series = self._open_series()
@@ -218,6 +225,8 @@ class Settler:
         for series in self._ledger.settled_series():
             if self._stopping.is_set():
                 break
+            if self._studies.holds(series):
+                continue
             try:
                 self._judge(series)
             except StorageError as exc:  # of this series' files; the files of the next series may be readable
@@ -225,6 +234,7 @@ class Settler:
                 next_s = max(next_s, PAUSE_S)
             else:
                 self._waiting.pop(series.id, None)
+        self._choose()
         self._examine_late()
         return max(next_s, SHORTEST_WAIT_S)
 
@@ -392,15 +402,65 @@ class Settler:
             parameters=parameters, deliver_to=rule.deliver_to, sentence=verdict.sentence,
             priority=_PRIORITIES[rule.priority],
         )  # fmt: skip
+        if rule.select == "most_slices" and series.study_uid is not None and not series.is_wanted:
+            self._wait_for_study(
+                Candidate(
+                    series=series.id, revision=series.revision, study_uid=series.study_uid, slices=verdict.slices,
+                    planned=job, notes=tuple(notes), alert=alert,
+                )
+            )  # fmt: skip
+            return
         job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert)
         if job_id is not None:
-            checkpoint("settle.planned")
-            log.event(
-                LOGGER, "series_planned", series=series.id, revision=series.revision, job=job_id, rule=rule.name,
-                model=parameters.model, model_digest=parameters.model_digest, ratio=verdict.ratio,
-                sentence=verdict.sentence,
-            )  # fmt: skip
-            self._planned()
+            self._log_planned(series.id, series.revision, job, job_id)
+
+    def _wait_for_study(self, candidate: Candidate) -> None:
+        """Leave the series settled until its study is quiet. The ledger notes that once in the life of the service."""
+        self._studies.add(candidate)
+        detail = (
+            f"Rule {candidate.rule} derives one series of each study; it chooses when nothing of the study has come "
+            f"for {self._watch.settings.study_quiet_s:g} s (settle.study_quiet_s)."
+        )
+        self._ledger.note("waits_for_study", table="series", row=candidate.series, detail=detail)
+        log.event(
+            LOGGER, "series_waits_for_study", series=candidate.series, revision=candidate.revision, rule=candidate.rule
+        )
+
+    def _choose(self) -> None:
+        """Record what the rules that derive one series of a study choose in the studies that are quiet."""
+        if not self._studies.is_waiting:
+            return
+        quiet_s = self._watch.settings.study_quiet_s
+        settled = self._ledger.settled_series()
+        for choice in list(self._studies.due(settled, self._ledger.series_of_study, quiet_s=quiet_s)):
+            chosen = choice.planned
+            others = [
+                NotSelected(
+                    series=one.series, revision=one.revision, notes=one.notes, alert=one.alert,
+                    sentence=f"{sentence} `dicomnode series release {one.series}` derives this one, too.",
+                )
+                for one, sentence in choice.kept
+            ]  # fmt: skip
+            job, kept = self._ledger.choose(None if chosen is None else chosen.selected, others)
+            checkpoint("settle.chosen")
+            for one in others:
+                if one.series in kept:
+                    log.event(
+                        LOGGER, "series_kept", series=one.series, revision=one.revision, reason=NOT_SELECTED,
+                        sentence=one.sentence,
+                    )  # fmt: skip
+            if chosen is not None and job is not None:
+                self._log_planned(chosen.series, chosen.revision, chosen.planned, job)
+
+    def _log_planned(self, series: SeriesId, revision: int, planned: PlannedJob, job: JobId) -> None:
+        checkpoint("settle.planned")
+        parameters = planned.parameters
+        log.event(
+            LOGGER, "series_planned", series=series, revision=revision, job=job, rule=parameters.rule,
+            model=parameters.model, model_digest=parameters.model_digest, ratio=parameters.ratio,
+            sentence=planned.sentence,
+        )  # fmt: skip
+        self._planned()
 
 
 def _not_compared(one: Unexamined, why: str) -> Examined:

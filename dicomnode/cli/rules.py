@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -56,13 +56,15 @@ def test(
     """Say for each series in FILE… (files, or folders with all below) which rule takes it and what would become of it.
 
     The command reads headers only. It needs neither the service nor a PACS and changes nothing. It takes what it is
-    given for the whole series: with a few slices only the rule is right, not the verdict.
+    given for the whole series: with a few slices only the rule is right, not the verdict. A rule that derives one
+    series of each study chooses among the series that are given.
     """
     settings = load_settings(config)
     from dicomnode.checks import catalog_of
     from dicomnode.imaging.frame import read_frames
     from dicomnode.pipeline import series_in
-    from dicomnode.rules import Reception, judge_by_rules
+    from dicomnode.rules import Reception, judge_by_rules, study_of
+    from dicomnode.selection import most_slices
 
     title = called_ae or settings.node.ae_title
     if title not in settings.node.titles:
@@ -80,8 +82,10 @@ def test(
         raise InputError("There is no DICOM series in these files.", hint="Name files or folders of MR images.")
     catalog = catalog_of(settings)
     tested = []
+    groups: list[tuple[object, int]] = []  # of series among which a rule chooses, with the number of slices
     for number, paths in enumerate(series.values(), 1):
-        judged = judge_by_rules(read_frames(paths), settings.rule, model_of=catalog.model_of, received=[received])
+        frames = read_frames(paths)
+        judged = judge_by_rules(frames, settings.rule, model_of=catalog.model_of, received=[received])
         rule, verdict = judged.choice.rule, judged.verdict
         tested.append(
             SeriesTest(
@@ -92,11 +96,27 @@ def test(
                 deliver_to=rule.deliver_to if rule else (),
             )
         )  # fmt: skip
+        chooses = rule is not None and rule.select == "most_slices" and verdict.process
+        groups.append(((tested[-1].rule, study_of(frames)) if chooses else number, verdict.slices))
+    tested = [
+        one if place == chosen else _unselected(one, groups[place][1], tested[chosen], groups[chosen][1])
+        for place, (one, chosen) in enumerate(zip(tested, most_slices(groups), strict=True))
+    ]
     if as_json:
         output.print_json(tested)
         return
     for one in tested:
         _print(one)
+
+
+def _unselected(one: SeriesTest, slices: int, chosen: SeriesTest, most: int) -> SeriesTest:
+    """The test of a series whose rule chooses another one of the same study."""
+    from dicomnode.ledger.values import NOT_SELECTED
+    from dicomnode.selection import not_selected
+
+    assert one.rule is not None
+    sentence = not_selected(one.rule, slices, chosen.series, most)
+    return replace(one, process=False, reason=NOT_SELECTED, sentence=sentence, notes=(one.sentence, *one.notes))
 
 
 def _print(one: SeriesTest) -> None:

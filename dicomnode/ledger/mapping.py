@@ -28,6 +28,7 @@ from dicomnode.ledger.states import (
 )
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import (
+    NOT_SELECTED,
     OWN_OUTPUT,
     Alert,
     ArchivedInstance,
@@ -127,7 +128,12 @@ def receiving_series(row: AnyRow) -> ReceivingSeries:
 
 def settled_series(row: AnyRow) -> SettledSeries:
     """A series that waits for its verdict."""
-    return SettledSeries(id=SeriesId(row.id), revision=row.revision)
+    return SettledSeries(
+        id=SeriesId(row.id),
+        revision=row.revision,
+        study_uid=row.study_uid,
+        is_wanted=(row.state_cause, row.state_detail) == (Event.RELEASE, NOT_SELECTED),
+    )
 
 
 def series_line(row: AnyRow) -> SeriesLine:

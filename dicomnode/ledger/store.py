@@ -52,13 +52,16 @@ from dicomnode.ledger.values import (
     Job,
     KnownInstance,
     ModelId,
+    NotSelected,
     PlannedJob,
     QuarantinedFile,
     QuarantineReason,
     ReceivingSeries,
+    Selected,
     SettledSeries,
     StoredInstance,
     StoreOutcome,
+    StudySeries,
     Unexamined,
 )
 from dicomnode.seams import SYSTEM_CLOCK, Clock
@@ -318,6 +321,19 @@ class Ledger:
         """Record the verdict to derive a series by a job."""
         with self._transaction("plan") as transaction:
             return verdicts.plan(transaction, series, revision, planned, notes=notes, alert=alert)
+
+    def series_of_study(self, study_uid: str) -> list[StudySeries]:
+        """List the series of a study of which instances came."""
+        with self._database.reading() as connection:
+            return verdicts.of_study(connection, study_uid)
+
+    def choose(self, chosen: Selected | None, others: Sequence[NotSelected]) -> tuple[JobId | None, list[SeriesId]]:
+        """Record the choice of a rule in a study: the job of the chosen series, and which of the others are kept.
+
+        ``chosen``: None where it was chosen before. Nothing is written where a late instance of it came meanwhile.
+        """
+        with self._transaction("choose") as transaction:
+            return verdicts.choose(transaction, chosen, others)
 
     # Work.
 

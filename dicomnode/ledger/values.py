@@ -9,13 +9,14 @@ from typing import Final, NewType
 
 from dicomnode.derivation import DerivationParameters
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger.states import AlertState
+from dicomnode.ledger.states import AlertState, SeriesState
 
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
 CommitmentId = NewType("CommitmentId", int)
 
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
+NOT_SELECTED: Final = "not_selected"  # reason of a series: its rule derives another one of the study
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
 
 
@@ -173,6 +174,30 @@ class SettledSeries:
 
     id: SeriesId
     revision: int
+    study_uid: str | None  # None: received by an earlier version
+    is_wanted: bool  # an operator released it although its rule had not chosen it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySeries:
+    """A series of which instances came, as one of its study."""
+
+    id: SeriesId
+    revision: int
+    state: SeriesState
+    last_at: datetime | None
+    rules: frozenset[str]  # of its jobs that no other job replaced and nobody cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSelected:
+    """A series that is kept because its rule chose another one of the study."""
+
+    series: SeriesId
+    revision: int
+    sentence: str
+    notes: tuple[str, ...]
+    alert: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +208,17 @@ class PlannedJob:
     deliver_to: tuple[str, ...]  # peer names
     sentence: str  # the verdict in words
     priority: Priority = Priority.NORMAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """A series that its rule chose of its study, and the job that derives it."""
+
+    series: SeriesId
+    revision: int
+    planned: PlannedJob
+    notes: tuple[str, ...]
+    alert: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -11,11 +12,21 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries, jobs, mapping, quarantine
-from dicomnode.ledger.schema import RECEIVED, instance, series
+from dicomnode.ledger.schema import RECEIVED, instance, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
-from dicomnode.ledger.states import Event, SeriesState
+from dicomnode.ledger.states import ENDED_JOB_STATES, Event, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
-from dicomnode.ledger.values import SET_ASIDE, ArchivedInstance, PlannedJob, ReceivingSeries, SettledSeries
+from dicomnode.ledger.values import (
+    NOT_SELECTED,
+    SET_ASIDE,
+    ArchivedInstance,
+    NotSelected,
+    PlannedJob,
+    ReceivingSeries,
+    Selected,
+    SettledSeries,
+    StudySeries,
+)
 
 PROCESS: Final = "process"  # reason of a planned series
 
@@ -33,7 +44,21 @@ _RECEIVING = (
     .where(stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
     .order_by(series.c.id)
 )
-_SETTLED = select(series.c.id, series.c.revision).where(stands(series, SeriesState.SETTLED)).order_by(series.c.id)
+_SETTLED = (
+    select(series.c.id, series.c.revision, series.c.study_uid, series.c.state_cause, series.c.state_detail)
+    .where(stands(series, SeriesState.SETTLED))
+    .order_by(series.c.id)
+)
+_OF_STUDY = (
+    select(series.c.id, series.c.revision, series.c.state, series.c.last_at)
+    .where(series.c.study_uid == bound("study"), series.c.origin == RECEIVED, series.c.last_at.is_not(None))
+    .order_by(series.c.id)
+)
+_RULES_OF_STUDY = (
+    select(job.c.series_id, job.c.rule)
+    .join_from(series, job, job.c.series_id == series.c.id)
+    .where(series.c.study_uid == bound("study"), ~stands(job, *ENDED_JOB_STATES))
+)
 _INSTANCES = (
     select(instance)
     .where(instance.c.series_id == bound("series"), instance.c.revision <= bound("revision"))
@@ -59,7 +84,7 @@ _RETRY = (
 )
 _RELEASE = (
     moving(series, Event.RELEASE)
-    .where(series.c.id == bound("series"), series.c.reason == SET_ASIDE)
+    .where(series.c.id == bound("series"), series.c.reason == bound("reason"))
     .values(reason=None, sentence="", notes=[], alert=False)
 )
 _END_ALERT = update(series).where(series.c.id == bound("series"), series.c.alert).values(alert=False)
@@ -123,6 +148,46 @@ def plan(
     return jobs.plan(transaction, series_id, revision, planned)
 
 
+def of_study(connection: Connection, study_uid: str) -> list[StudySeries]:
+    """List the series of a study of which instances came, the oldest first."""
+    rules: defaultdict[int, set[str]] = defaultdict(set)
+    for row in connection.execute(_RULES_OF_STUDY, bind_values(study=study_uid)):
+        rules[row.series_id].add(row.rule)
+    return [
+        StudySeries(
+            id=SeriesId(row.id),
+            revision=row.revision,
+            state=SeriesState(row.state),
+            last_at=row.last_at,
+            rules=frozenset(rules[row.id]),
+        )
+        for row in connection.execute(_OF_STUDY, bind_values(study=study_uid))
+    ]
+
+
+def choose(
+    transaction: LedgerTransaction, chosen: Selected | None, others: Sequence[NotSelected]
+) -> tuple[JobId | None, list[SeriesId]]:
+    """Plan the series that a rule chose of a study, and keep the others; return the job, and which are kept.
+
+    Where a late instance of the chosen one came, nothing is written. One of the others that got one is judged anew.
+    """
+    made = None
+    if chosen is not None:
+        made = plan(transaction, chosen.series, chosen.revision, chosen.planned, notes=chosen.notes, alert=chosen.alert)
+        if made is None:
+            return None, []
+    kept = [
+        one.series
+        for one in others
+        if keep(
+            transaction, one.series, one.revision, reason=NOT_SELECTED, sentence=one.sentence, alert=one.alert,
+            notes=one.notes,
+        )
+    ]  # fmt: skip
+    return made, kept
+
+
 def retry(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Let the current revision be judged again, for an operator."""
     row = _row_for_operator(transaction.connection, series_id)
@@ -139,11 +204,13 @@ def release(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Let a series go on as it is, for an operator.
 
     Its files that were set aside count as seen, and its alert ends. A series that was kept for them is judged without
-    them. Its held job goes on, and so do the deliveries that were held for such files.
+    them, and one that its rule did not choose is judged as the only one of its study. Its held job goes on, and so do
+    the deliveries that were held for such files.
     """
     row = _row_for_operator(transaction.connection, series_id)
     done = quarantine.see_series(transaction, series_id)
-    done += transaction.move(_RELEASE, series=series_id)
+    for reason in (SET_ASIDE, NOT_SELECTED):
+        done += transaction.move(_RELEASE, reason, series=series_id, reason=reason)
     done += transaction.connection.execute(_END_ALERT, bind_values(series=series_id)).rowcount
     done += jobs.release(transaction, series_id, row.revision)
     done += deliveries.release_doubtful(transaction, series_id, "the series was released")

@@ -305,6 +305,7 @@ class SettleSettings(StrictModel):
     quiet_s: Seconds = 30.0
     aborted_wait_s: Seconds = 300.0
     max_wait_s: Seconds = 1800.0
+    study_quiet_s: Seconds = 600.0  # of a study, before a rule chooses one of its series
 
     @model_validator(mode="after")
     def _longest_is_longest(self) -> Self:
@@ -482,6 +483,7 @@ class RuleSettings(StrictModel):
     sharpness: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None  # None: as the model's card says
     uncertainty: bool = False
     priority: Literal["urgent", "normal", "offpeak"] = "normal"
+    select: Literal["all", "most_slices"] = "all"  # of the series of one study that the rule takes
 
 
 # The embedded defaults: whoever sends from this machine itself, every series with the default model.

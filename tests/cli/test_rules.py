@@ -97,3 +97,18 @@ model = "cubic-dc"
     ran = run(*words, "--called-ae", "NOBODY")
     assert ran.code == 2
     assert "The node has no AE title NOBODY" in ran.err
+
+
+def test_of_the_series_of_one_study_the_one_that_the_rule_would_choose_is_named(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[[rule]]\nname = "one"\nmodel = "cubic-dc"\nselect = "most_slices"\n')
+    for name, slices, study in (("a", 8, "1.2.3"), ("b", 12, "1.2.3"), ("c", 6, "1.2.4")):
+        write_mr_series(tmp_path / "sent" / name, slices=slices, attributes={"StudyInstanceUID": study})
+    tested = json.loads(run("rules", "test", tmp_path / "sent", "--config", config, "--json").out)
+    found = {one["files"]: (one["process"], one["reason"], one["sentence"]) for one in tested}
+    number = next(one["series"] for one in tested if one["files"] == 12)
+    assert found[8] == (
+        False, "not_selected",
+        f"Rule one derives the series with most slices of each study: series {number} has 12, this one has 8.",
+    )  # fmt: skip
+    assert (found[12][0], found[6][0]) == (True, True)
