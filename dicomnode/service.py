@@ -148,15 +148,18 @@ class Service:
         at = self._clock.now()
         read = read_anew(self.settings, self._read, self._ledger.active_models)
         if isinstance(read, Reading):
-            self._give(read.settings, read.identity)
-            self._source = read.source
-            log.event(LOGGER, "settings_taken", sentence=read.sentence)
-        else:
-            log.event(LOGGER, "settings_refused", level=logging.ERROR, sentence=read)
+            try:
+                self._give(read.settings, read.identity)
+            except Exception as exc:  # noqa: BLE001 (border: a part that cannot start a thread, for example)
+                log.failure(LOGGER, "reload_failed")
+                read = f"Not every part of the node took the new settings ({type(exc).__name__}); restart the service."
         try:
             if isinstance(read, Reading):
+                self._source = read.source
+                log.event(LOGGER, "settings_taken", sentence=read.sentence)
                 self._record_settings(read.waiting, at)
             else:
+                log.event(LOGGER, "settings_refused", level=logging.ERROR, sentence=read)
                 self._ledger.refuse_settings(self._boot, fault=read, at=at)
         except NodeError as exc:
             log.event(LOGGER, "event_not_noted", level=logging.WARNING, code=exc.code, sentence=exc.sentence)

@@ -42,6 +42,7 @@ from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
     NOT_SELECTED,
     SET_ASIDE,
+    WAITS_FOR_STUDY,
     ArchivedInstance,
     Examined,
     Finding,
@@ -421,7 +422,7 @@ class Settler:
             f"Rule {candidate.rule} derives one series of each study; it chooses when nothing of the study has come "
             f"for {self._watch.settings.study_quiet_s:g} s (settle.study_quiet_s)."
         )
-        self._ledger.note("waits_for_study", table="series", row=candidate.series, detail=detail)
+        self._ledger.note(WAITS_FOR_STUDY, table="series", row=candidate.series, detail=detail)
         log.event(
             LOGGER, "series_waits_for_study", series=candidate.series, revision=candidate.revision, rule=candidate.rule
         )

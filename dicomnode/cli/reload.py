@@ -18,9 +18,9 @@ from dicomnode.errors import NodeError, SettingsError
 def reload(config: Path | None, as_json: bool) -> None:
     """Have the running service read its settings file anew (SIGHUP), and say what it uses from now on.
 
-    The service takes new rules, peers, settle times, push limits, alerts and TLS files. Open associations go on, and
-    jobs that are planned keep what they were planned with. If the file holds a mistake, the service goes on with the
-    settings that it has; the mistake is printed, and the exit code is 2. Keys that need a restart are named.
+    The service takes new rules, peers, AE titles, settle times, push limits, alerts and TLS files. Open associations go
+    on, and jobs that are planned keep what they were planned with. If the file holds a mistake, the service goes on
+    with the settings that it has; the mistake is printed, and the exit code is 2. Keys that need a restart are named.
     """
     from dicomnode.reload import ask
     from dicomnode.settings.load import data_and_ledger, load

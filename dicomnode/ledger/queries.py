@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, Select, and_, func, literal, or_, select
@@ -34,7 +34,7 @@ from dicomnode.ledger.schema import (
 from dicomnode.ledger.sentences import Arrival, Standing, explain
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
-from dicomnode.ledger.values import ImportedModel, ModelEvent, QuarantineReason
+from dicomnode.ledger.values import WAITS_FOR_STUDY, ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
     BootLine,
     DeliveryLine,
@@ -196,7 +196,7 @@ class Reader:
             revision=row.revision,
             aborted=row.aborted,
             last_at=row.last_at,
-            verdict=row.sentence,
+            verdict=row.sentence or _what_is_waited_for(history),
             called=called,
             arrivals=tuple(Arrival(revision=one.revision, peer=one.peer, instances=one.instances) for one in arrivals),
         )
@@ -416,6 +416,11 @@ def _events(
 def _model_choice(connection: Connection) -> ModelChoice | None:
     row = connection.execute(_MODEL_CHOICE).one_or_none()
     return None if row is None else ModelChoice(is_fast=row.kind == ModelEvent.FAST, sentence=row.detail)
+
+
+def _what_is_waited_for(history: Sequence[EventLine]) -> str:
+    """Why a series that is settled has no verdict yet; empty where its turn has only not come."""
+    return next((one.detail for one in reversed(history) if one.kind == WAITS_FOR_STUDY), "")
 
 
 def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, int]:

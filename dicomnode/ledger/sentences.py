@@ -137,7 +137,7 @@ def _names(names: Sequence[str]) -> str:
 
 def _verdict(standing: Standing) -> str:
     if standing.state is SeriesState.SETTLED:
-        return "The series is complete and waits for its verdict."
+        return standing.verdict or "The series is complete and waits for its verdict."
     if standing.state is not SeriesState.RECEIVING:
         return standing.verdict
     if standing.last_at is None:

@@ -16,6 +16,7 @@ ModelId = NewType("ModelId", int)
 CommitmentId = NewType("CommitmentId", int)
 
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
+WAITS_FOR_STUDY: Final = "waits_for_study"  # event of a series: its rule will choose one of its study
 NOT_SELECTED: Final = "not_selected"  # reason of a series: its rule derives another one of the study
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
 

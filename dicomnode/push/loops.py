@@ -7,12 +7,15 @@ is gone stays in the ledger, where `status` and the lists name it with the reaso
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from dicomnode import log
 from dicomnode.archive import Archive
+from dicomnode.errors import LedgerError
 from dicomnode.ledger.store import Ledger
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.peer_loop import PeerLoop
@@ -20,6 +23,8 @@ from dicomnode.push.proof_loop import ProofLoop
 from dicomnode.push.witness import Witness
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.settings.models import PeerSettings, PushSettings
+
+LOGGER = logging.getLogger(__name__)
 
 
 class PushLoops:
@@ -49,11 +54,14 @@ class PushLoops:
             self._retire(self._proofs.pop(name))
         for name in self._loops.keys() - reached.keys():
             self._retire(self._loops.pop(name))
-        self._ledger.give_up_commitments(proven)
         for name, committer in proven.items():
             self._prove(reached[name], named[committer], push, carrier)
         for peer in reached.values():
             self._deliver(peer, push, carrier)
+        try:
+            self._ledger.give_up_commitments(proven)
+        except LedgerError as exc:  # what nobody asks for any more is given up at the next start
+            log.event(LOGGER, "event_not_noted", level=logging.WARNING, code=exc.code, sentence=exc.sentence)
 
     def wake(self) -> None:
         """Look into the ledger now, because a job is done."""
