@@ -401,7 +401,7 @@ def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
     receivers = ", ".join(peer.name for peer in settings.peer if _is_delivered_to(settings, peer))
     doors = [f"{settings.node.host}:{port}"] if settings.node.listen else []
     doors += [f"{settings.tls.host}:{tls_port} with TLS"] if settings.tls.listen else []
-    where = f"Listens on {' and on '.join(doors)} as {settings.node.ae_title} to {senders}"
+    where = f"Listens on {' and on '.join(doors)} as {' and as '.join(settings.node.titles)} to {senders}"
     if receivers:
         return f"{where}; sends to {receivers}."
     return (

@@ -2,7 +2,8 @@
 
 Rules are tried in the order of the settings file; the first whose ``match`` holds in every instance wins. A test looks
 at an attribute's text (case ignored; an absent attribute is the empty text, several values are joined by a backslash),
-at its numbers, at the distance of the slice centres, or at the plane in which the slices lie.
+at its numbers, at the distance of the slice centres, at the plane in which the slices lie, at the AE title that the
+sender called (case matters), or at the time of day when the first instance came.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -25,7 +27,20 @@ from dicomnode.imaging.geometry import distinct_spacing_mm, line_of, stacked
 from dicomnode.imaging.headers import InstanceHeader, attribute_name
 from dicomnode.imaging.verdict import Limits, Verdict, judge
 from dicomnode.ledger.sentences import BROKEN_UID
-from dicomnode.settings.match import PLANE, SPACING, Comparisons, Condition, Match, Operator, Plane, ValueTest
+from dicomnode.settings.match import (
+    CALLED,
+    OWN_KEYS,
+    PLANE,
+    SPACING,
+    TIME_OF_DAY,
+    Comparisons,
+    Condition,
+    Match,
+    Operator,
+    Plane,
+    ValueTest,
+    holds_numbers,
+)
 from dicomnode.settings.models import RuleSettings
 
 _COMPARE: Final[Mapping[Operator, Callable[[float, float, float], bool]]] = {
@@ -44,11 +59,20 @@ MOST_SHOWN = 3  # values of a number that differ from instance to instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reception:
+    """How one instance came."""
+
+    called_ae: str | None  # the AE title that its sender called; None: nobody knows
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuleChoice:
     """The rule of a series, and why the ones before it were passed over."""
 
     rule: RuleSettings | None  # None: no rule's conditions hold
     passed_over: tuple[str, ...]  # a sentence for each rule that was tried in vain; no text from a header in it
+    conflicts: tuple[str, ...] = ()  # a sentence for each key of the rule that has several values within the series
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +87,18 @@ class JudgedByRules:
 
 
 def judge_by_rules(
-    slices: Sequence[Slice], rules: Sequence[RuleSettings], *, model_of: Callable[[str | None], ModelFacts]
+    slices: Sequence[Slice],
+    rules: Sequence[RuleSettings],
+    *,
+    model_of: Callable[[str | None], ModelFacts],
+    received: Sequence[Reception],
 ) -> JudgedByRules:
     """Choose the rule of a whole series and judge the series by it. Raises ModelError where its model is not there.
 
-    ``model_of``: what a rule's ``model`` is now; None: the default model.
+    ``model_of``: what a rule's ``model`` is now; None: the default model. ``received``: how the instances came.
     """
     frames = [one for one in slices if isinstance(one, Frame)]
-    choice = choose_rule(frames, rules)
+    choice = choose_rule(frames, rules, received)
     model = model_of(model_wanted(choice.rule))
     parameters = parameters_of(choice.rule, model) if choice.rule else None
     verdict = judge(slices, _limits_of(parameters, model), rule_matched=choice.rule is not None)
@@ -78,16 +106,23 @@ def judge_by_rules(
     return JudgedByRules(choice=choice, model=model, parameters=parameters, verdict=verdict, broken=broken)
 
 
-def choose_rule(frames: Sequence[Frame], rules: Sequence[RuleSettings]) -> RuleChoice:
+def choose_rule(
+    frames: Sequence[Frame], rules: Sequence[RuleSettings], received: Sequence[Reception] = ()
+) -> RuleChoice:
     """The first rule whose every condition holds in every instance. Pure."""
-    seen = _SeriesFacts.of(frames)
+    seen = _SeriesFacts.of(frames, received)
     passed_over: list[str] = []
     for rule in rules:
         unmet = _unmet_condition(rule.match, seen)
         if unmet is None:
-            return RuleChoice(rule=rule, passed_over=tuple(passed_over))
+            return RuleChoice(rule=rule, passed_over=tuple(passed_over), conflicts=_conflicts(rule.match, seen))
         passed_over.append(f"Rule {rule.name} does not apply: {unmet}.")
     return RuleChoice(rule=None, passed_over=tuple(passed_over))
+
+
+def study_of(slices: Sequence[Slice]) -> str:
+    """The Study Instance UID of a series, as its first instance has it; empty where none can be read."""
+    return next((one.header.text("StudyInstanceUID") for one in slices if isinstance(one, Frame)), "")
 
 
 def model_wanted(rule: RuleSettings | None) -> str | None:
@@ -137,16 +172,22 @@ class _SeriesFacts:
     headers: Sequence[InstanceHeader]
     spacing_mm: float | None  # None: the slices have no common one
     plane: Plane | None  # None: they do not lie in one
+    received: Sequence[Reception]
 
     @classmethod
-    def of(cls, frames: Sequence[Frame]) -> _SeriesFacts:
+    def of(cls, frames: Sequence[Frame], received: Sequence[Reception]) -> _SeriesFacts:
         """The facts of a series, computed once for all rules."""
         spacing_mm, plane = None, None
         if placed := stacked(frames):
             line = line_of(placed)
             spacing_mm = distinct_spacing_mm(line.offsets_mm)
             plane = PLANES[int(np.abs(line.normal).argmax())]
-        return cls(headers=instances_of(frames), spacing_mm=spacing_mm, plane=plane)
+        return cls(headers=instances_of(frames), spacing_mm=spacing_mm, plane=plane, received=received)
+
+    @property
+    def called(self) -> Counter[str | None]:
+        """How many instances came to each of our AE titles."""
+        return Counter(one.called_ae for one in self.received)
 
 
 def _unmet_condition(match: Match, seen: _SeriesFacts) -> str | None:
@@ -156,6 +197,10 @@ def _unmet_condition(match: Match, seen: _SeriesFacts) -> str | None:
             unmet = _unmet_spacing(condition, seen.spacing_mm)
         elif condition.key == PLANE:
             unmet = _unmet_plane(condition, seen.plane)
+        elif condition.key == CALLED:
+            unmet = _unmet_title(condition, seen.called)
+        elif condition.key == TIME_OF_DAY:
+            unmet = _unmet_time(condition, seen.received)
         else:
             unmet = _unmet_attribute(condition, seen.headers)
         if unmet is not None:
@@ -177,6 +222,29 @@ def _unmet_plane(condition: Condition, plane: Plane | None) -> str | None:
     if plane is None:
         return f"{wanted}, and the slices do not lie in one plane"
     return None if _holds(condition, lambda test: test.text == plane) else f"{wanted}, and the slices are {plane}"
+
+
+def _unmet_title(condition: Condition, called: Counter[str | None]) -> str | None:
+    wanted = f"{CALLED} {_wanted(condition)}"
+    if not called or None in called:
+        return f"{wanted}, and it is not known which AE title was called"
+
+    def holds(title: str | None) -> bool:
+        return _holds(condition, lambda test: fnmatchcase(title or "", test.text))
+
+    return None if all(map(holds, called)) else f"{wanted}, and the sender called {_shown_titles(called)}"
+
+
+def _unmet_time(condition: Condition, received: Sequence[Reception]) -> str | None:
+    wanted = f"{TIME_OF_DAY} {_wanted(condition)}"
+    if not received:
+        return f"{wanted}, and it is not known when the series came"
+    first = min(one.at for one in received)
+    if _holds(condition, lambda test: test.window is not None and test.window.holds(first)):
+        return None
+    window = condition.tests[0].window
+    assert window is not None, "a test of the time of day is a window"
+    return f"{wanted}, and the first instance came at {window.local(first):%H:%M}"
 
 
 def _unmet_attribute(condition: Condition, headers: Sequence[InstanceHeader]) -> str | None:
@@ -224,6 +292,28 @@ def _numbers(text: str) -> tuple[float, ...]:
     return numbers if all(map(math.isfinite, numbers)) else ()
 
 
+def _conflicts(match: Match, seen: _SeriesFacts) -> tuple[str, ...]:
+    """Say which keys of a rule have several values within the series, although its conditions hold for each of them."""
+    sentences = []
+    for condition in match.conditions:
+        if condition.key == CALLED and len(seen.called) > 1:
+            sentences.append(f"The sender called {_shown_titles(seen.called)} within this series.")
+        if condition.key in OWN_KEYS:
+            continue
+        texts = {header.text(condition.key) for header in seen.headers}
+        numbers = {_numbers(text) for text in texts}
+        is_of_patient = (tag_for_keyword(condition.key) or 0) >> 16 == PATIENT_GROUP
+        if holds_numbers(condition.key) and all(numbers) and not is_of_patient:
+            if len(numbers) > 1:
+                found = ["/".join(f"{number:g}" for number in one) for one in sorted(numbers)]
+                more = f" and {len(found) - MOST_SHOWN} more values" if len(found) > MOST_SHOWN else ""
+                listed = ", ".join(found[:MOST_SHOWN]) if more else " and ".join(found)
+                sentences.append(f"{condition.key} is {listed}{more} in this series.")
+        elif len(texts) > 1:
+            sentences.append(f"{condition.key} has {len(texts)} different values in this series.")
+    return tuple(sentences)
+
+
 def _wanted(condition: Condition) -> str:
     """The demand of a condition in the words of the settings file."""
     accepted = [test.text if test.comparisons else f"“{test.text}”" for test in condition.tests if not test.excludes]
@@ -241,3 +331,8 @@ def _shown_numbers(keyword: str, headers: Sequence[InstanceHeader]) -> str:
         for numbers, count in found.most_common(MOST_SHOWN)
     ]
     return ", ".join(shown) + (f" and {len(found) - MOST_SHOWN} more values" if len(found) > MOST_SHOWN else "")
+
+
+def _shown_titles(called: Counter[str | None]) -> str:
+    """Our AE titles that were called, and how many instances came to each. An association admits no other titles."""
+    return " and ".join(f"“{title}” in {count} of {called.total()} instances" for title, count in called.most_common())

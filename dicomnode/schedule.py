@@ -57,6 +57,7 @@ class Calendar:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._jobs = tuple(jobs)
+        self._next_jobs: Sequence[CalendarJob] | None = None  # to be used from the next look on
         self._stepped = stepped
         self._clock = clock
         self._offset_s = self._wall_offset_s()
@@ -70,6 +71,10 @@ class Calendar:
         """How often each job raised since the start."""
         return dict(self._failures)
 
+    def take(self, jobs: Sequence[CalendarJob]) -> None:
+        """Use these jobs from the next look on. One with the name and the time of a job that is there stays planned."""
+        self._next_jobs = tuple(jobs)
+
     def start(self) -> None:
         """Begin to look at the clocks."""
         self._thread.start()
@@ -81,6 +86,7 @@ class Calendar:
 
     def look(self) -> None:
         """Tell of a step of the clock, and call the jobs whose moment has come. For one thread."""
+        self._change_jobs()
         drift_s = self._wall_offset_s() - self._offset_s
         if abs(drift_s) > STEP_S:
             self._offset_s += drift_s
@@ -98,6 +104,17 @@ class Calendar:
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):
             self.look()
+
+    def _change_jobs(self) -> None:
+        jobs, self._next_jobs = self._next_jobs, None
+        if jobs is None:
+            return
+        planned = {(job.name, job.at, job.day, job.zone): self._next_at[job.name] for job in self._jobs}
+        now = self._clock.now()
+        times = {job.name: planned.get((job.name, job.at, job.day, job.zone)) for job in jobs}
+        self._next_at = {job.name: times[job.name] or job.next_after(now) for job in jobs}
+        self._failures = {job.name: self._failures.get(job.name, 0) for job in jobs}
+        self._jobs = tuple(jobs)
 
     def _wall_offset_s(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()

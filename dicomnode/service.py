@@ -7,6 +7,10 @@ The receiver starts after the parts that process what it receives, and stops bef
 the alerts and the calendar start after the receiver, so that no sender waits for them. The monitor is there from early
 on, and says that the node is not ready yet. The ledger records at any moment
 what each part has begun. A stop in this order is therefore not needed for safety; it only saves time at the next start.
+
+At SIGHUP the settings file is read anew. Everything that can fail is tried first. If nothing fails, each part is given
+its new settings as one value, which it begins to use between two pieces of its work. If something fails, every part
+goes on as before, and the ledger records why.
 """
 
 from __future__ import annotations
@@ -37,17 +41,16 @@ from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import BootReport, Condition, ModelEvent
 from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import DimseCarrier
-from dicomnode.push.identity import PatientQuery
-from dicomnode.push.peer_loop import PeerLoop
-from dicomnode.push.proof_loop import ProofLoop
+from dicomnode.push.loops import PushLoops, at_once
 from dicomnode.push.stow_carrier import StowCarrier
-from dicomnode.push.witness import Witness
 from dicomnode.receive.scp import Receiver
 from dicomnode.receive.space import Condition as SpaceCondition
+from dicomnode.reload import Reading, read_anew
 from dicomnode.retention import Retention
 from dicomnode.rules import model_wanted
-from dicomnode.schedule import Calendar, CalendarJob
+from dicomnode.schedule import Calendar, CalendarJob, next_moment
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+from dicomnode.settings.load import NO_FILE, Source
 from dicomnode.settings.models import Settings, split_letter
 from dicomnode.settle import Settler
 from dicomnode.sweep import Sweep
@@ -79,16 +82,26 @@ SWEPT_AT = time(4)  # each day, local time: before the first patients, and not i
 class Service:
     """One node on one data folder. Started once, stopped once."""
 
-    def __init__(self, settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: Source = NO_FILE,
+        read: Callable[[], tuple[Settings, Source]] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """``source``: what the settings were read from. ``read``: reads them anew; None: they stay as they are."""
+        self.settings = settings  # those in use
+        self._source = source
+        self._read = read
         self._clock = clock
         self._parts = ExitStack()
         self._drain_s = 0.0  # while it starts there is nothing to wait for
         self._supervisors: list[Supervisor] = []
         self._executors: list[LocalExecutor] = []
-        self._loops: list[PeerLoop] = []
-        self._proofs: dict[str, ProofLoop] = {}  # by the peer that was sent to
+        self._loops: PushLoops | None = None
         self._receiver: Receiver | None = None
+        self._give: Callable[[Settings, Identity | None], None] | None = None  # new settings to every part
         self._threads: Counter[str] = Counter()  # that run as long as the node does, by name; empty: it is not ready
         # Why the service is to end: a signal, or an error that it cannot survive. It is a SimpleQueue because only that
         # may be used in a signal handler that interrupts its own ``get``; an Event may deadlock.
@@ -101,7 +114,7 @@ class Service:
         return self._receiver.port or self._receiver.tls_port
 
     def run(self) -> None:
-        """Start, serve until SIGTERM or Ctrl-C, and stop every part.
+        """Start, serve until SIGTERM or Ctrl-C, and stop every part. SIGHUP reads the settings anew.
 
         Returns after SIGTERM and raises KeyboardInterrupt after Ctrl-C. If the check of the ledger finds damage, the
         service stops as well and raises LedgerError. Every part has stopped before this returns or raises.
@@ -109,7 +122,8 @@ class Service:
         with _signals(self._asked):
             self.start()
             notify("READY=1")
-            why = _wait_for_end(self._asked)
+            while (why := _wait_for_next(self._asked)) == signal.SIGHUP:
+                self.reload()
             if isinstance(why, NodeError):
                 log.event(LOGGER, "stopping", level=logging.ERROR, code=why.code, sentence=why.sentence)
             else:
@@ -128,6 +142,30 @@ class Service:
             self._drain_s = self.settings.receive.drain_s
             self._parts = parts.pop_all()
 
+    def reload(self) -> None:
+        """Use the settings that the file has now, or go on with those in use where it holds a mistake."""
+        assert self._give is not None, "not started"
+        if self._read is None:
+            return
+        at = self._clock.now()
+        read = read_anew(self.settings, self._read, self._ledger.active_models)
+        if isinstance(read, Reading):
+            try:
+                self._give(read.settings, read.identity)
+            except Exception as exc:  # noqa: BLE001 (border: a part that cannot start a thread, for example)
+                log.failure(LOGGER, "reload_failed")
+                read = f"Not every part of the node took the new settings ({type(exc).__name__}); restart the service."
+        try:
+            if isinstance(read, Reading):
+                self._source = read.source
+                log.event(LOGGER, "settings_taken", sentence=read.sentence)
+                self._record_settings(read.waiting, at)
+            else:
+                log.event(LOGGER, "settings_refused", level=logging.ERROR, sentence=read)
+                self._ledger.refuse_settings(self._boot, fault=read, at=at)
+        except NodeError as exc:
+            log.event(LOGGER, "event_not_noted", level=logging.WARNING, code=exc.code, sentence=exc.sentence)
+
     def stop(self) -> None:
         """Stop every part, the last one first."""
         self._parts.close()
@@ -138,6 +176,7 @@ class Service:
         host = socket.gethostname()
         identity = Identity(settings.tls) if settings.uses_tls else None
         archive, ledger, boot = self._open(parts, host)
+        self._ledger, self._boot = ledger, boot.boot
         self._monitor(parts)
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
@@ -173,7 +212,7 @@ class Service:
                 executor,
                 ae_title=settings.node.ae_title,
                 owner=owner,
-                finished=self._wake_loops,
+                finished=lambda: loops.wake(),
                 clock=self._clock,
             )
             for executor in self._executors
@@ -191,6 +230,7 @@ class Service:
             identity=identity,
             clock=self._clock,
         )
+        loops = self._loops = PushLoops(ledger, archive, owner, clock=self._clock)
         settler = Settler(
             settings.settle,
             settings.rule,
@@ -201,28 +241,6 @@ class Service:
             planned=self._wake_supervisors,
             clock=self._clock,
         )
-        carriers = Carriers(
-            dimse=DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity),
-            stow=StowCarrier(settings.push, settings.tls),
-        )
-        named = {peer.name: peer for peer in settings.peer}
-        self._proofs = {
-            peer.name: ProofLoop(
-                peer, named[peer.committer], settings.push, ledger, archive,
-                witness=Witness(carriers.dimse, carriers.stow), clock=self._clock,
-            )
-            for peer in settings.peer
-            if peer.committer is not None
-        }  # fmt: skip
-        ledger.give_up_commitments(self._proofs)
-        self._loops = [
-            PeerLoop(
-                peer, settings.push, ledger, archive, owner, carrier=carriers,
-                identity=PatientQuery(peer, Witness(carriers.dimse, carriers.stow)), sent=partial(self._prove, peer.name),
-            )
-            for peer in settings.peer
-            if peer.is_sent_to
-        ]  # fmt: skip
         retention = Retention(
             ledger,
             archive,
@@ -230,44 +248,55 @@ class Service:
             keep_events_days=settings.ledger.keep_events_days,
             clock=self._clock,
         )
+        watch = self._watch(parts, ledger)
         jobs = [
             CalendarJob(name="retention", at=FORGOTTEN_AT, run=retention.begin),
             CalendarJob(name="sweep", at=SWEPT_AT, run=sweep.look_again),
             CalendarJob(name="certificates", at=CERTIFICATES_AT, run=lambda: self._warn_of_certificates(identity)),
         ]
-        watch, letters = self._watch(parts, ledger)
         calendar = Calendar(
-            jobs + letters,
+            jobs + _letters(settings, watch),
             stepped=lambda by_s: ledger.note(
                 "clock_stepped", table="boot", row=boot.boot, detail=f"the wall clock was set by {by_s:+.0f} s"
             ),
             clock=self._clock,
         )
 
+        def give(new: Settings, identified: Identity | None) -> None:
+            nonlocal identity
+            self.settings = new
+            if identity is None:
+                identity = identified
+            elif identified is not None:
+                identity.take(identified)  # the listener goes on with this very object
+            receiver.take(new.node.titles, new.peer, new.committers)
+            loops.take(new.peer, new.push, _carriers(new, identity))
+            settler.take(new.settle, new.rule)
+            watch.take(destinations(new.alert))
+            calendar.take(jobs + _letters(new, watch))
+
         for supervisor in self._supervisors:
             supervisor.start()
         parts.callback(self._stop_supervisors)
         settler.start()
         parts.callback(settler.stop, SETTLE_STOP_S)
-        parts.callback(self._stop_loops)
-        loops: list[PeerLoop | ProofLoop] = [*self._loops, *self._proofs.values()]
-        for loop in loops:
-            loop.start()
+        parts.callback(loops.stop, PUSH_STOP_S)
+        loops.take(settings.peer, settings.push, _carriers(settings, identity))
         receiver.start()
         parts.callback(lambda: receiver.stop(self._drain_s))
         self._receiver = receiver
         sweep.start(is_busy=lambda: receiver.associations() > 0)
         parts.callback(sweep.stop, SWEEP_STOP_S)
-        if watch is not None:
-            now = self._clock.now()
-            watch.start(letter_due_at=letters[0].next_after(now - WEEK) if letters else None)
-            parts.callback(watch.stop)
+        watch.start(letter_due_at=_letter_at(settings, self._clock.now() - WEEK))
+        parts.callback(watch.stop)
         retention.begin()  # a calendar remembers nothing: a node that is off at night must make room, too
         parts.callback(retention.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)
         self._warn_of_certificates(identity)
-        self._threads = _own_threads()
+        self._record_settings((), self._clock.now())
+        self._give = give
+        self._threads = _lasting_threads()
         parts.callback(self._threads.clear)
         checkpoint("service.started")
         log.event(
@@ -305,11 +334,13 @@ class Service:
             ended=self._ended_parts,
             unready=self._unready,
         )
-        parts.enter_context(monitored(self.settings, watched, clock=self._clock))
+        parts.enter_context(monitored(lambda: self.settings, watched, clock=self._clock))
 
     def _ended_parts(self) -> list[str]:
         """Say which parts of the node have ended although it runs: nothing that the node does brings them back."""
-        return [f"The thread {name} has ended; restart the service." for name in sorted(self._threads - _own_threads())]
+        of_peers = self._loops.names if self._threads and self._loops else Counter[str]()
+        ended = (self._threads + of_peers) - Counter(thread.name for thread in threading.enumerate())
+        return [f"The thread {name} has ended; restart the service." for name in sorted(ended)]
 
     def _unready(self) -> list[str]:
         """Say why the node accepts no instance now."""
@@ -318,28 +349,25 @@ class Service:
         condition = self._receiver.condition()
         return self._ended_parts() + ([_UNREADY[condition]] if condition else [])
 
-    def _watch(self, parts: ExitStack, ledger: Ledger) -> tuple[Watch | None, list[CalendarJob]]:
-        """The watch over what is wrong, and when its letter is written; nothing where nobody is to be told."""
-        settings = self.settings
-        ways = destinations(settings.alert)
-        if not ways:
-            return None, []
-        node = node_name(settings.node.ae_title)
-        reader = open_reader(settings.ledger_url, peers=settings.reachable_peers)
+    def _watch(self, parts: ExitStack, ledger: Ledger) -> Watch:
+        """The watch over what is wrong, and the letter that it writes."""
+        node = node_name(self.settings.node.ae_title)
+        reader = open_reader(self.settings.ledger_url, peers=lambda: self.settings.reachable_peers)
         parts.callback(reader.close)
-        letters = []
-        if settings.alert.letter:
-            day, at, zone = split_letter(settings.alert.letter)
-            letters = [CalendarJob(name="letter", at=at, day=day, zone=zone, run=lambda: watch.write_letter())]
-        watch = Watch(
+        return Watch(
             ledger,
-            ways,
+            destinations(self.settings.alert),
             node=node,
             conditions=lambda now: self._conditions(reader, now),
-            letter=lambda now: _letter(settings, node, reader, now, letters),
+            letter=lambda now: _letter(self.settings, node, reader, now),
             clock=self._clock,
         )
-        return watch, letters
+
+    def _record_settings(self, waiting: Sequence[str], at: datetime) -> None:
+        file = self._source.file
+        self._ledger.take_settings(
+            self._boot, file=str(file) if file else None, sha256=self._source.sha256, restart=waiting, at=at
+        )
 
     def _conditions(self, reader: Reader, now: datetime) -> list[Condition]:
         """What is wrong: with the node, in its ledger, and with the cluster as its processes see it."""
@@ -358,41 +386,42 @@ class Service:
         for supervisor in self._supervisors:
             supervisor.wake()
 
-    def _wake_loops(self) -> None:
-        for loop in self._loops:
-            loop.wake()
-
     def _stop_supervisors(self) -> None:
-        _at_once([partial(supervisor.stop, self._drain_s) for supervisor in self._supervisors])
-
-    def _prove(self, peer: str) -> None:
-        if (loop := self._proofs.get(peer)) is not None:
-            loop.wake()
-
-    def _stop_loops(self) -> None:
-        loops: list[PeerLoop | ProofLoop] = [*self._loops, *self._proofs.values()]
-        _at_once([partial(loop.stop, PUSH_STOP_S) for loop in loops if loop.is_alive])
+        at_once([partial(supervisor.stop, self._drain_s) for supervisor in self._supervisors])
 
 
-def _letter(settings: Settings, node: str, reader: Reader, now: datetime, letters: Sequence[CalendarJob]) -> Message:
+def _carriers(settings: Settings, identity: Identity | None) -> Carriers:
+    return Carriers(
+        dimse=DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity),
+        stow=StowCarrier(settings.push, settings.tls),
+    )
+
+
+def _letters(settings: Settings, watch: Watch) -> list[CalendarJob]:
+    """When the weekly letter is written; nothing where nobody gets one."""
+    if not (destinations(settings.alert) and settings.alert.letter):
+        return []
+    day, at, zone = split_letter(settings.alert.letter)
+    return [CalendarJob(name="letter", at=at, day=day, zone=zone, run=watch.write_letter)]
+
+
+def _letter_at(settings: Settings, after: datetime) -> datetime | None:
+    """The first moment after this one at which a letter is due. None: nobody gets one."""
+    if not (destinations(settings.alert) and settings.alert.letter):
+        return None
+    day, at, zone = split_letter(settings.alert.letter)
+    return next_moment(at, after, day=day, zone=zone)
+
+
+def _letter(settings: Settings, node: str, reader: Reader, now: datetime) -> Message:
     """The weekly letter of this moment."""
-    next_at = letters[0].next_after(now) if letters else now + WEEK
+    next_at = _letter_at(settings, now) or now + WEEK
     return letter(node, reader.week(now - WEEK), reader.waiting(), facts(settings, reader, now), next_at=next_at)
 
 
-def _own_threads() -> Counter[str]:
-    """Count the running threads of the node's parts by their names."""
-    names = (thread.name for thread in threading.enumerate())
-    return Counter(name for name in names if name in _LASTING or name.startswith(("push-", "proof-")))
-
-
-def _at_once(stops: Sequence[Callable[[], object]]) -> None:
-    """Call all of them at the same time, so that ten parts that hang take no longer than one."""
-    stopping = [threading.Thread(target=stop, name="stop") for stop in stops]
-    for thread in stopping:
-        thread.start()
-    for thread in stopping:
-        thread.join()
+def _lasting_threads() -> Counter[str]:
+    """Count the running threads of the node's parts by their names, without those of peers, which come and go."""
+    return Counter(thread.name for thread in threading.enumerate() if thread.name in _LASTING)
 
 
 def _choose_model(
@@ -406,8 +435,8 @@ def _choose_model(
     ledger.note(kind, table="boot", row=boot.boot, detail=choice.sentence)
 
 
-def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:
-    """Return the first signal that arrives, or the first error that the node cannot survive.
+def _wait_for_next(asked: SimpleQueue[int | NodeError]) -> int | NodeError:
+    """Return the next signal that arrives, or an error that the node cannot survive.
 
     Each wait is short. A signal that arrives just before the main thread begins to wait does not interrupt the wait; in
     a wait without limit, its handler would run only after the next signal (seen in bench/kill.py).
@@ -421,7 +450,10 @@ def _wait_for_end(asked: SimpleQueue[int | NodeError]) -> int | NodeError:
 
 @contextmanager
 def _signals(asked: SimpleQueue[int | NodeError]) -> Iterator[None]:
-    """Put the first SIGTERM or SIGINT into the queue. The second one ends the process at once; no data is lost."""
+    """Put each SIGHUP into the queue, and the first SIGTERM or SIGINT. The second one ends the process at once."""
+
+    def handle_hangup(number: int, _frame: FrameType | None) -> None:
+        asked.put(number)
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if was_asked:
@@ -431,6 +463,7 @@ def _signals(asked: SimpleQueue[int | NodeError]) -> Iterator[None]:
 
     was_asked: list[int] = []
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, handle_hangup)
     try:
         yield
     finally:

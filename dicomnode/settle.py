@@ -12,7 +12,8 @@ deliveries are held instead (``ledger``).
 
 A series is settled ``settle.quiet_s`` after its last instance, but not while an association that stored into it is
 open. If its last association was aborted, the wait is ``settle.aborted_wait_s``, because the sender may try again. In
-every case the series is settled ``settle.max_wait_s`` after its first instance. The waits are measured with the
+every case the series is settled ``settle.max_wait_s`` after its first instance. A series whose rule derives one series
+of each study then waits until the study is quiet (``selection``). The waits are measured with the
 monotonic clock, because the times in the ledger would be wrong after the wall clock was set. After a restart the wait
 of a series begins again; it is then at most ``quiet_s`` longer.
 """
@@ -33,7 +34,7 @@ from dicomnode.catalog import NotChosenYet
 from dicomnode.derivation import utc_offset_min
 from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.ids import SeriesId
+from dicomnode.ids import JobId, SeriesId
 from dicomnode.imaging.comparison import compare
 from dicomnode.imaging.frame import Slice, frames_of
 from dicomnode.imaging.headers import UnreadableHeader
@@ -41,14 +42,17 @@ from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
     NOBODY,
+    NOT_SELECTED,
     PULLED,
     REMOVED,
     SET_ASIDE,
+    WAITS_FOR_STUDY,
     ArchivedInstance,
     Examined,
     Finding,
     Forward,
     Late,
+    NotSelected,
     PlannedJob,
     Priority,
     QuarantineReason,
@@ -57,8 +61,9 @@ from dicomnode.ledger.values import (
     SettledSeries,
     Unexamined,
 )
-from dicomnode.rules import JudgedByRules, judge_by_rules
+from dicomnode.rules import JudgedByRules, Reception, judge_by_rules
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+from dicomnode.selection import Candidate, StudyWatch
 from dicomnode.settings.models import RuleSettings, SettleSettings
 
 LOGGER = logging.getLogger(__name__)
@@ -103,7 +108,7 @@ class QuietWatch:
     """Measures how long each series in state ``receiving`` has been quiet. Used by one thread."""
 
     def __init__(self, settings: SettleSettings, clock: Clock) -> None:
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._timings: dict[SeriesId, _Timing] = {}
         self._looked_at = clock.monotonic()  # the quiet time of a series cannot begin before this
@@ -137,7 +142,7 @@ class QuietWatch:
 
     def _due(self, timing: _Timing, now: float, *, is_open: bool) -> Due | float:
         """Return the series if it is to be settled now, else the seconds until it may be."""
-        settings, series = self._settings, timing.seen
+        settings, series = self.settings, timing.seen
         longest_s = settings.max_wait_s - (now - timing.began)
         wait_s = settings.aborted_wait_s if series.aborted else settings.quiet_s
         quiet_in_s = wait_s - (now - timing.changed)
@@ -166,6 +171,7 @@ class Settler:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._rules = rules
+        self._next = (settings, rules)
         self._ledger = ledger
         self._archive = archive
         self._model_of = model_of
@@ -173,7 +179,7 @@ class Settler:
         self._planned = planned
         self._clock = clock
         self._watch = QuietWatch(settings, clock)
-        self._late = Late(settings.late)
+        self._studies = StudyWatch(clock)
         self._waiting: dict[SeriesId, str] = {}  # for a disk that cannot be read, and what was said of it
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -182,6 +188,11 @@ class Settler:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def take(self, settings: SettleSettings, rules: Sequence[RuleSettings]) -> None:
+        """Use these settings from the next turn on."""
+        self._next = (settings, rules)
+        self._wake.set()
 
     def wake(self) -> None:
         """Look into the ledger now: an association has ended, or an operator asked for a new verdict."""
@@ -210,6 +221,9 @@ class Settler:
 
     def turn(self) -> float:
         """Settle the series that are quiet and judge those that are settled; return the seconds until the next turn."""
+        if self._next != (self._watch.settings, self._rules):
+            self._watch.settings, self._rules = self._next
+            self._studies.forget()
         # Open associations are read before the rows. An association that breaks off in between is marked in the rows of
         # its series before it counts as closed, so each of them is seen as open, as aborted or as both, never as quiet.
         open_series = self._open_series()
@@ -219,6 +233,8 @@ class Settler:
         for series in self._ledger.settled_series():
             if self._stopping.is_set():
                 break
+            if self._studies.holds(series):
+                continue
             try:
                 self._judge(series)
             except StorageError as exc:  # of this series' files; the files of the next series may be readable
@@ -226,6 +242,7 @@ class Settler:
                 next_s = max(next_s, PAUSE_S)
             else:
                 self._waiting.pop(series.id, None)
+        self._choose()
         self._examine_late()
         return max(next_s, SHORTEST_WAIT_S)
 
@@ -298,7 +315,7 @@ class Settler:
             self._keep(series, reason=SET_ASIDE, sentence=sentence, alert=False)
             return
         verdict = judged.verdict
-        notes = (*judged.choice.passed_over, *verdict.notes, *judged.broken)
+        notes = (*judged.choice.passed_over, *judged.choice.conflicts, *verdict.notes, *judged.broken)
         if verdict.process and judged.model.why:
             notes += (judged.model.why,)
         alert = verdict.alert or bool(judged.broken)
@@ -373,7 +390,8 @@ class Settler:
             return _not_compared(one, f"they could not be compared ({type(exc).__name__})")
 
     def _judged(self, instances: Sequence[ArchivedInstance]) -> JudgedByRules:
-        return judge_by_rules(self._slices(instances), self._rules, model_of=self._model_of)
+        received = [Reception(called_ae=one.called_ae, at=one.received_at) for one in instances]
+        return judge_by_rules(self._slices(instances), self._rules, model_of=self._model_of, received=received)
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
         """Return the frames of the whole revision. A missing file counts as an unreadable slice. Raises _TooMuch."""
@@ -421,17 +439,67 @@ class Settler:
         parameters = replace(judged.parameters, ratio=verdict.ratio, utc_offset_min=utc_offset_min(self._clock.now()))
         job = PlannedJob(
             parameters=parameters, deliver_to=rule.deliver_to, sentence=verdict.sentence,
-            priority=_PRIORITIES[rule.priority], release=Release(rule.release), late=self._late,
+            priority=_PRIORITIES[rule.priority], release=Release(rule.release), late=Late(self._watch.settings.late),
         )  # fmt: skip
+        if rule.select == "most_slices" and series.study_uid is not None and not series.is_wanted:
+            self._wait_for_study(
+                Candidate(
+                    series=series.id, revision=series.revision, study_uid=series.study_uid, slices=verdict.slices,
+                    planned=job, notes=tuple(notes), alert=alert, forward=_forward(rule),
+                )
+            )  # fmt: skip
+            return
         job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert, forward=_forward(rule))
         if job_id is not None:
-            checkpoint("settle.planned")
-            log.event(
-                LOGGER, "series_planned", series=series.id, revision=series.revision, job=job_id, rule=rule.name,
-                model=parameters.model, model_digest=parameters.model_digest, ratio=verdict.ratio,
-                sentence=verdict.sentence,
-            )  # fmt: skip
-            self._planned()
+            self._log_planned(series.id, series.revision, job, job_id)
+
+    def _wait_for_study(self, candidate: Candidate) -> None:
+        """Leave the series settled until its study is quiet. The ledger notes that once in the life of the service."""
+        self._studies.add(candidate)
+        detail = (
+            f"Rule {candidate.rule} derives one series of each study; it chooses when nothing of the study has come "
+            f"for {self._watch.settings.study_quiet_s:g} s (settle.study_quiet_s)."
+        )
+        self._ledger.note(WAITS_FOR_STUDY, table="series", row=candidate.series, detail=detail)
+        log.event(
+            LOGGER, "series_waits_for_study", series=candidate.series, revision=candidate.revision, rule=candidate.rule
+        )
+
+    def _choose(self) -> None:
+        """Record what the rules that derive one series of a study choose in the studies that are quiet."""
+        if not self._studies.is_waiting:
+            return
+        quiet_s = self._watch.settings.study_quiet_s
+        settled = self._ledger.settled_series()
+        for choice in list(self._studies.due(settled, self._ledger.series_of_study, quiet_s=quiet_s)):
+            chosen = choice.planned
+            others = [
+                NotSelected(
+                    series=one.series, revision=one.revision, notes=one.notes, alert=one.alert, forward=one.forward,
+                    sentence=f"{sentence} `dicomnode series release {one.series}` derives this one, too.",
+                )
+                for one, sentence in choice.kept
+            ]  # fmt: skip
+            job, kept = self._ledger.choose(None if chosen is None else chosen.selected, others)
+            checkpoint("settle.chosen")
+            for one in others:
+                if one.series in kept:
+                    log.event(
+                        LOGGER, "series_kept", series=one.series, revision=one.revision, reason=NOT_SELECTED,
+                        sentence=one.sentence,
+                    )  # fmt: skip
+            if chosen is not None and job is not None:
+                self._log_planned(chosen.series, chosen.revision, chosen.planned, job)
+
+    def _log_planned(self, series: SeriesId, revision: int, planned: PlannedJob, job: JobId) -> None:
+        checkpoint("settle.planned")
+        parameters = planned.parameters
+        log.event(
+            LOGGER, "series_planned", series=series, revision=revision, job=job, rule=parameters.rule,
+            model=parameters.model, model_digest=parameters.model_digest, ratio=parameters.ratio,
+            sentence=planned.sentence,
+        )  # fmt: skip
+        self._planned()
 
 
 def _forward(rule: RuleSettings | None) -> Forward:

@@ -147,3 +147,8 @@ def test_plain_and_tls_are_both_named(tmp_path: Path) -> None:
     settings = _with_tls(tmp_path).model_copy(update={"node": Settings().node})
     said = introduction(settings, 104, 2762)
     assert said.startswith("Listens on 127.0.0.1:104 and on 127.0.0.1:2762 with TLS as DICOMNODE to mr1")
+
+
+def test_the_introduction_names_every_title_that_a_scanner_may_call() -> None:
+    settings = parse({"node": {"ae_title": "NODE", "ae_titles": ["NODE_NIGHT"]}})
+    assert "as NODE and as NODE_NIGHT to this-machine" in introduction(settings, 11112)

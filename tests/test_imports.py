@@ -32,6 +32,7 @@ def _help(*words: str) -> str:
     [
         [],
         ["serve"],
+        ["reload"],
         ["infer"],
         ["series"],
         ["series", "explain"],

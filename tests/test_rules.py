@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dicomnode.derivation import DerivationParameters, RuleLimits
+from dicomnode.errors import SettingsError
 from dicomnode.generators.model_dir import model_facts
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import read_header
 from dicomnode.imaging.profile import MIN_RATIO, TARGET_SPACING_MM
-from dicomnode.rules import choose_rule, model_wanted, parameters_of
+from dicomnode.rules import Reception, choose_rule, model_wanted, parameters_of
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import RuleSettings
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
@@ -206,3 +208,94 @@ def test_a_rule_that_says_nothing_has_the_limits_that_hold_without_a_rule() -> N
 def test_a_rule_that_states_a_sharpness_asks_for_the_model_that_may_have_one() -> None:
     rules = _rules({"name": "a"}, {"name": "b", "model": "knee"}, {"name": "c", "sharpness": 0.4})
     assert [model_wanted(rule) for rule in (*rules, None)] == [None, "knee", "thin", None]
+
+
+NIGHT = datetime(2026, 3, 4, 23, 30).astimezone()
+
+
+def _received(*titles: str | None, at: datetime = NIGHT) -> list[Reception]:
+    return [Reception(called_ae=title, at=at + timedelta(hours=number)) for number, title in enumerate(titles)]
+
+
+def test_one_node_with_two_titles_has_two_rules_and_a_series_that_came_to_both_meets_neither(tmp_path: Path) -> None:
+    frames = _frames(write_mr_series(tmp_path, slices=3))
+    rules = parse(
+        {
+            "node": {"ae_title": "NODE", "ae_titles": ["NODE_URGENT"]},
+            "rule": [
+                {"name": "urgent", "match": {"called_ae": "NODE_URGENT"}},
+                {"name": "usual", "match": {"called_ae": "NODE"}},
+            ],
+        }
+    ).rule
+    for title, name in (("NODE_URGENT", "urgent"), ("NODE", "usual")):
+        chosen = choose_rule(frames, rules, _received(title, title, title)).rule
+        assert chosen is not None
+        assert chosen.name == name
+    both = choose_rule(frames, rules, _received("NODE", "NODE", "NODE_URGENT"))
+    assert both.rule is None
+    assert both.passed_over[0] == (
+        "Rule urgent does not apply: called_ae is to be “NODE_URGENT”, and the sender called “NODE” in 2 of 3 "
+        "instances and “NODE_URGENT” in 1 of 3 instances."
+    )
+    old = choose_rule(frames, rules, _received("NODE", None, "NODE"))
+    assert old.passed_over[1].endswith("and it is not known which AE title was called.")
+    any_title = _rules({"name": "any", "match": {"called_ae": "*"}})
+    assert choose_rule(frames, any_title, _received("NODE", "NODE", "NODE_URGENT")).conflicts == (
+        "The sender called “NODE” in 2 of 3 instances and “NODE_URGENT” in 1 of 3 instances within this series.",
+    )
+
+
+def test_a_rule_for_a_title_that_the_node_does_not_have_is_a_mistake() -> None:
+    with pytest.raises(SettingsError, match=r"rule\.0\.match\.called_ae: no AE title in node\.ae_title or"):
+        parse({"rule": [{"name": "urgent", "match": {"called_ae": "dicomnode"}}]})
+    parse({"rule": [{"name": "others", "match": {"called_ae": "!DICOMNODE"}}]})
+
+
+@pytest.mark.parametrize(
+    ("window", "hour", "holds"),
+    [
+        ("22:00-06:00", 22, True), ("22:00-06:00", 5, True), ("22:00-06:00", 6, False), ("22:00-06:00", 12, False),
+        ("08:00-12:00", 8, True), ("08:00-12:00", 12, False), ("!08:00-12:00", 12, True),
+        (["00:00-04:00", "20:00-23:00"], 21, True),
+    ],
+)  # fmt: skip
+def test_a_window_of_the_day_may_go_over_midnight_and_ends_before_its_end(
+    tmp_path: Path, window: str | list[str], hour: int, *, holds: bool
+) -> None:
+    frames = _frames(write_mr_series(tmp_path, slices=2))
+    rules = _rules({"name": "r", "match": {"time_of_day": window}})
+    received = _received("NODE", "NODE", at=NIGHT.replace(hour=hour, minute=0))
+    assert (choose_rule(frames, rules, received).rule is not None) == holds
+
+
+def test_the_first_instance_tells_the_time_by_the_clocks_of_the_zone(tmp_path: Path) -> None:
+    frames = _frames(write_mr_series(tmp_path, slices=2))
+    rules = _rules({"name": "night", "match": {"time_of_day": "22:00-06:00 Asia/Tokyo"}})
+    noon = datetime(2026, 3, 4, 3, 15, tzinfo=UTC)  # in Tokyo
+    assert choose_rule(frames, rules, _received("NODE", "NODE", at=noon + timedelta(hours=10))).rule is not None
+    assert choose_rule(frames, rules, _received("NODE", "NODE", at=noon)).passed_over == (
+        "Rule night does not apply: time_of_day is to be “22:00-06:00 Asia/Tokyo”, and the first instance came at "
+        "12:15.",
+    )
+
+
+@pytest.mark.parametrize("window", ["22:00", "24:00-06:00", "06:00-06:00", "22:00-06:00 Mars/Base", ">= 22:00"])
+def test_what_is_no_window_of_the_day_is_a_mistake(window: str) -> None:
+    with pytest.raises(SettingsError, match=r'expected a part of the day such as "22:00-06:00"'):
+        _rules({"name": "r", "match": {"time_of_day": window}})
+
+
+def test_values_that_differ_within_a_series_are_named_where_its_rule_takes_it_all_the_same(tmp_path: Path) -> None:
+    datasets = mr_datasets(slices=6)
+    for number, dataset in enumerate(datasets):
+        dataset.EchoTime = "20" if number < 2 else "80.0" if number < 4 else "80"
+        dataset.SeriesDescription = f"T2 of Jane Doe {number % 2}"
+        dataset.PatientWeight = str(60 + number)
+    frames = _frames(write_series(tmp_path, datasets))
+    match = {"EchoTime": ">= 10", "SeriesDescription": "T2*", "PatientWeight": "> 1", "Modality": "MR"}
+    assert choose_rule(frames, _rules({"name": "r", "match": match})).conflicts == (
+        "EchoTime is 20 and 80 in this series.",
+        "SeriesDescription has 2 different values in this series.",
+        "PatientWeight has 6 different values in this series.",
+    )

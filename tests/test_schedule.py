@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time as system_time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -187,3 +187,17 @@ def test_a_job_that_raises_is_counted_and_logged_and_the_others_are_called(
     assert steps == [pytest.approx(86400, abs=1)]
     said = [record.getMessage() for record in caplog.records if record.name == schedule.__name__]
     assert said == ["clock_stepped", "clock_step_not_noted", "calendar_job_failed"]
+
+
+def test_new_jobs_are_planned_from_now_on_and_those_that_stay_keep_their_moment() -> None:
+    life = Life("2026-06-10T03:30", FOUR)
+    (sweep,) = life.calendar._jobs
+    letters: list[str] = []
+    letter = CalendarJob(name="letter", at=time(3, 45), run=lambda: letters.append("written"))
+    life.calendar.take([sweep, letter])
+    life.pass_by(40)
+    assert (life.ran, letters) == (["10 04:00"], ["written"])
+    life.calendar.take([replace(sweep, at=time(4, 30))])
+    life.pass_by(24 * 60)
+    assert (life.ran, letters) == (["10 04:00", "10 04:30"], ["written"])
+    assert life.calendar.failures == {"sweep": 0}

@@ -47,7 +47,13 @@ _UNUSABLE: Final = 4
 
 def lines(settings: Settings, ledger: Reader, now: datetime) -> tuple[AttentionLine, ...]:
     """List what is wrong with the node itself, for ``status``, which names the rows of the ledger behind it."""
-    return (*certificates(settings, now), *_disk(settings), *_stuck(ledger, now), *_undelivered(ledger))
+    return (
+        *_refused_settings(ledger),
+        *certificates(settings, now),
+        *_disk(settings),
+        *_stuck(ledger, now),
+        *_undelivered(ledger),
+    )
 
 
 def conditions(settings: Settings, ledger: Reader, now: datetime) -> list[Condition]:
@@ -64,6 +70,10 @@ def conditions(settings: Settings, ledger: Reader, now: datetime) -> list[Condit
     found += [
         Condition(name="disk", sentence=line.sentence, number=1 if line.state == "warn" else 2, is_error=True)
         for line in _disk(settings)
+    ]
+    found += [
+        Condition(name="settings", sentence=line.sentence, number=1, is_error=True)
+        for line in _refused_settings(ledger)
     ]
     found += [
         Condition(name=f"peer {line.reason}", sentence=line.sentence, number=1, is_error=True)
@@ -115,6 +125,17 @@ def room(settings: Settings) -> tuple[float, float]:
     """GiB and percent of the disk of the archive that are free. Raises StorageError."""
     archive = Archive(settings.node.data)
     return archive.free_bytes() / 2**30, archive.free_percent()
+
+
+def _refused_settings(ledger: Reader) -> Iterator[AttentionLine]:
+    """Say that the settings file was read anew and not taken, and why."""
+    used, boot = ledger.settings(), ledger.boot()
+    if boot is not None and used is not None and used.fault:
+        sentence = (
+            f"The settings were read anew at {moment(used.tried_at)} and not taken; the service uses those of "
+            f"{moment(used.taken_at)}. {' '.join(used.fault.split())}"
+        )
+        yield _line("settings", boot.id, "refused", None, sentence)
 
 
 def _disk(settings: Settings) -> Iterator[AttentionLine]:

@@ -84,6 +84,7 @@ class Watch:
         """``conditions`` and ``letter``: what holds, and what the letter says, at a moment."""
         self._ledger = ledger
         self._ways = [_Way(destination=one) for one in ways]
+        self._next_ways: Sequence[Destination] | None = None  # to be used from the next look on
         self._node = node
         self._conditions = conditions
         self._letter = letter
@@ -107,6 +108,11 @@ class Watch:
         self._wake.set()
         self._thread.join(STOP_LIMIT_S)
 
+    def take(self, ways: Sequence[Destination]) -> None:
+        """Tell these destinations from the next look on."""
+        self._next_ways = tuple(ways)
+        self._wake.set()
+
     def write_letter(self) -> None:
         """The moment of the weekly letter has come."""
         self._owed.append(None)
@@ -114,10 +120,13 @@ class Watch:
 
     def look(self) -> None:
         """Bring the ledger up to date and send what is due. For one thread."""
+        self._change_ways()
         while self._owed:  # a ledger that is busy costs a look, not the letter
             for way in self._ways:
                 self._ledger.write_letter(way.destination.name, due_at=self._owed[0])
             self._owed.popleft()
+        if not self._ways:
+            return
         holding = self._conditions(self._clock.now())
         for way in self._ways:
             self._observe(way, holding)
@@ -134,6 +143,13 @@ class Watch:
             except Exception:  # noqa: BLE001 (border: alerts)
                 log.failure(LOGGER, "alerts_failed")
             self._wake.wait(LOOK_S)
+
+    def _change_ways(self) -> None:
+        """Go on with new settings of a destination where its old ones had come to."""
+        ways, self._next_ways = self._next_ways, None
+        if ways is not None:
+            seen = {way.destination.name: way.last_seen_s for way in self._ways}
+            self._ways = [_Way(destination=one, last_seen_s=seen.get(one.name, {})) for one in ways]
 
     def _observe(self, way: _Way, holding: Sequence[Condition]) -> None:
         """Raise what holds, and end what has not held for a while."""

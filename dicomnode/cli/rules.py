@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -38,20 +39,43 @@ def rules() -> None:
 
 @rules.command(short_help="Say which rule takes the series of these files, and why the others do not.")
 @click.argument("sources", metavar="FILE…", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--called-ae",
+    metavar="TITLE",
+    help="Test as if the sender had called this AE title of the node. Default: node.ae_title.",
+)
+@click.option(
+    "--at",
+    metavar="HH:MM",
+    type=click.DateTime(["%H:%M"]),
+    help="Test as if the series came at this time of the day, by this machine's clock. Default: now.",
+)
 @config_option
 @json_option
-def test(sources: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
+def test(
+    sources: tuple[Path, ...], called_ae: str | None, at: datetime | None, config: Path | None, as_json: bool
+) -> None:
     """Say for each series in FILE… (files, or folders with all below) which rule takes it and what would become of it.
 
     The command reads headers only. It needs neither the service nor a PACS and changes nothing. It takes what it is
-    given for the whole series: with a few slices only the rule is right, not the verdict.
+    given for the whole series: with a few slices only the rule is right, not the verdict. A rule that derives one
+    series of each study chooses among the series that are given.
     """
     settings = load_settings(config)
     from dicomnode.checks import catalog_of
     from dicomnode.imaging.frame import read_frames
     from dicomnode.pipeline import series_in
-    from dicomnode.rules import judge_by_rules
+    from dicomnode.rules import Reception, judge_by_rules, study_of
+    from dicomnode.selection import most_slices
 
+    title = called_ae or settings.node.ae_title
+    if title not in settings.node.titles:
+        raise InputError(
+            f"The node has no AE title {title}, so it refuses whoever calls it.",
+            hint=f"It has {', '.join(settings.node.titles)} (node.ae_title, node.ae_titles).",
+        )
+    now = datetime.now().astimezone()
+    received = Reception(called_ae=title, at=now.replace(hour=at.hour, minute=at.minute) if at else now)
     passed_over: list[str] = []
     series = series_in(*sources, note=passed_over.append)
     for line in passed_over:
@@ -60,23 +84,42 @@ def test(sources: tuple[Path, ...], config: Path | None, as_json: bool) -> None:
         raise InputError("There is no DICOM series in these files.", hint="Name files or folders of MR images.")
     catalog = catalog_of(settings)
     tested = []
+    groups: list[tuple[object, int]] = []  # of series among which a rule chooses, with the number of slices
     for number, paths in enumerate(series.values(), 1):
-        judged = judge_by_rules(read_frames(paths), settings.rule, model_of=catalog.model_of)
+        frames = read_frames(paths)
+        judged = judge_by_rules(frames, settings.rule, model_of=catalog.model_of, received=[received])
         rule, verdict = judged.choice.rule, judged.verdict
         tested.append(
             SeriesTest(
                 series=number, files=len(paths), first=paths[0], rule=rule.name if rule else None,
                 passed_over=judged.choice.passed_over, model=judged.model.name, process=verdict.process,
-                reason=verdict.reason, sentence=verdict.sentence, notes=(*verdict.notes, *judged.broken),
+                reason=verdict.reason, sentence=verdict.sentence,
+                notes=(*judged.choice.conflicts, *verdict.notes, *judged.broken),
                 deliver_to=rule.deliver_to if rule else (), release=rule.release if rule else "auto",
                 forward_originals=rule.forward_originals if rule else (),
             )
         )  # fmt: skip
+        chooses = rule is not None and rule.select == "most_slices" and verdict.process
+        groups.append(((tested[-1].rule, study_of(frames)) if chooses else number, verdict.slices))
+    tested = [
+        one if place == chosen else _unselected(one, groups[place][1], tested[chosen], groups[chosen][1])
+        for place, (one, chosen) in enumerate(zip(tested, most_slices(groups), strict=True))
+    ]
     if as_json:
         output.print_json(tested)
         return
     for one in tested:
         _print(one)
+
+
+def _unselected(one: SeriesTest, slices: int, chosen: SeriesTest, most: int) -> SeriesTest:
+    """The test of a series whose rule chooses another one of the same study."""
+    from dicomnode.ledger.values import NOT_SELECTED
+    from dicomnode.selection import not_selected
+
+    assert one.rule is not None
+    sentence = not_selected(one.rule, slices, chosen.series, most)
+    return replace(one, process=False, reason=NOT_SELECTED, sentence=sentence, notes=(one.sentence, *one.notes))
 
 
 def _print(one: SeriesTest) -> None:

@@ -106,7 +106,8 @@ def release(number: int, config: Path | None, as_json: bool) -> None:
     """Go on with series ID as it is.
 
     What was set aside of it counts as seen, and its alert ends. A held job runs, a series that was kept because of what
-    was set aside is judged without it, and one that was pulled is judged like one that was sent.
+    was set aside is judged without it, and one that was pulled is judged like one that was sent. A series whose rule
+    chose another one of the study is derived, too.
     """
     with writer(config) as ledger:
         ledger.release_series(SeriesId(number), operator())

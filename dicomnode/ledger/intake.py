@@ -68,9 +68,9 @@ def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
     return None if found is None else SeriesId(found)
 
 
-def make_series(transaction: LedgerTransaction, series_uid: str) -> SeriesId:
+def make_series(transaction: LedgerTransaction, series_uid: str, study_uid: str | None) -> SeriesId:
     """Give a series a number, or return the one that another association got for it a moment ago."""
-    transaction.connection.execute(_MAKE_SERIES, mapping.new_received_series(transaction, series_uid))
+    transaction.connection.execute(_MAKE_SERIES, mapping.new_received_series(transaction, series_uid, study_uid))
     number = series_number(transaction.connection, series_uid)
     assert number is not None, "the row was just written"
     return number

@@ -28,6 +28,7 @@ from dicomnode.ledger.states import (
 )
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import (
+    NOT_SELECTED,
     OWN_OUTPUT,
     PULLED,
     Alert,
@@ -57,7 +58,6 @@ from dicomnode.ledger.values import (
 )
 from dicomnode.ledger.views import (
     AnswerLine,
-    BootLine,
     DeliveryLine,
     EventLine,
     InstanceLine,
@@ -90,11 +90,12 @@ KNOWN_INSTANCE: Final = tuple(
 # Series.
 
 
-def new_received_series(transaction: LedgerTransaction, series_uid: str) -> dict[str, object]:
+def new_received_series(transaction: LedgerTransaction, series_uid: str, study_uid: str | None) -> dict[str, object]:
     """Return the row of a new series, whose instances a scanner will send under this UID."""
     return {
         **_new_series(transaction, RECEIVED, SeriesState.RECEIVING, "number"),
         "series_uid": series_uid,
+        "study_uid": study_uid,
         "sentence": "",
     }
 
@@ -134,7 +135,13 @@ def receiving_series(row: AnyRow) -> ReceivingSeries:
 
 def settled_series(row: AnyRow) -> SettledSeries:
     """A series that waits for its verdict."""
-    return SettledSeries(id=SeriesId(row.id), revision=row.revision, is_pulled=bool(row.pulled))
+    return SettledSeries(
+        id=SeriesId(row.id),
+        revision=row.revision,
+        is_pulled=bool(row.pulled),
+        study_uid=row.study_uid,
+        is_wanted=(row.state_cause, row.state_detail) == (Event.RELEASE, NOT_SELECTED),
+    )
 
 
 def series_line(row: AnyRow) -> SeriesLine:
@@ -280,6 +287,7 @@ def new_received_instance(one: StoredInstance, revision: int) -> dict[str, objec
         **_new_instance(one, one.series, revision, RECEIVED, one.received_at),
         "file": one.file,
         "peer": one.peer,
+        "called_ae": one.called_ae,
     }
 
 
@@ -336,6 +344,8 @@ def archived_instance(row: AnyRow) -> ArchivedInstance:
         size_bytes=row.size_bytes,
         sha256=row.sha256,
         is_removed=row.removed_at is not None,
+        received_at=row.stored_at,
+        called_ae=row.called_ae,
     )
 
 
@@ -626,16 +636,6 @@ def alert(row: AnyRow) -> Alert:
         sent_at=row.sent_at,
         sent_number=row.sent_number,
     )
-
-
-def new_boot(transaction: LedgerTransaction, *, pid: int, host: str) -> dict[str, object]:
-    """A start of the service."""
-    return {"pid": pid, "host": host, "began_at": transaction.now}
-
-
-def boot_line(row: AnyRow) -> BootLine:
-    """A start of the service as an operator reads it."""
-    return BootLine(id=row.id, pid=row.pid, host=row.host, began_at=row.began_at, ended_at=row.ended_at)
 
 
 def event_line(row: AnyRow, row_id: int | None) -> EventLine:

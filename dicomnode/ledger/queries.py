@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, Select, and_, func, literal, or_, select
@@ -10,7 +10,18 @@ from sqlalchemy import Connection, Select, and_, func, literal, or_, select
 from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError, LedgerError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import alerts, attention, lists, mapping, models, old_images, quarantine, rehearsals, removed
+from dicomnode.ledger import (
+    alerts,
+    attention,
+    boots,
+    lists,
+    mapping,
+    models,
+    old_images,
+    quarantine,
+    rehearsals,
+    removed,
+)
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
@@ -35,8 +46,9 @@ from dicomnode.ledger.schema import (
 from dicomnode.ledger.sentences import Arrival, Standing, explain
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
-from dicomnode.ledger.values import ImportedModel, ModelEvent, QuarantineReason
+from dicomnode.ledger.values import WAITS_FOR_STUDY, ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
+    BootLine,
     DeliveryLine,
     EventLine,
     Explanation,
@@ -47,6 +59,7 @@ from dicomnode.ledger.views import (
     Queue,
     SeriesDetail,
     SeriesLine,
+    SettingsLine,
     Status,
     StuckPeer,
     Undelivered,
@@ -68,6 +81,12 @@ _ARRIVALS = (
     .group_by(instance.c.revision, instance.c.peer)
     .order_by(instance.c.revision, instance.c.peer)
 )
+_CALLED = (
+    select(instance.c.called_ae)
+    .where(instance.c.series_id == bound("series"), instance.c.called_ae.is_not(None))
+    .distinct()
+    .order_by(instance.c.called_ae)
+)
 _FIGURES = select(job.c.figures).where(job.c.id == bound("job"))
 _JOBS = (
     select(job)
@@ -87,10 +106,11 @@ _MODEL_CHOICE = (
 )
 
 
-def open_reader(url: str, *, peers: Collection[str] | None = None) -> Reader:
+def open_reader(url: str, *, peers: Collection[str] | Callable[[], Collection[str]] | None = None) -> Reader:
     """Open a ledger beside its service. Raises LedgerError where there is none, or one of another version.
 
-    ``peers``: the names that can be sent to; a delivery to another one is told as such. None: nobody asks.
+    ``peers``: the names that can be sent to, or what gives them at each question; a delivery to another one is told as
+    such. None: nobody asks.
     """
     database = ReadingDatabase(url)
     try:
@@ -110,14 +130,23 @@ def open_reader(url: str, *, peers: Collection[str] | None = None) -> Reader:
 class Reader:
     """The questions. Each answer is one consistent view of the ledger."""
 
-    def __init__(self, database: ReadingDatabase, version: str, peers: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        database: ReadingDatabase,
+        version: str,
+        peers: Collection[str] | Callable[[], Collection[str]] | None = None,
+    ) -> None:
         self._database = database
         self._version = version
-        self._peers = peers
+        self._reachable = peers
 
     def close(self) -> None:
         """Give the connections back."""
         self._database.close()
+
+    @property
+    def _peers(self) -> Collection[str] | None:
+        return self._reachable() if callable(self._reachable) else self._reachable
 
     @property
     def version(self) -> str:
@@ -190,6 +219,7 @@ class Reader:
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
             arrivals = connection.execute(_ARRIVALS, bind_values(series=series_id)).all()
+            called = tuple(connection.execute(_CALLED, bind_values(series=series_id)).scalars())
             jobs = _jobs_of(connection, series_id)
             deliveries = self._deliveries_of(connection, series_id)
             history = _events(connection, series_id, jobs, deliveries)
@@ -202,7 +232,8 @@ class Reader:
             revision=row.revision,
             aborted=row.aborted,
             last_at=row.last_at,
-            verdict=row.sentence,
+            verdict=row.sentence or _what_is_waited_for(history),
+            called=called,
             arrivals=tuple(Arrival(revision=one.revision, peer=one.peer, instances=one.instances) for one in arrivals),
         )
         # Where the verdict is that something was set aside, its sentence says so already.
@@ -286,14 +317,14 @@ class Reader:
     def status(self) -> Status:
         """Count what is in the ledger, by state, and list the rows that wait for a person."""
         with self._database.reading() as connection:
-            last = connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
             instances = connection.execute(select(func.count()).select_from(instance)).scalar_one()
             of_jobs = select(func.count()).select_from(instance).where(instance.c.job_id.is_not(None))
             derived = connection.execute(of_jobs).scalar_one()
             received = select(series.c.state, func.count()).where(series.c.origin == RECEIVED)
             return Status(
                 version=self._version,
-                boot=None if last is None else mapping.boot_line(last),
+                boot=boots.last(connection),
+                settings=boots.last_settings(connection),
                 instances=instances - derived,
                 derived_instances=derived,
                 series=_per(SeriesState, _numbers(connection, received.group_by(series.c.state))),
@@ -316,6 +347,16 @@ class Reader:
                 model_choice=_model_choice(connection),
                 attention=attention.lines(connection, self._peers),
             )
+
+    def boot(self) -> BootLine | None:
+        """Return the last start of the service. None: it never started."""
+        with self._database.reading() as connection:
+            return boots.last(connection)
+
+    def settings(self) -> SettingsLine | None:
+        """Return the settings that the last start uses. None: it was before the ledger recorded them."""
+        with self._database.reading() as connection:
+            return boots.last_settings(connection)
 
     def waiting(self) -> list[Waiting]:
         """Count the rows that wait for a person by what they wait for."""
@@ -417,6 +458,11 @@ def _events(
 def _model_choice(connection: Connection) -> ModelChoice | None:
     row = connection.execute(_MODEL_CHOICE).one_or_none()
     return None if row is None else ModelChoice(is_fast=row.kind == ModelEvent.FAST, sentence=row.detail)
+
+
+def _what_is_waited_for(history: Sequence[EventLine]) -> str:
+    """Why a series that is settled has no verdict yet; empty where its turn has only not come."""
+    return next((one.detail for one in reversed(history) if one.kind == WAITS_FOR_STUDY), "")
 
 
 def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, int]:

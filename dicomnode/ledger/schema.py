@@ -56,6 +56,7 @@ DERIVED: Final = "derived"
 MAX_ATTEMPTS: Final = 3  # of a job, before it is failed (docs/protocol.md#jobs)
 UID_LENGTH: Final = 64  # PS3.5 section 9.1
 SHA256_LENGTH: Final = 64  # hexadecimal digits
+AE_TITLE_LENGTH: Final = 16  # PS3.5 section 6.2
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -143,6 +144,12 @@ boot = Table(
     Column("host", Text, nullable=False),
     Column("began_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),  # empty: it lives, or was killed
+    Column("settings_file", Text),  # that the settings in use were read from; empty: none, or older than 0011
+    Column("settings_sha256", String(SHA256_LENGTH)),  # of that file, as it was then
+    Column("settings_at", UtcDateTime),  # when they were taken
+    Column("settings_restart", JSON(none_as_null=True)),  # keys of the file that are not in use before a restart
+    Column("settings_tried_at", UtcDateTime),  # when the file was read last
+    Column("settings_fault", Text),  # why it was not taken then; empty: it was
     PrimaryKeyConstraint("id", name="boot_key"),
 )
 
@@ -162,6 +169,7 @@ series = Table(
     Column("sentence", Text, nullable=False),
     Column("notes", JSON, nullable=False),
     Column("alert", Boolean, nullable=False),
+    Column("study_uid", String(UID_LENGTH)),  # as the first instance said; empty: a derived one, or older than 0011
     Column("pulled", Boolean),  # every instance of it was pulled: no rule takes it; empty: no
     PrimaryKeyConstraint("id", name="series_key"),
     UniqueConstraint("series_uid", name="series_uid_once"),
@@ -173,6 +181,7 @@ series = Table(
     CheckConstraint("(state IN ('kept', 'planned')) = (reason IS NOT NULL)", name="series_verdict_has_reason"),
 )
 Index("series_receiving", series.c.id, sqlite_where=text("state = 'receiving'"))
+Index("series_study", series.c.study_uid, sqlite_where=text("study_uid IS NOT NULL"))
 Index("series_settled", series.c.id, sqlite_where=text("state = 'settled'"))
 
 job = Table(
@@ -255,6 +264,7 @@ instance = Table(
     Column("number", Integer),  # place in the derived series
     Column("peer", Text),  # who sent it
     Column("stored_at", UtcDateTime, nullable=False),
+    Column("called_ae", String(AE_TITLE_LENGTH)),  # the AE title that its sender called; empty: older than 0011
     Column("removed_at", UtcDateTime),  # empty: its file is in the archive, or ought to be
     PrimaryKeyConstraint("id", name="instance_key"),
     UniqueConstraint("sop_instance_uid", name="instance_uid_once"),

@@ -48,6 +48,7 @@ class Standing:
     last_at: datetime | None
     verdict: str
     arrivals: tuple[Arrival, ...]
+    called: tuple[str, ...] = ()  # our AE titles that its senders called, as far as that is known
 
 
 def explain(
@@ -60,6 +61,7 @@ def explain(
     """Return the sentences on verdict, revisions, rule, job, result gate, notes and deliveries, in this order."""
     return (
         _verdict(standing),
+        *([f"It was sent to our AE title {' and to '.join(standing.called)}."] if standing.called else []),
         *_revisions(standing, deliveries),
         *([] if job is None else [_rule(job), _job(job, standing)]),
         *_gate(figures),
@@ -141,7 +143,7 @@ def _names(names: Sequence[str]) -> str:
 
 def _verdict(standing: Standing) -> str:
     if standing.state is SeriesState.SETTLED:
-        return "The series is complete and waits for its verdict."
+        return standing.verdict or "The series is complete and waits for its verdict."
     if standing.state is not SeriesState.RECEIVING:
         return standing.verdict
     if standing.last_at is None:

@@ -2,9 +2,10 @@
 
 Everything durable goes through here, from any thread of the service and from the operator's commands beside it. A
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
-(its lease was lost, a late instance came) and that nothing was written. ``intake``, ``verdicts``, ``quarantine``,
-``jobs``, ``deliveries``, ``commitments``, ``delivery_commands``, ``models``, ``alerts`` and ``ageing`` say which rows a
-transaction changes, ``states`` which changes there are at all. What concerns files that leave the disk: ``removals``.
+(its lease was lost, a late instance came) and that nothing was written. ``boots``, ``intake``, ``verdicts``,
+``quarantine``, ``jobs``, ``deliveries``, ``commitments``, ``delivery_commands``, ``models``, ``alerts`` and ``ageing``
+say which rows a transaction changes, ``states`` which changes there are at all. What concerns files that leave the disk:
+``removals``.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select
 
 from dicomnode.derivation import DerivedSeries
 from dicomnode.ids import DeliveryId, InstanceId, JobId, QuarantineId, SeriesId
 from dicomnode.ledger import (
     ageing,
     alerts,
+    boots,
     commitments,
     deliveries,
     delivery_commands,
     intake,
     jobs,
-    mapping,
     models,
     quarantine,
     rehearsals,
@@ -56,13 +57,16 @@ from dicomnode.ledger.values import (
     Job,
     KnownInstance,
     ModelId,
+    NotSelected,
     PlannedJob,
     QuarantinedFile,
     QuarantineReason,
     ReceivingSeries,
+    Selected,
     SettledSeries,
     StoredInstance,
     StoreOutcome,
+    StudySeries,
     Unexamined,
 )
 from dicomnode.seams import SYSTEM_CLOCK, Clock
@@ -126,14 +130,13 @@ class Ledger:
             last = transaction.connection.execute(select(boot).order_by(boot.c.id.desc()).limit(1)).one_or_none()
             stopped = select(boot.c.ended_at).where(boot.c.ended_at.is_not(None)).order_by(boot.c.id.desc()).limit(1)
             last_clean_stop = transaction.connection.execute(stopped).scalar_one_or_none()
-            new = mapping.new_boot(transaction, pid=pid, host=host)
-            made = transaction.connection.execute(insert(boot).returning(boot.c.id), new).scalar_one()
+            made = boots.begin(transaction, pid=pid, host=host)
             ended_cleanly = last is None or last.ended_at is not None
             detail = "the service ended" if ended_cleanly else "the service was killed"
             if not ended_cleanly:
                 intake.mark_cut_off(transaction)
             return BootReport(
-                boot=BootId(made),
+                boot=made,
                 ended_cleanly=ended_cleanly,
                 last_clean_stop=last_clean_stop,
                 is_checked=is_checked,
@@ -153,7 +156,19 @@ class Ledger:
     def end_boot(self, ended: BootId) -> None:
         """Record that the service stops in order."""
         with self._transaction("end_boot") as transaction:
-            transaction.connection.execute(update(boot).where(boot.c.id == ended).values(ended_at=transaction.now))
+            boots.end(transaction, ended)
+
+    def take_settings(
+        self, of: BootId, *, file: str | None, sha256: str, restart: Sequence[str] = (), at: datetime
+    ) -> None:
+        """Record which settings the service uses from now on; ``restart``: keys of the file that need one."""
+        with self._transaction("take_settings") as transaction:
+            boots.take_settings(transaction, of, file=file, sha256=sha256, restart=restart, at=at)
+
+    def refuse_settings(self, of: BootId, *, fault: str, at: datetime) -> None:
+        """Record why the service did not take what it read, and goes on with the settings that it has."""
+        with self._transaction("refuse_settings") as transaction:
+            boots.refuse_settings(transaction, of, fault=fault, at=at)
 
     def note(self, kind: str, *, table: str, row: int, detail: str = "", by: str = NODE) -> None:
         """Write down something that an operator may want to read, at the row that it happened to."""
@@ -168,14 +183,14 @@ class Ledger:
 
     # Receive.
 
-    def series_for(self, series_uid: str) -> SeriesId:
-        """Return the number of a series, or give it one before its first file is written."""
+    def series_for(self, series_uid: str, study_uid: str | None = None) -> SeriesId:
+        """Return the number of a series, or give it one before its first file is written. ``study_uid``: its study."""
         with self._database.reading() as connection:
             number = intake.series_number(connection, series_uid)
         if number is not None:
             return number
         with self._transaction("series") as transaction:
-            return intake.make_series(transaction, series_uid)
+            return intake.make_series(transaction, series_uid, study_uid)
 
     def find_series(self, series_uid: str) -> SeriesId | None:
         """Return the number that a series has. None: it has none, and gets none here."""
@@ -323,6 +338,19 @@ class Ledger:
         """Record the verdict to derive a series by a job. ``forward``: who gets it as it was received."""
         with self._transaction("plan") as transaction:
             return verdicts.plan(transaction, series, revision, planned, notes=notes, alert=alert, forward=forward)
+
+    def series_of_study(self, study_uid: str) -> list[StudySeries]:
+        """List the series of a study of which instances came."""
+        with self._database.reading() as connection:
+            return verdicts.of_study(connection, study_uid)
+
+    def choose(self, chosen: Selected | None, others: Sequence[NotSelected]) -> tuple[JobId | None, list[SeriesId]]:
+        """Record the choice of a rule in a study: the job of the chosen series, and which of the others are kept.
+
+        ``chosen``: None where it was chosen before. Nothing is written where a late instance of it came meanwhile.
+        """
+        with self._transaction("choose") as transaction:
+            return verdicts.choose(transaction, chosen, others)
 
     # Work.
 

@@ -9,7 +9,7 @@ from typing import Final, NewType
 
 from dicomnode.derivation import DerivationParameters
 from dicomnode.ids import DeliveryId, InstanceId, ItemId, JobId, QuarantineId, SeriesId
-from dicomnode.ledger.states import AlertState
+from dicomnode.ledger.states import AlertState, SeriesState
 
 BootId = NewType("BootId", int)
 ModelId = NewType("ModelId", int)
@@ -18,6 +18,8 @@ CommitmentId = NewType("CommitmentId", int)
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 REMOVED: Final = "removed"  # reason of a series that cannot be judged, since images of it were removed
 PULLED: Final = "pulled"  # reason of a series that is kept: we asked a peer for every instance of it
+WAITS_FOR_STUDY: Final = "waits_for_study"  # event of a series: its rule will choose one of its study
+NOT_SELECTED: Final = "not_selected"  # reason of a series: its rule derives another one of the study
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held
 
 
@@ -84,6 +86,7 @@ class StoredInstance:
     peer: str
     received_at: datetime
     is_pulled: bool = False  # we asked the peer for it
+    called_ae: str | None = None  # the AE title that the peer called; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +113,9 @@ class ArchivedInstance:
     transfer_syntax_uid: str
     size_bytes: int
     sha256: str
+    received_at: datetime
     is_removed: bool  # its file is not in the archive any more, on purpose
+    called_ae: str | None = None  # the AE title that its sender called; None: nobody knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +180,8 @@ class SettledSeries:
 
     id: SeriesId
     revision: int
+    study_uid: str | None  # None: received by an earlier version
+    is_wanted: bool  # an operator released it although its rule had not chosen it
     is_pulled: bool = False  # we asked a peer for every instance of it
 
 
@@ -194,6 +201,29 @@ class Late(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StudySeries:
+    """A series of which instances came, as one of its study."""
+
+    id: SeriesId
+    revision: int
+    state: SeriesState
+    last_at: datetime | None
+    rules: frozenset[str]  # of its jobs that no other job replaced and nobody cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSelected:
+    """A series that is kept because its rule chose another one of the study."""
+
+    series: SeriesId
+    revision: int
+    sentence: str
+    notes: tuple[str, ...]
+    alert: bool
+    forward: Forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedJob:
     """The decision to derive one revision with one model."""
 
@@ -203,6 +233,18 @@ class PlannedJob:
     priority: Priority = Priority.NORMAL
     release: Release = Release.AUTO
     late: Late = Late.HOLD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """A series that its rule chose of its study, and the job that derives it."""
+
+    series: SeriesId
+    revision: int
+    planned: PlannedJob
+    notes: tuple[str, ...]
+    alert: bool
+    forward: Forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -11,18 +12,22 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries, jobs, mapping, originals, quarantine, removed
-from dicomnode.ledger.schema import RECEIVED, instance, series
+from dicomnode.ledger.schema import RECEIVED, instance, job, series
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
-from dicomnode.ledger.states import Event, SeriesState
+from dicomnode.ledger.states import ENDED_JOB_STATES, Event, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import (
+    NOT_SELECTED,
     PULLED,
     SET_ASIDE,
     ArchivedInstance,
     Forward,
+    NotSelected,
     PlannedJob,
     ReceivingSeries,
+    Selected,
     SettledSeries,
+    StudySeries,
 )
 
 PROCESS: Final = "process"  # reason of a planned series
@@ -42,9 +47,26 @@ _RECEIVING = (
     .order_by(series.c.id)
 )
 _SETTLED = (
-    select(series.c.id, series.c.revision, series.c.pulled)
+    select(
+        series.c.id,
+        series.c.revision,
+        series.c.pulled,
+        series.c.study_uid,
+        series.c.state_cause,
+        series.c.state_detail,
+    )
     .where(stands(series, SeriesState.SETTLED))
     .order_by(series.c.id)
+)
+_OF_STUDY = (
+    select(series.c.id, series.c.revision, series.c.state, series.c.last_at)
+    .where(series.c.study_uid == bound("study"), series.c.origin == RECEIVED, series.c.last_at.is_not(None))
+    .order_by(series.c.id)
+)
+_RULES_OF_STUDY = (
+    select(job.c.series_id, job.c.rule)
+    .join_from(series, job, job.c.series_id == series.c.id)
+    .where(series.c.study_uid == bound("study"), ~stands(job, *ENDED_JOB_STATES))
 )
 _INSTANCES = (
     select(instance)
@@ -71,7 +93,7 @@ _RETRY = (
 )
 _RELEASE = (
     moving(series, Event.RELEASE)
-    .where(series.c.id == bound("series"), series.c.reason.in_((SET_ASIDE, PULLED)))
+    .where(series.c.id == bound("series"), series.c.reason == bound("reason"))
     .values(reason=None, sentence="", notes=[], alert=False)
 )
 _TAKE_AS_SENT = update(series).where(series.c.id == bound("series"), series.c.pulled).values(pulled=False)
@@ -140,6 +162,49 @@ def plan(
     return jobs.plan(transaction, series_id, revision, planned)
 
 
+def of_study(connection: Connection, study_uid: str) -> list[StudySeries]:
+    """List the series of a study of which instances came, the oldest first."""
+    rules: defaultdict[int, set[str]] = defaultdict(set)
+    for row in connection.execute(_RULES_OF_STUDY, bind_values(study=study_uid)):
+        rules[row.series_id].add(row.rule)
+    return [
+        StudySeries(
+            id=SeriesId(row.id),
+            revision=row.revision,
+            state=SeriesState(row.state),
+            last_at=row.last_at,
+            rules=frozenset(rules[row.id]),
+        )
+        for row in connection.execute(_OF_STUDY, bind_values(study=study_uid))
+    ]
+
+
+def choose(
+    transaction: LedgerTransaction, chosen: Selected | None, others: Sequence[NotSelected]
+) -> tuple[JobId | None, list[SeriesId]]:
+    """Plan the series that a rule chose of a study, and keep the others; return the job, and which are kept.
+
+    Where a late instance of the chosen one came, nothing is written. One of the others that got one is judged anew.
+    """
+    made = None
+    if chosen is not None:
+        made = plan(
+            transaction, chosen.series, chosen.revision, chosen.planned, notes=chosen.notes, alert=chosen.alert,
+            forward=chosen.forward,
+        )  # fmt: skip
+        if made is None:
+            return None, []
+    kept = [
+        one.series
+        for one in others
+        if keep(
+            transaction, one.series, one.revision, reason=NOT_SELECTED, sentence=one.sentence, alert=one.alert,
+            notes=one.notes, forward=one.forward,
+        )
+    ]  # fmt: skip
+    return made, kept
+
+
 def retry(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Let the current revision be judged again, for an operator."""
     row = _row_for_operator(transaction.connection, series_id)
@@ -157,15 +222,16 @@ def release(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     """Let a series go on as it is, for an operator.
 
     Its files that were set aside count as seen, and its alert ends. A series that was kept for them is judged without
-    them, one that was pulled like one that was sent. Its held job goes on, and so do the deliveries that were held for
-    such files.
+    them, one that its rule did not choose as the only one of its study, and one that was pulled like one that was sent.
+    Its held job goes on, and so do the deliveries that were held for such files.
     """
     row = _row_for_operator(transaction.connection, series_id)
     if row.reason == SET_ASIDE:
         removed.refuse_without_files(transaction.connection, series_id)
     done = quarantine.see_series(transaction, series_id)
     done += transaction.connection.execute(_TAKE_AS_SENT, bind_values(series=series_id)).rowcount
-    done += transaction.move(_RELEASE, series=series_id)
+    for reason in (SET_ASIDE, PULLED, NOT_SELECTED):
+        done += transaction.move(_RELEASE, reason, series=series_id, reason=reason)
     done += transaction.connection.execute(_END_ALERT, bind_values(series=series_id)).rowcount
     done += jobs.release(transaction, series_id, row.revision)
     done += deliveries.release_doubtful(transaction, series_id, "the series was released")

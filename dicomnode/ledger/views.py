@@ -196,6 +196,18 @@ class BootLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsLine:
+    """The settings that the last start of the service uses, and the last look at their file."""
+
+    file: str | None  # None: there is no file, and the embedded defaults hold
+    sha256: str  # of the file, as it was when they were taken; empty: no file
+    taken_at: datetime
+    restart: tuple[str, ...]  # keys of the file that need a restart
+    tried_at: datetime  # later than ``taken_at`` where the file was not taken the last time
+    fault: str  # why it was not taken; empty: it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
     """The default model that the service chose at its start, by the time that the better one takes on its machine."""
 
@@ -221,6 +233,7 @@ class Status:
 
     version: str
     boot: BootLine | None
+    settings: SettingsLine | None  # None: no service has started since the ledger has that column
     instances: int
     derived_instances: int
     series: dict[str, int]  # state → number, received ones

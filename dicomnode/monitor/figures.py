@@ -62,8 +62,8 @@ class _Ledger:
 class Figures(Collector):
     """Collects the figures each time that they are asked for."""
 
-    def __init__(self, settings: Settings, ledger: Reader, parts: Parts, clock: Clock) -> None:
-        self._settings = settings
+    def __init__(self, current: Callable[[], Settings], ledger: Reader, parts: Parts, clock: Clock) -> None:
+        self._current = current
         self._reader = ledger
         self._parts = parts
         self._clock = clock
@@ -114,7 +114,7 @@ class Figures(Collector):
         yield _gauge("dicomnode_worker_memory_bytes", "Resident memory of the worker.", ["slot"], memory)
 
     def _disk(self) -> Iterator[Metric]:
-        archive = Archive(self._settings.node.data)
+        archive = Archive(self._current().node.data)
         try:
             free, percent = archive.free_bytes(), archive.free_percent()
         except StorageError:
@@ -124,7 +124,7 @@ class Figures(Collector):
 
     def _certificates(self, now: datetime) -> Iterator[Metric]:
         try:
-            held = held_certificates(self._settings.tls, now)
+            held = held_certificates(self._current().tls, now)
         except SettingsError:
             return
         left = [((one.key, str(one.number)), (one.not_after - now).total_seconds() / DAY_S) for one in held]

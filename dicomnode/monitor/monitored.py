@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
@@ -20,19 +20,20 @@ LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
-def monitored(settings: Settings, parts: Parts, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[int]:
-    """Serve at ``metrics.listen`` as long as the block runs, and give the port.
+def monitored(current: Callable[[], Settings], parts: Parts, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[int]:
+    """Serve at ``metrics.listen`` as long as the block runs, and give the port. ``current``: the settings in use.
 
     Raises SettingsError where that is not possible, LedgerError where there is no ledger.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each counter
+    settings = current()
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     with (
-        closing(open_reader(settings.ledger_url, peers=settings.reachable_peers)) as reader,
+        closing(open_reader(settings.ledger_url, peers=lambda: current().reachable_peers)) as reader,
         log.observed(Counters(registry).count),
     ):
-        registry.register(Figures(settings, reader, parts, clock))
+        registry.register(Figures(current, reader, parts, clock))
         listening = settings.metrics
         with serving(listening.host, listening.port, live=parts.ended, ready=parts.unready, registry=registry) as port:
             log.event(LOGGER, "monitor_listening", host=listening.host, port=port)

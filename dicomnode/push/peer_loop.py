@@ -67,17 +67,16 @@ class PeerLoop:
         ``identity``: asks the peer whose study it is, before a delivery. None: nobody asks.
         """
         assert peer.is_sent_to, "only a peer with an address or url can be sent to"
-        self._peer = peer
-        self._push = push
+        self._next = (peer, push, carrier, identity)
+        self._peer, self._push, self._carrier, self._identity = self._next  # those of this round, of the thread alone
         self._ledger = ledger
         self._archive = archive
         self._owner = owner
-        self._carrier = carrier
-        self._identity = identity
         self._sent = sent
         self._chance = chance or random.Random()  # noqa: S311 (spreads retries; nothing to guess)
         self._wake = threading.Event()
         self._stop = threading.Event()
+        self._is_last_round = False
         self._session_lock = threading.Lock()
         self._session: Session | None = None
         self._in_flight: dict[DeliveryId, InFlight] = {}
@@ -94,6 +93,19 @@ class PeerLoop:
 
     def wake(self) -> None:
         """Look into the ledger now, because a delivery may be due."""
+        self._wake.set()
+
+    def take(
+        self, peer: PeerSettings, push: PushSettings, carrier: Carrier, identity: IdentityCheck | None = None
+    ) -> None:
+        """Use these settings from the next delivery on; one that is being sent goes on as it began."""
+        assert (peer.name, peer.is_sent_to) == (self._peer.name, True), "a loop belongs to one peer"
+        self._next = (peer, push, carrier, identity)
+        self._wake.set()
+
+    def retire(self) -> None:
+        """End after the delivery that is being sent: the settings do not name the peer any more."""
+        self._is_last_round = True
         self._wake.set()
 
     def stop(self, limit_s: float) -> bool:
@@ -120,11 +132,12 @@ class PeerLoop:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or self._is_last_round):
             self._wake.clear()  # before the look, so that a wake-up after it is not lost
             try:
+                self._renew()
                 is_idle = not self._serve_next()
-                if is_idle and not self._stop.is_set():
+                if is_idle and not (self._stop.is_set() or self._is_last_round):
                     self._wake.wait(self._idle_s())
             except NodeError as exc:  # of the ledger, which a backup has locked for example
                 log.event(
@@ -135,6 +148,12 @@ class PeerLoop:
             except Exception:  # noqa: BLE001 (border: peer loop)
                 log.failure(LOGGER, "push_failed", peer=self._peer.name)
                 self._stop.wait(POLL_S)
+
+    def _renew(self) -> None:
+        """Take over the settings of this round. A pause was the old settings' fault, perhaps."""
+        if self._next != (self._peer, self._push, self._carrier, self._identity):
+            self._quiet_until_s = 0.0
+            self._peer, self._push, self._carrier, self._identity = self._next
 
     def _serve_next(self) -> bool:
         """Claim a delivery that is due and attempt it. Return False if there is none, or while the peer has a pause."""

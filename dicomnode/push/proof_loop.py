@@ -55,15 +55,14 @@ class ProofLoop:
         """``committer``: who is asked to commit to what ``peer`` got; the peer itself, or another one."""
         assert peer.is_sent_to, "only a peer with an address or url was sent to"
         assert committer.address or committer is peer, "only a peer with an address can be asked to commit"
-        self._peer = peer
-        self._committer = committer
-        self._push = push
+        self._next = (peer, committer, push, witness)
+        self._peer, self._committer, self._push, self._witness = self._next  # those of this round, of the thread alone
         self._ledger = ledger
         self._archive = archive
-        self._witness = witness
         self._clock = clock
         self._wake = threading.Event()
         self._stop = threading.Event()
+        self._is_last_round = False
         self._thread = threading.Thread(target=self._run, name=f"proof-{peer.name}")
 
     @property
@@ -77,6 +76,16 @@ class ProofLoop:
 
     def wake(self) -> None:
         """Look into the ledger now, because a delivery was sent."""
+        self._wake.set()
+
+    def take(self, peer: PeerSettings, committer: PeerSettings, push: PushSettings, witness: Witness) -> None:
+        """Use these settings from the next request on; one that is under way goes on as it began."""
+        self._next = (peer, committer, push, witness)
+        self._wake.set()
+
+    def retire(self) -> None:
+        """End after the present request: the settings do not ask for proof of deliveries to this peer any more."""
+        self._is_last_round = True
         self._wake.set()
 
     def stop(self, limit_s: float) -> bool:
@@ -97,13 +106,14 @@ class ProofLoop:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or self._is_last_round):
             self._wake.clear()  # before the look, so that a wake-up after it is not lost
             try:
+                self._peer, self._committer, self._push, self._witness = self._next
                 one = self._ledger.next_commitment(self._peer.name)
                 if one is not None:
                     self._serve(one)
-                elif not self._stop.is_set():
+                elif not (self._stop.is_set() or self._is_last_round):
                     self._wake.wait(self._idle_s())
             except NodeError as exc:  # of the ledger, which a backup has locked for example
                 log.event(

@@ -8,7 +8,7 @@ which hands over what it fetched by DICOMweb.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -61,7 +61,7 @@ def admit(
     request: AssociationRequest,
     context: AdmissionContext,
     *,
-    ae_title: str,
+    ae_titles: Collection[str],
     peers: Sequence[PeerSettings],
     pull_ae_title: str = "",
 ) -> Admitted | Rejection:
@@ -71,7 +71,7 @@ def admit(
     if context.is_over_limit:
         return OVER_LIMIT
     is_pulled = bool(pull_ae_title) and request.called == pull_ae_title
-    if request.called != ae_title and not is_pulled:
+    if request.called not in ae_titles and not is_pulled:
         return CALLED_UNKNOWN
     calling = request.calling
     known = [one for one in peers if calling is not None and one.may_send(calling, context.address)]

@@ -106,6 +106,7 @@ class Association:
         self._handlers = handlers
         self._contexts: Mapping[int, Context] = {}
         self._admitted: Admitted | None = None
+        self._called: str | None = None  # the AE title that the peer called
         limits_of_reading = ReadLimits(
             pdu_bytes=limits.pdu_bytes, dataset_bytes=limits.instance_bytes, empty_fragments=EMPTY_FRAGMENTS
         )
@@ -198,6 +199,7 @@ class Association:
             self._end(acceptance)
             return False
         self._admitted = admitted
+        self._called = request.called
         self._contexts = acceptance.contexts
         self._link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
         self._link.phase = Phase.ESTABLISHED
@@ -253,6 +255,7 @@ class Association:
             return encode_refusal(field, message_id, NOT_AUTHORISED)
         offer = OfferedInstance(
             peer=self.peer.name,
+            called_ae=self._called,
             sop_class_uid=command.text(Field.AFFECTED_SOP_CLASS_UID),
             sop_instance_uid=command.text(Field.AFFECTED_SOP_INSTANCE_UID),
             context_sop_class_uid=context.abstract_syntax,

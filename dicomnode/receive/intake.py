@@ -37,6 +37,7 @@ class OfferedInstance:
     """The instance of one C-STORE request: what the command says of it, and its data set."""
 
     peer: str
+    called_ae: str | None = None  # the AE title that the peer called; None: of a file that comes from no association
     sop_class_uid: str  # of the command
     sop_instance_uid: str
     context_sop_class_uid: str  # of the presentation context that it came on
@@ -94,7 +95,7 @@ class Intake:
                 log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, instance=known.id)
                 return Answer.NO_RESOURCES
             if uids.series_uid not in series:
-                series[uids.series_uid] = self._ledger.series_for(uids.series_uid)
+                series[uids.series_uid] = self._ledger.series_for(uids.series_uid, uids.study_uid)
         return self._keep(offer, series[uids.series_uid], received_at)
 
     def _is_new(self, offer: OfferedInstance, known: KnownInstance) -> bool:
@@ -128,6 +129,7 @@ class Intake:
             peer=offer.peer,
             received_at=received_at,
             is_pulled=offer.is_pulled,
+            called_ae=offer.called_ae,
         )
         try:
             self._archive.sync([series])

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from ssl import SSLContext
 
 import pydicom.config
@@ -42,6 +43,25 @@ _LOOPBACK, _EVERYWHERE = "127.0.0.1", ("0.0.0.0", "::")  # noqa: S104 (told apar
 ABORT_S = 2.0  # for the aborted peers to close their side, before we close ours
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Guests:
+    """Who may come in: one value, so that a request meets the peers of one settings file and never half of two."""
+
+    ae_titles: tuple[str, ...]  # that they may call
+    peers: tuple[PeerSettings, ...]
+    committers: frozenset[str]
+    asked: tuple[PeerSettings, ...]  # those who may bring what we ask them for
+    hosts: Hosts
+
+    def are_at(self, address: str) -> bool:
+        return any(peer.is_near(address) for peer in self.peers) or bool(self.hosts.at(address))
+
+    def reporting(self, address: str) -> frozenset[str]:
+        """The peers that may report and are at this address, by their ``address`` or by their networks."""
+        near = {one.name for one in self.peers if one.is_near(address)}
+        return self.committers & (self.hosts.at(address) | near)
+
+
 class Receiver:
     """The listening service: started once, stopped once."""
 
@@ -69,13 +89,8 @@ class Receiver:
         self._settings = receive
         self._tls = tls or TlsSettings()
         self._identity = identity
-        self._peers = tuple(peers)
-        self._committers = frozenset(committers)
-        # Those who may bring what we ask them for, among them we ourselves: what is fetched by DICOMweb is handed over.
-        myself = [fetcher(node)] if node.pull_ae_title else []
-        self._asked = [one for one in (*self._peers, *myself) if one.address and node.pull_ae_title]
-        known = [*self._asked, *(one for one in self._peers if one.name in self._committers)]
-        self._hosts = Hosts({one.name: one.host for one in known}, clock)
+        self._clock = clock
+        self._guests = self._invited(node.titles, peers, committers)
         self._ledger = ledger
         self._wake = wake
         self._space = Space(archive, disk.refuse_free_percent, clock, self._note)
@@ -122,13 +137,22 @@ class Receiver:
             for door in doors:
                 door.socket.close()
             raise
-        self._hosts.look_up()
-        self._listener = Listener(doors, self._limits, handlers, is_near=self._is_near)
+        self._guests.hosts.look_up()
+        self._listener = Listener(doors, self._limits, handlers, is_near=lambda address: self._guests.are_at(address))
         self._listener.start()
         if self.port:
             log.event(LOGGER, "listening", host=self._node.host, port=self.port)
         if self.tls_port:
             log.event(LOGGER, "listening", host=self._tls.host, port=self.tls_port, detail="TLS")
+
+    def take(self, ae_titles: Sequence[str], peers: Sequence[PeerSettings], committers: Collection[str]) -> None:
+        """Admit these peers, who may call these AE titles, from the next connection on.
+
+        Associations that are open go on as they were admitted.
+        """
+        guests = self._invited(ae_titles, peers, committers)
+        guests.hosts.look_up()
+        self._guests = guests
 
     def open_series(self) -> frozenset[SeriesId]:
         """Return the series into which associations that are open now have stored; they must not be settled."""
@@ -169,21 +193,23 @@ class Receiver:
     def _live(self) -> list[Association]:
         return self._listener.live() if self._listener is not None else []
 
-    def _is_near(self, address: str) -> bool:
-        return any(peer.is_near(address) for peer in self._peers) or bool(self._hosts.at(address))
-
-    def _reporting(self, address: str) -> frozenset[str]:
-        """The peers that may report and are at this address, by their ``address`` or by their networks."""
-        there = self._hosts.at(address)
-        near = {one.name for one in self._peers if one.is_near(address)}
-        return self._committers & (there | near)
+    def _invited(self, ae_titles: Sequence[str], peers: Sequence[PeerSettings], committers: Collection[str]) -> _Guests:
+        # Those who may bring what we ask them for, among them we ourselves: what is fetched by DICOMweb is handed over.
+        pulls = bool(self._node.pull_ae_title)
+        asked = tuple(one for one in (*peers, fetcher(self._node)) if one.address) if pulls else ()
+        known = (*asked, *(one for one in peers if one.name in committers))
+        hosts = Hosts({one.name: one.host for one in known}, self._clock)
+        return _Guests(
+            ae_titles=tuple(ae_titles), peers=tuple(peers), committers=frozenset(committers), asked=asked, hosts=hosts
+        )
 
     # What an association calls, each on its own thread.
 
     def _admit(self, association: Association, request: AssociationRequest) -> Admitted | Rejection:
         address = association.address
         condition = self._space.condition()
-        reporting, there = self._reporting(address), self._hosts.at(address)
+        guests = self._guests
+        reporting, there = guests.reporting(address), guests.hosts.at(address)
         with self._admission:  # count and accept in one step, so that two requests cannot both get the last free place
             admitted_ones = [one for one in self._live() if one.peer is not None]
             from_there = sum(one.address == address for one in admitted_ones)
@@ -192,11 +218,11 @@ class Receiver:
                 is_over_limit=len(admitted_ones) >= self._limits.associations or from_there >= self._limits.per_address,
                 address=address,
                 reporting=reporting,
-                asked=[one for one in self._asked if one.name in there or one.is_near(address)],
+                asked=[one for one in guests.asked if one.name in there or one.is_near(address)],
                 certificate=association.certificate,
             )
             admitted = admit(
-                request, context, ae_title=self._node.ae_title, peers=self._peers,
+                request, context, ae_titles=guests.ae_titles, peers=guests.peers,
                 pull_ae_title=self._node.pull_ae_title,
             )  # fmt: skip
             if isinstance(admitted, Admitted):

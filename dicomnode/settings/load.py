@@ -1,15 +1,20 @@
 """One TOML file and the environment in, one frozen ``Settings`` out, or every mistake at once.
 
-Nobody reads the environment for settings elsewhere.
+Nobody reads the environment for settings elsewhere. With the settings comes the digest of the file, so that somebody
+who looks later can tell whether the file has changed since.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from hashlib import sha256
 from pathlib import Path
 
 from dicomnode.errors import SettingsError
 from dicomnode.ids import AeTitle
+from dicomnode.settings.match import CALLED
 from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
 from dicomnode.strict_toml import Mistake, MistakesError, NotTomlError, StrictModel, check, guess, shown
 from dicomnode.strict_toml import parse as parse_toml
@@ -17,6 +22,7 @@ from dicomnode.strict_toml import parse as parse_toml
 SYSTEM_FILE = Path("/etc/dicomnode/dicomnode.toml")
 FILE_VARIABLE = "DICOMNODE_CONFIG"
 PREFIX = "DICOMNODE_"
+_CORRECT = "Correct the file, or name another one with --config or DICOMNODE_CONFIG."
 SECRET_TABLES = ("ledger", "alert")  # the address of a database or of a webhook may hold a password
 
 Variables = dict[tuple[str | int, ...], str]  # key → the variable that it came from
@@ -29,13 +35,64 @@ _TABLES: dict[str, type[StrictModel]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The file that settings were read from."""
+
+    file: Path | None  # None: there was none, and the embedded defaults hold
+    sha256: str  # of its bytes; empty: there was no file
+
+
+NO_FILE = Source(file=None, sha256="")
+
+
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """Settings of ``--config`` (``path``), else of DICOMNODE_CONFIG, else of /etc, else the embedded defaults.
 
     ``DICOMNODE_TABLE__KEY`` of ``environ`` wins over the file. Raises SettingsError, one line a mistake.
     """
+    return load_with_source(path, environ)[0]
+
+
+def load_with_source(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Source]:
+    """The same settings, and the file that they come from."""
     file = find(path, environ)
-    return parse(_read(file) if file else {}, environ, source=str(file) if file else "the embedded defaults")
+    if file is None:
+        return parse({}, environ, source="the embedded defaults"), NO_FILE
+    content = _bytes(file)
+    source = Source(file=file.absolute(), sha256=sha256(content).hexdigest())
+    return parse(_tables(file, content), environ, source=str(file)), source
+
+
+def has_changed(source: Source) -> bool | None:
+    """Does the file hold other bytes now than when settings were read from it? None: nobody can tell."""
+    if source.file is None:
+        return False
+    try:
+        return sha256(_bytes(source.file)).hexdigest() != source.sha256
+    except SettingsError:
+        return None
+
+
+def data_and_ledger(path: Path | None, environ: Mapping[str, str]) -> tuple[Path, str]:
+    """Data folder and URL of the ledger, also where other tables of the file hold mistakes, or where it is no TOML.
+
+    A command finds the running service by them. Raises SettingsError where the mistake is in these keys themselves.
+    """
+    file = find(path, environ)
+    try:
+        tables = _tables(file, _bytes(file)) if file else {}
+    except SettingsError:
+        tables = {}
+    wanted = {("node", "data"), ("ledger", "url")}
+    read = {
+        table: {key: value}
+        for table, key in wanted
+        if isinstance(found := tables.get(table), dict) and (value := found.get(key)) is not None
+    }
+    variables = {name: environ[name] for table, key in wanted if (name := _variable(table, key)) in environ}
+    settings = parse(read, variables, source=str(file))
+    return settings.node.data.absolute(), settings.ledger_url
 
 
 def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -57,6 +114,8 @@ def parse(raw: Mapping[str, object], environ: Mapping[str, str] | None = None, *
     except MistakesError as exc:
         mistakes += [_line(mistake, source, variables) for mistake in exc.mistakes]
     mistakes += [f"{source}: {line}" for line in _cross_mistakes(tables)]
+    if settings is not None:
+        mistakes += [f"{source}: {line}" for line in _titles_never_called(settings)]
     if mistakes or settings is None:
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         listed = "".join(f"\n  {line}" for line in mistakes)
@@ -67,14 +126,18 @@ def parse(raw: Mapping[str, object], environ: Mapping[str, str] | None = None, *
     return settings
 
 
-def _read(file: Path) -> dict[str, object]:
-    hint = "Correct the file, or name another one with --config or DICOMNODE_CONFIG."
+def _bytes(file: Path) -> bytes:
     try:
-        return parse_toml(file.read_bytes())
+        return file.read_bytes()
     except OSError as exc:
-        raise SettingsError(f"The settings file {file} cannot be read: {exc.strerror}.", hint=hint) from exc
+        raise SettingsError(f"The settings file {file} cannot be read: {exc.strerror}.", hint=_CORRECT) from exc
+
+
+def _tables(file: Path, content: bytes) -> dict[str, object]:
+    try:
+        return parse_toml(content)
     except NotTomlError as exc:
-        raise SettingsError(f"The settings file {file} is not TOML: {exc}.", hint=hint) from exc
+        raise SettingsError(f"The settings file {file} is not TOML: {exc}.", hint=_CORRECT) from exc
 
 
 def _overlay(tables: dict[str, object], environ: Mapping[str, str]) -> tuple[list[str], Variables]:
@@ -154,6 +217,16 @@ def _tls_mistakes(
                 yield f"peer.{index}: may only come in with a certificate, and tls.listen is not set"
             if peer.get("address") and not is_sent_to:
                 yield f"peer.{index}: has a certificate and an address; set tls = true, or remove one of them"
+
+
+def _titles_never_called(settings: Settings) -> Iterator[str]:
+    """Name the rules that no series could meet, because the node has no such AE title."""
+    for index, rule in enumerate(settings.rule):
+        for condition in rule.match.conditions:
+            wanted = [test.text for test in condition.tests if not test.excludes]
+            fits = any(fnmatchcase(title, text) for title in settings.node.titles for text in wanted)
+            if condition.key == CALLED and wanted and not fits:
+                yield f"rule.{index}.match.{CALLED}: no AE title in node.ae_title or node.ae_titles fits"
 
 
 def _table(tables: Mapping[str, object], name: str) -> dict[str, object]:

@@ -2,8 +2,9 @@
 
 ``{ SeriesDescription = ["*T2*", "!*FLAIR*"], EchoTime = ">= 80", plane = "axial", slice_spacing_mm = ">= 2, < 8" }``
 
-A key is a keyword of the DICOM dictionary, ``slice_spacing_mm`` or ``plane``. Its value is one test or a list of tests.
-A test is a pattern, or comparisons of numbers where the key holds numbers. With ``!`` in front of it a test must not
+A key is a keyword of the DICOM dictionary, ``slice_spacing_mm``, ``plane``, ``called_ae`` or ``time_of_day``. Its value
+is one test or a list of tests. A test is a pattern, comparisons of numbers where the key holds numbers, or a window of
+the day. With ``!`` in front of it a test must not
 hold. Of the others in a list one must hold. Whether a series fulfils the conditions is decided in ``rules``.
 """
 
@@ -12,15 +13,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, time
 from enum import StrEnum
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 from dicomnode.strict_toml import fail, guess, shown
 
 Operator = Literal[">=", "<=", ">", "<", "="]
 SPACING, PLANE = "slice_spacing_mm", "plane"  # computed from the positions, no attributes
+CALLED, TIME_OF_DAY = "called_ae", "time_of_day"  # how and when the series came
+OWN_KEYS = (SPACING, PLANE, CALLED, TIME_OF_DAY)
 
 _COMPARISON = re.compile(r"(>=|<=|>|<|=)\s*(-?\d+(?:\.\d+)?)")
+_WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)(?: ([A-Za-z0-9_+/-]{1,64}))?")
 _NO_TEXT = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN"})  # value representations that no glob can match
 _NUMBERS = frozenset({"DS", "IS", "FL", "FD", "SS", "US", "SL", "UL", "SV", "UV"})
 
@@ -37,19 +43,40 @@ Comparisons = tuple[tuple[Operator, float], ...]  # all of which must hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A part of each day, over midnight where it ends before it begins."""
+
+    begin: time
+    end: time  # the first moment that is not in it
+    zone: ZoneInfo | None  # None: that of this machine
+
+    def local(self, moment: datetime) -> datetime:
+        """The moment by the clocks of the window's zone."""
+        return moment.astimezone(self.zone)
+
+    def holds(self, moment: datetime) -> bool:
+        """Does the window hold a moment?"""
+        at = self.local(moment).time()
+        if self.begin < self.end:
+            return self.begin <= at < self.end
+        return at >= self.begin or at < self.end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValueTest:
     """One test of a value: a pattern, or comparisons with numbers."""
 
     text: str  # as written, without the exclamation mark
     excludes: bool = False  # the test must not hold
-    comparisons: Comparisons = ()  # none: ``text`` is a pattern
+    comparisons: Comparisons = ()  # none: ``text`` is a pattern, or
+    window: Window | None = None  # the part of the day that it means
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """The demand of one key: no excluding test holds, and one of the others if there are any."""
 
-    key: str  # a DICOM keyword, SPACING or PLANE
+    key: str  # a DICOM keyword, or one of OWN_KEYS
     tests: tuple[ValueTest, ...]
 
 
@@ -92,10 +119,15 @@ def _test(key: str, written: object) -> ValueTest | str:
         if text not in list(Plane):
             return f"expected {_example(key)}, found {shown(written)}"
         return ValueTest(text=text, excludes=excludes)
+    if key == TIME_OF_DAY:
+        window = _window(text)
+        if window is None:
+            return f"expected {_example(key)}, found {shown(written)}"
+        return ValueTest(text=text, excludes=excludes, window=window)
     comparisons = _comparisons(text)
     if key == SPACING and not comparisons:
         return f"expected {_example(key)}, found {shown(written)}"
-    if comparisons and not _holds_numbers(key):
+    if comparisons and not holds_numbers(key):
         return f'holds text, which has no order: expected a pattern, such as "*T2*", found {shown(written)}'
     return ValueTest(text=text, excludes=excludes, comparisons=comparisons)
 
@@ -111,13 +143,28 @@ def _comparisons(text: str) -> Comparisons:
     return tuple(found)
 
 
+def _window(text: str) -> Window | None:
+    """The part of the day of ``"22:00-06:00"``, with a time zone behind it; None where the text is none."""
+    found = _WINDOW.fullmatch(text)
+    if found is None:
+        return None
+    begin, end = (time(int(found[one]), int(found[one + 1])) for one in (1, 3))
+    try:
+        zone = ZoneInfo(found[5]) if found[5] else None
+    except (KeyError, ValueError, OSError):  # unknown; no name of a zone; a folder
+        return None
+    return None if begin == end else Window(begin=begin, end=end, zone=zone)
+
+
 def _example(key: str) -> str:
     """An example of a key's value, for an error sentence."""
     if key == PLANE:
         return '"axial", "coronal" or "sagittal"'
     if key == SPACING:
         return 'comparisons such as ">= 2" or ">= 2, < 8"'
-    return 'a pattern in text, such as "*T2*"' + (', or comparisons, such as ">= 80"' if _holds_numbers(key) else "")
+    if key == TIME_OF_DAY:
+        return 'a part of the day such as "22:00-06:00", and a time zone behind it where it is not the machine\'s'
+    return 'a pattern in text, such as "*T2*"' + (', or comparisons, such as ">= 80"' if holds_numbers(key) else "")
 
 
 def _list_problem(texts: Sequence[object]) -> str:
@@ -127,22 +174,24 @@ def _list_problem(texts: Sequence[object]) -> str:
 
 def _key_problem(key: str) -> str:
     """Why no rule can look at this attribute; empty where one can."""
-    if key in (SPACING, PLANE):
+    if key in OWN_KEYS:
         return ""
     # Here, not above: a file without such a rule is then read without pydicom (0.2 s).
     from pydicom.datadict import keyword_dict
 
     representations = _representations(key)
     if not representations:
-        return f"is not a keyword of the DICOM dictionary{guess(key, [*keyword_dict, SPACING, PLANE])}"
+        return f"is not a keyword of the DICOM dictionary{guess(key, [*keyword_dict, *OWN_KEYS])}"
     if not _NO_TEXT.isdisjoint(representations):
         return "holds no text that a pattern could match"
     return ""
 
 
-def _holds_numbers(key: str) -> bool:
+def holds_numbers(key: str) -> bool:
     """Can the values of this key be compared with a number?"""
-    return key == SPACING or not _NUMBERS.isdisjoint(_representations(key))
+    if key in OWN_KEYS:
+        return key == SPACING
+    return not _NUMBERS.isdisjoint(_representations(key))
 
 
 def _representations(keyword: str) -> list[str]:

@@ -217,6 +217,7 @@ class NodeSettings(_Listening):
     """Who the node is, where it listens, where it keeps everything."""
 
     ae_title: Title = AeTitle("DICOMNODE")
+    ae_titles: tuple[Title, ...] = ()  # further ones that senders may call
     listen: MaybeHostPort = "127.0.0.1:11112"  # port 0: any free one; empty: only with TLS (tls.listen)
     data: Folder = Path("dicomnode-data")
     pull_ae_title: MaybeTitle = AeTitle("")  # what we asked for is brought to this one; empty: nothing is pulled
@@ -226,6 +227,11 @@ class NodeSettings(_Listening):
         if self.pull_ae_title == self.ae_title:
             fail("pull_ae_title has to differ from ae_title: it tells what was asked for from what was sent")
         return self
+
+    @property
+    def titles(self) -> tuple[AeTitle, ...]:
+        """Every AE title that senders may call."""
+        return (self.ae_title, *self.ae_titles)
 
 
 class LogSettings(StrictModel):
@@ -314,6 +320,7 @@ class SettleSettings(StrictModel):
     aborted_wait_s: Seconds = 300.0
     max_wait_s: Seconds = 1800.0
     late: Literal["hold", "new_revision"] = "hold"  # with what came after a delivery of the series had begun
+    study_quiet_s: Seconds = 600.0  # of a study, before a rule chooses one of its series
 
     @model_validator(mode="after")
     def _longest_is_longest(self) -> Self:
@@ -517,6 +524,7 @@ class RuleSettings(StrictModel):
     uncertainty: bool = False
     priority: Literal["urgent", "normal", "offpeak"] = "normal"
     release: Literal["auto", "review", "shadow"] = "auto"
+    select: Literal["all", "most_slices"] = "all"  # of the series of one study that the rule takes
 
     @model_validator(mode="after")
     def _review_is_of_deliveries(self) -> Self:

@@ -98,6 +98,11 @@ class Identity:
         self._stamp = _stamp(files)
         self._loaded = _load(files)
 
+    def take(self, other: Identity) -> None:
+        """Use the files of another one from the next connection on."""
+        with self._lock:
+            self._files, self._stamp, self._loaded = other._files, other._stamp, other._loaded
+
     def listening(self) -> ssl.SSLContext:
         """For a peer that connects: it has to present a certificate of an authority in ``tls.ca``."""
         context = self._now().listening

@@ -373,3 +373,37 @@ def test_what_one_look_raises_is_logged_and_the_next_look_comes(
         watch.stop()
     said = [record.getMessage() for record in caplog.records if record.name == watch_module.__name__]
     assert said[:2] == ["alerts_paused", "alerts_failed"]
+
+
+def test_new_destinations_are_told_from_the_next_look_on_and_what_stays_goes_on(
+    watched: Watched, authority: Authority, mail: MailServer, hook: HookServer
+) -> None:
+    watched.use(settings_for(watched.folder, authority, mail=None))
+    watched.hold()
+    watched.pass_by(30)
+    assert watched.scene.ledger.holding_conditions("mail") == [], "nobody is to be told"
+    watched.watch.take(destinations(settings_for(watched.folder, authority, mail=mail).alert))
+    watched.pass_by(30)
+    watched.watch.take(destinations(settings_for(watched.folder, authority, mail=mail, hook=hook).alert))
+    watched.pass_by(60)
+    assert len(mail.mails) == 1
+    watched.pass_by(60)
+    assert len(hook.bodies) == 1
+    assert len(mail.mails) == 1, "it was told before"
+
+
+def test_settings_that_were_not_taken_are_told_until_they_are(watched: Watched, mail: MailServer) -> None:
+    ledger, clock = watched.scene.ledger, watched.scene.clock
+    boot = ledger.begin_boot(pid=1, host="here").boot
+    ledger.take_settings(boot, file="/etc/node.toml", sha256="00" * 32, at=clock.now())
+    ledger.refuse_settings(boot, fault="The settings hold a mistake:\n  peer.0.port: no such key", at=clock.now())
+    watched.pass_by(1)
+    watched.pass_by(PATIENCE.gather_s)
+    (text,) = mail.texts
+    assert "Errors" in text
+    assert "The settings hold a mistake: peer.0.port: no such key" in " ".join(text.split())
+    ledger.take_settings(boot, file="/etc/node.toml", sha256="11" * 32, at=clock.now())
+    watched.pass_by(1)
+    watched.pass_by(PATIENCE.calm_s)
+    watched.pass_by(PATIENCE.gather_s)
+    assert len(mail.mails) == 2, "the all-clear"

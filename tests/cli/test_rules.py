@@ -77,3 +77,38 @@ def test_what_is_no_image_is_named_and_is_code_2(run: Run, tmp_path: Path, confi
     assert ran.code == 2
     assert "There is no DICOM series in these files." in ran.err
     assert "note.txt" in ran.err
+
+
+def test_the_title_that_a_sender_will_call_and_the_time_can_be_said(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("""
+[node]
+ae_titles = ["NIGHT"]
+[[rule]]
+name = "night"
+match = { called_ae = "NIGHT", time_of_day = "22:00-06:00" }
+model = "cubic-dc"
+""")
+    write_mr_series(tmp_path / "t2", slices=12, slice_spacing_mm=4.0)
+    words = ("rules", "test", tmp_path / "t2", "--config", config)
+    assert "called_ae is to be “NIGHT”, and the sender called “DICOMNODE”" in run(*words, "--at", "23:00").out
+    assert "the first instance came at 12:00" in run(*words, "--called-ae", "NIGHT", "--at", "12:00").out
+    assert "rule night takes it" in run(*words, "--called-ae", "NIGHT", "--at", "23:00").out
+    ran = run(*words, "--called-ae", "NOBODY")
+    assert ran.code == 2
+    assert "The node has no AE title NOBODY" in ran.err
+
+
+def test_of_the_series_of_one_study_the_one_that_the_rule_would_choose_is_named(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[[rule]]\nname = "one"\nmodel = "cubic-dc"\nselect = "most_slices"\n')
+    for name, slices, study in (("a", 8, "1.2.3"), ("b", 12, "1.2.3"), ("c", 6, "1.2.4")):
+        write_mr_series(tmp_path / "sent" / name, slices=slices, attributes={"StudyInstanceUID": study})
+    tested = json.loads(run("rules", "test", tmp_path / "sent", "--config", config, "--json").out)
+    found = {one["files"]: (one["process"], one["reason"], one["sentence"]) for one in tested}
+    number = next(one["series"] for one in tested if one["files"] == 12)
+    assert found[8] == (
+        False, "not_selected",
+        f"Rule one derives the series with most slices of each study: series {number} has 12, this one has 8.",
+    )  # fmt: skip
+    assert (found[12][0], found[6][0]) == (True, True)

@@ -57,6 +57,23 @@ def test_a_service_killed_at_a_seam_ends_the_work_once_after_its_next_start(tmp_
         assert node.stop() == 0
 
 
+@pytest.mark.parametrize("seam", ["ledger.choose_written", "settle.chosen"])
+def test_a_service_killed_while_it_chooses_a_series_of_a_study_chooses_once(tmp_path: Path, seam: str) -> None:
+    rule = {"name": "one", "model": "cubic-dc", "select": "most_slices", "deliver_to": []}
+    settle = {"settle": {"study_quiet_s": 1.0}}
+    with running_node(tmp_path / "node", "--kill", seam, rules=[rule], settings=settle) as node:
+        for name, slices in (("few", 6), ("most", 9)):
+            files = write_mr_series(tmp_path / name, slices=slices, attributes={"StudyInstanceUID": "1.2.3"})
+            assert storescu(node.port, files, called=AE_TITLE).returncode == 0
+        wait_until(lambda: node.is_over, WORK_LIMIT_S, f"the service is killed at {seam}")
+        node.start()
+        few, most = node.wait_for_verdicts(2)
+        assert [(one.state, one.reason) for one in (few, most)] == [("kept", "not_selected"), ("planned", "process")]
+        assert [line.id for line in node.series() if line.job is not None] == [most.id]
+        assert len(node.read(lambda reader: reader.series_show(most.id)).jobs) == 1
+        assert node.stop() == 0
+
+
 @pytest.mark.parametrize("seam", WORKER_SEAMS)
 def test_a_worker_that_dies_each_time_fails_its_job_and_leaves_nothing(tmp_path: Path, seam: str) -> None:
     """Poison: each child is killed at the same place. After the third time the job is failed; the node lives on."""

@@ -62,6 +62,7 @@ def test_a_series_goes_from_the_door_to_the_peer_without_a_scan(scene: Scene) ->
         scene.ledger.mark_aborted([series])
         scene.ledger.receiving_series()
         scene.ledger.settled_series()
+        scene.ledger.series_of_study("1.2.3")
         scene.queued("pacs")
         job = scene.claim_job()
         scene.ledger.beat_job(job)

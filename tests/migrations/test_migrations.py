@@ -218,6 +218,9 @@ def test_0002_keeps_every_row_and_every_trigger_of_0001(of_0001: Path, fresh: Pa
         rows[table] = [(*row, Priority.NORMAL) for row in rows[table]]  # the column of 0005
     rows["job"] = [(*row, None, "auto", "hold") for row in rows["job"]]  # the columns of 0006 and 0012
     rows["delivery"] = [(*row, 0, 1, 1) for row in rows["delivery"]]  # the columns of 0008 and 0014
+    rows["boot"] = [(*row, *[None] * 6) for row in rows["boot"]]  # the columns of 0011
+    for table in ("series", "instance"):
+        rows[table] = [(*row, None) for row in rows[table]]  # the columns of 0011
     for table in ("delivery_item", "instance", "quarantine"):  # the last two: the columns of 0010
         rows[table] = [(*row, None) for row in rows[table]]
     assert {table: contents(of_0001, table) for table in TABLES_OF_0001} == rows

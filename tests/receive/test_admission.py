@@ -36,7 +36,7 @@ def in_context(uid: str) -> AssociationRequest:
 
 
 def decide(request: AssociationRequest, context: AdmissionContext) -> str:
-    admitted = admit(request, context, ae_title="NODE", peers=(MR1, MR2, PACS))
+    admitted = admit(request, context, ae_titles=("NODE", "NODE2"), peers=(MR1, MR2, PACS))
     return admitted.code if isinstance(admitted, Rejection) else admitted.peer.name
 
 
@@ -99,7 +99,7 @@ def test_a_peer_that_is_bound_to_a_certificate_comes_in_with_it_only() -> None:
 
     def said(certificate: Certificate | None, *peers: PeerSettings) -> str:
         context = replace(USUAL, certificate=certificate)
-        admitted = admit(REQUEST, context, ae_title="NODE", peers=peers)
+        admitted = admit(REQUEST, context, ae_titles=["NODE"], peers=peers)
         return f"{admitted.code} {admitted.sentence}" if isinstance(admitted, Rejection) else admitted.peer.name
 
     assert said(shown, by_print) == "mr1"

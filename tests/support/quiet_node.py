@@ -33,7 +33,7 @@ PEERS = ("pacs", "workstation")
 
 @dataclass(kw_only=True)
 class QuietNode:
-    """Time passes when a test says so; one rule derives everything and delivers it to two peers."""
+    """Time passes when a test says so; one rule takes everything and delivers it to two peers."""
 
     archive: Archive
     ledger: Ledger
@@ -81,8 +81,10 @@ class QuietNode:
 
 
 @contextmanager
-def quiet_node(data: Path, *, model_of: Callable[[str | None], ModelFacts] | None = None) -> Iterator[QuietNode]:
-    """A node on a data folder; again on the same one after it was left."""
+def quiet_node(
+    data: Path, *, model_of: Callable[[str | None], ModelFacts] | None = None, **rule: object
+) -> Iterator[QuietNode]:
+    """A node on a data folder; again on the same one after it was left. ``rule``: more keys of its rule."""
     data.mkdir(parents=True, exist_ok=True)
     clock = FakeClock()
     url = f"sqlite:///{data / 'ledger.sqlite'}"
@@ -95,7 +97,7 @@ def quiet_node(data: Path, *, model_of: Callable[[str | None], ModelFacts] | Non
         parse(
             {
                 "peer": [{"name": name, "ae_title": name.upper(), "address": "127.0.0.1:104"} for name in PEERS],
-                "rule": [{"name": "all", "model": "cubic-dc", "deliver_to": list(PEERS)}],
+                "rule": [{"name": "all", "model": "cubic-dc", "deliver_to": list(PEERS), **rule}],
             }
         ).rule,
         ledger,

@@ -178,3 +178,12 @@ def test_the_end_of_a_certificate_is_announced(
 
 def test_without_files_there_is_nothing_to_announce() -> None:
     assert held_certificates(Files(certificate="", key="", ca=""), datetime.now(UTC)) == []
+
+
+def test_the_files_of_other_settings_count_for_the_next_connection(authority: Authority) -> None:
+    first, second = authority.issue("node"), authority.issue("node", file="second")
+    identity = Identity(files_of(authority, first))
+    listening = identity.listening  # what an open door asks at each connection
+    identity.take(Identity(files_of(authority, second)))
+    assert listening() is identity.listening()
+    assert fingerprint(identity) == colons(second.fingerprint)
