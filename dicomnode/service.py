@@ -196,6 +196,7 @@ class Service:
             model_of=catalog.model_of,
             open_series=receiver.open_series,
             planned=self._wake_supervisors,
+            enhanced_kept=frozenset(peer.name for peer in settings.peer if peer.enhanced != "process"),
             clock=self._clock,
         )
         carrier = DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -35,6 +35,7 @@ from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ids import SeriesId
 from dicomnode.imaging.comparison import compare
+from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE
 from dicomnode.imaging.frame import Slice, frames_of
 from dicomnode.imaging.headers import UnreadableHeader
 from dicomnode.ledger.store import Ledger
@@ -61,6 +62,7 @@ OPEN_POLL_S = 1.0  # how often a series that would be quiet but for an open asso
 SHORTEST_WAIT_S = 0.05  # a series whose time has come this moment may need the next one
 PAUSE_S = 10.0  # after the ledger or the disk refused
 INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
+SLICES_LIMIT = 10_000  # over all multi-frame objects of a series
 READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
 _PRIORITIES = {"urgent": Priority.URGENT, "normal": Priority.NORMAL, "offpeak": Priority.OFF_PEAK}
 NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not do our part
@@ -156,6 +158,7 @@ class Settler:
         model_of: Callable[[str | None], ModelFacts],  # what a rule's ``model`` is now; None: the default model
         open_series: Callable[[], AbstractSet[SeriesId]],  # those that an open association stored into
         planned: Callable[[], None],  # called after a job was made
+        enhanced_kept: Collection[str] = (),  # the peers whose Enhanced MR is never processed
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._rules = rules
@@ -164,6 +167,7 @@ class Settler:
         self._model_of = model_of
         self._open_series = open_series
         self._planned = planned
+        self._enhanced_kept = enhanced_kept
         self._clock = clock
         self._watch = QuietWatch(settings, clock)
         self._waiting: dict[SeriesId, str] = {}  # for a disk that cannot be read, and what was said of it
@@ -343,7 +347,11 @@ class Settler:
             return _not_compared(one, f"they could not be compared ({type(exc).__name__})")
 
     def _judged(self, instances: Sequence[ArchivedInstance]) -> JudgedByRules:
-        return judge_by_rules(self._slices(instances), self._rules, model_of=self._model_of)
+        kept = any(
+            one.sop_class_uid == ENHANCED_MR_IMAGE_STORAGE and one.peer in self._enhanced_kept for one in instances
+        )
+        slices = self._slices(instances)
+        return judge_by_rules(slices, self._rules, model_of=self._model_of, enhanced=not kept)
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
         """Return the frames of the whole revision. A missing file counts as an unreadable slice. Raises _TooMuch."""
@@ -359,6 +367,8 @@ class Settler:
                 slices.extend(frames_of(path))
             else:
                 slices.append(UnreadableHeader(path=path, reason="its file is missing from the archive"))
+            if len(slices) > SLICES_LIMIT:
+                raise _TooMuch(f"More than {SLICES_LIMIT} slices are too many to be judged.")
             if self._clock.monotonic() > until:
                 raise _TooMuch(f"Reading the headers took longer than {READ_LIMIT_S:g} s.")
         return slices

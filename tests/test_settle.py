@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -23,8 +23,10 @@ from dicomnode.ledger.values import ReceivingSeries
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import SettleSettings
 from dicomnode.settle import QuietWatch, Settler
+from tests.support.enhanced import EnhancedPhantom
 from tests.support.mounts import unreachable, unreadable
 from tests.support.mr_series import mr_datasets
+from tests.support.phantom import Phantom
 from tests.support.stored import archived_files, store
 from tests.support.wait import wait_until
 
@@ -177,6 +179,7 @@ class Bench:
         planned: Callable[[], None] = lambda: None,
         open_series: Callable[[], frozenset[SeriesId]] = frozenset,
         model_of: Callable[[str | None], ModelFacts] = lambda _name: model_facts("cubic-dc"),
+        enhanced_kept: Collection[str] = (),
     ) -> Settler:
         """One whose turns the test takes itself."""
         return Settler(
@@ -187,6 +190,7 @@ class Bench:
             model_of=model_of,
             open_series=open_series,
             planned=planned,
+            enhanced_kept=enhanced_kept,
             clock=self.clock,
         )
 
@@ -290,6 +294,35 @@ def test_a_late_slice_that_closes_a_gap_turns_a_kept_series_into_a_job(bench: Be
     bench.settle(settler)
     second = bench.reader.series_explain(series)
     assert (second.revision, second.state) == (2, "planned")
+
+
+def test_a_concatenation_becomes_a_job_when_its_last_part_has_come(bench: Bench) -> None:
+    parts = EnhancedPhantom(phantom=Phantom(slices=12, rows=16, columns=16), parts=2).datasets()
+    series = store(bench.ledger, bench.archive, parts[1:])
+    settler = bench.settler()
+    bench.settle(settler)
+    first = bench.reader.series_explain(series)
+    assert (first.reason, first.sentences[0]) == (
+        "parts",
+        "1 of 2 parts of a multi-frame object are here; the series is judged again when another one arrives.",
+    )
+    store(bench.ledger, bench.archive, parts[:1])
+    bench.settle(settler)
+    assert bench.reader.series_explain(series).state == "planned"
+
+
+def test_enhanced_objects_of_a_peer_that_are_only_to_be_stored_are_kept(bench: Bench) -> None:
+    """The two have one sender, and only one class is kept for it."""
+    (dataset,) = EnhancedPhantom(phantom=Phantom(slices=12, rows=16, columns=16)).datasets()
+    enhanced = store(bench.ledger, bench.archive, [dataset])
+    classic = store(bench.ledger, bench.archive, mr_datasets())
+    bench.settle(bench.settler(enhanced_kept={"scanner"}))
+    found = bench.reader.series_explain(enhanced)
+    assert (found.state, found.reason) == ("kept", "enhanced")
+    assert bench.reader.series_explain(classic).state == "planned"
+    bench.ledger.retry_series(enhanced, "an operator")
+    bench.settler(enhanced_kept={"other"}).turn()
+    assert bench.reader.series_explain(enhanced).state == "planned"
 
 
 def test_a_series_that_brings_the_judge_down_is_kept_and_does_not_stop_the_next_one(

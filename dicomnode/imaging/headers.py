@@ -149,9 +149,22 @@ def read_header(path: Path) -> InstanceHeader:
 
 def read_header_or_reason(path: Path) -> InstanceHeader | UnreadableHeader:
     """Read a header as ``read_header`` does; what is wrong is a value, not an error."""
+    read = read_dataset_or_reason(path)
+    return read if isinstance(read, UnreadableHeader) else header_or_reason(read, path)
+
+
+def header_or_reason(dataset: Dataset, path: Path) -> InstanceHeader | UnreadableHeader:
+    """Parse a dataset just read, as ``header_of`` does; what is wrong is a value, not an error."""
     try:
-        dataset = read_dataset(path, pixels=False)
         return header_of(dataset, path)
+    except MALFORMED:
+        return UnreadableHeader(path=path, reason="its header cannot be read")
+
+
+def read_dataset_or_reason(path: Path) -> pydicom.FileDataset | UnreadableHeader:
+    """Read all of a dataset but its pixels; what is wrong with it is a value, not an error."""
+    try:
+        return read_dataset(path, pixels=False)
     except InvalidDicomError:
         return UnreadableHeader(path=path, reason="it is not a DICOM file")
     except MALFORMED:

@@ -322,6 +322,7 @@ def archived_instance(row: AnyRow) -> ArchivedInstance:
         transfer_syntax_uid=row.transfer_syntax_uid,
         size_bytes=row.size_bytes,
         sha256=row.sha256,
+        peer=row.peer,
     )
 
 

@@ -106,6 +106,7 @@ class ArchivedInstance:
     transfer_syntax_uid: str
     size_bytes: int
     sha256: str
+    peer: str  # that sent it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -413,6 +413,7 @@ class PeerSettings(StrictModel):
     ae_title: Title
     networks: tuple[NetworkText, ...] = ()
     address: MaybeHostPort = ""
+    enhanced: Literal["process", "store", "refuse"] = "process"  # its Enhanced (multi-frame) MR objects
     other_objects: Literal["refuse", "store"] = "refuse"
     tls: bool = False  # when it is sent to
     fingerprints: tuple[Fingerprint, ...] = ()
