@@ -37,7 +37,8 @@ from dicomnode.ids import SeriesId
 from dicomnode.imaging.comparison import compare
 from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE
 from dicomnode.imaging.frame import Slice, frames_of
-from dicomnode.imaging.headers import UnreadableHeader
+from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_header_or_reason
+from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
     SET_ASIDE,
@@ -62,9 +63,15 @@ OPEN_POLL_S = 1.0  # how often a series that would be quiet but for an open asso
 SHORTEST_WAIT_S = 0.05  # a series whose time has come this moment may need the next one
 PAUSE_S = 10.0  # after the ledger or the disk refused
 INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
+SIBLINGS_S = 60.0  # a scanner that sends each slice, or each volume, as a series of its own sends them together
+SIBLINGS_LIMIT = 1_000  # series whose first header is read to find those of the same name
 SLICES_LIMIT = 10_000  # over all multi-frame objects of a series
 READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
 _PRIORITIES = {"urgent": Priority.URGENT, "normal": Priority.NORMAL, "offpeak": Priority.OFF_PEAK}
+SIBLINGS = (
+    "Of the same study and with the same description, {count} other series began within a minute of it; "
+    "have the scanner send them as one."
+)
 NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not do our part
 
 
@@ -251,6 +258,8 @@ class Settler:
             self._examine(series.id)
             objections = self._ledger.objections(series.id)
             judged = self._judged(instances) if instances else None
+            if judged is not None and judged.verdict.reason is VerdictReason.TOO_FEW:
+                judged = self._with_siblings(series.id, instances[0], judged)
         except (_Stopped, NotChosenYet):
             return  # the series stays settled; the next turn, or the next start, judges it
         except _TooMuch as exc:
@@ -352,6 +361,23 @@ class Settler:
         )
         slices = self._slices(instances)
         return judge_by_rules(slices, self._rules, model_of=self._model_of, enhanced=not kept)
+
+    def _with_siblings(self, series: SeriesId, instance: ArchivedInstance, judged: JudgedByRules) -> JudgedByRules:
+        """Say how many series of the same name began when this one did: together they may be one stack."""
+        own = self._name_of(instance.file)
+        beside = self._ledger.series_beside(series, within_s=SIBLINGS_S, limit=SIBLINGS_LIMIT) if own else []
+        count = sum(self._name_of(file) == own for file in beside)
+        if not count:
+            return judged
+        sentence = f"{judged.verdict.sentence} {SIBLINGS.format(count=count)}"
+        return replace(judged, verdict=replace(judged.verdict, sentence=sentence))
+
+    def _name_of(self, file: str) -> tuple[str, str] | None:
+        """Study and description of the series that an archived file belongs to; None if it cannot be read."""
+        header = read_header_or_reason(self._archive.path(file)) if self._archive.has(file) else None
+        if not isinstance(header, InstanceHeader):
+            return None
+        return header.study_uid, header.text("SeriesDescription")
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
         """Return the frames of the whole revision. A missing file counts as an unreadable slice. Raises _TooMuch."""

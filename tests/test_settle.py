@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.uid import generate_uid
 
 from dicomnode import rules, settle
 from dicomnode.archive import Archive
@@ -309,6 +310,26 @@ def test_a_concatenation_becomes_a_job_when_its_last_part_has_come(bench: Bench)
     store(bench.ledger, bench.archive, parts[:1])
     bench.settle(settler)
     assert bench.reader.series_explain(series).state == "planned"
+
+
+def test_a_series_of_too_few_slices_says_how_many_of_its_name_came_with_it(bench: Bench) -> None:
+    """Canon sends a stack as series of one slice each, Siemens a time series as one series for each volume."""
+    slices = mr_datasets(slices=6)
+    for dataset in slices:
+        dataset.SeriesInstanceUID = generate_uid()
+    siblings = [store(bench.ledger, bench.archive, [dataset]) for dataset in slices]
+    other_name = mr_datasets(slices=1, attributes={"SeriesDescription": "T1"})[0]
+    other_name.StudyInstanceUID = slices[0].StudyInstanceUID
+    stranger = store(bench.ledger, bench.archive, [other_name])
+    store(bench.ledger, bench.archive, mr_datasets(slices=1))  # of the same name, in another study
+    bench.settle(bench.settler())
+    found = bench.reader.series_explain(siblings[0])
+    assert (found.reason, found.sentences[0]) == (
+        "too_few",
+        "Only 1 slices; at least 5 are needed. Of the same study and with the same description, 5 other series began "
+        "within a minute of it; have the scanner send them as one.",
+    )
+    assert bench.reader.series_explain(stranger).sentences[0] == "Only 1 slices; at least 5 are needed."
 
 
 def test_enhanced_objects_of_a_peer_that_are_only_to_be_stored_are_kept(bench: Bench) -> None:

@@ -285,6 +285,11 @@ class Ledger:
         with self._database.reading() as connection:
             return verdicts.instances_of(connection, series, revision)
 
+    def series_beside(self, series: SeriesId, *, within_s: float, limit: int) -> list[str]:
+        """List one file of each other received series that began within so many seconds of this one."""
+        with self._database.reading() as connection:
+            return verdicts.series_beside(connection, series, within_s=within_s, limit=limit)
+
     def keep(
         self,
         series: SeriesId,
