@@ -94,11 +94,31 @@ class EnhancedPhantom:
         return frame
 
 
+def enhanced_of(classic: Sequence[Dataset]) -> Dataset:
+    """One object with the slices of a classic series as its frames, in the order given."""
+    frames = []
+    for place, dataset in enumerate(classic, start=1):
+        frame = Dataset()
+        frame.FrameContentSequence = group(StackID="1", InStackPositionNumber=place)
+        frame.PlanePositionSequence = group(ImagePositionPatient=dataset.ImagePositionPatient)
+        frame.PixelValueTransformationSequence = group(
+            RescaleIntercept=dataset.get("RescaleIntercept", "0"),
+            RescaleSlope=dataset.get("RescaleSlope", "1"),
+            RescaleType="US",
+        )
+        frames.append(frame)
+    made = _object(classic[0], frames)
+    made.PixelData = b"".join(dataset.PixelData for dataset in classic)
+    made["PixelData"].VR = "OW"
+    return made
+
+
 def group(**attributes: object) -> list[Dataset]:
-    """A functional group: a sequence of one item."""
+    """A functional group: a sequence of one item; an attribute that is None is left out."""
     item = Dataset()
     for keyword, value in attributes.items():
-        setattr(item, keyword, value)
+        if value is not None:
+            setattr(item, keyword, value)
     return [item]
 
 
@@ -117,7 +137,7 @@ def _object(first: Dataset, frames: Sequence[Dataset]) -> Dataset:
     shared.PixelMeasuresSequence = group(
         PixelSpacing=first.PixelSpacing,
         SliceThickness=first.SliceThickness,
-        SpacingBetweenSlices=first.SpacingBetweenSlices,
+        SpacingBetweenSlices=first.get("SpacingBetweenSlices"),
     )
     shared.PlaneOrientationSequence = group(ImageOrientationPatient=first.ImageOrientationPatient)
     shared.MRImageFrameTypeSequence = group(
@@ -126,7 +146,7 @@ def _object(first: Dataset, frames: Sequence[Dataset]) -> Dataset:
         ComplexImageComponent="MAGNITUDE",
     )
     shared.MRTimingAndRelatedParametersSequence = group(
-        RepetitionTime=first.RepetitionTime, FlipAngle=first.FlipAngle, EchoTrainLength=first.EchoTrainLength
+        RepetitionTime=first.RepetitionTime, FlipAngle=first.get("FlipAngle"), EchoTrainLength=first.EchoTrainLength
     )
     shared.MREchoSequence = group(EffectiveEchoTime=float(first.EchoTime))
     shared.MRModifierSequence = group(
