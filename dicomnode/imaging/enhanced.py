@@ -128,7 +128,7 @@ def frame_datasets(dataset: FileDataset) -> list[Dataset] | str:
         return f"its {count} frames are more than the {FRAMES_LIMIT} that are read"
     try:
         shared, per_frame = _items(dataset, SHARED), _items(dataset, PER_FRAME)
-        if len(per_frame) != count:
+        if len(per_frame) != count or not per_frame:
             return f"its Number of Frames is {stated or 'missing'}, and it describes {len(per_frame)} frames"
         if len(shared) > 1:
             return "it has several items of shared functional groups"

@@ -206,6 +206,11 @@ def _none(dataset: Dataset) -> None:
     del dataset.NumberOfFrames
 
 
+def _nothing(dataset: Dataset) -> None:
+    del dataset.NumberOfFrames
+    del dataset.PerFrameFunctionalGroupsSequence
+
+
 def _many(dataset: Dataset) -> None:
     dataset.NumberOfFrames = FRAMES_LIMIT + 1
 
@@ -225,6 +230,7 @@ def _no_number(dataset: Dataset) -> None:
     [
         (_few, "its Number of Frames is 7, and it describes 6 frames"),
         (_none, "its Number of Frames is missing, and it describes 6 frames"),
+        (_nothing, "its Number of Frames is missing, and it describes 0 frames"),
         (_many, "its 5001 frames are more than the 5000 that are read"),
         (_ambiguous, "its functional groups cannot be read"),
         (_no_number, "its functional groups cannot be read"),
