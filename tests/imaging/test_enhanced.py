@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,13 @@ import highdicom
 import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless
 
 from dicomnode.imaging import enhanced
 from dicomnode.imaging.comparison import compare
 from dicomnode.imaging.enhanced import FRAMES_LIMIT, frame_datasets
-from dicomnode.imaging.frame import Frame, frames_of, read_frames
+from dicomnode.imaging.frame import Frame, StoredValues, frames_of, read_frames, stored_values
 from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader
 from dicomnode.imaging.stack import Stack, load_volume
 from dicomnode.imaging.wholeness import break_off, no_image
@@ -314,3 +315,42 @@ def test_the_pixels_of_a_real_object_are_those_that_pydicom_decodes() -> None:
     for frame, stored in zip(stack.frames, stack.stored, strict=True):
         assert frame.number is not None
         np.testing.assert_array_equal(stored, reference[frame.number - 1])
+
+
+@pytest.mark.parametrize("syntax", [None, JPEGLSLossless])
+def test_no_frame_is_decoded_twice_and_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: UID | None
+) -> None:
+    """Decoding all frames at once would hold the object three times over."""
+    decoded: list[int | None] = []
+
+    def counted(dataset: FileDataset, index: int | None = None) -> StoredValues:
+        decoded.append(index)
+        return stored_values(dataset, index)
+
+    monkeypatch.setattr("dicomnode.imaging.frame.stored_values", counted)
+    (dataset,) = ONE.datasets()
+    if syntax:
+        dataset.compress(syntax, generate_instance_uid=False)
+    dcmwrite(tmp_path / "one.dcm", dataset, enforce_file_format=True)
+    stack = load_volume(_frames([tmp_path / "one.dcm"]))
+    assert decoded == [0, 1, 2, 3, 4, 5]
+    assert len(stack.stored) == 6
+
+
+@pytest.mark.alone
+def test_an_object_of_many_frames_takes_the_memory_of_its_pixels(tmp_path: Path) -> None:
+    """Stored values, the file, and the volume of float32; headers beside them take some 20 kB for each frame."""
+    (path,) = EnhancedPhantom(phantom=Phantom(slices=40, rows=96, columns=96, spacing_mm=1.0)).write(tmp_path)
+    pixels = path.stat().st_size
+    tracemalloc.start()
+    try:
+        frames = _frames([path])
+        held, _ = tracemalloc.get_traced_memory()
+        assert held < 30_000 * len(frames)
+        tracemalloc.reset_peak()
+        load_volume(frames)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - held < 5 * pixels
