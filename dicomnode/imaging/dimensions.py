@@ -14,7 +14,7 @@ from typing import Final
 
 from dicomnode.imaging.frame import Frame, instances_of
 from dicomnode.imaging.geometry import count_orientations, count_repeated, line_of
-from dicomnode.imaging.headers import InstanceHeader
+from dicomnode.imaging.headers import InstanceHeader, whole_number
 from dicomnode.imaging.words import plain, short
 
 ECHO_TIME_MS: Final = 0.05  # echo times that differ by less count as equal
@@ -110,14 +110,13 @@ def missing_parts(frames: Sequence[Frame]) -> Parts | None:
         numbers = {_number(header, "InConcatenationNumber") for header in headers}
         stated = max(_number(header, "InConcatenationTotalNumber") for header in headers)
         wanted = max(stated, *numbers, len(headers))  # the total may be left out, or be too small
-        if numbers != set(range(1, wanted + 1)):
+        if (len(numbers), min(numbers), max(numbers)) != (wanted, 1, wanted):
             return Parts(here=len(numbers), wanted=wanted)
     return None
 
 
 def _number(header: InstanceHeader, keyword: str) -> int:
-    text = header.text(keyword)
-    return int(text) if text.isdecimal() else 0
+    return whole_number(header.text(keyword)) or 0
 
 
 def volumes(frames: Sequence[Frame]) -> int:

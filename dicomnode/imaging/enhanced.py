@@ -21,7 +21,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import BaseTag, Tag
 
-from dicomnode.imaging.headers import texts
+from dicomnode.imaging.headers import texts, whole_number
 from dicomnode.imaging.representation import MALFORMED, Element, items_of
 
 ENHANCED_MR_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.4.1"
@@ -122,14 +122,13 @@ def frame_datasets(dataset: FileDataset) -> list[Dataset] | str:
 
     Instance Number is the number of the frame, counted over all parts of a concatenation, as viewers count.
     """
-    stated = "".join(texts(dataset, "NumberOfFrames"))
-    count = int(stated) if stated.isdecimal() else 0
+    count = _whole(dataset, "NumberOfFrames")
     if count > FRAMES_LIMIT:
         return f"its {count} frames are more than the {FRAMES_LIMIT} that are read"
     try:
         shared, per_frame = _items(dataset, SHARED), _items(dataset, PER_FRAME)
         if len(per_frame) != count or not per_frame:
-            return f"its Number of Frames is {stated or 'missing'}, and it describes {len(per_frame)} frames"
+            return f"its Number of Frames is {count or 'missing'}, and it describes {len(per_frame)} frames"
         if len(shared) > 1:
             return "it has several items of shared functional groups"
         common = _of_object(dataset)
@@ -269,8 +268,7 @@ def _spelled(keyword: str, values: tuple[str, ...]) -> RawDataElement:
 
 
 def _whole(dataset: Dataset, keyword: str) -> int:
-    stated = "".join(texts(dataset, keyword))
-    return int(stated) if stated.isdecimal() else 0
+    return whole_number("".join(texts(dataset, keyword))) or 0
 
 
 def _tag(keyword: str) -> BaseTag:

@@ -223,8 +223,8 @@ def header_of(dataset: Dataset, path: Path) -> InstanceHeader:
         series_uid=read.text("SeriesInstanceUID"),
         frame_of_reference_uid=read.text("FrameOfReferenceUID"),
         modality=read.text("Modality"),
-        series_number=_whole(read.text("SeriesNumber")),
-        instance_number=_whole(read.text("InstanceNumber")),
+        series_number=whole_number(read.text("SeriesNumber")),
+        instance_number=whole_number(read.text("InstanceNumber")),
         rows=read.whole("Rows"),
         columns=read.whole("Columns"),
         samples_per_pixel=read.whole("SamplesPerPixel"),
@@ -289,7 +289,7 @@ class _Reader:
 
     def whole(self, keyword: str) -> int | None:
         text = self.text(keyword)
-        found = _whole(text)
+        found = whole_number(text)
         if found is None and (text or _is_unreadable(self.dataset, keyword)):
             self.malformed.append(keyword)
         return found
@@ -322,7 +322,7 @@ def _nested(dataset: Dataset, sequence: str, keyword: str) -> tuple[str, ...]:
         return ()
 
 
-def _whole(text: str) -> int | None:
+def whole_number(text: str) -> int | None:
     """IS and US alike; "3.0", which some writers put into IS, is 3."""
     try:
         number = float(text)

@@ -134,6 +134,15 @@ def test_the_parts_are_counted_by_their_numbers_where_no_total_is_stated(tmp_pat
     assert _judged(paths).process
 
 
+def test_a_part_with_an_absurd_number_is_no_burden(tmp_path: Path) -> None:
+    def change(dataset: Dataset) -> None:
+        dataset.ConcatenationUID = generate_uid()
+        dataset.add_new("InConcatenationNumber", "UL", 2**32 - 1)
+
+    found = _judged(ONE.write(tmp_path, change=change))
+    assert (found.reason, found.sentence[:18]) == (VerdictReason.PARTS, "1 of 4294967295 pa")
+
+
 def _again(datasets: list[Dataset], time: str) -> list[Dataset]:
     """The same volume once more, as a scanner sends the next time point of a series."""
     for dataset in datasets:

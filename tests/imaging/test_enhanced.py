@@ -212,6 +212,10 @@ def _nothing(dataset: Dataset) -> None:
     del dataset.PerFrameFunctionalGroupsSequence
 
 
+def _endless(dataset: Dataset) -> None:
+    dataset.add_new("NumberOfFrames", "UT", "9" * 5000)  # more digits than Python makes a number of
+
+
 def _many(dataset: Dataset) -> None:
     dataset.NumberOfFrames = FRAMES_LIMIT + 1
 
@@ -232,6 +236,7 @@ def _no_number(dataset: Dataset) -> None:
         (_few, "its Number of Frames is 7, and it describes 6 frames"),
         (_none, "its Number of Frames is missing, and it describes 6 frames"),
         (_nothing, "its Number of Frames is missing, and it describes 0 frames"),
+        (_endless, "its Number of Frames is missing, and it describes 6 frames"),
         (_many, "its 5001 frames are more than the 5000 that are read"),
         (_ambiguous, "its functional groups cannot be read"),
         (_no_number, "its functional groups cannot be read"),
