@@ -133,7 +133,7 @@ SENTENCES: dict[VerdictReason, str] = {
     VerdictReason.NO_POSITION: (
         "{attribute} is missing in {k} of {n} images, so the position of the slices in space is unknown."
     ),
-    VerdictReason.DIMENSION: "The frames have {k} {kinds}: {values}; only one of them makes a stack.",
+    VerdictReason.DIMENSION: "The frames have {k} {kinds}: {values}; send them as separate series.",
     VerdictReason.MOSAIC: "The slices of this series are tiled in one picture (mosaic).",
     VerdictReason.TERM: "This is a {term} image, not an anatomical stack.",
     VerdictReason.LOSSY: "The images were lossily compressed before they came here (compression ratio {x}).",

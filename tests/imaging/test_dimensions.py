@@ -93,12 +93,12 @@ def test_a_second_value_of_anything_but_the_place_is_a_reason(
 ) -> None:
     found = _judged(ONE.write(tmp_path, change=change))
     assert found.reason is VerdictReason.DIMENSION
-    assert found.sentence == f"The frames have {words}; only one of them makes a stack."
+    assert found.sentence == f"The frames have {words}; send them as separate series."
 
 
 def test_what_a_sender_wrote_is_not_quoted_where_it_may_be_a_name(tmp_path: Path) -> None:
     found = _judged(ONE.write(tmp_path, change=_in_last_content(StackID="Doe^Jane")))
-    assert found.sentence == "The frames have 2 stacks: 1, unreadable; only one of them makes a stack."
+    assert found.sentence == "The frames have 2 stacks: 1, unreadable; send them as separate series."
 
 
 def test_a_localizer_is_told_by_its_orientations(tmp_path: Path) -> None:

@@ -122,11 +122,11 @@ REAL = {
     ),
     "enhanced/philips_b0_104frames": (
         VerdictReason.DIMENSION,
-        "The frames have 2 echo times: 4.001 ms, 6.3 ms; only one of them makes a stack.",
+        "The frames have 2 echo times: 4.001 ms, 6.3 ms; send them as separate series.",
     ),
     "enhanced/xa30_gre_field_mapping": (
         VerdictReason.DIMENSION,
-        "The frames have 2 echo times: 10 ms, 12.46 ms; only one of them makes a stack.",
+        "The frames have 2 echo times: 10 ms, 12.46 ms; send them as separate series.",
     ),
     "enhanced/xa30_asl_7p5mm": (VerdictReason.TERM, "This is a ASL image, not an anatomical stack."),
     "enhanced/xa30_t1_tfl_2mm": (
