@@ -86,6 +86,7 @@ RENAMED: Final[Mapping[str, str]] = {
     "PulseSequenceName": "SequenceName",
 }
 OF_OBJECT: Final = ("ResonantNucleus", "PulseSequenceName")  # renamed, and the same for all frames
+LARGEST_US: Final = 65535
 SPELLED: Final = frozenset({"DS", "IS"})  # VRs of numbers as text
 
 # Of the echo, and what was done to the signal, in the terms of Scanning Sequence, Sequence Variant and Scan Options
@@ -168,8 +169,10 @@ def _of_object(dataset: FileDataset) -> Elements:
 
 def _name_agent(dataset: FileDataset, found: Elements) -> None:
     """A classic image names the contrast agent in words; the items of Enhanced MR are none of its own."""
-    if agents := _items(dataset, "ContrastBolusAgentSequence"):
-        found[_tag("ContrastBolusAgent")] = _spelled("ContrastBolusAgent", texts(agents[0], "CodeMeaning"))
+    agents = _items(dataset, "ContrastBolusAgentSequence")
+    meaning = texts(agents[0], "CodeMeaning") if agents else ()
+    if meaning and "".join(meaning).isascii():  # in other characters it would have to be encoded as the object says
+        found[_tag("ContrastBolusAgent")] = _spelled("ContrastBolusAgent", meaning)
     found.pop(_tag("ContrastBolusAgentSequence"), None)
 
 
@@ -244,7 +247,9 @@ def _put_phase_encoding(frame: Dataset) -> None:
         _whole(frame, keyword)
         for keyword in ("MRAcquisitionFrequencyEncodingSteps", "MRAcquisitionPhaseEncodingStepsInPlane")
     )
-    if frequency and phase:  # frequency rows and columns, then those of the phase (PS3.3 Table C.8-4)
+    if (
+        0 < min(frequency, phase) <= max(frequency, phase) <= LARGEST_US
+    ):  # frequency rows and columns, then those of the phase (PS3.3 Table C.8-4)
         steps = [frequency, 0, 0, phase] if direction == "ROW" else [0, frequency, phase, 0]
         frame.AcquisitionMatrix = steps
 
@@ -262,7 +267,7 @@ def _spelled(keyword: str, values: tuple[str, ...]) -> RawDataElement:
     tag, vr = _tag(keyword), dictionary_VR(keyword)
     if vr in SPELLED:
         values = tuple(f"{float(value):.10g}" for value in values)
-    content = "\\".join(values).encode("utf-8")
+    content = "\\".join(values).encode("ascii", "replace")  # codes; a name in other characters is no code
     content += b" " * (len(content) % 2)
     return RawDataElement(tag, vr, len(content), content, 0, False, True)
 

@@ -186,6 +186,18 @@ def test_the_terms_of_a_classic_image_tell_the_sequence(tmp_path: Path) -> None:
     assert header.text("InPlanePhaseEncodingDirection") == ""
 
 
+@pytest.mark.parametrize(("meaning", "agent"), [("Gadobutrol", "Gadobutrol"), ("Gadobutról", "")])
+def test_the_contrast_agent_is_named_in_words(tmp_path: Path, meaning: str, agent: str) -> None:
+    def change(dataset: Dataset) -> None:
+        dataset.ContrastBolusAgentSequence = group(
+            CodeValue="1", CodingSchemeDesignator="99X", CodeMeaning=meaning, ContrastBolusAgentNumber=1
+        )
+
+    header = _headers(ONE.write(tmp_path, change=change))[0]
+    assert header.text("ContrastBolusAgent") == agent
+    assert not header.has("ContrastBolusAgentSequence")
+
+
 def test_an_object_that_does_not_say_what_its_echo_is_gets_no_scanning_sequence(tmp_path: Path) -> None:
     def change(dataset: Dataset) -> None:
         del dataset.EchoPulseSequence
