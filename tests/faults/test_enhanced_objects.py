@@ -16,10 +16,9 @@ from pydicom.uid import generate_uid
 
 from dicomnode.errors import InputError
 from dicomnode.ids import SeriesId
-from dicomnode.imaging.frame import read_frames
-from dicomnode.imaging.stack import load_volume
 from dicomnode.settle import NOT_JUDGED
 from dicomnode.wire import Answer
+from tests.support.derived import made_from
 from tests.support.enhanced import EnhancedPhantom
 from tests.support.phantom import Phantom
 from tests.support.quiet_node import offer_of, quiet_node
@@ -104,7 +103,7 @@ def test_no_damaged_object_stops_the_node(tmp_path: Path) -> None:
         for line in found:
             with suppress(InputError):  # pixels are decoded by the job, which is held with this sentence
                 if line.state == "planned":
-                    load_volume(read_frames(archived_files(node.archive, SeriesId(line.id))))
+                    made_from(archived_files(node.archive, SeriesId(line.id)), 2)
         assert answers.keys() <= {Answer.STORED, Answer.MISMATCH, Answer.NOT_UNDERSTOOD}
         node.send(PHANTOM.datasets())
         node.settle()
