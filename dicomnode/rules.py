@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Final
@@ -92,16 +92,19 @@ def judge_by_rules(
     *,
     model_of: Callable[[str | None], ModelFacts],
     received: Sequence[Reception],
+    enhanced: bool = True,
 ) -> JudgedByRules:
     """Choose the rule of a whole series and judge the series by it. Raises ModelError where its model is not there.
 
     ``model_of``: what a rule's ``model`` is now; None: the default model. ``received``: how the instances came.
+    ``enhanced``: may Enhanced MR objects of this sender be processed?
     """
     frames = [one for one in slices if isinstance(one, Frame)]
     choice = choose_rule(frames, rules, received)
     model = model_of(model_wanted(choice.rule))
     parameters = parameters_of(choice.rule, model) if choice.rule else None
-    verdict = judge(slices, _limits_of(parameters, model), rule_matched=choice.rule is not None)
+    limits = replace(_limits_of(parameters, model), enhanced=enhanced)
+    verdict = judge(slices, limits, rule_matched=choice.rule is not None)
     broken = _broken_uids(instances_of(frames))
     return JudgedByRules(choice=choice, model=model, parameters=parameters, verdict=verdict, broken=broken)
 

@@ -239,6 +239,7 @@ class Service:
             model_of=catalog.model_of,
             open_series=receiver.open_series,
             planned=self._wake_supervisors,
+            enhanced_kept=settings.enhanced_kept,
             clock=self._clock,
         )
         retention = Retention(
@@ -271,7 +272,7 @@ class Service:
                 identity.take(identified)  # the listener goes on with this very object
             receiver.take(new.node.titles, new.peer, new.committers)
             loops.take(new.peer, new.push, _carriers(new, identity))
-            settler.take(new.settle, new.rule)
+            settler.take(new.settle, new.rule, new.enhanced_kept)
             watch.take(destinations(new.alert))
             calendar.take(jobs + _letters(new, watch))
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -36,8 +36,9 @@ from dicomnode.errors import ModelError, NodeError, StorageError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.imaging.comparison import compare
+from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE
 from dicomnode.imaging.frame import Slice, frames_of
-from dicomnode.imaging.headers import UnreadableHeader
+from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_header_or_reason
 from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
@@ -73,8 +74,15 @@ OPEN_POLL_S = 1.0  # how often a series that would be quiet but for an open asso
 SHORTEST_WAIT_S = 0.05  # a series whose time has come this moment may need the next one
 PAUSE_S = 10.0  # after the ledger or the disk refused
 INSTANCES_LIMIT = 5_000  # a stack has hundreds; some 50 kB of memory for each header
+SIBLINGS_S = 60.0  # a scanner that sends each slice, or each volume, as a series of its own sends them together
+SIBLINGS_LIMIT = 1_000  # series whose first header is read to find those of the same name
+SLICES_LIMIT = 10_000  # over all multi-frame objects of a series
 READ_LIMIT_S = 600.0  # for all headers of one series, from a slow disk
 _PRIORITIES = {"urgent": Priority.URGENT, "normal": Priority.NORMAL, "offpeak": Priority.OFF_PEAK}
+SIBLINGS = (
+    "Of the same study and with the same description, {count} other series began within a minute of it; "
+    "have the scanner send them as one."
+)
 NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not do our part
 
 
@@ -168,10 +176,12 @@ class Settler:
         model_of: Callable[[str | None], ModelFacts],  # what a rule's ``model`` is now; None: the default model
         open_series: Callable[[], AbstractSet[SeriesId]],  # those that an open association stored into
         planned: Callable[[], None],  # called after a job was made
+        enhanced_kept: Collection[str] = (),  # the peers whose Enhanced MR is never processed
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._rules = rules
-        self._next = (settings, rules)
+        self._enhanced_kept = frozenset(enhanced_kept)
+        self._next = (settings, rules, self._enhanced_kept)
         self._ledger = ledger
         self._archive = archive
         self._model_of = model_of
@@ -189,9 +199,11 @@ class Settler:
         """Start the thread."""
         self._thread.start()
 
-    def take(self, settings: SettleSettings, rules: Sequence[RuleSettings]) -> None:
+    def take(
+        self, settings: SettleSettings, rules: Sequence[RuleSettings], enhanced_kept: Collection[str] = ()
+    ) -> None:
         """Use these settings from the next turn on."""
-        self._next = (settings, rules)
+        self._next = (settings, rules, frozenset(enhanced_kept))
         self._wake.set()
 
     def wake(self) -> None:
@@ -221,8 +233,8 @@ class Settler:
 
     def turn(self) -> float:
         """Settle the series that are quiet and judge those that are settled; return the seconds until the next turn."""
-        if self._next != (self._watch.settings, self._rules):
-            self._watch.settings, self._rules = self._next
+        if self._next != (self._watch.settings, self._rules, self._enhanced_kept):
+            self._watch.settings, self._rules, self._enhanced_kept = self._next
             self._studies.forget()
         # Open associations are read before the rows. An association that breaks off in between is marked in the rows of
         # its series before it counts as closed, so each of them is seen as open, as aborted or as both, never as quiet.
@@ -280,6 +292,8 @@ class Settler:
             self._examine(series.id)
             objections = self._ledger.objections(series.id)
             judged = self._judged(instances) if instances else None
+            if judged is not None and judged.verdict.reason is VerdictReason.TOO_FEW:
+                judged = self._with_siblings(series.id, instances[0], judged)
         except (_Stopped, NotChosenYet):
             return  # the series stays settled; the next turn, or the next start, judges it
         except _TooMuch as exc:
@@ -390,8 +404,30 @@ class Settler:
             return _not_compared(one, f"they could not be compared ({type(exc).__name__})")
 
     def _judged(self, instances: Sequence[ArchivedInstance]) -> JudgedByRules:
+        kept = any(
+            one.sop_class_uid == ENHANCED_MR_IMAGE_STORAGE and one.peer in self._enhanced_kept for one in instances
+        )
         received = [Reception(called_ae=one.called_ae, at=one.received_at) for one in instances]
-        return judge_by_rules(self._slices(instances), self._rules, model_of=self._model_of, received=received)
+        return judge_by_rules(
+            self._slices(instances), self._rules, model_of=self._model_of, received=received, enhanced=not kept
+        )
+
+    def _with_siblings(self, series: SeriesId, instance: ArchivedInstance, judged: JudgedByRules) -> JudgedByRules:
+        """Say how many series of the same name began when this one did: together they may be one stack."""
+        own = self._name_of(instance.file)
+        beside = self._ledger.series_beside(series, within_s=SIBLINGS_S, limit=SIBLINGS_LIMIT) if own else []
+        count = sum(self._name_of(file) == own for file in beside)
+        if not count:
+            return judged
+        sentence = f"{judged.verdict.sentence} {SIBLINGS.format(count=count)}"
+        return replace(judged, verdict=replace(judged.verdict, sentence=sentence))
+
+    def _name_of(self, file: str) -> tuple[str, str] | None:
+        """Study and description of the series that an archived file belongs to; None if it cannot be read."""
+        header = read_header_or_reason(self._archive.path(file)) if self._archive.has(file) else None
+        if not isinstance(header, InstanceHeader):
+            return None
+        return header.study_uid, header.text("SeriesDescription")
 
     def _slices(self, instances: Sequence[ArchivedInstance]) -> list[Slice]:
         """Return the frames of the whole revision. A missing file counts as an unreadable slice. Raises _TooMuch."""
@@ -407,6 +443,8 @@ class Settler:
                 slices.extend(frames_of(path))
             else:
                 slices.append(UnreadableHeader(path=path, reason="its file is missing from the archive"))
+            if len(slices) > SLICES_LIMIT:
+                raise _TooMuch(f"More than {SLICES_LIMIT} slices are too many to be judged.")
             if self._clock.monotonic() > until:
                 raise _TooMuch(f"Reading the headers took longer than {READ_LIMIT_S:g} s.")
         return slices

@@ -31,7 +31,7 @@ STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 Annex A, the only one there is
 
 SOP_CLASSES = (MR_IMAGE, ENHANCED_MR_IMAGE)
-"""What every peer that may send may store."""
+"""What every peer that may send may store; Enhanced MR only without ``enhanced = "refuse"``."""
 
 OTHER_SOP_CLASSES = tuple(
     uid for context in AllStoragePresentationContexts if (uid := str(context.abstract_syntax)) not in SOP_CLASSES

@@ -42,6 +42,8 @@ from tests.support.simpleitk import read_folder
 
 UNMOVED_MM = 1e-4  # how far the middle of the volume may move: rounding to 16 characters
 
+ENHANCED = ("enhanced/philips_phantom_tse_12frames", "enhanced/philips_abdomen_loc_20frames")
+
 needs_dcm2niix = pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed")
 
 
@@ -87,7 +89,7 @@ def test_the_middle_of_a_real_volume_does_not_move(folder: Path) -> None:
 
 
 @needs_dcm2niix
-@pytest.mark.parametrize("folder", real_series(["prostatex/t2_cor", "lumbar/t2_sag"]))
+@pytest.mark.parametrize("folder", real_series(["prostatex/t2_cor", "lumbar/t2_sag", *ENHANCED]))
 def test_dcm2niix_and_simpleitk_see_the_same_corners(tmp_path: Path, folder: Path) -> None:
     paths = sorted(folder.iterdir())
     made = made_from(paths, 3)

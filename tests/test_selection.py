@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from dicomnode.errors import InputError
 from dicomnode.ids import SeriesId
-from dicomnode.ledger.values import NotSelected, PlannedJob, Selected
+from dicomnode.ledger.values import NOBODY, NotSelected, PlannedJob, Selected
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import SettleSettings
 from tests.ledger.scene import plan_for
@@ -179,7 +179,7 @@ def test_a_choice_is_recorded_as_a_whole_or_not_at_all(node: QuietNode, study: s
     with pytest.raises(Exception, match="not JSON serializable"):
         node.ledger.choose(chosen, [_unselected(few, notes=(object(),))])
     assert [state for _, state, _ in _states(node)] == ["settled", "settled"], "no job without the verdict beside it"
-    stale = Selected(series=most, revision=2, planned=plan_for(), notes=(), alert=False)
+    stale = Selected(series=most, revision=2, planned=plan_for(), notes=(), alert=False, forward=NOBODY)
     assert node.ledger.choose(stale, [_unselected(few)]) == (None, [])
     assert [state for _, state, _ in _states(node)] == ["settled", "settled"]
     job, kept = node.ledger.choose(chosen, [_unselected(few)])
@@ -187,8 +187,10 @@ def test_a_choice_is_recorded_as_a_whole_or_not_at_all(node: QuietNode, study: s
 
 
 def _selected(series: SeriesId, planned: PlannedJob) -> Selected:
-    return Selected(series=series, revision=1, planned=planned, notes=(), alert=False)
+    return Selected(series=series, revision=1, planned=planned, notes=(), alert=False, forward=NOBODY)
 
 
 def _unselected(series: SeriesId, *, notes: tuple[object, ...] = ()) -> NotSelected:
-    return NotSelected(series=series, revision=1, sentence="another one", notes=notes, alert=False)  # type: ignore[arg-type]
+    return NotSelected(
+        series=series, revision=1, sentence="another one", notes=notes, alert=False, forward=NOBODY,  # type: ignore[arg-type]
+    )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.uid import generate_uid
 
 from dicomnode import rules, settle
 from dicomnode.archive import Archive
@@ -24,8 +25,10 @@ from dicomnode.own_output import PRODUCT
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import SettleSettings
 from dicomnode.settle import QuietWatch, Settler
+from tests.support.enhanced import EnhancedPhantom
 from tests.support.mounts import unreachable, unreadable
 from tests.support.mr_series import mr_datasets
+from tests.support.phantom import Phantom
 from tests.support.stored import archived_files, store
 from tests.support.wait import wait_until
 
@@ -179,6 +182,7 @@ class Bench:
         planned: Callable[[], None] = lambda: None,
         open_series: Callable[[], frozenset[SeriesId]] = frozenset,
         model_of: Callable[[str | None], ModelFacts] = lambda _name: model_facts("cubic-dc"),
+        enhanced_kept: Collection[str] = (),
     ) -> Settler:
         """One whose turns the test takes itself."""
         return Settler(
@@ -189,6 +193,7 @@ class Bench:
             model_of=model_of,
             open_series=open_series,
             planned=planned,
+            enhanced_kept=enhanced_kept,
             clock=self.clock,
         )
 
@@ -346,6 +351,55 @@ def test_a_late_slice_that_closes_a_gap_turns_a_kept_series_into_a_job(bench: Be
     bench.settle(settler)
     second = bench.reader.series_explain(series)
     assert (second.revision, second.state) == (2, "planned")
+
+
+def test_a_concatenation_becomes_a_job_when_its_last_part_has_come(bench: Bench) -> None:
+    parts = EnhancedPhantom(phantom=Phantom(slices=12, rows=16, columns=16), parts=2).datasets()
+    series = store(bench.ledger, bench.archive, parts[1:])
+    settler = bench.settler()
+    bench.settle(settler)
+    first = bench.reader.series_explain(series)
+    assert (first.reason, first.sentences[0]) == (
+        "parts",
+        "1 of 2 parts of a multi-frame object are here; the series is judged again when another one arrives.",
+    )
+    store(bench.ledger, bench.archive, parts[:1])
+    bench.settle(settler)
+    assert bench.reader.series_explain(series).state == "planned"
+
+
+def test_a_series_of_too_few_slices_says_how_many_of_its_name_came_with_it(bench: Bench) -> None:
+    """Canon sends a stack as series of one slice each, Siemens a time series as one series for each volume."""
+    slices = mr_datasets(slices=6)
+    for dataset in slices:
+        dataset.SeriesInstanceUID = generate_uid()
+    siblings = [store(bench.ledger, bench.archive, [dataset]) for dataset in slices]
+    other_name = mr_datasets(slices=1, attributes={"SeriesDescription": "T1"})[0]
+    other_name.StudyInstanceUID = slices[0].StudyInstanceUID
+    stranger = store(bench.ledger, bench.archive, [other_name])
+    store(bench.ledger, bench.archive, mr_datasets(slices=1))  # of the same name, in another study
+    bench.settle(bench.settler())
+    found = bench.reader.series_explain(siblings[0])
+    assert (found.reason, found.sentences[0]) == (
+        "too_few",
+        "Only 1 slices; at least 5 are needed. Of the same study and with the same description, 5 other series began "
+        "within a minute of it; have the scanner send them as one.",
+    )
+    assert bench.reader.series_explain(stranger).sentences[0] == "Only 1 slices; at least 5 are needed."
+
+
+def test_enhanced_objects_of_a_peer_that_are_only_to_be_stored_are_kept(bench: Bench) -> None:
+    """The two have one sender, and only one class is kept for it."""
+    (dataset,) = EnhancedPhantom(phantom=Phantom(slices=12, rows=16, columns=16)).datasets()
+    enhanced = store(bench.ledger, bench.archive, [dataset])
+    classic = store(bench.ledger, bench.archive, mr_datasets())
+    bench.settle(bench.settler(enhanced_kept={"scanner"}))
+    found = bench.reader.series_explain(enhanced)
+    assert (found.state, found.reason) == ("kept", "enhanced")
+    assert bench.reader.series_explain(classic).state == "planned"
+    bench.ledger.retry_series(enhanced, "an operator")
+    bench.settler(enhanced_kept={"other"}).turn()
+    assert bench.reader.series_explain(enhanced).state == "planned"
 
 
 def test_a_series_that_brings_the_judge_down_is_kept_and_does_not_stop_the_next_one(

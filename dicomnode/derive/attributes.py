@@ -203,10 +203,13 @@ def _source_items(facts: Facts, keyword: str) -> list[Dataset]:
 
 def _source_image(facts: Facts, index: int) -> Dataset:
     """A thick slice, as its neighbours' thin ones name it."""
-    header = facts.stack.headers[index]
+    frame = facts.stack.frames[index]
+    header = frame.header
     item = _item()
     item.ReferencedSOPClassUID = header.sop_class_uid
     item.ReferencedSOPInstanceUID = header.sop_instance_uid
+    if frame.number is not None:
+        item.ReferencedFrameNumber = frame.number
     item.SpatialLocationsPreserved = "NO"
     item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
     return item

@@ -28,6 +28,7 @@ PLACE = frozenset(
         "SOPClassUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImagePositionPatient",
         "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "Rows", "Columns",
         "NumberOfFrames", "SamplesPerPixel", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
+        "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ConcatenationFrameOffsetNumber",
     }
 )  # fmt: skip
 STUDY = ("StudyInstanceUID",)  # identity beside the groups of patient and clinical trial subject

@@ -1,7 +1,7 @@
 """One slice of a series is one frame of a file: which file, which frame, what its header says, its stored values.
 
-In: files. Out: frames, and their stored values on demand. A classic instance has one frame. A reader of multi-frame
-objects gives several, each with the header that a classic instance of this frame would have; whoever works on slices
+In: files. Out: frames, and their stored values on demand. A classic instance has one frame. An Enhanced MR object has
+several, each with the header that a classic instance of this frame would have (``enhanced``); whoever works on slices
 works on frames and does not see the difference. A file that cannot be read stands as itself among the frames, so that
 a series is never judged without it. Nothing here says whether a frame is fit for anything.
 """
@@ -33,7 +33,15 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_dataset, read_header_or_reason
+from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE, frame_datasets
+from dicomnode.imaging.headers import (
+    InstanceHeader,
+    UnreadableHeader,
+    header_or_reason,
+    read_dataset,
+    read_dataset_or_reason,
+    texts,
+)
 from dicomnode.imaging.representation import MALFORMED
 
 UNDECODABLE = (*MALFORMED, RuntimeError)  # pydicom raises RuntimeError when all decoders have failed
@@ -70,10 +78,28 @@ Slice = Frame | UnreadableHeader  # of a series as it came
 def frames_of(path: Path) -> tuple[Slice, ...]:
     """The frames of one file, or the file that cannot be read; StorageError where the disk refuses it.
 
-    A multi-frame object stands as one frame that the verdict refuses and that cannot be decoded.
+    A multi-frame object of another class than Enhanced MR stands as one frame, which the verdict refuses and which
+    cannot be decoded.
     """
-    header = read_header_or_reason(path)
+    read = read_dataset_or_reason(path)
+    if isinstance(read, UnreadableHeader):
+        return (read,)
+    if "".join(texts(read, "SOPClassUID")) == ENHANCED_MR_IMAGE_STORAGE:
+        return _frames_of_object(read, path)
+    header = header_or_reason(read, path)
     return (header if isinstance(header, UnreadableHeader) else Frame(header=header),)
+
+
+def _frames_of_object(dataset: FileDataset, path: Path) -> tuple[Slice, ...]:
+    """Read each frame of an Enhanced MR object, or say of the file why it cannot be used."""
+    datasets = frame_datasets(dataset)
+    if isinstance(datasets, str):
+        return (UnreadableHeader(path=path, reason=datasets),)
+    found: list[Slice] = []
+    for number, of_frame in enumerate(datasets, start=1):
+        header = header_or_reason(of_frame, path)
+        found.append(header if isinstance(header, UnreadableHeader) else Frame(header=header, number=number))
+    return tuple(found)
 
 
 def read_frames(paths: Iterable[Path]) -> list[Slice]:

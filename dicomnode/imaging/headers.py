@@ -149,9 +149,22 @@ def read_header(path: Path) -> InstanceHeader:
 
 def read_header_or_reason(path: Path) -> InstanceHeader | UnreadableHeader:
     """Read a header as ``read_header`` does; what is wrong is a value, not an error."""
+    read = read_dataset_or_reason(path)
+    return read if isinstance(read, UnreadableHeader) else header_or_reason(read, path)
+
+
+def header_or_reason(dataset: Dataset, path: Path) -> InstanceHeader | UnreadableHeader:
+    """Parse a dataset just read, as ``header_of`` does; what is wrong is a value, not an error."""
     try:
-        dataset = read_dataset(path, pixels=False)
         return header_of(dataset, path)
+    except MALFORMED:
+        return UnreadableHeader(path=path, reason="its header cannot be read")
+
+
+def read_dataset_or_reason(path: Path) -> pydicom.FileDataset | UnreadableHeader:
+    """Read all of a dataset but its pixels; what is wrong with it is a value, not an error."""
+    try:
+        return read_dataset(path, pixels=False)
     except InvalidDicomError:
         return UnreadableHeader(path=path, reason="it is not a DICOM file")
     except MALFORMED:
@@ -210,8 +223,8 @@ def header_of(dataset: Dataset, path: Path) -> InstanceHeader:
         series_uid=read.text("SeriesInstanceUID"),
         frame_of_reference_uid=read.text("FrameOfReferenceUID"),
         modality=read.text("Modality"),
-        series_number=_whole(read.text("SeriesNumber")),
-        instance_number=_whole(read.text("InstanceNumber")),
+        series_number=whole_number(read.text("SeriesNumber")),
+        instance_number=whole_number(read.text("InstanceNumber")),
         rows=read.whole("Rows"),
         columns=read.whole("Columns"),
         samples_per_pixel=read.whole("SamplesPerPixel"),
@@ -276,7 +289,7 @@ class _Reader:
 
     def whole(self, keyword: str) -> int | None:
         text = self.text(keyword)
-        found = _whole(text)
+        found = whole_number(text)
         if found is None and (text or _is_unreadable(self.dataset, keyword)):
             self.malformed.append(keyword)
         return found
@@ -309,7 +322,7 @@ def _nested(dataset: Dataset, sequence: str, keyword: str) -> tuple[str, ...]:
         return ()
 
 
-def _whole(text: str) -> int | None:
+def whole_number(text: str) -> int | None:
     """IS and US alike; "3.0", which some writers put into IS, is 3."""
     try:
         number = float(text)

@@ -24,6 +24,8 @@ from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from dicomnode.derivation import DerivationParameters, RuleLimits
+from dicomnode.imaging.dimensions import Dimension, dimension_of, dimension_of_frames, missing_parts, volumes
+from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE, MAPPING
 from dicomnode.imaging.fitness import PIXEL_FORMAT, fault_of, is_lossy
 from dicomnode.imaging.frame import Frame, Slice
 from dicomnode.imaging.geometry import (
@@ -39,16 +41,13 @@ from dicomnode.imaging.geometry import (
 )
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, UnreadableHeader, attribute_name
 from dicomnode.imaging.profile import RATIO_LIMITS, choose_ratio
+from dicomnode.imaging.words import plain, short
 from dicomnode.own_output import is_own_output, source_number
 
-ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
-
 MIN_SLICES = 5  # a series with fewer is a localizer or a fragment (docs/derived-objects.md#order-of-the-reasons)
-ECHO_TIME_MS = 0.05  # echo times that differ by less count as equal
 REPORTED_DECIMALS = 6  # of a length in mm; further digits are rounding errors of the header's values
 VALUES_SHOWN = 6  # a sentence lists so many echo times, b-values and so on
 _BETWEEN_WORDS = re.compile(r"[\s_]+")
-CODE = re.compile(r"[A-Za-z0-9_ .+/*-]{1,64}")  # the only text of a sender that a sentence quotes
 
 # Values 3 and later of Image Type that do not belong to an anatomical stack, without blanks and underscores ("MIN_IP",
 # "MIN IP" and "MINIP" are one); `*` is a wildcard. FAT, WATER, IN_PHASE and OUT_PHASE of Dixon, and FILTERED, belong to
@@ -63,6 +62,8 @@ REFUSED_TERMS = (
     "*MAP", "DIFFUSION*", "ADC", "EADC", "FA", "TRACE*", "TENSOR", "ATTNTD", "PERFUSION*", "ASL", "CBF", "RCBF",
     "RELCBF", "CBV", "RCBV", "RELCBV", "MTT", "TTP", "NEI", "RCOEFFICIENT", "RHO", "SCM", "TCS", "TEMPERATURE",
     "VELOCITY", "FATFRACTION", "WATERFRACTION",
+    # Pictures computed from a volume, as Enhanced MR names the technique.
+    "CURVEDMPR", "VOLUMERENDER", "SURFACERENDER",
     # Parts of the complex signal.
     "P", "PHASE", "R", "I", "REAL", "IMAGINARY",
 )  # fmt: skip
@@ -96,7 +97,9 @@ class VerdictReason(StrEnum):
     ENHANCED = "enhanced"
     DISAGREE = "disagree"
     UNUSABLE = "unusable"
+    PARTS = "parts"
     NO_POSITION = "no_position"
+    DIMENSION = "dimension"
     MOSAIC = "mosaic"
     TERM = "term"
     LOSSY = "lossy"
@@ -119,12 +122,18 @@ SENTENCES: dict[VerdictReason, str] = {
         "This series was made by this node from series {number}; it is kept and never processed again."
     ),
     VerdictReason.OTHER_CLASS: "Objects of class {name} are stored but not processed.",
-    VerdictReason.ENHANCED: "Multi-frame (Enhanced) MR objects are stored but not processed yet.",
+    VerdictReason.ENHANCED: (
+        "Enhanced (multi-frame) MR objects of this sender are stored but not processed: peer.enhanced says so."
+    ),
     VerdictReason.DISAGREE: "Instances disagree on {attribute}.",
     VerdictReason.UNUSABLE: "Slice {n} cannot be used: {reason}.",
+    VerdictReason.PARTS: (
+        "{k} of {n} parts of a multi-frame object are here; the series is judged again when another one arrives."
+    ),
     VerdictReason.NO_POSITION: (
         "{attribute} is missing in {k} of {n} images, so the position of the slices in space is unknown."
     ),
+    VerdictReason.DIMENSION: "The frames have {k} {kinds}: {values}; send them as separate series.",
     VerdictReason.MOSAIC: "The slices of this series are tiled in one picture (mosaic).",
     VerdictReason.TERM: "This is a {term} image, not an anatomical stack.",
     VerdictReason.LOSSY: "The images were lossily compressed before they came here (compression ratio {x}).",
@@ -148,6 +157,8 @@ COPIES = (
     "{k} positions occur more than once, in images with the same Instance Number and time: "
     "these are copies under other UIDs."
 )
+# REPEATED, where each of several multi-frame objects holds a stack at the same positions as the others.
+VOLUMES = "{m} objects hold slices at the same positions, {k} in all: a time series, or repeated measurements."
 TOLD_APART_BY = (
     "InstanceNumber", "AcquisitionNumber", "AcquisitionTime", "ContentTime", "TriggerTime",
     "TemporalPositionIdentifier",
@@ -163,6 +174,7 @@ class Limits(RuleLimits):
     rule_name: str = "default"
     ratios: tuple[int, int] = RATIO_LIMITS  # of the model
     model: str = "cubic-dc"
+    enhanced: bool = True  # may Enhanced MR objects be processed?
 
     @classmethod
     def of(cls, parameters: DerivationParameters, ratios: tuple[int, int]) -> Limits:
@@ -249,11 +261,11 @@ def _own_output(case: _Case) -> Verdict | None:
 
 def _class(case: _Case) -> Verdict | None:
     classes = {header.sop_class_uid for header in case.headers}
-    if not classes or MR_IMAGE_STORAGE in classes:
-        return None
-    if classes == {ENHANCED_MR_IMAGE_STORAGE}:
+    if ENHANCED_MR_IMAGE_STORAGE in classes and not case.limits.enhanced:
         return _answer(case, VerdictReason.ENHANCED)
-    other = sorted(classes - {ENHANCED_MR_IMAGE_STORAGE})[0]
+    if not classes or classes & {MR_IMAGE_STORAGE, ENHANCED_MR_IMAGE_STORAGE}:
+        return None
+    other = sorted(classes)[0]
     name = UID(other, validation_mode=IGNORE).name  # the UID itself where it is not registered
     return _answer(case, VerdictReason.OTHER_CLASS, name="unknown" if name == other else name)
 
@@ -320,7 +332,7 @@ def _term(case: _Case) -> Verdict | None:
         terms = REFUSED_TERMS if is_original else REFUSED_TERMS + REFUSED_UNLESS_ORIGINAL
         for value in header.image_type[2:]:
             if _is_one_of(_joined(value), terms) or _is_one_of(_spaced(value), of_rule):
-                return _answer(case, VerdictReason.TERM, term=_plain(value))
+                return _answer(case, VerdictReason.TERM, term=plain(value))
         if case.limits.derived == "keep" and header.image_type[:1] == ("DERIVED",):
             return _answer(case, VerdictReason.TERM, term="DERIVED")
     return None
@@ -348,7 +360,7 @@ def _lossy(case: _Case) -> Verdict | None:
     if case.limits.allow_lossy or not any(is_lossy(header) for header in case.headers):
         return None
     worst = max((ratio for header in case.headers for ratio in header.lossy_ratios), default=None)
-    return _answer(case, VerdictReason.LOSSY, x="unknown" if worst is None else _short(worst))
+    return _answer(case, VerdictReason.LOSSY, x="unknown" if worst is None else short(worst))
 
 
 def _orientations(case: _Case) -> Verdict | None:
@@ -356,27 +368,27 @@ def _orientations(case: _Case) -> Verdict | None:
     return None if count == 1 else _answer(case, VerdictReason.ORIENTATIONS, k=count)
 
 
+def _parts(case: _Case) -> Verdict | None:
+    """Wait for the other parts of a concatenation; nothing else tells that slices at its ends are missing."""
+    found = missing_parts(case.frames)
+    return None if found is None else _answer(case, VerdictReason.PARTS, k=found.here, n=found.wanted)
+
+
+def _dimension(case: _Case) -> Verdict | None:
+    """Refuse frames that something other than the place tells apart, before any of them is looked at by itself."""
+    found = dimension_of_frames(case.frames)
+    return None if found is None else _answer_dimension(case, VerdictReason.DIMENSION, found)
+
+
 def _echoes(case: _Case) -> Verdict | None:
     """Refuse several images of one place that something other than time tells apart."""
-    headers = case.headers
-    echo_times = sorted({header.echo_time_ms for header in headers if header.echo_time_ms is not None})
-    echo_times = [time for k, time in enumerate(echo_times) if k == 0 or time - echo_times[k - 1] > ECHO_TIME_MS]
-    weighted = [header for header in headers if header.b_value]
-    b_values = {0.0 if header.b_value is None else header.b_value for header in headers}
-    kinds = (
-        ("echo times", [f"{_short(time)} ms" for time in echo_times]),
-        ("echo numbers", case.distinct("EchoNumbers")),
-        ("b-values", [_short(value) for value in sorted(b_values)]),
-        ("diffusion directions", sorted({" ".join(header.gradient) for header in weighted})),
-        ("complex components", case.distinct("ComplexImageComponent")),
-        ("image types", sorted({" ".join(sorted(set(header.image_type[2:]))) for header in headers})),
-    )
-    for kind, values in kinds:
-        if len(values) > 1:
-            shown = [_plain(value or "none") for value in values[:VALUES_SHOWN]]
-            listed = ", ".join(shown) + (" …" if len(values) > VALUES_SHOWN else "")
-            return _answer(case, VerdictReason.ECHOES, k=len(values), kinds=kind, values=listed)
-    return None
+    found = dimension_of(case.headers)
+    return None if found is None else _answer_dimension(case, VerdictReason.ECHOES, found)
+
+
+def _answer_dimension(case: _Case, reason: VerdictReason, found: Dimension) -> Verdict:
+    listed = ", ".join(found.values[:VALUES_SHOWN]) + (" …" if len(found.values) > VALUES_SHOWN else "")
+    return _answer(case, reason, k=len(found.values), kinds=found.name, values=listed)
 
 
 def _repeated(case: _Case) -> Verdict | None:
@@ -385,9 +397,11 @@ def _repeated(case: _Case) -> Verdict | None:
         return None
     refusal = _answer(case, VerdictReason.REPEATED, k=count)
     told_apart = {tuple(header.text(keyword) for keyword in TOLD_APART_BY) for header in case.headers}
-    if len(told_apart) == len(case.headers):
-        return refusal
-    return replace(refusal, sentence=COPIES.format(k=count))
+    if len(told_apart) < len(case.headers):
+        return replace(refusal, sentence=COPIES.format(k=count))
+    if objects := volumes(case.frames):
+        return replace(refusal, sentence=VOLUMES.format(m=objects, k=count))
+    return refusal
 
 
 def _too_few(case: _Case) -> Verdict | None:
@@ -402,8 +416,8 @@ def _frame_of_reference(case: _Case) -> Verdict | None:
 
 
 _SERIES_CHECKS: tuple[Callable[[_Case], Verdict | None], ...] = (
-    _own_output, _class, _disagreement, _unusable, _position, _mosaic, _term, _lossy, _orientations, _echoes,
-    _repeated, _too_few, _frame_of_reference,
+    _own_output, _class, _disagreement, _unusable, _parts, _position, _dimension, _mosaic, _term, _lossy,
+    _orientations, _echoes, _repeated, _too_few, _frame_of_reference,
 )  # fmt: skip
 
 
@@ -433,7 +447,7 @@ def _slabs(stack: _Stack) -> Verdict | None:
     for header in stack.headers:
         for value in header.image_type[2:]:
             if header.image_type[0] == "DERIVED" and _is_one_of(_joined(value), SUMS):
-                return _answer(stack.case, VerdictReason.TERM, term=_plain(value))
+                return _answer(stack.case, VerdictReason.TERM, term=plain(value))
     return None
 
 
@@ -448,10 +462,10 @@ def _missing(stack: _Stack) -> Verdict | None:
         stack.case,
         VerdictReason.MISSING,
         k=found.count,
-        gap=_short(found.distance_mm),
+        gap=short(found.distance_mm),
         i=first,
         j=second,
-        s=_short(stack.layout.spacing_mm),
+        s=short(stack.layout.spacing_mm),
     )
 
 
@@ -459,18 +473,18 @@ def _irregular(stack: _Stack) -> Verdict | None:
     found = unevenness(stack.layout)
     if found is None:
         return None
-    nearest, farthest = _short(found.nearest_mm), _short(found.farthest_mm)
+    nearest, farthest = short(found.nearest_mm), short(found.farthest_mm)
     refusal = _answer(stack.case, VerdictReason.IRREGULAR, a=nearest, b=farthest)
     if found.sideways_mm is None:
         return refusal
-    return replace(refusal, sentence=SHEARED.format(x=_short(found.sideways_mm)))
+    return replace(refusal, sentence=SHEARED.format(x=short(found.sideways_mm)))
 
 
 def _gaps(stack: _Stack) -> Verdict | None:
     gap_mm, spacing_mm = stack.layout.gap_mm, stack.layout.spacing_mm
     if gap_mm <= stack.case.limits.max_gap_fraction * spacing_mm:
         return None
-    return _answer(stack.case, VerdictReason.GAPS, g=_short(gap_mm), s=_short(spacing_mm))
+    return _answer(stack.case, VerdictReason.GAPS, g=short(gap_mm), s=short(spacing_mm))
 
 
 def _already_thin(stack: _Stack) -> Verdict | None:
@@ -481,9 +495,9 @@ def _already_thin(stack: _Stack) -> Verdict | None:
     return _answer(
         stack.case,
         VerdictReason.ALREADY_THIN,
-        s=_short(stack.layout.spacing_mm),
+        s=short(stack.layout.spacing_mm),
         name=limits.rule_name,
-        t=_short(least_mm),
+        t=short(least_mm),
     )
 
 
@@ -510,15 +524,15 @@ def _plan(stack: _Stack) -> Verdict:
     assert ratio is not None, "a series that is thin already has been kept"
     layout = stack.layout
     slices, spacing_mm = len(layout.frames), layout.line.spacing_mm
-    thick = "of unknown thickness" if layout.thickness_mm is None else f"{_short(layout.thickness_mm)} mm thick"
+    thick = "of unknown thickness" if layout.thickness_mm is None else f"{short(layout.thickness_mm)} mm thick"
     verdict = _answer(
         stack.case,
         VerdictReason.PROCESS,
         n=slices,
-        s=_short(spacing_mm),
+        s=short(spacing_mm),
         thick=thick,
         m=slices * ratio,
-        d=_short(spacing_mm / ratio),
+        d=short(spacing_mm / ratio),
         name=stack.case.limits.rule_name,
     )
     return replace(
@@ -545,11 +559,11 @@ def _measured(verdict: Verdict, stack: _Stack) -> Verdict:
 def _notes(stack: _Stack) -> list[str]:
     """Sentences on what does not decide, but a reader of the result should know."""
     case, headers, spacing_mm = stack.case, stack.headers, stack.layout.spacing_mm
-    spacing = _short(spacing_mm)
+    spacing = short(spacing_mm)
     notes = []
     if stack.layout.thickness_mm is None:
         stated = headers[0].slice_thickness_mm
-        what = "missing" if not stated or stated < 0 else f"{_short(stated)} mm, which is not plausible"
+        what = "missing" if not stated or stated < 0 else f"{short(stated)} mm, which is not plausible"
         notes.append(f"Slice Thickness is {what}; the slices are taken to be as thick as their spacing, {spacing} mm.")
     if any(header.image_type[:1] == ("DERIVED",) for header in headers):
         notes.append("Image Type says that the images are DERIVED.")
@@ -558,6 +572,8 @@ def _notes(stack: _Stack) -> list[str]:
     stated_mm = {header.text("SpacingBetweenSlices") for header in headers} - {""}
     if any(abs(_number(text) - spacing_mm) > RESIDUAL * spacing_mm for text in stated_mm):
         notes.append(f"Spacing Between Slices disagrees with the slice positions ({spacing} mm apart), which are used.")
+    if any(frame.number is not None and frame.header.has(MAPPING) for frame in stack.layout.frames):
+        notes.append("A Real World Value Mapping of the source is neither applied to its values nor copied.")
     varying = [attribute_name(keyword) for keyword in REPORTED if len(case.distinct(keyword)) > 1]
     if varying:
         notes.append(f"These attributes vary between slices: {', '.join(varying)}.")
@@ -569,17 +585,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
-
-
-def _short(number: float) -> str:
-    """Four digits tell any distance in a scanner apart.
-
-    >>> _short(4.49999), _short(3.0), _short(1.1)
-    ('4.5', '3', '1.1')
-    """
-    return f"{number:.4g}"
-
-
-def _plain(text: str) -> str:
-    """Return a sender's code where it is fit for a sentence: a damaged value may hold anything, a name among it."""
-    return text if CODE.fullmatch(text) else "unreadable"

@@ -15,6 +15,7 @@ import pydicom
 from pydicom.config import IGNORE
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE
 from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, UnreadableHeader, opened, texts
 from dicomnode.imaging.representation import MALFORMED, UNDEFINED_LENGTH
 from dicomnode.part10 import read_meta
@@ -74,7 +75,7 @@ def break_off(path: Path, header: InstanceHeader) -> str | None:
 
     Raises one of MALFORMED where its pixels cannot be sought, StorageError where the file cannot be read.
     """
-    if header.sop_class_uid != MR_IMAGE_STORAGE:
+    if header.sop_class_uid not in (MR_IMAGE_STORAGE, ENHANCED_MR_IMAGE_STORAGE):
         return None
     if header.rows is None or header.columns is None:
         return None if _has_pixels(path) else "breaks off before its pixels"

@@ -346,6 +346,7 @@ def archived_instance(row: AnyRow) -> ArchivedInstance:
         is_removed=row.removed_at is not None,
         received_at=row.stored_at,
         called_ae=row.called_ae,
+        peer=row.peer,
     )
 
 

@@ -4,8 +4,7 @@ Everything durable goes through here, from any thread of the service and from th
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
 (its lease was lost, a late instance came) and that nothing was written. ``boots``, ``intake``, ``verdicts``,
 ``quarantine``, ``jobs``, ``deliveries``, ``commitments``, ``delivery_commands``, ``models``, ``alerts`` and ``ageing``
-say which rows a transaction changes, ``states`` which changes there are at all. What concerns files that leave the disk:
-``removals``.
+say which rows a transaction changes, ``states`` which changes there are at all. Files that leave the disk: ``removals``.
 """
 
 from __future__ import annotations
@@ -306,6 +305,11 @@ class Ledger:
         """List the instances of one revision."""
         with self._database.reading() as connection:
             return verdicts.instances_of(connection, series, revision)
+
+    def series_beside(self, series: SeriesId, *, within_s: float, limit: int) -> list[str]:
+        """List one file of each other received series that began within so many seconds of this one."""
+        with self._database.reading() as connection:
+            return verdicts.series_beside(connection, series, within_s=within_s, limit=limit)
 
     def keep(
         self,

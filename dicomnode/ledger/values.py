@@ -113,6 +113,7 @@ class ArchivedInstance:
     transfer_syntax_uid: str
     size_bytes: int
     sha256: str
+    peer: str  # that sent it
     received_at: datetime
     is_removed: bool  # its file is not in the archive any more, on purpose
     called_ae: str | None = None  # the AE title that its sender called; None: nobody knows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection, Row, func, or_, select, update
@@ -73,6 +73,16 @@ _INSTANCES = (
     .where(instance.c.series_id == bound("series"), instance.c.revision <= bound("revision"))
     .order_by(instance.c.number, instance.c.stored_at, instance.c.id)
 )
+_BESIDE = (
+    select(select(func.min(instance.c.file)).where(instance.c.series_id == series.c.id).scalar_subquery())
+    .where(
+        series.c.origin == RECEIVED,
+        series.c.id != bound("series"),
+        series.c.first_at.between(bound("since", series.c.first_at.type), bound("until", series.c.first_at.type)),
+    )
+    .order_by(series.c.id)
+    .limit(bound("limit"))
+)
 _SETTLE = moving(series, Event.SETTLE).where(
     *_THIS_REVISION,
     series.c.first_at.is_not(None),
@@ -122,6 +132,16 @@ def instances_of(connection: Connection, series_id: SeriesId, revision: int) -> 
     """List the instances of a revision."""
     of_revision = bind_values(series=series_id, revision=revision)
     return [mapping.archived_instance(row) for row in connection.execute(_INSTANCES, of_revision)]
+
+
+def series_beside(connection: Connection, series_id: SeriesId, *, within_s: float, limit: int) -> list[str]:
+    """List one file of each other received series whose first instance came within so many seconds of this one's."""
+    first_at = connection.execute(select(series.c.first_at).where(series.c.id == series_id)).scalar_one()
+    if first_at is None:
+        return []
+    apart = timedelta(seconds=within_s)
+    near = bind_values(series=series_id, since=first_at - apart, until=first_at + apart, limit=limit)
+    return [file for file in connection.execute(_BESIDE, near).scalars() if file is not None]
 
 
 def keep(

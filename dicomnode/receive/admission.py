@@ -23,6 +23,7 @@ from dicomnode.wire import (
     COMMITMENT,
     CONGESTED,
     CONTEXT_UNKNOWN,
+    ENHANCED_MR_IMAGE,
     NO_CERTIFICATE,
     OTHER_SOP_CLASSES,
     OVER_LIMIT,
@@ -104,19 +105,24 @@ def _is_proven(peer: PeerSettings, certificate: Certificate | None) -> bool:
 
 
 def contexts_for(admitted: Admitted) -> tuple[Proposal, ...]:
-    """Return what may be proposed: verification, MR, other objects where the settings say so, and reports."""
+    """Return what may be proposed: verification, MR, Enhanced MR and others where the settings say so, and reports."""
     return _contexts(
         stores=admitted.may_store,
+        stores_enhanced=admitted.peer.enhanced != "refuse",
         stores_others=admitted.peer.other_objects == "store",
         reports=admitted.reporter is not None,
     )
 
 
 @cache
-def _contexts(*, stores: bool, stores_others: bool, reports: bool) -> tuple[Proposal, ...]:
+def _contexts(*, stores: bool, stores_enhanced: bool, stores_others: bool, reports: bool) -> tuple[Proposal, ...]:
     storage = SOP_CLASSES + OTHER_SOP_CLASSES if stores_others else SOP_CLASSES
     return (
         Proposal(VERIFICATION, UNCOMPRESSED),
-        *(Proposal(uid, TRANSFER_SYNTAXES) for uid in storage if stores),
+        *(
+            Proposal(uid, TRANSFER_SYNTAXES)
+            for uid in storage
+            if stores and (stores_enhanced or uid != ENHANCED_MR_IMAGE)
+        ),
         *([Proposal(COMMITMENT, UNCOMPRESSED, is_provided_by_requestor=True)] if reports else []),
     )

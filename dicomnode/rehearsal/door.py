@@ -175,7 +175,7 @@ class OwnDoor:
             reporting=self._hosts.at(address) | near,
             certificate=association.certificate,
         )
-        admitted = admit(request, context, ae_title=self._settings.node.ae_title, peers=peers)
+        admitted = admit(request, context, ae_titles=self._settings.node.titles, peers=peers)
         presented = association.certificate.fingerprint if association.certificate else ""
         if isinstance(admitted, Rejection):
             titles = f"it calls itself {request.calling_as_sent}, and us {request.called_as_sent}"

@@ -439,6 +439,7 @@ class PeerSettings(StrictModel):
     url: DicomwebUrl = ""
     token_file: SecretFile = ""
     ca: PemFile = ""  # of whom the server at url has its certificate; empty: the authorities that this machine trusts
+    enhanced: Literal["process", "store", "refuse"] = "process"  # its Enhanced (multi-frame) MR objects
     other_objects: Literal["refuse", "store"] = "refuse"
     tls: bool = False  # when it is sent to
     fingerprints: tuple[Fingerprint, ...] = ()
@@ -576,6 +577,11 @@ class Settings(StrictModel):
         """The names of the peers that may report that they keep what was sent."""
         asked = {peer.committer for peer in self.peer}
         return frozenset(name for name in self._addresses if name in asked)
+
+    @property
+    def enhanced_kept(self) -> frozenset[str]:
+        """The names of the peers whose Enhanced MR objects are never processed."""
+        return frozenset(peer.name for peer in self.peer if peer.enhanced != "process")
 
     @property
     def reachable_peers(self) -> tuple[str, ...]:

@@ -15,7 +15,11 @@ import pytest
 from pydicom import dcmread
 
 from tests.support.derived import CLEAN, REAL, SMALL, made_from, spread_from
-from tests.support.shared import DATA, SAMPLES, real_series
+from tests.support.enhanced import EnhancedPhantom
+from tests.support.shared import DATA, SAMPLES, needs_shared, real_series
+
+ABDOMEN = "philips_abdomen_loc_20frames"
+BIRTH_DATE = "Attribute present in one instance but not the other - Element=<PatientBirthDate>"
 
 needs_dciodvfy = pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed")
 
@@ -55,6 +59,30 @@ def test_a_real_source_gets_no_new_complaint(tmp_path: Path, folder: Path) -> No
     found = {complaint for path in (paths[0], paths[len(paths) // 2], paths[-1]) for complaint in _complaints(path)}
     assert found - known == set()
     assert _entity_complaints([*sources, *paths]) == ""
+
+
+@needs_dciodvfy
+def test_a_clean_enhanced_source_gives_a_clean_classic_series(tmp_path: Path) -> None:
+    sources = EnhancedPhantom(phantom=SMALL, seed=1, second_slope=0.5).write(tmp_path / "thick")
+    paths = made_from(sources, 3).write(tmp_path / "thin")
+    assert {complaint for path in paths for complaint in _complaints(path)} == set()
+    assert _entity_complaints([*sources, *paths]) == ""
+
+
+@needs_dciodvfy
+@needs_shared
+@pytest.mark.parametrize("folder", ["philips_phantom_tse_12frames", "philips_phantom_ffe_24frames", ABDOMEN])
+def test_a_real_enhanced_source_gets_no_new_complaint(tmp_path: Path, folder: str) -> None:
+    """Sets over the source, and first, middle and last of the result."""
+    sources = sorted((DATA / "enhanced" / folder).iterdir())
+    paths = made_from(sources, 3).write(tmp_path / "thin")
+    known = {complaint for path in sources for complaint in _complaints(path)}
+    found = {complaint for path in (paths[0], paths[len(paths) // 2], paths[-1]) for complaint in _complaints(path)}
+    assert found - known == set()
+    # The source has no Patient's Birth Date, which is type 2: the result has an empty one, and that is said.
+    others = [line for line in _entity_complaints([*sources, *paths]).splitlines() if BIRTH_DATE not in line]
+    assert others == []
+    assert folder == ABDOMEN or _entity_complaints([*sources, *paths]) == ""
 
 
 @needs_dciodvfy

@@ -104,12 +104,42 @@ REAL = {
         "15 positions occur more than once: a time or diffusion series.",
     ),
     "refuse/ct_4slices": (VerdictReason.OTHER_CLASS, "Objects of class CT Image Storage are stored but not processed."),
+    "enhanced/philips_phantom_tse_12frames": (
+        VerdictReason.PROCESS,
+        "12 slices, 5 mm apart, 4 mm thick → 60 slices of 1 mm by rule default.",
+    ),
+    "enhanced/philips_phantom_ffe_24frames": (
+        VerdictReason.PROCESS,
+        "24 slices, 5.5 mm apart, 5 mm thick → 120 slices of 1.1 mm by rule default.",
+    ),
+    "philips_phantom_ffe_classic": (
+        VerdictReason.PROCESS,
+        "24 slices, 5.5 mm apart, 5 mm thick → 120 slices of 1.1 mm by rule default.",
+    ),
+    "enhanced/philips_abdomen_loc_20frames": (
+        VerdictReason.PROCESS,
+        "20 slices, 7 mm apart, 7 mm thick → 80 slices of 1.75 mm by rule default.",
+    ),
+    "enhanced/philips_b0_104frames": (
+        VerdictReason.DIMENSION,
+        "The frames have 2 echo times: 4.001 ms, 6.3 ms; send them as separate series.",
+    ),
+    "enhanced/xa30_gre_field_mapping": (
+        VerdictReason.DIMENSION,
+        "The frames have 2 echo times: 10 ms, 12.46 ms; send them as separate series.",
+    ),
+    "enhanced/xa30_asl_7p5mm": (VerdictReason.TERM, "This is a ASL image, not an anatomical stack."),
+    "enhanced/xa30_t1_tfl_2mm": (
+        VerdictReason.ALREADY_THIN,
+        "The slices are only 2 mm apart; rule default needs at least 3 mm.",
+    ),
 } | {
     f"enhanced/{name}": (
-        VerdictReason.ENHANCED,
-        "Multi-frame (Enhanced) MR objects are stored but not processed yet.",
+        VerdictReason.NO_FRAME_OF_REFERENCE,
+        "Frame of Reference UID is missing in 8 of 8 images; without it, no viewer can relate the derived series to "
+        "others.",
     )
-    for name in ("xa30_gre_field_mapping", "xa30_asl_7p5mm", "xa30_t1_tfl_2mm", "philips_t1_8frames", "siemens_8frames")
+    for name in ("philips_t1_8frames", "siemens_8frames")
 }
 
 
@@ -157,7 +187,6 @@ def test_a_stack_is_processed_and_measured() -> None:
         ),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, VerdictReason.OTHER_CLASS, "CT Image Storage"),
         ({"SOPClassUID": "1.2.3.4.5"}, VerdictReason.OTHER_CLASS, "class unknown"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.1"}, VerdictReason.ENHANCED, "Enhanced"),
         (
             {"PhotometricInterpretation": "MONOCHROME1"},
             VerdictReason.UNUSABLE,

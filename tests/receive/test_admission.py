@@ -87,6 +87,16 @@ def test_only_a_peer_that_may_is_offered_other_objects() -> None:
     assert [str(one) for one in everything[-1].transfer_syntaxes] == list(TRANSFER_SYNTAXES)
 
 
+@pytest.mark.parametrize("other_objects", ["refuse", "store"])
+def test_a_peer_whose_enhanced_objects_are_refused_is_not_offered_the_class(other_objects: str) -> None:
+    def offered(enhanced: str) -> set[str]:
+        peer = MR1.model_copy(update={"enhanced": enhanced, "other_objects": other_objects})
+        return {str(one.abstract_syntax) for one in contexts_for(Admitted(peer=peer, may_store=True, reporter=None))}
+
+    assert offered("process") == offered("store")
+    assert offered("store") - offered("refuse") == {"1.2.840.10008.5.1.4.1.1.4.1"}
+
+
 def test_a_peer_that_is_bound_to_a_certificate_comes_in_with_it_only() -> None:
     shown = Certificate(
         names=("mr1.example.org",),
@@ -120,7 +130,7 @@ def test_what_we_asked_for_comes_to_its_own_title_from_those_that_we_ask() -> No
     context = replace(USUAL, address="10.1.0.5", asked=(PACS,))
 
     def said(request: AssociationRequest, context: AdmissionContext, title: str = "PULLED") -> str:
-        admitted = admit(request, context, ae_title="NODE", peers=(MR1, MR2, PACS), pull_ae_title=title)
+        admitted = admit(request, context, ae_titles=["NODE"], peers=(MR1, MR2, PACS), pull_ae_title=title)
         if isinstance(admitted, Rejection):
             return admitted.code
         assert admitted.may_store

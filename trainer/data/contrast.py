@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dicomnode.imaging.headers import attribute_name
-from dicomnode.imaging.verdict import CODE
+from dicomnode.imaging.words import CODE
 
 FAT_SATURATION = "fat saturation"
 FAT_OPTIONS = frozenset({"FS", "SFS", "FATSAT", "FAT_SAT", "WE", "SPIR", "SPAIR", "STIR"})  # of Scan Options; FS: PS3.3

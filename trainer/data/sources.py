@@ -52,6 +52,14 @@ class Split(StrEnum):
     UNSEEN = "unseen"  # judged on and never trained on
 
 
+class Form(StrEnum):
+    """What the files of a series are."""
+
+    CLASSIC = "classic"  # a file for each slice
+    ENHANCED = "enhanced"  # multi-frame (Enhanced MR) objects
+    NIFTI = "NIfTI"
+
+
 class Role(StrEnum):
     """What a series can be in a pair."""
 
@@ -86,6 +94,7 @@ class Series:
     sentence: str  # the node's verdict
     reason: VerdictReason | None = None  # of that verdict; None for NIfTI, on which the node has none
     slices: int
+    form: Form
     series_number: int | None = None
     rows: int = 0
     columns: int = 0
@@ -316,10 +325,15 @@ def _describe_dicom(source: Source) -> Series:
     if source.fault:
         verdict = replace(verdict, reason=VerdictReason.UNUSABLE, sentence=source.fault)
         role = Role.UNUSABLE
+    is_enhanced = any(frame.number is not None for frame in frames)
+    form = Form.ENHANCED if is_enhanced else Form.CLASSIC
     if not frames:
-        return Series(source=source, role=role, sentence=verdict.sentence, reason=verdict.reason, slices=len(slices))
+        return Series(
+            source=source, role=role, sentence=verdict.sentence, reason=verdict.reason, slices=len(slices), form=form
+        )
     first = frames[0].header
     series = Series(
+        form=form,
         source=source,
         role=role,
         sentence=verdict.sentence,
@@ -356,7 +370,7 @@ def _describe_nifti(source: Source) -> Series:
     read = nifti.read_nifti(source.paths[0])
     if isinstance(read, str):
         sentence = f"{shown_name(source.paths[0])} cannot be used: {read}."
-        return Series(source=source, role=Role.UNUSABLE, sentence=sentence, slices=0)
+        return Series(source=source, role=Role.UNUSABLE, sentence=sentence, slices=0, form=Form.NIFTI)
     volume = read.volume
     in_plane = (volume.row_spacing_mm, volume.column_spacing_mm)
     spacings = (volume.slice_spacing_mm, *in_plane)
@@ -372,6 +386,7 @@ def _describe_nifti(source: Source) -> Series:
         role=role,
         sentence=f"{size} {words}.",
         slices=len(volume.voxels),
+        form=Form.NIFTI,
         rows=volume.voxels.shape[1],
         columns=volume.voxels.shape[2],
         pixel_spacing_mm=(volume.row_spacing_mm, volume.column_spacing_mm),

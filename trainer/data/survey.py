@@ -13,9 +13,20 @@ from dataclasses import dataclass
 from trainer.data.pairs import Distances, Origin, Pairing
 from trainer.data.partners import Pair, PairTable, Reason
 from trainer.data.people import look_alikes
-from trainer.data.sources import Role, Series, Source, Split
+from trainer.data.sources import Form, Role, Series, Source, Split
 
-COLUMNS = ("series", "number", "split", "role", "slices", "spacing mm", "thickness mm", "matrix", "what the node says")
+COLUMNS = (
+    "series",
+    "number",
+    "split",
+    "role",
+    "form",
+    "slices",
+    "spacing mm",
+    "thickness mm",
+    "matrix",
+    "what the node says",
+)
 REASONS_SHOWN = 3  # in the line before a training
 
 
@@ -27,6 +38,7 @@ class SeriesRow:
     subject: str
     split: Split
     role: Role
+    form: Form
     series_number: int | None
     slices: int
     slice_spacing_mm: float | None
@@ -114,6 +126,7 @@ def _series_row(series: Series) -> SeriesRow:
         subject=series.source.subject,
         split=series.source.split,
         role=series.role,
+        form=series.form,
         series_number=series.series_number,
         slices=series.slices,
         slice_spacing_mm=series.slice_spacing_mm,
@@ -194,6 +207,7 @@ def _cells(row: SeriesRow) -> tuple[str, ...]:
         "–" if row.series_number is None else str(row.series_number),
         row.split,
         row.role,
+        row.form,
         str(row.slices),
         _length(row.slice_spacing_mm),
         _length(row.slice_thickness_mm),

@@ -196,6 +196,9 @@ def find_sources(request: Request, *, note: Report) -> tuple[tuple[Source, ...],
         return sources.read_inventory(request.inventory, request.studies, note=note), ()
     series = sources.scan(request.studies, note=note)
     for one in series:
+        if one.form is sources.Form.ENHANCED:
+            note(f"{one.source.label} is read from multi-frame (Enhanced MR) objects.")
+    for one in series:
         if one.role is Role.UNUSABLE:
             note(f"not judged: {one.source.label}: {one.sentence}")
     usable = [replace(one.source, split=Split.UNSEEN) for one in series if one.role is not Role.UNUSABLE]

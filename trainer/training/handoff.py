@@ -17,7 +17,7 @@ from dicomnode.errors import InputError, ModelError
 from dicomnode.generators import model_dir
 from dicomnode.generators.card import Card, DataRow, MetricRow
 from dicomnode.generators.kinds import NETWORKS
-from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
+from dicomnode.imaging.frame import Frame, frames_of
 from trainer.data.sources import Split
 from trainer.judging.card_metrics import card_metrics
 from trainer.judging.cases import Selection
@@ -328,9 +328,10 @@ def _data_rows(plan: Plan) -> Iterable[DataRow]:
 
 def _acquisition(source: PlannedSource) -> tuple[float | None, str]:
     """(field strength in tesla, sequence in the header's words), of what the first header says."""
-    header = None if source.source().is_nifti else read_header_or_reason(source.paths[0])
-    if not isinstance(header, InstanceHeader):
+    first = None if source.source().is_nifti else frames_of(source.paths[0])[0]
+    if not isinstance(first, Frame):
         return None, ""
+    header = first.header
     words = [header.text(keyword).replace("\\", "/") for keyword in ("MRAcquisitionType", "ScanningSequence")]
     try:
         strength = float(header.text("MagneticFieldStrength"))
