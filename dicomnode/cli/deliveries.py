@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,10 +21,6 @@ from dicomnode.cli.options import (
     writer,
 )
 from dicomnode.ids import DeliveryId
-
-if TYPE_CHECKING:
-    from dicomnode.ledger.store import Ledger
-    from dicomnode.settings.models import Settings
 
 
 @click.group(short_help="List deliveries; retry, release or cancel one.")
@@ -84,10 +80,11 @@ def retry(number: int, peer: str | None, config: Path | None, as_json: bool) -> 
     settings = load_settings(config)
     if peer is not None:
         find_peer(settings, peer)
+    from dicomnode import acts
+
     with writer(config) as ledger:
         if peer is None:
-            ledger.retry_delivery(DeliveryId(number), operator())
-            done, there = f"Delivery {number} is due now.{_caution(ledger, number, settings)}", number
+            done, there = acts.retry_delivery(ledger, number, operator(), settings.reachable_peers), number
         else:
             there = ledger.send_delivery_to(DeliveryId(number), peer, operator())
             done = f"Delivery {there} to {peer} is due now."
@@ -101,9 +98,10 @@ def retry(number: int, peer: str | None, config: Path | None, as_json: bool) -> 
 def release(number: int, config: Path | None, as_json: bool) -> None:
     """Send delivery ID, which is held."""
     settings = load_settings(config)
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        ledger.release_delivery(DeliveryId(number), operator())
-        done = f"Delivery {number} is due.{_caution(ledger, number, settings)}"
+        done = acts.release_delivery(ledger, number, operator(), settings.reachable_peers)
     output.print_done(done, row=number, as_json=as_json)
 
 
@@ -116,14 +114,8 @@ def cancel(number: int, config: Path | None, as_json: bool) -> None:
 
     The peer keeps the instances that it has. `deliveries retry` takes the cancellation back.
     """
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        ledger.cancel_delivery(DeliveryId(number), operator())
-    output.print_done(f"Delivery {number} is cancelled.", row=number, as_json=as_json)
-
-
-def _caution(ledger: Ledger, number: int, settings: Settings) -> str:
-    """A sentence for a delivery whose peer has no address in the settings, else an empty text."""
-    from dicomnode.ledger.lists import no_peer_sentence
-
-    peer = ledger.peer_of_delivery(DeliveryId(number))
-    return "" if peer in settings.reachable_peers else f" {no_peer_sentence(number, peer)}"
+        done = acts.cancel_delivery(ledger, number, operator())
+    output.print_done(done, row=number, as_json=as_json)

@@ -25,6 +25,7 @@ UNEXPECTED, WRONG_USE, INTERRUPTED = 1, 2, 130  # the codes of NodeError's famil
 # Command → "module:function", in the order of the help.
 COMMANDS = {
     "serve": "dicomnode.cli.serve:serve",
+    "web": "dicomnode.cli.web:web",
     "worker": "dicomnode.cli.cluster:worker",
     "scheduler": "dicomnode.cli.cluster:scheduler",
     "demo": "dicomnode.cli.demo:demo",

@@ -11,7 +11,6 @@ from dicomnode.cli import output
 from dicomnode.cli.filters import SERIES_STATES, list_options, reasons_of_series, require_known, wanted
 from dicomnode.cli.identity import find_identity
 from dicomnode.cli.options import config_option, configured_peers, id_argument, json_option, operator, reader, writer
-from dicomnode.ids import SeriesId
 
 identify_option = click.option(
     "--identify",
@@ -93,9 +92,11 @@ def retry(number: int, config: Path | None, as_json: bool) -> None:
 
     A job that is held or failed starts again. After a job that is done, a new job derives the series once more.
     """
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        ledger.retry_series(SeriesId(number), operator())
-    output.print_done(f"Series {number} is judged again.", row=number, as_json=as_json)
+        done = acts.retry_series(ledger, number, operator())
+    output.print_done(done, row=number, as_json=as_json)
 
 
 @series.command(short_help="Derive a series without what was set aside, or go on with its held job.")
@@ -108,9 +109,11 @@ def release(number: int, config: Path | None, as_json: bool) -> None:
     What was set aside of it counts as seen, and its alert ends. A held job runs, and a series that was kept because of
     what was set aside is judged without it.
     """
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        ledger.release_series(SeriesId(number), operator())
-    output.print_done(f"Series {number} goes on as it is.", row=number, as_json=as_json)
+        done = acts.release_series(ledger, number, operator())
+    output.print_done(done, row=number, as_json=as_json)
 
 
 @series.command(short_help="Cancel the jobs of a series.")
@@ -122,7 +125,8 @@ def cancel(number: int, config: Path | None, as_json: bool) -> None:
 
     A running job is stopped within seconds. `series retry` judges the series again and plans a new job.
     """
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        cancelled = ledger.cancel_series(SeriesId(number), operator())
-    jobs = ", ".join(map(str, cancelled))
-    output.print_done(f"Of series {number} is cancelled: job {jobs}.", row=number, as_json=as_json)
+        done = acts.cancel_series(ledger, number, operator())
+    output.print_done(done, row=number, as_json=as_json)
