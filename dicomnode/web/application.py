@@ -18,7 +18,7 @@ from dicomnode import log
 from dicomnode.errors import InputError, LedgerError, NodeError, StorageError
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.settings.models import Settings
-from dicomnode.web import pages
+from dicomnode.web import acting, pages, viewing
 from dicomnode.web.entry import Entry, Person, clean_name
 from dicomnode.web.exchange import (
     HTML,
@@ -41,13 +41,21 @@ KEY_FIELD: Final = "key"  # of a form
 TOLD_TOKEN: Final = "That is not the token, or the name is none: letters, digits and blanks."  # noqa: S105
 
 _ASSETS: Final = {"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8"}
+_ID: Final = r"([1-9]\d{0,17})"  # of a row: a number, and nothing else
 _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (r"/", pages.today),
     (r"/today/live", pages.today_live),
     (r"/series", pages.series_list),
     (r"/deliveries", pages.deliveries_list),
+    (rf"/series/{_ID}", pages.one_series),
+    (rf"/series/{_ID}/images", viewing.images),
+    (rf"/series/{_ID}/(before|after|difference)/(column|row|slice)/(\d{{1,3}})", viewing.picture),
+    (rf"/series/{_ID}/viewer", viewing.viewer),
+    (rf"/(series|deliveries)/{_ID}/([a-z]{{1,16}})", acting.confirm),
 )
-_POST: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = ()
+_POST: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
+    (rf"/(series|deliveries)/{_ID}/([a-z]{{1,16}})", acting.perform),
+)
 
 
 class Application:
@@ -105,7 +113,8 @@ class Application:
         try:
             return self._page(visit)
         except InputError as exc:
-            return self._told(request, person, HTTPStatus.CONFLICT, exc.sentence, exc.hint)
+            status = HTTPStatus.CONFLICT if request.method == "POST" else HTTPStatus.NOT_FOUND
+            return self._told(request, person, status, exc.sentence, exc.hint)
         except (LedgerError, StorageError) as exc:
             return self._told(request, person, HTTPStatus.SERVICE_UNAVAILABLE, exc.sentence, exc.hint)
         except NodeError as exc:

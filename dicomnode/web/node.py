@@ -21,6 +21,7 @@ from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.views import AttentionLine, Queue, Recipient, Sender, Week
 from dicomnode.seams import Clock
 from dicomnode.settings.models import Settings
+from dicomnode.web.pictures import Pictures
 
 DAY: Final = timedelta(days=1)
 SILENCE: Final = timedelta(days=7)  # a sender that is silent for longer is shown as silent
@@ -48,6 +49,7 @@ class Node:
         self.settings = settings
         self.clock = clock
         self.archive = Archive(settings.node.data)
+        self.pictures = Pictures(self.archive)
         self._lock = threading.Lock()
         self._reader: Reader | None = None
         self._today: tuple[float, Today] | None = None  # and when it was read, on the monotonic clock

@@ -10,9 +10,11 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from dicomnode.acts import ON_DELIVERY, ON_SERIES
 from dicomnode.errors import InputError
 from dicomnode.ledger.lists import Wanted
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+from dicomnode.ledger.views import JobLine, SeriesDetail
 from dicomnode.web.entry import Entry, Person
 from dicomnode.web.exchange import Answer, Request, see_other
 from dicomnode.web.node import Node
@@ -78,6 +80,33 @@ def deliveries_list(visit: Visit) -> Answer:
     wanted = _wanted(visit.request, tuple(DeliveryState))
     rows = visit.node.reader.deliveries_list(wanted)
     return _list(visit, "deliveries.html", rows, wanted, tuple(DeliveryState), [])
+
+
+def one_series(visit: Visit, number: int) -> Answer:
+    """The story of a series, with its deliveries, and what a person may do."""
+    detail, told = visit.node.reader.series_show(number), visit.node.reader.series_explain(number)
+    states = {told.state, *([told.job.state] if told.job is not None else [])}
+    is_received = detail.source is None
+    return visit.show(
+        "one.html",
+        detail=detail,
+        told=told,
+        job=done_job(detail),
+        acts={
+            name: act for name, act in ON_SERIES.items() if is_received and act.is_offered(states, alert=detail.alert)
+        },
+        delivery_acts={
+            line.id: {name: act for name, act in ON_DELIVERY.items() if act.is_offered({line.state})}
+            for line in told.deliveries
+        },
+        has_viewer=bool(visit.node.settings.web.viewer_url),
+    )
+
+
+def done_job(detail: SeriesDetail) -> JobLine | None:
+    """The job that made a derived series, or the last done one of a received series; None: there is none."""
+    done = [job for job in detail.jobs if job.state == JobState.DONE and job.output_series is not None]
+    return next((job for job in reversed(done) if detail.id in (job.output_series, job.series)), None)
 
 
 def _list(
