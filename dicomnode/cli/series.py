@@ -10,7 +10,16 @@ import click
 from dicomnode.cli import output
 from dicomnode.cli.filters import SERIES_STATES, list_options, reasons_of_series, require_known, wanted
 from dicomnode.cli.identity import find_identity
-from dicomnode.cli.options import config_option, configured_peers, id_argument, json_option, operator, reader, writer
+from dicomnode.cli.options import (
+    config_option,
+    configured_peers,
+    id_argument,
+    json_option,
+    load_settings,
+    operator,
+    reader,
+    writer,
+)
 
 identify_option = click.option(
     "--identify",
@@ -81,6 +90,36 @@ def explain(number: int, identify: bool, config: Path | None, as_json: bool) -> 
     output.say("")
     columns = {name: name for name in ("at", "table", "row", "kind", "from_state", "to_state", "by", "count", "detail")}
     output.print_rows(found.events, columns, as_json=False, none="No events.")
+
+
+@series.command(short_help="Print the passport of a series.")
+@id_argument
+@click.option("--html", is_flag=True, help="Print a page of HTML for reading and printing. Default: text.")
+@click.option("--identify", is_flag=True, help="Also show UIDs. Default: only the node's own ids.")
+@config_option
+@json_option
+def passport(number: int, html: bool, identify: bool, config: Path | None, as_json: bool) -> None:
+    """Print everything that is known of how the series derived from series ID came to be, and where it went.
+
+    These are the digests of the received and derived files, the verdict, each job with its model, parameters and result
+    gate, each delivery with the proof of the peer, and every event. It holds no text about the patient.
+    """
+    if html and as_json:
+        raise click.UsageError("--html and --json exclude each other.")
+    data = load_settings(config).node.data
+    from dicomnode import passport as passports
+    from dicomnode.seams import SYSTEM_CLOCK
+
+    with reader(config) as ledger:
+        found = passports.passport(ledger, number, data, SYSTEM_CLOCK.now(), identify=identify)
+    if html:
+        from dicomnode.web.render import passport_page
+
+        output.say_lines(passport_page(found).decode())
+    elif as_json:
+        output.say_lines(passports.as_json(found))
+    else:
+        output.print_facts(found, as_json=False)
 
 
 @series.command(short_help="Judge a series again.")

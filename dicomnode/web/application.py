@@ -40,7 +40,11 @@ LOGGER = logging.getLogger(__name__)
 KEY_FIELD: Final = "key"  # of a form
 TOLD_TOKEN: Final = "That is not the token, or the name is none: letters, digits and blanks."  # noqa: S105
 
-_ASSETS: Final = {"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8"}
+_ASSETS: Final = {
+    "/page.css": "text/css; charset=utf-8",
+    "/page.js": "text/javascript; charset=utf-8",
+    "/page.svg": "image/svg+xml",
+}
 _ID: Final = r"([1-9]\d{0,17})"  # of a row: a number, and nothing else
 _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (r"/", pages.today),
@@ -48,6 +52,8 @@ _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (r"/series", pages.series_list),
     (r"/deliveries", pages.deliveries_list),
     (rf"/series/{_ID}", pages.one_series),
+    (rf"/series/{_ID}/passport", pages.passport_page),
+    (rf"/series/{_ID}/passport\.json", pages.passport_json),
     (rf"/series/{_ID}/images", viewing.images),
     (rf"/series/{_ID}/(before|after|difference)/(column|row|slice)/(\d{{1,3}})", viewing.picture),
     (rf"/series/{_ID}/viewer", viewing.viewer),

@@ -15,8 +15,10 @@ from dicomnode.errors import InputError
 from dicomnode.ledger.lists import Wanted
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 from dicomnode.ledger.views import JobLine, SeriesDetail
+from dicomnode.passport import Passport, as_json, passport
+from dicomnode.web import render
 from dicomnode.web.entry import Entry, Person
-from dicomnode.web.exchange import Answer, Request, see_other
+from dicomnode.web.exchange import JSON, Answer, Request, see_other
 from dicomnode.web.node import Node
 from dicomnode.web.render import page
 
@@ -101,6 +103,21 @@ def one_series(visit: Visit, number: int) -> Answer:
         },
         has_viewer=bool(visit.node.settings.web.viewer_url),
     )
+
+
+def passport_page(visit: Visit, number: int) -> Answer:
+    """The passport of a series, to be read and printed."""
+    return Answer(body=render.passport_page(_passport(visit, number), nonce=visit.request.nonce))
+
+
+def passport_json(visit: Visit, number: int) -> Answer:
+    """The passport of a series, for a program."""
+    return Answer(body=f"{as_json(_passport(visit, number))}\n".encode(), content_type=JSON)
+
+
+def _passport(visit: Visit, number: int) -> Passport:
+    node = visit.node
+    return passport(node.reader, number, node.settings.node.data, node.clock.now())
 
 
 def done_job(detail: SeriesDetail) -> JobLine | None:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
+from importlib.resources import files
 from typing import Any, Final
 
 import jinja2
 from markupsafe import Markup
 
 from dicomnode.ledger.sentences import moment
+from dicomnode.passport import Passport
 from dicomnode.visible import visible
 
 _UNITS: Final = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
@@ -20,6 +22,12 @@ _UNITS: Final = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
 def page(name: str, **values: Any) -> bytes:
     """Render a template."""
     return _environment().get_template(name).render(**values).encode()
+
+
+def passport_page(found: Passport, *, nonce: str = "") -> bytes:
+    """The passport of a series as one file that needs no other; ``nonce``: of its style, where a server sends it."""
+    style = Markup(files("dicomnode.web").joinpath("assets", "page.css").read_text("utf-8"))  # noqa: S704 (our own)
+    return page("passport.html", passport=found, style=style, nonce=nonce)
 
 
 def age(at: datetime | None, now: datetime) -> str:

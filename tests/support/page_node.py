@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -39,7 +39,7 @@ class PageNode:
     data: Path
     quiet: QuietNode
 
-    def receive(self, datasets: list[Dataset] | None = None, *, peer: str = "mr1") -> SeriesId:
+    def receive(self, datasets: Sequence[Dataset] | None = None, *, peer: str = "mr1") -> SeriesId:
         """A series came and has its verdict."""
         sent = PHANTOM.datasets() if datasets is None else datasets
         assert set(self.quiet.send(sent, peer=peer)) == {0}

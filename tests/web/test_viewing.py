@@ -83,7 +83,8 @@ def test_the_pixels_are_those_of_the_archive_in_one_window(node: PageNode, guard
 
     def shown(frame: NDArray[np.float64], like: NDArray[np.uint8]) -> NDArray[np.uint8]:
         resized = Image.fromarray(frame.astype(np.float32)).resize(like.shape[::-1], Image.Resampling.BILINEAR)
-        return np.clip((np.asarray(resized) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+        grey: NDArray[np.uint8] = np.clip((np.asarray(resized) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+        return grey
 
     ratio = len(thin) // len(thick)
     for place, slice_ in ((30, 2), (60, 4)):
