@@ -12,8 +12,8 @@ CODE = dicomnode trainer tests docs $(wildcard bench migrations)
 demo: .venv/.node  ## two thick series in over DICOM, two thin ones out to a small PACS, in this terminal
 	.venv/bin/dicomnode demo
 
-serve: .venv/.node  ## the node with the embedded defaults: this machine only, data in ./dicomnode-data
-	.venv/bin/dicomnode serve
+serve: .venv/.node  ## the node and its page with the embedded defaults: this machine only, data in ./dicomnode-data
+	.venv/bin/dicomnode serve --web
 
 test: .venv/.developer  ## every test, then the examples in the docstrings; reasons for skips are printed
 	.venv/bin/pytest -q -rs -m "not alone" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder

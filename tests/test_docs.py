@@ -76,6 +76,8 @@ def test_every_key_stands_in_the_settings_page_with_its_default(key: str, defaul
         shown = rows[0].split("|")[2].strip().strip("`").strip('"')
         if isinstance(default, tuple):
             assert json.loads(shown) == list(default)
+        elif isinstance(default, bool):
+            assert shown == str(default).lower()
         else:
             assert shown.removeprefix("./") == (f"{default:g}" if isinstance(default, float) else str(default))
 
@@ -119,7 +121,12 @@ def test_every_command_that_reads_settings_takes_config_and_every_one_but_servic
     options = {name for parameter in COMMANDS[path].params for name in parameter.opts}
     reads_none = {"dicomnode demo", "dicomnode infer", "dicomnode evaluate"}
     assert "--config" in options or path in reads_none
-    assert "--json" in options or path in {"dicomnode serve", "dicomnode worker", "dicomnode scheduler"}
+    assert "--json" in options or path in {
+        "dicomnode serve",
+        "dicomnode web",
+        "dicomnode worker",
+        "dicomnode scheduler",
+    }
 
 
 def test_every_exit_code_stands_in_the_command_page() -> None:

@@ -57,6 +57,11 @@ def test_the_service_never_loads_torch() -> None:
     assert "torch" not in _loaded("import dicomnode.service")
 
 
+def test_the_page_loads_neither_torch_nor_the_network_library() -> None:
+    """A page is not to cost what a model does, and nothing on it speaks DICOM."""
+    assert _loaded("import dicomnode.web.server").isdisjoint({"torch", "pynetdicom"})
+
+
 def test_the_service_never_loads_the_engine_of_a_cluster() -> None:
     """Whoever may connect to the engine can run code where it is loaded; only the child of a job does."""
     assert _loaded("import dicomnode.service, dicomnode.checks").isdisjoint({"distributed", "dask", "tornado"})

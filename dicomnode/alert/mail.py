@@ -14,7 +14,8 @@ from dicomnode import log
 from dicomnode.alert.destination import TIMEOUT_S, NotSentError, trust, why
 from dicomnode.alert.message import Message
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings.models import AlertSettings, split_address
+from dicomnode.settings.addresses import split_address
+from dicomnode.settings.models import AlertSettings
 from dicomnode.visible import visible
 
 LOGGER = logging.getLogger(__name__)

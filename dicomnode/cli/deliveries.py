@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -22,10 +22,6 @@ from dicomnode.cli.options import (
     writer,
 )
 from dicomnode.ids import DeliveryId
-
-if TYPE_CHECKING:
-    from dicomnode.ledger.store import Ledger
-    from dicomnode.settings.models import Settings
 
 MOST_SIGNS: Final = 500  # of a name or a note
 
@@ -101,10 +97,11 @@ def retry(number: int, peer: str | None, config: Path | None, as_json: bool) -> 
     settings = load_settings(config)
     if peer is not None:
         find_peer(settings, peer)
+    from dicomnode import acts
+
     with writer(config) as ledger:
         if peer is None:
-            ledger.retry_delivery(DeliveryId(number), operator())
-            done, there = f"Delivery {number} is due now.{_caution(ledger, number, settings)}", number
+            done, there = acts.retry_delivery(ledger, number, operator(), settings.reachable_peers), number
         else:
             there = ledger.send_delivery_to(DeliveryId(number), peer, operator())
             done = f"Delivery {there} to {peer} is due now."
@@ -135,9 +132,10 @@ def release(number: int, person: str | None, note: str, config: Path | None, as_
     If the delivery waits for review, this accepts the result.
     """
     settings = load_settings(config)
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        ledger.release_delivery(DeliveryId(number), signed(person), note=note)
-        done = f"Delivery {number} is due.{_caution(ledger, number, settings)}"
+        done = acts.release_delivery(ledger, number, signed(person), settings.reachable_peers, note=note)
     output.print_done(done, row=number, as_json=as_json)
 
 
@@ -154,19 +152,13 @@ def cancel(number: int, person: str | None, note: str, config: Path | None, as_j
     If the delivery waits for review, this rejects the result, and --note is required. Later derivations of the same
     images are not sent to this peer either.
     """
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        ledger.cancel_delivery(DeliveryId(number), signed(person), note=note)
-    output.print_done(f"Delivery {number} is cancelled.", row=number, as_json=as_json)
+        done = acts.cancel_delivery(ledger, number, signed(person), note=note)
+    output.print_done(done, row=number, as_json=as_json)
 
 
 def signed(person: str | None) -> str:
     """Who decides: the user of this machine, and the name that this user gave."""
     return operator() if person is None else f"{operator()} ({person})"
-
-
-def _caution(ledger: Ledger, number: int, settings: Settings) -> str:
-    """A sentence for a delivery whose peer has no address in the settings, else an empty text."""
-    from dicomnode.ledger.lists import no_peer_sentence
-
-    peer = ledger.peer_of_delivery(DeliveryId(number))
-    return "" if peer in settings.reachable_peers else f" {no_peer_sentence(number, peer)}"

@@ -26,6 +26,7 @@ UNEXPECTED, WRONG_USE, INTERRUPTED = 1, 2, 130  # the codes of NodeError's famil
 COMMANDS = {
     "serve": "dicomnode.cli.serve:serve",
     "reload": "dicomnode.cli.reload:reload",
+    "web": "dicomnode.cli.web:web",
     "worker": "dicomnode.cli.cluster:worker",
     "scheduler": "dicomnode.cli.cluster:scheduler",
     "demo": "dicomnode.cli.demo:demo",

@@ -10,8 +10,16 @@ import click
 from dicomnode.cli import output
 from dicomnode.cli.filters import SERIES_STATES, list_options, reasons_of_series, require_known, wanted
 from dicomnode.cli.identity import find_identity
-from dicomnode.cli.options import config_option, configured_peers, id_argument, json_option, operator, reader, writer
-from dicomnode.ids import SeriesId
+from dicomnode.cli.options import (
+    config_option,
+    configured_peers,
+    id_argument,
+    json_option,
+    load_settings,
+    operator,
+    reader,
+    writer,
+)
 
 identify_option = click.option(
     "--identify",
@@ -84,6 +92,36 @@ def explain(number: int, identify: bool, config: Path | None, as_json: bool) -> 
     output.print_rows(found.events, columns, as_json=False, none="No events.")
 
 
+@series.command(short_help="Print the passport of a series.")
+@id_argument
+@click.option("--html", is_flag=True, help="Print a page of HTML for reading and printing. Default: text.")
+@click.option("--identify", is_flag=True, help="Also show UIDs. Default: only the node's own ids.")
+@config_option
+@json_option
+def passport(number: int, html: bool, identify: bool, config: Path | None, as_json: bool) -> None:
+    """Print everything that is known of how the series derived from series ID came to be, and where it went.
+
+    These are the digests of the received and derived files, the verdict, each job with its model, parameters and result
+    gate, each delivery with the proof of the peer, and every event. It holds no text about the patient.
+    """
+    if html and as_json:
+        raise click.UsageError("--html and --json exclude each other.")
+    data = load_settings(config).node.data
+    from dicomnode import passport as passports
+    from dicomnode.seams import SYSTEM_CLOCK
+
+    with reader(config) as ledger:
+        found = passports.passport(ledger, number, data, SYSTEM_CLOCK.now(), identify=identify)
+    if html:
+        from dicomnode.web.render import passport_page
+
+        output.say_lines(passport_page(found).decode())
+    elif as_json:
+        output.say_lines(passports.as_json(found))
+    else:
+        output.print_facts(found, as_json=False)
+
+
 @series.command(short_help="Judge a series again.")
 @id_argument
 @config_option
@@ -93,9 +131,11 @@ def retry(number: int, config: Path | None, as_json: bool) -> None:
 
     A job that is held or failed starts again. After a job that is done, a new job derives the series once more.
     """
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        ledger.retry_series(SeriesId(number), operator())
-    output.print_done(f"Series {number} is judged again.", row=number, as_json=as_json)
+        done = acts.retry_series(ledger, number, operator())
+    output.print_done(done, row=number, as_json=as_json)
 
 
 @series.command(short_help="Derive a series without what was set aside, or go on with its held job.")
@@ -109,9 +149,11 @@ def release(number: int, config: Path | None, as_json: bool) -> None:
     was set aside is judged without it, and one that was pulled is judged like one that was sent. A series whose rule
     chose another one of the study is derived, too.
     """
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        ledger.release_series(SeriesId(number), operator())
-    output.print_done(f"Series {number} goes on as it is.", row=number, as_json=as_json)
+        done = acts.release_series(ledger, number, operator())
+    output.print_done(done, row=number, as_json=as_json)
 
 
 @series.command(short_help="Cancel the jobs of a series.")
@@ -123,7 +165,8 @@ def cancel(number: int, config: Path | None, as_json: bool) -> None:
 
     A running job is stopped within seconds. `series retry` judges the series again and plans a new job.
     """
+    from dicomnode import acts
+
     with writer(config) as ledger:
-        cancelled = ledger.cancel_series(SeriesId(number), operator())
-    jobs = ", ".join(map(str, cancelled))
-    output.print_done(f"Of series {number} is cancelled: job {jobs}.", row=number, as_json=as_json)
+        done = acts.cancel_series(ledger, number, operator())
+    output.print_done(done, row=number, as_json=as_json)

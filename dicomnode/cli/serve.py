@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dicomnode.cli.options import config_option
 
+if TYPE_CHECKING:
+    from dicomnode.settings.models import Settings
+
 
 @click.command(short_help="Run the node.")
+@click.option("--web", is_flag=True, help="Also serve the web page, in a process of its own. Default: no page.")
 @config_option
-def serve(config: Path | None) -> None:
+def serve(web: bool, config: Path | None) -> None:
     """Run the node: receive series, judge them, derive thin series and deliver these.
 
     The node runs in the foreground and logs to standard error. SIGTERM or Ctrl-C stops it: it accepts no new
@@ -28,4 +34,14 @@ def serve(config: Path | None) -> None:
     from dicomnode.service import Service
 
     log.start_logging(settings.log.level, settings.log.format)
-    Service(settings, source=source, read=read).run()
+    with _page_of(settings, config) if web else nullcontext():
+        Service(settings, source=source, read=read).run()
+
+
+def _page_of(settings: Settings, config: Path | None) -> AbstractContextManager[None]:
+    """The web page beside the service. Raises SettingsError where its token file cannot be used."""
+    from dicomnode.web.beside import beside
+    from dicomnode.web.entry import Entry
+
+    Entry(settings.web)
+    return beside(config)

@@ -31,12 +31,14 @@ class Wanted:
     reasons: Sequence[str] = ()  # of a series: its own, or that of its last job
     peers: Sequence[str] = ()  # of a series: who sent an instance of it
     since: datetime | None = None  # of a series: its last instance came; of a delivery: it came to where it stands
+    until: datetime | None = None  # of the same moment: before that one
+    before: int | None = None  # an id: rows with a lower one, which are older
     limit: int | None = None
 
     @property
     def is_narrow(self) -> bool:
         """Are there rows that it leaves out, whatever the limit?"""
-        return bool(self.states or self.reasons or self.peers or self.since)
+        return bool(self.states or self.reasons or self.peers or self.since or self.until)
 
 
 ALL: Final = Wanted()
@@ -152,6 +154,10 @@ def _of_series(wanted: Wanted, *, derived: bool) -> list[ColumnElement[bool]]:
         where.append(exists().where(instance.c.series_id == series.c.id, instance.c.peer.in_(wanted.peers)))
     if wanted.since is not None:
         where.append(series.c.last_at >= wanted.since)
+    if wanted.until is not None:
+        where.append(series.c.last_at < wanted.until)
+    if wanted.before is not None:
+        where.append(series.c.id < wanted.before)
     return where
 
 
@@ -170,6 +176,10 @@ def _of_deliveries(
         where.append(delivery.c.peer.in_(wanted.peers))
     if wanted.since is not None:
         where.append(delivery.c.state_at >= wanted.since)
+    if wanted.until is not None:
+        where.append(delivery.c.state_at < wanted.until)
+    if wanted.before is not None:
+        where.append(delivery.c.id < wanted.before)
     return where
 
 

@@ -58,6 +58,7 @@ from dicomnode.ledger.values import (
 )
 from dicomnode.ledger.views import (
     AnswerLine,
+    CommitmentLine,
     DeliveryLine,
     EventLine,
     InstanceLine,
@@ -489,6 +490,19 @@ def commitment(row: AnyRow, items: Iterable[AnyRow]) -> Commitment:
             ProvenItem(file=one.file, sop_class_uid=one.sop_class_uid, sop_instance_uid=one.sop_instance_uid)
             for one in items
         ),
+    )
+
+
+def commitment_line(row: AnyRow, *, identify: bool) -> CommitmentLine:
+    """A request as a person reads it."""
+    return CommitmentLine(
+        delivery=row.delivery_id,
+        peer=row.peer,
+        state=row.state,
+        transaction_uid=row.transaction_uid if identify else None,
+        created_at=row.created_at,
+        asked_at=row.asked_at,
+        changed_at=row.state_at,
     )
 
 

@@ -21,6 +21,7 @@ from dicomnode.ledger import (
     quarantine,
     rehearsals,
     removed,
+    traffic,
 )
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
@@ -31,6 +32,7 @@ from dicomnode.ledger.queues import queues
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
+    commitment,
     delivery,
     delivery_item,
     events,
@@ -48,7 +50,9 @@ from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 from dicomnode.ledger.values import WAITS_FOR_STUDY, ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
+    AttentionLine,
     BootLine,
+    CommitmentLine,
     DeliveryLine,
     EventLine,
     Explanation,
@@ -57,6 +61,8 @@ from dicomnode.ledger.views import (
     ModelRow,
     QuarantineLine,
     Queue,
+    Recipient,
+    Sender,
     SeriesDetail,
     SeriesLine,
     SettingsLine,
@@ -362,6 +368,27 @@ class Reader:
         """Count the rows that wait for a person by what they wait for."""
         with self._database.reading() as connection:
             return attention.counted(connection, self._peers)
+
+    def attention(self) -> tuple[AttentionLine, ...]:
+        """List the rows that wait for a person."""
+        with self._database.reading() as connection:
+            return attention.lines(connection, self._peers)
+
+    def traffic(self, since: datetime, earliest: datetime) -> tuple[tuple[Sender, ...], tuple[Recipient, ...]]:
+        """Say what came from and went to each peer since a moment; senders are those since an earlier one."""
+        with self._database.reading() as connection:
+            return traffic.senders(connection, since, earliest), traffic.recipients(connection, since)
+
+    def figures(self, job_id: int) -> tuple[GateFigure, ...]:
+        """List what the result gate measured of what a job made; nothing of a job that is not done."""
+        with self._database.reading() as connection:
+            return mapping.gate_figures(connection.execute(_FIGURES, bind_values(job=job_id)).scalar_one_or_none())
+
+    def commitments_of(self, delivery_id: int, *, identify: bool = False) -> tuple[CommitmentLine, ...]:
+        """List the requests to commit to a delivery, the oldest first."""
+        question = select(commitment).where(commitment.c.delivery_id == delivery_id).order_by(commitment.c.id)
+        with self._database.reading() as connection:
+            return tuple(mapping.commitment_line(row, identify=identify) for row in connection.execute(question))
 
     def kept(self) -> dict[str, int]:
         """Count the received series that were kept, by the reason of their verdict."""

@@ -4,7 +4,8 @@ Everything durable goes through here, from any thread of the service and from th
 method returns what happened as a value; False or None means that the row was no longer where the caller left it
 (its lease was lost, a late instance came) and that nothing was written. ``boots``, ``intake``, ``verdicts``,
 ``quarantine``, ``jobs``, ``deliveries``, ``commitments``, ``delivery_commands``, ``models``, ``alerts`` and ``ageing``
-say which rows a transaction changes, ``states`` which changes there are at all. Files that leave the disk: ``removals``.
+say which rows a transaction changes, ``states`` which changes there are at all.
+Files that leave the disk have ``removals``.
 """
 
 from __future__ import annotations

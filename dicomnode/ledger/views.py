@@ -296,6 +296,41 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """What came from one peer."""
+
+    peer: str
+    series: int  # since the moment that was asked for
+    instances: int  # of these series
+    last_at: datetime  # when its last series got its last instance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """How the deliveries to one peer stand."""
+
+    peer: str
+    sent: int  # since the moment that was asked for
+    waiting: int  # due, or being sent
+    held: int
+    waiting_since: datetime | None  # the oldest of those that wait
+    last_at: datetime | None  # when the last delivery was sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentLine:
+    """A request to a peer to commit to what it was sent."""
+
+    delivery: int
+    peer: str
+    state: str
+    transaction_uid: str | None  # only to who asks to identify
+    created_at: datetime
+    asked_at: datetime | None
+    changed_at: datetime  # since when it is in this state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StuckPeer:
     """A peer to which the same delivery has failed for long."""
 

@@ -18,7 +18,9 @@ from pydantic import AfterValidator, Field, PlainValidator, field_validator, mod
 
 from dicomnode.ids import AeTitle
 from dicomnode.settings import urls
+from dicomnode.settings.addresses import HostPort, Listening, MaybeHostPort, split_address
 from dicomnode.settings.match import Match, parse_match
+from dicomnode.settings.web import WebSettings
 from dicomnode.strict_toml import StrictModel, fail
 
 TLS = "tls://"  # how the address of a cluster begins: there is no other way to reach one
@@ -48,15 +50,6 @@ def _word(text: str) -> str:
     if not _WORD.fullmatch(text):
         fail("expected a name of letters, digits, '.', '_' and '-', at most 64")
     return text
-
-
-def _address(text: str) -> str:
-    split_address(text)
-    return text
-
-
-def _address_or_none(text: str) -> str:
-    return text and _address(text)
 
 
 def _device(text: str) -> str:
@@ -132,8 +125,6 @@ Title = Annotated[AeTitle, AfterValidator(_title)]
 MaybeTitle = Annotated[AeTitle, AfterValidator(lambda text: text and _title(text))]
 Hours = Annotated[str, AfterValidator(lambda text: text and _hours(text))]  # empty: never
 Word = Annotated[str, AfterValidator(_word)]
-HostPort = Annotated[str, AfterValidator(_address)]
-MaybeHostPort = Annotated[str, AfterValidator(_address_or_none)]
 MaybeClusterAddress = Annotated[str, AfterValidator(_cluster_address_or_none)]
 Device = Annotated[str, AfterValidator(_device)]
 Folder = Annotated[Path, AfterValidator(_folder)]
@@ -150,20 +141,6 @@ NetworkText = Annotated[Network, PlainValidator(_network)]
 Seconds = Annotated[float, Field(gt=0, le=_A_DAY_S, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
 ModelSpeed = Literal["auto", "quality", "fast"]
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """``host:port`` apart; an IPv6 address stands in brackets.
-
-    >>> split_address("10.1.0.5:104"), split_address("[::1]:11112")
-    (('10.1.0.5', 104), ('::1', 11112))
-    """
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    whole = bool(colon and bare) and not re.search(r"[\s/@]", bare) and (bare != host or ":" not in host)
-    if not (whole and port.isascii() and port.isdigit() and int(port) <= 65535):
-        fail('expected address:port, such as "10.1.0.5:104" (an IPv6 address in brackets)')
-    return bare, int(port)
 
 
 def split_hours(text: str) -> tuple[time, time]:
@@ -197,23 +174,7 @@ def split_letter(text: str) -> tuple[int, time, ZoneInfo | None]:
     return WEEKDAYS.index(day), time(int(hour), int(minute)), zone
 
 
-class _Listening(StrictModel):
-    """Base of what listens on an address."""
-
-    listen: MaybeHostPort
-
-    @property
-    def host(self) -> str:
-        """The address of ``listen``; only where it is set."""
-        return split_address(self.listen)[0]
-
-    @property
-    def port(self) -> int:
-        """The port of ``listen``; only where it is set."""
-        return split_address(self.listen)[1]
-
-
-class NodeSettings(_Listening):
+class NodeSettings(Listening):
     """Who the node is, where it listens, where it keeps everything."""
 
     ae_title: Title = AeTitle("DICOMNODE")
@@ -362,14 +323,14 @@ class ClusterSettings(StrictModel):
         return tuple(name for name in ("ca", "cert", "key") if not getattr(self, name))
 
 
-class WorkerSettings(_Listening):
+class WorkerSettings(Listening):
     """The settings of `dicomnode worker`: where a worker of a cluster is reached, and which models it offers."""
 
     listen: HostPort = "127.0.0.1:8790"
     models: tuple[Annotated[str, Field(min_length=1)], ...] = ("thin",)  # names, or paths of model directories
 
 
-class SchedulerSettings(_Listening):
+class SchedulerSettings(Listening):
     """The settings of `dicomnode scheduler`: where nodes and workers of a cluster meet."""
 
     listen: HostPort = "127.0.0.1:8786"
@@ -423,7 +384,7 @@ class AlertSettings(StrictModel):
         return self
 
 
-class MetricsSettings(_Listening):
+class MetricsSettings(Listening):
     """Where programs ask how the node is."""
 
     listen: MaybeHostPort = ""  # empty: nowhere
@@ -556,6 +517,7 @@ class Settings(StrictModel):
     archive: ArchiveSettings = ArchiveSettings()
     alert: AlertSettings = AlertSettings()
     metrics: MetricsSettings = MetricsSettings()
+    web: WebSettings = WebSettings()
     peer: tuple[PeerSettings, ...] = (_LOOPBACK_PEER,)
     rule: tuple[RuleSettings, ...] = (_EVERY_SERIES,)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.ids import AeTitle
 from dicomnode.push.loops import PushLoops
 from dicomnode.seams import set_checkpoint_hook
 from dicomnode.settings.models import PeerSettings

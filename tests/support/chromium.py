@@ -78,6 +78,12 @@ class Page:
         """As if the reader had pressed the reload key."""
         self._load("Page.reload")
 
+    def follow(self, act: Callable[[], object]) -> None:
+        """Do what leads to another page, such as a click, and wait for the load event of that page."""
+        before = len(self._own_events("Page.loadEventFired"))
+        act()
+        self._browser.wait(lambda: len(self._own_events("Page.loadEventFired")) > before, "the next page is loaded")
+
     def value(self, expression: str) -> Any:
         """What a JavaScript expression is, as JSON."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -124,9 +130,7 @@ class Page:
         return thrown + [str(event["entry"]) for event in self._own_events("Log.entryAdded")]
 
     def _load(self, method: str, **parameters: object) -> None:
-        before = len(self._own_events("Page.loadEventFired"))
-        self.call(method, **parameters)
-        self._browser.wait(lambda: len(self._own_events("Page.loadEventFired")) > before, "the page is loaded")
+        self.follow(lambda: self.call(method, **parameters))
 
     def _own_events(self, method: str) -> list[Message]:
         return [

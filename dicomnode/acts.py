@@ -1,0 +1,128 @@
+"""What a person may do with a series or a delivery: the same acts, and the same sentence about each, on the command
+line and on the web page.
+
+In: the ledger, the number of the row, and who acts. Out: a sentence on what was done. An act that the state of the row
+does not allow raises InputError, and nothing is changed; ``is_offered`` says for which states it is worth showing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dicomnode.ids import DeliveryId, SeriesId
+from dicomnode.ledger.lists import no_peer_sentence
+from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
+from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.values import NOT_SELECTED, PULLED
+
+Reachable = Collection[str]  # the names of the peers that can be sent to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """One act of a person."""
+
+    label: str  # on a button
+    effect: str  # a sentence: what it does
+    states: frozenset[str]  # of the series (or reasons of these), its last job, or the delivery, when it is offered
+    run: Callable[..., str]  # of the ledger, the number, who acts, the reachable peers; a note where it takes one
+    takes_note: bool = False  # may the person say why?
+    on_alert: bool = False  # is it offered whatever the state, while the series has an alert?
+
+    def is_offered(self, states: Collection[str], *, alert: bool = False) -> bool:
+        """Is it worth offering for a row in these states?"""
+        return (self.on_alert and alert) or not self.states.isdisjoint(states)
+
+
+def retry_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
+    """Judge a series again."""
+    ledger.retry_series(SeriesId(number), by)
+    return f"Series {number} is judged again."
+
+
+def release_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
+    """Go on with a series as it is."""
+    ledger.release_series(SeriesId(number), by)
+    return f"Series {number} goes on as it is."
+
+
+def cancel_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
+    """Cancel the jobs of a series."""
+    jobs = ", ".join(map(str, ledger.cancel_series(SeriesId(number), by)))
+    return f"Of series {number} is cancelled: job {jobs}."
+
+
+def retry_delivery(ledger: Ledger, number: int, by: str, reachable: Reachable) -> str:
+    """Send a delivery now."""
+    ledger.retry_delivery(DeliveryId(number), by)
+    return f"Delivery {number} is due now.{_caution(ledger, number, reachable)}"
+
+
+def release_delivery(ledger: Ledger, number: int, by: str, reachable: Reachable, note: str = "") -> str:
+    """Send a delivery that is held; of one that waits for review, accept the result."""
+    ledger.release_delivery(DeliveryId(number), by, note=note)
+    return f"Delivery {number} is due.{_caution(ledger, number, reachable)}"
+
+
+def cancel_delivery(ledger: Ledger, number: int, by: str, _reachable: Reachable = (), note: str = "") -> str:
+    """Send no further instance of a delivery; of one that waits for review, reject the result, which needs a note."""
+    ledger.cancel_delivery(DeliveryId(number), by, note=note)
+    return f"Delivery {number} is cancelled."
+
+
+def _caution(ledger: Ledger, number: int, reachable: Reachable) -> str:
+    """A sentence for a delivery whose peer has no address in the settings, else an empty text."""
+    peer = ledger.peer_of_delivery(DeliveryId(number))
+    return "" if peer in reachable else f" {no_peer_sentence(number, peer)}"
+
+
+ON_SERIES: Final[Mapping[str, Act]] = {
+    "retry": Act(
+        label="Judge again",
+        effect="The series is judged again now, with the present settings. A job that is held or failed starts again. "
+        "After a job that is done, a new job derives the series once more.",
+        states=frozenset({SeriesState.KEPT, SeriesState.PLANNED}),
+        run=retry_series,
+    ),
+    "release": Act(
+        label="Go on as it is",
+        effect="What was set aside of the series counts as seen, and its alert ends. A held job runs, and a series "
+        "that was kept because of what was set aside is judged without it. One that was pulled is judged like one that "
+        "was sent, and one whose rule chose another series of the study is derived, too.",
+        states=frozenset({JobState.HELD, PULLED, NOT_SELECTED}),
+        run=release_series,
+        on_alert=True,
+    ),
+    "cancel": Act(
+        label="Cancel the job",
+        effect="The jobs of the series that wait, run, are held or failed are cancelled. A running job is stopped "
+        "within seconds.",
+        states=frozenset({JobState.QUEUED, JobState.RUNNING, JobState.HELD, JobState.FAILED}),
+        run=cancel_series,
+    ),
+}
+ON_DELIVERY: Final[Mapping[str, Act]] = {
+    "retry": Act(
+        label="Send now",
+        effect="The delivery is sent now, together with the instances that the peer refused before.",
+        states=frozenset({DeliveryState.DUE, DeliveryState.HELD, DeliveryState.CANCELLED}),
+        run=retry_delivery,
+    ),
+    "release": Act(
+        label="Release",
+        effect="The delivery, which is held, is sent. If it waits for review, this accepts the result.",
+        states=frozenset({DeliveryState.HELD}),
+        takes_note=True,
+        run=release_delivery,
+    ),
+    "cancel": Act(
+        label="Cancel",
+        effect="No further instance of the delivery is sent. The peer keeps the instances that it has. If it "
+        "waits for review, this rejects the result, and you have to say why.",
+        states=frozenset({DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.HELD}),
+        takes_note=True,
+        run=cancel_delivery,
+    ),
+}

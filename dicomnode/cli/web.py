@@ -1,0 +1,25 @@
+"""``dicomnode web`` serves the web page in the foreground until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dicomnode.cli.options import config_option, load_settings
+
+
+@click.command(short_help="Serve the web page of the node.")
+@config_option
+def web(config: Path | None) -> None:
+    """Serve the web page of the node at web.listen: what came and was derived, and what waits for a person.
+
+    The page is a process of its own beside `dicomnode serve`. It reads the ledger, and changes it only where a person
+    presses a button.
+    """
+    settings = load_settings(config)
+    from dicomnode import log
+    from dicomnode.web.server import serve
+
+    log.start_logging(settings.log.level, settings.log.format)
+    serve(settings)

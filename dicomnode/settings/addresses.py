@@ -1,0 +1,53 @@
+"""An address and its port as the settings write them, and the base of what listens at one."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from dicomnode.strict_toml import StrictModel, fail
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """``host:port`` apart; an IPv6 address stands in brackets.
+
+    >>> split_address("10.1.0.5:104"), split_address("[::1]:11112")
+    (('10.1.0.5', 104), ('::1', 11112))
+    """
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    whole = bool(colon and bare) and not re.search(r"[\s/@]", bare) and (bare != host or ":" not in host)
+    if not (whole and port.isascii() and port.isdigit() and int(port) <= 65535):
+        fail('expected address:port, such as "10.1.0.5:104" (an IPv6 address in brackets)')
+    return bare, int(port)
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _address_or_none(text: str) -> str:
+    return text and _address(text)
+
+
+HostPort = Annotated[str, AfterValidator(_address)]
+MaybeHostPort = Annotated[str, AfterValidator(_address_or_none)]
+
+
+class Listening(StrictModel):
+    """Base of what listens on an address."""
+
+    listen: MaybeHostPort
+
+    @property
+    def host(self) -> str:
+        """The address of ``listen``; only where it is set."""
+        return split_address(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of ``listen``; only where it is set."""
+        return split_address(self.listen)[1]

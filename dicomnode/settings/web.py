@@ -1,0 +1,88 @@
+"""The keys of the web page: where it listens, who may come in, and what a person may do there."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, model_validator
+
+from dicomnode.settings.addresses import HostPort, Listening
+from dicomnode.strict_toml import fail
+
+STUDY_UID = "{study_uid}"  # what stands for the study in ``viewer_url``
+
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 (nothing is bound here)
+_HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_URL = re.compile(r"[\x21-\x7e]{1,2048}")
+
+
+def _host(text: str) -> str:
+    if not _HOST.fullmatch(text):
+        fail('expected a name as browsers ask for it, without a port, such as "dicomnode.hospital.example"')
+    return text.lower()
+
+
+def _header(text: str) -> str:
+    if text and not _HEADER.fullmatch(text):
+        fail('expected the name of a header of HTTP, such as "X-Remote-User"')
+    return text
+
+
+def _viewer(text: str) -> str:
+    if not text:
+        return text
+    try:
+        parts = urlsplit(text)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_whole = False
+    if not is_whole or "@" in parts.netloc or not _URL.fullmatch(text) or text.count(STUDY_UID) != 1:
+        fail(f"expected a URL that begins with http:// or https:// and has {STUDY_UID} where the study's UID belongs")
+    return text
+
+
+def _file(text: str) -> str:
+    return text and str(Path(text).expanduser())
+
+
+Host = Annotated[str, AfterValidator(_host)]
+MaybeHeader = Annotated[str, AfterValidator(_header)]
+MaybeViewer = Annotated[str, AfterValidator(_viewer)]
+TokenFile = Annotated[str, AfterValidator(_file)]
+
+
+class WebSettings(Listening):
+    """The web page. Nothing listens until `dicomnode web` or `serve --web` runs."""
+
+    listen: HostPort = "127.0.0.1:8113"
+    hosts: tuple[Host, ...] = ()  # more names by which browsers may ask for it
+    token_file: TokenFile = ""  # empty: whoever is on this machine comes in, and nobody sees an image
+    actions: bool = True  # may a person change anything?
+    viewer_url: MaybeViewer = ""  # empty: no link
+    user_header: MaybeHeader = ""  # in which a proxy on this machine names the person; empty: none does
+
+    @property
+    def is_local(self) -> bool:
+        """Can only this machine itself reach it?"""
+        return is_loopback(self.host)
+
+    @model_validator(mode="after")
+    def _others_need_the_token(self) -> Self:
+        if not self.is_local and not self.token_file:
+            fail("listen is an address that other machines reach, which needs token_file")
+        if self.host in _ANY_ADDRESS and not self.hosts:
+            fail("listen is every address of this machine, which needs hosts: the names by which browsers ask for it")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Is a host, by address or by the name localhost, this machine itself?"""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,102 @@
+"""What the pages look at: the settings, the ledger and the archive of one node.
+
+The ledger is opened for reading alone, when the first page needs it, and stays open. Whoever changes something, or
+looks at an image, gets the one writer for that moment, as a command does: a change and its event are one act of the
+ledger. What the first page shows is read at most every few seconds, however many browsers ask.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from dicomnode.alert import conditions
+from dicomnode.archive import Archive
+from dicomnode.ledger.queries import Reader, open_reader
+from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.views import AttentionLine, Queue, Recipient, Sender, Week
+from dicomnode.seams import Clock
+from dicomnode.settings.models import Settings
+from dicomnode.web.pictures import Pictures
+
+DAY: Final = timedelta(days=1)
+SILENCE: Final = timedelta(days=7)  # a sender that is silent for longer is shown as silent
+KEPT_S: Final = 2.0  # how long the first page's answer counts as new
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Today:
+    """What the first page shows."""
+
+    at: datetime
+    day: Week  # the figures of the last 24 hours
+    senders: tuple[Sender, ...]
+    silent: tuple[str, ...]  # peers of the settings that may send, and have not within SILENCE
+    recipients: tuple[Recipient, ...]
+    unsent: tuple[str, ...]  # peers of the settings that can be sent to, and have no delivery
+    queues: tuple[Queue, ...]
+    attention: tuple[AttentionLine, ...]
+
+
+class Node:
+    """One node, as its page sees it. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.archive = Archive(settings.node.data)
+        self.pictures = Pictures(self.archive)
+        self._lock = threading.Lock()
+        self._reader: Reader | None = None
+        self._today: tuple[float, Today] | None = None  # and when it was read, on the monotonic clock
+
+    def close(self) -> None:
+        """Give the ledger back."""
+        with self._lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+    @property
+    def reader(self) -> Reader:
+        """The ledger. Raises LedgerError as long as there is none."""
+        with self._lock:
+            return self._opened()
+
+    @contextmanager
+    def writer(self) -> Iterator[Ledger]:
+        """The ledger for one act of a person. Raises LedgerError where there is none, or it is busy."""
+        with closing(open_ledger(self.settings.ledger_url, clock=self.clock, create=False)) as ledger:
+            yield ledger
+
+    def today(self) -> Today:
+        """Read what the first page shows, or give the last answer again."""
+        with self._lock:  # those that come meanwhile wait for the same answer
+            at_s = self.clock.monotonic()
+            if self._today is None or at_s - self._today[0] >= KEPT_S:
+                self._today = (at_s, self._read_today(self._opened()))
+            return self._today[1]
+
+    def _opened(self) -> Reader:
+        if self._reader is None:
+            self._reader = open_reader(self.settings.ledger_url, peers=self.settings.reachable_peers)
+        return self._reader
+
+    def _read_today(self, reader: Reader) -> Today:
+        now = self.clock.now()
+        senders, recipients = reader.traffic(now - DAY, now - SILENCE)
+        heard, sent_to = {one.peer for one in senders}, {one.peer for one in recipients}
+        return Today(
+            at=now,
+            day=reader.week(now - DAY),
+            senders=senders,
+            silent=tuple(peer.name for peer in self.settings.peer if peer.networks and peer.name not in heard),
+            recipients=recipients,
+            unsent=tuple(name for name in self.settings.reachable_peers if name not in sent_to),
+            queues=reader.queues(now),
+            attention=(*conditions.lines(self.settings, reader, now), *reader.attention()),
+        )
