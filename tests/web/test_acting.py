@@ -74,9 +74,8 @@ def test_every_act_on_a_delivery_is_there_when_it_can_be_done(node: PageNode, gu
 def test_to_reject_a_result_under_review_a_person_says_why(node: PageNode, guarded: Browser) -> None:
     guarded.enter("Ada")
     number = next(line.id for line in node.quiet.explain(1).deliveries if line.peer == "workstation")
-    with closing(sqlite3.connect(node.quiet.archive.folder.parent / "ledger.sqlite")) as connection, connection:
-        of = "(SELECT job_id FROM delivery WHERE id = ?)"
-        connection.execute(f"UPDATE job SET release = 'review' WHERE id = {of}", [number])
+    with closing(sqlite3.connect(node.quiet.archive.data / "ledger.sqlite")) as connection, connection:
+        connection.execute("UPDATE job SET release = 'review' WHERE id IN (SELECT job_id FROM delivery)")
     delivery = node.quiet.ledger.claim_delivery("workstation", "boot1:host:1", lease_s=60)
     assert delivery is not None
     assert node.quiet.ledger.hold_delivery(delivery, reason="review", sentence="It waits for a person.")
