@@ -26,16 +26,13 @@ ERASED_SENTENCE: Final = "An operator erased images of this series."
 _SOURCE = select(job.c.series_id).where(job.c.output_series_id == bound("series"))
 _UNDER_WAY = select(
     series.c.state,
-    exists()
-    .where(job.c.series_id == series.c.id, delivery.c.job_id == job.c.id, stands(delivery, DeliveryState.SENDING))
-    .label("is_sent"),
+    exists().where(delivery.c.series_id == series.c.id, stands(delivery, DeliveryState.SENDING)).label("is_sent"),
 ).where(series.c.id == bound("series"))
 _RECEIVERS = (
     select(delivery.c.peer)
     .distinct()
-    .join_from(delivery, job)
     .where(
-        job.c.series_id.in_(bound("numbers", is_list=True)),
+        delivery.c.series_id.in_(bound("numbers", is_list=True)),
         exists().where(delivery_item.c.delivery_id == delivery.c.id, stands(delivery_item, ItemState.ACKNOWLEDGED)),
     )
     .order_by(delivery.c.peer)
@@ -45,7 +42,7 @@ _CANCEL_JOBS = (
     .where(job.c.series_id == bound("series"))
     .values(reason=OPERATOR, sentence=ERASED_SENTENCE, lease_owner=None, lease_until=None)
 )
-_OF_SERIES = delivery.c.job_id.in_(select(job.c.id).where(job.c.series_id == bound("series")))
+_OF_SERIES = delivery.c.series_id == bound("series")
 _CANCEL_DELIVERIES = (
     moving(delivery, Event.CANCEL).where(_OF_SERIES).values(reason=OPERATOR, sentence=ERASED_SENTENCE, **NO_LEASE)
 )
@@ -75,11 +72,11 @@ def refusal_to_erase(connection: Connection, series_id: SeriesId) -> str | None:
         return None
     if row.state in (SeriesState.RECEIVING, SeriesState.SETTLED):
         return f"Series {series_id} is being received or judged"
-    return f"What was derived from series {series_id} is being sent" if row.is_sent else None
+    return f"Series {series_id}, or what was derived from it, is being sent" if row.is_sent else None
 
 
 def receivers(connection: Connection, numbers: Collection[SeriesId]) -> tuple[str, ...]:
-    """Name the peers that acknowledged an image derived from one of these series."""
+    """Name the peers that acknowledged an image of one of these series, or one derived from it."""
     return tuple(connection.execute(_RECEIVERS, bind_values(numbers=sorted(numbers))).scalars())
 
 

@@ -66,11 +66,10 @@ class OldSeries:
     size_bytes: int
 
 
-_of_job = job.alias("of_job")
 _later = job.alias("later")
 _beside = instance.alias("beside")
 _JOBS_OF = (job.c.series_id == series.c.id,)
-_DELIVERIES_OF = (delivery.c.job_id == _of_job.c.id, _of_job.c.series_id == series.c.id)
+_DELIVERIES_OF = (delivery.c.series_id == series.c.id,)  # of results, and of the series as it was received
 _BEFORE = bound("before", series.c.last_at.type)
 _HAS_FILES = (
     select(func.count()).where(instance.c.series_id == series.c.id).scalar_subquery()

@@ -114,6 +114,7 @@ MATRIX: Mapping[str, tuple[str, ...]] = {
         "tests/push/test_proofs.py", "tests/ledger/test_commitments.py", "tests/ledger/test_commitment_machine.py",
         "tests/e2e/test_commitment.py",
     ),
+    "the PACS has the study under another patient": ("tests/push/test_identity.py",),
     "one PACS hangs while another waits": (
         "tests/push/test_peer_loop.py::test_a_hanging_peer_does_not_delay_another",
     ),
@@ -121,6 +122,7 @@ MATRIX: Mapping[str, tuple[str, ...]] = {
         "tests/push/test_tls.py", "tests/cli/test_certificates.py",
         "tests/receive/test_tls.py::test_a_certificate_that_does_not_hold_is_refused_by_an_alert_and_the_log_says_why",
     ),
+    "a mistake in settings that are read while the service runs": ("tests/test_reload.py",),
     "SIGTERM in any state": (
         "tests/test_service.py::test_sigterm_ends_it_with_0_and_ctrl_c_with_130_and_no_worker_is_left",
         "tests/test_service.py::test_an_open_association_may_end_while_it_stops",
@@ -133,6 +135,9 @@ MATRIX: Mapping[str, tuple[str, ...]] = {
     ),
     "an upgrade of the ledger breaks off": (
         "tests/migrations/test_migrations.py::test_an_upgrade_that_breaks_off_leaves_the_ledger_as_it_was",
+    ),
+    "a kill while old or erased images are removed": (
+        "tests/faults/test_retention.py", "tests/e2e/test_purge.py", "tests/ledger/test_removals.py",
     ),
     "an operator cancels what is being done": (
         "tests/work/test_endings.py", "tests/push/test_cancelled.py",

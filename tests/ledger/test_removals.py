@@ -17,7 +17,7 @@ from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.states import DeliveryState
-from dicomnode.ledger.values import Examined, Finding, QuarantinedFile, QuarantineReason, StoreOutcome
+from dicomnode.ledger.values import Examined, Finding, Forward, QuarantinedFile, QuarantineReason, StoreOutcome
 from tests.ledger.scene import IMPLICIT, Scene, new_uid, stored
 
 DAYS = 90
@@ -169,6 +169,14 @@ def commitment_asked(scene: Scene) -> SeriesId:
     return series
 
 
+def originals_due(scene: Scene) -> SeriesId:
+    """Kept, and forwarded as it was received: nothing was derived, and the PACS has nothing yet."""
+    series = scene.settled()
+    forward = Forward(peers=("pacs",))
+    assert scene.ledger.keep(series, 1, reason="too_few", sentence="Only 5 slices.", forward=forward)
+    return series
+
+
 def delivered_nowhere(scene: Scene) -> SeriesId:
     series = scene.queued()
     scene.finish_job()
@@ -213,6 +221,7 @@ def other_encoding_not_compared(scene: Scene) -> SeriesId:
         (one_of_two_peers, "delivery"),
         (commitment_to_come, "delivery"),
         (commitment_asked, "delivery"),
+        (originals_due, "delivery"),
         (delivered_nowhere, "undelivered"),
         (set_aside, "set_aside"),
         (set_aside_of_another_series, "set_aside"),
