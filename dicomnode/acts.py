@@ -26,14 +26,15 @@ class Act:
 
     label: str  # on a button
     effect: str  # a sentence: what it does
-    states: frozenset[str]  # of the series (or reasons of these), its last job, or the delivery, when it is offered
+    states: frozenset[str]  # of the series or its last job, or of the delivery, in which it is offered
     run: Callable[..., str]  # of the ledger, the number, who acts, the reachable peers; a note where it takes one
     takes_note: bool = False  # may the person say why?
+    reasons: frozenset[str] = frozenset()  # for which the series is kept, where it is offered too
     on_alert: bool = False  # is it offered whatever the state, while the series has an alert?
 
-    def is_offered(self, states: Collection[str], *, alert: bool = False) -> bool:
-        """Is it worth offering for a row in these states?"""
-        return (self.on_alert and alert) or not self.states.isdisjoint(states)
+    def is_offered(self, states: Collection[str], *, reason: str | None = None, alert: bool = False) -> bool:
+        """Is it worth offering for a row in these states, for this reason?"""
+        return (self.on_alert and alert) or reason in self.reasons or not self.states.isdisjoint(states)
 
 
 def retry_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
@@ -91,7 +92,8 @@ ON_SERIES: Final[Mapping[str, Act]] = {
         effect="What was set aside of the series counts as seen, and its alert ends. A held job runs, and a series "
         "that was kept because of what was set aside is judged without it. One that was pulled is judged like one that "
         "was sent, and one whose rule chose another series of the study is derived, too.",
-        states=frozenset({JobState.HELD, PULLED, NOT_SELECTED}),
+        states=frozenset({JobState.HELD}),
+        reasons=frozenset({PULLED, NOT_SELECTED}),
         run=release_series,
         on_alert=True,
     ),

@@ -29,7 +29,7 @@ def test_it_says_whom_it_listens_to_and_whom_it_sends_to(tmp_path: Path) -> None
     rules = [{"name": "all", "deliver_to": ["pacs"]}]
     settings = _settings(tmp_path, peer=peers, rule=rules)
     said = introduction(settings, 104)
-    assert said == "Listens on 127.0.0.1:104 as DICOMNODE to mr1; sends what it derives to pacs."
+    assert said == "Listens on 127.0.0.1:104 as DICOMNODE to mr1; sends to pacs."
 
 
 def test_with_the_embedded_defaults_it_says_that_nothing_is_delivered() -> None:

@@ -173,7 +173,7 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
         ('[settle]\nlate = "never"', "settle.late: expected"),
         ('[[rule]]\nname = "a"\nrelease = "review"', "rule.0: release is"),
         ('[[rule]]\nname = "a"\nforward_originals = ["b"]', 'rule.0.forward_originals: there is no peer named "b"'),
-        ("[archive]\nkeep_days = 3", "archive.keep_days: is not a known key"),
+        ("[archive]\nkeep_months = 3", "archive.keep_months: is not a known key"),
         ('[page]\nlisten = "127.0.0.1:80"', "page: is not a known key"),
         (
             '[web]\nlisten = "10.1.0.9:80"',

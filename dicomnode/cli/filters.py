@@ -124,12 +124,12 @@ def reasons_of_series() -> set[str]:
     from dicomnode.imaging.verdict import VerdictReason
     from dicomnode.ledger.jobs import PARAMETERS
     from dicomnode.ledger.states import OPERATOR
-    from dicomnode.ledger.values import NOT_SELECTED, OWN_OUTPUT, REMOVED
+    from dicomnode.ledger.values import NOT_SELECTED, OWN_OUTPUT, PULLED, REMOVED
     from dicomnode.ledger.verdicts import PROCESS
     from dicomnode.settle import NOT_JUDGED
     from dicomnode.work.orders import Cause
 
-    own = {OWN_OUTPUT, PARAMETERS, PROCESS, REMOVED, NOT_JUDGED, NOT_SELECTED, OPERATOR}
+    own = {OWN_OUTPUT, PARAMETERS, PROCESS, PULLED, REMOVED, NOT_JUDGED, NOT_SELECTED, OPERATOR}
     return {*map(str, VerdictReason), *map(str, Cause)} | own
 
 

@@ -179,6 +179,7 @@ def _compare(
         return StoreOutcome.ASIDE_ALREADY
     if not is_judged:
         now_open.added.append(again.received_at)
+        now_open.is_pulled &= again.is_pulled
     return outcome
 
 

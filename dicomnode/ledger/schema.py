@@ -264,8 +264,8 @@ instance = Table(
     Column("number", Integer),  # place in the derived series
     Column("peer", Text),  # who sent it
     Column("stored_at", UtcDateTime, nullable=False),
-    Column("called_ae", String(AE_TITLE_LENGTH)),  # the AE title that its sender called; empty: older than 0011
     Column("removed_at", UtcDateTime),  # empty: its file is in the archive, or ought to be
+    Column("called_ae", String(AE_TITLE_LENGTH)),  # the AE title that its sender called; empty: older than 0011
     PrimaryKeyConstraint("id", name="instance_key"),
     UniqueConstraint("sop_instance_uid", name="instance_uid_once"),
     UniqueConstraint("file", name="instance_file_once"),

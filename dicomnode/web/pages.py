@@ -87,7 +87,7 @@ def deliveries_list(visit: Visit) -> Answer:
 def one_series(visit: Visit, number: int) -> Answer:
     """The story of a series, with its deliveries, and what a person may do."""
     detail, told = visit.node.reader.series_show(number), visit.node.reader.series_explain(number)
-    states = {told.state, detail.reason or "", *([told.job.state] if told.job is not None else [])}
+    states = {told.state, *([told.job.state] if told.job is not None else [])}
     is_received = detail.source is None
     return visit.show(
         "one.html",
@@ -95,7 +95,9 @@ def one_series(visit: Visit, number: int) -> Answer:
         told=told,
         job=done_job(detail),
         acts={
-            name: act for name, act in ON_SERIES.items() if is_received and act.is_offered(states, alert=detail.alert)
+            name: act
+            for name, act in ON_SERIES.items()
+            if is_received and act.is_offered(states, reason=detail.reason, alert=detail.alert)
         },
         delivery_acts={
             line.id: {name: act for name, act in ON_DELIVERY.items() if act.is_offered({line.state})}
