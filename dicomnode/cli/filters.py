@@ -124,12 +124,12 @@ def reasons_of_series() -> set[str]:
     from dicomnode.imaging.verdict import VerdictReason
     from dicomnode.ledger.jobs import PARAMETERS
     from dicomnode.ledger.states import OPERATOR
-    from dicomnode.ledger.values import NOT_SELECTED, OWN_OUTPUT, PULLED, REMOVED
+    from dicomnode.ledger.values import NOT_SELECTED, OWN_OUTPUT, PULLED, REMOVED, SET_ASIDE
     from dicomnode.ledger.verdicts import PROCESS
     from dicomnode.settle import NOT_JUDGED
     from dicomnode.work.orders import Cause
 
-    own = {OWN_OUTPUT, PARAMETERS, PROCESS, PULLED, REMOVED, NOT_JUDGED, NOT_SELECTED, OPERATOR}
+    own = {OWN_OUTPUT, PARAMETERS, PROCESS, PULLED, REMOVED, SET_ASIDE, NOT_JUDGED, NOT_SELECTED, OPERATOR}
     return {*map(str, VerdictReason), *map(str, Cause)} | own
 
 
@@ -141,12 +141,13 @@ def reasons_of_deliveries() -> set[str]:
     from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED, REVIEW
     from dicomnode.ledger.lists import NO_PEER
     from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR
+    from dicomnode.ledger.values import SET_ASIDE
     from dicomnode.push.attempt import Cause
     from dicomnode.push.peer_loop import INTERNAL
 
     codes = {error.code for error in _family(NodeError)}
     outcomes = set(map(str, RequestReason)) - {str(RequestReason.ANSWERED)}
-    own = {EARLIER_REVISION, GATE, NOT_COMMITTED, REFUSED, NOT_ACCEPTED, REVIEW, NO_PEER, OPERATOR, INTERNAL}
+    own = {EARLIER_REVISION, GATE, NOT_COMMITTED, REFUSED, NOT_ACCEPTED, REVIEW, SET_ASIDE, NO_PEER, OPERATOR, INTERNAL}
     return outcomes | set(map(str, Cause)) | codes | own
 
 

@@ -6,6 +6,7 @@ They show the newest, say what they leave out, and take filters, whose words are
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.cli.filters import reasons_of_deliveries, reasons_of_series
 from dicomnode.ledger.store import open_ledger
 from tests.cli.conftest import Run
 from tests.ledger.scene import FakeClock, Scene
@@ -231,3 +233,12 @@ def test_an_empty_answer_does_not_say_that_there_is_nothing_at_all(run: Run, mix
     assert mixed
     assert run("series", "list", "--state", "receiving").out == "No series.\n"
     assert run("deliveries", "list", "--since", "1m").out == "No deliveries.\n"
+
+
+def test_every_reason_that_the_page_explains_can_be_asked_for() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+    section = page.partition("## Why a series was kept\n")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"^\| `([a-z_]+)` \|", section, flags=re.MULTILINE))
+    assert {"gaps", "set_aside", "pulled", "removed", "not_selected"} <= explained
+    assert explained <= reasons_of_series()
+    assert {"gate", "review", "identity", "not_accepted", "set_aside", "earlier_revision"} <= reasons_of_deliveries()
