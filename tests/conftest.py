@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,6 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the tests' modules how often, before they are imported."""
     thorough.choose(thorough=config.getoption("thorough"))
+    # A shell that starts the tests in the background has them, and the programs that they start, ignore an interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # pynetdicom leaves a socket open if its peer has reset the connection, and a test after that one would fail by it.
     AssociationSocket._shutdown_socket = _shut_and_close  # type: ignore[method-assign,assignment]
 
