@@ -1,5 +1,4 @@
-"""What a person may do with a series or a delivery: the same acts, and the same sentence about each, on the command
-line and on the web page.
+"""The acts of a person on a series or a delivery. The command line and the web page share them and their sentences.
 
 In: the ledger, the number of the row, and who acts. Out: a sentence on what was done. An act that the state of the row
 does not allow raises InputError, and nothing is changed; ``is_offered`` says for which states it is worth showing.

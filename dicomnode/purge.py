@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dicomnode.archive import Archive, scan
@@ -84,12 +85,12 @@ def erase(archive: Archive, ledger: Ledger, found: Found, by: str) -> Erased:
     for series in sorted(files):
         removed = ledger.removals.erase(series, files[series], by)
         checkpoint("purge.marked")
-        _remove(lambda: archive.remove(removed.files))  # noqa: B023 (called at once)
+        _remove(partial(archive.remove, removed.files))
         instances += removed.instances
         left |= {f"archive/{file}" for file in files[series].difference(removed.files)}
     aside = ledger.removals.erase_set_aside(found.aside, by)
     checkpoint("purge.marked")
-    _remove(lambda: archive.remove_aside(aside))
+    _remove(partial(archive.remove_aside, aside))
     left |= {f"quarantine/{name}" for name in found.aside.difference(aside)}
     detail = f"a patient: {instances} images of {len(files)} received series, {len(aside)} files that were set aside"
     ledger.note(ERASED, table="node", row=1, detail=detail, by=by)

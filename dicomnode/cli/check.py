@@ -25,8 +25,8 @@ TICKS = {"ok": "[x]", "warn": "[!]", "fail": "[ ]", "open": "[?]"}
 @click.option(
     "--rehearse",
     metavar="PEER",
-    help="Instead, go through everything with one peer: connection, TLS, association, five test images, C-FIND, "
-    "storage commitment. The images stay there until they are deleted there. Default: send nothing.",
+    help="Try everything with this peer instead: connection, TLS, association, five test images, C-FIND, storage "
+    "commitment. The images stay at the peer until its team deletes them. Default: send nothing.",
 )
 @click.option(
     "--wait",

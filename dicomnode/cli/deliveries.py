@@ -160,5 +160,5 @@ def cancel(number: int, person: str | None, note: str, config: Path | None, as_j
 
 
 def signed(person: str | None) -> str:
-    """Who decides: the user of this machine, and the name that this user gave."""
+    """Return who decides: the user of this machine, and the name that this user gave."""
     return operator() if person is None else f"{operator()} ({person})"

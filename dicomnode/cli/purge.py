@@ -91,7 +91,7 @@ def _sentences(purged: Purged) -> list[str]:
         return ["No image has this Patient ID.", *_doubts(purged)]
     said = ["The images were erased from this node." if purged.erased else "Nothing was erased: this was a dry run."]
     if purged.peers:
-        said.append(f"What was derived from them is still at {', '.join(purged.peers)}, which must erase it itself.")
+        said.append(f"{', '.join(purged.peers)} got images of the patient from this node, and must erase them there.")
     said.append("A backup holds them until `dicomnode db backup` has run into its folder again.")
     return said + _doubts(purged)
 

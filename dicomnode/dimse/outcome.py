@@ -1,4 +1,4 @@
-"""How a request to a peer ended, in DICOM or by DICOMweb: a value with its reason, never an exception."""
+"""A request to a peer ends as a value with its reason, in DICOM as by DICOMweb, and never as an exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells the images of a series apart beside their place: echoes, weightings, phases, stacks, objects and parts.
+"""This module finds in what the images of a series differ beside their place: echoes, phases, stacks, objects, parts.
 
 In: the frames of a series. Out: findings as values; which of them is a reason to keep a series, and in what words, the
 verdict says. Values are compared as the headers state them. The dimensions that an Enhanced MR object declares
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from dicomnode.imaging.frame import Frame, instances_of
@@ -84,7 +85,7 @@ def _of_headers(headers: Sequence[InstanceHeader]) -> Iterator[tuple[str, Sequen
 def _of_frames(headers: Sequence[InstanceHeader]) -> Iterator[tuple[str, Sequence[str]]]:
     yield from _of_headers(headers)
     for name, keywords, unit in OF_FRAMES:
-        values = distinct(headers, lambda header, keywords=keywords: _joined(header, keywords))  # type: ignore[misc]
+        values = distinct(headers, partial(_joined, keywords=keywords))
         yield name, [f"{value}{unit}" if value else "" for value in sorted(values)]
     orientations = [header.orientation or () for header in headers]
     if count_orientations(orientations) == 1:  # stacks of several orientations are told by these
@@ -120,7 +121,7 @@ def _number(header: InstanceHeader, keyword: str) -> int:
 
 
 def volumes(frames: Sequence[Frame]) -> int:
-    """How many multi-frame objects hold a stack of their own, no position of which they repeat; 0 with any other."""
+    """Count the multi-frame objects, if each of them holds a stack that repeats no position; else return 0."""
     objects: dict[str, list[Frame]] = {}
     for frame in frames:
         if frame.number is None:

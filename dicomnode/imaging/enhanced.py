@@ -149,7 +149,7 @@ def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def _of_object(dataset: FileDataset) -> Elements:
-    """What is stated once for all frames: the top level, but for what the functional groups are to say."""
+    """Collect the elements of the top level, which hold for all frames; the functional groups state the others."""
     passed_over = {_tag(keyword) for keyword in (SHARED, PER_FRAME, MAPPING, "NumberOfFrames", "InversionTime")}
     for keywords in (*GROUPS.values(), *(keywords for _, keywords in NESTED.values())):
         passed_over |= {_tag(keyword) for keyword in keywords}
@@ -177,7 +177,7 @@ def _name_agent(dataset: FileDataset, found: Elements) -> None:
 
 
 def _of_groups(item: Dataset) -> Elements:
-    """What the functional groups of one item state."""
+    """Collect the elements that the functional groups of one item hold."""
     found: Elements = {}
     for group, keywords in GROUPS.items():
         items = _items(item, group)

@@ -179,6 +179,19 @@ def read_dataset(path: Path, *, pixels: bool) -> pydicom.FileDataset:
         return dataset
 
 
+def read_values(path: Path, keywords: Sequence[str]) -> dict[str, str] | None:
+    """A few attributes of a file by keyword, empty where it has none; None where it cannot be read as DICOM.
+
+    Raises StorageError where the disk refuses the file.
+    """
+    try:
+        with opened(path) as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(keywords), force=True)
+            return {keyword: str(header.get(keyword, "") or "") for keyword in keywords}
+    except MALFORMED:
+        return None
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A file to be parsed, without pydicom's warnings, which quote values; StorageError where the disk refuses it."""

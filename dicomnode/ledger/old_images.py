@@ -11,8 +11,8 @@ A received series and everything that was derived from it go together, once all 
 3. None of its jobs waits, runs, is held or failed: whoever mends the cause needs the images.
 4. Each of its deliveries is sent, or cancelled. A delivery that is sent has the proof that its peer can give: none that
    was asked to commit has still to answer. The acknowledgements alone are proof only where no better one can be had.
-5. What was derived has gone to a peer, or an operator cancelled its delivery. A result that no rule delivers is nowhere
-   else, so its series stays.
+5. What was derived has gone to a peer, or a person cancelled its delivery or rejected the result. A result that no rule
+   delivers is nowhere else, so its series stays.
 6. No file that was set aside of it, or because of one of its instances, waits for a comparison or for a person.
 
 A series that was kept has nothing to deliver: the sender has the original, and the verdict said so.
@@ -36,7 +36,7 @@ from dicomnode.ledger.deliveries import COMPARED
 from dicomnode.ledger.removed import Removed, derived_from, files_of, mark, mark_aside
 from dicomnode.ledger.schema import RECEIVED, commitment, delivery, instance, job, quarantine, series
 from dicomnode.ledger.statements import bind_values, bound, stands
-from dicomnode.ledger.states import OPERATOR, CommitmentState, DeliveryState, JobState, SeriesState
+from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR, CommitmentState, DeliveryState, JobState, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
 
 REMOVED: Final = "removed"  # event: files of the row were removed because of their age
@@ -109,7 +109,7 @@ _HAS_UNDELIVERED_RESULT = and_(
             delivery.c.job_id == job.c.id,
             or_(
                 stands(delivery, DeliveryState.SENT),
-                and_(stands(delivery, DeliveryState.CANCELLED), delivery.c.reason == OPERATOR),
+                and_(stands(delivery, DeliveryState.CANCELLED), delivery.c.reason.in_((OPERATOR, NOT_ACCEPTED))),
             ),
         ),
     ),

@@ -53,7 +53,7 @@ class Removals:
             return erasure.refusal_to_erase(connection, series)
 
     def receivers(self, series: Collection[SeriesId]) -> tuple[str, ...]:
-        """Name the peers that acknowledged an image derived from one of these series."""
+        """Name the peers that acknowledged an image of one of these series, or one derived from it."""
         with self._database.reading() as connection:
             return erasure.receivers(connection, series)
 

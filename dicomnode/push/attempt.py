@@ -51,7 +51,7 @@ _OF_OPERATOR = frozenset(
         RequestReason.TOO_LARGE,
     }
 )  # fmt: skip
-"""Why there is no status, where another try alone would not change it."""
+"""Reasons for which there is no status and which another try alone would not change."""
 
 
 class End(StrEnum):
@@ -223,18 +223,18 @@ class Attempt:
     def _send_all(self, session: Session, items: Sequence[DeliveryItem]) -> Ending:
         if (refusal := session.refusal({_format(item) for item in items})) is not None:
             return _unanswered(End.HOLD, refusal)
-        waiting = list(items)
-        while waiting:
+        outgoing = [self._outgoing(item) for item in items]
+        begin = 0
+        while begin < len(items):
             if self.stop.is_set():
                 return Ending(end=End.STOPPED)
             if not self._beat():
                 return Ending(end=End.GONE)
-            outgoing = [self._outgoing(item) for item in waiting]
-            count = session.batch(outgoing)
-            self.in_flight.look(waiting, count)
-            if (ending := self._send_together(session, waiting[:count], outgoing[:count])) is not None:
+            end = begin + session.batch(outgoing[begin:])
+            self.in_flight.look(items[begin:], end - begin)
+            if (ending := self._send_together(session, items[begin:end], outgoing[begin:end])) is not None:
                 return ending
-            waiting = waiting[count:]
+            begin = end
         if self._failed:
             sentence = f"{self._failed.total()} of {len(items)} instances wait: {_counted(self._failed)}"
             return Ending(end=End.RETRY, reason=Cause.PROCESSING_FAILURE, sentence=sentence)

@@ -10,16 +10,14 @@ import logging
 import re
 import time
 import unicodedata
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.datadict import dictionary_description
 
 from dicomnode import log
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.errors import StorageError
+from dicomnode.imaging.headers import read_values
 from dicomnode.push.witness import NotOffered, Witness
 from dicomnode.settings.models import PeerSettings
 
@@ -28,6 +26,7 @@ LOGGER = logging.getLogger(__name__)
 PATIENT_KEYWORDS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 REST_S = 600.0  # so long a peer is not asked again that offers no C-FIND, or that did not answer one in time
 
+_STUDY_UID = "StudyInstanceUID"
 _MARKS = re.compile("[^a-z0-9]")
 _NO_DIGITS = re.compile("[^0-9]")
 
@@ -48,14 +47,11 @@ class PatientQuery:
         """Name the attributes by which the peer has the study of this file under another patient."""
         if time.monotonic() < self._rests_until_s:
             return ()
-        try:
-            study_uid, ours = _read(path)
-        except OSError as exc:
-            raise StorageError(f"A file of the archive could not be read: {exc.strerror}.") from exc
-        except Exception as exc:  # noqa: BLE001 (border: an original may hold what the library cannot read)
-            self._log(f"a header could not be read ({type(exc).__name__})")
+        ours = read_values(path, [_STUDY_UID, *PATIENT_KEYWORDS])
+        if not ours or not ours[_STUDY_UID]:
+            self._log("a header could not be read, or names no study")
             return ()
-        answer = self._witness.patients(self._peer, study_uid, PATIENT_KEYWORDS)
+        answer = self._witness.patients(self._peer, ours[_STUDY_UID], PATIENT_KEYWORDS)
         if isinstance(answer, NotOffered):
             self._rest(answer.why)
             return ()
@@ -75,16 +71,6 @@ class PatientQuery:
 
     def _log(self, why: str, *, wait_s: float | None = None) -> None:
         log.event(LOGGER, "identity_not_compared", peer=self._peer.name, detail=why, wait_s=wait_s)
-
-
-def _read(path: Path) -> tuple[str, dict[str, str]]:
-    """Return the Study Instance UID of a file, and the attributes of its patient by keyword."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", *PATIENT_KEYWORDS])
-        return str(header.get("StudyInstanceUID", "")), {
-            keyword: str(header.get(keyword, "") or "") for keyword in PATIENT_KEYWORDS
-        }
 
 
 def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, ...]:

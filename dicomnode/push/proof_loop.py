@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from datetime import timedelta
-
-from pydicom import dcmread
 
 from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.dimse.proofs import Reference
-from dicomnode.errors import NodeError, StorageError
+from dicomnode.errors import NodeError
+from dicomnode.imaging.headers import read_values
 from dicomnode.ledger.commitments import LISTENING
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Commitment
@@ -205,18 +203,11 @@ class ProofLoop:
         """Study and Series Instance UID of the delivery, as its first file has them; None: it is gone or unreadable."""
         if not one.items:
             return None
-        wanted = ["StudyInstanceUID", "SeriesInstanceUID"]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they quote values
-                header = dcmread(self._archive.path(one.items[0].file), stop_before_pixels=True, specific_tags=wanted)
-                return str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
-        except FileNotFoundError:
+        file = one.items[0].file
+        if not self._archive.has(file):
             return None
-        except OSError as exc:
-            raise StorageError(f"A file of the archive could not be read: {exc.strerror}.") from exc
-        except Exception:  # noqa: BLE001 (border: an original may hold what the library cannot read)
-            return None
+        found = read_values(self._archive.path(file), ["StudyInstanceUID", "SeriesInstanceUID"])
+        return (found["StudyInstanceUID"], found["SeriesInstanceUID"]) if found and all(found.values()) else None
 
     def _idle_s(self) -> float:
         """Return the seconds until a request may go on, at most ``POLL_S``: an operator may make a delivery due."""

@@ -16,12 +16,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import groupby
 
-from pydicom import dcmread
-
 from dicomnode import log
-from dicomnode.archive import unreadable
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.imaging.representation import MALFORMED
+from dicomnode.imaging.headers import read_values
 from dicomnode.push.carrier import InstanceFormat, OutgoingInstance
 from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
 from dicomnode.stow.answer import PROCESSING_FAILURE, read_statuses
@@ -163,12 +160,5 @@ def _answered(status: int) -> RequestOutcome:
 
 def _series_of(instance: OutgoingInstance) -> tuple[str, str]:
     """Study and Series Instance UID as the file has them; empty where it has none."""
-    try:
-        header = dcmread(
-            instance.path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"], force=True
-        )
-        return str(header.get("StudyInstanceUID", "")), str(header.get("SeriesInstanceUID", ""))
-    except OSError as exc:
-        raise unreadable(instance.path, exc) from exc
-    except MALFORMED:
-        return "", ""
+    found = read_values(instance.path, ["StudyInstanceUID", "SeriesInstanceUID"]) or {}
+    return found.get("StudyInstanceUID", ""), found.get("SeriesInstanceUID", "")

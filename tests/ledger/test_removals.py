@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -17,8 +18,8 @@ from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.states import DeliveryState
-from dicomnode.ledger.values import Examined, Finding, Forward, QuarantinedFile, QuarantineReason, StoreOutcome
-from tests.ledger.scene import IMPLICIT, Scene, new_uid, stored
+from dicomnode.ledger.values import Examined, Finding, Forward, QuarantinedFile, QuarantineReason, Release, StoreOutcome
+from tests.ledger.scene import IMPLICIT, Scene, new_uid, plan_for, stored
 
 DAYS = 90
 
@@ -262,6 +263,11 @@ def test_a_proof_or_a_persons_word_lets_it_go(scene: Scene) -> None:
     cancelled = held_delivery(scene)
     ((number,),) = scene.ask("SELECT max(id) FROM delivery")
     scene.ledger.cancel_delivery(DeliveryId(int(str(number))), "operator")
+    rejected = scene.settled()
+    assert scene.ledger.plan(rejected, 1, replace(plan_for("pacs"), release=Release.REVIEW)) is not None
+    scene.finish_job()
+    ((number,),) = scene.ask("SELECT max(id) FROM delivery")
+    scene.ledger.cancel_delivery(DeliveryId(int(str(number))), "operator", note="motion")
     seen = set_aside(scene)
     scene.ledger.see_quarantine(None, "operator")
     ended = with_alert(scene)
@@ -269,7 +275,7 @@ def test_a_proof_or_a_persons_word_lets_it_go(scene: Scene) -> None:
     days_pass(scene)
     stays = {number: one.stays for number, one in old(scene).items()}
     assert stays.pop(seen) == "set_aside", "nobody has compared the file with what was kept"
-    assert stays == dict.fromkeys((committed, cancelled, ended))
+    assert stays == dict.fromkeys((committed, cancelled, rejected, ended))
 
 
 def test_what_may_go_is_looked_at_again_in_the_transaction_that_marks_it(scene: Scene) -> None:
