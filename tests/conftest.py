@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
+import hypothesis
 import pytest
 from pynetdicom.transport import AssociationSocket
 
@@ -34,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the tests' modules how often, before they are imported."""
     thorough.choose(thorough=config.getoption("thorough"))
+    # Hypothesis takes 0.2 s for too long by default, which an import on a busy machine exceeds.
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
     # A shell that starts the tests in the background has them, and the programs that they start, ignore an interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
