@@ -72,7 +72,7 @@ def check(settings: Settings, *, with_echo: bool = False) -> list[CheckRow]:
     rows = [
         CheckRow(
             what="settings",
-            mark=Mark.OK if any(_is_delivered_to(settings, peer) for peer in settings.peer) else Mark.WARN,
+            mark=Mark.OK if any(settings.is_delivered_to(peer.name) for peer in settings.peer) else Mark.WARN,
             sentence=introduction(settings, *_configured_ports(settings)),
         )
     ]
@@ -365,7 +365,7 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
                 what=what, mark=Mark.FAIL, sentence=f"{sentence} {service}: {outcome.sentence}", hint=outcome.hint
             )
         sentence = f"{sentence} It answered {'a search' if peer.url else 'a C-ECHO'}."
-    if peer.is_sent_to and not _is_delivered_to(settings, peer):
+    if peer.is_sent_to and not settings.is_delivered_to(peer.name):
         return CheckRow(what=what, mark=Mark.WARN, sentence=f"{sentence} No rule delivers to it.")
     if peer.committer:
         sentence = f"{sentence} {_registration(settings, peer)}"
@@ -398,7 +398,9 @@ def _configured_ports(settings: Settings) -> tuple[int, int]:
 def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
     """Say in words which addresses the node listens on (port 0: not) and which peers it sends to."""
     senders = ", ".join(peer.name for peer in settings.peer if peer.networks) or "nobody"
-    receivers = ", ".join(peer.name for peer in settings.peer if _is_delivered_to(settings, peer))
+    receivers = ", ".join(
+        peer.name for peer in settings.peer if peer.is_sent_to and settings.is_delivered_to(peer.name)
+    )
     doors = [f"{settings.node.host}:{port}"] if settings.node.listen else []
     doors += [f"{settings.tls.host}:{tls_port} with TLS"] if settings.tls.listen else []
     where = f"Listens on {' and on '.join(doors)} as {' and as '.join(settings.node.titles)} to {senders}"
@@ -408,10 +410,6 @@ def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
         f"{where}; nothing is delivered until the settings name a peer with an address or url and a rule that delivers "
         "to it."
     )
-
-
-def _is_delivered_to(settings: Settings, peer: PeerSettings) -> bool:
-    return peer.is_sent_to and any(peer.name in (*rule.deliver_to, *rule.forward_originals) for rule in settings.rule)
 
 
 def _filesystem(folder: Path) -> str:

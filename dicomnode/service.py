@@ -5,8 +5,8 @@
 
 The receiver starts after the parts that process what it receives, and stops before them. Only the sweep of the archive,
 the alerts and the calendar start after the receiver, so that no sender waits for them. The monitor is there from early
-on, and says that the node is not ready yet. The ledger records at any moment
-what each part has begun. A stop in this order is therefore not needed for safety; it only saves time at the next start.
+on, and says that the node is not ready yet. The ledger records at any moment what each part has begun. A stop in this
+order is therefore not needed for safety; it only saves time at the next start.
 
 At SIGHUP the settings file is read anew. Everything that can fail is tried first. If nothing fails, each part is given
 its new settings as one value, which it begins to use between two pieces of its work. If something fails, every part

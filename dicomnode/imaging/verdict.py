@@ -13,7 +13,6 @@ repeated, it is the seventh frame in the order in which the frames were given.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -24,7 +23,14 @@ from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from dicomnode.derivation import DerivationParameters, RuleLimits
-from dicomnode.imaging.dimensions import Dimension, dimension_of, dimension_of_frames, missing_parts, volumes
+from dicomnode.imaging.dimensions import (
+    Dimension,
+    dimension_of,
+    dimension_of_frames,
+    distinct,
+    missing_parts,
+    volumes,
+)
 from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE, MAPPING
 from dicomnode.imaging.fitness import PIXEL_FORMAT, fault_of, is_lossy
 from dicomnode.imaging.frame import Frame, Slice
@@ -243,7 +249,7 @@ class _Case:
 
     def distinct(self, keyword: str) -> list[str]:
         """The different values of an attribute, the most frequent first."""
-        return [text for text, _ in Counter(h.text(keyword) for h in self.headers).most_common()]
+        return distinct(self.headers, lambda header: header.text(keyword))
 
 
 def _answer(case: _Case, reason: VerdictReason, /, *, alert: bool = False, **words: str | int) -> Verdict:

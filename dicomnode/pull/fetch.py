@@ -29,7 +29,7 @@ from dicomnode.errors import InputError, PeerError
 from dicomnode.ids import is_harmless_uid
 from dicomnode.ledger.store import Ledger
 from dicomnode.pull.source import Match, Source
-from dicomnode.settings.models import split_hours
+from dicomnode.settings.match import window
 
 LOGGER = logging.getLogger(__name__)
 
@@ -133,12 +133,12 @@ def refuse_in(blackout: str, peer: str, now: datetime) -> None:
     """Raise InputError in the hours in which nothing is pulled from the peer. ``now``: any time zone."""
     if not blackout:
         return
-    begin, end = split_hours(blackout)
-    at = now.astimezone().time()
-    if begin <= at < end if begin < end else at >= begin or at < end:
+    hours = window(blackout)
+    assert hours is not None, "the settings were checked"
+    if hours.holds(now):
         raise InputError(
-            f"Nothing is pulled from {peer} from {begin:%H:%M} to {end:%H:%M} (peer.pull_blackout).",
-            hint=f"Pull after {end:%H:%M}.",
+            f"Nothing is pulled from {peer} from {hours.begin:%H:%M} to {hours.end:%H:%M} (peer.pull_blackout).",
+            hint=f"Pull after {hours.end:%H:%M}.",
         )
 
 

@@ -115,7 +115,7 @@ def _our_certificate(settings: Settings) -> Certificate | None:
 def _look_at_settings(settings: Settings, peer: PeerSettings) -> Step:
     how = "with TLS" if peer.tls else "without TLS"
     said = f"{settings.node.ae_title} sends to {peer.ae_title} at {peer.address}, {how}."
-    if any(peer.name in rule.deliver_to for rule in settings.rule):
+    if settings.is_delivered_to(peer.name):
         return Step(what=Topic.SETTINGS, mark=Mark.OK, sentence=said)
     return Step(
         what=Topic.SETTINGS, mark=Mark.WARN, side=Side.OURS, sentence=f"{said} No rule delivers to it.",

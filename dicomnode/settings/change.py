@@ -1,8 +1,8 @@
 """What a running node takes of settings that were read anew: two ``Settings`` in, those to use from then on out.
 
-The node takes rules, peers, settle times, patience with peers, alerts, further
-AE titles and the certificate files of TLS while it runs.
-What it opened at its start (data folder, ledger, listeners, workers) stays as it is until a restart; such keys are
+The node takes rules, peers, settle times, patience with peers, alerts, further AE titles and the certificate files of
+TLS while it runs. What it opened at its start (data folder, ledger, listeners, workers) stays as it is until a restart;
+such keys are
 named. Nothing is opened or started here.
 """
 

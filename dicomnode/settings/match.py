@@ -4,8 +4,8 @@
 
 A key is a keyword of the DICOM dictionary, ``slice_spacing_mm``, ``plane``, ``called_ae`` or ``time_of_day``. Its value
 is one test or a list of tests. A test is a pattern, comparisons of numbers where the key holds numbers, or a window of
-the day. With ``!`` in front of it a test must not
-hold. Of the others in a list one must hold. Whether a series fulfils the conditions is decided in ``rules``.
+the day. With ``!`` in front of it a test must not hold. Of the others in a list one must hold. Whether a series fulfils
+the conditions is decided in ``rules``.
 """
 
 from __future__ import annotations
@@ -120,10 +120,10 @@ def _test(key: str, written: object) -> ValueTest | str:
             return f"expected {_example(key)}, found {shown(written)}"
         return ValueTest(text=text, excludes=excludes)
     if key == TIME_OF_DAY:
-        window = _window(text)
-        if window is None:
+        found = window(text)
+        if found is None:
             return f"expected {_example(key)}, found {shown(written)}"
-        return ValueTest(text=text, excludes=excludes, window=window)
+        return ValueTest(text=text, excludes=excludes, window=found)
     comparisons = _comparisons(text)
     if key == SPACING and not comparisons:
         return f"expected {_example(key)}, found {shown(written)}"
@@ -143,7 +143,7 @@ def _comparisons(text: str) -> Comparisons:
     return tuple(found)
 
 
-def _window(text: str) -> Window | None:
+def window(text: str) -> Window | None:
     """The part of the day of ``"22:00-06:00"``, with a time zone behind it; None where the text is none."""
     found = _WINDOW.fullmatch(text)
     if found is None:

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, PlainValidator, field_validator, mod
 from dicomnode.ids import AeTitle
 from dicomnode.settings import urls
 from dicomnode.settings.addresses import HostPort, Listening, MaybeHostPort, split_address
-from dicomnode.settings.match import Match, parse_match
+from dicomnode.settings.match import Match, parse_match, window
 from dicomnode.settings.web import WebSettings
 from dicomnode.strict_toml import StrictModel, fail
 
@@ -35,7 +35,6 @@ _TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 section 6.2, VR AE: 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAIL_ADDRESS = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,253}")
-_HOURS = re.compile(r"((?:[01]\d|2[0-3]):[0-5]\d)-((?:[01]\d|2[0-3]):[0-5]\d)")
 _LETTER = re.compile(rf"({'|'.join(WEEKDAYS)}) ([01]\d|2[0-3]):([0-5]\d)(?: ([A-Za-z0-9_+/-]{{1,64}}))?")
 _NAME = re.compile(r"[^\x00-\x1f\x7f*]{1,253}")  # a common name may hold blanks
 
@@ -106,7 +105,8 @@ def _letter(text: str) -> str:
 
 
 def _hours(text: str) -> str:
-    split_hours(text)
+    if text and window(text) is None:
+        fail('expected two times of day, such as "07:00-19:00"')
     return text
 
 
@@ -123,7 +123,7 @@ def _network(value: object) -> Network:
 
 Title = Annotated[AeTitle, AfterValidator(_title)]
 MaybeTitle = Annotated[AeTitle, AfterValidator(lambda text: text and _title(text))]
-Hours = Annotated[str, AfterValidator(lambda text: text and _hours(text))]  # empty: never
+Hours = Annotated[str, AfterValidator(_hours)]  # empty: never
 Word = Annotated[str, AfterValidator(_word)]
 MaybeClusterAddress = Annotated[str, AfterValidator(_cluster_address_or_none)]
 Device = Annotated[str, AfterValidator(_device)]
@@ -141,18 +141,6 @@ NetworkText = Annotated[Network, PlainValidator(_network)]
 Seconds = Annotated[float, Field(gt=0, le=_A_DAY_S, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
 ModelSpeed = Literal["auto", "quality", "fast"]
-
-
-def split_hours(text: str) -> tuple[time, time]:
-    """Begin and end of a daily span apart, local time; one that ends before it begins goes past midnight.
-
-    >>> split_hours("07:00-19:30")
-    (datetime.time(7, 0), datetime.time(19, 30))
-    """
-    match = _HOURS.fullmatch(text)
-    if match is None or match[1] == match[2]:
-        fail('expected two times of day, such as "07:00-19:00"')
-    return time.fromisoformat(match[1]), time.fromisoformat(match[2])
 
 
 def split_letter(text: str) -> tuple[int, time, ZoneInfo | None]:
@@ -185,8 +173,8 @@ class NodeSettings(Listening):
 
     @model_validator(mode="after")
     def _has_two_titles(self) -> Self:
-        if self.pull_ae_title == self.ae_title:
-            fail("pull_ae_title has to differ from ae_title: it tells what was asked for from what was sent")
+        if self.pull_ae_title in self.titles:
+            fail("pull_ae_title has to differ from ae_title and ae_titles: what is asked for comes there alone")
         return self
 
     @property
@@ -539,6 +527,10 @@ class Settings(StrictModel):
         """The names of the peers that may report that they keep what was sent."""
         asked = {peer.committer for peer in self.peer}
         return frozenset(name for name in self._addresses if name in asked)
+
+    def is_delivered_to(self, peer: str) -> bool:
+        """Does a rule deliver what it derives, or forward what was received, to the peer of this name?"""
+        return any(peer in (*rule.deliver_to, *rule.forward_originals) for rule in self.rule)
 
     @property
     def enhanced_kept(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ _URL = re.compile(r"[\x21-\x7e]{1,2048}")
 
 def webhook(text: str) -> str:
     """An empty text, or a URL under TLS without user and password."""
-    if text and _whole(text, ("https",)) is None:
+    if text and whole(text, ("https",)) is None:
         fail("expected a URL that begins with https:// and has neither user nor password")
     return text
 
@@ -28,15 +28,15 @@ def dicomweb(text: str) -> str:
     """
     if not text:
         return text
-    parts = _whole(text, ("https", "http"))
+    parts = whole(text, ("https", "http"))
     if parts is None or parts.query or parts.fragment:
         fail('expected a URL such as "https://pacs/dicom-web", without user, password, "?" and "#"')
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         fail("expected a URL that begins with https://; http:// is for this machine itself (127.0.0.1, localhost)")
     return text.rstrip("/")
 
 
-def _whole(text: str, schemes: tuple[str, ...]) -> SplitResult | None:
+def whole(text: str, schemes: tuple[str, ...]) -> SplitResult | None:
     """The parts of a URL with scheme and host, without user and password; None: it is none."""
     try:
         parts = urlsplit(text)
@@ -46,7 +46,8 @@ def _whole(text: str, schemes: tuple[str, ...]) -> SplitResult | None:
     return parts if is_whole and "@" not in parts.netloc and _URL.fullmatch(text) else None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Is a host, by address or by the name localhost, this machine itself?"""
     try:
         return ip_address(host).is_loopback
     except ValueError:

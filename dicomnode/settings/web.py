@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, model_validator
 
 from dicomnode.settings.addresses import HostPort, Listening
+from dicomnode.settings.urls import is_loopback, whole
 from dicomnode.strict_toml import fail
 
 STUDY_UID = "{study_uid}"  # what stands for the study in ``viewer_url``
@@ -18,7 +17,6 @@ STUDY_UID = "{study_uid}"  # what stands for the study in ``viewer_url``
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 (nothing is bound here)
 _HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-_URL = re.compile(r"[\x21-\x7e]{1,2048}")
 
 
 def _host(text: str) -> str:
@@ -36,12 +34,7 @@ def _header(text: str) -> str:
 def _viewer(text: str) -> str:
     if not text:
         return text
-    try:
-        parts = urlsplit(text)
-        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        is_whole = False
-    if not is_whole or "@" in parts.netloc or not _URL.fullmatch(text) or text.count(STUDY_UID) != 1:
+    if whole(text, ("http", "https")) is None or text.count(STUDY_UID) != 1:
         fail(f"expected a URL that begins with http:// or https:// and has {STUDY_UID} where the study's UID belongs")
     return text
 
@@ -78,11 +71,3 @@ class WebSettings(Listening):
         if self.host in _ANY_ADDRESS and not self.hosts:
             fail("listen is every address of this machine, which needs hosts: the names by which browsers ask for it")
         return self
-
-
-def is_loopback(host: str) -> bool:
-    """Is a host, by address or by the name localhost, this machine itself?"""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

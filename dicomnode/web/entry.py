@@ -23,7 +23,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from dicomnode.errors import SettingsError
-from dicomnode.settings.web import WebSettings, is_loopback
+from dicomnode.settings.urls import is_loopback
+from dicomnode.settings.web import WebSettings
 from dicomnode.web.exchange import Request
 
 COOKIE: Final = "dicomnode"
