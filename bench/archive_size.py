@@ -132,15 +132,15 @@ def fill(data: Path, series: int) -> None:
     links = Links(archive)
     url = f"sqlite:///{data / 'ledger.sqlite'}"
     with closing(open_ledger(url, clock=Clock())) as ledger, closing(_items(data)) as items:
-        boot = ledger.begin_boot(pid=1, host="bench")
+        boot = ledger.boots.begin(pid=1, host="bench")
         for number in range(series):
-            received = ledger.series_for(f"2.25.{10**20 + number}")
+            received = ledger.intake.series_for(f"2.25.{10**20 + number}")
             names = _receive(ledger, received, number)
             links.add(received, names)
             output, names = _derive(ledger, received, number)
             links.add(output, names)
             _deliver(ledger, items)
-        ledger.end_boot(boot.boot)
+        ledger.boots.end(boot.boot)
 
 
 def _items(data: Path) -> sqlite3.Connection:
@@ -152,7 +152,7 @@ def _items(data: Path) -> sqlite3.Connection:
 def _receive(ledger: Ledger, series: SeriesId, number: int) -> list[str]:
     at = datetime.now(UTC) - timedelta(days=400)
     ids = [new_instance_id() for _ in range(SLICES)]
-    ledger.accept(
+    ledger.intake.accept(
         [
             StoredInstance(
                 id=one,
@@ -173,18 +173,18 @@ def _receive(ledger: Ledger, series: SeriesId, number: int) -> list[str]:
 
 
 def _derive(ledger: Ledger, series: SeriesId, number: int) -> tuple[SeriesId, list[str]]:
-    assert ledger.settle(series, 1, note="")
+    assert ledger.settling.settle(series, 1, note="")
     planned = PlannedJob(
         parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="0" * 64, ratio=RATIO),
         deliver_to=("pacs",),
         sentence=f"{SLICES} slices, 4 mm apart, 4 mm thick → {SLICES * RATIO} slices of 1 mm by rule all.",
     )
-    ledger.plan(series, 1, planned)
-    job = ledger.claim_job("bench", lease_s=60.0)
+    ledger.settling.plan(series, 1, planned)
+    job = ledger.jobs.claim("bench", lease_s=60.0)
     assert job is not None
     instances = tuple(_derived(new_instance_id(), number, index) for index in range(SLICES * RATIO))
     made = DerivedSeries(series_uid=f"2.25.{2 * 10**20 + number}", instances=instances, notes=(), seconds=1.0)
-    assert ledger.finish_job(job, made)
+    assert ledger.jobs.finish(job, made)
     return job.output_series, [one.file_name for one in instances]
 
 
@@ -201,14 +201,14 @@ def _derived(own_id: InstanceId, number: int, index: int) -> DerivedInstance:
 
 
 def _deliver(ledger: Ledger, items: sqlite3.Connection) -> None:
-    delivery = ledger.claim_delivery("pacs", "bench", lease_s=60.0)
+    delivery = ledger.deliveries.claim("pacs", "bench", lease_s=60.0)
     assert delivery is not None
     items.execute(
         "UPDATE delivery_item SET state = 'acknowledged', state_cause = 'acknowledge', state_by = 'pacs', "
         "state_detail = '0000', status = 0, attempt = 1 WHERE delivery_id = ?",
         (delivery.id,),
     )
-    assert ledger.finish_delivery(delivery)
+    assert ledger.deliveries.finish(delivery)
 
 
 class Node:

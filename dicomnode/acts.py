@@ -38,43 +38,43 @@ class Act:
 
 def retry_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
     """Judge a series again."""
-    ledger.retry_series(SeriesId(number), by)
+    ledger.operator.retry_series(SeriesId(number), by)
     return f"Series {number} is judged again."
 
 
 def release_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
     """Go on with a series as it is."""
-    ledger.release_series(SeriesId(number), by)
+    ledger.operator.release_series(SeriesId(number), by)
     return f"Series {number} goes on as it is."
 
 
 def cancel_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
     """Cancel the jobs of a series."""
-    jobs = ", ".join(map(str, ledger.cancel_series(SeriesId(number), by)))
+    jobs = ", ".join(map(str, ledger.operator.cancel_series(SeriesId(number), by)))
     return f"Of series {number} is cancelled: job {jobs}."
 
 
 def retry_delivery(ledger: Ledger, number: int, by: str, reachable: Reachable) -> str:
     """Send a delivery now."""
-    ledger.retry_delivery(DeliveryId(number), by)
+    ledger.operator.retry_delivery(DeliveryId(number), by)
     return f"Delivery {number} is due now.{_caution(ledger, number, reachable)}"
 
 
 def release_delivery(ledger: Ledger, number: int, by: str, reachable: Reachable, note: str = "") -> str:
     """Send a delivery that is held; of one that waits for review, accept the result."""
-    ledger.release_delivery(DeliveryId(number), by, note=note)
+    ledger.operator.release_delivery(DeliveryId(number), by, note=note)
     return f"Delivery {number} is due.{_caution(ledger, number, reachable)}"
 
 
 def cancel_delivery(ledger: Ledger, number: int, by: str, _reachable: Reachable = (), note: str = "") -> str:
     """Send no further instance of a delivery; of one that waits for review, reject the result, which needs a note."""
-    ledger.cancel_delivery(DeliveryId(number), by, note=note)
+    ledger.operator.cancel_delivery(DeliveryId(number), by, note=note)
     return f"Delivery {number} is cancelled."
 
 
 def _caution(ledger: Ledger, number: int, reachable: Reachable) -> str:
     """A sentence for a delivery whose peer has no address in the settings, else an empty text."""
-    peer = ledger.peer_of_delivery(DeliveryId(number))
+    peer = ledger.operator.peer_of_delivery(DeliveryId(number))
     return "" if peer in reachable else f" {no_peer_sentence(number, peer)}"
 
 

@@ -251,14 +251,14 @@ def import_model(folder: Path, *, data: Path, ledger: Ledger, by: str) -> tuple[
             hint="Run the command as the node's user, and see that there is room on the disk.",
         ) from exc
     imported = ImportedModel(name=facts.name, digest=facts.digest, kind=facts.kind, ratios=facts.ratios)
-    number, is_new = ledger.import_model(imported, by)
+    number, is_new = ledger.models.take_in(imported, by)
     return replace(imported, id=number), is_new
 
 
 def activate(row: ModelRow, *, data: Path, ledger: Ledger, by: str) -> bool:
     """Give this model to the rules from the next verdict on; compare its files first. False: it was active."""
     model_dir.pinned_model(row.name, row.digest, data)
-    return ledger.activate_model(ModelId(row.id), by)
+    return ledger.models.activate(ModelId(row.id), by)
 
 
 def roll_back(name: str, *, rules: Sequence[str], data: Path, ledger: Ledger, by: str) -> ModelFacts | None:
@@ -267,17 +267,17 @@ def roll_back(name: str, *, rules: Sequence[str], data: Path, ledger: Ledger, by
     Its files are compared first. ``rules``: those that name this model. Raises InputError where they would be left
     without one.
     """
-    to, facts = ledger.model_before(name), None
+    to, facts = ledger.models.before_active(name), None
     if to is not None:
         facts, _ = model_dir.pinned_model(to.name, to.digest, data)
     elif name in model_dir.shipped_models():
         facts = model_dir.model_facts(name)
-    elif rules and name in ledger.active_models():
+    elif rules and name in ledger.models.active():
         raise InputError(
             f"Rule {rules[0]} asks for model {name}, and no other of that name would be left; nothing was rolled back.",
             hint="Import and activate another model of that name, or let the rule name another.",
         )
-    ledger.roll_back_model(name, by, to=to.id if to else None)
+    ledger.models.roll_back(name, by, to=to.id if to else None)
     return facts
 
 

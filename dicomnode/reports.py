@@ -28,7 +28,7 @@ def take_report(ledger: Ledger, dataset: bytes | bytearray, transfer_syntax: str
         log.event(LOGGER, "report_refused", level=logging.WARNING, peer=peer, detail="it cannot be read")
         return NOT_TAKEN
     try:
-        is_known = ledger.take_report(
+        is_known = ledger.commitments.take_report(
             report.transaction_uid, peer=peer, committed=report.committed, failed=report.failed
         )
     except NodeError as exc:

@@ -64,10 +64,10 @@ class Retention:
     def forget(self) -> int:
         """Remove the events and alerts that are old enough now; how many rows that were."""
         before = self._clock.now() - timedelta(days=self._keep_events_days)
-        forgotten, after = self._ledger.forget_alerts(before), 0
-        while not self._stopping.is_set() and (last := self._ledger.old_events(after, before)) is not None:
+        forgotten, after = self._ledger.upkeep.forget_alerts(before), 0
+        while not self._stopping.is_set() and (last := self._ledger.upkeep.old_events(after, before)) is not None:
             began_s = self._clock.monotonic()
-            forgotten += self._ledger.forget_events(after, last, before)
+            forgotten += self._ledger.upkeep.forget_events(after, last, before)
             checkpoint("retention.piece")
             after = last
             self._stopping.wait(min(PAUSE_SHARE * (self._clock.monotonic() - began_s), PAUSE_LIMIT_S))

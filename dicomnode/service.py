@@ -148,7 +148,7 @@ class Service:
         if self._read is None:
             return
         at = self._clock.now()
-        read = read_anew(self.settings, self._read, self._ledger.active_models)
+        read = read_anew(self.settings, self._read, self._ledger.models.active)
         if isinstance(read, Reading):
             try:
                 self._give(read.settings, read.identity)
@@ -162,7 +162,7 @@ class Service:
                 self._record_settings(read.waiting, at)
             else:
                 log.event(LOGGER, "settings_refused", level=logging.ERROR, sentence=read)
-                self._ledger.refuse_settings(self._boot, fault=read, at=at)
+                self._ledger.boots.refuse_settings(self._boot, fault=read, at=at)
         except NodeError as exc:
             log.event(LOGGER, "event_not_noted", level=logging.WARNING, code=exc.code, sentence=exc.sentence)
 
@@ -181,7 +181,7 @@ class Service:
         sweep = Sweep(archive, ledger, boot, damaged=self._asked.put, clock=self._clock)
         sweep.begin()
         is_fast = settings.work.model_speed == "fast"
-        catalog = ModelCatalog(ledger.active_models, settings.node.data.absolute(), is_fast=is_fast)
+        catalog = ModelCatalog(ledger.models.active, settings.node.data.absolute(), is_fast=is_fast)
         models = known_models(settings, catalog)
         timed = catalog.begin_choice() if is_choice_made(settings) else None
         owner = f"{boot.boot}:{host}:{os.getpid()}"
@@ -315,9 +315,9 @@ class Service:
         ensure_writable(archive)
         ledger = open_ledger(self.settings.ledger_url, clock=self._clock)
         parts.callback(ledger.close)
-        boot = ledger.begin_boot(pid=os.getpid(), host=host)
-        parts.callback(ledger.end_boot, boot.boot)
-        for peer, number in ledger.deliveries_without_peer(self.settings.reachable_peers).items():
+        boot = ledger.boots.begin(pid=os.getpid(), host=host)
+        parts.callback(ledger.boots.end, boot.boot)
+        for peer, number in ledger.deliveries.without_peer(self.settings.reachable_peers).items():
             log.event(LOGGER, "deliveries_without_peer", level=logging.WARNING, peer=peer, count=number)
         return archive, ledger, boot
 
@@ -366,7 +366,7 @@ class Service:
 
     def _record_settings(self, waiting: Sequence[str], at: datetime) -> None:
         file = self._source.file
-        self._ledger.take_settings(
+        self._ledger.boots.take_settings(
             self._boot, file=str(file) if file else None, sha256=self._source.sha256, restart=waiting, at=at
         )
 

@@ -239,10 +239,10 @@ class Settler:
         # Open associations are read before the rows. An association that breaks off in between is marked in the rows of
         # its series before it counts as closed, so each of them is seen as open, as aborted or as both, never as quiet.
         open_series = self._open_series()
-        due, next_s = self._watch.look(self._ledger.receiving_series(), open_series)
+        due, next_s = self._watch.look(self._ledger.settling.receiving(), open_series)
         for one in due:
             self._settle(one)
-        for series in self._ledger.settled_series():
+        for series in self._ledger.settling.settled():
             if self._stopping.is_set():
                 break
             if self._studies.holds(series):
@@ -269,7 +269,7 @@ class Settler:
         """Freeze the instances as a revision, unless another one has arrived since the rows were read."""
         series = due.series
         seen_at = series.last_at if due.is_quiet else None
-        if self._ledger.settle(series.id, series.revision, note=due.note, seen_at=seen_at):
+        if self._ledger.settling.settle(series.id, series.revision, note=due.note, seen_at=seen_at):
             checkpoint("settle.settled")
             log.event(
                 LOGGER, "series_settled", series=series.id, revision=series.revision, instances=series.instances,
@@ -283,14 +283,14 @@ class Settler:
             how = f"`dicomnode series release {series.id}` has it judged like one that was sent."
             self._keep(series, reason=PULLED, sentence=f"{sentence} {how}", alert=False)
             return
-        instances = self._ledger.instances_of(series.id, series.revision)
+        instances = self._ledger.settling.instances_of(series.id, series.revision)
         if any(one.is_removed for one in instances):
             self._keep_incomplete(series, instances)
             return
         begun = self._clock.monotonic()
         try:
             self._examine(series.id)
-            objections = self._ledger.objections(series.id)
+            objections = self._ledger.quarantine.objections(series.id)
             judged = self._judged(instances) if instances else None
             if judged is not None and judged.verdict.reason is VerdictReason.TOO_FEW:
                 judged = self._with_siblings(series.id, instances[0], judged)
@@ -346,7 +346,7 @@ class Settler:
 
     def _examine_late(self) -> None:
         """Compare the files that were set aside of series that have their verdict already."""
-        for series in self._ledger.waiting_quarantine():
+        for series in self._ledger.quarantine.waiting_series():
             try:
                 self._examine(series)
             except _Stopped:
@@ -361,7 +361,7 @@ class Settler:
         """Compare the files of a series that were set aside with the archived instances, and record the findings."""
         until = self._clock.monotonic() + READ_LIMIT_S
         found: list[Examined] = []
-        for one in self._ledger.unexamined(series):
+        for one in self._ledger.quarantine.unexamined(series):
             if self._stopping.is_set():
                 raise _Stopped
             if self._clock.monotonic() > until:
@@ -369,7 +369,7 @@ class Settler:
             else:
                 found.append(self._examined(one))
         if found:
-            self._ledger.examined(series, found)
+            self._ledger.quarantine.examined(series, found)
             checkpoint("settle.examined")
             harmful = sum(one.finding is not Finding.SAME for one in found)
             log.event(
@@ -415,7 +415,7 @@ class Settler:
     def _with_siblings(self, series: SeriesId, instance: ArchivedInstance, judged: JudgedByRules) -> JudgedByRules:
         """Say how many series of the same name began when this one did: together they may be one stack."""
         own = self._name_of(instance.file)
-        beside = self._ledger.series_beside(series, within_s=SIBLINGS_S, limit=SIBLINGS_LIMIT) if own else []
+        beside = self._ledger.settling.series_beside(series, within_s=SIBLINGS_S, limit=SIBLINGS_LIMIT) if own else []
         count = sum(self._name_of(file) == own for file in beside)
         if not count:
             return judged
@@ -459,7 +459,7 @@ class Settler:
         notes: Sequence[str] = (),
         forward: Forward = NOBODY,
     ) -> None:
-        if self._ledger.keep(
+        if self._ledger.settling.keep(
             series.id, series.revision, reason=reason, sentence=sentence, alert=alert, notes=tuple(notes),
             forward=forward,
         ):  # fmt: skip
@@ -487,7 +487,9 @@ class Settler:
                 )
             )  # fmt: skip
             return
-        job_id = self._ledger.plan(series.id, series.revision, job, notes=notes, alert=alert, forward=_forward(rule))
+        job_id = self._ledger.settling.plan(
+            series.id, series.revision, job, notes=notes, alert=alert, forward=_forward(rule)
+        )
         if job_id is not None:
             self._log_planned(series.id, series.revision, job, job_id)
 
@@ -508,8 +510,8 @@ class Settler:
         if not self._studies.is_waiting:
             return
         quiet_s = self._watch.settings.study_quiet_s
-        settled = self._ledger.settled_series()
-        for choice in list(self._studies.due(settled, self._ledger.series_of_study, quiet_s=quiet_s)):
+        settled = self._ledger.settling.settled()
+        for choice in list(self._studies.due(settled, self._ledger.settling.of_study, quiet_s=quiet_s)):
             chosen = choice.planned
             others = [
                 NotSelected(
@@ -518,7 +520,7 @@ class Settler:
                 )
                 for one, sentence in choice.kept
             ]  # fmt: skip
-            job, kept = self._ledger.choose(None if chosen is None else chosen.selected, others)
+            job, kept = self._ledger.settling.choose(None if chosen is None else chosen.selected, others)
             checkpoint("settle.chosen")
             for one in others:
                 if one.series in kept:

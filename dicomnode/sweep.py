@@ -143,8 +143,8 @@ class Sweep:
             report = leftovers.sweep_folder(
                 self._archive,
                 name,
-                self._ledger.files_in(name),
-                self._ledger.aside_in(name),
+                self._ledger.upkeep.files_in(name),
+                self._ledger.quarantine.files_in(name),
                 self._ledger.removals.files_in(name),
             )
             self._moved += report.orphans
@@ -159,7 +159,7 @@ class Sweep:
 
     def _still_wanted(self, name: str, missing: Sequence[str]) -> list[str]:
         """Leave out what was removed on purpose since the rows of the folder were read."""
-        return sorted(self._ledger.files_in(name).intersection(missing)) if missing else []
+        return sorted(self._ledger.upkeep.files_in(name).intersection(missing)) if missing else []
 
     def _run(self) -> None:
         """Border: a node that cannot look through its archive still does everything else."""
@@ -175,7 +175,7 @@ class Sweep:
                 return
             self._finish_removal_aside()
             self._give_rows_to_quarantined()
-            names = {str(number) for number in self._ledger.series_numbers()} | set(self._archive.folder_names())
+            names = {str(number) for number in self._ledger.upkeep.series_numbers()} | set(self._archive.folder_names())
             log.event(LOGGER, "archive_sweep_begun", count=len(names - self._done))
             self._give_series_to_quarantined()
             for name in self._in_pieces(_newest_first(names - self._done)):
@@ -196,12 +196,12 @@ class Sweep:
         try:
             self._finish_removal_aside()
             self._give_series_to_quarantined()
-            names = _newest_first(map(str, self._ledger.series_numbers()))
+            names = _newest_first(map(str, self._ledger.upkeep.series_numbers()))
             for name in self._in_pieces(names):
                 try:
                     if removed := self._ledger.removals.files_in(name):
                         leftovers.finish_removal(self._archive, name, removed)
-                    lacking = leftovers.missing_files(self._archive, name, self._ledger.files_in(name))
+                    lacking = leftovers.missing_files(self._archive, name, self._ledger.upkeep.files_in(name))
                     missing.add(self._still_wanted(name, lacking))
                 except StorageError as exc:
                     log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=exc.sentence)
@@ -278,7 +278,7 @@ class Sweep:
 
     def _give_rows_to_quarantined(self) -> None:
         """Files that a process moved or wrote to quarantine and was killed before it could write that down."""
-        unknown = sorted(set(self._quarantined) - self._ledger.quarantined_files())
+        unknown = sorted(set(self._quarantined) - self._ledger.quarantine.files())
         for start in range(0, len(unknown), QUARANTINE_PIECE):
             if self._stopping.is_set():
                 return
@@ -293,7 +293,7 @@ class Sweep:
 
     def _give_series_to_quarantined(self, *, until_s: float = math.inf) -> None:
         """Record for each file without a series which series its header names; that series lacks the file."""
-        for row, name, reason in self._ledger.quarantine_without_series():
+        for row, name, reason in self._ledger.quarantine.without_series():
             if self._stopping.is_set() or self._clock.monotonic() > until_s:
                 return
             path = self._archive.aside(name)
@@ -303,12 +303,12 @@ class Sweep:
             if isinstance(header, InstanceHeader) and is_made_here(header.makers):
                 finding = Finding.SAME  # left by a job, which makes it again
             elif isinstance(header, InstanceHeader):
-                series = self._ledger.find_series(header.series_uid)
-            self._ledger.quarantine_belongs(row, series, Examined(id=row, finding=finding))
+                series = self._ledger.intake.find_series(header.series_uid)
+            self._ledger.quarantine.belong(row, series, Examined(id=row, finding=finding))
 
     def _record(self, orphans: Sequence[leftovers.Orphan]) -> None:
         if orphans:
-            self._ledger.record_orphans(
+            self._ledger.quarantine.record_orphans(
                 [
                     QuarantinedFile(
                         file=orphan.file,

@@ -42,7 +42,7 @@ class Bench:
         return self.folder / "data"
 
     def catalog(self) -> ModelCatalog:
-        return ModelCatalog(self.ledger.active_models, self.data)
+        return ModelCatalog(self.ledger.models.active, self.data)
 
     def rows(self) -> list[ModelRow]:
         with closing(open_reader(f"sqlite:///{self.data}/ledger.sqlite")) as reader:

@@ -52,8 +52,8 @@ def datasets(patient_id: str | None, *, slices: int = 3) -> list[Dataset]:
 
 def kept(ledger: Ledger, archive: Archive, made: list[Dataset]) -> SeriesId:
     series = store(ledger, archive, made)
-    assert ledger.settle(series, 1, note="quiet")
-    assert ledger.keep(series, 1, reason="too_few", sentence="Only 3 slices.")
+    assert ledger.settling.settle(series, 1, note="quiet")
+    assert ledger.settling.keep(series, 1, reason="too_few", sentence="Only 3 slices.")
     return series
 
 
@@ -68,7 +68,7 @@ def purge(ledger: Ledger, archive: Archive, patient_id: str = PATIENT) -> Erased
 def test_every_file_of_the_patient_goes_and_none_of_another(ledger: Ledger, archive: Archive) -> None:
     first, second = (kept(ledger, archive, datasets(PATIENT)) for _ in range(2))
     other, longer, nameless = (kept(ledger, archive, datasets(one)) for one in ("PID^8", f"{PATIENT}2", None))
-    stays = {f"archive/{file}" for one in (other, longer, nameless) for file in ledger.files_in(str(one))}
+    stays = {f"archive/{file}" for one in (other, longer, nameless) for file in ledger.upkeep.files_in(str(one))}
     erased = purge(ledger, archive)
     assert (erased.series, erased.instances, erased.set_aside, erased.left) == ((first, second), 6, 0, ())
     assert files(archive) == stays
@@ -82,13 +82,13 @@ def test_of_a_series_of_two_patients_the_other_ones_images_stay(ledger: Ledger, 
     erased = purge(ledger, archive, str(mixed[1].PatientID))
     assert (erased.series, erased.instances) == ((series,), 4)
     (left,) = files(archive)
-    assert left == f"archive/{next(iter(ledger.files_in(str(series))))}"
+    assert left == f"archive/{next(iter(ledger.upkeep.files_in(str(series))))}"
 
 
 def test_what_was_set_aside_is_erased_too_and_what_cannot_be_read_is_named(ledger: Ledger, archive: Archive) -> None:
     series = kept(ledger, archive, datasets(PATIENT, slices=2))
-    moved = archive.quarantine_file(sorted(ledger.files_in(str(series)))[0])
-    ledger.record_quarantine(
+    moved = archive.quarantine_file(sorted(ledger.upkeep.files_in(str(series)))[0])
+    ledger.quarantine.record(
         QuarantinedFile(
             file=moved, reason=QuarantineReason.ORPHAN, sha256="0" * 64, peer="mr1", instance=None, kept_sha256=None
         )
@@ -108,7 +108,7 @@ def test_a_series_that_is_still_received_keeps_everything_of_the_patient(ledger:
     with pytest.raises(InputError, match="Series 2 is being received or judged; nothing was erased"):
         purge(ledger, archive)
     assert files(archive) == before
-    assert ledger.files_in("1")
+    assert ledger.upkeep.files_in("1")
 
 
 def test_a_run_that_was_killed_between_rows_and_files_is_ended_by_the_next(ledger: Ledger, archive: Archive) -> None:
@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_removed_is_said(ledger: Ledger, archive: Archive)
 
 def test_a_file_without_a_row_stays_and_is_named(ledger: Ledger, archive: Archive) -> None:
     series = kept(ledger, archive, datasets(PATIENT, slices=1))
-    (file,) = ledger.files_in(str(series))
+    (file,) = ledger.upkeep.files_in(str(series))
     coming = archive.path(file).with_name("00000000000000ff.dcm")
     coming.write_bytes(archive.path(file).read_bytes())
     erased = purge(ledger, archive)

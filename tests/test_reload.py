@@ -154,7 +154,7 @@ def test_without_a_service_one_sentence_says_so(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("No service runs on the data folder")) == (3, 1)
     node.data.mkdir()
     with closing(open_ledger(f"sqlite:///{node.data / 'ledger.sqlite'}")) as ledger:
-        ledger.begin_boot(pid=os.getpid(), host="here")  # this process holds no folder: it is not told to hang up
+        ledger.boots.begin(pid=os.getpid(), host="here")  # this process holds no folder: it is not told to hang up
         with pytest.raises(StorageError, match="No service runs"):
             ask(node.data, f"sqlite:///{node.data / 'ledger.sqlite'}")
 
@@ -224,9 +224,9 @@ def test_the_process_that_holds_the_folder_is_told_apart_from_another_one(tmp_pa
     archive = Archive(tmp_path)
     try:
         with closing(open_ledger(url)) as ledger:
-            boot = ledger.begin_boot(pid=os.getpid(), host="here").boot
+            boot = ledger.boots.begin(pid=os.getpid(), host="here").boot
             archive.lock()
-            ledger.end_boot(boot)
+            ledger.boots.end(boot)
             with pytest.raises(StorageError, match="No service runs"):
                 ask(tmp_path, url)
             assert told == []

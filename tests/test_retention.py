@@ -51,8 +51,8 @@ def retention(scene: Scene, days: int = DAYS, *, keep_days: float = 0) -> Retent
 def stored_series(scene: Scene) -> SeriesId:
     """A kept series whose files are there."""
     series = store(scene.ledger, Archive(scene.path.parent), mr_datasets(slices=3))
-    assert scene.ledger.settle(series, 1, note="quiet")
-    assert scene.ledger.keep(series, 1, reason="too_few", sentence="Only 3 slices.")
+    assert scene.ledger.settling.settle(series, 1, note="quiet")
+    assert scene.ledger.settling.keep(series, 1, reason="too_few", sentence="Only 3 slices.")
     return series
 
 
@@ -71,32 +71,32 @@ def test_old_events_go_and_younger_ones_and_the_rows_themselves_stay(scene: Scen
     forgotten = retention(scene).forget()
     assert forgotten == len(old) - 1
     assert events(scene) == [("node", 1, "backed_up"), ("job", 1, "seen"), ("node", 1, "forgotten")]
-    assert scene.ledger.claim_job("1:x:1", lease_s=60) is not None
+    assert scene.ledger.jobs.claim("1:x:1", lease_s=60) is not None
     assert retention(scene).forget() == 0
 
 
 def test_the_refusal_of_an_instance_that_is_still_to_be_sent_stays(scene: Scene) -> None:
     scene.queued("pacs")
     scene.finish_job(images=1)
-    delivery = scene.ledger.claim_delivery("pacs", "1:x:1", lease_s=60)
+    delivery = scene.ledger.deliveries.claim("pacs", "1:x:1", lease_s=60)
     assert delivery is not None
-    (item,) = scene.ledger.pending_items(delivery)
-    assert scene.ledger.refuse(delivery, item, status=0xA900)
-    scene.ledger.finish_delivery(delivery)
-    scene.ledger.retry_delivery(delivery.id, "operator")
+    (item,) = scene.ledger.deliveries.pending_items(delivery)
+    assert scene.ledger.deliveries.refuse(delivery, item, status=0xA900)
+    scene.ledger.deliveries.finish(delivery)
+    scene.ledger.operator.retry_delivery(delivery.id, "operator")
     scene.clock.advance(timedelta(days=DAYS + 7).total_seconds())
     retention(scene).forget()
-    again = scene.ledger.claim_delivery("pacs", "1:x:1", lease_s=60)
+    again = scene.ledger.deliveries.claim("pacs", "1:x:1", lease_s=60)
     assert again is not None
-    (item,) = scene.ledger.pending_items(again)
+    (item,) = scene.ledger.deliveries.pending_items(again)
     assert item.refusals == {0xA900}
 
 
 def test_an_alert_goes_only_after_its_all_clear(scene: Scene) -> None:
     def observe(*names: str, ended: tuple[str, ...] = ()) -> None:
         holding = [Condition(name=name, sentence=name, number=1, is_error=True) for name in names]
-        scene.ledger.observe_alerts("mail", holding, ended, again_s=3600)
-        scene.ledger.alerts_sent(scene.ledger.alerts_to_send("mail"))
+        scene.ledger.alerts.observe("mail", holding, ended, again_s=3600)
+        scene.ledger.alerts.sent(scene.ledger.alerts.to_send("mail"))
 
     observe("disk", "job")
     observe("job", ended=("disk",))
@@ -137,7 +137,7 @@ def test_old_images_go_and_younger_ones_stay(scene: Scene) -> None:
     young = stored_series(scene)  # its files came just now, by the clock of this machine
     scene.ask("UPDATE series SET last_at = state_at WHERE id = ?", young)
     scene.ask("UPDATE series SET last_at = state_at WHERE id = ?", old)
-    kept = scene.ledger.files_in(str(young))
+    kept = scene.ledger.upkeep.files_in(str(young))
     (removed,) = retention(scene, keep_days=7).remove()
     assert (removed.series, removed.instances) == (old, 3)
     assert files(scene) == kept
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_removed_is_said_and_its_row_says_that_it_goes(
     monkeypatch.setattr(seams, "_hook", refuse)  # which the end of the test puts back
     with pytest.raises(StorageError, match=f"series {series} could not be removed"):
         retention(scene, keep_days=7).remove()
-    assert scene.ledger.files_in(str(series)) == set()
+    assert scene.ledger.upkeep.files_in(str(series)) == set()
 
 
 def test_images_that_are_kept_for_ever_are_not_asked_for(scene: Scene) -> None:

@@ -122,14 +122,14 @@ def test_after_the_choice_it_stands_and_a_person_may_derive_another_one_too(node
         f"Rule all derives one series of each study, and chose series {first} before. "
         f"`dicomnode series release {more}` derives this one, too."
     )
-    node.ledger.retry_series(more, "operator")
+    node.ledger.operator.retry_series(more, "operator")
     node.settler.turn()
     assert node.explain(more).reason == "not_selected"
-    node.ledger.release_series(more, "operator")
+    node.ledger.operator.release_series(more, "operator")
     node.settler.turn()
     assert node.explain(more).state == "planned"
     with pytest.raises(InputError, match="no held job to release"):
-        node.ledger.release_series(first, "operator")
+        node.ledger.operator.release_series(first, "operator")
 
 
 def test_the_chosen_series_stays_chosen_with_a_late_slice_and_gives_way_when_its_job_is_cancelled(
@@ -145,8 +145,8 @@ def test_the_chosen_series_stays_chosen_with_a_late_slice_and_gives_way_when_its
     node.settle()
     explained = node.explain(chosen)
     assert (explained.state, explained.revision) == ("planned", 2), "at once: it was chosen before"
-    node.ledger.cancel_series(chosen, "operator")
-    node.ledger.retry_series(other, "operator")
+    node.ledger.operator.cancel_series(chosen, "operator")
+    node.ledger.operator.retry_series(other, "operator")
     node.settler.turn()
     assert node.explain(other).reason == "not_selected", "the first revision of the chosen one was derived"
 
@@ -177,12 +177,12 @@ def test_a_choice_is_recorded_as_a_whole_or_not_at_all(node: QuietNode, study: s
     node.settle()
     chosen = _selected(most, plan_for())
     with pytest.raises(Exception, match="not JSON serializable"):
-        node.ledger.choose(chosen, [_unselected(few, notes=(object(),))])
+        node.ledger.settling.choose(chosen, [_unselected(few, notes=(object(),))])
     assert [state for _, state, _ in _states(node)] == ["settled", "settled"], "no job without the verdict beside it"
     stale = Selected(series=most, revision=2, planned=plan_for(), notes=(), alert=False, forward=NOBODY)
-    assert node.ledger.choose(stale, [_unselected(few)]) == (None, [])
+    assert node.ledger.settling.choose(stale, [_unselected(few)]) == (None, [])
     assert [state for _, state, _ in _states(node)] == ["settled", "settled"]
-    job, kept = node.ledger.choose(chosen, [_unselected(few)])
+    job, kept = node.ledger.settling.choose(chosen, [_unselected(few)])
     assert (job is not None, kept) == (True, [few])
 
 

@@ -149,7 +149,7 @@ def test_a_rule_may_name_an_imported_model_once_it_is_active_and_whole(tmp_path:
             Service(settings).start()
         assert {row.what: row.mark for row in check(settings)}["model knee"] is Mark.FAIL
         assert imported.id is not None
-        ledger.activate_model(imported.id, "operator")
+        ledger.models.activate(imported.id, "operator")
     service = Service(settings)
     service.start()
     service.stop()
@@ -215,7 +215,7 @@ def test_at_its_start_it_names_a_peer_that_deliveries_are_due_to_and_the_setting
 ) -> None:
     with closing(Pushing(tmp_path / "data")) as before:
         before.derive("old-pacs", instances=1)
-        assert before.ledger.claim_delivery("old-pacs", "killed", lease_s=60), "it was being sent when the node died"
+        assert before.ledger.deliveries.claim("old-pacs", "killed", lease_s=60), "it was being sent when the node died"
     caplog.set_level("WARNING", logger="dicomnode.service")
     service = Service(_settings(tmp_path))
     service.start()
@@ -237,8 +237,8 @@ def test_a_letter_that_was_due_while_it_was_down_is_mailed_at_its_start(tmp_path
         settings.node.data.mkdir()
         weeks_ago = FakeClock(moment=SYSTEM_CLOCK.now() - timedelta(days=30))
         with closing(open_ledger(settings.ledger_url, clock=weeks_ago)) as ledger:
-            ledger.write_letter("mail")
-            ledger.alerts_sent(ledger.alerts_to_send("mail"))
+            ledger.alerts.write_letter("mail")
+            ledger.alerts.sent(ledger.alerts.to_send("mail"))
         service = Service(settings)
         service.start()
         try:
@@ -264,7 +264,7 @@ def test_it_chooses_the_default_model_by_its_time_before_the_first_verdict_and_s
             made = write_thin(tmp_path / "made" / name, name=name)
             imported, _ = import_model(made, data=data, ledger=ledger, by="operator")
             assert imported.id is not None
-            ledger.activate_model(imported.id, "operator")
+            ledger.models.activate(imported.id, "operator")
         for description in ("named", "other"):
             store(ledger, archive, mr_datasets(attributes={"SeriesDescription": description}))
     service = Service(settings)

@@ -242,7 +242,7 @@ def test_an_urgent_series_that_came_last_is_claimed_first_and_an_offpeak_one_las
     for description in ("a study", "knee", "STROKE protocol"):
         store(bench.ledger, bench.archive, mr_datasets(attributes={"SeriesDescription": description}))
     bench.settle(bench.settler(*rules))
-    claimed = [bench.ledger.claim_job("test", lease_s=60) for _ in range(3)]
+    claimed = [bench.ledger.jobs.claim("test", lease_s=60) for _ in range(3)]
     assert [job.planned.parameters.rule for job in claimed if job] == ["stroke", "others", "research"]
 
 
@@ -250,7 +250,7 @@ def test_a_rule_pins_what_happens_with_its_result(bench: Bench) -> None:
     rules = ({"name": "trial", "model": "cubic-dc", "release": "shadow"},)
     store(bench.ledger, bench.archive, mr_datasets())
     bench.settle(bench.settler(*rules))
-    job = bench.ledger.claim_job("test", lease_s=60)
+    job = bench.ledger.jobs.claim("test", lease_s=60)
     assert job is not None
     assert (job.planned.release, job.planned.late) == ("shadow", "hold")
 
@@ -291,7 +291,7 @@ def test_an_association_that_breaks_off_between_two_looks_does_not_settle_its_se
 
     def open_series() -> frozenset[SeriesId]:
         if is_lost:
-            bench.ledger.mark_aborted([series])
+            bench.ledger.intake.mark_aborted([series])
             return frozenset()
         return frozenset({series})
 
@@ -312,7 +312,7 @@ def test_a_series_that_was_pulled_is_kept_until_an_operator_releases_it(bench: B
     assert f"`dicomnode series release {series}`" in " ".join(explanation.sentences)
     (line,) = bench.reader.series_list()
     assert (line.origin, line.reason, line.alert) == ("pulled", "pulled", False)
-    bench.ledger.release_series(series, "operator")
+    bench.ledger.operator.release_series(series, "operator")
     settler.turn()
     assert bench.reader.series_explain(series).state == "planned"
 
@@ -397,7 +397,7 @@ def test_enhanced_objects_of_a_peer_that_are_only_to_be_stored_are_kept(bench: B
     found = bench.reader.series_explain(enhanced)
     assert (found.state, found.reason) == ("kept", "enhanced")
     assert bench.reader.series_explain(classic).state == "planned"
-    bench.ledger.retry_series(enhanced, "an operator")
+    bench.ledger.operator.retry_series(enhanced, "an operator")
     bench.settler(enhanced_kept={"other"}).turn()
     assert bench.reader.series_explain(enhanced).state == "planned"
 
@@ -435,7 +435,7 @@ def test_an_instance_that_comes_after_the_others_were_removed_is_no_series_by_it
     series = store(bench.ledger, bench.archive, datasets[:3])
     settler = bench.settler()
     bench.settle(settler)
-    removed = bench.ledger.removals.erase(series, bench.ledger.files_in(str(series)), "operator")
+    removed = bench.ledger.removals.erase(series, bench.ledger.upkeep.files_in(str(series)), "operator")
     bench.archive.remove(removed.files)
     store(bench.ledger, bench.archive, datasets[3:])
     bench.settle(settler)
@@ -443,7 +443,7 @@ def test_an_instance_that_comes_after_the_others_were_removed_is_no_series_by_it
     assert (explanation.state, explanation.reason) == ("kept", "removed")
     assert "3 of its 7 images had been removed" in explanation.sentences[0]
     store(bench.ledger, bench.archive, datasets[:3])
-    bench.ledger.retry_series(series, "operator")
+    bench.ledger.operator.retry_series(series, "operator")
     bench.settle(settler)
     assert bench.reader.series_explain(series).state == "planned"
 
@@ -533,7 +533,7 @@ def test_a_rule_whose_model_was_rolled_back_to_none_gets_no_other_and_its_series
     assert bench.reader.series_explain(other).state == "planned"
     assert [line.id for line in bench.reader.status().attention] == [knee]
     gone.clear()
-    bench.ledger.retry_series(knee, "an operator")
+    bench.ledger.operator.retry_series(knee, "an operator")
     settler.turn()
     assert bench.reader.series_explain(knee).state == "planned"
 
@@ -541,7 +541,7 @@ def test_a_rule_whose_model_was_rolled_back_to_none_gets_no_other_and_its_series
 def test_a_retry_judges_the_same_revision_again(bench: Bench) -> None:
     series = store(bench.ledger, bench.archive, mr_datasets())
     bench.settle(bench.settler({"name": "knee", "match": {"BodyPartExamined": "KNEE"}}))
-    bench.ledger.retry_series(series, "an operator")
+    bench.ledger.operator.retry_series(series, "an operator")
     bench.settler({"name": "all"}).turn()
     explanation = bench.reader.series_explain(series)
     assert (explanation.revision, explanation.state) == (1, "planned")

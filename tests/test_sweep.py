@@ -20,8 +20,8 @@ from dicomnode import seams, sweep
 from dicomnode.archive import Archive, FileState
 from dicomnode.errors import LedgerError
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
-from dicomnode.ledger import store as ledger_store
 from dicomnode.ledger.engine import LedgerBusyError
+from dicomnode.ledger.facades import boots as ledger_boots
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.store import Ledger, open_ledger
@@ -66,8 +66,8 @@ class Life:
 
     def receive(self, *objects: Made) -> list[StoredInstance]:
         """File and row of each: they are acknowledged."""
-        stored = [self.put(one, self.ledger.series_for(one.series_uid)) for one in objects]
-        assert self.ledger.accept(stored) == [StoreOutcome.STORED] * len(stored)
+        stored = [self.put(one, self.ledger.intake.series_for(one.series_uid)) for one in objects]
+        assert self.ledger.intake.accept(stored) == [StoreOutcome.STORED] * len(stored)
         return stored
 
     def is_through(self) -> bool:
@@ -90,7 +90,7 @@ class Life:
     def end(self) -> None:
         """A stop in order."""
         self.sweep.stop(10.0)
-        self.ledger.end_boot(self.boot)  # type: ignore[arg-type]
+        self.ledger.boots.end(self.boot)  # type: ignore[arg-type]
         self.kill()
 
     def kill(self) -> None:
@@ -103,7 +103,7 @@ def begin(data: Path) -> Life:
     data.mkdir(exist_ok=True)
     archive = Archive(data)
     ledger = open_ledger(f"sqlite:///{data / 'ledger.sqlite'}")
-    boot = ledger.begin_boot(pid=1, host="test")
+    boot = ledger.boots.begin(pid=1, host="test")
     one = Sweep(archive, ledger, boot, damaged=lambda _: None)
     one.begin()
     return Life(data=data, archive=archive, ledger=ledger, sweep=one, boot=boot.boot)
@@ -191,10 +191,10 @@ def test_what_is_being_received_is_never_taken_for_an_orphan(tmp_path: Path) -> 
     fresh = made(1)
     coming = [life.put(made(2), known.series), life.put(made(3), beside[0].series)]
     assert not orphan.exists(), "a folder is looked through before anything new comes to lie in it"
-    coming.append(life.put(fresh, life.ledger.series_for(fresh.series_uid)))
+    coming.append(life.put(fresh, life.ledger.intake.series_for(fresh.series_uid)))
     life.look_behind()
     assert all(life.archive.path(one.file).exists() for one in coming)
-    assert life.ledger.accept(coming) == [StoreOutcome.STORED] * 3
+    assert life.ledger.intake.accept(coming) == [StoreOutcome.STORED] * 3
     assert len(life.quarantined()) == 1
     life.end()
 
@@ -228,7 +228,7 @@ def test_an_orphan_gets_its_row_although_the_ledger_was_locked_when_it_was_moved
         life.put(made(2), stored.series)
     assert not orphan.exists()
     coming = life.put(made(2), stored.series)
-    assert life.ledger.accept([coming]) == [StoreOutcome.STORED]
+    assert life.ledger.intake.accept([coming]) == [StoreOutcome.STORED]
     assert len(life.quarantined()) == 1
     life.end()
 
@@ -258,7 +258,7 @@ def test_what_comes_while_its_folder_is_looked_through_waits_for_the_end_of_it(t
     sender.join(60)
     wait_until(life.is_through, 30)
     assert life.archive.path(coming[0].file).exists()
-    assert life.ledger.accept(coming) == [StoreOutcome.STORED]
+    assert life.ledger.intake.accept(coming) == [StoreOutcome.STORED]
     assert len(life.quarantined()) == 1
     life.end()
 
@@ -273,7 +273,7 @@ def test_a_clock_that_was_set_costs_nothing_but_time(
     orphan = leave_orphan(life, stored)
     now = seams.SYSTEM_CLOCK.now() + by
     with monkeypatch.context() as patch:
-        patch.setattr(life.ledger._clock.__class__, "now", lambda _: now)
+        patch.setattr(life.ledger._access.clock.__class__, "now", lambda _: now)
         life.end()
     life = begin(tmp_path / "data")
     coming = life.put(made(2), stored.series)
@@ -301,7 +301,7 @@ def test_a_ledger_put_back_from_an_older_copy_loses_no_file_and_mixes_none(tmp_p
 
     life = begin(data)
     fresh = made(1)
-    assert life.ledger.series_for(fresh.series_uid) == lost[0].series
+    assert life.ledger.intake.series_for(fresh.series_uid) == lost[0].series
     (stored,) = life.receive(fresh)
     assert os.listdir(life.archive.folder_of(stored.series)) == [stored.file.partition("/")[2]]  # noqa: PTH208
     output = lost[1].series
@@ -477,7 +477,7 @@ def test_a_large_ledger_that_is_damaged_ends_the_service_and_nothing_is_set_asid
     page = content.rindex(b"/" + stored.file.partition("/")[2].encode()) // 4096 * 4096
     content[page : page + 512] = b"\xff" * 512
     (data / "ledger.sqlite").write_bytes(content)
-    monkeypatch.setattr(ledger_store, "CHECKED_AT_START_BYTES", 0)
+    monkeypatch.setattr(ledger_boots, "CHECKED_AT_START_BYTES", 0)
     port = free_port()
     service = Service(parse({"node": {"listen": f"127.0.0.1:{port}", "data": str(data)}}))
     with pytest.raises(LedgerError, match="damaged") as raised:
@@ -490,7 +490,7 @@ def test_a_large_ledger_that_is_damaged_ends_the_service_and_nothing_is_set_asid
 def test_a_large_ledger_that_is_sound_is_checked_and_then_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_store, "CHECKED_AT_START_BYTES", 0)
+    monkeypatch.setattr(ledger_boots, "CHECKED_AT_START_BYTES", 0)
     life = begin(tmp_path / "data")
     (stored,) = life.receive(made(1))
     orphan = leave_orphan(life, stored)
@@ -505,7 +505,7 @@ def test_a_large_ledger_that_is_sound_is_checked_and_then_compared(
 def test_the_check_of_a_large_ledger_waits_for_the_first_quiet_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_store, "CHECKED_AT_START_BYTES", 0)
+    monkeypatch.setattr(ledger_boots, "CHECKED_AT_START_BYTES", 0)
     life = begin(tmp_path / "data")
     (stored,) = life.receive(made(1))
     life.end()
@@ -530,7 +530,7 @@ def test_the_check_of_a_large_ledger_waits_for_the_first_quiet_moment(
 def test_a_node_that_is_never_quiet_has_its_ledger_checked_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_store, "CHECKED_AT_START_BYTES", 0)
+    monkeypatch.setattr(ledger_boots, "CHECKED_AT_START_BYTES", 0)
     monkeypatch.setattr(sweep, "QUIET_LIMIT_S", 0.2)
     life = begin(tmp_path / "data")
     (stored,) = life.receive(made(1))
@@ -560,7 +560,7 @@ def test_a_kill_in_the_midst_of_the_look_loses_nothing_and_leaves_no_file_withou
     names = life.archive.quarantined_names()
     assert sorted((life.archive.quarantine_folder / name).read_bytes() for name in names) == sorted(contents)
     assert len(life.quarantined()) == 2
-    assert life.ledger.find_instance(coming.sop_instance_uid) is not None
+    assert life.ledger.intake.find_instance(coming.sop_instance_uid) is not None
     assert {life.archive.verify(one.file, one.sha256) for one in first} == {FileState.WHOLE}
     life.end()
 
@@ -615,8 +615,8 @@ def test_a_look_for_missing_files_ends_when_the_service_stops(tmp_path: Path) ->
 
 def remove_old(life: Life) -> Removed:
     """Mark the files of series 1, which is old, as removed; whoever did it was killed before it removed them."""
-    assert life.ledger.settle(SeriesId(1), 1, note="quiet")
-    assert life.ledger.keep(SeriesId(1), 1, reason="too_few", sentence="Only 1 slice.")
+    assert life.ledger.settling.settle(SeriesId(1), 1, note="quiet")
+    assert life.ledger.settling.keep(SeriesId(1), 1, reason="too_few", sentence="Only 1 slice.")
     removed = life.ledger.removals.remove_old(SeriesId(1), seams.SYSTEM_CLOCK.now() + timedelta(days=1))
     assert removed is not None
     return removed

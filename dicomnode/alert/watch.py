@@ -123,7 +123,7 @@ class Watch:
         self._change_ways()
         while self._owed:  # a ledger that is busy costs a look, not the letter
             for way in self._ways:
-                self._ledger.write_letter(way.destination.name, due_at=self._owed[0])
+                self._ledger.alerts.write_letter(way.destination.name, due_at=self._owed[0])
             self._owed.popleft()
         if not self._ways:
             return
@@ -155,17 +155,17 @@ class Watch:
         """Raise what holds, and end what has not held for a while."""
         name, now_s = way.destination.name, self._clock.monotonic()
         way.last_seen_s |= dict.fromkeys((condition.name for condition in holding), now_s)
-        for known in self._ledger.holding_conditions(name):
+        for known in self._ledger.alerts.holding_names(name):
             way.last_seen_s.setdefault(known, now_s)  # raised before a restart
         ended = [one for one, seen_s in way.last_seen_s.items() if now_s - seen_s >= self._patience.calm_s]
-        self._ledger.observe_alerts(name, holding, ended, again_s=self._patience.again_s)
+        self._ledger.alerts.observe(name, holding, ended, again_s=self._patience.again_s)
         for one in ended:
             del way.last_seen_s[one]
 
     def _tell(self, way: _Way) -> None:
         """Send the letter, and the alerts in one message, where they are due and the destination may be tried."""
         name = way.destination.name
-        waiting = self._ledger.alerts_to_send(name)
+        waiting = self._ledger.alerts.to_send(name)
         if not waiting or self._clock.monotonic() < way.not_before_s:
             return
         letters = [one for one in waiting if one.name == LETTER]
@@ -188,7 +188,7 @@ class Watch:
             wait_s = min(self._patience.retry_min_s * 2**way.failures, self._patience.retry_max_s)
             way.failures = min(way.failures + 1, 32)
             way.not_before_s = self._clock.monotonic() + wait_s
-            self._ledger.alerts_not_sent(alerts, str(exc))
+            self._ledger.alerts.not_sent(alerts, str(exc))
             log.event(
                 LOGGER, "alerts_not_sent", level=logging.WARNING, destination=name, count=len(alerts), wait_s=wait_s,
                 sentence=str(exc),
@@ -196,5 +196,5 @@ class Watch:
             return
         checkpoint("alert.sent")
         way.failures, way.not_before_s = 0, 0.0
-        self._ledger.alerts_sent(alerts)
+        self._ledger.alerts.sent(alerts)
         log.event(LOGGER, "alerts_sent", destination=name, count=len(alerts))

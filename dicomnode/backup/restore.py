@@ -144,7 +144,7 @@ class _Restore:
         checkpoint("restore.files_placed")
         with closing(open_ledger(url, clock=self._clock, create=False)) as ledger:
             self._adopt(ledger, set(known))
-            ledger.restored(f"the backup of {self._backup.moment:%Y-%m-%d %H:%M:%S} UTC", by)
+            ledger.boots.restored(f"the backup of {self._backup.moment:%Y-%m-%d %H:%M:%S} UTC", by)
         with closing(open_reader(url)) as reader:
             adopted = reader.status().instances - before
         checkpoint("restore.adopted")

@@ -103,7 +103,7 @@ def retry(number: int, peer: str | None, config: Path | None, as_json: bool) -> 
         if peer is None:
             done, there = acts.retry_delivery(ledger, number, operator(), settings.reachable_peers), number
         else:
-            there = ledger.send_delivery_to(DeliveryId(number), peer, operator())
+            there = ledger.operator.send_delivery_to(DeliveryId(number), peer, operator())
             done = f"Delivery {there} to {peer} is due now."
     output.print_done(done, row=there, as_json=as_json)
 

@@ -65,7 +65,7 @@ def pull(
             row = fetch.look_up(ledger, found) if dry_run else fetch.fetch(source, ledger, found)
             rows.append(row)
             if process and row.series is not None and row.here > row.before:
-                ledger.release_series(SeriesId(row.series), operator())
+                ledger.operator.release_series(SeriesId(row.series), operator())
     columns = {"series": "series", "wanted": "there", "before": "before", "here": "here", "others": "other classes",
                "sentence": "what is wrong"}  # fmt: skip
     output.print_rows(rows, columns, as_json=as_json, none="The peer has no such series.")

@@ -74,7 +74,7 @@ def seen(numbers: tuple[int, ...], is_all: bool, config: Path | None, as_json: b
     if is_all == bool(numbers):
         raise InputError("Nothing was marked.", hint="Give the numbers of `dicomnode quarantine list`, or --all.")
     with writer(config) as ledger:
-        marked = ledger.see_quarantine(None if is_all else numbers, operator())
+        marked = ledger.operator.see_quarantine(None if is_all else numbers, operator())
     done = f"{'1 file is' if marked == 1 else f'{marked} files are'} marked as seen."
     if as_json:
         output.print_json(Seen(seen=marked, done=done))

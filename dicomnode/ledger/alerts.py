@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from dicomnode.ledger import mapping
+from dicomnode.ledger.mapping.alert import alert_of, new_alert
 from dicomnode.ledger.schema import alert
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import AlertState, Event
@@ -64,10 +64,10 @@ def observe(
     An alert that was sent before ``again_before`` is raised again where its condition has more rows than were told.
     """
     rows = transaction.connection.execute(_OPEN, bind_values(destination=destination))
-    known = {row.name: mapping.alert(row) for row in rows if row.name != LETTER}
+    known = {row.name: alert_of(row) for row in rows if row.name != LETTER}
     for condition in holding:
         if (one := known.get(condition.name)) is None:
-            transaction.connection.execute(insert(alert), mapping.new_alert(transaction, destination, condition))
+            transaction.connection.execute(insert(alert), new_alert(transaction, destination, condition))
         else:
             _note(transaction, one, condition, again_before)
     for name in known.keys() & set(ended):
@@ -83,7 +83,7 @@ def holding_names(connection: Connection, destination: str) -> list[str]:
 
 def to_send(connection: Connection, destination: str) -> list[Alert]:
     """List what the destination is to be told, the oldest first."""
-    return [mapping.alert(row) for row in connection.execute(_TO_SEND, bind_values(destination=destination))]
+    return [alert_of(row) for row in connection.execute(_TO_SEND, bind_values(destination=destination))]
 
 
 def sent(transaction: LedgerTransaction, told: Sequence[Alert]) -> None:
@@ -107,7 +107,7 @@ def write_letter(transaction: LedgerTransaction, destination: str, *, due_at: da
     row = transaction.connection.execute(question, bind_values(destination=destination)).one_or_none()
     if row is None and due_at is None:
         condition = Condition(name=LETTER, sentence="The weekly letter.", number=1, is_error=False)
-        transaction.connection.execute(insert(alert), mapping.new_alert(transaction, destination, condition))
+        transaction.connection.execute(insert(alert), new_alert(transaction, destination, condition))
     elif row is not None and row.state == AlertState.SENT and (due_at is None or row.last_at < due_at):
         transaction.move(_RECUR, alert=row.id)
 

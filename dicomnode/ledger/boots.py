@@ -17,6 +17,21 @@ TAKEN: Final = "settings_taken"  # events of a start
 REFUSED: Final = "settings_refused"
 
 _LAST: Final = select(boot).order_by(boot.c.id.desc()).limit(1)
+_LAST_CLEAN_STOP: Final = (
+    select(boot.c.ended_at).where(boot.c.ended_at.is_not(None)).order_by(boot.c.id.desc()).limit(1)
+)
+
+
+def ended_cleanly(connection: Connection) -> bool:
+    """Did the service stop in order after its last start? True also where it never started."""
+    row = connection.execute(_LAST).one_or_none()
+    return row is None or row.ended_at is not None
+
+
+def last_clean_stop(connection: Connection) -> datetime | None:
+    """Return when the service stopped in order for the last time. None: never."""
+    moment: datetime | None = connection.execute(_LAST_CLEAN_STOP).scalar_one_or_none()
+    return moment
 
 
 def begin(transaction: LedgerTransaction, *, pid: int, host: str) -> BootId:

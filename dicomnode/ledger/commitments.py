@@ -19,10 +19,9 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select, update
 
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger import mapping
-from dicomnode.ledger.mapping import AnyRow
+from dicomnode.ledger.mapping.commitment import commitment_of, new_commitment
 from dicomnode.ledger.schema import commitment, delivery, delivery_item, instance
-from dicomnode.ledger.statements import bind_values, bound, moving, stands
+from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
 from dicomnode.ledger.states import CommitmentState, DeliveryState, Event, ItemState
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import Commitment
@@ -123,9 +122,7 @@ _UNANSWERED = (
 
 def want(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str, *, cause: str = Event.FINISH) -> None:
     """Write down that a peer is to commit to the instances of a delivery that was sent."""
-    transaction.connection.execute(
-        insert(commitment), mapping.new_commitment(transaction, delivery_id, peer, cause=cause)
-    )
+    transaction.connection.execute(insert(commitment), new_commitment(transaction, delivery_id, peer, cause=cause))
 
 
 def next_one(connection: Connection, stored_at: str, now: datetime) -> Commitment | None:
@@ -133,7 +130,7 @@ def next_one(connection: Connection, stored_at: str, now: datetime) -> Commitmen
     row = connection.execute(_NEXT, bind_values(peer=stored_at, now=now)).one_or_none()
     if row is None:
         return None
-    return mapping.commitment(row, [one for one in _items(connection, row.delivery_id) if one.committed_at is None])
+    return commitment_of(row, [one for one in _items(connection, row.delivery_id) if one.committed_at is None])
 
 
 def next_at(connection: Connection, stored_at: str) -> datetime | None:

@@ -13,7 +13,8 @@ from typing import Final
 from sqlalchemy import Connection, and_, exists, func, insert, literal_column, or_, select, update
 
 from dicomnode.ids import DeliveryId, InstanceId, JobId, SeriesId
-from dicomnode.ledger import commitments, mapping
+from dicomnode.ledger import commitments
+from dicomnode.ledger.mapping.delivery import claimed_delivery, new_delivery, new_items, pending_item
 from dicomnode.ledger.schema import delivery, delivery_item, events, instance, job, quarantine
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import NOT_ACCEPTED, DeliveryState, Event, ItemState
@@ -294,9 +295,9 @@ def open_one(
     sentence: str = "",
 ) -> DeliveryId:
     """Make a delivery with all its items. With a reason it is held, else it is due."""
-    new = mapping.new_delivery(transaction, cargo, peer, cause=cause, reason=reason, sentence=sentence)
+    new = new_delivery(transaction, cargo, peer, cause=cause, reason=reason, sentence=sentence)
     made = DeliveryId(transaction.connection.execute(_OPEN, new).scalar_one())
-    transaction.connection.execute(insert(delivery_item), mapping.new_items(transaction, made, instances, cause=cause))
+    transaction.connection.execute(insert(delivery_item), new_items(transaction, made, instances, cause=cause))
     return made
 
 
@@ -309,7 +310,7 @@ def claim(transaction: LedgerTransaction, peer: str, owner: str, until: datetime
     """Take the most urgent delivery that is due to this peer, among equals the one that has been due longest."""
     transaction.move(_LEASE_LOST, "the lease ran out", peer=peer)
     row = transaction.take(_CLAIM, peer=peer, owner=owner, until=until)
-    return None if row is None else mapping.claimed_delivery(row)
+    return None if row is None else claimed_delivery(row)
 
 
 def next_due_at(connection: Connection, peer: str, now: datetime) -> datetime | None:
@@ -343,7 +344,7 @@ def pending_items(connection: Connection, claimed: Delivery) -> list[DeliveryIte
     for row in connection.execute(_REFUSALS, bind_values(delivery=claimed.id)):
         refusals[row.row_id].add(int(row.detail, 16))
     return [
-        mapping.pending_item(row, refusals[row.id])
+        pending_item(row, refusals[row.id])
         for row in connection.execute(_PENDING_ITEMS, bind_values(delivery=claimed.id))
     ]
 

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, exists, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger import mapping, removed
+from dicomnode.ledger import removed
 from dicomnode.ledger.deliveries import DUE_NOW, GATE, IDENTITY, IDENTITY_ACCEPTED, NO_LEASE, REVIEW, open_one
-from dicomnode.ledger.mapping import AnyRow
+from dicomnode.ledger.mapping.delivery import cargo_of
 from dicomnode.ledger.schema import delivery, delivery_item, job, series
-from dicomnode.ledger.statements import bind_values, bound, moving, stands
+from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
 from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR, DeliveryState, Event, ItemState, JobState
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import Release
@@ -114,7 +114,7 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
     ).one_or_none()
     if there is None:
         instances = transaction.connection.execute(_INSTANCES, bind_values(delivery=delivery_id)).scalars().all()
-        target = open_one(transaction, mapping.cargo_of(row), peer, instances, cause=Event.RETRY)
+        target = open_one(transaction, cargo_of(row), peer, instances, cause=Event.RETRY)
     elif there.state == DeliveryState.CANCELLED:
         target = DeliveryId(there.id)
         retry(transaction, target)

@@ -9,7 +9,9 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from dicomnode.ids import SeriesId
-from dicomnode.ledger import deliveries, jobs, mapping, quarantine, removed
+from dicomnode.ledger import deliveries, jobs, quarantine, removed
+from dicomnode.ledger.mapping.instance import KNOWN_INSTANCE, known_instance_of, new_received_instance
+from dicomnode.ledger.mapping.series import new_received_series
 from dicomnode.ledger.schema import RECEIVED, instance, series
 from dicomnode.ledger.statements import bind_values, bound, insert_if_new, moving, stands
 from dicomnode.ledger.states import Event, SeriesState
@@ -18,7 +20,7 @@ from dicomnode.ledger.values import KnownInstance, StoredInstance, StoreOutcome
 
 _NUMBER = select(series.c.id).where(series.c.series_uid == bound("uid"))
 _MAKE_SERIES = insert_if_new(series)
-_KNOWN = select(*mapping.KNOWN_INSTANCE).where(instance.c.sop_instance_uid == bound("uid"))
+_KNOWN = select(*KNOWN_INSTANCE).where(instance.c.sop_instance_uid == bound("uid"))
 _SERIES = select(
     series.c.id,
     series.c.state,
@@ -46,6 +48,10 @@ _ABORTED = (
     .where(series.c.id == bound("series"), stands(series, SeriesState.RECEIVING), series.c.first_at.is_not(None))
     .values(aborted=True)
 )
+# By the index of the paths: "0" is what comes after "/".
+_FILES_IN = select(instance.c.file).where(
+    instance.c.file > bound("first"), instance.c.file < bound("beyond"), instance.c.removed_at.is_(None)
+)
 _NOT_ABORTED = update(series).where(series.c.id == bound("series")).values(aborted=False)
 
 
@@ -70,7 +76,7 @@ def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
 
 def make_series(transaction: LedgerTransaction, series_uid: str, study_uid: str | None) -> SeriesId:
     """Give a series a number, or return the one that another association got for it a moment ago."""
-    transaction.connection.execute(_MAKE_SERIES, mapping.new_received_series(transaction, series_uid, study_uid))
+    transaction.connection.execute(_MAKE_SERIES, new_received_series(transaction, series_uid, study_uid))
     number = series_number(transaction.connection, series_uid)
     assert number is not None, "the row was just written"
     return number
@@ -79,7 +85,17 @@ def make_series(transaction: LedgerTransaction, series_uid: str, study_uid: str 
 def known_instance(connection: Connection, sop_instance_uid: str) -> KnownInstance | None:
     """Return the instance that the ledger has under this UID."""
     row = connection.execute(_KNOWN, bind_values(uid=sop_instance_uid)).one_or_none()
-    return None if row is None else mapping.known_instance(row)
+    return None if row is None else known_instance_of(row)
+
+
+def series_numbers(connection: Connection) -> list[SeriesId]:
+    """List the number of every series, the oldest first."""
+    return [SeriesId(number) for number in connection.execute(select(series.c.id).order_by(series.c.id)).scalars()]
+
+
+def files_in(connection: Connection, folder: str) -> set[str]:
+    """Return the paths below the archive folder of the files that ought to lie in one folder."""
+    return set(connection.execute(_FILES_IN, bind_values(first=f"{folder}/", beyond=f"{folder}0")).scalars())
 
 
 def accept(transaction: LedgerTransaction, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:
@@ -114,7 +130,7 @@ def _accept_one(transaction: LedgerTransaction, one: StoredInstance, opened: dic
         return StoreOutcome.OWN_OUTPUT
     is_late = now_open.state is not SeriesState.RECEIVING
     revision = now_open.revision + 1 if is_late else now_open.revision
-    if transaction.connection.execute(_ADD, mapping.new_received_instance(one, revision)).rowcount == 0:
+    if transaction.connection.execute(_ADD, new_received_instance(one, revision)).rowcount == 0:
         return _compare(transaction, one, now_open, is_judged=is_late)
     now_open.added.append(one.received_at)
     now_open.is_pulled &= one.is_pulled

@@ -7,14 +7,17 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Row, Update, and_, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Update, and_, exists, func, insert, select, update
 
 from dicomnode.derivation import DerivedSeries
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger import deliveries, mapping
+from dicomnode.ledger import deliveries
+from dicomnode.ledger.mapping.instance import new_derived_instance
+from dicomnode.ledger.mapping.job import claimed_job, new_job, planned_job
+from dicomnode.ledger.mapping.series import new_derived_series
 from dicomnode.ledger.schema import MAX_ATTEMPTS, instance, job, series
-from dicomnode.ledger.statements import bind_values, bound, moving, stands
+from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
 from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import Job, PlannedJob
@@ -208,13 +211,13 @@ def claim(
     statement = _CLAIM if models is None else _CLAIM_OFFERED
     while row := transaction.take(statement, owner=owner, until=until, but=list(but), **offered):
         try:
-            planned = mapping.planned_job(row)
+            planned = planned_job(row)
         except InputError as exc:
             sentence = f"{exc.sentence} {exc.hint}"
             transaction.move(_HOLD, sentence, job=row.id, token=row.lease_token, reason=PARAMETERS, sentence=sentence)
             continue
         output = _make_output(transaction, row) if row.output_series_id is None else SeriesId(row.output_series_id)
-        return mapping.claimed_job(row, planned, output)
+        return claimed_job(row, planned, output)
     return None
 
 
@@ -250,7 +253,7 @@ def finish(transaction: LedgerTransaction, claimed: Job, derived: DerivedSeries)
     transaction.connection.execute(
         insert(instance),
         [
-            mapping.new_derived_instance(one, claimed, number, transaction.now)
+            new_derived_instance(one, claimed, number, transaction.now)
             for number, one in enumerate(derived.instances, start=1)
         ],
     )
@@ -290,22 +293,22 @@ def hold(transaction: LedgerTransaction, claimed: Job, *, reason: str, sentence:
     return True
 
 
-def _makes_the_same(row: Row[*tuple[object, ...]], planned: PlannedJob) -> bool:
+def _makes_the_same(row: AnyRow, planned: PlannedJob) -> bool:
     try:
-        return mapping.planned_job(row).parameters.makes_the_same(planned.parameters)
+        return planned_job(row).parameters.makes_the_same(planned.parameters)
     except InputError:  # another version of the node planned the job
         return False
 
 
 def _insert(transaction: LedgerTransaction, series_id: SeriesId, revision: int, planned: PlannedJob) -> JobId:
     last = transaction.connection.execute(_LAST_DERIVATION, bind_values(series=series_id)).scalar_one()
-    new = mapping.new_job(transaction, series_id, revision, planned, derivation_number=last + 1)
+    new = new_job(transaction, series_id, revision, planned, derivation_number=last + 1)
     return JobId(transaction.connection.execute(insert(job).returning(job.c.id), new).scalar_one())
 
 
-def _make_output(transaction: LedgerTransaction, row: Row[*tuple[object, ...]]) -> SeriesId:
+def _make_output(transaction: LedgerTransaction, row: AnyRow) -> SeriesId:
     """Make the series that the job will fill: each attempt fills the same folder."""
-    new = mapping.new_derived_series(transaction, SeriesId(row.series_id))
+    new = new_derived_series(transaction, SeriesId(row.series_id))
     output = transaction.connection.execute(insert(series).returning(series.c.id), new).scalar_one()
     transaction.connection.execute(_SET_OUTPUT, bind_values(job=row.id, output=output))
     return SeriesId(output)

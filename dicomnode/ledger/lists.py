@@ -12,11 +12,12 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, and_, case, exists, false, func, literal, or_, select
 
-from dicomnode.ledger import mapping, quarantine
-from dicomnode.ledger.mapping import AnyRow
+from dicomnode.ledger import quarantine
+from dicomnode.ledger.mapping.delivery import delivery_line
+from dicomnode.ledger.mapping.series import series_line
 from dicomnode.ledger.schema import RECEIVED, commitment, delivery, delivery_item, instance, job, series
 from dicomnode.ledger.schema import quarantine as aside
-from dicomnode.ledger.statements import stands
+from dicomnode.ledger.statements import AnyRow, stands
 from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.views import DeliveryLine, SeriesLine
 
@@ -70,7 +71,7 @@ def series_lines(connection: Connection, wanted: Wanted, *, derived: bool) -> li
         .order_by(series.c.id.desc())
         .limit(wanted.limit)
     )
-    return [mapping.series_line(row) for row in connection.execute(question)]
+    return [series_line(row) for row in connection.execute(question)]
 
 
 def count_series(connection: Connection, wanted: Wanted, *, derived: bool) -> int:
@@ -192,7 +193,7 @@ def _delivery_line(row: AnyRow, tally: Sequence[AnyRow], *, reachable: Collectio
     said = [row.sentence]
     if not has_peer and row.state in (DeliveryState.DUE, DeliveryState.HELD):
         said = [*([] if is_due else said), no_peer_sentence(row.id, row.peer)]
-    return mapping.delivery_line(
+    return delivery_line(
         row,
         tally,
         next_at=row.next_at if is_due and has_peer else None,

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select
 
 from dicomnode.errors import InputError
-from dicomnode.ledger import mapping
+from dicomnode.ledger.mapping.model import imported_model, new_model
 from dicomnode.ledger.schema import model
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, ModelState
@@ -37,7 +37,7 @@ def take_in(transaction: LedgerTransaction, imported: ImportedModel) -> tuple[Mo
         transaction.note("imported_again", table=model.name, row=known)
         return ModelId(known), False
     made = transaction.connection.execute(
-        insert(model).returning(model.c.id), mapping.new_model(transaction, imported)
+        insert(model).returning(model.c.id), new_model(transaction, imported)
     ).scalar_one()
     return ModelId(made), True
 
@@ -73,10 +73,10 @@ def roll_back(transaction: LedgerTransaction, name: str, *, to: ModelId | None) 
 
 def active(connection: Connection) -> dict[str, ImportedModel]:
     """Return the active imported model of each name. A missing name means the model that came with the node."""
-    return {row.name: mapping.imported_model(row) for row in connection.execute(_ACTIVE)}
+    return {row.name: imported_model(row) for row in connection.execute(_ACTIVE)}
 
 
 def before_active(connection: Connection, name: str) -> ImportedModel | None:
     """Return the imported model to which a rollback of this name would go back. None: there is none."""
     row = connection.execute(_FOREMOST_REPLACED, bind_values(name=name)).one_or_none()
-    return None if row is None else mapping.imported_model(row)
+    return None if row is None else imported_model(row)

@@ -14,8 +14,10 @@ from sqlalchemy import Connection, and_, exists, func, insert, or_, select, upda
 
 from dicomnode.errors import InputError
 from dicomnode.ids import InstanceId, QuarantineId, SeriesId
-from dicomnode.ledger import deliveries, mapping
+from dicomnode.ledger import deliveries
 from dicomnode.ledger.deliveries import COMPARED, IS_HARM
+from dicomnode.ledger.mapping.instance import KNOWN_INSTANCE
+from dicomnode.ledger.mapping.quarantine import new_quarantine, quarantine_line, unexamined_of
 from dicomnode.ledger.schema import RECEIVED, instance, quarantine, series
 from dicomnode.ledger.sentences import beside, set_aside
 from dicomnode.ledger.statements import bind_values, bound, stands
@@ -72,7 +74,7 @@ _UNEXAMINED = (
         quarantine.c.reason,
         quarantine.c.file,
         quarantine.c.series_id,
-        *mapping.KNOWN_INSTANCE,
+        *KNOWN_INSTANCE,
         _IS_STORED.label("is_stored"),
     )
     .join_from(quarantine, instance, isouter=True)
@@ -201,7 +203,7 @@ def record(transaction: LedgerTransaction, file: QuarantinedFile, finding: Findi
     belongs_to = file.series
     if belongs_to is None and file.instance is not None:
         belongs_to = transaction.connection.execute(_SERIES_OF, bind_values(kept=file.instance)).scalar_one()
-    new = mapping.new_quarantine(transaction, file, belongs_to, finding)
+    new = new_quarantine(transaction, file, belongs_to, finding)
     made = transaction.connection.execute(insert(quarantine).returning(quarantine.c.id), new).scalar_one()
     if file.instance is None:
         transaction.note(file.reason, table=quarantine.name, row=made)
@@ -247,7 +249,7 @@ def waiting_series(connection: Connection) -> list[SeriesId]:
 
 def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
     """List the files of a series that are to be compared; those that could not be compared before come again."""
-    return [mapping.unexamined(row) for row in connection.execute(_UNEXAMINED, bind_values(series=series_id))]
+    return [unexamined_of(row) for row in connection.execute(_UNEXAMINED, bind_values(series=series_id))]
 
 
 def examined(transaction: LedgerTransaction, series_id: SeriesId, found: Sequence[Examined]) -> None:
@@ -296,7 +298,7 @@ def lines(
     """List the files that were set aside, the newest first: those that wait for a person, or all."""
     question = _LINES if is_all else _LINES.where(IS_ALERT)
     question = question if reason is None else question.where(quarantine.c.reason == reason)
-    return [mapping.quarantine_line(row) for row in connection.execute(question.limit(limit))]
+    return [quarantine_line(row) for row in connection.execute(question.limit(limit))]
 
 
 def attention(connection: Connection) -> list[AttentionLine]:

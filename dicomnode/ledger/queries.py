@@ -15,7 +15,6 @@ from dicomnode.ledger import (
     attention,
     boots,
     lists,
-    mapping,
     models,
     old_images,
     quarantine,
@@ -26,7 +25,11 @@ from dicomnode.ledger import (
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
-from dicomnode.ledger.mapping import AnyRow
+from dicomnode.ledger.mapping.commitment import commitment_line
+from dicomnode.ledger.mapping.event import event_line
+from dicomnode.ledger.mapping.job import gate_figures, job_line
+from dicomnode.ledger.mapping.model import model_row
+from dicomnode.ledger.mapping.series import series_detail
 from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queues import queues
 from dicomnode.ledger.schema import (
@@ -46,7 +49,7 @@ from dicomnode.ledger.schema import (
     quarantine as aside,
 )
 from dicomnode.ledger.sentences import Arrival, Standing, explain
-from dicomnode.ledger.statements import bind_values, bound
+from dicomnode.ledger.statements import AnyRow, bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 from dicomnode.ledger.values import WAITS_FOR_STUDY, ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
@@ -212,7 +215,7 @@ class Reader:
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
             files = connection.execute(_FILES, bind_values(series=series_id)).all()
-            return mapping.series_detail(
+            return series_detail(
                 row,
                 files,
                 _jobs_of(connection, series_id),
@@ -288,7 +291,7 @@ class Reader:
     def imported_models(self) -> list[ModelRow]:
         """List the imported models, the oldest first."""
         with self._database.reading() as connection:
-            return [mapping.model_row(row) for row in connection.execute(select(model).order_by(model.c.id))]
+            return [model_row(row) for row in connection.execute(select(model).order_by(model.c.id))]
 
     def active_models(self) -> dict[str, ImportedModel]:
         """Return, by name, the imported models that rules get instead of those that came with the node."""
@@ -308,7 +311,7 @@ class Reader:
             .order_by(events.c.id)
         )
         with self._database.reading() as connection:
-            return tuple(mapping.event_line(row, row.row_id) for row in connection.execute(question))
+            return tuple(event_line(row, row.row_id) for row in connection.execute(question))
 
     def rehearsal_report(self, transaction_uid: str) -> rehearsals.RehearsalReport | None:
         """Return what a peer reported to the running service on a request of a rehearsal; None: nothing yet."""
@@ -382,13 +385,13 @@ class Reader:
     def figures(self, job_id: int) -> tuple[GateFigure, ...]:
         """List what the result gate measured of what a job made; nothing of a job that is not done."""
         with self._database.reading() as connection:
-            return mapping.gate_figures(connection.execute(_FIGURES, bind_values(job=job_id)).scalar_one_or_none())
+            return gate_figures(connection.execute(_FIGURES, bind_values(job=job_id)).scalar_one_or_none())
 
     def commitments_of(self, delivery_id: int, *, identify: bool = False) -> tuple[CommitmentLine, ...]:
         """List the requests to commit to a delivery, the oldest first."""
         question = select(commitment).where(commitment.c.delivery_id == delivery_id).order_by(commitment.c.id)
         with self._database.reading() as connection:
-            return tuple(mapping.commitment_line(row, identify=identify) for row in connection.execute(question))
+            return tuple(commitment_line(row, identify=identify) for row in connection.execute(question))
 
     def kept(self) -> dict[str, int]:
         """Count the received series that were kept, by the reason of their verdict."""
@@ -450,12 +453,12 @@ def _series_row(connection: Connection, series_id: int) -> AnyRow:
 
 def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
     """List the jobs that read or made the series."""
-    return tuple(mapping.job_line(row) for row in connection.execute(_JOBS, bind_values(series=series_id)))
+    return tuple(job_line(row) for row in connection.execute(_JOBS, bind_values(series=series_id)))
 
 
 def _figures(connection: Connection, last: JobLine) -> tuple[GateFigure, ...]:
     """List what the result gate measured of what a job made."""
-    return mapping.gate_figures(connection.execute(_FIGURES, bind_values(job=last.id)).scalar_one())
+    return gate_figures(connection.execute(_FIGURES, bind_values(job=last.id)).scalar_one())
 
 
 def _events(
@@ -479,7 +482,7 @@ def _events(
     for table, members in (("instance", of_images), ("delivery_item", of_items), ("quarantine", set_aside)):
         of_members = counted.where(events.c.table_name == table, events.c.row_id.in_(members))
         found += [(row.id, row, None) for row in connection.execute(of_members)]
-    return tuple(mapping.event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
+    return tuple(event_line(row, row_id) for _, row, row_id in sorted(found, key=lambda entry: entry[0]))
 
 
 def _model_choice(connection: Connection) -> ModelChoice | None:

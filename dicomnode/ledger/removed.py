@@ -15,10 +15,9 @@ from sqlalchemy import Connection, func, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, InstanceId, SeriesId
-from dicomnode.ledger.mapping import AnyRow
 from dicomnode.ledger.schema import delivery_item, instance, job, quarantine, series
 from dicomnode.ledger.sentences import moment
-from dicomnode.ledger.statements import bind_values, bound
+from dicomnode.ledger.statements import AnyRow, bind_values, bound
 from dicomnode.ledger.transaction import LedgerTransaction
 
 RETURNED: Final = "returned"  # event: an instance whose file was removed came again

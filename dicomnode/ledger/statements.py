@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BindParameter, ColumnElement, FromClause, Table, Update, bindparam, literal_column, update
+from sqlalchemy import BindParameter, ColumnElement, FromClause, Row, Table, Update, bindparam, literal_column, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import TypeEngine
 
 from dicomnode.ledger.states import Event, State, step
+
+AnyRow = Row[*tuple[object, ...]]  # what a statement returns; its columns are read by their names
 
 _PREFIX: Final = "b_"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Row, Update, insert
+from sqlalchemy import Connection, Update, insert
 
 from dicomnode.ledger.schema import events
-from dicomnode.ledger.statements import bind_values
+from dicomnode.ledger.statements import AnyRow, bind_values
 from dicomnode.ledger.states import State
 
 NODE: Final = "node"  # who acts when nobody asked
@@ -31,9 +31,9 @@ class LedgerTransaction:
         """
         return self.connection.execute(statement, self._binds(detail, values)).rowcount
 
-    def take(self, statement: Update, /, **values: object) -> Row[*tuple[object, ...]] | None:
+    def take(self, statement: Update, /, **values: object) -> AnyRow | None:
         """Run a statement that ``moving`` began and that returns the one row that it moved; None: it moved none."""
-        row: Row[*tuple[object, ...]] | None = self.connection.execute(statement, self._binds("", values)).one_or_none()
+        row: AnyRow | None = self.connection.execute(statement, self._binds("", values)).one_or_none()
         return row
 
     def note(self, kind: str, *, table: str, row: int, detail: str = "") -> None:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy import Connection, func, or_, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger import deliveries, jobs, mapping, originals, quarantine, removed
+from dicomnode.ledger import deliveries, jobs, originals, quarantine, removed
+from dicomnode.ledger.mapping.instance import archived_instance
+from dicomnode.ledger.mapping.series import receiving_series, settled_series
 from dicomnode.ledger.schema import RECEIVED, instance, job, series
-from dicomnode.ledger.statements import bind_values, bound, moving, stands
+from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
 from dicomnode.ledger.states import ENDED_JOB_STATES, Event, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import (
@@ -113,7 +115,7 @@ _ROW = select(series.c.state, series.c.revision, series.c.origin, series.c.reaso
 
 def receiving(connection: Connection) -> list[ReceivingSeries]:
     """List the series whose instances still come; a number without instances is left out."""
-    return [mapping.receiving_series(row) for row in connection.execute(_RECEIVING)]
+    return [receiving_series(row) for row in connection.execute(_RECEIVING)]
 
 
 def settle(
@@ -125,13 +127,13 @@ def settle(
 
 def settled(connection: Connection) -> list[SettledSeries]:
     """List the series that wait for their verdict."""
-    return [mapping.settled_series(row) for row in connection.execute(_SETTLED)]
+    return [settled_series(row) for row in connection.execute(_SETTLED)]
 
 
 def instances_of(connection: Connection, series_id: SeriesId, revision: int) -> list[ArchivedInstance]:
     """List the instances of a revision."""
     of_revision = bind_values(series=series_id, revision=revision)
-    return [mapping.archived_instance(row) for row in connection.execute(_INSTANCES, of_revision)]
+    return [archived_instance(row) for row in connection.execute(_INSTANCES, of_revision)]
 
 
 def series_beside(connection: Connection, series_id: SeriesId, *, within_s: float, limit: int) -> list[str]:
@@ -268,7 +270,7 @@ def cancel(transaction: LedgerTransaction, series_id: SeriesId) -> tuple[JobId, 
     return jobs.cancel(transaction, series_id)
 
 
-def _row_for_operator(connection: Connection, series_id: SeriesId) -> Row[*tuple[object, ...]]:
+def _row_for_operator(connection: Connection, series_id: SeriesId) -> AnyRow:
     row = connection.execute(_ROW, bind_values(series=series_id)).one_or_none()
     if row is None:
         raise InputError(f"There is no series {series_id}.", hint="`dicomnode series list` shows them.")

@@ -11,7 +11,7 @@ from statistics import median
 
 from sqlalchemy import Connection, func, select
 
-from dicomnode.ledger import mapping
+from dicomnode.ledger.mapping.job import gate_figures
 from dicomnode.ledger.schema import RECEIVED, delivery, job, series
 from dicomnode.ledger.statements import bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
@@ -40,7 +40,7 @@ def week(connection: Connection, since: datetime) -> Week:
         proofs[row.proof] += 1
         took_s.setdefault(row.peer, []).append((row.sent_at - row.created_at).total_seconds())
     done = connection.execute(_DERIVED, values).all()
-    results = [mapping.gate_figures(row.figures) for row in done]
+    results = [gate_figures(row.figures) for row in done]
     measured = [figure for figures in results for figure in figures]
     within = [figure for figure in measured if not figure.holds]
     return Week(

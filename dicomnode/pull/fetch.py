@@ -93,7 +93,7 @@ def look_up(ledger: Ledger, found: FoundSeries) -> PulledSeries:
     """Say what of a series is here, and fetch nothing."""
     here = len(_here(ledger, found.instances))
     return PulledSeries(
-        series=ledger.find_series(found.series_uid), wanted=len(found.instances), before=here, here=here,
+        series=ledger.intake.find_series(found.series_uid), wanted=len(found.instances), before=here, here=here,
         others=found.others, sentence="",
     )  # fmt: skip
 
@@ -208,7 +208,7 @@ def _fits(series: Match, matches: Mapping[str, str]) -> bool:
 
 
 def _here(ledger: Ledger, uids: frozenset[str]) -> set[str]:
-    return {uid for uid in uids if ledger.find_instance(uid) is not None}
+    return {uid for uid in uids if ledger.intake.find_instance(uid) is not None}
 
 
 def _wait(ledger: Ledger, uids: frozenset[str], arrival_s: float) -> list[str]:

@@ -141,7 +141,7 @@ class Attempt:
 
     def run(self) -> Ending:
         """Send what is pending. Raises StorageError where the disk cannot be read, LedgerError as it comes."""
-        items = self.ledger.pending_items(self.delivery)
+        items = self.ledger.deliveries.pending_items(self.delivery)
         if not items:
             return Ending(end=End.FINISH)
         if (unfit := self._verify(items)) is not None:
@@ -152,7 +152,7 @@ class Attempt:
         ending = self._in_one_session(items)
         if ending.end is End.REASSOCIATE:
             log.event(LOGGER, "delivery_reassociates", delivery=self.delivery.id, peer=self.peer.name)
-            ending = self._in_one_session(self.ledger.pending_items(self.delivery))
+            ending = self._in_one_session(self.ledger.deliveries.pending_items(self.delivery))
         if ending.end is End.REASSOCIATE:
             return Ending(end=End.HOLD, reason=ending.reason, sentence=ending.sentence)
         return ending
@@ -180,7 +180,7 @@ class Attempt:
 
     def _other_identity(self, first: DeliveryItem) -> Ending | None:
         """Ask whether the peer has the study under another patient, before it gets the first instance of a delivery."""
-        if self.identity is None or not self.ledger.is_identity_open(self.delivery):
+        if self.identity is None or not self.ledger.deliveries.is_identity_open(self.delivery):
             return None
         differences = self.identity.differences(self.archive.path(first.file))
         if not self._beat():
@@ -205,7 +205,7 @@ class Attempt:
         self.opened(session)
         try:
             checkpoint("push.associated")
-            if not self.ledger.is_delivery_ours(self.delivery):  # cancelled while we waited for the peer
+            if not self.ledger.deliveries.is_ours(self.delivery):  # cancelled while we waited for the peer
                 session.close()
                 return Ending(end=End.GONE)
             ending = self._send_all(session, items)
@@ -287,10 +287,10 @@ class Attempt:
                     return self._acknowledge(item, outcome.status, is_repeat=may_have_arrived)
                 return self._refuse(item, outcome.status)
             case wire.Action.RETRY:
-                if self.ledger.fail_item(self.delivery, item, status=outcome.status) >= MAX_TRIES:
+                if self.ledger.deliveries.fail_item(self.delivery, item, status=outcome.status) >= MAX_TRIES:
                     return self._refuse(item, outcome.status)
                 self._failed[outcome.status] += 1
-                return None if self.ledger.is_delivery_ours(self.delivery) else Ending(end=End.GONE)
+                return None if self.ledger.deliveries.is_ours(self.delivery) else Ending(end=End.GONE)
             case wire.Action.REFUSE:
                 return self._refuse(item, outcome.status)
             case wire.Action.HOLD:
@@ -305,7 +305,7 @@ class Attempt:
                 return Ending(end=End.REASSOCIATE, reason=Cause.PROTOCOL_ERROR, sentence=sentence)
 
     def _acknowledge(self, item: DeliveryItem, status: int, *, is_repeat: bool) -> Ending | None:
-        if not self.ledger.acknowledge(self.delivery, item, status=status):
+        if not self.ledger.deliveries.acknowledge(self.delivery, item, status=status):
             return Ending(end=End.GONE)
         self.acknowledged += 1
         self.in_flight.sent.discard(item.id)
@@ -314,7 +314,7 @@ class Attempt:
         return None
 
     def _refuse(self, item: DeliveryItem, status: int) -> Ending | None:
-        is_ours = self.ledger.refuse(self.delivery, item, status=status)
+        is_ours = self.ledger.deliveries.refuse(self.delivery, item, status=status)
         self.refused[status] += 1
         log.event(
             LOGGER,
@@ -344,7 +344,7 @@ class Attempt:
         if now_s - self._beaten_s < LEASE_S / 3:
             return True
         self._beaten_s = now_s
-        return self.ledger.beat_delivery(self.delivery, lease_s=lease_s(self.push))
+        return self.ledger.deliveries.beat(self.delivery, lease_s=lease_s(self.push))
 
 
 def lease_s(push: PushSettings) -> float:

@@ -60,7 +60,7 @@ class PushLoops:
         for peer in reached.values():
             self._deliver(peer, push, carriers)
         try:
-            self._ledger.give_up_commitments(proven)
+            self._ledger.commitments.give_up_all(proven)
         except LedgerError as exc:  # what nobody asks for any more is given up at the next start
             log.event(LOGGER, "event_not_noted", level=logging.WARNING, code=exc.code, sentence=exc.sentence)
 

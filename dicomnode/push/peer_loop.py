@@ -159,7 +159,7 @@ class PeerLoop:
         """Claim a delivery that is due and attempt it. Return False if there is none, or while the peer has a pause."""
         if time.monotonic() < self._quiet_until_s:
             return False
-        delivery = self._ledger.claim_delivery(self._peer.name, self._owner, lease_s=lease_s(self._push))
+        delivery = self._ledger.deliveries.claim(self._peer.name, self._owner, lease_s=lease_s(self._push))
         if delivery is None:
             return False
         checkpoint("push.claimed")
@@ -224,7 +224,7 @@ class PeerLoop:
             case End.RETRY:
                 self._defer(attempt, reason=reason, sentence=ending.sentence)
             case End.STOPPED:
-                if self._ledger.release_claim(delivery):
+                if self._ledger.deliveries.release_claim(delivery):
                     log.event(
                         LOGGER, "delivery_stopped", delivery=delivery.id, peer=self._peer.name,
                         instances=attempt.acknowledged,
@@ -239,7 +239,7 @@ class PeerLoop:
 
     def _finish(self, attempt: Attempt, *, seconds: float) -> None:
         delivery = attempt.delivery
-        state = self._ledger.finish_delivery(delivery, committer=self._peer.committer)
+        state = self._ledger.deliveries.finish(delivery, committer=self._peer.committer)
         self._in_flight.pop(delivery.id, None)
         if state is None:
             self._log_gone(delivery)
@@ -259,7 +259,7 @@ class PeerLoop:
 
     def _log_gone(self, delivery: Delivery) -> None:
         """Log that the claim was lost: an operator cancelled the delivery, or the lease ran out."""
-        if self._ledger.delivery_state(delivery.id) is DeliveryState.CANCELLED:
+        if self._ledger.deliveries.state_of(delivery.id) is DeliveryState.CANCELLED:
             log.event(LOGGER, "delivery_cancelled", delivery=delivery.id, peer=self._peer.name)
         else:
             log.event(LOGGER, "delivery_lease_lost", level=logging.WARNING, delivery=delivery.id, peer=self._peer.name)
@@ -269,7 +269,7 @@ class PeerLoop:
         # An acknowledged instance ends a row of failures, in the ledger and here.
         failures = 0 if attempt.acknowledged else delivery.failures
         wait_s = backoff_s(failures, self._push, self._chance) if wait_s is None else wait_s
-        if not self._ledger.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence):
+        if not self._ledger.deliveries.defer(delivery, wait_s=wait_s, reason=reason, sentence=sentence):
             self._log_gone(delivery)
             return
         log.event(
@@ -284,7 +284,7 @@ class PeerLoop:
         )
 
     def _hold(self, delivery: Delivery, *, reason: str, sentence: str) -> None:
-        if not self._ledger.hold_delivery(delivery, reason=reason, sentence=sentence):
+        if not self._ledger.deliveries.hold(delivery, reason=reason, sentence=sentence):
             self._log_gone(delivery)
             return
         log.event(
@@ -306,7 +306,7 @@ class PeerLoop:
         pause_s = self._quiet_until_s - time.monotonic()
         if pause_s > 0:
             return min(pause_s, POLL_S)
-        due_s = self._ledger.next_due_in(self._peer.name)
+        due_s = self._ledger.deliveries.next_due_in(self._peer.name)
         return POLL_S if due_s is None else min(max(due_s, 0.0), POLL_S)
 
     def _opened(self, session: Session | None) -> None:

@@ -108,7 +108,7 @@ class ProofLoop:
             self._wake.clear()  # before the look, so that a wake-up after it is not lost
             try:
                 self._peer, self._committer, self._push, self._witness = self._next
-                one = self._ledger.next_commitment(self._peer.name)
+                one = self._ledger.commitments.next_one(self._peer.name)
                 if one is not None:
                     self._serve(one)
                 elif not (self._stop.is_set() or self._is_last_round):
@@ -143,7 +143,7 @@ class ProofLoop:
         self._query(one, why)
 
     def _record_asked(self, one: Commitment) -> bool:
-        if not self._ledger.commitment_asked(one, self._committer.name, wait_s=self._push.commit_wait_s):
+        if not self._ledger.commitments.ask(one, self._committer.name, wait_s=self._push.commit_wait_s):
             return False
         log.event(
             LOGGER, "commitment_asked", delivery=one.delivery, peer=self._committer.name, instances=len(one.items)
@@ -173,7 +173,7 @@ class ProofLoop:
             self._postpone(one, f"{len(absent)} of {len(one.items)} instances are not found yet")
             return
         checkpoint("proof.queried")
-        again = self._ledger.commitment_queried(one, answer.uids)
+        again = self._ledger.commitments.queried(one, answer.uids)
         log.event(
             LOGGER,
             "delivery_queried",
@@ -187,13 +187,13 @@ class ProofLoop:
     def _postpone(self, one: Commitment, sentence: str) -> None:
         doubled_s = self._push.backoff_min_s * 2 ** min(one.failures, _MAX_DOUBLINGS)
         wait_s = min(self._push.backoff_max_s, doubled_s)
-        self._ledger.commitment_waits(one, wait_s=wait_s)
+        self._ledger.commitments.postpone(one, wait_s=wait_s)
         log.event(
             LOGGER, "proof_deferred", delivery=one.delivery, peer=self._peer.name, sentence=sentence, wait_s=wait_s
         )
 
     def _give_up(self, one: Commitment, why: str) -> None:
-        self._ledger.give_up_commitment(one, why)
+        self._ledger.commitments.give_up(one, why)
         log.event(LOGGER, "delivery_unproven", delivery=one.delivery, peer=self._peer.name, detail=why)
 
     def _is_overdue(self, one: Commitment) -> bool:
@@ -211,5 +211,5 @@ class ProofLoop:
 
     def _idle_s(self) -> float:
         """Return the seconds until a request may go on, at most ``POLL_S``: an operator may make a delivery due."""
-        due_s = self._ledger.next_commitment_in(self._peer.name)
+        due_s = self._ledger.commitments.next_in(self._peer.name)
         return POLL_S if due_s is None else min(max(due_s, 0.0), POLL_S)

@@ -87,7 +87,7 @@ class GroupCommit:
 
     def _commit(self, batch: Sequence[_Ticket]) -> None:
         try:
-            outcomes = self._ledger.accept([ticket.instance for ticket in batch])
+            outcomes = self._ledger.intake.accept([ticket.instance for ticket in batch])
             checkpoint("receive.committed")
         except Exception as exc:  # noqa: BLE001 - not a border: each waiting thread raises its own
             is_shared = len(batch) == 1 or isinstance(exc, OSError | LedgerBusyError)

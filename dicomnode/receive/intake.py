@@ -87,7 +87,7 @@ class Intake:
         # here as well where that saves a series without images, for output of ours under another Series Instance UID,
         # or a file in a full quarantine.
         if uids.series_uid not in series or self._space.is_aside_full:
-            known = self._ledger.find_instance(uids.sop_instance_uid)
+            known = self._ledger.intake.find_instance(uids.sop_instance_uid)
             if known is not None and known.is_derived:
                 self._ledger.note(StoreOutcome.OWN_OUTPUT, table="instance", row=known.id, by=offer.peer)
                 return Answer.STORED
@@ -95,13 +95,13 @@ class Intake:
                 log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, instance=known.id)
                 return Answer.NO_RESOURCES
             if uids.series_uid not in series:
-                series[uids.series_uid] = self._ledger.series_for(uids.series_uid, uids.study_uid)
+                series[uids.series_uid] = self._ledger.intake.series_for(uids.series_uid, uids.study_uid)
         return self._keep(offer, series[uids.series_uid], received_at)
 
     def _is_new(self, offer: OfferedInstance, known: KnownInstance) -> bool:
         """Are these bytes neither those that were kept under the UID nor any that were set aside?"""
         sha256 = digest(offer.dataset)
-        return sha256 != known.sha256 and self._ledger.file_set_aside(known.id, sha256) is None
+        return sha256 != known.sha256 and self._ledger.quarantine.file_of(known.id, sha256) is None
 
     def _keep(self, offer: OfferedInstance, series: SeriesId, received_at: datetime) -> Answer:
         """Write the object, then ask the ledger whether it is new: only its transaction can tell."""
@@ -149,10 +149,10 @@ class Intake:
     def _outcome_after_all(self, instance: StoredInstance) -> StoreOutcome | None:
         """Look after a failed commit: a file whose row is surely not there goes; in doubt it stays, as an orphan."""
         try:
-            known = self._ledger.find_instance(instance.sop_instance_uid)
+            known = self._ledger.intake.find_instance(instance.sop_instance_uid)
             if known is not None and instance.file == known.file:
                 return StoreOutcome.STORED
-            if known is not None and self._ledger.file_set_aside(known.id, instance.sha256) == _name(instance):
+            if known is not None and self._ledger.quarantine.file_of(known.id, instance.sha256) == _name(instance):
                 return StoreOutcome.CONFLICT
         except LedgerError:
             return None
@@ -164,12 +164,12 @@ class Intake:
         if outcome is StoreOutcome.OWN_OUTPUT:
             self._archive.discard(instance.file)
             return
-        first = self._ledger.find_instance(instance.sop_instance_uid)
+        first = self._ledger.intake.find_instance(instance.sop_instance_uid)
         assert first is not None, "an object whose UID is taken has its first"
         if outcome is StoreOutcome.DUPLICATE:
             self._drop_or_restore(instance, first)
         elif outcome is StoreOutcome.ASIDE_ALREADY:
-            name = self._ledger.file_set_aside(first.id, instance.sha256)
+            name = self._ledger.quarantine.file_of(first.id, instance.sha256)
             assert name is not None, "the ledger has just found it"
             self._archive.replace_aside(instance.file, name)
         else:
@@ -233,7 +233,7 @@ class Intake:
         )
 
     def _record(self, file: QuarantinedFile) -> None:
-        row = self._ledger.record_quarantine(file)
+        row = self._ledger.quarantine.record(file)
         log.event(
             LOGGER,
             "object_quarantined",

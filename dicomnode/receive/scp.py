@@ -281,7 +281,7 @@ class Receiver:
             return
         if not association.is_released:
             try:
-                self._ledger.mark_aborted(series)
+                self._ledger.intake.mark_aborted(series)
             except NodeError as exc:
                 # The series then settles after the usual quiet time instead of the longer one.
                 log.event(LOGGER, "abort_not_noted", level=logging.ERROR, sentence=exc.sentence, code=exc.code)

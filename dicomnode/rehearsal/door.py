@@ -220,7 +220,7 @@ class ServiceDoor:
     def expect(self, transaction_uid: str) -> None:
         """Write the request down, so that the service knows the report. Raises NodeError where that is impossible."""
         with closing(open_ledger(self._url)) as ledger:
-            ledger.ask_in_rehearsal(transaction_uid, self._by)
+            ledger.commitments.ask_in_rehearsal(transaction_uid, self._by)
         self._transaction_uid = transaction_uid
 
     def report(self) -> Told | None:

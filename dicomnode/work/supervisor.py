@@ -1,12 +1,12 @@
 """Claims queued jobs one by one, lets an executor run each, and records the result in the ledger.
 
 The supervisor holds the lease of the job. No other part of ``work/`` uses the ledger. The executor decides in which
-process an order runs. A result counts only after its files are published and ``finish_job`` is committed.
+process an order runs. A result counts only after its files are published and ``jobs.finish`` is committed.
 
-    claim ─ begin output folder ─ order ──▶ executor ──▶ Finished ─ publish folder ─ finish_job
-                                               ├───────▶ Refused ─ hold_job      (input, model, altered file)
-                                               ├───────▶ Failed ─ return_job     (counts as an attempt, unless the
-                                               └───────▶ GivenUp ─ return_job     disk failed or the service stops)
+    claim ─ begin output folder ─ order ──▶ executor ──▶ Finished ─ publish folder ─ finish
+                                               ├───────▶ Refused ─ hold          (input, model, altered file)
+                                               ├───────▶ Failed ─ give back      (counts as an attempt, unless the
+                                               └───────▶ GivenUp ─ give back      disk failed or the service stops)
 
 If the disk cannot be written, no job is tried for a while. If only the files of one job cannot be read, or a cluster
 lost one job, only that job waits.
@@ -126,7 +126,7 @@ class Supervisor:
     def _turn(self) -> None:
         if not self._executor.ready(self._stopping):
             return
-        job = self._ledger.claim_job(self._owner, lease_s=LEASE_S, but=self._resting(), models=self._executor.offered)
+        job = self._ledger.jobs.claim(self._owner, lease_s=LEASE_S, but=self._resting(), models=self._executor.offered)
         if job is not None:
             self._do(job)
             return
@@ -177,14 +177,14 @@ class Supervisor:
 
     def _drop(self, job: Job) -> None:
         """Discard the files of a cancelled job; leave those of a job that another worker has claimed."""
-        if self._ledger.job_state(job.id) is JobState.CANCELLED:
+        if self._ledger.jobs.state_of(job.id) is JobState.CANCELLED:
             self._archive.discard_output(job.output_series)
             log.event(LOGGER, "job_cancelled", job=job.id, series=job.series)
         else:
             log.event(LOGGER, "job_lease_lost", level=logging.WARNING, job=job.id, series=job.series)
 
     def _order(self, job: Job) -> orders.Order:
-        instances = self._ledger.instances_of(job.series, job.revision)
+        instances = self._ledger.jobs.sources(job)
         return orders.Order(
             job=job.id,
             token=job.lease_token,
@@ -212,7 +212,7 @@ class Supervisor:
         names = {path.name for path in folder.iterdir()}
         assert names == {one.file_name for one in derived.instances}, "the manifest is not what lies in the folder"
         checkpoint("work.published")
-        if not self._persist(lambda: self._ledger.finish_job(job, derived)):
+        if not self._persist(lambda: self._ledger.jobs.finish(job, derived)):
             raise _NotOurs
         checkpoint("work.committed")
         self._disk_wait_s = DISK_WAIT_S[0]
@@ -234,7 +234,7 @@ class Supervisor:
     def _hold(self, job: Job, order: orders.Order, refused: orders.Refused) -> None:
         if refused.instance is not None and refused.found_sha256 is not None:
             self._quarantine(order, refused)
-        if not self._persist(lambda: self._ledger.hold_job(job, reason=refused.cause, sentence=refused.sentence)):
+        if not self._persist(lambda: self._ledger.jobs.hold(job, reason=refused.cause, sentence=refused.sentence)):
             raise _NotOurs
         log.event(
             LOGGER, "job_held", level=logging.WARNING, job=job.id, series=job.series, reason=refused.cause,
@@ -257,7 +257,7 @@ class Supervisor:
             instance=source.instance,
             kept_sha256=source.sha256,
         )
-        self._persist(lambda: self._ledger.record_quarantine(entry))
+        self._persist(lambda: self._ledger.quarantine.record(entry))
 
     def _fail(self, job: Job, failed: orders.Failed) -> None:
         match failed.blame:
@@ -285,7 +285,7 @@ class Supervisor:
             self._disk_wait_s = min(2 * wait_s, DISK_WAIT_S[1])
 
     def _give_back(self, job: Job, sentence: str, *, counts: bool, wait_s: float | None) -> None:
-        state = self._persist(lambda: self._ledger.return_job(job, detail=sentence, counts=counts))
+        state = self._persist(lambda: self._ledger.jobs.give_back(job, detail=sentence, counts=counts))
         if state is None:
             self._drop(job)
             return
@@ -334,10 +334,10 @@ class _Lease:
             self.is_too_late = True
         elif now - self._beaten > LEASE_S / 3:
             self._beaten = self._looked = now
-            self._ask(lambda: self._ledger.beat_job(self._job, lease_s=LEASE_S))
+            self._ask(lambda: self._ledger.jobs.beat(self._job, lease_s=LEASE_S))
         elif now - self._looked > TICK_S:
             self._looked = now
-            self._ask(lambda: self._ledger.is_job_ours(self._job))
+            self._ask(lambda: self._ledger.jobs.is_ours(self._job))
         return self.is_lost or self.is_too_late
 
     def _ask(self, is_ours: Callable[[], bool]) -> None:

@@ -89,7 +89,7 @@ class Watched:
     def hold(self, *, reason: str = "input", sentence: str = "It cannot be read.") -> SeriesId:
         """A series whose job is held."""
         series = self.scene.queued("pacs")
-        assert self.scene.ledger.hold_job(self.scene.claim_job(), reason=reason, sentence=sentence)
+        assert self.scene.ledger.jobs.hold(self.scene.claim_job(), reason=reason, sentence=sentence)
         return series
 
     def fail(self, number: int) -> None:

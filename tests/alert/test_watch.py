@@ -46,7 +46,7 @@ def test_a_held_job_is_told_once_and_its_end_too(watched: Watched, mail: MailSer
     watched.pass_by(3 * PATIENCE.again_s)
     assert len(mail.mails) == 1
 
-    watched.scene.ledger.cancel_series(series, "operator")
+    watched.scene.ledger.operator.cancel_series(series, "operator")
     watched.pass_by(PATIENCE.calm_s - 1)
     assert len(mail.mails) == 1, "it may come again at once"
     watched.pass_by(PATIENCE.calm_s)
@@ -81,9 +81,9 @@ def test_what_a_peer_refused_or_a_check_held_is_no_error(watched: Watched, mail:
     watched.scene.queued("pacs", "other")
     watched.scene.finish_job()
     delivery = watched.scene.claim_delivery("pacs")
-    watched.scene.ledger.hold_delivery(delivery, reason="refused", sentence=SENTINEL)
+    watched.scene.ledger.deliveries.hold(delivery, reason="refused", sentence=SENTINEL)
     delivery = watched.scene.claim_delivery("other")
-    watched.scene.ledger.hold_delivery(delivery, reason="rejected", sentence=SENTINEL)
+    watched.scene.ledger.deliveries.hold(delivery, reason="rejected", sentence=SENTINEL)
     watched.pass_by(1)
     watched.pass_by(PATIENCE.gather_s)
     errors, _, refused = mail.texts[0].partition("Refused or held for a decision")
@@ -93,7 +93,7 @@ def test_what_a_peer_refused_or_a_check_held_is_no_error(watched: Watched, mail:
 
 def test_a_result_under_review_waits_for_a_person_and_is_no_error(watched: Watched, mail: MailServer) -> None:
     series = watched.scene.settled()
-    watched.scene.ledger.plan(series, 1, replace(plan_for("pacs"), release=Release.REVIEW))
+    watched.scene.ledger.settling.plan(series, 1, replace(plan_for("pacs"), release=Release.REVIEW))
     watched.scene.finish_job()
     watched.pass_by(1)
     watched.pass_by(PATIENCE.gather_s)
@@ -106,12 +106,12 @@ def test_a_file_that_was_set_aside_is_told_until_somebody_has_seen_it(watched: W
     aside = QuarantinedFile(
         file="x.dcm", reason=QuarantineReason.UID, sha256="0" * 64, peer="mr1", instance=None, kept_sha256=None
     )
-    watched.scene.ledger.record_quarantine(aside)
+    watched.scene.ledger.quarantine.record(aside)
     watched.pass_by(1)
     watched.pass_by(PATIENCE.gather_s)
     assert "1 file from mr1 set aside, reason uid; the newest is number 1." in mail.texts[0]
     assert "Errors" not in mail.texts[0]
-    watched.scene.ledger.see_quarantine(None, "operator")
+    watched.scene.ledger.operator.see_quarantine(None, "operator")
     watched.pass_by(PATIENCE.calm_s)
     watched.pass_by(PATIENCE.gather_s)
     assert mail.mails[1]["Subject"].endswith("all clear")
@@ -122,7 +122,7 @@ def test_a_peer_that_is_gone_for_an_hour_is_told(watched: Watched, mail: MailSer
     watched.scene.finish_job()
     for _ in range(4):
         delivery = watched.scene.claim_delivery("pacs")
-        assert watched.scene.ledger.defer(delivery, wait_s=900, reason="unreachable", sentence=SENTINEL)
+        assert watched.scene.ledger.deliveries.defer(delivery, wait_s=900, reason="unreachable", sentence=SENTINEL)
         watched.pass_by(901)
     assert mail.mails == [], "since 1:00:04 only now"
     watched.pass_by(1)
@@ -132,7 +132,7 @@ def test_a_peer_that_is_gone_for_an_hour_is_told(watched: Watched, mail: MailSer
 
     delivery = watched.scene.claim_delivery("pacs")
     watched.scene.send_all(delivery)
-    watched.scene.ledger.finish_delivery(delivery)
+    watched.scene.ledger.deliveries.finish(delivery)
     watched.pass_by(1)
     watched.pass_by(PATIENCE.calm_s)
     watched.pass_by(PATIENCE.gather_s)
@@ -204,16 +204,16 @@ def test_the_letter_comes_in_a_week_in_which_nothing_happened(watched: Watched, 
 def test_the_letter_counts_the_week_by_reason_and_names_the_slowest_peer(watched: Watched, mail: MailServer) -> None:
     scene = watched.scene
     for number, reason in enumerate(("gaps", "gaps", "too_few")):
-        assert scene.ledger.keep(scene.settled(), 1, reason=reason, sentence=f"{SENTINEL} {number}")
+        assert scene.ledger.settling.keep(scene.settled(), 1, reason=reason, sentence=f"{SENTINEL} {number}")
     scene.queued("pacs", "other")
     measured = replace(derived(), figures=(figure("range", 0.4), figure("averages", 0.9)))
-    assert scene.ledger.finish_job(scene.claim_job(), measured)
+    assert scene.ledger.jobs.finish(scene.claim_job(), measured)
     for peer, seconds in (("pacs", 10), ("other", 300)):
         delivery = scene.claim_delivery(peer)
         scene.clock.advance(seconds)
-        scene.ledger.beat_delivery(delivery, lease_s=LEASE_S)
+        scene.ledger.deliveries.beat(delivery, lease_s=LEASE_S)
         scene.send_all(delivery)
-        scene.ledger.finish_delivery(delivery)
+        scene.ledger.deliveries.finish(delivery)
     watched.hold(reason="gone")
     watched.watch.write_letter()
     watched.pass_by(1)
@@ -260,7 +260,7 @@ def test_a_condition_that_ended_while_the_node_was_down_gets_its_all_clear(watch
     watched.pass_by(1)
     watched.pass_by(PATIENCE.gather_s)
     watched.restart()
-    watched.scene.ledger.cancel_series(series, "operator")
+    watched.scene.ledger.operator.cancel_series(series, "operator")
     for _ in range(3):
         watched.pass_by(PATIENCE.calm_s)
     assert [mail["Subject"].rpartition("] ")[2] for mail in mail.mails] == ["1 alert", "all clear"]
@@ -317,11 +317,11 @@ def test_nothing_of_a_patient_and_no_uid_is_in_any_message(
     scene = watched.scene
     watched.hold(sentence=SENTINEL)
     kept = scene.settled()
-    scene.ledger.keep(kept, 1, reason="disagree", sentence=SENTINEL, alert=True, notes=[SENTINEL])
+    scene.ledger.settling.keep(kept, 1, reason="disagree", sentence=SENTINEL, alert=True, notes=[SENTINEL])
     scene.queued("pacs")
     scene.finish_job()
     delivery = scene.claim_delivery("pacs")
-    scene.ledger.hold_delivery(delivery, reason="refused", sentence=SENTINEL)
+    scene.ledger.deliveries.hold(delivery, reason="refused", sentence=SENTINEL)
     watched.watch.write_letter()
     watched.pass_by(1)
     watched.pass_by(PATIENCE.gather_s)
@@ -381,7 +381,7 @@ def test_new_destinations_are_told_from_the_next_look_on_and_what_stays_goes_on(
     watched.use(settings_for(watched.folder, authority, mail=None))
     watched.hold()
     watched.pass_by(30)
-    assert watched.scene.ledger.holding_conditions("mail") == [], "nobody is to be told"
+    assert watched.scene.ledger.alerts.holding_names("mail") == [], "nobody is to be told"
     watched.watch.take(destinations(settings_for(watched.folder, authority, mail=mail).alert))
     watched.pass_by(30)
     watched.watch.take(destinations(settings_for(watched.folder, authority, mail=mail, hook=hook).alert))
@@ -394,15 +394,15 @@ def test_new_destinations_are_told_from_the_next_look_on_and_what_stays_goes_on(
 
 def test_settings_that_were_not_taken_are_told_until_they_are(watched: Watched, mail: MailServer) -> None:
     ledger, clock = watched.scene.ledger, watched.scene.clock
-    boot = ledger.begin_boot(pid=1, host="here").boot
-    ledger.take_settings(boot, file="/etc/node.toml", sha256="00" * 32, at=clock.now())
-    ledger.refuse_settings(boot, fault="The settings hold a mistake:\n  peer.0.port: no such key", at=clock.now())
+    boot = ledger.boots.begin(pid=1, host="here").boot
+    ledger.boots.take_settings(boot, file="/etc/node.toml", sha256="00" * 32, at=clock.now())
+    ledger.boots.refuse_settings(boot, fault="The settings hold a mistake:\n  peer.0.port: no such key", at=clock.now())
     watched.pass_by(1)
     watched.pass_by(PATIENCE.gather_s)
     (text,) = mail.texts
     assert "Errors" in text
     assert "The settings hold a mistake: peer.0.port: no such key" in " ".join(text.split())
-    ledger.take_settings(boot, file="/etc/node.toml", sha256="11" * 32, at=clock.now())
+    ledger.boots.take_settings(boot, file="/etc/node.toml", sha256="11" * 32, at=clock.now())
     watched.pass_by(1)
     watched.pass_by(PATIENCE.calm_s)
     watched.pass_by(PATIENCE.gather_s)

@@ -40,7 +40,7 @@ def sweep(data: Path) -> tuple[int, int]:
     """Start as the service does: instances of the ledger, and files that were set aside."""
     archive = Archive(data)
     with closing(open_ledger(url_in(data))) as ledger:
-        boot: BootReport = ledger.begin_boot(pid=1, host="test")
+        boot: BootReport = ledger.boots.begin(pid=1, host="test")
         looked = Sweep(archive, ledger, boot, damaged=_fail)
         looked.begin()
         for name in archive.folder_names():
@@ -69,7 +69,7 @@ def test_what_came_after_the_ledger_was_copied_is_adopted_and_not_called_an_orph
     scene.receive(datasets[:4])
     scene.back_up()
     lost_number = scene.receive()
-    scene.ledger.series_for("1.2.3.4")  # a number without files
+    scene.ledger.intake.series_for("1.2.3.4")  # a number without files
     kept_number = scene.receive()
     scene.receive(datasets[4:])
     shutil.copytree(scene.archive.data / "archive", scene.backup_folder / "archive", dirs_exist_ok=True)
@@ -116,18 +116,18 @@ def test_what_a_job_wrote_after_the_backup_is_left_out_and_its_job_runs_again_fr
     series = scene.receive()
     plan(scene.ledger, series)
     scene.back_up()
-    job = scene.ledger.claim_job("1:node:1", lease_s=60)
+    job = scene.ledger.jobs.claim("1:node:1", lease_s=60)
     assert job is not None
     folder = scene.archive.begin_output(job.output_series)
     made = derived(2)
     for one in made.instances:
         (folder / one.file_name).write_bytes(b"derived")
     scene.archive.publish_output(job.output_series)
-    assert scene.ledger.finish_job(job, made)
+    assert scene.ledger.jobs.finish(job, made)
     shutil.copytree(scene.archive.data / "archive", scene.backup_folder / "archive", dirs_exist_ok=True)
     assert scene.restore_to(scene.folder / "new").left_out == 2
     with closing(open_ledger(url_in(scene.folder / "new"))) as ledger:
-        again = ledger.claim_job("2:node:1", lease_s=60)
+        again = ledger.jobs.claim("2:node:1", lease_s=60)
     assert again is not None
     assert (again.id, again.created_at, again.derivation_number) == (job.id, job.created_at, job.derivation_number)
     assert again.planned == job.planned
@@ -139,7 +139,7 @@ def test_a_series_that_still_came_in_waits_for_its_sender_as_after_a_kill(scene:
     scene.back_up()
     scene.restore_to(scene.folder / "new")
     with closing(open_ledger(url_in(scene.folder / "new"))) as ledger:
-        (waiting,) = ledger.receiving_series()
+        (waiting,) = ledger.settling.receiving()
     assert waiting.aborted
 
 
@@ -211,9 +211,9 @@ def test_what_the_node_had_removed_does_not_come_back_and_is_not_missing(scene: 
     gone, kept = scene.receive(), scene.receive(mr_datasets(slices=2))
     scene.back_up()
     before = contents(scene.archive.data)
-    assert scene.ledger.settle(gone, 1, note="quiet")
-    assert scene.ledger.keep(gone, 1, reason="too_few", sentence="Only 3 slices.")
-    removed = scene.ledger.removals.erase(gone, scene.ledger.files_in(str(gone)), "operator")
+    assert scene.ledger.settling.settle(gone, 1, note="quiet")
+    assert scene.ledger.settling.keep(gone, 1, reason="too_few", sentence="Only 3 slices.")
+    removed = scene.ledger.removals.erase(gone, scene.ledger.upkeep.files_in(str(gone)), "operator")
     made = scene.back_up()  # before the files themselves are removed
     assert (made.missing, made.altered, made.files) == ((), (), 2)
     left = contents(scene.backup_folder)

@@ -58,8 +58,8 @@ def test_status_says_since_when_alerts_cannot_be_sent(run: Run, tmp_path: Path, 
     (tmp_path / "data").mkdir()
     with closing(open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")) as ledger:
         condition = Condition(name="disk", sentence="The disk fills.", number=1, is_error=True)
-        ledger.observe_alerts("mail", [condition], (), again_s=0)
-        ledger.alerts_not_sent(ledger.alerts_to_send("mail"), "The mail server cannot be used.")
+        ledger.alerts.observe("mail", [condition], (), again_s=0)
+        ledger.alerts.not_sent(ledger.alerts.to_send("mail"), "The mail server cannot be used.")
     ran = run("status", "--json", "--config", config(tmp_path, authority, free_port(), free_port()))
     (line,) = json.loads(ran.out)["attention"]
     assert (line["table"], line["state"], line["reason"]) == ("alert", "undelivered", "mail")

@@ -41,9 +41,9 @@ def _old_enough(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, archive: Archiv
     """Series 1 may go, series 2 has a job that waits."""
     for slices in (3, 4):
         series = store(ledger, archive, mr_datasets(slices=slices))
-        assert ledger.settle(series, 1, note="quiet")
-    assert ledger.keep(SeriesId(1), 1, reason="too_few", sentence="Only 3 slices.")
-    assert ledger.plan(SeriesId(2), 1, plan_for()) is not None
+        assert ledger.settling.settle(series, 1, note="quiet")
+    assert ledger.settling.keep(SeriesId(1), 1, reason="too_few", sentence="Only 3 slices.")
+    assert ledger.settling.plan(SeriesId(2), 1, plan_for()) is not None
     with closing(sqlite3.connect(archive.data / "ledger.sqlite", isolation_level=None)) as connection:
         connection.execute("UPDATE series SET last_at = state_at")  # by the clock of the ledger
     monkeypatch.setenv("DICOMNODE_ARCHIVE__KEEP_DAYS", "30")
@@ -86,8 +86,8 @@ def test_a_file_that_was_set_aside_goes_once_a_person_has_seen_it(run: Run, arch
             file=f"{name}.dcm", reason=QuarantineReason.HEADER, sha256=digest(b"no image"), peer="mr1", instance=None,
             kept_sha256=None,
         )  # fmt: skip
-        ledger.record_quarantine(file)
-    ledger.see_quarantine([1], "operator")
+        ledger.quarantine.record(file)
+    ledger.operator.see_quarantine([1], "operator")
     assert json.loads(run("archive", "age", "--dry-run", "--json").out)["set_aside"] == 1
     assert "Removed: 1 of the files that were set aside, which a person has seen." in run("archive", "age").out
     assert archive.quarantined_names() == ["unseen.dcm"]

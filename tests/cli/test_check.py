@@ -94,7 +94,7 @@ def _damaged(file: Path) -> None:
     """The pages behind the first ones, which a start looks at, are overwritten."""
     ledger = open_ledger(f"sqlite:///{file}")
     for number in range(300):
-        ledger.series_for(f"1.2.{number}.{'9' * 40}")
+        ledger.intake.series_for(f"1.2.{number}.{'9' * 40}")
     ledger.close()
     content = bytearray(file.read_bytes())
     middle = len(content) // 2 // 4096 * 4096

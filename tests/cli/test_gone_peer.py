@@ -70,7 +70,7 @@ def test_status_check_list_and_explain_name_the_delivery_and_the_ways_out(
 
 
 def test_a_held_delivery_to_it_says_both(run: Run, scene: Scene, tmp_path: Path) -> None:
-    scene.ledger.hold_delivery(scene.claim_delivery(), reason="no_context", sentence="Nothing accepted.")
+    scene.ledger.deliveries.hold(scene.claim_delivery(), reason="no_context", sentence="Nothing accepted.")
     _configure(tmp_path, RENAMED)
     (listed,) = json.loads(run("deliveries", "list", "--json").out)
     assert listed["reason"] == "no_context"
@@ -81,7 +81,7 @@ def test_a_held_delivery_to_it_says_both(run: Run, scene: Scene, tmp_path: Path)
 def test_a_verb_that_makes_it_due_says_that_nothing_will_be_sent(
     run: Run, scene: Scene, tmp_path: Path, verb: str
 ) -> None:
-    scene.ledger.hold_delivery(scene.claim_delivery(), reason="no_context", sentence="Nothing accepted.")
+    scene.ledger.deliveries.hold(scene.claim_delivery(), reason="no_context", sentence="Nothing accepted.")
     _configure(tmp_path, RENAMED)
     ran = run("deliveries", verb, 1)
     assert (ran.code, "no peer pacs" in ran.out, "--to PEER" in ran.out) == (0, True, True)
@@ -97,7 +97,7 @@ def test_to_another_peer_it_goes_as_a_delivery_of_its_own(run: Run, scene: Scene
     assert json.loads(run("status", "--json").out)["attention"] == []
     explained = run("series", "explain", 1).out
     assert "Delivery 1 to pacs was cancelled: 0 of 3 acknowledged. An operator sent it to archive" in explained
-    assert scene.ledger.claim_delivery("archive", "o", lease_s=60) is not None
+    assert scene.ledger.deliveries.claim("archive", "o", lease_s=60) is not None
 
 
 @pytest.mark.parametrize(("peers", "to"), [(RENAMED, "nobody"), (WITHOUT_ADDRESS, "pacs")])

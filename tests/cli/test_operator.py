@@ -42,9 +42,9 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def series(ledger: Ledger, tmp_path: Path) -> SeriesId:
     """A series of six received files."""
-    number = ledger.series_for(SERIES_UID)
+    number = ledger.intake.series_for(SERIES_UID)
     paths = write_mr_series(tmp_path / "data" / "archive" / str(number))
-    ledger.accept(
+    ledger.intake.accept(
         [
             StoredInstance(
                 id=new_instance_id(),
@@ -65,15 +65,15 @@ def series(ledger: Ledger, tmp_path: Path) -> SeriesId:
 
 
 def _plan(ledger: Ledger, series: SeriesId, release: Release = Release.AUTO) -> Job:
-    assert ledger.settle(series, 1, note="")
+    assert ledger.settling.settle(series, 1, note="")
     planned = PlannedJob(
         parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="cubic-dc/1", ratio=4),
         deliver_to=("pacs",),
         sentence="6 slices, 4 mm apart → 24 slices of 1 mm by rule all.",
         release=release,
     )  # fmt: skip
-    assert ledger.plan(series, 1, planned)
-    job = ledger.claim_job("test", lease_s=60)
+    assert ledger.settling.plan(series, 1, planned)
+    job = ledger.jobs.claim("test", lease_s=60)
     assert job is not None
     return job
 
@@ -87,7 +87,7 @@ def _finish(ledger: Ledger, job: Job) -> None:
         for place in range(2)
     )  # fmt: skip
     derived = DerivedSeries(series_uid=f"{SERIES_UID}.9", instances=instances, notes=("A note.",), seconds=1.5)
-    assert ledger.finish_job(job, derived)
+    assert ledger.jobs.finish(job, derived)
 
 
 def test_without_a_ledger_a_question_is_code_3_and_makes_none(run: Run, tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_a_list_is_an_array_with_the_promised_fields(run: Run, ledger: Ledger, s
 
 
 def test_a_kept_series_explains_itself_in_one_sentence(run: Run, ledger: Ledger, series: SeriesId) -> None:
-    ledger.settle(series, 1, note="")
-    ledger.keep(series, 1, reason="too_few", sentence="Only 4 slices; at least 5 are needed.")
+    ledger.settling.settle(series, 1, note="")
+    ledger.settling.keep(series, 1, reason="too_few", sentence="Only 4 slices; at least 5 are needed.")
     ran = run("series", "explain", series)
     assert ran.code == 0
     assert "Only 4 slices; at least 5 are needed." in ran.out
@@ -140,26 +140,26 @@ def test_uids_and_the_patient_are_shown_only_to_who_asks(run: Run, series: Serie
 
 
 def test_retry_lets_a_kept_series_be_judged_again(run: Run, ledger: Ledger, series: SeriesId) -> None:
-    ledger.settle(series, 1, note="")
-    ledger.keep(series, 1, reason="no_rule", sentence="No rule of the settings applies to this series.")
+    ledger.settling.settle(series, 1, note="")
+    ledger.settling.keep(series, 1, reason="no_rule", sentence="No rule of the settings applies to this series.")
     assert json.loads(run("series", "retry", series, "--json").out)["id"] == series
-    assert [row.id for row in ledger.settled_series()] == [series]
+    assert [row.id for row in ledger.settling.settled()] == [series]
 
 
 def test_release_lets_a_held_job_go_on(run: Run, ledger: Ledger, series: SeriesId) -> None:
-    ledger.hold_job(_plan(ledger, series), reason="input", sentence="Slice 3 cannot be used.")
+    ledger.jobs.hold(_plan(ledger, series), reason="input", sentence="Slice 3 cannot be used.")
     attention = json.loads(run("status", "--json").out)["attention"]
     assert [(row["table"], row["sentence"]) for row in attention] == [("job", "Slice 3 cannot be used.")]
     assert run("series", "release", series).code == 0
-    assert ledger.claim_job("test", lease_s=60)
+    assert ledger.jobs.claim("test", lease_s=60)
 
 
 def test_a_held_delivery_goes_when_it_is_released_or_tried_again(run: Run, ledger: Ledger, series: SeriesId) -> None:
     _finish(ledger, _plan(ledger, series))
     for verb in ("release", "retry"):
-        delivery = ledger.claim_delivery("pacs", "test", lease_s=60)
+        delivery = ledger.deliveries.claim("pacs", "test", lease_s=60)
         assert delivery is not None
-        ledger.hold_delivery(delivery, reason="rejected", sentence="The peer rejected the association.")
+        ledger.deliveries.hold(delivery, reason="rejected", sentence="The peer rejected the association.")
         assert run("deliveries", verb, delivery.id).code == 0
     (row,) = json.loads(run("deliveries", "list", "--json").out)
     assert row["state"] == "due"
@@ -193,8 +193,8 @@ def test_a_verb_that_does_not_apply_is_a_sentence(run: Run, series: SeriesId, wo
 
 
 def test_who_did_it_is_in_the_events(run: Run, ledger: Ledger, series: SeriesId) -> None:
-    ledger.settle(series, 1, note="")
-    ledger.keep(series, 1, reason="no_rule", sentence="No rule of the settings applies to this series.")
+    ledger.settling.settle(series, 1, note="")
+    ledger.settling.keep(series, 1, reason="no_rule", sentence="No rule of the settings applies to this series.")
     run("series", "retry", series)
     events = json.loads(run("series", "explain", series, "--json").out)["events"]
     assert next(event["by"] for event in events if event["kind"] == "retry").startswith("operator:")
@@ -236,7 +236,7 @@ def _set_aside(ledger: Ledger, *, reason: QuarantineReason = QuarantineReason.UI
         file=f"{new_instance_id():016x}.dcm", reason=reason, sha256="a" * 64, peer="mr1", instance=None,
         kept_sha256=None,
     )  # fmt: skip
-    return ledger.record_quarantine(file)
+    return ledger.quarantine.record(file)
 
 
 def test_what_was_set_aside_is_listed_the_newest_first_until_a_person_has_seen_it(run: Run, ledger: Ledger) -> None:
@@ -277,11 +277,11 @@ def test_release_says_what_it_did_to_a_series_of_which_something_was_set_aside(
         file="1.dcm", reason=QuarantineReason.CONFLICT, sha256="a" * 64, peer="mr1", instance=None, kept_sha256=None,
         series=series,
     )  # fmt: skip
-    row = ledger.record_quarantine(file)
-    ledger.examined(series, [Examined(id=row, finding=Finding.OTHER_CONTENT, details=("pixels",))])
-    ledger.settle(series, 1, note="")
-    ledger.keep(series, 1, reason="set_aside", sentence="It was set aside.")
+    row = ledger.quarantine.record(file)
+    ledger.quarantine.examined(series, [Examined(id=row, finding=Finding.OTHER_CONTENT, details=("pixels",))])
+    ledger.settling.settle(series, 1, note="")
+    ledger.settling.keep(series, 1, reason="set_aside", sentence="It was set aside.")
     assert json.loads(run("series", "list", "--json").out)[0]["alert"]
     assert run("series", "release", series).out == f"Series {series} goes on as it is.\n"
-    assert [one.id for one in ledger.settled_series()] == [series]
+    assert [one.id for one in ledger.settling.settled()] == [series]
     assert run("series", "release", series).code == 2, "there is nothing left that holds it"

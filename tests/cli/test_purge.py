@@ -38,16 +38,16 @@ def archive(tmp_path: Path) -> Archive:
 def delivered(ledger: Ledger, archive: Archive) -> SeriesId:
     """A series whose result the PACS has."""
     series = store(ledger, archive, mr_datasets(slices=3))
-    assert ledger.settle(series, 1, note="quiet")
-    assert ledger.plan(series, 1, plan_for("pacs")) is not None
-    job = ledger.claim_job("1:x:1", lease_s=60)
+    assert ledger.settling.settle(series, 1, note="quiet")
+    assert ledger.settling.plan(series, 1, plan_for("pacs")) is not None
+    job = ledger.jobs.claim("1:x:1", lease_s=60)
     assert job is not None
-    assert ledger.finish_job(job, derived(images=2))
-    delivery = ledger.claim_delivery("pacs", "1:x:1", lease_s=60)
+    assert ledger.jobs.finish(job, derived(images=2))
+    delivery = ledger.deliveries.claim("pacs", "1:x:1", lease_s=60)
     assert delivery is not None
-    for item in ledger.pending_items(delivery):
-        assert ledger.acknowledge(delivery, item, status=0)
-    assert ledger.finish_delivery(delivery) is DeliveryState.SENT
+    for item in ledger.deliveries.pending_items(delivery):
+        assert ledger.deliveries.acknowledge(delivery, item, status=0)
+    assert ledger.deliveries.finish(delivery) is DeliveryState.SENT
     return series
 
 

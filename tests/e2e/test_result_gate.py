@@ -28,7 +28,7 @@ def test_a_result_that_is_not_fit_to_leave_is_held_until_the_operator_releases_i
             made = write_thin(tmp_path / "made", net=random_thin(), name="noise")
             imported, _ = catalog.import_model(made, data=node.data, ledger=ledger, by="operator")
             assert imported.id is not None
-            ledger.activate_model(imported.id, "operator")
+            ledger.models.activate(imported.id, "operator")
         try:
             node.start()
             files = write_mr_series(tmp_path / "thick", slices=8, size=96)

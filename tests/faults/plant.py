@@ -105,7 +105,7 @@ BUGS = (
     Bug(
         name="a report of commitment is thrown away",
         file="dicomnode/reports.py",
-        text="        is_known = ledger.take_report(\n"
+        text="        is_known = ledger.commitments.take_report(\n"
         "            report.transaction_uid, peer=peer, committed=report.committed, failed=report.failed\n"
         "        )\n",
         planted="        is_known = True\n",

@@ -74,7 +74,7 @@ def test_a_series_that_shares_uids_with_another_is_not_derived_without_them_in_s
     )
     assert ("series", first) not in node.attention()
 
-    node.ledger.release_series(second, "operator")
+    node.ledger.operator.release_series(second, "operator")
     node.settler.turn()
     found = node.explain(second)
     assert found.state == "planned"
@@ -116,7 +116,7 @@ def test_a_series_of_which_everything_was_set_aside_is_a_series_all_the_same(
     assert (line.state, line.reason, line.instances, line.alert) == ("kept", "set_aside", 0, True)
     assert node.explain(second).sentences[0].startswith("8 of its 8 instances were set aside")
     assert ("series", second) in node.attention()
-    node.ledger.release_series(second, "operator")
+    node.ledger.operator.release_series(second, "operator")
     node.settler.turn()
     assert node.explain(second).reason == "set_aside"
     assert not node.attention()
@@ -155,16 +155,16 @@ def test_what_has_not_begun_its_way_waits_once_the_patient_was_corrected_and_goe
     node.send(made)
     node.settle()
     node.finish_job()
-    begun = node.ledger.claim_delivery("pacs", "push", lease_s=60)
+    begun = node.ledger.deliveries.claim("pacs", "push", lease_s=60)
     assert begun is not None
-    assert node.ledger.acknowledge(begun, node.ledger.pending_items(begun)[0], status=0)
+    assert node.ledger.deliveries.acknowledge(begun, node.ledger.deliveries.pending_items(begun)[0], status=0)
     node.send(changed(made, PatientName="Right^Name"))
     assert node.deliveries() == [("sending", None), ("held", "set_aside")], "before anybody has compared anything"
     node.settle()
     assert node.deliveries() == [("sending", None), ("held", "set_aside")]
-    assert node.ledger.claim_delivery("workstation", "push", lease_s=60) is None
-    node.ledger.release_delivery(DeliveryId(2), "operator")
-    assert node.ledger.claim_delivery("workstation", "push", lease_s=60) is not None
+    assert node.ledger.deliveries.claim("workstation", "push", lease_s=60) is None
+    node.ledger.operator.release_delivery(DeliveryId(2), "operator")
+    assert node.ledger.deliveries.claim("workstation", "push", lease_s=60) is not None
 
 
 def test_what_is_derived_after_the_correction_is_born_held_until_it_was_seen(
@@ -175,12 +175,12 @@ def test_what_is_derived_after_the_correction_is_born_held_until_it_was_seen(
     job = node.claim_job()
     node.send(changed(made, PatientName="Right^Name"))
     node.settler.turn()
-    node.ledger.return_job(job, detail="stopped", counts=False)
+    node.ledger.jobs.give_back(job, detail="stopped", counts=False)
     node.finish_job()
     assert node.deliveries() == [("held", "set_aside")] * 2
-    assert node.ledger.see_quarantine(None, "operator") == 8
+    assert node.ledger.operator.see_quarantine(None, "operator") == 8
     assert ("series", node.number_of(made)) not in node.attention()
-    node.ledger.retry_series(node.number_of(made), "operator")
+    node.ledger.operator.retry_series(node.number_of(made), "operator")
     node.settler.turn()
     node.finish_job()
     assert [state for state, _ in node.deliveries()][-2:] == ["due", "due"]
@@ -192,7 +192,7 @@ def test_a_release_of_the_series_lets_its_held_deliveries_go(node: QuietNode, ma
     node.finish_job()
     node.send(changed(made, PatientName="Right^Name"))
     node.settle()
-    node.ledger.release_series(node.number_of(made), "operator")
+    node.ledger.operator.release_series(node.number_of(made), "operator")
     assert node.deliveries() == [("due", None)] * 2
     assert {line.state for line in node.reader.quarantine_list(is_all=True)} == {"seen"}
     assert not node.attention()
@@ -253,7 +253,7 @@ def test_pixels_that_cannot_be_decoded_are_said_to_be_uncompared(node: QuietNode
 @pytest.mark.parametrize("harm", ["missing", "altered"])
 def test_where_the_first_one_is_lost_nobody_says_what_differs(node: QuietNode, made: list[Dataset], harm: str) -> None:
     node.send(made)
-    (known,) = [node.ledger.find_instance(str(made[2].SOPInstanceUID))]
+    (known,) = [node.ledger.intake.find_instance(str(made[2].SOPInstanceUID))]
     assert known is not None
     path = node.archive.path(known.file)
     if harm == "missing":
@@ -294,7 +294,7 @@ def test_the_same_correction_sent_again_and_again_is_kept_once_and_is_no_new_ale
     for _ in range(3):
         assert node.send(again) == [0x0000] * 8
     assert len(list(node.archive.quarantine_folder.iterdir())) == 8
-    node.ledger.see_quarantine(None, "operator")
+    node.ledger.operator.see_quarantine(None, "operator")
     node.archive.aside(node.reader.quarantine_list(is_all=True)[0].file).unlink()
     node.send(again)
     assert len(list(node.archive.quarantine_folder.iterdir())) == 8, "what was removed by hand is back"
@@ -306,7 +306,7 @@ def test_several_conflicts_of_one_uid_are_all_named(node: QuietNode, made: list[
     node.send(changed(made[:1], PatientName="Right^Name"))
     node.send(changed(made[:1], PixelData=OTHER_PIXELS))
     node.settle()
-    first, second = node.ledger.objections(node.number_of(made))
+    first, second = node.ledger.quarantine.objections(node.number_of(made))
     assert first.startswith("1 object came again, with another Patient's Name, and was set aside")
     assert "with other pixels, and was set aside" in second
 
@@ -358,12 +358,12 @@ def test_a_file_that_a_crash_left_without_a_row_belongs_to_its_series(
         def cut(_instances: object) -> None:
             raise LedgerBusyError("Cut off.")
 
-        monkeypatch.setattr(node.ledger, "accept", cut)
+        monkeypatch.setattr(node.ledger.intake, "accept", cut)
         monkeypatch.setattr(node.archive, "discard", lambda _file: None)  # as if killed before
         assert node.send(made[7:]) == [0xA700]
     monkeypatch.undo()
     with quiet_node(tmp_path / "data") as node:
-        boot = node.ledger.begin_boot(pid=1, host="h")
+        boot = node.ledger.boots.begin(pid=1, host="h")
         Sweep(node.archive, node.ledger, boot, damaged=lambda _: None).begin()
         if comes_again:
             node.send(made[7:])
@@ -388,7 +388,7 @@ def test_refused_objects_wait_for_a_person_one_line_for_each_reason_and_peer(
     lines = [line for line in node.reader.status().attention if line.table == "quarantine"]
     assert [(line.reason, line.series, line.id) for line in lines] == [("uid", None, 9), ("uid", None, 8)]
     assert lines[1].sentence.startswith("8 files from mr1 set aside: their UIDs are none")
-    node.ledger.see_quarantine([line.id for line in node.reader.quarantine_list()], "operator")
+    node.ledger.operator.see_quarantine([line.id for line in node.reader.quarantine_list()], "operator")
     assert not node.attention()
     node.send(bad[:1])
     assert len(node.attention()) == 1, "a new one is new"

@@ -52,7 +52,7 @@ class Node:
             archive=str(self.archive.root),
             files=tuple(
                 orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
-                for one in self.ledger.instances_of(self.series, 1)
+                for one in self.ledger.settling.instances_of(self.series, 1)
             ),
             output=str(self.archive.output_folder(OUTPUT)),
             node_uuid=str(self.ledger.node_uuid),
@@ -151,12 +151,12 @@ def test_a_job_that_waits_keeps_its_zone_when_its_series_is_judged_again_in_anot
     def planned(now: datetime) -> PlannedJob:
         return PlannedJob(parameters=pinned(at=now), deliver_to=(), sentence="planned by a test")
 
-    assert node.ledger.settle(node.series, 1, note="")
+    assert node.ledger.settling.settle(node.series, 1, note="")
     with machine_zone("CET-1CEST,M3.5.0,M10.5.0/3"):
-        first = node.ledger.plan(node.series, 1, planned(PLANNED_AT))
-        node.ledger.retry_series(node.series, "operator")
-        again = node.ledger.plan(node.series, 1, planned(PLANNED_AT + timedelta(days=182)))
+        first = node.ledger.settling.plan(node.series, 1, planned(PLANNED_AT))
+        node.ledger.operator.retry_series(node.series, "operator")
+        again = node.ledger.settling.plan(node.series, 1, planned(PLANNED_AT + timedelta(days=182)))
     assert first == again
-    claimed = node.ledger.claim_job("test", lease_s=60.0, but=())
+    claimed = node.ledger.jobs.claim("test", lease_s=60.0, but=())
     assert claimed is not None
     assert claimed.planned.parameters.utc_offset_min == 60

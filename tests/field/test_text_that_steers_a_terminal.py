@@ -45,14 +45,14 @@ def series(tmp_path: Path) -> SeriesId:
     texts |= {"SeriesDescription": "T2\u2066\u2069\x7f", "AccessionNumber": "1\r2"}
     (tmp_path / "data").mkdir()
     with closing(open_ledger(f"sqlite:///{tmp_path}/data/ledger.sqlite")) as ledger:
-        number = ledger.series_for("1.2.826.0.1.3680043.10.1")
+        number = ledger.intake.series_for("1.2.826.0.1.3680043.10.1")
         (path, *_) = write_mr_series(tmp_path / "data" / "archive" / str(number), attributes=texts)
         received = StoredInstance(
             id=new_instance_id(), series=number, sop_class_uid=MR_IMAGE_STORAGE, sop_instance_uid="1.2.3",
             transfer_syntax_uid="1.2.840.10008.1.2.1", size_bytes=path.stat().st_size, sha256="0" * 64,
             file=f"{number}/{path.name}", peer="mr1", received_at=datetime.now(UTC),
         )  # fmt: skip
-        ledger.accept([received])
+        ledger.intake.accept([received])
     return number
 
 

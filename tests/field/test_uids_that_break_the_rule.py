@@ -65,7 +65,7 @@ def test_the_series_is_archived_and_derived_with_an_alert_that_names_attribute_a
     assert found.notes == (note,)
     assert node.attention()["series", series].endswith(note)
     assert uid not in repr((found, node.reader.status()))
-    node.ledger.release_series(series, "operator")
+    node.ledger.operator.release_series(series, "operator")
     assert not node.attention()
 
 

@@ -131,55 +131,55 @@ class Scene:
 
     def receive(self, series: SeriesId | None = None, images: int = 5) -> SeriesId:
         """Instances of a series, a new one by default."""
-        series = self.ledger.series_for(new_uid()) if series is None else series
-        outcomes = self.ledger.accept([stored(series, at=self.clock.now()) for _ in range(images)])
+        series = self.ledger.intake.series_for(new_uid()) if series is None else series
+        outcomes = self.ledger.intake.accept([stored(series, at=self.clock.now()) for _ in range(images)])
         assert outcomes == [StoreOutcome.STORED] * images
         return series
 
     def settled(self, images: int = 5) -> SeriesId:
         series = self.receive(images=images)
-        assert self.ledger.settle(series, 1, note="quiet")
+        assert self.ledger.settling.settle(series, 1, note="quiet")
         return series
 
     def queued(self, *peers: str) -> SeriesId:
         series = self.settled()
-        assert self.ledger.plan(series, 1, plan_for(*peers)) is not None
+        assert self.ledger.settling.plan(series, 1, plan_for(*peers)) is not None
         return series
 
     def replan(self, series: SeriesId, revision: int, *peers: str) -> None:
         """Let a later revision go through settle and verdict."""
-        assert self.ledger.settle(series, revision, note="quiet")
-        assert self.ledger.plan(series, revision, plan_for(*peers)) is not None
+        assert self.ledger.settling.settle(series, revision, note="quiet")
+        assert self.ledger.settling.plan(series, revision, plan_for(*peers)) is not None
 
     def replan_first(self, series: SeriesId, *peers: str) -> None:
         """A new verdict on the first revision, after the operator's retry."""
-        assert self.ledger.plan(series, 1, plan_for(*peers)) is not None
+        assert self.ledger.settling.plan(series, 1, plan_for(*peers)) is not None
 
     def claim_job(self) -> Job:
-        job = self.ledger.claim_job("boot1:host:1", lease_s=LEASE_S)
+        job = self.ledger.jobs.claim("boot1:host:1", lease_s=LEASE_S)
         assert job is not None
         return job
 
     def finish_job(self, images: int = 3) -> Job:
         job = self.claim_job()
-        assert self.ledger.finish_job(job, derived(images))
+        assert self.ledger.jobs.finish(job, derived(images))
         return job
 
     def claim_delivery(self, peer: str = "pacs") -> Delivery:
-        delivery = self.ledger.claim_delivery(peer, "boot1:host:1", lease_s=LEASE_S)
+        delivery = self.ledger.deliveries.claim(peer, "boot1:host:1", lease_s=LEASE_S)
         assert delivery is not None
         return delivery
 
     def send_all(self, delivery: Delivery) -> None:
-        for item in self.ledger.pending_items(delivery):
-            assert self.ledger.acknowledge(delivery, item, status=0)
+        for item in self.ledger.deliveries.pending_items(delivery):
+            assert self.ledger.deliveries.acknowledge(delivery, item, status=0)
 
     def committing(self, images: int = 1, *, peer: str = "pacs") -> Delivery:
         """A delivery that is sent, and whose peer is to commit to it."""
         self.finish_job(images)
         delivery = self.claim_delivery(peer)
         self.send_all(delivery)
-        assert self.ledger.finish_delivery(delivery, committer=peer) is DeliveryState.SENT
+        assert self.ledger.deliveries.finish(delivery, committer=peer) is DeliveryState.SENT
         return delivery
 
     def ask(self, question: str, *parameters: object) -> list[tuple[object, ...]]:
@@ -191,13 +191,13 @@ class Scene:
     def imported(self, name: str = "thin", content: str = "weights") -> ModelId:
         """A model that was imported and is not active."""
         model = ImportedModel(name=name, digest=digest(content.encode()), kind="thin", ratios=(2, 6))
-        number, _ = self.ledger.import_model(model, "operator")
+        number, _ = self.ledger.models.take_in(model, "operator")
         return number
 
     def alerted(self) -> None:
         """An alert that is to be sent by mail."""
         condition = Condition(name="disk", sentence="The disk is full.", number=1, is_error=True)
-        self.ledger.observe_alerts("mail", [condition], (), again_s=0)
+        self.ledger.alerts.observe("mail", [condition], (), again_s=0)
 
     def set_priority(self, series: SeriesId, priority: Priority) -> None:
         """Change the priority of the jobs of a series."""

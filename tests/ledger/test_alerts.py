@@ -21,12 +21,12 @@ def jobs(number: int) -> Condition:
 def observe(scene: Scene, *holding: Condition, ended: tuple[str, ...] = (), destination: str = "mail") -> list[str]:
     """What the destination is to be told then."""
     scene.clock.advance(1)
-    scene.ledger.observe_alerts(destination, holding, ended, again_s=AGAIN_S)
-    return [f"{one.name} {one.number} {one.state}" for one in scene.ledger.alerts_to_send(destination)]
+    scene.ledger.alerts.observe(destination, holding, ended, again_s=AGAIN_S)
+    return [f"{one.name} {one.number} {one.state}" for one in scene.ledger.alerts.to_send(destination)]
 
 
 def tell(scene: Scene, destination: str = "mail") -> None:
-    scene.ledger.alerts_sent(scene.ledger.alerts_to_send(destination))
+    scene.ledger.alerts.sent(scene.ledger.alerts.to_send(destination))
 
 
 def test_each_destination_is_told_by_itself(scene: Scene) -> None:
@@ -58,9 +58,9 @@ def test_what_comes_after_some_were_settled_is_more(scene: Scene) -> None:
 
 def test_what_came_between_composing_and_recording_a_message_is_not_taken_for_told(scene: Scene) -> None:
     observe(scene, jobs(1))
-    composed = scene.ledger.alerts_to_send("mail")
+    composed = scene.ledger.alerts.to_send("mail")
     observe(scene, jobs(2))
-    scene.ledger.alerts_sent(composed)
+    scene.ledger.alerts.sent(composed)
     scene.clock.advance(AGAIN_S)
     assert observe(scene, jobs(2)) == ["job failed 2 raised"]
 
@@ -69,10 +69,10 @@ def test_since_when_a_destination_cannot_be_told_is_kept_until_it_is(scene: Scen
     observe(scene, DISK)
     with closing(open_reader(f"sqlite:///{scene.path}")) as reader:
         assert reader.undelivered() == ()
-        scene.ledger.alerts_not_sent(scene.ledger.alerts_to_send("mail"), "Refused.")
+        scene.ledger.alerts.not_sent(scene.ledger.alerts.to_send("mail"), "Refused.")
         first = scene.clock.now()
         scene.clock.advance(60)
-        scene.ledger.alerts_not_sent(scene.ledger.alerts_to_send("mail"), "Silent.")
+        scene.ledger.alerts.not_sent(scene.ledger.alerts.to_send("mail"), "Silent.")
         (line,) = reader.undelivered()
         assert (line.since, line.failure) == (first, "Silent.")
         tell(scene)
@@ -88,14 +88,14 @@ def test_an_alert_counts_the_rows_that_status_names(scene: Scene, reader: Reader
     """Held, failed and superseded jobs, a held delivery, one without a peer, an alert of a series."""
     for reason in ("input", "input", "model"):
         scene.queued("pacs")
-        scene.ledger.hold_job(scene.claim_job(), reason=reason, sentence="x")
+        scene.ledger.jobs.hold(scene.claim_job(), reason=reason, sentence="x")
     late = scene.queued("pacs")
-    scene.ledger.hold_job(scene.claim_job(), reason="input", sentence="x")
+    scene.ledger.jobs.hold(scene.claim_job(), reason="input", sentence="x")
     scene.receive(late)
     scene.queued("pacs", "gone")
     scene.finish_job()
-    scene.ledger.hold_delivery(scene.claim_delivery("pacs"), reason="refused", sentence="x")
-    scene.ledger.keep(scene.settled(), 1, reason="disagree", sentence="x", alert=True)
+    scene.ledger.deliveries.hold(scene.claim_delivery("pacs"), reason="refused", sentence="x")
+    scene.ledger.settling.keep(scene.settled(), 1, reason="disagree", sentence="x", alert=True)
     with closing(reader):
         counted = {(one.table, one.state, one.reason, one.peer): one.rows for one in reader.waiting()}
         named = [(line.table, line.state, line.reason) for line in reader.status().attention]

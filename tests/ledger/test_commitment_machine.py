@@ -60,7 +60,7 @@ class CommitmentMachine(RuleBasedStateMachine):
     def open(self) -> None:
         ledger = open_ledger(f"sqlite:///{self.path}", clock=self.clock)
         self.scene = Scene(ledger=ledger, clock=self.clock, path=self.path)
-        ledger.begin_boot(pid=self.generation, host="h")
+        ledger.boots.begin(pid=self.generation, host="h")
 
     def teardown(self) -> None:
         self.scene.close()
@@ -92,35 +92,35 @@ class CommitmentMachine(RuleBasedStateMachine):
     @rule(lost=some)
     def send(self, lost: set[int]) -> None:
         """Whatever is pending; the PACS acknowledges it and perhaps loses it once more."""
-        delivery = self.ledger.claim_delivery("pacs", f"boot {self.generation}", lease_s=LEASE_S)
+        delivery = self.ledger.deliveries.claim("pacs", f"boot {self.generation}", lease_s=LEASE_S)
         if delivery is None:
             return
-        items = self.ledger.pending_items(delivery)
+        items = self.ledger.deliveries.pending_items(delivery)
         pending = {item.sop_instance_uid for item in items}
         assert pending <= self.denied, "only what the PACS does not have is sent again"
         for item in items:
-            assert self.ledger.acknowledge(delivery, item, status=0)
+            assert self.ledger.deliveries.acknowledge(delivery, item, status=0)
         self.held |= {uid for number, uid in enumerate(self.uids) if uid in pending and number not in lost}
-        assert self.ledger.finish_delivery(delivery, committer="pacs") is DeliveryState.SENT
+        assert self.ledger.deliveries.finish(delivery, committer="pacs") is DeliveryState.SENT
 
     @rule()
     def ask_for_commitment(self) -> None:
-        one = self.ledger.next_commitment("pacs")
+        one = self.ledger.commitments.next_one("pacs")
         if one is None or one.is_asked:
             return
         assert one.transaction_uid not in {earlier.transaction_uid for earlier in self.asked}
-        assert self.ledger.commitment_asked(one, "pacs", wait_s=WAIT_S)
+        assert self.ledger.commitments.ask(one, "pacs", wait_s=WAIT_S)
         self.asked.append(one)
 
     @rule(sees=st.booleans())
     def query(self, sees: bool) -> None:
         """After the wait; a PACS that indexes slowly shows nothing yet."""
-        one = self.ledger.next_commitment("pacs")
+        one = self.ledger.commitments.next_one("pacs")
         if one is None or not one.is_asked:
             return
         found = self.held if sees else set()
         absent = {item.sop_instance_uid for item in one.items} - found
-        again = self.ledger.commitment_queried(one, found)
+        again = self.ledger.commitments.queried(one, found)
         if again:
             self.denied |= set(self.uids) - found
         assert again <= IMAGES
@@ -128,8 +128,8 @@ class CommitmentMachine(RuleBasedStateMachine):
 
     @rule()
     def give_up(self) -> None:
-        if (one := self.ledger.next_commitment("pacs")) is not None:
-            self.ledger.give_up_commitment(one, "neither commitment nor C-FIND")
+        if (one := self.ledger.commitments.next_one("pacs")) is not None:
+            self.ledger.commitments.give_up(one, "neither commitment nor C-FIND")
 
     # The PACS.
 
@@ -145,7 +145,7 @@ class CommitmentMachine(RuleBasedStateMachine):
         one = self.asked[which % len(self.asked)]
         told = {item.sop_instance_uid for number, item in enumerate(one.items) if number not in left_out}
         committed, failed = told & self.held, told - self.held
-        assert self.ledger.take_report(
+        assert self.ledger.commitments.take_report(
             one.transaction_uid, peer=peer, committed=committed, failed=dict.fromkeys(failed, reason)
         )
         self.said |= committed
@@ -155,7 +155,7 @@ class CommitmentMachine(RuleBasedStateMachine):
     def report_for_nobody(self) -> None:
         before = self.scene.ask("SELECT state, proof, changes.n FROM delivery, (SELECT count(*) n FROM event) changes")
         failed = dict.fromkeys(self.uids, NO_SUCH_INSTANCE)
-        assert not self.ledger.take_report("1.2.3.4", peer="pacs", committed=(), failed=failed)
+        assert not self.ledger.commitments.take_report("1.2.3.4", peer="pacs", committed=(), failed=failed)
         after = self.scene.ask("SELECT state, proof, changes.n FROM delivery, (SELECT count(*) n FROM event) changes")
         assert before == after
 
@@ -164,7 +164,7 @@ class CommitmentMachine(RuleBasedStateMachine):
     @rule(verb=st.sampled_from(["retry", "release"]))
     def operate(self, verb: str) -> None:
         with suppress(InputError):
-            getattr(self.ledger, f"{verb}_delivery")(self.delivery, "operator")
+            getattr(self.ledger.operator, f"{verb}_delivery")(self.delivery, "operator")
 
     # What always holds.
 

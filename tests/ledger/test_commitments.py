@@ -23,9 +23,9 @@ def sent(scene: Scene) -> Scene:
 
 def asked(scene: Scene) -> Commitment:
     """The request that waits, once it is recorded as asked."""
-    one = scene.ledger.next_commitment("pacs")
+    one = scene.ledger.commitments.next_one("pacs")
     assert one is not None
-    assert scene.ledger.commitment_asked(one, "pacs", wait_s=WAIT_S)
+    assert scene.ledger.commitments.ask(one, "pacs", wait_s=WAIT_S)
     return one
 
 
@@ -35,7 +35,7 @@ def uids(one: Commitment) -> list[str]:
 
 def report(scene: Scene, one: Commitment, *failed: str, reason: int = 0x0112, peer: str = "pacs") -> bool:
     committed = [uid for uid in uids(one) if uid not in failed]
-    return scene.ledger.take_report(
+    return scene.ledger.commitments.take_report(
         one.transaction_uid, peer=peer, committed=committed, failed=dict.fromkeys(failed, reason)
     )
 
@@ -49,9 +49,9 @@ def send_again(scene: Scene) -> int:
     """Deliver what is pending; how many images that were."""
     scene.clock.advance(max(RESEND_AFTER_S))
     delivery = scene.claim_delivery()
-    pending = len(scene.ledger.pending_items(delivery))
+    pending = len(scene.ledger.deliveries.pending_items(delivery))
     scene.send_all(delivery)
-    assert scene.ledger.finish_delivery(delivery, committer="pacs") is DeliveryState.SENT
+    assert scene.ledger.deliveries.finish(delivery, committer="pacs") is DeliveryState.SENT
     return pending
 
 
@@ -60,7 +60,7 @@ def test_a_report_on_everything_is_the_strongest_proof(sent: Scene) -> None:
     assert report(sent, one)
     assert standing(sent) == ("sent", "committed", None, 0)
     assert sent.states("commitment") == ["committed"]
-    assert sent.ledger.next_commitment_in("pacs") is None
+    assert sent.ledger.commitments.next_in("pacs") is None
 
 
 def test_nobody_is_asked_where_no_peer_is_to_commit(scene: Scene) -> None:
@@ -68,8 +68,8 @@ def test_nobody_is_asked_where_no_peer_is_to_commit(scene: Scene) -> None:
     scene.finish_job(3)
     delivery = scene.claim_delivery()
     scene.send_all(delivery)
-    assert scene.ledger.finish_delivery(delivery) is DeliveryState.SENT
-    assert scene.ledger.next_commitment("pacs") is None
+    assert scene.ledger.deliveries.finish(delivery) is DeliveryState.SENT
+    assert scene.ledger.commitments.next_one("pacs") is None
     assert standing(scene) == ("sent", "acknowledged", None, 0)
 
 
@@ -105,20 +105,20 @@ def test_a_held_one_that_an_operator_retries_is_sent_again_and_has_all_its_tries
     one = asked(sent)
     assert report(sent, one, uids(one)[0], reason=0x0122)
     assert standing(sent)[:3] == ("held", None, "not_committed"), "sending it again cannot help"
-    sent.ledger.retry_delivery(one.delivery, "operator")
+    sent.ledger.operator.retry_delivery(one.delivery, "operator")
     assert send_again(sent) == 1
     assert standing(sent) == ("sent", "acknowledged", None, 0)
 
 
 def test_a_query_after_the_wait_is_a_proof_and_a_late_report_a_better_one(sent: Scene) -> None:
     one = asked(sent)
-    assert sent.ledger.next_commitment("pacs") is None
-    assert sent.ledger.next_commitment_in("pacs") == WAIT_S
+    assert sent.ledger.commitments.next_one("pacs") is None
+    assert sent.ledger.commitments.next_in("pacs") == WAIT_S
     sent.clock.advance(WAIT_S)
-    waiting = sent.ledger.next_commitment("pacs")
+    waiting = sent.ledger.commitments.next_one("pacs")
     assert waiting is not None
     assert waiting.is_asked
-    assert sent.ledger.commitment_queried(waiting, set(uids(one))) == 0
+    assert sent.ledger.commitments.queried(waiting, set(uids(one))) == 0
     assert standing(sent)[:2] == ("sent", "queried")
     sent.clock.advance(6 * A_DAY_S)
     assert report(sent, one)
@@ -127,7 +127,7 @@ def test_a_query_after_the_wait_is_a_proof_and_a_late_report_a_better_one(sent: 
 
 def test_only_what_a_query_does_not_show_is_sent_again_and_the_old_request_still_counts(sent: Scene) -> None:
     one = asked(sent)
-    assert sent.ledger.commitment_queried(one, set(uids(one)[:2])) == 1
+    assert sent.ledger.commitments.queried(one, set(uids(one)[:2])) == 1
     assert standing(sent) == ("due", None, "not_committed", 1)
     assert report(sent, one), "late, on two of three, since the third is pending"
     assert send_again(sent) == 1
@@ -138,7 +138,7 @@ def test_only_what_a_query_does_not_show_is_sent_again_and_the_old_request_still
 
 def test_a_denial_on_a_replaced_request_changes_nothing(sent: Scene) -> None:
     one = asked(sent)
-    sent.ledger.begin_boot(pid=1, host="x")
+    sent.ledger.boots.begin(pid=1, host="x")
     newer = asked(sent)
     assert newer.transaction_uid != one.transaction_uid
     assert report(sent, one, uids(one)[0])
@@ -150,7 +150,7 @@ def test_a_denial_on_a_replaced_request_changes_nothing(sent: Scene) -> None:
 def test_a_report_in_two_parts_is_whole_with_the_second(sent: Scene) -> None:
     one = asked(sent)
     for part, proof in ((uids(one)[:1], "acknowledged"), (uids(one)[1:], "committed")):
-        assert sent.ledger.take_report(one.transaction_uid, peer="pacs", committed=part, failed={})
+        assert sent.ledger.commitments.take_report(one.transaction_uid, peer="pacs", committed=part, failed={})
         assert standing(sent)[:2] == ("sent", proof)
 
 
@@ -165,38 +165,38 @@ def test_a_report_twice_or_from_another_peer_is_noted_and_counts_once(sent: Scen
 
 
 def test_a_report_on_a_request_that_nobody_made_is_unknown(sent: Scene) -> None:
-    waiting = sent.ledger.next_commitment("pacs")
+    waiting = sent.ledger.commitments.next_one("pacs")
     assert waiting is not None
     assert not report(sent, waiting), "it was not asked yet"
-    assert not sent.ledger.take_report("1.2.3", peer="pacs", committed=uids(waiting), failed={})
+    assert not sent.ledger.commitments.take_report("1.2.3", peer="pacs", committed=uids(waiting), failed={})
     assert standing(sent)[:2] == ("sent", "acknowledged")
 
 
 def test_a_restart_asks_anew_for_what_is_open_and_for_no_longer_than_a_week(sent: Scene) -> None:
     asked(sent)
-    assert sent.ledger.begin_boot(pid=1, host="x").renewed_commitments == 1
+    assert sent.ledger.boots.begin(pid=1, host="x").renewed_commitments == 1
     assert sent.states("commitment") == ["replaced", "wanted"]
-    assert sent.ledger.begin_boot(pid=2, host="x").renewed_commitments == 0, "it was not asked since"
+    assert sent.ledger.boots.begin(pid=2, host="x").renewed_commitments == 0, "it was not asked since"
     asked(sent)
     sent.clock.advance(8 * A_DAY_S)
-    assert sent.ledger.begin_boot(pid=3, host="x").renewed_commitments == 0
+    assert sent.ledger.boots.begin(pid=3, host="x").renewed_commitments == 0
 
 
 def test_a_peer_out_of_reach_is_asked_later_and_one_without_the_service_never(sent: Scene) -> None:
-    one = sent.ledger.next_commitment("pacs")
+    one = sent.ledger.commitments.next_one("pacs")
     assert one is not None
-    sent.ledger.commitment_waits(one, wait_s=60)
-    assert sent.ledger.next_commitment_in("pacs") == 60
+    sent.ledger.commitments.postpone(one, wait_s=60)
+    assert sent.ledger.commitments.next_in("pacs") == 60
     sent.clock.advance(60)
-    again = sent.ledger.next_commitment("pacs")
+    again = sent.ledger.commitments.next_one("pacs")
     assert again is not None
     assert again.failures == 1
-    sent.ledger.give_up_commitment(again, "neither commitment nor C-FIND")
-    assert sent.ledger.next_commitment_in("pacs") is None
+    sent.ledger.commitments.give_up(again, "neither commitment nor C-FIND")
+    assert sent.ledger.commitments.next_in("pacs") is None
     assert standing(sent)[:2] == ("sent", "acknowledged")
 
 
 def test_what_the_settings_do_not_ask_for_any_more_is_given_up(sent: Scene) -> None:
-    assert sent.ledger.give_up_commitments({"pacs", "other"}) == 0
-    assert sent.ledger.give_up_commitments({"other"}) == 1
+    assert sent.ledger.commitments.give_up_all({"pacs", "other"}) == 0
+    assert sent.ledger.commitments.give_up_all({"other"}) == 1
     assert sent.states("commitment") == ["unproven"]

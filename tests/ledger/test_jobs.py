@@ -20,7 +20,7 @@ def test_jobs_are_claimed_in_the_order_of_their_planning(scene: Scene) -> None:
         series.append(scene.queued())
         scene.clock.advance(1)
     assert [scene.claim_job().series for _ in range(3)] == series
-    assert scene.ledger.claim_job("o", lease_s=LEASE_S) is None
+    assert scene.ledger.jobs.claim("o", lease_s=LEASE_S) is None
 
 
 def test_a_more_urgent_job_is_claimed_first_and_equals_in_their_order(scene: Scene) -> None:
@@ -53,22 +53,22 @@ def test_a_claimed_job_has_a_series_to_fill(scene: Scene) -> None:
 def test_every_attempt_fills_the_same_series(scene: Scene) -> None:
     scene.queued()
     first = scene.claim_job()
-    scene.ledger.return_job(first, detail="died", counts=True)
+    scene.ledger.jobs.give_back(first, detail="died", counts=True)
     assert scene.claim_job().output_series == first.output_series
 
 
 def test_the_third_spent_attempt_fails_the_job(scene: Scene) -> None:
     scene.queued()
-    states = [scene.ledger.return_job(scene.claim_job(), detail=f"died {n}", counts=True) for n in range(3)]
+    states = [scene.ledger.jobs.give_back(scene.claim_job(), detail=f"died {n}", counts=True) for n in range(3)]
     assert states == ["queued", "queued", "failed"]
-    assert scene.ledger.claim_job("o", lease_s=LEASE_S) is None
+    assert scene.ledger.jobs.claim("o", lease_s=LEASE_S) is None
     assert scene.ask("SELECT attempts, sentence FROM job") == [(3, "died 2")]
 
 
 def test_a_return_that_does_not_count_costs_nothing(scene: Scene) -> None:
     scene.queued()
     for _ in range(5):
-        assert scene.ledger.return_job(scene.claim_job(), detail="stopped", counts=False) == "queued"
+        assert scene.ledger.jobs.give_back(scene.claim_job(), detail="stopped", counts=False) == "queued"
     assert scene.claim_job().attempts == 0
 
 
@@ -77,7 +77,7 @@ def test_a_returned_job_goes_behind_the_others(scene: Scene) -> None:
     scene.clock.advance(1)
     job = scene.claim_job()
     assert job.series == poison
-    scene.ledger.return_job(job, detail="died", counts=True)
+    scene.ledger.jobs.give_back(job, detail="died", counts=True)
     assert [scene.claim_job().series, scene.claim_job().series] == [good, poison]
 
 
@@ -85,12 +85,12 @@ def test_a_restart_returns_what_ran_behind_the_others_without_a_spent_attempt(sc
     first, second = scene.queued(), scene.queued()
     running = scene.claim_job()
     scene.clock.advance(1)
-    report = scene.ledger.begin_boot(pid=2, host="h")
+    report = scene.ledger.boots.begin(pid=2, host="h")
     assert (report.returned_jobs, report.returned_deliveries) == (1, 0)
     jobs = [scene.claim_job(), scene.claim_job()]
     assert [job.series for job in jobs] == [second, first]
     assert jobs[1].attempts == 0
-    assert not scene.ledger.beat_job(running)
+    assert not scene.ledger.jobs.beat(running, lease_s=LEASE_S)
 
 
 def test_a_lease_that_ran_out_is_taken_over(scene: Scene) -> None:
@@ -107,8 +107,8 @@ def test_a_lease_that_ran_out_is_renewed_if_nobody_took_it(scene: Scene) -> None
     scene.queued()
     job = scene.claim_job()
     scene.clock.advance(3600)
-    assert scene.ledger.beat_job(job)
-    assert scene.ledger.claim_job("o", lease_s=LEASE_S) is None
+    assert scene.ledger.jobs.beat(job, lease_s=LEASE_S)
+    assert scene.ledger.jobs.claim("o", lease_s=LEASE_S) is None
 
 
 def test_a_heartbeat_keeps_the_lease(scene: Scene) -> None:
@@ -116,8 +116,8 @@ def test_a_heartbeat_keeps_the_lease(scene: Scene) -> None:
     job = scene.claim_job()
     for _ in range(10):
         scene.clock.advance(LEASE_S / 3)
-        assert scene.ledger.beat_job(job)
-        assert scene.ledger.claim_job("o", lease_s=LEASE_S) is None
+        assert scene.ledger.jobs.beat(job, lease_s=LEASE_S)
+        assert scene.ledger.jobs.claim("o", lease_s=LEASE_S) is None
 
 
 def test_who_lost_the_lease_changes_nothing(scene: Scene) -> None:
@@ -126,25 +126,25 @@ def test_who_lost_the_lease_changes_nothing(scene: Scene) -> None:
     scene.clock.advance(LEASE_S + 1)
     new = scene.claim_job()
     before = scene.ask("SELECT * FROM job"), scene.ask("SELECT count(*) FROM event"), scene.ask("SELECT * FROM series")
-    assert not scene.ledger.beat_job(old)
-    assert not scene.ledger.finish_job(old, derived())
-    assert not scene.ledger.hold_job(old, reason="input", sentence="x")
-    assert scene.ledger.return_job(old, detail="died", counts=True) is None
-    assert not scene.ledger.is_job_ours(old)
-    assert scene.ledger.is_job_ours(new)
+    assert not scene.ledger.jobs.beat(old, lease_s=LEASE_S)
+    assert not scene.ledger.jobs.finish(old, derived())
+    assert not scene.ledger.jobs.hold(old, reason="input", sentence="x")
+    assert scene.ledger.jobs.give_back(old, detail="died", counts=True) is None
+    assert not scene.ledger.jobs.is_ours(old)
+    assert scene.ledger.jobs.is_ours(new)
     after = scene.ask("SELECT * FROM job"), scene.ask("SELECT count(*) FROM event"), scene.ask("SELECT * FROM series")
     assert before == after
-    assert scene.ledger.finish_job(new, derived())
+    assert scene.ledger.jobs.finish(new, derived())
 
 
 def test_a_finished_job_is_finished_once(scene: Scene) -> None:
     scene.queued("pacs")
     job = scene.claim_job()
     made = derived()
-    assert scene.ledger.finish_job(job, made)
-    assert not scene.ledger.finish_job(job, made)
-    assert scene.ledger.return_job(job, detail="died", counts=True) is None
-    assert scene.ledger.job_state(job.id) == "done"
+    assert scene.ledger.jobs.finish(job, made)
+    assert not scene.ledger.jobs.finish(job, made)
+    assert scene.ledger.jobs.give_back(job, detail="died", counts=True) is None
+    assert scene.ledger.jobs.state_of(job.id) == "done"
     assert len(scene.states("delivery")) == 1
 
 
@@ -152,8 +152,8 @@ def test_a_finished_job_fills_its_series_in_the_order_of_the_slices(scene: Scene
     scene.queued()
     job = scene.claim_job()
     made = derived(4, notes=("12 voxels clipped",))
-    scene.ledger.finish_job(job, made)
-    found = scene.ledger.instances_of(job.output_series, 1)
+    scene.ledger.jobs.finish(job, made)
+    found = scene.ledger.settling.instances_of(job.output_series, 1)
     assert [one.id for one in found] == [one.id for one in made.instances]
     assert found[0].file == f"{job.output_series}/{made.instances[0].file_name}"
     assert scene.ask("SELECT series_uid FROM series WHERE id = ?", job.output_series) == [(made.series_uid,)]
@@ -177,11 +177,11 @@ def test_a_finish_that_breaks_off_leaves_the_job_running(scene: Scene) -> None:
     """A derived UID that the ledger holds already: the whole act is undone."""
     scene.queued("pacs")
     made = derived()
-    scene.ledger.finish_job(scene.claim_job(), made)
+    scene.ledger.jobs.finish(scene.claim_job(), made)
     scene.queued("pacs")
     job = scene.claim_job()
     with pytest.raises(Exception, match="UNIQUE"):
-        scene.ledger.finish_job(job, made)
+        scene.ledger.jobs.finish(job, made)
     assert scene.state("job", job.id) == "running"
     assert len(scene.states("delivery")) == 1
 
@@ -193,7 +193,7 @@ def test_threads_claim_each_job_once(scene: Scene) -> None:
     def drain() -> list[SeriesId]:
         start.wait(60)
         found = []
-        while (job := scene.ledger.claim_job(f"thread {threading.get_ident()}", lease_s=LEASE_S)) is not None:
+        while (job := scene.ledger.jobs.claim(f"thread {threading.get_ident()}", lease_s=LEASE_S)) is not None:
             found.append(job.series)
         return found
 
@@ -206,7 +206,7 @@ def _drain_elsewhere(url: str, start: threading.Event, answers: multiprocessing.
     ledger = open_ledger(url, clock=FakeClock())
     start.wait(60)
     found = []
-    while (job := ledger.claim_job("another process", lease_s=LEASE_S)) is not None:
+    while (job := ledger.jobs.claim("another process", lease_s=LEASE_S)) is not None:
         found.append(job.series)
     ledger.close()
     answers.put(found)

@@ -18,19 +18,19 @@ BEFORE_THE_KILL = 30
 
 def _accept_for_ever(url: str, answers: Connection) -> None:
     ledger = open_ledger(url, clock=FakeClock())
-    series = ledger.series_for(new_uid())
+    series = ledger.intake.series_for(new_uid())
     while True:
         batch = [stored(series) for _ in range(3)]
-        ledger.accept(batch)
+        ledger.intake.accept(batch)
         answers.send([one.sop_instance_uid for one in batch])
 
 
 def _acknowledge_for_ever(url: str, answers: Connection) -> None:
     ledger = open_ledger(url, clock=FakeClock())
-    delivery = ledger.claim_delivery("pacs", "o", lease_s=LEASE_S)
+    delivery = ledger.deliveries.claim("pacs", "o", lease_s=LEASE_S)
     assert delivery is not None
-    for item in ledger.pending_items(delivery):
-        ledger.acknowledge(delivery, item, status=0)
+    for item in ledger.deliveries.pending_items(delivery):
+        ledger.deliveries.acknowledge(delivery, item, status=0)
         answers.send([item.id])
 
 
@@ -62,9 +62,9 @@ def test_every_instance_that_was_accepted_before_the_kill_is_there(tmp_path: Pat
     open_ledger(url).close()
     answered = killed(_accept_for_ever, url)
     ledger = open_ledger(url)
-    assert not ledger.begin_boot(pid=1, host="h").returned_jobs
-    assert all(ledger.find_instance(str(uid)) is not None for uid in answered)
-    (line,) = ledger.receiving_series()
+    assert not ledger.boots.begin(pid=1, host="h").returned_jobs
+    assert all(ledger.intake.find_instance(str(uid)) is not None for uid in answered)
+    (line,) = ledger.settling.receiving()
     assert line.instances % 3 == 0, "a batch is there whole or not at all"
     ledger.close()
 
@@ -74,7 +74,7 @@ def test_every_item_that_was_acknowledged_before_the_kill_is_not_sent_again(scen
     scene.queued("pacs")
     scene.finish_job(images=400)
     answered = killed(_acknowledge_for_ever, f"sqlite:///{scene.path}")
-    assert scene.ledger.begin_boot(pid=2, host="h").returned_deliveries == 1
-    left = {item.id for item in scene.ledger.pending_items(scene.claim_delivery())}
+    assert scene.ledger.boots.begin(pid=2, host="h").returned_deliveries == 1
+    left = {item.id for item in scene.ledger.deliveries.pending_items(scene.claim_delivery())}
     assert not left & set(answered)
     assert len(left) + len(answered) in (400, 399)  # one may have been committed and not yet answered

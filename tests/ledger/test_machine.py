@@ -59,7 +59,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def open(self) -> None:
         ledger = open_ledger(f"sqlite:///{self.path}", clock=self.clock)
         self.scene = Scene(ledger=ledger, clock=self.clock, path=self.path)
-        ledger.begin_boot(pid=self.generation, host="h")
+        ledger.boots.begin(pid=self.generation, host="h")
 
     def teardown(self) -> None:
         self.scene.close()
@@ -90,10 +90,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def receive(self, which: int, images: int) -> None:
         """A new series, or more of one that is there: before, during or after all that follows."""
         if not self.series or which % 3 == 0:
-            self.series.append(self.ledger.series_for(new_uid()))
+            self.series.append(self.ledger.intake.series_for(new_uid()))
         series = self.series[which % len(self.series)]
         batch = [stored(series, at=self.clock.now()) for _ in range(images)]
-        assert self.ledger.accept([*batch, batch[0]]) == [StoreOutcome.STORED] * (images + 1)
+        assert self.ledger.intake.accept([*batch, batch[0]]) == [StoreOutcome.STORED] * (images + 1)
         self.accepted |= {one.sop_instance_uid: series for one in batch}
 
     @precondition(lambda self: self.accepted)
@@ -101,7 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def receive_again(self, which: int, content: str) -> None:
         uid = list(self.accepted)[which % len(self.accepted)]
         before = self.scene.states("series")
-        (outcome,) = self.ledger.accept([stored(self.accepted[uid], uid=uid, content=content)])
+        (outcome,) = self.ledger.intake.accept([stored(self.accepted[uid], uid=uid, content=content)])
         if content == "pixels":
             assert outcome == StoreOutcome.DUPLICATE
         else:
@@ -114,15 +114,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def receive_a_copy_of_a_series(self, which: int) -> None:
         """Another series bears the UID of an image that is there; perhaps nothing else ever comes of it."""
         uid = list(self.accepted)[which % len(self.accepted)]
-        series = self.ledger.series_for(new_uid())
-        (outcome,) = self.ledger.accept([stored(series, uid=uid, content=f"copy {which} in {series}")])
+        series = self.ledger.intake.series_for(new_uid())
+        (outcome,) = self.ledger.intake.accept([stored(series, uid=uid, content=f"copy {which} in {series}")])
         assert outcome == StoreOutcome.CONFLICT
 
     @rule(finding=st.sampled_from([Finding.SAME, Finding.OTHER_CONTENT]))
     def examine_all(self, finding: Finding) -> None:
-        for series in self.ledger.waiting_quarantine():
-            found = [Examined(id=one.id, finding=finding) for one in self.ledger.unexamined(series)]
-            self.ledger.examined(series, found)
+        for series in self.ledger.quarantine.waiting_series():
+            found = [Examined(id=one.id, finding=finding) for one in self.ledger.quarantine.unexamined(series)]
+            self.ledger.quarantine.examined(series, found)
 
     @rule(which=pick)
     def see(self, which: int) -> None:
@@ -130,14 +130,14 @@ class LedgerMachine(RuleBasedStateMachine):
         if rows:
             (number,) = rows[which % len(rows)]
             assert isinstance(number, int)
-            self.ledger.see_quarantine([number], "operator")
+            self.ledger.operator.see_quarantine([number], "operator")
 
     # Settle.
 
     @rule()
     def settle_all(self) -> None:
-        for line in self.ledger.receiving_series():
-            assert self.ledger.settle(line.id, line.revision, note="quiet", seen_at=line.last_at)
+        for line in self.ledger.settling.receiving():
+            assert self.ledger.settling.settle(line.id, line.revision, note="quiet", seen_at=line.last_at)
 
     @rule(
         model=st.sampled_from(["d1", "d1", "d2"]),
@@ -148,13 +148,15 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def judge_all(self, model: str, keeps: bool, delivers: bool, forwards: bool, release: Release) -> None:
         forward = Forward(peers=PEERS if forwards else ())
-        for line in self.ledger.settled_series():
+        for line in self.ledger.settling.settled():
             if keeps:
-                reason = "set_aside" if self.ledger.unexamined(line.id) else "gaps"
-                assert self.ledger.keep(line.id, line.revision, reason=reason, sentence="Kept.", forward=forward)
+                reason = "set_aside" if self.ledger.quarantine.unexamined(line.id) else "gaps"
+                assert self.ledger.settling.keep(
+                    line.id, line.revision, reason=reason, sentence="Kept.", forward=forward
+                )
             else:
                 planned = replace(plan_for(*(PEERS if delivers else ()), digest_of_model=model), release=release)
-                assert self.ledger.plan(line.id, line.revision, planned, forward=forward) is not None
+                assert self.ledger.settling.plan(line.id, line.revision, planned, forward=forward) is not None
             for peer in forward.peers:
                 forgotten = self.scene.ask(
                     "SELECT 1 FROM instance WHERE series_id = ? AND id NOT IN (SELECT instance_id FROM delivery_item "
@@ -168,7 +170,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def claim_job(self) -> None:
-        job = self.ledger.claim_job(f"boot {self.generation}", lease_s=LEASE_S)
+        job = self.ledger.jobs.claim(f"boot {self.generation}", lease_s=LEASE_S)
         if job is not None:
             self.jobs.append(job)
 
@@ -181,15 +183,15 @@ class LedgerMachine(RuleBasedStateMachine):
         ours = before == [("running", job.lease_token)]
         deliveries = len(self.scene.states("delivery"))
         if end == "finish":
-            assert self.ledger.finish_job(job, derived(2)) == ours
+            assert self.ledger.jobs.finish(job, derived(2)) == ours
             ((revision,),) = self.scene.ask("SELECT revision FROM series WHERE id = ?", job.series)
             opens = ours and revision == job.revision and job.planned.release is not Release.SHADOW
             expected = deliveries + (len(job.planned.deliver_to) if opens else 0)
             assert len(self.scene.states("delivery")) == expected
         elif end == "hold":
-            assert self.ledger.hold_job(job, reason="input", sentence="no pixels") == ours
+            assert self.ledger.jobs.hold(job, reason="input", sentence="no pixels") == ours
         else:
-            self.ledger.return_job(job, detail="died", counts=end == "spend")
+            self.ledger.jobs.give_back(job, detail="died", counts=end == "spend")
         after = self.scene.ask("SELECT state, lease_token FROM job WHERE id = ?", job.id)
         assert (after != before) == ours
 
@@ -197,7 +199,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(peer=st.sampled_from(PEERS))
     def claim_delivery(self, peer: str) -> None:
-        delivery = self.ledger.claim_delivery(peer, f"boot {self.generation}", lease_s=LEASE_S)
+        delivery = self.ledger.deliveries.claim(peer, f"boot {self.generation}", lease_s=LEASE_S)
         if delivery is not None:
             self.deliveries.append(delivery)
 
@@ -205,18 +207,18 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=pick, answer=st.sampled_from(["acknowledge", "acknowledge", "refuse", "fail"]))
     def answer_item(self, which: int, answer: str) -> None:
         delivery = self.deliveries[which % len(self.deliveries)]
-        items = self.ledger.pending_items(delivery)
+        items = self.ledger.deliveries.pending_items(delivery)
         if not items:
             return
         ours, is_written = self._is_ours(delivery), self._is_answer_written(delivery)
         if answer == "acknowledge":
-            assert self.ledger.acknowledge(delivery, items[0], status=0) == ours
+            assert self.ledger.deliveries.acknowledge(delivery, items[0], status=0) == ours
             if is_written:
                 self.acknowledged[items[0].id] += 1
         elif answer == "refuse":
-            assert self.ledger.refuse(delivery, items[0], status=0xA900) == ours
+            assert self.ledger.deliveries.refuse(delivery, items[0], status=0xA900) == ours
         else:
-            assert self.ledger.fail_item(delivery, items[0], status=0x0110) == items[0].tries + is_written
+            assert self.ledger.deliveries.fail_item(delivery, items[0], status=0x0110) == items[0].tries + is_written
 
     @precondition(lambda self: self.deliveries)
     @rule(which=pick, end=st.sampled_from(["finish", "defer", "hold", "release"]))
@@ -224,18 +226,18 @@ class LedgerMachine(RuleBasedStateMachine):
         delivery = self.deliveries[which % len(self.deliveries)]
         ours = self._is_ours(delivery)
         if end == "finish":
-            if not self.ledger.pending_items(delivery):
+            if not self.ledger.deliveries.pending_items(delivery):
                 refused = self.scene.ask(
                     "SELECT 1 FROM delivery_item WHERE delivery_id = ? AND state = 'refused'", delivery.id
                 )
                 end_state = "held" if refused else "sent"
-                assert self.ledger.finish_delivery(delivery) == (end_state if ours else None)
+                assert self.ledger.deliveries.finish(delivery) == (end_state if ours else None)
         elif end == "defer":
-            assert self.ledger.defer(delivery, wait_s=30, reason="no_answer", sentence="x") == ours
+            assert self.ledger.deliveries.defer(delivery, wait_s=30, reason="no_answer", sentence="x") == ours
         elif end == "hold":
-            assert self.ledger.hold_delivery(delivery, reason="no_context", sentence="x") == ours
+            assert self.ledger.deliveries.hold(delivery, reason="no_context", sentence="x") == ours
         else:
-            assert self.ledger.release_claim(delivery) == ours
+            assert self.ledger.deliveries.release_claim(delivery) == ours
 
     # The operator.
 
@@ -244,14 +246,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def operate_series(self, which: int, verb: str) -> None:
         series = self.series[which % len(self.series)]
         try:
-            getattr(self.ledger, f"{verb}_series")(series, "operator")
+            getattr(self.ledger.operator, f"{verb}_series")(series, "operator")
         except InputError:
             return  # a verb that means nothing here changes nothing: the invariants look
 
     @rule(which=pick, verb=st.sampled_from(["retry", "release", "cancel"]))
     def operate_delivery(self, which: int, verb: str) -> None:
         with suppress(InputError):
-            getattr(self.ledger, f"{verb}_delivery")(self._some_delivery(which), "operator")
+            getattr(self.ledger.operator, f"{verb}_delivery")(self._some_delivery(which), "operator")
 
     @rule(which=pick, peer=st.sampled_from(PEERS))
     def send_delivery_to(self, which: int, peer: str) -> None:
@@ -259,7 +261,7 @@ class LedgerMachine(RuleBasedStateMachine):
         number = self._some_delivery(which)
         before = self.scene.ask("SELECT state, peer FROM delivery WHERE id = ?", number)
         try:
-            there = self.ledger.send_delivery_to(number, peer, "operator")
+            there = self.ledger.operator.send_delivery_to(number, peer, "operator")
         except InputError:
             assert self.scene.ask("SELECT state, peer FROM delivery WHERE id = ?", number) == before
             return

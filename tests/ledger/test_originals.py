@@ -16,7 +16,9 @@ PACS = Forward(peers=("pacs",))
 
 
 def keep(scene: Scene, series: SeriesId, revision: int = 1, forward: Forward = PACS) -> None:
-    assert scene.ledger.keep(series, revision, reason="gaps", sentence="The gaps are too large.", forward=forward)
+    assert scene.ledger.settling.keep(
+        series, revision, reason="gaps", sentence="The gaps are too large.", forward=forward
+    )
 
 
 def kept(scene: Scene, images: int = 3, forward: Forward = PACS) -> SeriesId:
@@ -30,17 +32,17 @@ def received(scene: Scene, series: SeriesId) -> set[str]:
 
 
 def brought(scene: Scene, delivery: Delivery) -> set[str]:
-    return {item.sop_instance_uid for item in scene.ledger.pending_items(delivery)}
+    return {item.sop_instance_uid for item in scene.ledger.deliveries.pending_items(delivery)}
 
 
 def send(scene: Scene, delivery: Delivery, *, committer: str | None = None) -> None:
     scene.send_all(delivery)
-    assert scene.ledger.finish_delivery(delivery, committer=committer) is DeliveryState.SENT
+    assert scene.ledger.deliveries.finish(delivery, committer=committer) is DeliveryState.SENT
 
 
 def later_revision(scene: Scene, series: SeriesId, revision: int, images: int = 1) -> None:
     scene.receive(series, images=images)
-    assert scene.ledger.settle(series, revision, note="quiet")
+    assert scene.ledger.settling.settle(series, revision, note="quiet")
     keep(scene, series, revision)
 
 
@@ -59,7 +61,9 @@ def test_a_kept_series_is_forwarded_with_all_its_instances(scene: Scene) -> None
 
 def test_a_planned_series_is_forwarded_before_it_is_derived_and_the_result_goes_by_itself(scene: Scene) -> None:
     series = scene.settled()
-    scene.ledger.plan(series, 1, plan_for("pacs"), forward=Forward(peers=("pacs", "pacs"), priority=Priority.URGENT))
+    scene.ledger.settling.plan(
+        series, 1, plan_for("pacs"), forward=Forward(peers=("pacs", "pacs"), priority=Priority.URGENT)
+    )
     assert scene.ask("SELECT state, job_id, priority FROM delivery") == [("due", None, 0)]
     scene.finish_job()
     assert scene.ask("SELECT state, job_id FROM delivery ORDER BY id") == [("due", None), ("due", 1)]
@@ -67,11 +71,11 @@ def test_a_planned_series_is_forwarded_before_it_is_derived_and_the_result_goes_
 
 def test_a_new_verdict_on_the_same_revision_forwards_to_new_peers_only(scene: Scene) -> None:
     series = kept(scene)
-    scene.ledger.cancel_delivery(DeliveryId(1), "operator")
-    scene.ledger.retry_series(series, "operator")
+    scene.ledger.operator.cancel_delivery(DeliveryId(1), "operator")
+    scene.ledger.operator.retry_series(series, "operator")
     keep(scene, series, forward=Forward(peers=("pacs", "other")))
     assert scene.ask("SELECT peer, state FROM delivery ORDER BY id") == [("pacs", "cancelled"), ("other", "due")]
-    scene.ledger.retry_delivery(DeliveryId(1), "operator")
+    scene.ledger.operator.retry_delivery(DeliveryId(1), "operator")
     assert brought(scene, scene.claim_delivery()) == received(scene, series)
 
 
@@ -84,7 +88,7 @@ def test_a_late_instance_brings_only_itself_and_leaves_what_waits_alone(scene: S
     later_revision(scene, series, 2)
     assert scene.states("delivery") == (["sent", "due"] if is_sent else ["due", "due"])
     got: set[str] = set()
-    while delivery := scene.ledger.claim_delivery("pacs", "o", lease_s=LEASE_S):
+    while delivery := scene.ledger.deliveries.claim("pacs", "o", lease_s=LEASE_S):
         assert not got & brought(scene, delivery), "nothing is sent twice"
         got |= brought(scene, delivery)
         send(scene, delivery)
@@ -94,18 +98,18 @@ def test_a_late_instance_brings_only_itself_and_leaves_what_waits_alone(scene: S
 def test_what_a_cancelled_delivery_did_not_bring_comes_with_the_next_revision(scene: Scene) -> None:
     series = kept(scene)
     delivery = scene.claim_delivery()
-    first = scene.ledger.pending_items(delivery)[0]
-    scene.ledger.acknowledge(delivery, first, status=0)
-    scene.ledger.cancel_delivery(delivery.id, "operator")
+    first = scene.ledger.deliveries.pending_items(delivery)[0]
+    scene.ledger.deliveries.acknowledge(delivery, first, status=0)
+    scene.ledger.operator.cancel_delivery(delivery.id, "operator")
     later_revision(scene, series, 2)
     assert brought(scene, scene.claim_delivery()) == received(scene, series) - {first.sop_instance_uid}
 
 
 def test_a_result_takes_the_place_of_no_originals(scene: Scene) -> None:
     series = scene.settled()
-    scene.ledger.plan(series, 1, plan_for("pacs"), forward=PACS)
+    scene.ledger.settling.plan(series, 1, plan_for("pacs"), forward=PACS)
     scene.finish_job()
-    scene.ledger.retry_series(series, "operator")
+    scene.ledger.operator.retry_series(series, "operator")
     scene.replan_first(series, "pacs")
     scene.finish_job()
     assert scene.ask("SELECT job_id, state FROM delivery ORDER BY id") == [(None, "due"), (1, "cancelled"), (2, "due")]
@@ -122,8 +126,8 @@ def test_originals_that_were_sent_do_not_hold_the_result_of_the_next_revision(sc
 
 def test_a_peer_does_not_get_back_what_it_sent(scene: Scene) -> None:
     series = scene.receive(images=2)
-    scene.ledger.accept([stored(series, at=scene.clock.now(), peer="pacs")])
-    assert scene.ledger.settle(series, 1, note="quiet")
+    scene.ledger.intake.accept([stored(series, at=scene.clock.now(), peer="pacs")])
+    assert scene.ledger.settling.settle(series, 1, note="quiet")
     keep(scene, series, forward=Forward(peers=("pacs", "other")))
     assert scene.ask(
         "SELECT peer, count(*) FROM delivery JOIN delivery_item ON delivery_id = delivery.id GROUP BY peer"
@@ -133,19 +137,19 @@ def test_a_peer_does_not_get_back_what_it_sent(scene: Scene) -> None:
 def test_originals_wait_while_a_file_of_the_series_that_was_set_aside_is_unseen(scene: Scene) -> None:
     series = scene.receive(images=2)
     uid = sorted(received(scene, series))[0]
-    assert scene.ledger.settle(series, 1, note="quiet")
-    scene.ledger.accept([stored(series, uid=uid, content="other", at=scene.clock.now())])
-    (aside,) = scene.ledger.unexamined(series)
-    scene.ledger.examined(series, [Examined(id=aside.id, finding=Finding.OTHER_CONTENT)])
+    assert scene.ledger.settling.settle(series, 1, note="quiet")
+    scene.ledger.intake.accept([stored(series, uid=uid, content="other", at=scene.clock.now())])
+    (aside,) = scene.ledger.quarantine.unexamined(series)
+    scene.ledger.quarantine.examined(series, [Examined(id=aside.id, finding=Finding.OTHER_CONTENT)])
     keep(scene, series)
     assert scene.ask("SELECT state, reason FROM delivery") == [("held", "set_aside")]
-    scene.ledger.release_series(series, "operator")
+    scene.ledger.operator.release_series(series, "operator")
     assert scene.states("delivery") == ["due"]
 
 
 def test_originals_go_to_another_peer_by_hand(scene: Scene) -> None:
     series = kept(scene)
-    there = scene.ledger.send_delivery_to(DeliveryId(1), "other", "operator")
+    there = scene.ledger.operator.send_delivery_to(DeliveryId(1), "other", "operator")
     assert scene.ask("SELECT peer, state, job_id FROM delivery ORDER BY id") == [
         ("pacs", "cancelled", None),
         ("other", "due", None),
@@ -157,7 +161,7 @@ def test_originals_go_to_another_peer_by_hand(scene: Scene) -> None:
 def test_originals_that_a_peer_lost_are_sent_again(scene: Scene) -> None:
     kept(scene)
     send(scene, scene.claim_delivery(), committer="pacs")
-    (request,) = [one for one in [scene.ledger.next_commitment("pacs")] if one]
+    (request,) = [one for one in [scene.ledger.commitments.next_one("pacs")] if one]
     assert len(request.items) == 3
-    assert scene.ledger.commitment_queried(request, {request.items[0].sop_instance_uid}) == 2
-    assert len(scene.ledger.pending_items(scene.claim_delivery())) == 2
+    assert scene.ledger.commitments.queried(request, {request.items[0].sop_instance_uid}) == 2
+    assert len(scene.ledger.deliveries.pending_items(scene.claim_delivery())) == 2

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import StoreOutcome
-from tests.ledger.scene import Scene, derived, new_uid, stored
+from tests.ledger.scene import LEASE_S, Scene, derived, new_uid, stored
 
 # A row for each image, job or event there ever was; an index of only those that wait stays small.
 GROWING = re.compile(r"SCAN (?:instance|delivery_item|event|job|delivery)\b")
@@ -54,29 +54,29 @@ def scans(scene: Scene, statements: list[tuple[str, object]]) -> list[str]:
 
 def test_a_series_goes_from_the_door_to_the_peer_without_a_scan(scene: Scene) -> None:
     with watched() as statements:
-        scene.ledger.begin_boot(pid=1, host="h")
+        scene.ledger.boots.begin(pid=1, host="h")
         series = scene.receive(images=3)
         again = stored(series)
-        assert scene.ledger.accept([again, again]) == [StoreOutcome.STORED] * 2
-        scene.ledger.find_instance(new_uid())
-        scene.ledger.mark_aborted([series])
-        scene.ledger.receiving_series()
-        scene.ledger.settled_series()
-        scene.ledger.series_of_study("1.2.3")
+        assert scene.ledger.intake.accept([again, again]) == [StoreOutcome.STORED] * 2
+        scene.ledger.intake.find_instance(new_uid())
+        scene.ledger.intake.mark_aborted([series])
+        scene.ledger.settling.receiving()
+        scene.ledger.settling.settled()
+        scene.ledger.settling.of_study("1.2.3")
         scene.queued("pacs")
         job = scene.claim_job()
-        scene.ledger.beat_job(job)
-        scene.ledger.instances_of(job.series, job.revision)
-        scene.ledger.finish_job(job, derived(3))
+        scene.ledger.jobs.beat(job, lease_s=LEASE_S)
+        scene.ledger.settling.instances_of(job.series, job.revision)
+        scene.ledger.jobs.finish(job, derived(3))
         delivery = scene.claim_delivery()
-        scene.ledger.beat_delivery(delivery)
-        items = scene.ledger.pending_items(delivery)
-        scene.ledger.acknowledge(delivery, items[0], status=0)
-        scene.ledger.fail_item(delivery, items[1], status=0x0110)
-        scene.ledger.defer(delivery, wait_s=0.0, reason="r", sentence="s")
-        scene.ledger.next_due_in(delivery.peer)
-        scene.ledger.accept([stored(job.series)])
-        scene.ledger.begin_boot(pid=2, host="h")
+        scene.ledger.deliveries.beat(delivery, lease_s=LEASE_S)
+        items = scene.ledger.deliveries.pending_items(delivery)
+        scene.ledger.deliveries.acknowledge(delivery, items[0], status=0)
+        scene.ledger.deliveries.fail_item(delivery, items[1], status=0x0110)
+        scene.ledger.deliveries.defer(delivery, wait_s=0.0, reason="r", sentence="s")
+        scene.ledger.deliveries.next_due_in(delivery.peer)
+        scene.ledger.intake.accept([stored(job.series)])
+        scene.ledger.boots.begin(pid=2, host="h")
     assert len(statements) > 50
     assert scans(scene, statements) == []
 
@@ -84,7 +84,7 @@ def test_a_series_goes_from_the_door_to_the_peer_without_a_scan(scene: Scene) ->
 def test_the_sweep_asks_for_a_folder_without_a_scan(scene: Scene) -> None:
     series = scene.receive(images=3)
     with watched() as statements:
-        assert len(scene.ledger.files_in(str(series))) == 3
+        assert len(scene.ledger.upkeep.files_in(str(series))) == 3
     assert scans(scene, statements) == []
 
 
@@ -92,7 +92,7 @@ def test_the_sweep_asks_for_a_folder_without_a_scan(scene: Scene) -> None:
 def test_what_is_asked_of_one_series_reads_that_series_alone(scene: Scene, ask: str) -> None:
     scene.queued()
     job = scene.claim_job()
-    scene.ledger.finish_job(job, derived(3))
+    scene.ledger.jobs.finish(job, derived(3))
     reader = open_reader(f"sqlite:///{scene.path}")
     question: Callable[[int], object] = getattr(reader, ask)
     with watched() as statements:

@@ -25,9 +25,9 @@ def reader(scene: Scene) -> Iterator[Reader]:
 
 
 def test_the_list_shows_what_was_received_and_ours_when_asked(scene: Scene, reader: Reader) -> None:
-    scene.ledger.series_for(new_uid())  # a number alone is no series yet
+    scene.ledger.intake.series_for(new_uid())  # a number alone is no series yet
     kept = scene.settled(images=4)
-    scene.ledger.keep(kept, 1, reason="gaps", sentence="Gaps.", alert=True)
+    scene.ledger.settling.keep(kept, 1, reason="gaps", sentence="Gaps.", alert=True)
     planned = scene.queued("pacs")
     job = scene.finish_job(images=3)
     lines = reader.series_list()[::-1]
@@ -85,7 +85,7 @@ def test_an_unknown_series_is_refused_in_words(reader: Reader) -> None:
 def test_a_result_that_passed_the_gate_is_told_with_its_nearest_figure(scene: Scene, reader: Reader) -> None:
     series = scene.queued("pacs")
     figures = (figure("grain", 0.4), figure("edges", 0.8, is_least=True), figure("lean", 0.0))
-    scene.ledger.finish_job(scene.claim_job(), replace(derived(), figures=figures))
+    scene.ledger.jobs.finish(scene.claim_job(), replace(derived(), figures=figures))
     told = reader.series_explain(series)
     assert told.gate == figures
     assert (
@@ -98,7 +98,7 @@ def test_of_a_result_that_the_gate_held_it_is_not_said_that_it_passed(scene: Sce
     series = scene.queued("pacs")
     figures = (figure("grain", 1.6), replace(figure("header", 1.0), measured=None, share=None, holds=True))
     objections = ("the grain is 0.8 (limit 0.5)",)
-    scene.ledger.finish_job(scene.claim_job(), replace(derived(), figures=figures, objections=objections))
+    scene.ledger.jobs.finish(scene.claim_job(), replace(derived(), figures=figures, objections=objections))
     told = reader.series_explain(series)
     assert told.gate == figures
     assert not any("passed" in sentence for sentence in told.sentences)
@@ -110,15 +110,17 @@ def test_a_receiving_series_explains_what_it_waits_for(scene: Scene, reader: Rea
     assert reader.series_explain(series).sentences == (
         "The series is being received: 3 images so far, the last at 2026-03-04 05:06:07 UTC.",
     )
-    scene.ledger.mark_aborted([series])
+    scene.ledger.intake.mark_aborted([series])
     assert "the last association broke off" in reader.series_explain(series).sentences[0]
-    scene.ledger.settle(series, 1, note="quiet")
+    scene.ledger.settling.settle(series, 1, note="quiet")
     assert reader.series_explain(series).sentences == ("The series is complete and waits for its verdict.",)
 
 
 def test_a_kept_series_explains_itself_with_its_verdict_and_notes(scene: Scene, reader: Reader) -> None:
     series = scene.settled()
-    scene.ledger.keep(series, 1, reason="missing", sentence="1 slice(s) missing.", notes=["TR varies"], alert=True)
+    scene.ledger.settling.keep(
+        series, 1, reason="missing", sentence="1 slice(s) missing.", notes=["TR varies"], alert=True
+    )
     told = reader.series_explain(series)
     assert told.sentences == ("1 slice(s) missing.", "TR varies")
     assert (told.reason, told.notes, told.job, told.deliveries) == ("missing", ("TR varies",), None, ())
@@ -126,15 +128,15 @@ def test_a_kept_series_explains_itself_with_its_verdict_and_notes(scene: Scene, 
 
 def test_a_derived_series_is_told_from_verdict_to_delivery(scene: Scene, reader: Reader) -> None:
     series = scene.settled()
-    scene.ledger.plan(series, 1, plan_for("pacs"), notes=["SliceThickness is missing"])
+    scene.ledger.settling.plan(series, 1, plan_for("pacs"), notes=["SliceThickness is missing"])
     job = scene.claim_job()
-    scene.ledger.finish_job(job, derived(3, notes=("2 voxels clipped",)))
+    scene.ledger.jobs.finish(job, derived(3, notes=("2 voxels clipped",)))
     delivery = scene.claim_delivery()
-    first, second, third = scene.ledger.pending_items(delivery)
-    scene.ledger.acknowledge(delivery, first, status=0)
-    scene.ledger.acknowledge(delivery, second, status=0xB000)
-    scene.ledger.refuse(delivery, third, status=0xA900)
-    scene.ledger.finish_delivery(delivery)
+    first, second, third = scene.ledger.deliveries.pending_items(delivery)
+    scene.ledger.deliveries.acknowledge(delivery, first, status=0)
+    scene.ledger.deliveries.acknowledge(delivery, second, status=0xB000)
+    scene.ledger.deliveries.refuse(delivery, third, status=0xA900)
+    scene.ledger.deliveries.finish(delivery)
     told = reader.series_explain(series)
     assert told.sentences == (
         PLANNED,
@@ -161,10 +163,10 @@ def test_a_derived_series_is_told_from_verdict_to_delivery(scene: Scene, reader:
 
 
 def test_events_of_single_images_are_one_line_with_their_number(scene: Scene, reader: Reader) -> None:
-    series = scene.ledger.series_for(new_uid())
+    series = scene.ledger.intake.series_for(new_uid())
     uids = [new_uid() for _ in range(6)]
-    scene.ledger.accept([stored(series, uid=uid) for uid in uids])
-    scene.ledger.accept([stored(series, uid=uid) for uid in uids])
+    scene.ledger.intake.accept([stored(series, uid=uid) for uid in uids])
+    scene.ledger.intake.accept([stored(series, uid=uid) for uid in uids])
     (line,) = [event for event in reader.series_explain(series).events if event.kind == "duplicate"]
     assert (line.table, line.row, line.count, line.by) == ("instance", None, 6, "mr1")
 
@@ -174,7 +176,7 @@ def test_a_new_revision_is_told_with_what_was_delivered_before(scene: Scene, rea
     scene.finish_job()
     delivery = scene.claim_delivery()
     scene.send_all(delivery)
-    scene.ledger.finish_delivery(delivery)
+    scene.ledger.deliveries.finish(delivery)
     scene.receive(series, images=1)
     scene.replan(series, 2, "pacs")
     scene.finish_job()
@@ -199,13 +201,13 @@ def test_a_new_revision_is_told_with_what_was_delivered_before(scene: Scene, rea
 def test_a_job_tells_of_its_attempts(scene: Scene, reader: Reader, attempts: int, sentence: str) -> None:
     series = scene.queued()
     for _ in range(attempts):
-        scene.ledger.return_job(scene.claim_job(), detail="The child died.", counts=True)
+        scene.ledger.jobs.give_back(scene.claim_job(), detail="The child died.", counts=True)
     assert sentence in reader.series_explain(series).sentences
 
 
 def test_a_job_that_waits_for_a_disk_says_so_although_no_attempt_was_spent(scene: Scene, reader: Reader) -> None:
     series = scene.queued()
-    scene.ledger.return_job(scene.claim_job(), detail="No space left on device.", counts=False)
+    scene.ledger.jobs.give_back(scene.claim_job(), detail="No space left on device.", counts=False)
     assert (
         "Job 1 waits for its turn; the last try is not counted as an attempt: No space left on device."
         in reader.series_explain(series).sentences
@@ -216,10 +218,10 @@ def test_deliveries_are_listed_with_their_progress(scene: Scene, reader: Reader)
     scene.queued("pacs", "workstation")
     scene.finish_job()
     delivery = scene.claim_delivery()
-    first, second, _ = scene.ledger.pending_items(delivery)
-    scene.ledger.acknowledge(delivery, first, status=0)
-    scene.ledger.refuse(delivery, second, status=0xC000)
-    scene.ledger.defer(delivery, wait_s=5, reason="no_answer", sentence="pacs did not answer.")
+    first, second, _ = scene.ledger.deliveries.pending_items(delivery)
+    scene.ledger.deliveries.acknowledge(delivery, first, status=0)
+    scene.ledger.deliveries.refuse(delivery, second, status=0xC000)
+    scene.ledger.deliveries.defer(delivery, wait_s=5, reason="no_answer", sentence="pacs did not answer.")
     two, one = reader.deliveries_list()
     assert (one.id, one.state, one.peer, one.items, one.acknowledged, one.refused) == (1, "due", "pacs", 3, 1, 1)
     assert one.next_at is not None
@@ -233,10 +235,10 @@ def test_deliveries_are_listed_with_their_progress(scene: Scene, reader: Reader)
 
 
 def test_what_was_set_aside_names_the_file_it_quarrels_with(scene: Scene, reader: Reader) -> None:
-    series = scene.ledger.series_for(new_uid())
+    series = scene.ledger.intake.series_for(new_uid())
     one = stored(series)
-    scene.ledger.accept([one])
-    scene.ledger.record_quarantine(
+    scene.ledger.intake.accept([one])
+    scene.ledger.quarantine.record(
         QuarantinedFile(
             file="1.dcm",
             reason=QuarantineReason.CONFLICT,
@@ -251,15 +253,17 @@ def test_what_was_set_aside_names_the_file_it_quarrels_with(scene: Scene, reader
 
 
 def test_status_counts_everything_and_names_what_waits_for_a_person(scene: Scene, reader: Reader) -> None:
-    scene.ledger.begin_boot(pid=7, host="node1")
+    scene.ledger.boots.begin(pid=7, host="node1")
     scene.receive()
     alarming = scene.settled()
-    scene.ledger.keep(alarming, 1, reason="disagree", sentence="Instances disagree on StudyInstanceUID.", alert=True)
+    scene.ledger.settling.keep(
+        alarming, 1, reason="disagree", sentence="Instances disagree on StudyInstanceUID.", alert=True
+    )
     held = scene.queued("pacs")
-    scene.ledger.hold_job(scene.claim_job(), reason="model", sentence="The model is missing.")
+    scene.ledger.jobs.hold(scene.claim_job(), reason="model", sentence="The model is missing.")
     scene.queued("pacs")
     scene.finish_job()
-    scene.ledger.hold_delivery(scene.claim_delivery(), reason="no_context", sentence="Nothing accepted.")
+    scene.ledger.deliveries.hold(scene.claim_delivery(), reason="no_context", sentence="Nothing accepted.")
     status = reader.status()
     assert status.boot is not None
     assert (status.boot.pid, status.boot.host, status.boot.ended_at) == (7, "node1", None)
@@ -279,7 +283,7 @@ def test_status_counts_everything_and_names_what_waits_for_a_person(scene: Scene
 def test_a_job_that_failed_on_an_older_revision_waits_for_nobody(scene: Scene, reader: Reader) -> None:
     series = scene.queued()
     for _ in range(3):
-        scene.ledger.return_job(scene.claim_job(), detail="died", counts=True)
+        scene.ledger.jobs.give_back(scene.claim_job(), detail="died", counts=True)
     assert [line.state for line in reader.status().attention] == ["failed"]
     scene.receive(series, images=1)
     assert reader.status().attention == ()

@@ -40,7 +40,7 @@ def days_pass(scene: Scene, days: float = DAYS + 1) -> None:
 
 def kept(scene: Scene, *, alert: bool = False) -> SeriesId:
     series = scene.settled()
-    assert scene.ledger.keep(series, 1, reason="too_few", sentence="Only 5 slices.", alert=alert)
+    assert scene.ledger.settling.keep(series, 1, reason="too_few", sentence="Only 5 slices.", alert=alert)
     return series
 
 
@@ -49,7 +49,7 @@ def sent(scene: Scene, *, committer: str | None = None) -> SeriesId:
     scene.finish_job()
     delivery = scene.claim_delivery()
     scene.send_all(delivery)
-    assert scene.ledger.finish_delivery(delivery, committer=committer) is DeliveryState.SENT
+    assert scene.ledger.deliveries.finish(delivery, committer=committer) is DeliveryState.SENT
     return series
 
 
@@ -67,12 +67,12 @@ def test_what_was_delivered_and_what_was_kept_goes_with_all_that_was_derived_fro
     assert {number: one.stays for number, one in found.items()} == {delivered: None, only_kept: None}
     (derived,) = found[delivered].derived
     assert (found[delivered].instances, found[only_kept].instances) == (5 + 3, 5)
-    files = scene.ledger.files_in(str(delivered)) | scene.ledger.files_in(str(derived))
+    files = scene.ledger.upkeep.files_in(str(delivered)) | scene.ledger.upkeep.files_in(str(derived))
     removed = remove(scene, delivered)
     assert removed is not None
     assert (set(removed.files), removed.instances) == (files, 8)
     assert removed.size_bytes == found[delivered].size_bytes
-    assert scene.ledger.files_in(str(delivered)) == scene.ledger.files_in(str(derived)) == set()
+    assert scene.ledger.upkeep.files_in(str(delivered)) == scene.ledger.upkeep.files_in(str(derived)) == set()
     assert scene.ledger.removals.files_in(str(delivered)) | scene.ledger.removals.files_in(str(derived)) == files
     assert scene.ask("SELECT count(*) FROM instance") == [(13,)], "every row stays"
     assert scene.kinds("series", delivered)[-1] == "removed"
@@ -86,7 +86,7 @@ def test_nothing_goes_before_its_time_counted_from_the_last_thing_that_happened(
     days_pass(scene, 80)  # the PACS was down for so long
     delivery = scene.claim_delivery()
     scene.send_all(delivery)
-    scene.ledger.finish_delivery(delivery)
+    scene.ledger.deliveries.finish(delivery)
     days_pass(scene, 80)
     assert old(scene) == {}
     assert remove(scene, series) is None
@@ -120,14 +120,14 @@ def queued(scene: Scene) -> SeriesId:
 
 def held_job(scene: Scene) -> SeriesId:
     series = scene.queued("pacs")
-    scene.ledger.hold_job(scene.claim_job(), reason="missing", sentence="A file is missing.")
+    scene.ledger.jobs.hold(scene.claim_job(), reason="missing", sentence="A file is missing.")
     return series
 
 
 def failed_job(scene: Scene) -> SeriesId:
     series = scene.queued("pacs")
     for _ in range(3):
-        scene.ledger.return_job(scene.claim_job(), detail="It died.", counts=True)
+        scene.ledger.jobs.give_back(scene.claim_job(), detail="It died.", counts=True)
     return series
 
 
@@ -145,7 +145,7 @@ def sending(scene: Scene) -> SeriesId:
 
 def held_delivery(scene: Scene) -> SeriesId:
     series = due(scene)
-    scene.ledger.hold_delivery(scene.claim_delivery(), reason="refused", sentence="It was refused.")
+    scene.ledger.deliveries.hold(scene.claim_delivery(), reason="refused", sentence="It was refused.")
     return series
 
 
@@ -154,7 +154,7 @@ def one_of_two_peers(scene: Scene) -> SeriesId:
     scene.finish_job()
     delivery = scene.claim_delivery()
     scene.send_all(delivery)
-    scene.ledger.finish_delivery(delivery)
+    scene.ledger.deliveries.finish(delivery)
     return series
 
 
@@ -164,9 +164,9 @@ def commitment_to_come(scene: Scene) -> SeriesId:
 
 def commitment_asked(scene: Scene) -> SeriesId:
     series = sent(scene, committer="pacs")
-    one = scene.ledger.next_commitment("pacs")
+    one = scene.ledger.commitments.next_one("pacs")
     assert one is not None
-    assert scene.ledger.commitment_asked(one, "pacs", wait_s=1)
+    assert scene.ledger.commitments.ask(one, "pacs", wait_s=1)
     return series
 
 
@@ -174,7 +174,7 @@ def originals_due(scene: Scene) -> SeriesId:
     """Kept, and forwarded as it was received: nothing was derived, and the PACS has nothing yet."""
     series = scene.settled()
     forward = Forward(peers=("pacs",))
-    assert scene.ledger.keep(series, 1, reason="too_few", sentence="Only 5 slices.", forward=forward)
+    assert scene.ledger.settling.keep(series, 1, reason="too_few", sentence="Only 5 slices.", forward=forward)
     return series
 
 
@@ -188,22 +188,22 @@ def set_aside(scene: Scene) -> SeriesId:
     series = kept(scene)
     ((uid,),) = scene.ask("SELECT sop_instance_uid FROM instance WHERE series_id = ? LIMIT 1", series)
     other = stored(series, uid=str(uid), content="other pixels")
-    assert scene.ledger.accept([other]) == [StoreOutcome.CONFLICT]
+    assert scene.ledger.intake.accept([other]) == [StoreOutcome.CONFLICT]
     return series
 
 
 def set_aside_of_another_series(scene: Scene) -> SeriesId:
     series = kept(scene)
     ((uid,),) = scene.ask("SELECT sop_instance_uid FROM instance WHERE series_id = ? LIMIT 1", series)
-    another = scene.ledger.series_for(new_uid())
-    assert scene.ledger.accept([stored(another, uid=str(uid), content="other")]) == [StoreOutcome.CONFLICT]
+    another = scene.ledger.intake.series_for(new_uid())
+    assert scene.ledger.intake.accept([stored(another, uid=str(uid), content="other")]) == [StoreOutcome.CONFLICT]
     return series
 
 
 def other_encoding_not_compared(scene: Scene) -> SeriesId:
     series = kept(scene)
     ((uid,),) = scene.ask("SELECT sop_instance_uid FROM instance WHERE series_id = ? LIMIT 1", series)
-    assert scene.ledger.accept([stored(series, uid=str(uid), content="x", syntax=IMPLICIT)]) == [
+    assert scene.ledger.intake.accept([stored(series, uid=str(uid), content="x", syntax=IMPLICIT)]) == [
         StoreOutcome.OTHER_ENCODING
     ]
     return series
@@ -247,7 +247,7 @@ def test_what_other_series_have_says_nothing_of_a_result_that_went_nowhere(scene
 
 def test_the_last_result_counts_for_what_was_derived_more_than_once(scene: Scene) -> None:
     series = sent(scene)
-    scene.ledger.retry_series(series, "operator")
+    scene.ledger.operator.retry_series(series, "operator")
     scene.replan_first(series)
     scene.finish_job()
     days_pass(scene)
@@ -257,21 +257,21 @@ def test_the_last_result_counts_for_what_was_derived_more_than_once(scene: Scene
 def test_a_proof_or_a_persons_word_lets_it_go(scene: Scene) -> None:
     committed = commitment_asked(scene)
     scene.clock.advance(2)
-    one = scene.ledger.next_commitment("pacs")
+    one = scene.ledger.commitments.next_one("pacs")
     assert one is not None
-    scene.ledger.give_up_commitment(one, "The peer answers no C-FIND.")
+    scene.ledger.commitments.give_up(one, "The peer answers no C-FIND.")
     cancelled = held_delivery(scene)
     ((number,),) = scene.ask("SELECT max(id) FROM delivery")
-    scene.ledger.cancel_delivery(DeliveryId(int(str(number))), "operator")
+    scene.ledger.operator.cancel_delivery(DeliveryId(int(str(number))), "operator")
     rejected = scene.settled()
-    assert scene.ledger.plan(rejected, 1, replace(plan_for("pacs"), release=Release.REVIEW)) is not None
+    assert scene.ledger.settling.plan(rejected, 1, replace(plan_for("pacs"), release=Release.REVIEW)) is not None
     scene.finish_job()
     ((number,),) = scene.ask("SELECT max(id) FROM delivery")
-    scene.ledger.cancel_delivery(DeliveryId(int(str(number))), "operator", note="motion")
+    scene.ledger.operator.cancel_delivery(DeliveryId(int(str(number))), "operator", note="motion")
     seen = set_aside(scene)
-    scene.ledger.see_quarantine(None, "operator")
+    scene.ledger.operator.see_quarantine(None, "operator")
     ended = with_alert(scene)
-    scene.ledger.release_series(ended, "operator")
+    scene.ledger.operator.release_series(ended, "operator")
     days_pass(scene)
     stays = {number: one.stays for number, one in old(scene).items()}
     assert stays.pop(seen) == "set_aside", "nobody has compared the file with what was kept"
@@ -296,7 +296,7 @@ def test_pieces_together_are_the_whole_list(scene: Scene, monkeypatch: pytest.Mo
         found = reader.old_series(scene.clock.now() - timedelta(days=DAYS))
     assert [one.id for one in found] == numbers
     assert remove(scene, numbers[0], days=DAYS) is not None, "more images than a piece"
-    assert scene.ledger.files_in(str(numbers[0])) == set()
+    assert scene.ledger.upkeep.files_in(str(numbers[0])) == set()
 
 
 # A copy that returns.
@@ -304,12 +304,12 @@ def test_pieces_together_are_the_whole_list(scene: Scene, monkeypatch: pytest.Mo
 
 def test_a_copy_of_what_was_removed_is_stored_again_under_its_row_and_its_age_begins_anew(scene: Scene) -> None:
     series = scene.settled(images=1)
-    scene.ledger.keep(series, 1, reason="too_few", sentence="Only 1 slice.")
+    scene.ledger.settling.keep(series, 1, reason="too_few", sentence="Only 1 slice.")
     ((own, uid, before),) = scene.ask("SELECT id, sop_instance_uid, file FROM instance")
     days_pass(scene)
     assert remove(scene, series) is not None
     again = stored(series, uid=str(uid), at=scene.clock.now(), peer="mr2")
-    assert scene.ledger.accept([again]) == [StoreOutcome.STORED]
+    assert scene.ledger.intake.accept([again]) == [StoreOutcome.STORED]
     assert scene.ask("SELECT id, file, removed_at FROM instance") == [(own, again.file, None)]
     assert again.file != before, "whoever still removes the old file must not meet the new one"
     assert scene.kinds("instance", int(str(own))) == ["returned"]
@@ -317,16 +317,16 @@ def test_a_copy_of_what_was_removed_is_stored_again_under_its_row_and_its_age_be
     assert old(scene) == {}
     days_pass(scene)
     assert old(scene)[series].stays is None
-    assert scene.ledger.accept([stored(series, uid=str(uid))]) == [StoreOutcome.DUPLICATE]
+    assert scene.ledger.intake.accept([stored(series, uid=str(uid))]) == [StoreOutcome.DUPLICATE]
 
 
 def test_other_bytes_under_a_removed_uid_are_set_aside_as_ever(scene: Scene) -> None:
     series = scene.settled(images=1)
-    scene.ledger.keep(series, 1, reason="too_few", sentence="Only 1 slice.")
+    scene.ledger.settling.keep(series, 1, reason="too_few", sentence="Only 1 slice.")
     ((uid,),) = scene.ask("SELECT sop_instance_uid FROM instance")
     days_pass(scene)
     assert remove(scene, series) is not None
-    assert scene.ledger.accept([stored(series, uid=str(uid), content="other")]) == [StoreOutcome.CONFLICT]
+    assert scene.ledger.intake.accept([stored(series, uid=str(uid), content="other")]) == [StoreOutcome.CONFLICT]
     ((removed,),) = scene.ask("SELECT count(*) FROM instance WHERE removed_at IS NOT NULL")
     assert removed == 1
 
@@ -337,9 +337,9 @@ def test_other_bytes_under_a_removed_uid_are_set_aside_as_ever(scene: Scene) -> 
 def test_a_command_that_needs_the_images_is_refused_with_what_happened_and_what_to_do(scene: Scene) -> None:
     series = removed_sent(scene)
     for act in (
-        lambda: scene.ledger.retry_series(series, "operator"),
-        lambda: scene.ledger.retry_delivery(DeliveryId(1), "operator"),
-        lambda: scene.ledger.send_delivery_to(DeliveryId(1), "second", "operator"),
+        lambda: scene.ledger.operator.retry_series(series, "operator"),
+        lambda: scene.ledger.operator.retry_delivery(DeliveryId(1), "operator"),
+        lambda: scene.ledger.operator.send_delivery_to(DeliveryId(1), "second", "operator"),
     ):
         with pytest.raises(InputError, match=r"images of (series|delivery) 1 were removed .*2026-06-03") as caught:
             act()
@@ -351,11 +351,11 @@ def test_a_command_that_needs_the_images_is_refused_with_what_happened_and_what_
 def test_once_every_image_has_returned_the_series_is_judged_again(scene: Scene) -> None:
     series = removed_sent(scene)
     uids = [str(uid) for (uid,) in scene.ask("SELECT sop_instance_uid FROM instance WHERE series_id = ?", series)]
-    scene.ledger.accept([stored(series, uid=uid) for uid in uids[:-1]])
+    scene.ledger.intake.accept([stored(series, uid=uid) for uid in uids[:-1]])
     with pytest.raises(InputError, match="1 of the 5 images"):
-        scene.ledger.retry_series(series, "operator")
-    scene.ledger.accept([stored(series, uid=uids[-1])])
-    scene.ledger.retry_series(series, "operator")
+        scene.ledger.operator.retry_series(series, "operator")
+    scene.ledger.intake.accept([stored(series, uid=uids[-1])])
+    scene.ledger.operator.retry_series(series, "operator")
     assert scene.state("series", series) == "settled"
 
 
@@ -374,15 +374,17 @@ def test_explain_and_show_say_that_the_images_are_gone(scene: Scene) -> None:
 
 def test_a_peer_that_denies_what_was_removed_here_holds_the_delivery(scene: Scene) -> None:
     series = sent(scene, committer="pacs")
-    one = scene.ledger.next_commitment("pacs")
+    one = scene.ledger.commitments.next_one("pacs")
     assert one is not None
-    assert scene.ledger.commitment_asked(one, "pacs", wait_s=1)
+    assert scene.ledger.commitments.ask(one, "pacs", wait_s=1)
     uids = [item.sop_instance_uid for item in one.items]
-    scene.ledger.commitment_queried(one, uids)
+    scene.ledger.commitments.queried(one, uids)
     days_pass(scene)
     assert remove(scene, series) is not None
     ((transaction,),) = scene.ask("SELECT transaction_uid FROM commitment")
-    assert scene.ledger.take_report(str(transaction), peer="pacs", committed=uids[1:], failed={uids[0]: 0x0112})
+    assert scene.ledger.commitments.take_report(
+        str(transaction), peer="pacs", committed=uids[1:], failed={uids[0]: 0x0112}
+    )
     assert scene.states("delivery") == ["held"]
     ((sentence,),) = scene.ask("SELECT sentence FROM delivery")
     assert "were removed here and cannot be sent again" in str(sentence)
@@ -393,7 +395,7 @@ def test_a_peer_that_denies_what_was_removed_here_holds_the_delivery(scene: Scen
 
 def test_erasing_ends_what_waits_and_takes_the_derived_images_with_it(scene: Scene) -> None:
     series = due(scene)
-    files = scene.ledger.files_in(str(series))
+    files = scene.ledger.upkeep.files_in(str(series))
     removed = scene.ledger.removals.erase(series, files, "operator")
     assert removed.instances == 8
     assert scene.states("delivery") == ["cancelled"]
@@ -405,24 +407,24 @@ def test_erasing_ends_what_waits_and_takes_the_derived_images_with_it(scene: Sce
 
 def test_no_proof_is_asked_for_what_was_erased(scene: Scene) -> None:
     series = commitment_to_come(scene)
-    scene.ledger.removals.erase(series, scene.ledger.files_in(str(series)), "operator")
+    scene.ledger.removals.erase(series, scene.ledger.upkeep.files_in(str(series)), "operator")
     assert scene.states("commitment") == ["unproven"]
-    assert scene.ledger.next_commitment_in("pacs") is None
+    assert scene.ledger.commitments.next_in("pacs") is None
     assert scene.states("delivery") == ["sent"]
     assert scene.ledger.removals.receivers([series]) == ("pacs",)
 
 
 def test_of_a_series_of_two_patients_only_the_named_files_go(scene: Scene) -> None:
     series = kept(scene)
-    one, *_ = files = sorted(scene.ledger.files_in(str(series)))
+    one, *_ = files = sorted(scene.ledger.upkeep.files_in(str(series)))
     assert scene.ledger.removals.erase(series, {one}, "operator").files == (one,)
-    assert scene.ledger.files_in(str(series)) == set(files[1:])
+    assert scene.ledger.upkeep.files_in(str(series)) == set(files[1:])
 
 
 def test_what_is_sent_of_another_series_does_not_keep_one_from_being_erased(scene: Scene) -> None:
     series = due(scene)
     delivery = scene.claim_delivery()
-    scene.ledger.hold_delivery(delivery, reason="refused", sentence="It was refused.")
+    scene.ledger.deliveries.hold(delivery, reason="refused", sentence="It was refused.")
     sending(scene)
     assert scene.ledger.removals.refusal_to_erase(series) is None
     assert scene.ledger.removals.receivers([series]) == ()
@@ -432,7 +434,7 @@ def test_what_is_sent_of_another_series_does_not_keep_one_from_being_erased(scen
 def test_what_is_in_use_is_not_erased(scene: Scene, begin: Callable[[Scene], SeriesId]) -> None:
     series = begin(scene)
     with pytest.raises(InputError, match="nothing of it was erased"):
-        scene.ledger.removals.erase(series, scene.ledger.files_in(str(series)), "operator")
+        scene.ledger.removals.erase(series, scene.ledger.upkeep.files_in(str(series)), "operator")
     assert scene.ask("SELECT count(*) FROM instance WHERE removed_at IS NOT NULL") == [(0,)]
 
 
@@ -440,7 +442,7 @@ def test_a_file_of_the_quarantine_is_erased_and_counts_as_seen(scene: Scene) -> 
     file = QuarantinedFile(
         file="q.dcm", reason=QuarantineReason.HEADER, sha256=digest(b"x"), peer="mr1", instance=None, kept_sha256=None
     )
-    row = scene.ledger.record_quarantine(file)
+    row = scene.ledger.quarantine.record(file)
     assert scene.ledger.removals.erase_set_aside({"q.dcm", "unknown.dcm"}, "operator") == ["q.dcm"]
     assert scene.ledger.removals.files_aside() == {"q.dcm"}
     with closing(open_reader(f"sqlite:///{scene.path}")) as reader:
@@ -456,9 +458,9 @@ def test_what_was_erased_from_the_quarantine_and_comes_again_is_set_aside_anew(s
         "SELECT sop_instance_uid, quarantine.file FROM quarantine JOIN instance ON instance.id = instance_id"
     )
     again = [stored(series, uid=str(uid), content="other pixels") for _ in range(2)]
-    assert scene.ledger.accept(again[:1]) == [StoreOutcome.ASIDE_ALREADY]
+    assert scene.ledger.intake.accept(again[:1]) == [StoreOutcome.ASIDE_ALREADY]
     scene.ledger.removals.erase_set_aside({str(aside)}, "operator")
-    assert scene.ledger.accept(again[1:]) == [StoreOutcome.CONFLICT]
+    assert scene.ledger.intake.accept(again[1:]) == [StoreOutcome.CONFLICT]
 
 
 def test_what_was_set_aside_goes_only_after_a_person_saw_it_and_it_was_compared(scene: Scene) -> None:
@@ -467,12 +469,12 @@ def test_what_was_set_aside_goes_only_after_a_person_saw_it_and_it_was_compared(
     before = scene.clock.now() - timedelta(days=DAYS)
     assert scene.ledger.removals.remove_old_set_aside(before) == []
     ((row, file),) = scene.ask("SELECT id, file FROM quarantine")
-    scene.ledger.see_quarantine(None, "operator")
+    scene.ledger.operator.see_quarantine(None, "operator")
     days_pass(scene)
     before = scene.clock.now() - timedelta(days=DAYS)
     assert scene.ledger.removals.remove_old_set_aside(before) == [], "it is still to be compared"
     found = Examined(id=QuarantineId(int(str(row))), finding=Finding.OTHER_CONTENT, details=("pixels",))
-    scene.ledger.examined(SeriesId(1), [found])
+    scene.ledger.quarantine.examined(SeriesId(1), [found])
     assert scene.ledger.removals.remove_old_set_aside(scene.clock.now() - timedelta(days=2 * DAYS)) == []
     assert scene.ledger.removals.remove_old_set_aside(before) == [file]
     assert scene.ledger.removals.remove_old_set_aside(before) == []

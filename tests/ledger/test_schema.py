@@ -82,7 +82,7 @@ def test_a_change_of_state_passes_only_if_the_table_of_transitions_has_it(
     if table == "commitment":
         scene.committing()
     if table == "series":
-        scene.ledger.hold_job(scene.claim_job(), reason="x", sentence="x")
+        scene.ledger.jobs.hold(scene.claim_job(), reason="x", sentence="x")
         sql.execute("DELETE FROM job")
     path = path_to(table, source)
     sql.execute("PRAGMA ignore_check_constraints = ON")
@@ -225,5 +225,5 @@ def test_one_model_of_a_name_is_active(scene: Scene, sql: sqlite3.Connection) ->
 
 def test_a_second_plan_of_the_same_revision_changes_nothing(scene: Scene) -> None:
     series = scene.queued("pacs")
-    assert scene.ledger.plan(series, 1, plan_for("pacs")) is None
+    assert scene.ledger.settling.plan(series, 1, plan_for("pacs")) is None
     assert scene.states("job") == ["queued"]

@@ -37,10 +37,10 @@ def stamp(path: Path, version: str) -> None:
 
 
 def test_a_broken_constraint_shows_no_uid_in_what_is_logged_of_it(scene: Scene) -> None:
-    series = scene.ledger.series_for(new_uid())
+    series = scene.ledger.intake.series_for(new_uid())
     negative = replace(stored(series), size_bytes=-1)
     with pytest.raises(IntegrityError) as caught:
-        scene.ledger.accept([negative])
+        scene.ledger.intake.accept([negative])
     shown = "".join(traceback.format_exception(caught.value))
     assert "CHECK constraint failed" in shown
     assert negative.sop_instance_uid not in shown
@@ -105,7 +105,7 @@ def test_a_damaged_page_is_found_before_a_service_begins(scene: Scene) -> None:
     scene.path.write_bytes(broken)
     ledger = open_ledger(url_of(scene.path))
     with pytest.raises(LedgerError, match="damaged"):
-        ledger.begin_boot(pid=1, host="h")
+        ledger.boots.begin(pid=1, host="h")
     ledger.close()
     assert scene.path.read_bytes() == bytes(broken)
 
@@ -143,20 +143,20 @@ def test_a_url_that_names_no_file_is_refused(url: str) -> None:
 
 
 def test_a_boot_knows_how_the_one_before_ended(scene: Scene) -> None:
-    first = scene.ledger.begin_boot(pid=1, host="h")
+    first = scene.ledger.boots.begin(pid=1, host="h")
     assert first.ended_cleanly
-    scene.ledger.end_boot(first.boot)
-    assert scene.ledger.begin_boot(pid=2, host="h").ended_cleanly
-    assert not scene.ledger.begin_boot(pid=3, host="h").ended_cleanly
+    scene.ledger.boots.end(first.boot)
+    assert scene.ledger.boots.begin(pid=2, host="h").ended_cleanly
+    assert not scene.ledger.boots.begin(pid=3, host="h").ended_cleanly
 
 
 def test_after_a_kill_every_series_that_was_coming_in_is_given_the_longer_wait(scene: Scene) -> None:
-    scene.ledger.end_boot(scene.ledger.begin_boot(pid=1, host="h").boot)
+    scene.ledger.boots.end(scene.ledger.boots.begin(pid=1, host="h").boot)
     cut, whole = scene.receive(), scene.settled()
-    scene.ledger.begin_boot(pid=2, host="h")
-    assert [one.aborted for one in scene.ledger.receiving_series()] == [False], "an ordered stop cuts nothing off"
-    scene.ledger.begin_boot(pid=3, host="h")
-    assert [(one.id, one.aborted) for one in scene.ledger.receiving_series()] == [(cut, True)]
+    scene.ledger.boots.begin(pid=2, host="h")
+    assert [one.aborted for one in scene.ledger.settling.receiving()] == [False], "an ordered stop cuts nothing off"
+    scene.ledger.boots.begin(pid=3, host="h")
+    assert [(one.id, one.aborted) for one in scene.ledger.settling.receiving()] == [(cut, True)]
     assert scene.state("series", whole) == "settled"
 
 
@@ -168,10 +168,10 @@ def test_another_process_that_keeps_the_ledger_locked_is_reported(
     holder = sqlite3.connect(scene.path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerBusyError, match="Another process held the ledger"):
-        ledger.series_for(new_uid())
-    assert ledger.receiving_series() == []
+        ledger.intake.series_for(new_uid())
+    assert ledger.settling.receiving() == []
     holder.execute("ROLLBACK")
-    assert ledger.series_for(new_uid()) == 1
+    assert ledger.intake.series_for(new_uid()) == 1
     holder.close()
     ledger.close()
 
@@ -196,17 +196,17 @@ def test_a_thread_that_keeps_its_turn_is_reported(scene: Scene, monkeypatch: pyt
 
 def test_a_full_disk_writes_nothing_and_says_so(scene: Scene) -> None:
     """SQLite's own limit on pages fails as a full disk does."""
-    series = scene.ledger.series_for(new_uid())
-    database = scene.ledger._database
+    series = scene.ledger.intake.series_for(new_uid())
+    database = scene.ledger._access.database
     with database.transaction("test") as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(LedgerBusyError, match="disk did not take"):
-        scene.ledger.accept([stored(series) for _ in range(500)])
-    assert scene.ledger.files_in(str(series)) == set()
+        scene.ledger.intake.accept([stored(series) for _ in range(500)])
+    assert scene.ledger.upkeep.files_in(str(series)) == set()
     with database.transaction("test") as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
-    assert len(scene.ledger.accept([stored(series)])) == 1
+    assert len(scene.ledger.intake.accept([stored(series)])) == 1
 
 
 def test_a_reader_sees_what_was_committed_while_a_writer_writes(scene: Scene) -> None:
@@ -256,8 +256,8 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
     ledger = open_ledger(url_of(folder / "ledger.sqlite"))
-    assert ledger.series_for(new_uid()) == 1
-    assert ledger.receiving_series() == []
+    assert ledger.intake.series_for(new_uid()) == 1
+    assert ledger.settling.receiving() == []
     ledger.close()
     assert (folder / "ledger.sqlite").is_file()
 
@@ -265,13 +265,13 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_what_was_committed_survives_a_process_that_is_killed(scene: Scene, tmp_path: Path) -> None:
     """The files as ``kill -9`` leaves them: the write-ahead log not folded in, the shared memory gone."""
     series = scene.receive(images=3)
-    scene.ledger.mark_aborted([series])
+    scene.ledger.intake.mark_aborted([series])
     after = tmp_path / "after"
     after.mkdir()
     for name in ("ledger.sqlite", "ledger.sqlite-wal"):
         shutil.copyfile(scene.path.with_name(name), after / name)
     ledger = open_ledger(url_of(after / "ledger.sqlite"), clock=scene.clock)
-    (line,) = ledger.receiving_series()
+    (line,) = ledger.settling.receiving()
     assert (line.instances, line.aborted) == (3, True)
     ledger.close()
 
@@ -282,7 +282,7 @@ class _Killed(BaseException):
 
 @pytest.mark.parametrize(("moment", "kept"), [("ledger.accept_written", 0), ("ledger.accept_committed", 4)])
 def test_a_batch_that_is_cut_off_is_there_whole_or_not_at_all(scene: Scene, moment: str, kept: int) -> None:
-    series = scene.ledger.series_for(new_uid())
+    series = scene.ledger.intake.series_for(new_uid())
 
     def die(name: str) -> None:
         if name == moment:
@@ -291,10 +291,10 @@ def test_a_batch_that_is_cut_off_is_there_whole_or_not_at_all(scene: Scene, mome
     seams.set_checkpoint_hook(die)
     try:
         with pytest.raises(_Killed):
-            scene.ledger.accept([stored(series) for _ in range(4)])
+            scene.ledger.intake.accept([stored(series) for _ in range(4)])
     finally:
         seams.set_checkpoint_hook(None)
-    assert len(scene.ledger.files_in(str(series))) == kept
+    assert len(scene.ledger.upkeep.files_in(str(series))) == kept
 
 
 def test_a_note_is_an_event_at_its_row(scene: Scene) -> None:

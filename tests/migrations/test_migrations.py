@@ -70,7 +70,7 @@ def test_a_migrated_ledger_opens(tmp_path: Path) -> None:
     migrate.upgrade(url_of(path))
     ledger = open_ledger(url_of(path))
     assert str(ledger.node_uuid) == migrate_uuid(path)
-    assert ledger.series_for("1.2.3") == 1
+    assert ledger.intake.series_for("1.2.3") == 1
     ledger.close()
 
 
@@ -252,23 +252,23 @@ def test_an_upgrade_that_cannot_keep_a_copy_does_not_begin(of_0001: Path) -> Non
 def test_0004_lets_an_operator_cancel_what_was_claimed_before_the_upgrade(of_0001: Path) -> None:
     migrate.upgrade(url_of(of_0001))
     ledger = open_ledger(url_of(of_0001))
-    delivery = ledger.claim_delivery("pacs", "1:node:7", lease_s=60)
+    delivery = ledger.deliveries.claim("pacs", "1:node:7", lease_s=60)
     assert delivery is not None
-    ledger.cancel_delivery(delivery.id, "operator")
-    ledger.retry_delivery(delivery.id, "operator")
+    ledger.operator.cancel_delivery(delivery.id, "operator")
+    ledger.operator.retry_delivery(delivery.id, "operator")
     ledger.close()
 
 
 def test_a_ledger_of_0001_goes_on_after_the_upgrade_and_takes_a_model(of_0001: Path) -> None:
     migrate.upgrade(url_of(of_0001))
     ledger = open_ledger(url_of(of_0001))
-    assert ledger.files_in("1") | ledger.files_in("2") == {"1/b.dcm", "2/c.dcm"}
-    delivery = ledger.claim_delivery("pacs", "1:node:7", lease_s=60)
+    assert ledger.upkeep.files_in("1") | ledger.upkeep.files_in("2") == {"1/b.dcm", "2/c.dcm"}
+    delivery = ledger.deliveries.claim("pacs", "1:node:7", lease_s=60)
     assert delivery is not None
     model = ImportedModel(name="thin", digest="a" * 64, kind="thin", ratios=(2, 6))
-    number, _ = ledger.import_model(model, "operator")
-    assert ledger.activate_model(number, "operator")
-    assert ledger.active_models()["thin"].digest == "a" * 64
+    number, _ = ledger.models.take_in(model, "operator")
+    assert ledger.models.activate(number, "operator")
+    assert ledger.models.active()["thin"].digest == "a" * 64
     ledger.close()
     with (
         closing(sqlite3.connect(of_0001)) as connection,
@@ -294,11 +294,11 @@ def test_what_was_set_aside_before_0003_waits_for_a_person_after_it(of_0001: Pat
         assert (line.id, line.state, line.series, line.kept_series) == (1, "unseen", None, 1)
         assert [one.table for one in reader.status().attention] == ["quarantine"]
     with closing(open_ledger(url_of(of_0001))) as ledger:
-        ((row, file, reason),) = ledger.quarantine_without_series()
+        ((row, file, reason),) = ledger.quarantine.without_series()
         assert (file, reason) == ("q.dcm", "conflict")
-        ledger.quarantine_belongs(row, SeriesId(1), Examined(id=row, finding=Finding.NOT_COMPARED))
-        assert ledger.waiting_quarantine() == [1], "the series has its verdict, so it is looked at next"
-        assert not ledger.quarantine_without_series()
+        ledger.quarantine.belong(row, SeriesId(1), Examined(id=row, finding=Finding.NOT_COMPARED))
+        assert ledger.quarantine.waiting_series() == [1], "the series has its verdict, so it is looked at next"
+        assert not ledger.quarantine.without_series()
 
 
 def test_an_upgrade_to_0003_that_breaks_off_leaves_0002(of_0001: Path) -> None:
@@ -316,8 +316,8 @@ def test_an_upgrade_to_0003_that_breaks_off_leaves_0002(of_0001: Path) -> None:
 def test_after_0005_the_triggers_alone_refuse_a_state_that_is_none(of_0001: Path) -> None:
     migrate.upgrade(url_of(of_0001))
     with closing(open_ledger(url_of(of_0001))) as ledger:
-        ledger.import_model(ImportedModel(name="thin", digest="a" * 64, kind="thin", ratios=(2, 6)), "operator")
-        ledger.observe_alerts("mail", [Condition(name="x", sentence="x", number=1, is_error=True)], (), again_s=0)
+        ledger.models.take_in(ImportedModel(name="thin", digest="a" * 64, kind="thin", ratios=(2, 6)), "operator")
+        ledger.alerts.observe("mail", [Condition(name="x", sentence="x", number=1, is_error=True)], (), again_s=0)
     with closing(sqlite3.connect(of_0001, isolation_level=None)) as connection:
         connection.execute(
             "INSERT INTO commitment (delivery_id, peer, transaction_uid, state, state_cause, state_at, state_by, "
@@ -432,7 +432,7 @@ def test_an_upgrade_to_0009_that_breaks_off_leaves_0008(of_0001: Path) -> None:
 def test_after_0010_no_file_counts_as_removed(of_0001: Path) -> None:
     migrate.upgrade(url_of(of_0001))
     ledger = open_ledger(url_of(of_0001))
-    assert ledger.files_in("1") | ledger.files_in("2") == {"1/b.dcm", "2/c.dcm"}
+    assert ledger.upkeep.files_in("1") | ledger.upkeep.files_in("2") == {"1/b.dcm", "2/c.dcm"}
     assert ledger.removals.files_in("1") | ledger.removals.files_aside() == set()
     ledger.close()
 

@@ -76,9 +76,9 @@ class Door:
 
     def settled(self) -> dict[int, bool]:
         """Settle everything; our number of a series → was it pulled?"""
-        for one in self.ledger.receiving_series():
-            self.ledger.settle(one.id, one.revision, note="quiet")
-        return {int(one.id): one.is_pulled for one in self.ledger.settled_series()}
+        for one in self.ledger.settling.receiving():
+            self.ledger.settling.settle(one.id, one.revision, note="quiet")
+        return {int(one.id): one.is_pulled for one in self.ledger.settling.settled()}
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_series_of_which_a_peer_sent_something_is_taken_by_the_rules(door: Doo
     (pulled,) = pull(Double(door, files), door)
     assert door.settled() == {pulled.series: True}
     assert pulled.series is not None
-    door.ledger.release_series(SeriesId(pulled.series), "operator")
+    door.ledger.operator.release_series(SeriesId(pulled.series), "operator")
     assert door.settled() == {pulled.series: False}, "an operator has it judged"
 
 
@@ -330,7 +330,7 @@ def _got(door: Door, giver: Giver, files: Sequence[Path]) -> RequestOutcome:
     series = (str(header.StudyInstanceUID), str(header.SeriesInstanceUID))
     with closing(source):
         outcome = source.fetch_series(*series, uids_of(files))
-        absent = [uid for uid in uids_of(files) if door.ledger.find_instance(uid) is None]
+        absent = [uid for uid in uids_of(files) if door.ledger.intake.find_instance(uid) is None]
         return next((source.fetch_one(*series, uid) for uid in absent), outcome)
 
 

@@ -66,7 +66,7 @@ def test_a_cancel_lets_the_image_on_its_way_end_and_no_other_goes(
     pacs.answers.extend([0x0000, Trick.HANG])
     node.push_to("pacs", pacs.port)
     wait_until(lambda: len(pacs.arrivals) == 2)
-    node.ledger.cancel_delivery(DeliveryId(1), "operator")
+    node.ledger.operator.cancel_delivery(DeliveryId(1), "operator")
     pacs.let_go.set()
     wait_until(_told(log, "delivery_cancelled"))
     given_up = node.delivery()
@@ -81,7 +81,7 @@ def test_a_cancel_is_seen_after_an_answer_that_is_no_success_too(
 ) -> None:
     node.derive("pacs", instances=3)
     pacs.answers.extend([status] * 3)
-    with _at("push.sent", lambda: node.ledger.cancel_delivery(DeliveryId(1), "operator")):
+    with _at("push.sent", lambda: node.ledger.operator.cancel_delivery(DeliveryId(1), "operator")):
         node.push_to("pacs", pacs.port)
         wait_until(_told(log, "delivery_cancelled"))
     assert len(pacs.arrivals) == 1
@@ -92,7 +92,7 @@ def test_a_cancel_while_the_association_is_being_made_sends_nothing(
     node: Node, pacs: MisbehavingPacs, log: pytest.LogCaptureFixture
 ) -> None:
     node.derive("pacs", instances=3)
-    with _at("push.associated", lambda: node.ledger.cancel_delivery(DeliveryId(1), "operator")):
+    with _at("push.associated", lambda: node.ledger.operator.cancel_delivery(DeliveryId(1), "operator")):
         node.push_to("pacs", pacs.port)
         wait_until(_told(log, "delivery_cancelled"))
     assert pacs.arrivals == []
@@ -105,7 +105,7 @@ def test_a_delivery_in_the_middle_goes_on_whole_to_another_peer(node: Node, pacs
     wait_until(lambda: len(pacs.arrivals) == 2)
     with MisbehavingPacs() as archive:
         node.push_to("archive", archive.port)
-        node.ledger.send_delivery_to(DeliveryId(1), "archive", "operator")
+        node.ledger.operator.send_delivery_to(DeliveryId(1), "archive", "operator")
         assert node.wait_for("sent", "archive").acknowledged == 3
         assert {one.sop_instance_uid: one.sha256 for one in archive.arrivals} == derived.sha256
     pacs.let_go.set()
@@ -115,8 +115,8 @@ def test_a_delivery_in_the_middle_goes_on_whole_to_another_peer(node: Node, pacs
 
 def _take_over(node: Node) -> None:
     """As another service would, that thinks this one dead."""
-    node.ledger.begin_boot(pid=1, host="other")
-    assert node.ledger.claim_delivery("pacs", "other", lease_s=60) is not None
+    node.ledger.boots.begin(pid=1, host="other")
+    assert node.ledger.deliveries.claim("pacs", "other", lease_s=60) is not None
 
 
 @pytest.mark.parametrize(

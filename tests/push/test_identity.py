@@ -90,7 +90,7 @@ def test_a_retry_asks_again_and_a_release_sends_all_the_same(node: Node, tmp_pat
         second = node.wait_for("held")
         assert second.reason == "identity"
         assert second.changed_at >= first.changed_at
-        node.ledger.release_delivery(DeliveryId(second.id), "operator", note="the same person")
+        node.ledger.operator.release_delivery(DeliveryId(second.id), "operator", note="the same person")
         loop.wake()
         node.wait_for("sent")
     assert ("identity_accepted", "the same person") in [(one.kind, one.detail) for one in node.events(derived)]
@@ -133,12 +133,12 @@ def test_a_peer_without_query_is_sent_to_and_not_asked_each_time(node: Node, cap
 
 def test_a_delivery_that_the_peer_has_a_part_of_goes_on(node: Node, tmp_path: Path) -> None:
     derived = derive(node)
-    claimed = node.ledger.claim_delivery("pacs", "test", lease_s=60)
+    claimed = node.ledger.deliveries.claim("pacs", "test", lease_s=60)
     assert claimed is not None
-    assert node.ledger.is_identity_open(claimed)
-    node.ledger.acknowledge(claimed, node.ledger.pending_items(claimed)[0], status=0)
-    assert not node.ledger.is_identity_open(claimed)
-    node.ledger.release_claim(claimed)
+    assert node.ledger.deliveries.is_identity_open(claimed)
+    node.ledger.deliveries.acknowledge(claimed, node.ledger.deliveries.pending_items(claimed)[0], status=0)
+    assert not node.ledger.deliveries.is_identity_open(claimed)
+    node.ledger.deliveries.release_claim(claimed)
     archived_at(tmp_path / "pacs", derived, OTHER_ID)
     with Pacs(tmp_path / "pacs") as pacs:
         node.push_to("pacs", pacs.port, is_asked=True)

@@ -394,7 +394,7 @@ def test_the_wait_after_a_failure_survives_a_restart(tmp_path: Path) -> None:
     with MisbehavingPacs(port=port) as pacs:
         loop = after.push_to("pacs", port, patient)
         loop.wake()
-        assert after.ledger.claim_delivery("pacs", "other", lease_s=60) is None
+        assert after.ledger.deliveries.claim("pacs", "other", lease_s=60) is None
         delivery = after.delivery()
         assert (delivery.state, delivery.failures, delivery.next_at) == ("due", 1, next_at)
         after.retry()  # the operator does not wait
@@ -463,8 +463,8 @@ def test_a_delivery_that_another_took_over_is_let_go(node: Node, pacs: Misbehavi
     def take_over(name: str) -> None:
         if name == "push.sent" and len(pacs.arrivals) == 2:
             set_checkpoint_hook(None)
-            node.ledger.begin_boot(pid=1, host="other")  # returns every lease, as another service would
-            assert node.ledger.claim_delivery("pacs", "other", lease_s=60) is not None
+            node.ledger.boots.begin(pid=1, host="other")  # returns every lease, as another service would
+            assert node.ledger.deliveries.claim("pacs", "other", lease_s=60) is not None
 
     set_checkpoint_hook(take_over)
     try:

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     archive = Archive(data)
     archive.lock()
     ledger = open_ledger(f"sqlite:///{data / 'ledger.sqlite'}")
-    boot = ledger.begin_boot(pid=os.getpid(), host="test")
+    boot = ledger.boots.begin(pid=os.getpid(), host="test")
     sweep = Sweep(archive, ledger, boot, damaged=lambda _: None)
     sweep.begin()
     receiver = Receiver(

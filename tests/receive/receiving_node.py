@@ -62,7 +62,7 @@ class ReceivingNode:
 
     def stored(self, series_uid: str) -> list[str]:
         """The archive files of a series' first revision, in no order."""
-        instances = self.ledger.instances_of(self.ledger.series_for(series_uid), 1)
+        instances = self.ledger.settling.instances_of(self.ledger.intake.series_for(series_uid), 1)
         return [one.file for one in instances]
 
     def files(self) -> list[Path]:

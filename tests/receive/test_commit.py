@@ -61,7 +61,7 @@ class Gate:
             self.unstuck.wait(20)
         if any(one.sop_instance_uid == self.poison for one in instances):
             raise self.error
-        return self._ledger.accept(instances)
+        return self._ledger.intake.accept(instances)
 
 
 def accept_all(gate: Gate, instances: Sequence[StoredInstance]) -> dict[str, object]:
@@ -89,27 +89,27 @@ def accept_all(gate: Gate, instances: Sequence[StoredInstance]) -> dict[str, obj
 
 def test_those_who_wait_share_one_transaction(ledger: Ledger) -> None:
     gate = Gate(ledger)
-    series = ledger.series_for("1.2")
+    series = ledger.intake.series_for("1.2")
     found = accept_all(gate, [instance(series, number) for number in range(8)])
     assert set(found.values()) == {StoreOutcome.STORED}
     assert gate.batches == [1, 7]
-    assert len(ledger.instances_of(series, 1)) == 8
+    assert len(ledger.settling.instances_of(series, 1)) == 8
 
 
 def test_one_poisoned_instance_fails_alone(ledger: Ledger) -> None:
     gate = Gate(ledger)
     gate.poison = "1.2.3.5"
-    series = ledger.series_for("1.2")
+    series = ledger.intake.series_for("1.2")
     found = accept_all(gate, [instance(series, number) for number in range(8)])
     assert isinstance(found.pop("1.2.3.5"), LedgerError)
     assert set(found.values()) == {StoreOutcome.STORED}
-    assert len(ledger.instances_of(series, 1)) == 7
+    assert len(ledger.settling.instances_of(series, 1)) == 7
 
 
 def test_a_busy_ledger_is_not_asked_again_for_each(ledger: Ledger) -> None:
     gate = Gate(ledger)
     gate.poison, gate.error = "1.2.3.5", LedgerBusyError("Another process held the ledger.")
-    found = accept_all(gate, [instance(ledger.series_for("1.2"), number) for number in range(8)])
+    found = accept_all(gate, [instance(ledger.intake.series_for("1.2"), number) for number in range(8)])
     assert gate.batches == [1, 7]
     assert sum(isinstance(one, LedgerBusyError) for one in found.values()) == 7
 
@@ -118,7 +118,7 @@ def test_who_waits_too_long_gives_up_and_leaves_nothing_behind(ledger: Ledger, m
     monkeypatch.setattr(commit, "TURN_TIMEOUT_S", 0.2)
     gate = Gate(ledger)
     group = GroupCommit(gate)  # type: ignore[arg-type]  # a ledger, as far as a commit needs one
-    series = ledger.series_for("1.2")
+    series = ledger.intake.series_for("1.2")
     first = threading.Thread(target=group.accept, args=(instance(series, 1),))
     first.start()
     wait_until(lambda: len(gate.batches) == 1)
@@ -126,7 +126,7 @@ def test_who_waits_too_long_gives_up_and_leaves_nothing_behind(ledger: Ledger, m
         group.accept(instance(series, 2))
     gate.open.set()
     first.join(20)
-    assert [one.sop_instance_uid for one in ledger.instances_of(series, 1)] == ["1.2.3.1"]
+    assert [one.sop_instance_uid for one in ledger.settling.instances_of(series, 1)] == ["1.2.3.1"]
 
 
 def test_whose_commit_has_begun_and_does_not_end_is_told_that_nobody_knows(
@@ -137,7 +137,7 @@ def test_whose_commit_has_begun_and_does_not_end_is_told_that_nobody_knows(
     gate = Gate(ledger)
     gate.stuck = 2
     group = GroupCommit(gate)  # type: ignore[arg-type]  # a ledger, as far as a commit needs one
-    series = ledger.series_for("1.2")
+    series = ledger.intake.series_for("1.2")
     found: list[str] = []
 
     def run(one: StoredInstance) -> None:
@@ -159,4 +159,4 @@ def test_whose_commit_has_begun_and_does_not_end_is_told_that_nobody_knows(
     for thread in threads:
         thread.join(20)
     assert gate.batches == [1, 2]
-    assert len(ledger.instances_of(series, 1)) == 3
+    assert len(ledger.settling.instances_of(series, 1)) == 3

@@ -77,13 +77,13 @@ def test_nothing_acknowledged_is_lost_and_nothing_doubles(tmp_path: Path, seam: 
     archive = Archive(tmp_path / "data")
     ledger = open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")
     for one in objects[:acknowledged]:
-        assert ledger.find_instance(one.sop_instance_uid) is not None
+        assert ledger.intake.find_instance(one.sop_instance_uid) is not None
     ledger.close()
 
     with receiver(tmp_path) as (_, port):
         assert send(port, objects) == len(objects)
     ledger = open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")
-    rows = ledger.instances_of(ledger.series_for(first.series_uid), 1)
+    rows = ledger.settling.instances_of(ledger.intake.series_for(first.series_uid), 1)
     ledger.close()
     assert {row.sop_instance_uid for row in rows} == {one.sop_instance_uid for one in objects}
     assert {archive.verify(row.file, row.sha256) for row in rows} == {FileState.WHOLE}
@@ -105,11 +105,11 @@ def test_what_was_to_be_set_aside_is_there_once_with_its_series_after_any_death(
         assert send(port, [second]) == 1
     archive = Archive(tmp_path / "data")
     with closing(open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")) as ledger:
-        series = ledger.series_for(first.series_uid)
-        (kept,) = ledger.instances_of(series, 1)
+        series = ledger.intake.series_for(first.series_uid)
+        (kept,) = ledger.settling.instances_of(series, 1)
         # Before the commit it was no conflict yet: the file is found without a row, and the same bytes came again.
-        aside = [one for one in ledger.unexamined(series) if one.reason != "orphan" or not one.is_stored]
+        aside = [one for one in ledger.quarantine.unexamined(series) if one.reason != "orphan" or not one.is_stored]
         assert [(one.reason, one.kept.id if one.kept else None) for one in aside] == [("conflict", kept.id)]
         assert archive.aside(aside[0].file).read_bytes().endswith(second.dataset)
-        assert ledger.quarantined_files() == {path.name for path in archive.quarantine_folder.iterdir()}
+        assert ledger.quarantine.files() == {path.name for path in archive.quarantine_folder.iterdir()}
     assert {path.name for path in archive.folder_of(series).iterdir()} == {Path(kept.file).name}

@@ -149,7 +149,7 @@ def test_a_data_set_with_something_wrong_in_it_is_kept_as_it_came_or_refused(
         assert client.echo() == 0x0000, "the association goes on"
     assert answer in (0x0000, 0xA900, 0xC000)
     if answer == 0x0000:
-        known = node.ledger.find_instance(uid)
+        known = node.ledger.intake.find_instance(uid)
         assert known is not None
         assert known.sha256 == digest(content)
         assert node.archive.verify(known.file, known.sha256) is FileState.WHOLE

@@ -98,13 +98,13 @@ def derived_instance(node: ReceivingNode) -> str:
     with raw_client(node.port) as other:
         other.associate()
         assert store(other, source) == 0x0000
-    series = node.ledger.series_for(source.series_uid)
-    assert node.ledger.settle(series, 1, note="")
-    assert node.ledger.plan(series, 1, plan_for())
-    job = node.ledger.claim_job("worker", lease_s=60)
+    series = node.ledger.intake.series_for(source.series_uid)
+    assert node.ledger.settling.settle(series, 1, note="")
+    assert node.ledger.settling.plan(series, 1, plan_for())
+    job = node.ledger.jobs.claim("worker", lease_s=60)
     assert job is not None
     output = derived(1)
-    assert node.ledger.finish_job(job, output)
+    assert node.ledger.jobs.finish(job, output)
     return output.instances[0].sop_instance_uid
 
 
@@ -135,7 +135,7 @@ def test_a_peer_is_answered_an_echo(client: RawClient) -> None:
 def test_success_means_bytes_on_disk_and_a_row(node: ReceivingNode, client: RawClient) -> None:
     one = made(1)
     assert store(client, one) == 0x0000
-    known = node.ledger.find_instance(one.sop_instance_uid)
+    known = node.ledger.intake.find_instance(one.sop_instance_uid)
     assert known is not None
     assert known.sha256 == digest(one.dataset)
     (file,) = node.stored(one.series_uid)
@@ -207,9 +207,9 @@ def test_an_object_that_was_removed_for_its_age_is_stored_again_whatever_is_left
 ) -> None:
     one = made(1)
     assert store(client, one) == 0x0000
-    series = node.ledger.series_for(one.series_uid)
-    assert node.ledger.settle(series, 1, note="quiet")
-    assert node.ledger.keep(series, 1, reason="too_few", sentence="Only 1 slice.")
+    series = node.ledger.intake.series_for(one.series_uid)
+    assert node.ledger.settling.settle(series, 1, note="quiet")
+    assert node.ledger.settling.keep(series, 1, reason="too_few", sentence="Only 1 slice.")
     removed = node.ledger.removals.remove_old(series, SYSTEM_CLOCK.now() + timedelta(days=1))
     assert removed is not None
     assert store(client, one) == 0x0000  # before the file itself is removed
@@ -254,7 +254,7 @@ def test_our_own_output_coming_back_is_success_and_not_stored(
     assert store(client, made(7, series_uid=series_uid, sop_instance_uid=output)) == 0x0000
     assert len(node.files()) == 1 + brought_before
     assert not node.quarantined()
-    assert (node.ledger.find_series(series_uid) is not None) == bool(brought_before)
+    assert (node.ledger.intake.find_series(series_uid) is not None) == bool(brought_before)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_commit_that_fails_leaves_no_file_and_no_row(
     one = made(1)
     assert store(client, one) == 0xA700
     assert not node.files()
-    assert node.ledger.find_instance(one.sop_instance_uid) is None
+    assert node.ledger.intake.find_instance(one.sop_instance_uid) is None
 
 
 def test_a_commit_that_succeeded_though_its_report_failed_is_a_success(
@@ -316,7 +316,7 @@ def test_a_busy_ledger_is_out_of_resources(
     def busy(_instances: object) -> None:
         raise LedgerBusyError("Another process held the ledger.")
 
-    monkeypatch.setattr(node.ledger, "accept", busy)
+    monkeypatch.setattr(node.ledger.intake, "accept", busy)
     assert store(client, made(1)) == 0xA700
     assert not node.files()
 
@@ -324,7 +324,7 @@ def test_a_busy_ledger_is_out_of_resources(
 def test_a_programming_error_is_a_processing_failure_without_a_traceback(
     node: ReceivingNode, client: RawClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node.ledger, "series_for", lambda _uid: 1 / 0)
+    monkeypatch.setattr(node.ledger.intake, "series_for", lambda _uid: 1 / 0)
     assert store(client, made(1)) == 0x0110
     assert client.echo() == 0x0000
 
@@ -453,12 +453,12 @@ def test_a_dataset_beyond_the_limit_is_aborted_while_it_streams(tmp_path: Path) 
 def test_open_series_are_known_until_the_association_ends(node: ReceivingNode, client: RawClient) -> None:
     one = made(1)
     store(client, one)
-    assert node.receiver.open_series() == {node.ledger.series_for(one.series_uid)}
+    assert node.receiver.open_series() == {node.ledger.intake.series_for(one.series_uid)}
     client.release()
     node.wait_until_empty()
     assert node.receiver.open_series() == frozenset()
     assert node.wakes
-    assert [series.aborted for series in node.ledger.receiving_series()] == [False]
+    assert [series.aborted for series in node.ledger.settling.receiving()] == [False]
 
 
 @pytest.mark.parametrize("end", [ABORT_BYTES, b""])
@@ -467,7 +467,7 @@ def test_an_abort_or_a_lost_link_marks_the_series(node: ReceivingNode, client: R
     client.send(end)
     client.connection.close()
     node.wait_until_empty()
-    wait_until(lambda: [one.aborted for one in node.ledger.receiving_series()] == [True])
+    wait_until(lambda: [one.aborted for one in node.ledger.settling.receiving()] == [True])
 
 
 def test_one_series_on_two_associations_stays_open_until_both_end(node: ReceivingNode, client: RawClient) -> None:
@@ -509,7 +509,9 @@ def test_storescu_and_dcmsend_deliver_whole_series(node: ReceivingNode, tmp_path
     for path in (*first, *second):
         sent = dcmread(path)
         assert kept[str(sent.SOPInstanceUID)] == sent
-    for instance in node.ledger.instances_of(node.ledger.series_for(str(dcmread(first[0]).SeriesInstanceUID)), 1):
+    for instance in node.ledger.settling.instances_of(
+        node.ledger.intake.series_for(str(dcmread(first[0]).SeriesInstanceUID)), 1
+    ):
         assert node.archive.verify(instance.file, instance.sha256) is FileState.WHOLE
         assert instance.transfer_syntax_uid == EXPLICIT
 
@@ -643,7 +645,7 @@ def test_stopping_aborts_who_does_not_finish(node: ReceivingNode, client: RawCli
     answer = client.receive()
     assert answer is not None
     assert (answer.kind, answer.code) == (ABORT, (0, 0))
-    assert [one.aborted for one in node.ledger.receiving_series()] == [True]
+    assert [one.aborted for one in node.ledger.settling.receiving()] == [True]
 
 
 @needs_dcmtk

@@ -311,7 +311,7 @@ def test_a_client_that_vanishes_without_a_notice_leaves_a_series_that_waits(
     assert client.store(MR_IMAGE, one.sop_instance_uid, one.dataset) == 0x0000
     socket.socket.shutdown(client.connection, socket.SHUT_RDWR)
     node.wait_until_empty()
-    (series,) = node.ledger.receiving_series()
+    (series,) = node.ledger.settling.receiving()
     assert series.aborted
 
 

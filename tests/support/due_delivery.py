@@ -57,7 +57,7 @@ class Node:
         self.archive = Archive(folder)
         self.ledger: Ledger = open_ledger(self.url)
         self._loops: list[PeerLoop] = []
-        self.boot = self.ledger.begin_boot(pid=os.getpid(), host="test")
+        self.boot = self.ledger.boots.begin(pid=os.getpid(), host="test")
 
     def close(self) -> None:
         """Stop what runs."""
@@ -70,7 +70,7 @@ class Node:
     ) -> Derived:
         """Receive, plan, run and finish a job whose result goes to the peers; ``change`` makes each file another."""
         source = made()
-        series = self.ledger.series_for(source.series_uid)
+        series = self.ledger.intake.series_for(source.series_uid)
         stored = StoredInstance(
             id=new_instance_id(),
             series=series,
@@ -83,15 +83,15 @@ class Node:
             peer="mr1",
             received_at=datetime.now(UTC),
         )
-        self.ledger.accept([stored])
-        assert self.ledger.settle(series, 1, note="quiet")
+        self.ledger.intake.accept([stored])
+        assert self.ledger.settling.settle(series, 1, note="quiet")
         planned = PlannedJob(
             parameters=DerivationParameters(rule="all", model="cubic-dc", model_digest="cubic-dc:1", ratio=4),
             deliver_to=peers,
             sentence="derived",
         )
-        assert self.ledger.plan(series, 1, planned) is not None
-        job = self.ledger.claim_job("test", lease_s=60)
+        assert self.ledger.settling.plan(series, 1, planned) is not None
+        job = self.ledger.jobs.claim("test", lease_s=60)
         assert job is not None
         paths = write_series(self.archive.begin_output(job.output_series), instances, size=size)
         for path in paths:
@@ -112,7 +112,7 @@ class Node:
             for path, uid, sha256 in zip(paths, uids, digests, strict=True)
         )
         made_series = DerivedSeries(series_uid=f"2.25.{int(series)}", instances=derived, notes=(), seconds=1.0)
-        assert self.ledger.finish_job(job, made_series)
+        assert self.ledger.jobs.finish(job, made_series)
         files = tuple(folder / path.name for path in paths)
         return Derived(series_id=int(series), files=files, sha256=dict(zip(uids, digests, strict=True)))
 
@@ -120,7 +120,7 @@ class Node:
         self, *peers: str, instances: int = 2, change: Callable[[Path], object] = lambda _file: None
     ) -> dict[str, str]:
         """Receive a series that is kept and forwarded to the peers; sha256 by SOP Instance UID."""
-        series = self.ledger.series_for(generate_uid())
+        series = self.ledger.intake.series_for(generate_uid())
         paths = write_series(self.archive.root / str(series), instances)
         received = {}
         for path in paths:
@@ -132,9 +132,9 @@ class Node:
                 transfer_syntax_uid=EXPLICIT, size_bytes=path.stat().st_size, sha256=sha256,
                 file=f"{series}/{path.name}", peer="mr1", received_at=datetime.now(UTC),
             )  # fmt: skip
-            self.ledger.accept([one])
-        assert self.ledger.settle(series, 1, note="quiet")
-        assert self.ledger.keep(series, 1, reason="gaps", sentence="gaps", forward=Forward(peers=peers))
+            self.ledger.intake.accept([one])
+        assert self.ledger.settling.settle(series, 1, note="quiet")
+        assert self.ledger.settling.keep(series, 1, reason="gaps", sentence="gaps", forward=Forward(peers=peers))
         return received
 
     def push_to(
@@ -194,7 +194,7 @@ class Node:
 
     def retry(self, peer: str = "pacs") -> None:
         """The operator's ``deliveries retry``."""
-        self.ledger.retry_delivery(DeliveryId(self.delivery(peer).id), "operator")
+        self.ledger.operator.retry_delivery(DeliveryId(self.delivery(peer).id), "operator")
 
 
 def _sop_instance_uid(path: Path) -> str:

@@ -49,7 +49,7 @@ class PageNode:
     def derive(self) -> SeriesId:
         """The job that waits is done as a worker does it; the series that it made."""
         job = self.quiet.claim_job()
-        instances = self.quiet.ledger.instances_of(job.series, job.revision)
+        instances = self.quiet.ledger.settling.instances_of(job.series, job.revision)
         order = orders.Order(
             job=job.id,
             token=job.lease_token,
@@ -64,17 +64,17 @@ class PageNode:
         )
         finished = run(order, device="cpu", models=Models(), progress=lambda _stage, _share: None)
         self.quiet.archive.publish_output(job.output_series)
-        assert self.quiet.ledger.finish_job(job, finished.series)
+        assert self.quiet.ledger.jobs.finish(job, finished.series)
         return job.output_series
 
     def deliver(self, peer: str = "pacs") -> None:
         """The peer takes the delivery that is due."""
         ledger = self.quiet.ledger
-        delivery = ledger.claim_delivery(peer, "boot1:host:1", lease_s=60)
+        delivery = ledger.deliveries.claim(peer, "boot1:host:1", lease_s=60)
         assert delivery is not None
-        for item in ledger.pending_items(delivery):
-            assert ledger.acknowledge(delivery, item, status=0)
-        assert ledger.finish_delivery(delivery, committer=peer) is not None
+        for item in ledger.deliveries.pending_items(delivery):
+            assert ledger.deliveries.acknowledge(delivery, item, status=0)
+        assert ledger.deliveries.finish(delivery, committer=peer) is not None
 
 
 @contextmanager

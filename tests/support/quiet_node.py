@@ -59,17 +59,17 @@ class QuietNode:
 
     def number_of(self, datasets: Sequence[Dataset]) -> SeriesId:
         """The series that the datasets name."""
-        return self.ledger.series_for(str(datasets[0].SeriesInstanceUID))
+        return self.ledger.intake.series_for(str(datasets[0].SeriesInstanceUID))
 
     def claim_job(self) -> Job:
         """The job that waits."""
-        job = self.ledger.claim_job("worker", lease_s=60)
+        job = self.ledger.jobs.claim("worker", lease_s=60)
         assert job is not None
         return job
 
     def finish_job(self) -> None:
         """Some worker does the job that waits."""
-        assert self.ledger.finish_job(self.claim_job(), derived(2))
+        assert self.ledger.jobs.finish(self.claim_job(), derived(2))
 
     def deliveries(self) -> list[tuple[str, str | None]]:
         """State and reason of each, the oldest first."""

@@ -76,7 +76,7 @@ def fill(node: PageNode, sentence: str) -> None:
             )
         node.receive(kept.datasets(), peer=peer)
     node.receive(Phantom(slices=8, rows=16, columns=16).datasets(), peer="mr2")
-    assert node.quiet.ledger.hold_job(node.quiet.claim_job(), reason="model", sentence=sentence)
+    assert node.quiet.ledger.jobs.hold(node.quiet.claim_job(), reason="model", sentence=sentence)
     clock.moment = datetime.now(UTC)
 
 

@@ -42,10 +42,10 @@ def put_file(archive: Archive, number: int = 255, *, dataset: bytes = b"", serie
 
 def store(ledger: Ledger, archive: Archive, datasets: Sequence[Dataset], *, is_pulled: bool = False) -> SeriesId:
     """Put the datasets of one series into archive and ledger; its number."""
-    series = ledger.series_for(str(datasets[0].SeriesInstanceUID))
+    series = ledger.intake.series_for(str(datasets[0].SeriesInstanceUID))
     instances = [replace(_put(archive, series, dataset), is_pulled=is_pulled) for dataset in datasets]
     archive.sync([series])
-    outcomes = ledger.accept(instances)
+    outcomes = ledger.intake.accept(instances)
     assert outcomes == [StoreOutcome.STORED] * len(instances), outcomes
     return series
 
@@ -60,9 +60,9 @@ def pinned(
 
 def plan(ledger: Ledger, series: SeriesId, *, model: str = "cubic-dc", ratio: int = 3, revision: int = 1) -> JobId:
     """Settle the series and plan its job, as the verdict would."""
-    assert ledger.settle(series, revision, note="")
+    assert ledger.settling.settle(series, revision, note="")
     planned = PlannedJob(parameters=pinned(model, ratio=ratio), deliver_to=(), sentence="planned by a test")
-    job = ledger.plan(series, revision, planned)
+    job = ledger.settling.plan(series, revision, planned)
     assert job is not None
     return job
 

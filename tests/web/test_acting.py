@@ -64,9 +64,9 @@ def test_every_act_on_a_delivery_is_there_when_it_can_be_done(node: PageNode, gu
 
     assert f"Delivery {number} is cancelled." in press("cancel")
     assert f"Delivery {number} is due now." in press("retry")
-    delivery = node.quiet.ledger.claim_delivery("workstation", "boot1:host:1", lease_s=60)
+    delivery = node.quiet.ledger.deliveries.claim("workstation", "boot1:host:1", lease_s=60)
     assert delivery is not None
-    assert node.quiet.ledger.hold_delivery(delivery, reason="refused", sentence="No.")
+    assert node.quiet.ledger.deliveries.hold(delivery, reason="refused", sentence="No.")
     assert f"Delivery {number} is due." in press("release")
     assert {by for _, by in _by(node, 1)} == {"web:Ada"}
 
@@ -76,9 +76,9 @@ def test_to_reject_a_result_under_review_a_person_says_why(node: PageNode, guard
     number = next(line.id for line in node.quiet.explain(1).deliveries if line.peer == "workstation")
     with closing(sqlite3.connect(node.quiet.archive.data / "ledger.sqlite")) as connection, connection:
         connection.execute("UPDATE job SET release = 'review' WHERE id IN (SELECT job_id FROM delivery)")
-    delivery = node.quiet.ledger.claim_delivery("workstation", "boot1:host:1", lease_s=60)
+    delivery = node.quiet.ledger.deliveries.claim("workstation", "boot1:host:1", lease_s=60)
     assert delivery is not None
-    assert node.quiet.ledger.hold_delivery(delivery, reason="review", sentence="It waits for a person.")
+    assert node.quiet.ledger.deliveries.hold(delivery, reason="review", sentence="It waits for a person.")
     place = f"/deliveries/{number}/cancel"
     assert "Say why" in guarded.post(place, {"key": guarded.get(place).key, "note": " "}).text
     told = guarded.post(place, {"key": guarded.get(place).key, "note": "motion \n on slice 3"}).text
@@ -90,7 +90,7 @@ def test_to_reject_a_result_under_review_a_person_says_why(node: PageNode, guard
 def test_a_held_job_is_released_and_cancelled(node: PageNode, guarded: Browser) -> None:
     guarded.enter("Ada")
     series = node.receive(Phantom(slices=8, rows=16, columns=16).datasets())
-    node.quiet.ledger.hold_job(node.quiet.claim_job(), reason="model", sentence="The model is not there.")
+    node.quiet.ledger.jobs.hold(node.quiet.claim_job(), reason="model", sentence="The model is not there.")
     place = f"/series/{series}"
     assert f'href="{place}/cancel"' in guarded.get(place).text
     assert "goes on as it is" in guarded.post(f"{place}/release", {"key": guarded.get(f"{place}/release").key}).text

@@ -27,9 +27,9 @@ def test_today_counts_what_came_was_derived_kept_and_sent(open_page: Browser) ->
 
 def test_today_names_each_row_that_waits_for_a_person_as_status_does(node: PageNode, open_page: Browser) -> None:
     assert "Nothing waits for a person." in open_page.get("/").text
-    assert node.quiet.ledger.keep(node.receive(), 1, reason="x", sentence="unused") is False
+    assert node.quiet.ledger.settling.keep(node.receive(), 1, reason="x", sentence="unused") is False
     job = node.quiet.claim_job()
-    node.quiet.ledger.hold_job(job, reason="model", sentence="The model <b>is</b> not there.")
+    node.quiet.ledger.jobs.hold(job, reason="model", sentence="The model <b>is</b> not there.")
     node.quiet.clock.advance(10)
     text = open_page.get("/today/live").text
     assert "The model &lt;b&gt;is&lt;/b&gt; not there." in text

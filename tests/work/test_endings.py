@@ -92,7 +92,7 @@ def test_an_operator_ends_a_running_job_within_seconds_and_its_files_are_gone(
         pid = warm_pid(supervisor)
         house.wait_for("running")
         os.kill(pid, signal.SIGSTOP)
-        house.ledger.cancel_series(house.series, "operator")
+        house.ledger.operator.cancel_series(house.series, "operator")
         wait_until(lambda: not is_running(pid), supervisor_module.TICK_S + 5, "the child is given up")
         wait_until(lambda: "job_cancelled" in log.messages)
         wait_until(lambda: supervisor.worker_pid not in (None, pid), LIMIT_S, "the next child is warm")
@@ -107,7 +107,7 @@ def test_a_cancel_as_the_child_is_done_leaves_neither_files_nor_a_delivery(
 ) -> None:
     house = House(tmp_path, slices=6, size=16)
     with (
-        _at(seam, lambda: house.ledger.cancel_series(house.series, "operator")),
+        _at(seam, lambda: house.ledger.operator.cancel_series(house.series, "operator")),
         supervised(house.ledger, house.archive),
     ):
         wait_until(lambda: "job_cancelled" in log.messages, LIMIT_S)
@@ -139,7 +139,7 @@ def test_a_job_that_ends_while_the_ledger_is_locked_and_the_service_stops_is_sai
     assert "job_not_written" in log.messages
     assert not {"job_lease_lost", "job_held", "job_done", "job_returned", "work_failed"} & set(log.messages)
     assert house.job().state == "running"
-    house.ledger.begin_boot(pid=2, host="test")
+    house.ledger.boots.begin(pid=2, host="test")
     with supervised(house.ledger, house.archive):
         house.wait_for(end)
     house.close()
@@ -154,7 +154,7 @@ def test_a_lost_lease_is_called_so(
         pid = warm_pid(supervisor)
         house.wait_for("running")
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: house.ledger.claim_job("2:other:2", lease_s=60), what="the lease ran out")
+        wait_until(lambda: house.ledger.jobs.claim("2:other:2", lease_s=60), what="the lease ran out")
         wait_until(lambda: "job_lease_lost" in log.messages, 10)
     assert "job_returned" not in log.messages
     assert house.job().state == "running", "the other's"

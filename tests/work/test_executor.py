@@ -178,7 +178,7 @@ def test_the_lease_is_beaten_as_long_as_the_run_goes_on(house: House, monkeypatc
         first = house.job(series)
         begun = time.monotonic()
         while time.monotonic() - begun < 1.5 * 3.0:
-            assert house.ledger.claim_job("2:other:2", lease_s=60) is None
+            assert house.ledger.jobs.claim("2:other:2", lease_s=60) is None
             threading.Event().wait(0.05)
         house.executor.gate.set()
         assert house.wait_for(series, "done").id == first.id
@@ -196,7 +196,7 @@ def test_a_run_whose_lease_is_lost_is_ended_and_writes_nothing(
     with house.supervised():
         assert house.executor.began.wait(LIMIT_S)
         monkeypatch.setattr(supervisor_module, "LEASE_S", 60.0)
-        wait_until(lambda: house.ledger.claim_job("2:other:2", lease_s=60), LIMIT_S, "another took the job")
+        wait_until(lambda: house.ledger.jobs.claim("2:other:2", lease_s=60), LIMIT_S, "another took the job")
         wait_until(lambda: "job_lease_lost" in log.messages, LIMIT_S)
         assert house.job(series).state == "running", "the other's"
     assert not {"job_done", "job_returned", "job_held"} & set(log.messages)
@@ -211,7 +211,7 @@ def test_an_operators_cancel_ends_the_run_and_its_files_are_gone(
     house.executor.gate.clear()
     with house.supervised():
         assert house.executor.began.wait(LIMIT_S)
-        house.ledger.cancel_series(series, "operator")
+        house.ledger.operator.cancel_series(series, "operator")
         wait_until(lambda: "job_cancelled" in log.messages, LIMIT_S)
     assert house.job(series).state == "cancelled"
     assert [path.name for path in house.archive.root.iterdir()] == [str(series)]
@@ -263,6 +263,6 @@ def test_a_job_that_a_later_version_planned_is_held_with_a_sentence_and_the_othe
         held = house.wait_for(later, "held")
     assert held.reason == "parameters"
     assert held.sentence.startswith("The job was planned with gain, which this version of the node does not know.")
-    house.ledger.retry_series(later, "operator")
-    assert house.ledger.plan(later, 1, PlannedJob(parameters=pinned(), deliver_to=(), sentence="planned anew"))
+    house.ledger.operator.retry_series(later, "operator")
+    assert house.ledger.settling.plan(later, 1, PlannedJob(parameters=pinned(), deliver_to=(), sentence="planned anew"))
     assert [line.state for line in house.reader.series_show(later).jobs] == ["cancelled", "queued"]

@@ -63,7 +63,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         archive=str(archive.root),
         files=tuple(
             orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
-            for one in ledger.instances_of(series, 1)
+            for one in ledger.settling.instances_of(series, 1)
         ),
         output=str(archive.output_folder(OUTPUT)),
         node_uuid=str(ledger.node_uuid),

@@ -79,7 +79,7 @@ def test_a_job_becomes_an_archived_series_of_n_times_ratio_slices_that_the_ledge
     assert job.output_series is not None
     files = archived_files(bench.archive, SeriesId(job.output_series))
     assert len(files) == 18
-    assert {f"{file.parent.name}/{file.name}" for file in files} == bench.ledger.files_in(str(job.output_series))
+    assert {f"{file.parent.name}/{file.name}" for file in files} == bench.ledger.upkeep.files_in(str(job.output_series))
     spacings = {float(dcmread(file).SpacingBetweenSlices) for file in files}
     assert list(spacings) == [pytest.approx(4 / 3, abs=1e-5)]
     assert not bench.archive.output_folder(SeriesId(job.output_series)).exists()
@@ -243,7 +243,7 @@ def test_the_lease_of_a_long_job_is_renewed_so_that_nobody_else_can_claim_it(
         os.kill(pid, signal.SIGSTOP)
         begun = time.monotonic()
         while time.monotonic() - begun < 1.5 * 4.0:
-            assert bench.ledger.claim_job("2:other:2", lease_s=60) is None
+            assert bench.ledger.jobs.claim("2:other:2", lease_s=60) is None
             supervisor.wake()
             threading.Event().wait(0.05)
         os.kill(pid, signal.SIGCONT)
@@ -260,7 +260,7 @@ def test_a_job_that_another_owner_took_is_left_to_it_and_our_child_is_killed(
         pid = warm_pid(supervisor)
         wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: bench.ledger.claim_job("2:other:2", lease_s=60), what="the lease ran out")
+        wait_until(lambda: bench.ledger.jobs.claim("2:other:2", lease_s=60), what="the lease ran out")
         wait_until(lambda: not is_running(pid), what="our child is gone")
         assert bench.job(series).state == "running"
 

@@ -69,11 +69,13 @@ def test_a_series_is_derived_to_the_same_pixels_as_here(
     pixels, notes = [], []
     for one in (node, here):
         series = store(one.ledger, one.archive, mr_datasets(slices=6, size=24))
-        assert one.ledger.settle(series, 1, note="")
+        assert one.ledger.settling.settle(series, 1, note="")
         parameters = replace(pinned(str(model)), model=str(model), **how)
         _import(one, model, parameters.model_digest)
         parameters = replace(parameters, model="small")
-        assert one.ledger.plan(series, 1, PlannedJob(parameters=parameters, deliver_to=(), sentence="by a test"))
+        assert one.ledger.settling.plan(
+            series, 1, PlannedJob(parameters=parameters, deliver_to=(), sentence="by a test")
+        )
         with one.supervised():
             pixels.append(_derived(one, series))
             assert one.job(series).attempts == 0
@@ -126,11 +128,11 @@ def test_a_job_waits_without_an_attempt_until_a_worker_offers_its_model_in_this_
     other = write_thin(tmp_path / "other", net=random_thin(seed=5), name="other")
     cluster.worker(models=[str(other)], module="tests.support.other_version")
     series = store(node.ledger, node.archive, mr_datasets())
-    assert node.ledger.settle(series, 1, note="")
+    assert node.ledger.settling.settle(series, 1, note="")
     parameters = pinned(str(other))
     _import(node, other, parameters.model_digest, name="other")
     parameters = replace(parameters, model="other")
-    assert node.ledger.plan(series, 1, PlannedJob(parameters=parameters, deliver_to=(), sentence="by a test"))
+    assert node.ledger.settling.plan(series, 1, PlannedJob(parameters=parameters, deliver_to=(), sentence="by a test"))
     ours = node.planned()
     with node.supervised() as supervisor:
         node.wait_for(ours, "done")
@@ -225,7 +227,7 @@ def _order(node: ClusterNode, series: SeriesId) -> Any:
         archive=str(node.archive.root),
         files=tuple(
             orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
-            for one in node.ledger.instances_of(series, 1)
+            for one in node.ledger.settling.instances_of(series, 1)
         ),
         output=str(node.archive.begin_output(SeriesId(99))),
         node_uuid=str(node.ledger.node_uuid),

@@ -122,7 +122,7 @@ def test_an_operators_cancel_ends_the_computation_and_the_worker_does_the_next_j
     with node.supervised() as supervisor:
         _busy(cluster, supervisor)
         computing = worker.child()
-        node.ledger.cancel_series(first, "operator")
+        node.ledger.operator.cancel_series(first, "operator")
         wait_until(lambda: not is_running(computing), 20, "the computation has ended")
         worker.kill()
         cluster.worker()

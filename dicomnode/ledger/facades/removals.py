@@ -9,78 +9,71 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection
-
 from dicomnode.ids import InstanceId, SeriesId
 from dicomnode.ledger import erasure, old_images, removed
-from dicomnode.ledger.engine import Database
+from dicomnode.ledger.access import Access
 from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.removed import Removed
-from dicomnode.ledger.transaction import NODE, LedgerTransaction
-from dicomnode.seams import Clock
+from dicomnode.ledger.transaction import NODE
 
 
 class Removals:
     """What a ledger is asked and told about files that leave the disk."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
+    def __init__(self, access: Access) -> None:
+        self._access = access
 
     def old_series(self, before: datetime, after: int) -> tuple[list[OldSeries], int | None]:
         """List the series of the piece behind ``after`` that are old enough, and the last of them. None: the end."""
-        with self._database.reading() as connection:
+        with self._access.reading() as connection:
             return old_images.old_series(connection, before, after)
 
     def remove_old(self, series: SeriesId, before: datetime, by: str = NODE) -> Removed | None:
         """Mark the images of a series and of what was derived from it. None: it may not go, or not any more."""
-        with self._database.transaction("remove") as connection:
-            return old_images.remove_old(self._now(connection, by), series, before)
+        with self._access.writing("remove", by) as transaction:
+            return old_images.remove_old(transaction, series, before)
 
     def remove_old_set_aside(self, before: datetime, by: str = NODE) -> list[str]:
         """Mark the next files that were set aside and may go; return their names. None of them: there is no other."""
-        with self._database.transaction("remove_set_aside") as connection:
-            return old_images.remove_old_set_aside(self._now(connection, by), before)
+        with self._access.writing("remove_set_aside", by) as transaction:
+            return old_images.remove_old_set_aside(transaction, before)
 
     def source_of(self, number: SeriesId) -> SeriesId:
         """Return the received series from which a series was derived; a received one itself."""
-        with self._database.reading() as connection:
+        with self._access.reading() as connection:
             return erasure.source_of(connection, number)
 
     def refusal_to_erase(self, series: SeriesId) -> str | None:
         """Say why the images of a series cannot be erased now; None: they can."""
-        with self._database.reading() as connection:
+        with self._access.reading() as connection:
             return erasure.refusal_to_erase(connection, series)
 
     def receivers(self, series: Collection[SeriesId]) -> tuple[str, ...]:
         """Name the peers that acknowledged an image of one of these series, or one derived from it."""
-        with self._database.reading() as connection:
+        with self._access.reading() as connection:
             return erasure.receivers(connection, series)
 
     def erase(self, series: SeriesId, files: Collection[str], by: str) -> Removed:
         """Mark these files of a series and all that was derived from it. Raises InputError where that cannot be now."""
-        with self._database.transaction("erase") as connection:
-            return erasure.erase(self._now(connection, by), series, files)
+        with self._access.writing("erase", by) as transaction:
+            return erasure.erase(transaction, series, files)
 
     def erase_set_aside(self, files: Collection[str], by: str) -> list[str]:
         """Mark these files of the quarantine as seen and removed; return those that have a row."""
-        with self._database.transaction("erase_set_aside") as connection:
-            return erasure.erase_set_aside(self._now(connection, by), files)
+        with self._access.writing("erase_set_aside", by) as transaction:
+            return erasure.erase_set_aside(transaction, files)
 
     def put_back(self, instance: InstanceId, file: str, detail: str, by: str) -> None:
         """Give an instance whose file was lost or altered another file with its bytes."""
-        with self._database.transaction("put_back") as connection:
-            removed.put_back(self._now(connection, by), instance, file, detail)
+        with self._access.writing("put_back", by) as transaction:
+            removed.put_back(transaction, instance, file, detail)
 
     def files_in(self, folder: str) -> set[str]:
         """Return the paths of the files of one folder that were removed, or are about to be."""
-        with self._database.reading() as connection:
+        with self._access.reading() as connection:
             return removed.removed_in(connection, folder)
 
     def files_aside(self) -> set[str]:
         """Return the names of the files of the quarantine that were removed, or are about to be."""
-        with self._database.reading() as connection:
+        with self._access.reading() as connection:
             return removed.removed_aside(connection)
-
-    def _now(self, connection: Connection, by: str) -> LedgerTransaction:
-        return LedgerTransaction(connection=connection, now=self._clock.now(), by=by)
