@@ -58,7 +58,8 @@ def serve(data: Path, port: int, are_peers: bool) -> None:
     from dicomnode.ids import AeTitle
     from dicomnode.ledger.store import open_ledger
     from dicomnode.receive.scp import Receiver
-    from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings
+    from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings
+    from dicomnode.settings.peers import PeerSettings
 
     log.start_logging("info", "json")
     addresses = ["127.0.0.1", *(HOSTILE if are_peers else [])]

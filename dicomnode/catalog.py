@@ -24,7 +24,7 @@ from dicomnode.ledger.states import ModelState
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import ImportedModel, ModelId
 from dicomnode.ledger.views import ModelChoice, ModelRow
-from dicomnode.settings.models import ModelSpeed
+from dicomnode.settings.cluster import ModelSpeed
 
 ASK_THE_LIST = "`dicomnode model list` shows them with their digests."
 

@@ -29,7 +29,9 @@ from dicomnode.push.carriers import carriers_of
 from dicomnode.receive.space import ASIDE_SHARE_PERCENT
 from dicomnode.rules import model_wanted
 from dicomnode.seams import SYSTEM_CLOCK
-from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
+from dicomnode.settings.rules import RuleSettings
 from dicomnode.tls.certificate import in_pem
 from dicomnode.tls.identity import Age, age_of, held_certificates
 from dicomnode.work.cluster import Cluster

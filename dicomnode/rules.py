@@ -41,7 +41,7 @@ from dicomnode.settings.match import (
     ValueTest,
     holds_numbers,
 )
-from dicomnode.settings.models import RuleSettings
+from dicomnode.settings.rules import RuleSettings
 
 _COMPARE: Final[Mapping[Operator, Callable[[float, float, float], bool]]] = {
     ">=": lambda found, bound, tolerance: found >= bound - tolerance,

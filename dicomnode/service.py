@@ -50,8 +50,9 @@ from dicomnode.retention import Retention
 from dicomnode.rules import model_wanted
 from dicomnode.schedule import Calendar, CalendarJob, next_moment
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+from dicomnode.settings.alert import split_letter
 from dicomnode.settings.load import NO_FILE, Source
-from dicomnode.settings.models import Settings, split_letter
+from dicomnode.settings.models import Settings
 from dicomnode.settle import Settler
 from dicomnode.sweep import Sweep
 from dicomnode.systemd import notify

@@ -65,7 +65,8 @@ from dicomnode.ledger.values import (
 from dicomnode.rules import JudgedByRules, Reception, judge_by_rules
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.selection import Candidate, StudyWatch
-from dicomnode.settings.models import RuleSettings, SettleSettings
+from dicomnode.settings.models import SettleSettings
+from dicomnode.settings.rules import RuleSettings
 
 LOGGER = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from dicomnode import wire
 from dicomnode.ids import AeTitle
 from dicomnode.push import stow_carrier
 from dicomnode.receive.admission import Admitted, contexts_for
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 
 PAGE = Path(__file__).with_name("conformance.md")
 

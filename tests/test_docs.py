@@ -16,7 +16,9 @@ from dicomnode import errors
 from dicomnode.cli.main import cli
 from dicomnode.imaging import verdict
 from dicomnode.settings.load import parse
-from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
+from dicomnode.settings.rules import RuleSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -17,7 +17,7 @@ from dicomnode.imaging.headers import read_header
 from dicomnode.imaging.profile import MIN_RATIO, TARGET_SPACING_MM
 from dicomnode.rules import Reception, choose_rule, model_wanted, parameters_of
 from dicomnode.settings.load import parse
-from dicomnode.settings.models import RuleSettings
+from dicomnode.settings.rules import RuleSettings
 from tests.support.mr_series import mr_datasets, write_mr_series, write_series
 
 

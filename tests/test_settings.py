@@ -13,8 +13,11 @@ import pytest
 
 from dicomnode.errors import SettingsError
 from dicomnode.settings import load
+from dicomnode.settings.alert import split_letter
 from dicomnode.settings.match import Condition, Match, ValueTest
-from dicomnode.settings.models import PeerSettings, RuleSettings, Settings, split_letter
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
+from dicomnode.settings.rules import RuleSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "etc" / "dicomnode.toml"

@@ -15,7 +15,7 @@ from dicomnode.alert.destination import TIMEOUT_S, NotSentError, trust, why
 from dicomnode.alert.message import Message
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.settings.addresses import split_address
-from dicomnode.settings.models import AlertSettings
+from dicomnode.settings.alert import AlertSettings
 from dicomnode.visible import visible
 
 LOGGER = logging.getLogger(__name__)

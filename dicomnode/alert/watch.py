@@ -28,7 +28,7 @@ from dicomnode.ledger.alerts import LETTER
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Alert, Condition
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings.models import AlertSettings
+from dicomnode.settings.alert import AlertSettings
 
 LOGGER = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from dicomnode import __version__
 from dicomnode.alert.destination import TIMEOUT_S, NotSentError, trust, why
 from dicomnode.alert.message import Message
-from dicomnode.settings.models import AlertSettings
+from dicomnode.settings.alert import AlertSettings
 from dicomnode.visible import json_text
 
 

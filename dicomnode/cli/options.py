@@ -16,7 +16,8 @@ from dicomnode.errors import InputError, StorageError
 if TYPE_CHECKING:
     from dicomnode.ledger.queries import Reader
     from dicomnode.ledger.store import Ledger
-    from dicomnode.settings.models import PeerSettings, Settings
+    from dicomnode.settings.models import Settings
+    from dicomnode.settings.peers import PeerSettings
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

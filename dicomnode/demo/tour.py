@@ -29,7 +29,8 @@ from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
 from dicomnode.service import Service
 from dicomnode.settings.load import parse
-from dicomnode.settings.models import PeerSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 SCANNER = AeTitle("SCANNER")

@@ -19,7 +19,7 @@ from dicomnode.part10 import file_meta
 from dicomnode.pull.handover import Handover
 from dicomnode.pull.source import MOST_MATCHES, Match
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 
 MOST_INSTANCE_BYTES = 512 << 20
 

@@ -13,7 +13,7 @@ from dicomnode import wire
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

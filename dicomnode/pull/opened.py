@@ -15,7 +15,8 @@ from dicomnode.pull.web_source import WebSource
 from dicomnode.push.dimse_carrier import carrier_of
 from dicomnode.receive.scp import fetcher
 from dicomnode.seams import SYSTEM_CLOCK
-from dicomnode.settings.models import PeerSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.stow.server import Server
 
 

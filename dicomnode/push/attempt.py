@@ -28,7 +28,8 @@ from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Delivery, DeliveryItem
 from dicomnode.push.carrier import MOST_FORMATS, Carrier, IdentityCheck, InstanceFormat, OutgoingInstance, Session
 from dicomnode.seams import checkpoint
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 
 LOGGER = logging.getLogger(__name__)
 

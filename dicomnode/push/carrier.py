@@ -17,7 +17,7 @@ from dicomnode import wire
 from dicomnode.archive import unreadable
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.part10 import read_meta
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 
 # For one session. Each may need a second presentation context, for the same class in implicit VR little endian.
 MOST_FORMATS = wire.MAXIMUM_CONTEXTS // 2

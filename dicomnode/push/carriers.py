@@ -9,7 +9,8 @@ from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.push.carrier import InstanceFormat, Session
 from dicomnode.push.dimse_carrier import DimseCarrier, carrier_of
 from dicomnode.push.stow_carrier import StowCarrier
-from dicomnode.settings.models import PeerSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

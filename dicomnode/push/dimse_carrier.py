@@ -18,7 +18,8 @@ from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.push.carrier import InstanceFormat, OutgoingInstance
 from dicomnode.push.implicit_vr import implicit_dataset
-from dicomnode.settings.models import PeerSettings, PushSettings, Settings
+from dicomnode.settings.models import PushSettings, Settings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.identity import Identity
 
 LOGGER = logging.getLogger(__name__)

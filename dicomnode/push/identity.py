@@ -19,7 +19,7 @@ from dicomnode import log
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.imaging.headers import read_values
 from dicomnode.push.witness import NotOffered, Witness
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 
 LOGGER = logging.getLogger(__name__)
 

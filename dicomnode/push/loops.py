@@ -23,7 +23,8 @@ from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.proof_loop import ProofLoop
 from dicomnode.push.witness import Witness
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 
 LOGGER = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from dicomnode.ledger.values import Delivery
 from dicomnode.push.attempt import Attempt, Cause, End, Ending, InFlight, lease_s
 from dicomnode.push.carrier import Carrier, IdentityCheck, Session
 from dicomnode.seams import checkpoint
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 
 LOGGER = logging.getLogger(__name__)
 

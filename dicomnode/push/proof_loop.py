@@ -27,7 +27,8 @@ from dicomnode.ledger.values import Commitment
 from dicomnode.push.witness import Asked, Found, NotOffered, Withdrawn, Witness
 from dicomnode.reports import take_report
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 
 LOGGER = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.errors import StorageError
 from dicomnode.part10 import read_meta
 from dicomnode.push.carrier import MOST_FORMATS, Carrier, InstanceFormat, OutgoingInstance, Session
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from dicomnode import log
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.imaging.headers import read_values
 from dicomnode.push.carrier import InstanceFormat, OutgoingInstance
-from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
+from dicomnode.settings.models import PushSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.stow.answer import PROCESSING_FAILURE, read_statuses
 from dicomnode.stow.body import Body
 from dicomnode.stow.exchange import Reply

@@ -20,7 +20,7 @@ from dicomnode.dimse.requestor import Requestor
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
 from dicomnode.push.stow_carrier import StowCarrier
 from dicomnode.seams import checkpoint
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.stow.server import NoSearch, Server
 
 LISTEN_S = 2.0  # after the response to a request: many a peer reports on the same association, at once

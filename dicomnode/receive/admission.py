@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from dicomnode.dimse.associate import AssociationRequest, Proposal
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.certificate import Certificate, is_expected
 from dicomnode.wire import (
     APPLICATION_CONTEXT,

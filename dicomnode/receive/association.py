@@ -40,7 +40,7 @@ from dicomnode.ids import SeriesId
 from dicomnode.receive.admission import Admitted, contexts_for
 from dicomnode.receive.intake import OfferedInstance
 from dicomnode.seams import checkpoint
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.certificate import Certificate
 from dicomnode.wire import COMMITMENT, UNRECOGNISED_OPERATION, VERIFICATION, Answer, Rejection
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings.models import unmapped
+from dicomnode.settings.addresses import unmapped
 
 LOOK_AGAIN_S = 60.0  # at the soonest, and only when somebody unknown knocks
 

@@ -31,7 +31,8 @@ from dicomnode.receive.space import Condition, Space
 from dicomnode.receive.throttle import Throttle
 from dicomnode.reports import NOT_TAKEN, take_report
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings, TlsSettings
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.identity import Identity
 from dicomnode.wire import Answer, Rejection
 

@@ -23,7 +23,7 @@ from dicomnode.push.witness import Asked, NotOffered, Witness
 from dicomnode.rehearsal.findings import ContextLine, Mark, Side, Step, Topic
 from dicomnode.rehearsal.phantom import Phantom
 from dicomnode.reports import NOT_TAKEN, TAKEN
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 
 INDEX_S = 10.0  # a PACS may show an image some seconds after it stored it
 POLL_S = 0.5

@@ -21,7 +21,8 @@ from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
 from dicomnode.rehearsal.findings import Mark, Side, Step, Topic
-from dicomnode.settings.models import PeerSettings, TlsSettings
+from dicomnode.settings.models import TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.certificate import Certificate, read
 from dicomnode.tls.connection import why
 

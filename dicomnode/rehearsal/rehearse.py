@@ -26,7 +26,8 @@ from dicomnode.rehearsal.phantom import PATIENT_ID, PATIENT_NAME, SLICES, Phanto
 from dicomnode.rehearsal.reach import Reached, Reaching
 from dicomnode.rehearsal.sheet import hand_over, ports
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings.models import PeerSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.certificate import Certificate, in_pem
 from dicomnode.tls.identity import Age, age_of
 

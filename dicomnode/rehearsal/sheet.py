@@ -10,7 +10,8 @@ from typing import Protocol
 
 from dicomnode.rehearsal.findings import Mark, SheetLine, Side, Step, Topic
 from dicomnode.rehearsal.phantom import PATIENT_NAME
-from dicomnode.settings.models import PeerSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
 
 
 class _Line(Protocol):

@@ -1,8 +1,9 @@
-"""An address and its port as the settings write them, and the base of what listens at one."""
+"""Addresses as the settings write them, and the base of what listens at one."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -22,6 +23,12 @@ def split_address(text: str) -> tuple[str, int]:
     if not (whole and port.isascii() and port.isdigit() and int(port) <= 65535):
         fail('expected address:port, such as "10.1.0.5:104" (an IPv6 address in brackets)')
     return bare, int(port)
+
+
+def unmapped(address: str) -> IPv4Address | IPv6Address:
+    """An IPv4 address that an IPv6 socket shows as ::ffff:10.1.2.3 is the IPv4 address."""
+    parsed = ip_address(address.partition("%")[0])
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 
 
 def _address(text: str) -> str:

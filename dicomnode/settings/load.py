@@ -15,7 +15,9 @@ from pathlib import Path
 from dicomnode.errors import SettingsError
 from dicomnode.ids import AeTitle
 from dicomnode.settings.match import CALLED
-from dicomnode.settings.models import PeerSettings, RuleSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
+from dicomnode.settings.rules import RuleSettings
 from dicomnode.strict_toml import Mistake, MistakesError, NotTomlError, StrictModel, check, guess, shown
 from dicomnode.strict_toml import parse as parse_toml
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, model_validator
 
 from dicomnode.settings.addresses import HostPort, Listening
 from dicomnode.settings.urls import is_loopback, whole
+from dicomnode.settings.values import SecretFile
 from dicomnode.strict_toml import fail
 
 STUDY_UID = "{study_uid}"  # what stands for the study in ``viewer_url``
@@ -39,14 +39,9 @@ def _viewer(text: str) -> str:
     return text
 
 
-def _file(text: str) -> str:
-    return text and str(Path(text).expanduser())
-
-
 Host = Annotated[str, AfterValidator(_host)]
 MaybeHeader = Annotated[str, AfterValidator(_header)]
 MaybeViewer = Annotated[str, AfterValidator(_viewer)]
-TokenFile = Annotated[str, AfterValidator(_file)]
 
 
 class WebSettings(Listening):
@@ -54,7 +49,7 @@ class WebSettings(Listening):
 
     listen: HostPort = "127.0.0.1:8113"
     hosts: tuple[Host, ...] = ()  # more names by which browsers may ask for it
-    token_file: TokenFile = ""  # empty: whoever is on this machine comes in, and nobody sees an image
+    token_file: SecretFile = ""  # empty: whoever is on this machine comes in, and nobody sees an image
     actions: bool = True  # may a person change anything?
     viewer_url: MaybeViewer = ""  # empty: no link
     user_header: MaybeHeader = ""  # in which a proxy on this machine names the person; empty: none does

@@ -19,7 +19,8 @@ from urllib.parse import urlencode
 from dicomnode import __version__
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.errors import SettingsError
-from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
+from dicomnode.settings.models import PushSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.stow.answer import read_matches
 from dicomnode.stow.body import Body
 from dicomnode.stow.exchange import MOST_BYTES, Exchange, Reply

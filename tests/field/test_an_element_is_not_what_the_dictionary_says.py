@@ -21,7 +21,8 @@ from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header
 from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.wire import IMPLICIT, MR_IMAGE
 from tests.support.dcmtk import needs_dcmtk, program, storescp
 from tests.support.derived import SMALL, Made, made_from

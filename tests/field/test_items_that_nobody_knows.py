@@ -17,7 +17,8 @@ from dicomnode.dimse.outcome import RequestReason
 from dicomnode.ids import AeTitle
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.receive.receiving_node import ReceivingNode, receiving_node, said
 from tests.support.dicom import made
 from tests.support.misbehaving_pacs import Script, scripted_pacs

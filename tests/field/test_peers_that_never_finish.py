@@ -20,7 +20,8 @@ from dicomnode.push.send_files import send_files
 from dicomnode.receive.listener import LARGEST_IN_FLIGHT
 from dicomnode.receive.scp import MEBIBYTE
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.wire import IMPLICIT, VERIFICATION
 from tests.receive.receiving_node import ReceivingNode, receiving_node, said
 from tests.support.dicom import Made, made

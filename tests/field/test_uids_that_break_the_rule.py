@@ -19,7 +19,8 @@ from dicomnode.ids import AeTitle, is_uid
 from dicomnode.pipeline import run_pipeline
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.receive.receiving_node import receiving_node
 from tests.support.mr_series import mr_datasets, write_series
 from tests.support.quiet_node import IMPLICIT, QuietNode, changed, quiet_node

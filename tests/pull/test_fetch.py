@@ -25,14 +25,8 @@ from dicomnode.pull.web_source import WebSource
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
 from dicomnode.receive.scp import Receiver, fetcher
-from dicomnode.settings.models import (
-    ArchiveSettings,
-    NodeSettings,
-    PeerSettings,
-    PushSettings,
-    ReceiveSettings,
-    TlsSettings,
-)
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, PushSettings, ReceiveSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.stow.server import Server
 from dicomnode.wire import MR_IMAGE, STUDY_ROOT_GET, UNCOMPRESSED
 from tests.support.dicom import dataset_bytes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dicomnode.push.carriers import carriers_of
 from dicomnode.settings.load import parse
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.support.due_delivery import SWIFT, Node
 
 

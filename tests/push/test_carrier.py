@@ -13,7 +13,7 @@ from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import AeTitle
 from dicomnode.push.carrier import InstanceFormat, OutgoingInstance
 from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.wire import MR_IMAGE
 from tests.support.dicom import dataset_bytes
 from tests.support.due_delivery import Node

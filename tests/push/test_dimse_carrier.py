@@ -20,7 +20,8 @@ from dicomnode.ids import AeTitle
 from dicomnode.push.carrier import InstanceFormat, OutgoingInstance
 from dicomnode.push.dimse_carrier import DimseCarrier, DimseSession, proposals
 from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.wire import ENHANCED_MR_IMAGE, IMPLICIT, MR_IMAGE
 from tests.support.dcmtk import free_port
 from tests.support.dicom import dataset_bytes

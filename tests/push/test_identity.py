@@ -14,7 +14,7 @@ from dicomnode.demo.pacs import Pacs
 from dicomnode.ids import AeTitle, DeliveryId
 from dicomnode.push.identity import PatientQuery
 from dicomnode.push.witness import Witness
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.support.committing_pacs import CommittingPacs
 from tests.support.due_delivery import SWIFT, Derived, Node, carriers_with
 

@@ -13,7 +13,7 @@ import pytest
 from dicomnode.ids import AeTitle
 from dicomnode.push.loops import PushLoops
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.support.due_delivery import SWIFT, Node, carriers_with
 from tests.support.misbehaving_pacs import MisbehavingPacs
 from tests.support.wait import wait_until

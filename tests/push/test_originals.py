@@ -10,7 +10,7 @@ import pytest
 from dicomnode.ids import AeTitle
 from dicomnode.push.identity import PatientQuery
 from dicomnode.push.witness import Witness
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.support.due_delivery import SWIFT, Node, carriers_with
 from tests.support.misbehaving_pacs import MisbehavingPacs
 

@@ -18,14 +18,8 @@ from dicomnode.push.proof_loop import ProofLoop
 from dicomnode.push.stow_carrier import StowCarrier
 from dicomnode.push.witness import Witness
 from dicomnode.receive.scp import Receiver
-from dicomnode.settings.models import (
-    ArchiveSettings,
-    NodeSettings,
-    PeerSettings,
-    PushSettings,
-    ReceiveSettings,
-    TlsSettings,
-)
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, PushSettings, ReceiveSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.support.committing_pacs import Asked, CommittingPacs
 from tests.support.due_delivery import SWIFT, Node
 from tests.support.wait import wait_until

@@ -12,7 +12,8 @@ from dicomnode.dimse.outcome import RequestReason
 from dicomnode.ids import AeTitle
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings, PushSettings
+from dicomnode.settings.models import PushSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.support.dcmtk import free_port, needs_dcmtk, storescp
 from tests.support.dicom import dataset_bytes
 from tests.support.misbehaving_pacs import MisbehavingPacs

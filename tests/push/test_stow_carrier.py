@@ -19,7 +19,8 @@ from dicomnode.push.send_files import send_files
 from dicomnode.push.stow_carrier import StowCarrier
 from dicomnode.push.witness import Witness
 from dicomnode.settings.load import parse
-from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
+from dicomnode.settings.models import PushSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.stow.server import Server
 from tests.support.certificates import Authority, listener
 from tests.support.dcmtk import free_port

@@ -19,7 +19,8 @@ from dicomnode.ids import AeTitle, digest
 from dicomnode.push.carrier import InstanceFormat, Session
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
-from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
+from dicomnode.settings.models import PushSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.identity import Identity
 from dicomnode.wire import MR_IMAGE
 from tests.support.certificates import Authority, Issued, listener

@@ -13,7 +13,8 @@ from dicomnode.archive import Archive
 from dicomnode.ids import AeTitle
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.receive.scp import Receiver
-from dicomnode.settings.models import ArchiveSettings, NodeSettings, PeerSettings, ReceiveSettings, TlsSettings
+from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.identity import Identity
 from tests.support.wait import wait_until
 

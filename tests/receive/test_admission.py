@@ -12,7 +12,7 @@ from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.dimse.items import Tidied
 from dicomnode.ids import AeTitle
 from dicomnode.receive.admission import AdmissionContext, Admitted, admit, contexts_for
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.certificate import Certificate
 from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from dicomnode.ids import AeTitle
 from dicomnode.receive.listener import CONNECTIONS_PER_ASSOCIATION
 from dicomnode.seams import set_checkpoint_hook
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.receive.receiving_node import LOOPBACK, SCANNER, ReceivingNode, receiving_node
 from tests.support.dicom import made
 from tests.support.pdu import (

@@ -25,7 +25,8 @@ from dicomnode.ledger.engine import LedgerBusyError
 from dicomnode.receive.association import Association
 from dicomnode.receive.scp import Receiver
 from dicomnode.seams import SYSTEM_CLOCK, set_checkpoint_hook
-from dicomnode.settings.models import NodeSettings, PeerSettings
+from dicomnode.settings.models import NodeSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.ledger.scene import derived, plan_for
 from tests.receive.receiving_node import LOOPBACK, ReceivingNode, receiving_node
 from tests.support.dcmtk import environment, needs_dcmtk, program

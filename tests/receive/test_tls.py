@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode.ids import AeTitle
-from dicomnode.settings.models import PeerSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.receive.receiving_node import LOOPBACK, ReceivingNode, receiving_node, said
 from tests.support.certificates import Authority, Issued, caller, self_signed
 from tests.support.dcmtk import needs_dcmtk, program

@@ -12,7 +12,8 @@ from pynetdicom.events import Event
 
 from dicomnode.rehearsal import exchange, rehearse
 from dicomnode.rehearsal.findings import Mark, Rehearsal, Side, Topic
-from dicomnode.settings.models import PeerSettings, Settings
+from dicomnode.settings.models import Settings
+from dicomnode.settings.peers import PeerSettings
 from dicomnode.wire import IMPLICIT, MR_IMAGE, VERIFICATION
 from tests.rehearsal.scene import NODE, failed, rehearsed, settings_for, step_of
 from tests.support.certificates import Authority, caller

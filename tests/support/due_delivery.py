@@ -24,7 +24,8 @@ from dicomnode.push.identity import PatientQuery
 from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.stow_carrier import StowCarrier
 from dicomnode.push.witness import Witness
-from dicomnode.settings.models import PeerSettings, PushSettings, TlsSettings
+from dicomnode.settings.models import PushSettings, TlsSettings
+from dicomnode.settings.peers import PeerSettings
 from tests.support.dicom import dataset_bytes, made, write_series
 from tests.support.pdu import MR_IMAGE
 from tests.support.wait import wait_until

@@ -16,7 +16,7 @@ from dicomnode.ids import InstanceId, JobId, SeriesId, digest, new_instance_id
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import PlannedJob, StoredInstance, StoreOutcome
 from dicomnode.rules import parameters_of
-from dicomnode.settings.models import RuleSettings
+from dicomnode.settings.rules import RuleSettings
 from tests.support.dicom import encoded, made
 
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -18,7 +18,7 @@ from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir
 from dicomnode.ids import JobId, SeriesId, digest
 from dicomnode.ledger.store import open_ledger
-from dicomnode.settings.models import RuleSettings
+from dicomnode.settings.rules import RuleSettings
 from dicomnode.work import job, orders
 from tests.support.dicom import dataset_bytes
 from tests.support.model_folders import random_thin, write_thin
