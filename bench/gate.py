@@ -64,8 +64,9 @@ from dicomnode.ids import AeTitle
 from dicomnode.imaging import stack as stacks
 from dicomnode.imaging.body import body_window
 from dicomnode.imaging.frame import read_frames
+from dicomnode.imaging.judge import judge
 from dicomnode.imaging.profile import choose_ratio, thin_grid
-from dicomnode.imaging.verdict import Limits, judge
+from dicomnode.imaging.verdict import Limits
 from dicomnode.imaging.volume import Volume
 from tests.support.damages import FILES, NETWORK, VOLUME, WEIGHTS, FloatArray, Raw
 from tests.support.mr_series import mr_datasets, write_series

@@ -24,10 +24,11 @@ from dicomnode.gate.rule import Finding
 from dicomnode.generators.base import Generator
 from dicomnode.generators.spread import Spread, deviation_of, spread_of
 from dicomnode.imaging.frame import read_frames
+from dicomnode.imaging.judge import judge
 from dicomnode.imaging.profile import RATIO_LIMITS, thin_grid
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import HINT, list_files, passed_over_lines
-from dicomnode.imaging.verdict import Limits, Verdict, judge
+from dicomnode.imaging.verdict import Limits, Verdict
 
 
 class Stage(StrEnum):

@@ -25,7 +25,8 @@ from dicomnode.ids import uid_fault
 from dicomnode.imaging.frame import Frame, Slice, instances_of
 from dicomnode.imaging.geometry import distinct_spacing_mm, line_of, stacked
 from dicomnode.imaging.headers import InstanceHeader, attribute_name
-from dicomnode.imaging.verdict import Limits, Verdict, judge
+from dicomnode.imaging.judge import judge
+from dicomnode.imaging.verdict import Limits, Verdict
 from dicomnode.ledger.sentences import BROKEN_UID
 from dicomnode.settings.match import (
     CALLED,

@@ -32,8 +32,9 @@ from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
+from dicomnode.imaging.judge import judge
 from dicomnode.imaging.profile import thin_grid
-from dicomnode.imaging.verdict import Limits, VerdictReason, judge
+from dicomnode.imaging.verdict import Limits, VerdictReason
 from dicomnode.imaging.volume import Volume
 from tests.support.derived import PLAN, SMALL, Made, made_from, made_of, unchanged
 from tests.support.phantom import BALLS, ORIENTATIONS, Phantom, write_datasets

@@ -79,7 +79,7 @@ def test_what_makes_a_trainings_batches_loads_no_torch() -> None:
 
 
 def test_imaging_loads_no_network_and_no_database() -> None:
-    code = "import dicomnode.imaging.stack, dicomnode.imaging.verdict, dicomnode.derive.encode"
+    code = "import dicomnode.imaging.stack, dicomnode.imaging.judge, dicomnode.derive.encode"
     assert _loaded(code).isdisjoint({"pynetdicom", "sqlalchemy", "click", "pydantic", "torch"})
 
 

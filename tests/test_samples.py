@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dicomnode.imaging.frame import read_frames
+from dicomnode.imaging.judge import judge
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.stack import load_volume
-from dicomnode.imaging.verdict import Limits, judge
+from dicomnode.imaging.verdict import Limits
 from tests.support.shared import DATA, SAMPLES, needs_shared
 from tests.support.simpleitk import read_files
 

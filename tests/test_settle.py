@@ -17,7 +17,8 @@ from dicomnode.catalog import NotChosenYet
 from dicomnode.errors import ModelError
 from dicomnode.generators.model_dir import ModelFacts, model_facts
 from dicomnode.ids import SeriesId
-from dicomnode.imaging.verdict import Limits, Verdict, judge
+from dicomnode.imaging.judge import judge
+from dicomnode.imaging.verdict import Limits, Verdict
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import ReceivingSeries

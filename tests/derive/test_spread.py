@@ -14,8 +14,9 @@ from dicomnode.derive.encode import derive_spread
 from dicomnode.generators.base import thin_volume
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import header_of
+from dicomnode.imaging.judge import judge
 from dicomnode.imaging.profile import thin_grid
-from dicomnode.imaging.verdict import Limits, VerdictReason, judge
+from dicomnode.imaging.verdict import Limits, VerdictReason
 from tests.support.derived import PLAN, SMALL, made_from, spread_from
 from tests.support.simpleitk import read_folder
 

@@ -18,7 +18,8 @@ from dicomnode.dimse.outcome import RequestReason
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason
-from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
+from dicomnode.imaging.judge import judge
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
 from dicomnode.settings.models import PushSettings

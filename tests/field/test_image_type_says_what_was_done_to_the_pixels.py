@@ -9,7 +9,8 @@ import pytest
 
 from dicomnode.imaging.frame import Frame
 from dicomnode.imaging.headers import header_of
-from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
+from dicomnode.imaging.judge import judge
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason
 from tests.support.derived import SMALL
 from tests.support.phantom import Phantom
 

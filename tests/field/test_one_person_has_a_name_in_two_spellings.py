@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset
 
 from dicomnode.imaging.frame import Frame, read_frames
 from dicomnode.imaging.headers import InstanceHeader, header_of
-from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
+from dicomnode.imaging.judge import judge
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason
 from tests.support.derived import SMALL, made_of
 from tests.support.phantom import write_datasets
 from tests.support.raw_elements import explicit, write_with

@@ -10,7 +10,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from dicomnode.imaging.frame import read_frames
-from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
+from dicomnode.imaging.judge import judge
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason
 from tests.support.enhanced import EnhancedPhantom, group
 from tests.support.phantom import Phantom, write_datasets
 

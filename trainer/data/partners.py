@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.errors import InputError
-from dicomnode.imaging.verdict import MIN_SLICES, VerdictReason
+from dicomnode.imaging.series_checks import MIN_SLICES
+from dicomnode.imaging.verdict import VerdictReason
 from trainer.data.contrast import differences
 from trainer.data.pairs import WINDOW, Distances, Matches, Pairing, distances, match
 from trainer.data.register import Registration, implausible, register

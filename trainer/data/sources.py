@@ -20,10 +20,11 @@ from pydantic import Field
 from dicomnode.errors import InputError
 from dicomnode.imaging.frame import Frame, read_frames
 from dicomnode.imaging.geometry import line_of
+from dicomnode.imaging.judge import judge
 from dicomnode.imaging.profile import choose_ratio
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import COPY, HINT, NIFTI_SUFFIXES, Listing, list_files, passed_over_lines, shown_name
-from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason, judge
+from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason
 from dicomnode.imaging.volume import Volume
 from dicomnode.strict_toml import MistakesError, NotTomlError, StrictModel, check, parse
 from trainer.data import nifti
