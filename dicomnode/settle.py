@@ -21,7 +21,6 @@ of a series begins again; it is then at most ``quiet_s`` longer.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -67,6 +66,7 @@ from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.selection import Candidate, StudyWatch
 from dicomnode.settings.models import SettleSettings
 from dicomnode.settings.rules import RuleSettings
+from dicomnode.worker_thread import WorkerThread
 
 LOGGER = logging.getLogger(__name__)
 
@@ -192,9 +192,7 @@ class Settler:
         self._watch = QuietWatch(settings, clock)
         self._studies = StudyWatch(clock)
         self._waiting: dict[SeriesId, str] = {}  # for a disk that cannot be read, and what was said of it
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="settle")
+        self._thread = WorkerThread(self.turn, name="settle", events="settle", logger=LOGGER, pause_s=PAUSE_S)
 
     def start(self) -> None:
         """Start the thread."""
@@ -205,32 +203,15 @@ class Settler:
     ) -> None:
         """Use these settings from the next turn on."""
         self._next = (settings, rules, frozenset(enhanced_kept))
-        self._wake.set()
+        self._thread.wake()
 
     def wake(self) -> None:
         """Look into the ledger now: an association has ended, or an operator asked for a new verdict."""
-        self._wake.set()
+        self._thread.wake()
 
     def stop(self, limit_s: float) -> None:
         """Stop after the present series. Series that wait for their verdict get it after the next start."""
-        self._stopping.set()
-        self._wake.set()
-        if self._thread.ident is not None:
-            self._thread.join(limit_s)
-
-    def _run(self) -> None:
-        """Border: the loop goes on after any exception. Without it the node would receive series and derive none."""
-        while not self._stopping.is_set():
-            try:
-                wait_s = self.turn()
-            except NodeError as exc:
-                log.event(LOGGER, "settle_paused", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
-                wait_s = PAUSE_S
-            except Exception:  # noqa: BLE001 (border: settle loop)
-                log.failure(LOGGER, "settle_failed")
-                wait_s = PAUSE_S
-            self._wake.wait(wait_s)
-            self._wake.clear()
+        self._thread.stop(limit_s)
 
     def turn(self) -> float:
         """Settle the series that are quiet and judge those that are settled; return the seconds until the next turn."""
@@ -244,7 +225,7 @@ class Settler:
         for one in due:
             self._settle(one)
         for series in self._ledger.settling.settled():
-            if self._stopping.is_set():
+            if self._thread.stopping.is_set():
                 break
             if self._studies.holds(series):
                 continue
@@ -363,7 +344,7 @@ class Settler:
         until = self._clock.monotonic() + READ_LIMIT_S
         found: list[Examined] = []
         for one in self._ledger.quarantine.unexamined(series):
-            if self._stopping.is_set():
+            if self._thread.stopping.is_set():
                 raise _Stopped
             if self._clock.monotonic() > until:
                 found.append(_not_compared(one, "there are too many of them"))
@@ -437,7 +418,7 @@ class Settler:
         until = self._clock.monotonic() + READ_LIMIT_S
         slices: list[Slice] = []
         for instance in instances:
-            if self._stopping.is_set():
+            if self._thread.stopping.is_set():
                 raise _Stopped
             path = self._archive.path(instance.file)
             if self._archive.has(instance.file):

@@ -12,7 +12,6 @@ disturbs the node: every error is logged, and the next look comes.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +22,12 @@ from dicomnode.alert.destination import Destination, NotSentError
 from dicomnode.alert.mail import Mail
 from dicomnode.alert.message import Message, of_alerts
 from dicomnode.alert.webhook import Webhook
-from dicomnode.errors import NodeError
 from dicomnode.ledger.alerts import LETTER
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Alert, Condition
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.alert import AlertSettings
+from dicomnode.worker_thread import WorkerThread, doubled_s
 
 LOGGER = logging.getLogger(__name__)
 
@@ -91,10 +90,10 @@ class Watch:
         self._patience = patience or Patience()
         self._clock = clock
         self._owed: deque[datetime | None] = deque()  # letters to write; with a moment: only if none came since
-        self._stopping = threading.Event()
-        self._wake = threading.Event()
         # A daemon: a server that hangs must not keep the node from ending, and the ledger knows what was not sent.
-        self._thread = threading.Thread(target=self._run, name="alert", daemon=True)
+        self._thread = WorkerThread(
+            self._turn, name="alert", events="alerts", logger=LOGGER, pause_s=LOOK_S, is_daemon=True
+        )
 
     def start(self, *, letter_due_at: datetime | None) -> None:
         """Begin. ``letter_due_at``: when the last letter was due, which is written now if the node was down then."""
@@ -104,19 +103,17 @@ class Watch:
 
     def stop(self) -> None:
         """Stop. A message that is being sent is waited for, for a moment; the ledger knows whether it was sent."""
-        self._stopping.set()
-        self._wake.set()
-        self._thread.join(STOP_LIMIT_S)
+        self._thread.stop(STOP_LIMIT_S)
 
     def take(self, ways: Sequence[Destination]) -> None:
         """Tell these destinations from the next look on."""
         self._next_ways = tuple(ways)
-        self._wake.set()
+        self._thread.wake()
 
     def write_letter(self) -> None:
         """The moment of the weekly letter has come."""
         self._owed.append(None)
-        self._wake.set()
+        self._thread.wake()
 
     def look(self) -> None:
         """Bring the ledger up to date and send what is due. For one thread."""
@@ -132,17 +129,9 @@ class Watch:
             self._observe(way, holding)
             self._tell(way)
 
-    def _run(self) -> None:
-        """Border: what one look raises must not end the thread, since nobody would hear of anything any more."""
-        while not self._stopping.is_set():
-            self._wake.clear()
-            try:
-                self.look()
-            except NodeError as exc:
-                log.event(LOGGER, "alerts_paused", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
-            except Exception:  # noqa: BLE001 (border: alerts)
-                log.failure(LOGGER, "alerts_failed")
-            self._wake.wait(LOOK_S)
+    def _turn(self) -> float:
+        self.look()
+        return LOOK_S
 
     def _change_ways(self) -> None:
         """Go on with new settings of a destination where its old ones had come to."""
@@ -185,8 +174,8 @@ class Watch:
         try:
             way.destination.send(message)
         except NotSentError as exc:
-            wait_s = min(self._patience.retry_min_s * 2**way.failures, self._patience.retry_max_s)
-            way.failures = min(way.failures + 1, 32)
+            wait_s = doubled_s(self._patience.retry_min_s, self._patience.retry_max_s, way.failures)
+            way.failures += 1
             way.not_before_s = self._clock.monotonic() + wait_s
             self._ledger.alerts.not_sent(alerts, str(exc))
             log.event(

@@ -28,6 +28,7 @@ from dicomnode.push.carrier import Carrier, IdentityCheck, Session
 from dicomnode.seams import checkpoint
 from dicomnode.settings.models import PushSettings
 from dicomnode.settings.peers import PeerSettings
+from dicomnode.worker_thread import WorkerThread, doubled_s
 
 LOGGER = logging.getLogger(__name__)
 
@@ -44,7 +45,6 @@ INTERNAL = "internal"
 
 _REFUSED = (RequestReason.REJECTED, RequestReason.TLS)
 _BROKEN_OFF = (RequestReason.ABORTED, RequestReason.LOST)
-_MAX_DOUBLINGS = 32  # of a wait that is at most a day
 
 
 class PeerLoop:
@@ -75,9 +75,6 @@ class PeerLoop:
         self._owner = owner
         self._sent = sent
         self._chance = chance or random.Random()  # noqa: S311 (spreads retries; nothing to guess)
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._is_last_round = False
         self._session_lock = threading.Lock()
         self._session: Session | None = None
         self._in_flight: dict[DeliveryId, InFlight] = {}
@@ -86,7 +83,10 @@ class PeerLoop:
         self._rejections: dict[DeliveryId, int] = {}
         self._aborts: dict[DeliveryId, int] = {}  # in a row, with nothing acknowledged between
         self._quiet_until_s = 0.0  # after a failed association: until then no other delivery is tried either
-        self._thread = threading.Thread(target=self._run, name=f"push-{peer.name}")
+        self._thread = WorkerThread(
+            self._turn, name=f"push-{peer.name}", events="push", logger=LOGGER, fields={"peer": peer.name},
+            pause_s=POLL_S,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Start the thread."""
@@ -94,7 +94,7 @@ class PeerLoop:
 
     def wake(self) -> None:
         """Look into the ledger now, because a delivery may be due."""
-        self._wake.set()
+        self._thread.wake()
 
     def take(
         self, peer: PeerSettings, push: PushSettings, carrier: Carrier, identity: IdentityCheck | None = None
@@ -102,53 +102,37 @@ class PeerLoop:
         """Use these settings from the next delivery on; one that is being sent goes on as it began."""
         assert (peer.name, peer.is_sent_to) == (self._peer.name, True), "a loop belongs to one peer"
         self._next = (peer, push, carrier, identity)
-        self._wake.set()
+        self._thread.wake()
 
     def retire(self) -> None:
         """End after the delivery that is being sent: the settings do not name the peer any more."""
-        self._is_last_round = True
-        self._wake.set()
+        self._thread.retire()
 
     def stop(self, limit_s: float) -> bool:
         """Stop after the present instance; abort the association after ``limit_s``. Return whether the thread ended."""
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(limit_s)
-        if self._thread.is_alive():
-            with self._session_lock:
-                session = self._session
-            if session is not None:
-                log.event(LOGGER, "association_aborted", level=logging.WARNING, peer=self._peer.name, limit=limit_s)
-                session.abort()
-            elif self._identity is not None:
-                self._identity.abort()
-            self._thread.join(ABORT_LIMIT_S)
-        if self._thread.is_alive():
-            log.event(LOGGER, "push_not_stopped", level=logging.ERROR, peer=self._peer.name)
-        return not self._thread.is_alive()
+        if self._thread.stop(limit_s):
+            return True
+        with self._session_lock:
+            session = self._session
+        if session is not None:
+            log.event(LOGGER, "association_aborted", level=logging.WARNING, peer=self._peer.name, limit=limit_s)
+            session.abort()
+        elif self._identity is not None:
+            self._identity.abort()
+        if self._thread.stop(ABORT_LIMIT_S):
+            return True
+        log.event(LOGGER, "push_not_stopped", level=logging.ERROR, peer=self._peer.name)
+        return False
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return self._thread.is_alive
 
-    def _run(self) -> None:
-        while not (self._stop.is_set() or self._is_last_round):
-            self._wake.clear()  # before the look, so that a wake-up after it is not lost
-            try:
-                self._renew()
-                is_idle = not self._serve_next()
-                if is_idle and not (self._stop.is_set() or self._is_last_round):
-                    self._wake.wait(self._idle_s())
-            except NodeError as exc:  # of the ledger, which a backup has locked for example
-                log.event(
-                    LOGGER, "push_paused", level=logging.ERROR, peer=self._peer.name, code=exc.code,
-                    sentence=exc.sentence,
-                )  # fmt: skip
-                self._stop.wait(POLL_S)
-            except Exception:  # noqa: BLE001 (border: peer loop)
-                log.failure(LOGGER, "push_failed", peer=self._peer.name)
-                self._stop.wait(POLL_S)
+    def _turn(self) -> float:
+        """Attempt the next delivery; return how long to wait: not at all after one, else until one may be due."""
+        self._renew()
+        return 0.0 if self._serve_next() else self._idle_s()
 
     def _renew(self) -> None:
         """Take over the settings of this round. A pause was the old settings' fault, perhaps."""
@@ -172,7 +156,7 @@ class PeerLoop:
             carrier=self._carrier,
             ledger=self._ledger,
             archive=self._archive,
-            stop=self._stop,
+            stop=self._thread.stopping,
             opened=self._opened,
             in_flight=self._in_flight.setdefault(delivery.id, InFlight(is_first=delivery.attempts == 1)),
             identity=self._identity,
@@ -320,8 +304,7 @@ def backoff_s(failures: int, push: PushSettings, chance: random.Random) -> float
 
     ``failures`` counts those in a row before this one. The time is between ``backoff_min_s`` and ``backoff_max_s``.
     """
-    doublings = min(failures + 1, _MAX_DOUBLINGS)
-    return chance.uniform(push.backoff_min_s, min(push.backoff_max_s, push.backoff_min_s * 2**doublings))
+    return chance.uniform(push.backoff_min_s, doubled_s(push.backoff_min_s, push.backoff_max_s, failures + 1))
 
 
 def _listed(statuses: Counter[int]) -> str | None:

@@ -12,14 +12,12 @@ since many a PACS needs a while until it finds what it stored.
 from __future__ import annotations
 
 import logging
-import threading
 from datetime import timedelta
 
 from dicomnode import log
 from dicomnode.archive import Archive
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.dimse.proofs import Reference
-from dicomnode.errors import NodeError
 from dicomnode.imaging.headers import read_values
 from dicomnode.ledger.commitments import LISTENING
 from dicomnode.ledger.store import Ledger
@@ -29,12 +27,12 @@ from dicomnode.reports import take_report
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import PushSettings
 from dicomnode.settings.peers import PeerSettings
+from dicomnode.worker_thread import WorkerThread, doubled_s
 
 LOGGER = logging.getLogger(__name__)
 
 POLL_S = 5.0
 ABORT_LIMIT_S = 5.0  # after its association was aborted for a stop, the thread ends at once
-_MAX_DOUBLINGS = 16
 
 
 class ProofLoop:
@@ -59,10 +57,10 @@ class ProofLoop:
         self._ledger = ledger
         self._archive = archive
         self._clock = clock
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._is_last_round = False
-        self._thread = threading.Thread(target=self._run, name=f"proof-{peer.name}")
+        self._thread = WorkerThread(
+            self._turn, name=f"proof-{peer.name}", events="proof", logger=LOGGER, fields={"peer": peer.name},
+            pause_s=POLL_S,
+        )  # fmt: skip
 
     @property
     def peer(self) -> str:
@@ -75,54 +73,40 @@ class ProofLoop:
 
     def wake(self) -> None:
         """Look into the ledger now, because a delivery was sent."""
-        self._wake.set()
+        self._thread.wake()
 
     def take(self, peer: PeerSettings, committer: PeerSettings, push: PushSettings, witness: Witness) -> None:
         """Use these settings from the next request on; one that is under way goes on as it began."""
         self._next = (peer, committer, push, witness)
-        self._wake.set()
+        self._thread.wake()
 
     def retire(self) -> None:
         """End after the present request: the settings do not ask for proof of deliveries to this peer any more."""
-        self._is_last_round = True
-        self._wake.set()
+        self._thread.retire()
 
     def stop(self, limit_s: float) -> bool:
         """Stop after the present request; abort its association after ``limit_s``. Return whether the thread ended."""
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(limit_s)
-        if self._thread.is_alive():
-            self._witness.abort()
-            self._thread.join(ABORT_LIMIT_S)
-        if self._thread.is_alive():
-            log.event(LOGGER, "proof_not_stopped", level=logging.ERROR, peer=self._peer.name)
-        return not self._thread.is_alive()
+        if self._thread.stop(limit_s):
+            return True
+        self._witness.abort()
+        if self._thread.stop(ABORT_LIMIT_S):
+            return True
+        log.event(LOGGER, "proof_not_stopped", level=logging.ERROR, peer=self._peer.name)
+        return False
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return self._thread.is_alive
 
-    def _run(self) -> None:
-        while not (self._stop.is_set() or self._is_last_round):
-            self._wake.clear()  # before the look, so that a wake-up after it is not lost
-            try:
-                self._peer, self._committer, self._push, self._witness = self._next
-                one = self._ledger.commitments.next_one(self._peer.name)
-                if one is not None:
-                    self._serve(one)
-                elif not (self._stop.is_set() or self._is_last_round):
-                    self._wake.wait(self._idle_s())
-            except NodeError as exc:  # of the ledger, which a backup has locked for example
-                log.event(
-                    LOGGER, "proof_paused", level=logging.ERROR, peer=self._peer.name, code=exc.code,
-                    sentence=exc.sentence,
-                )  # fmt: skip
-                self._stop.wait(POLL_S)
-            except Exception:  # noqa: BLE001 (border: proof loop)
-                log.failure(LOGGER, "proof_failed", peer=self._peer.name)
-                self._stop.wait(POLL_S)
+    def _turn(self) -> float:
+        """Bring the next request a step further; return how long to wait: not at all after one, else until one may."""
+        self._peer, self._committer, self._push, self._witness = self._next
+        one = self._ledger.commitments.next_one(self._peer.name)
+        if one is None:
+            return self._idle_s()
+        self._serve(one)
+        return 0.0
 
     def _serve(self, one: Commitment) -> None:
         """Bring one request a step further, and write down in the ledger where it stands then."""
@@ -186,8 +170,7 @@ class ProofLoop:
         )
 
     def _postpone(self, one: Commitment, sentence: str) -> None:
-        doubled_s = self._push.backoff_min_s * 2 ** min(one.failures, _MAX_DOUBLINGS)
-        wait_s = min(self._push.backoff_max_s, doubled_s)
+        wait_s = doubled_s(self._push.backoff_min_s, self._push.backoff_max_s, one.failures)
         self._ledger.commitments.postpone(one, wait_s=wait_s)
         log.event(
             LOGGER, "proof_deferred", delivery=one.delivery, peer=self._peer.name, sentence=sentence, wait_s=wait_s

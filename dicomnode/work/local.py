@@ -19,6 +19,7 @@ from dicomnode.work import orders
 from dicomnode.work.child import Setup, child_main
 from dicomnode.work.executor import CANCELLED, POLL_S, GivenUp, Progress
 from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
+from dicomnode.worker_thread import doubled_s
 
 LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class LocalExecutor:
         self._memory_limit_mb = memory_limit_mb or MEMORY_SHARE * machine_memory_mb()
         self._clock = clock
         self._worker: WorkerProcess | None = None
-        self._restart_wait_s = RESTART_WAIT_S[0]
+        self._failed_starts = 0  # in a row
         self._offer: orders.Offer | None = None  # of the cluster; None: the child has not said yet, or there is none
         self._lost_since_s: float | None = None  # on the monotonic clock; None: the cluster offers a model
 
@@ -137,19 +138,17 @@ class LocalExecutor:
                 seconds=self._clock.monotonic() - begun, memory_mb=worker.resident_mb(),
             )  # fmt: skip
             self._worker = worker
-            self._restart_wait_s = RESTART_WAIT_S[0]
+            self._failed_starts = 0  # in a row
             self._tell_time(said.reference_s)
             return True
         ended = worker.kill()
         if not stopping.is_set():
             self._tell_time(None)
             why = ended.sentence if said else f"the worker was not ready after {WARM_LIMIT_S:g} s"
-            log.event(
-                LOGGER, "worker_not_warm", level=logging.ERROR, sentence=_capitalised(why),
-                wait_s=self._restart_wait_s,
-            )  # fmt: skip
-            stopping.wait(self._restart_wait_s)
-            self._restart_wait_s = min(2 * self._restart_wait_s, RESTART_WAIT_S[1])
+            wait_s = doubled_s(*RESTART_WAIT_S, self._failed_starts)
+            log.event(LOGGER, "worker_not_warm", level=logging.ERROR, sentence=_capitalised(why), wait_s=wait_s)
+            stopping.wait(wait_s)
+            self._failed_starts += 1
         return False
 
     def _tell_time(self, reference_s: float | None) -> None:

@@ -18,7 +18,6 @@ no attempt. After each claim the job is run once.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
@@ -34,6 +33,7 @@ from dicomnode.ledger.values import Job, QuarantinedFile, QuarantineReason
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.work import orders
 from dicomnode.work.executor import Executor, GivenUp, Progress
+from dicomnode.worker_thread import WorkerThread, doubled_s
 
 LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class _Rest:
     """When a job that waits for its files or for the cluster is tried again. After a restart it is tried at once."""
 
     until_s: float  # on the monotonic clock
-    wait_s: float
+    failures: int  # in a row
 
 
 class _NotOurs(Exception):
@@ -84,12 +84,12 @@ class Supervisor:
         self._owner = owner
         self._finished = finished
         self._clock = clock
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
         self._stop_at = float("inf")
-        self._disk_wait_s = DISK_WAIT_S[0]
+        self._disk_failures = 0  # in a row
         self._rests: dict[JobId, _Rest] = {}
-        self._thread = threading.Thread(target=self._run, name="work")
+        self._thread = WorkerThread(
+            self._turn, name="work", events="work", logger=LOGGER, pause_s=PAUSE_S, ended=executor.close
+        )
 
     def start(self) -> None:
         """Start the thread: it makes the executor ready and begins to claim jobs."""
@@ -97,41 +97,23 @@ class Supervisor:
 
     def wake(self) -> None:
         """Look into the ledger now, because there may be a job."""
-        self._wake.set()
+        self._thread.wake()
 
     def stop(self, limit_s: float) -> None:
         """Claim no further job. The running one goes back to the queue if it does not end within ``limit_s``."""
         self._stop_at = self._clock.monotonic() + limit_s
-        self._stopping.set()
-        self._wake.set()
-        self._thread.join(limit_s + KILL_MARGIN_S)
-        if self._thread.is_alive():
+        if not self._thread.stop(limit_s + KILL_MARGIN_S):
             log.event(LOGGER, "work_not_stopped", level=logging.ERROR)
 
-    def _run(self) -> None:
-        """Border: the loop goes on after any exception. Without it the node would run but derive nothing."""
-        try:
-            while not self._stopping.is_set():
-                try:
-                    self._turn()
-                except NodeError as exc:
-                    log.event(LOGGER, "work_paused", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
-                    self._pause(PAUSE_S)
-                except Exception:  # noqa: BLE001 (border: work loop)
-                    log.failure(LOGGER, "work_failed")
-                    self._pause(PAUSE_S)
-        finally:
-            self._executor.close()
-
-    def _turn(self) -> None:
-        if not self._executor.ready(self._stopping):
-            return
+    def _turn(self) -> float:
+        """Run the next job; return how long to wait for another: not at all after one."""
+        if not self._executor.ready(self._thread.stopping):
+            return 0.0
         job = self._ledger.jobs.claim(self._owner, lease_s=LEASE_S, but=self._resting(), models=self._executor.offered)
-        if job is not None:
-            self._do(job)
-            return
-        self._wake.wait(TICK_S)
-        self._wake.clear()
+        if job is None:
+            return TICK_S
+        self._do(job)
+        return 0.0
 
     def _do(self, job: Job) -> None:
         checkpoint("work.claimed")
@@ -215,7 +197,7 @@ class Supervisor:
         if not self._persist(lambda: self._ledger.jobs.finish(job, derived)):
             raise _NotOurs
         checkpoint("work.committed")
-        self._disk_wait_s = DISK_WAIT_S[0]
+        self._disk_failures = 0
         log.event(
             LOGGER,
             "job_done",
@@ -267,8 +249,9 @@ class Supervisor:
                 self._return(job, failed.sentence, counts=False)
             case orders.Blame.SOURCE | orders.Blame.CLUSTER:
                 before = self._rests.get(job.id)
-                wait_s = DISK_WAIT_S[0] if before is None else min(2 * before.wait_s, DISK_WAIT_S[1])
-                self._rests[job.id] = _Rest(until_s=self._clock.monotonic() + wait_s, wait_s=wait_s)
+                failures = 0 if before is None else before.failures
+                wait_s = doubled_s(*DISK_WAIT_S, failures)
+                self._rests[job.id] = _Rest(until_s=self._clock.monotonic() + wait_s, failures=failures + 1)
                 self._give_back(job, failed.sentence, counts=False, wait_s=wait_s)
 
     def _resting(self) -> list[JobId]:
@@ -278,11 +261,11 @@ class Supervisor:
 
     def _return(self, job: Job, sentence: str, *, counts: bool) -> None:
         """Return a job to the queue. If the job is not the cause of the failure, try no job at all for a while."""
-        wait_s = None if counts else self._disk_wait_s
+        wait_s = None if counts else doubled_s(*DISK_WAIT_S, self._disk_failures)
         self._give_back(job, sentence, counts=counts, wait_s=wait_s)
         if wait_s is not None:  # a full disk is still full a moment later
-            self._pause(wait_s)
-            self._disk_wait_s = min(2 * wait_s, DISK_WAIT_S[1])
+            self._thread.pause(wait_s)
+            self._disk_failures += 1
 
     def _give_back(self, job: Job, sentence: str, *, counts: bool, wait_s: float | None) -> None:
         state = self._persist(lambda: self._ledger.jobs.give_back(job, detail=sentence, counts=counts))
@@ -305,12 +288,9 @@ class Supervisor:
                 return write()
             except (LedgerError, StorageError) as exc:
                 log.event(LOGGER, "work_paused", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
-                if self._stopping.is_set():
+                if self._thread.stopping.is_set():
                     raise _NotWritten from exc
-                self._pause(PAUSE_S)
-
-    def _pause(self, seconds: float) -> None:
-        self._stopping.wait(seconds)
+                self._thread.pause(PAUSE_S)
 
 
 class _Lease:
