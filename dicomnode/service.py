@@ -53,7 +53,7 @@ from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.alert import split_letter
 from dicomnode.settings.load import NO_FILE, Source
 from dicomnode.settings.models import Settings
-from dicomnode.settle import Settler
+from dicomnode.settle.settler import Settler
 from dicomnode.sweep import Sweep
 from dicomnode.systemd import notify
 from dicomnode.tls.identity import Age, Identity

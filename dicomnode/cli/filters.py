@@ -126,7 +126,7 @@ def reasons_of_series() -> set[str]:
     from dicomnode.ledger.states import OPERATOR
     from dicomnode.ledger.values import NOT_SELECTED, OWN_OUTPUT, PULLED, REMOVED, SET_ASIDE
     from dicomnode.ledger.verdicts import PROCESS
-    from dicomnode.settle import NOT_JUDGED
+    from dicomnode.settle.judging import NOT_JUDGED
     from dicomnode.work.orders import Cause
 
     own = {OWN_OUTPUT, PARAMETERS, PROCESS, PULLED, REMOVED, SET_ASIDE, NOT_JUDGED, NOT_SELECTED, OPERATOR}

@@ -66,7 +66,7 @@ def test(
     from dicomnode.imaging.frame import read_frames
     from dicomnode.pipeline import series_in
     from dicomnode.rules import Reception, judge_by_rules, study_of
-    from dicomnode.selection import most_slices
+    from dicomnode.settle.selection import most_slices
 
     title = called_ae or settings.node.ae_title
     if title not in settings.node.titles:
@@ -115,7 +115,7 @@ def test(
 def _unselected(one: SeriesTest, slices: int, chosen: SeriesTest, most: int) -> SeriesTest:
     """The test of a series whose rule chooses another one of the same study."""
     from dicomnode.ledger.values import NOT_SELECTED
-    from dicomnode.selection import not_selected
+    from dicomnode.settle.selection import not_selected
 
     assert one.rule is not None
     sentence = not_selected(one.rule, slices, chosen.series, most)

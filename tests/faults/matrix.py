@@ -43,7 +43,7 @@ MATRIX: Mapping[str, tuple[str, ...]] = {
     "data folder or ledger lost": ("tests/faults/test_restore_drill.py",),
     "abort or lost link in the middle of a series": (
         "tests/receive/test_scp.py::test_an_abort_or_a_lost_link_marks_the_series",
-        "tests/test_settle.py::test_after_a_broken_association_the_sender_gets_longer_to_come_again",
+        "tests/settle/test_quiet.py::test_after_a_broken_association_the_sender_gets_longer_to_come_again",
     ),
     "silent, slow or hostile clients": (
         "tests/receive/test_listener.py", "tests/dimse/test_messages.py", "tests/dimse/test_link_machine.py",
@@ -64,10 +64,10 @@ MATRIX: Mapping[str, tuple[str, ...]] = {
     ),
     "damaged headers": ("tests/receive/test_header_walk.py", "tests/imaging/test_headers.py"),
     "restart in a quiet period": (
-        "tests/test_settle.py::test_after_a_restart_the_wait_starts_anew_and_no_more_than_that",
+        "tests/settle/test_quiet.py::test_after_a_restart_the_wait_starts_anew_and_no_more_than_that",
     ),
     "the wall clock is set": (
-        "tests/test_settle.py::test_a_step_of_the_wall_clock_neither_settles_a_series_nor_holds_it_back",
+        "tests/settle/test_quiet.py::test_a_step_of_the_wall_clock_neither_settles_a_series_nor_holds_it_back",
         "tests/test_schedule.py",
         "tests/ledger/test_deliveries.py::test_a_clock_set_back_an_hour_delays_nothing",
     ),

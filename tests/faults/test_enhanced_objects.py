@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 
 from dicomnode.errors import InputError
 from dicomnode.ids import SeriesId
-from dicomnode.settle import NOT_JUDGED
+from dicomnode.settle.judging import NOT_JUDGED
 from dicomnode.wire import Answer
 from tests.support.derived import made_from
 from tests.support.enhanced import EnhancedPhantom

@@ -22,7 +22,7 @@ from dicomnode.receive.intake import Intake, OfferedInstance
 from dicomnode.receive.space import Space
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import SettleSettings
-from dicomnode.settle import Settler
+from dicomnode.settle.settler import Settler
 from tests.ledger.scene import FakeClock, derived
 from tests.support.dicom import encoded
 

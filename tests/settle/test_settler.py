@@ -1,17 +1,16 @@
-"""When a series counts as complete, and what is then decided about it."""
+"""What is decided about a series that counts as complete."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydicom.uid import generate_uid
 
-from dicomnode import rules, settle
+from dicomnode import rules
 from dicomnode.archive import Archive
 from dicomnode.catalog import NotChosenYet
 from dicomnode.errors import ModelError
@@ -21,11 +20,13 @@ from dicomnode.imaging.judge import judge
 from dicomnode.imaging.verdict import Limits, Verdict
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.values import ReceivingSeries
 from dicomnode.own_output import PRODUCT
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import SettleSettings
-from dicomnode.settle import QuietWatch, Settler
+from dicomnode.settle import reading
+from dicomnode.settle.judging import NOT_JUDGED
+from dicomnode.settle.settler import Settler
+from tests.settle.hand_clock import HandClock
 from tests.support.enhanced import EnhancedPhantom
 from tests.support.mounts import unreachable, unreadable
 from tests.support.mr_series import mr_datasets
@@ -34,137 +35,8 @@ from tests.support.stored import archived_files, store
 from tests.support.wait import wait_until
 
 SETTINGS = SettleSettings(quiet_s=30, aborted_wait_s=300, max_wait_s=1800)
-NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 NOTHING_OPEN: frozenset[SeriesId] = frozenset()
 SERIES = SeriesId(7)
-
-
-@dataclass
-class HandClock:
-    """A clock that a test moves; ``step_s`` is what somebody set the wall clock by."""
-
-    elapsed_s: float = 0.0
-    step_s: float = 0.0
-
-    def now(self) -> datetime:
-        return NOON + timedelta(seconds=self.elapsed_s + self.step_s)
-
-    def monotonic(self) -> float:
-        return 1000.0 + self.elapsed_s
-
-
-def _series(clock: HandClock, *, instances: int = 3, aborted: bool = False) -> ReceivingSeries:
-    """A series whose last instance comes now."""
-    moment = clock.now()
-    return ReceivingSeries(id=SERIES, revision=1, instances=instances, first_at=moment, last_at=moment, aborted=aborted)
-
-
-def test_a_series_is_due_once_it_has_been_quiet_for_quiet_s() -> None:
-    clock = HandClock()
-    watch = QuietWatch(SETTINGS, clock)
-    series = _series(clock)
-    assert watch.look([series], NOTHING_OPEN) == ([], 5.0)
-    clock.elapsed_s = 27
-    assert watch.look([series], NOTHING_OPEN) == ([], 3.0)
-    clock.elapsed_s = 30
-    due, _ = watch.look([series], NOTHING_OPEN)
-    assert [(one.series.id, one.note) for one in due] == [(SERIES, "")]
-
-
-def test_the_time_between_two_looks_counts_as_quiet() -> None:
-    clock = HandClock()
-    watch = QuietWatch(SETTINGS, clock)
-    series = _series(clock)
-    clock.elapsed_s = 4
-    watch.look([series], NOTHING_OPEN)  # first seen 4 s after its last instance
-    clock.elapsed_s = 30
-    assert watch.look([series], NOTHING_OPEN)[0]
-
-
-def test_another_instance_starts_the_wait_anew() -> None:
-    clock = HandClock()
-    watch = QuietWatch(SETTINGS, clock)
-    series = _series(clock)
-    watch.look([series], NOTHING_OPEN)
-    clock.elapsed_s = 29
-    series = replace(series, instances=4, last_at=clock.now())
-    watch.look([series], NOTHING_OPEN)
-    clock.elapsed_s = 58
-    assert watch.look([series], NOTHING_OPEN) == ([], 1.0)
-    clock.elapsed_s = 59
-    assert watch.look([series], NOTHING_OPEN)[0]
-
-
-def test_an_open_association_that_stored_into_it_keeps_it_open() -> None:
-    clock = HandClock()
-    watch = QuietWatch(SETTINGS, clock)
-    series = _series(clock)
-    clock.elapsed_s = 40
-    watch.look([series], {SERIES})
-    clock.elapsed_s = 200
-    assert watch.look([series], {SERIES})[0] == []
-    assert watch.look([series], {SeriesId(8)})[0]
-
-
-def test_after_a_broken_association_the_sender_gets_longer_to_come_again() -> None:
-    clock = HandClock()
-    watch = QuietWatch(SETTINGS, clock)
-    series = _series(clock, aborted=True)
-    watch.look([series], NOTHING_OPEN)
-    clock.elapsed_s = 299
-    assert watch.look([series], NOTHING_OPEN) == ([], 1.0)
-    clock.elapsed_s = 300
-    due, _ = watch.look([series], NOTHING_OPEN)
-    assert due[0].note == "Its last association broke off: settled 300 s later (settle.aborted_wait_s)."
-
-
-def test_a_series_that_never_becomes_quiet_is_settled_at_the_longest_wait_even_with_an_open_association() -> None:
-    clock = HandClock()
-    watch = QuietWatch(SETTINGS, clock)
-    series = _series(clock)
-    for second in range(0, 1800, 20):
-        clock.elapsed_s = second
-        series = replace(series, instances=second, last_at=clock.now())
-        assert watch.look([series], {SERIES})[0] == []
-    clock.elapsed_s = 1800
-    due, _ = watch.look([series], {SERIES})
-    assert due[0].note == "Settled after 1800 s without a quiet moment (settle.max_wait_s)."
-
-
-def test_after_a_restart_the_wait_starts_anew_and_no_more_than_that() -> None:
-    clock = HandClock()
-    series = _series(clock)
-    clock.elapsed_s = 3600  # the service was down for an hour
-    watch = QuietWatch(SETTINGS, clock)
-    assert watch.look([series], NOTHING_OPEN) == ([], 5.0)
-    clock.elapsed_s = 3630
-    assert watch.look([series], NOTHING_OPEN)[0]
-
-
-def test_a_step_of_the_wall_clock_neither_settles_a_series_nor_holds_it_back() -> None:
-    for step_s in (-7200.0, 7200.0):
-        clock = HandClock()
-        watch = QuietWatch(SETTINGS, clock)
-        series = _series(clock)
-        watch.look([series], NOTHING_OPEN)
-        clock.elapsed_s, clock.step_s = 10, step_s
-        series = replace(series, instances=4, last_at=clock.now())
-        watch.look([series], NOTHING_OPEN)
-        clock.elapsed_s = 39
-        assert watch.look([series], NOTHING_OPEN)[0] == []
-        clock.elapsed_s = 40
-        assert watch.look([series], NOTHING_OPEN)[0]
-
-
-def test_a_new_revision_is_timed_from_its_own_first_instance() -> None:
-    clock = HandClock()
-    watch = QuietWatch(SETTINGS, clock)
-    watch.look([_series(clock)], NOTHING_OPEN)
-    clock.elapsed_s = 1799
-    second = replace(_series(clock), revision=2)
-    watch.look([second], NOTHING_OPEN)
-    clock.elapsed_s = 1828
-    assert watch.look([second], NOTHING_OPEN) == ([], 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,7 +289,7 @@ def test_a_series_that_brings_the_judge_down_is_kept_and_does_not_stop_the_next_
     monkeypatch.setattr(rules, "judge", trip)
     bench.settle(bench.settler())
     explanation = bench.reader.series_explain(poison)
-    assert (explanation.state, explanation.reason) == ("kept", settle.NOT_JUDGED)
+    assert (explanation.state, explanation.reason) == ("kept", NOT_JUDGED)
     assert "ZeroDivisionError" in explanation.sentences[0]
     assert bench.reader.series_explain(sound).state == "planned"
 
@@ -490,11 +362,11 @@ def test_a_series_waits_for_its_verdict_while_the_default_model_is_being_chosen(
 
 
 def test_a_series_beyond_all_measure_is_kept_without_reading_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settle, "INSTANCES_LIMIT", 5)
+    monkeypatch.setattr(reading, "INSTANCES_LIMIT", 5)
     series = store(bench.ledger, bench.archive, mr_datasets(slices=6))
     bench.settle(bench.settler())
     explanation = bench.reader.series_explain(series)
-    assert explanation.reason == settle.NOT_JUDGED
+    assert explanation.reason == NOT_JUDGED
     assert explanation.sentences[0] == "6 instances are more than the 5 that are judged."
 
 
@@ -527,7 +399,7 @@ def test_a_rule_whose_model_was_rolled_back_to_none_gets_no_other_and_its_series
     other = store(bench.ledger, bench.archive, mr_datasets())
     bench.settle(settler)
     explanation = bench.reader.series_explain(knee)
-    assert (explanation.state, explanation.reason) == ("kept", settle.NOT_JUDGED)
+    assert (explanation.state, explanation.reason) == ("kept", NOT_JUDGED)
     assert explanation.sentences[0] == (
         f"There is no model named knee. Activate one, then `dicomnode series retry {knee}`."
     )

@@ -1,0 +1,1 @@
+"""A quiet series is settled, judged, and then kept or planned."""
