@@ -35,8 +35,6 @@ from tests.support.stored import archived_files, store
 from tests.support.wait import wait_until
 
 SETTINGS = SettleSettings(quiet_s=30, aborted_wait_s=300, max_wait_s=1800)
-NOTHING_OPEN: frozenset[SeriesId] = frozenset()
-SERIES = SeriesId(7)
 
 
 @dataclass(frozen=True, kw_only=True)
