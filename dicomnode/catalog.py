@@ -20,8 +20,8 @@ from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir, pace
 from dicomnode.generators.kinds import Kind, is_compared_only
 from dicomnode.generators.model_dir import ModelFacts
+from dicomnode.ledger.facades.models import Models
 from dicomnode.ledger.states import ModelState
-from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import ImportedModel, ModelId
 from dicomnode.ledger.views import ModelChoice, ModelRow
 from dicomnode.settings.cluster import ModelSpeed
@@ -228,7 +228,7 @@ def folder_of(line: ModelLine, data: Path, wanted: str) -> Path | None:
             return model_dir.shipped_models().get(line.name)
 
 
-def import_model(folder: Path, *, data: Path, ledger: Ledger, by: str) -> tuple[ImportedModel, bool]:
+def import_model(folder: Path, *, data: Path, models: Models, by: str) -> tuple[ImportedModel, bool]:
     """Verify a model directory, load its weights once, copy it and write it down; False: it was imported before.
 
     Importing it again puts its files back where they were altered or lost. It is not active. Raises ModelError for
@@ -251,33 +251,33 @@ def import_model(folder: Path, *, data: Path, ledger: Ledger, by: str) -> tuple[
             hint="Run the command as the node's user, and see that there is room on the disk.",
         ) from exc
     imported = ImportedModel(name=facts.name, digest=facts.digest, kind=facts.kind, ratios=facts.ratios)
-    number, is_new = ledger.models.take_in(imported, by)
+    number, is_new = models.take_in(imported, by)
     return replace(imported, id=number), is_new
 
 
-def activate(row: ModelRow, *, data: Path, ledger: Ledger, by: str) -> bool:
+def activate(row: ModelRow, *, data: Path, models: Models, by: str) -> bool:
     """Give this model to the rules from the next verdict on; compare its files first. False: it was active."""
     model_dir.pinned_model(row.name, row.digest, data)
-    return ledger.models.activate(ModelId(row.id), by)
+    return models.activate(ModelId(row.id), by)
 
 
-def roll_back(name: str, *, rules: Sequence[str], data: Path, ledger: Ledger, by: str) -> ModelFacts | None:
+def roll_back(name: str, *, rules: Sequence[str], data: Path, models: Models, by: str) -> ModelFacts | None:
     """Undo the last activation of a name; what rules get from now on, None: there is no model of that name any more.
 
     Its files are compared first. ``rules``: those that name this model. Raises InputError where they would be left
     without one.
     """
-    to, facts = ledger.models.before_active(name), None
+    to, facts = models.before_active(name), None
     if to is not None:
         facts, _ = model_dir.pinned_model(to.name, to.digest, data)
     elif name in model_dir.shipped_models():
         facts = model_dir.model_facts(name)
-    elif rules and name in ledger.models.active():
+    elif rules and name in models.active():
         raise InputError(
             f"Rule {rules[0]} asks for model {name}, and no other of that name would be left; nothing was rolled back.",
             hint="Import and activate another model of that name, or let the rule name another.",
         )
-    ledger.models.roll_back(name, by, to=to.id if to else None)
+    models.roll_back(name, by, to=to.id if to else None)
     return facts
 
 

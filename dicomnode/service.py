@@ -357,7 +357,7 @@ class Service:
         reader = open_reader(self.settings.ledger_url, peers=lambda: self.settings.reachable_peers)
         parts.callback(reader.close)
         return Watch(
-            ledger,
+            ledger.alerts,
             destinations(self.settings.alert),
             node=node,
             conditions=lambda now: self._conditions(reader, now),

@@ -54,15 +54,15 @@ class Bench:
 
     def take_in(self, folder: Path) -> str:
         """Import it; its digest."""
-        imported, _ = catalog.import_model(folder, data=self.data, ledger=self.ledger, by="operator")
+        imported, _ = catalog.import_model(folder, data=self.data, models=self.ledger.models, by="operator")
         return imported.digest
 
     def activate(self, wanted: str) -> bool:
         row = catalog.find_imported(self.rows(), wanted)
-        return catalog.activate(row, data=self.data, ledger=self.ledger, by="operator")
+        return catalog.activate(row, data=self.data, models=self.ledger.models, by="operator")
 
     def roll_back(self, name: str, rules: Sequence[str] = ()) -> ModelFacts | None:
-        return catalog.roll_back(name, rules=rules, data=self.data, ledger=self.ledger, by="operator")
+        return catalog.roll_back(name, rules=rules, data=self.data, models=self.ledger.models, by="operator")
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_importing_it_again_is_harmless_and_says_so(bench: Bench) -> None:
     source = bench.made("knee")
     bench.take_in(source)
     bench.activate("knee")
-    _, is_new = catalog.import_model(source, data=bench.data, ledger=bench.ledger, by="operator")
+    _, is_new = catalog.import_model(source, data=bench.data, models=bench.ledger.models, by="operator")
     assert not is_new
     assert [row.state for row in bench.rows()] == ["active"]
 

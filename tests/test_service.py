@@ -144,7 +144,7 @@ def test_a_rule_may_name_an_imported_model_once_it_is_active_and_whole(tmp_path:
     data.mkdir()
     with closing(open_ledger(settings.ledger_url)) as ledger:
         made = write_thin(tmp_path / "made", name="knee")
-        imported, _ = import_model(made, data=data, ledger=ledger, by="operator")
+        imported, _ = import_model(made, data=data, models=ledger.models, by="operator")
         with pytest.raises(SettingsError, match="Rule knees asks for model knee"):
             Service(settings).start()
         assert {row.what: row.mark for row in check(settings)}["model knee"] is Mark.FAIL
@@ -262,7 +262,7 @@ def test_it_chooses_the_default_model_by_its_time_before_the_first_verdict_and_s
     with closing(open_ledger(settings.ledger_url)) as ledger:
         for name in ("thin", "thin-fast"):
             made = write_thin(tmp_path / "made" / name, name=name)
-            imported, _ = import_model(made, data=data, ledger=ledger, by="operator")
+            imported, _ = import_model(made, data=data, models=ledger.models, by="operator")
             assert imported.id is not None
             ledger.models.activate(imported.id, "operator")
         for description in ("named", "other"):

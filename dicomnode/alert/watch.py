@@ -23,7 +23,7 @@ from dicomnode.alert.mail import Mail
 from dicomnode.alert.message import Message, of_alerts
 from dicomnode.alert.webhook import Webhook
 from dicomnode.ledger.alerts import LETTER
-from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.facades.alerts import Alerts
 from dicomnode.ledger.values import Alert, Condition
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.alert import AlertSettings
@@ -71,7 +71,7 @@ class Watch:
 
     def __init__(
         self,
-        ledger: Ledger,
+        alerts: Alerts,
         ways: Sequence[Destination],
         *,
         node: str,
@@ -81,7 +81,7 @@ class Watch:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """``conditions`` and ``letter``: what holds, and what the letter says, at a moment."""
-        self._ledger = ledger
+        self._alerts = alerts
         self._ways = [_Way(destination=one) for one in ways]
         self._next_ways: Sequence[Destination] | None = None  # to be used from the next look on
         self._node = node
@@ -120,7 +120,7 @@ class Watch:
         self._change_ways()
         while self._owed:  # a ledger that is busy costs a look, not the letter
             for way in self._ways:
-                self._ledger.alerts.write_letter(way.destination.name, due_at=self._owed[0])
+                self._alerts.write_letter(way.destination.name, due_at=self._owed[0])
             self._owed.popleft()
         if not self._ways:
             return
@@ -144,17 +144,17 @@ class Watch:
         """Raise what holds, and end what has not held for a while."""
         name, now_s = way.destination.name, self._clock.monotonic()
         way.last_seen_s |= dict.fromkeys((condition.name for condition in holding), now_s)
-        for known in self._ledger.alerts.holding_names(name):
+        for known in self._alerts.holding_names(name):
             way.last_seen_s.setdefault(known, now_s)  # raised before a restart
         ended = [one for one, seen_s in way.last_seen_s.items() if now_s - seen_s >= self._patience.calm_s]
-        self._ledger.alerts.observe(name, holding, ended, again_s=self._patience.again_s)
+        self._alerts.observe(name, holding, ended, again_s=self._patience.again_s)
         for one in ended:
             del way.last_seen_s[one]
 
     def _tell(self, way: _Way) -> None:
         """Send the letter, and the alerts in one message, where they are due and the destination may be tried."""
         name = way.destination.name
-        waiting = self._ledger.alerts.to_send(name)
+        waiting = self._alerts.to_send(name)
         if not waiting or self._clock.monotonic() < way.not_before_s:
             return
         letters = [one for one in waiting if one.name == LETTER]
@@ -177,7 +177,7 @@ class Watch:
             wait_s = doubled_s(self._patience.retry_min_s, self._patience.retry_max_s, way.failures)
             way.failures += 1
             way.not_before_s = self._clock.monotonic() + wait_s
-            self._ledger.alerts.not_sent(alerts, str(exc))
+            self._alerts.not_sent(alerts, str(exc))
             log.event(
                 LOGGER, "alerts_not_sent", level=logging.WARNING, destination=name, count=len(alerts), wait_s=wait_s,
                 sentence=str(exc),
@@ -185,5 +185,5 @@ class Watch:
             return
         checkpoint("alert.sent")
         way.failures, way.not_before_s = 0, 0.0
-        self._ledger.alerts.sent(alerts)
+        self._alerts.sent(alerts)
         log.event(LOGGER, "alerts_sent", destination=name, count=len(alerts))

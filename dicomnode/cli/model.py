@@ -111,7 +111,7 @@ def import_model(folder: Path, config: Path | None, as_json: bool) -> None:
 
     with writer(config) as ledger:
         imported, is_new = catalog.import_model(
-            folder, data=settings.node.data.absolute(), ledger=ledger, by=operator()
+            folder, data=settings.node.data.absolute(), models=ledger.models, by=operator()
         )
     done = "is imported; it is not active yet" if is_new else "was imported before; its files are whole"
     _print_changed(imported.name, imported.digest, is_new, done, as_json=as_json)
@@ -131,7 +131,7 @@ def activate(name: str, config: Path | None, as_json: bool) -> None:
 
     with writer(config) as ledger:
         row = catalog.find_imported(_imported(settings), name)
-        is_new = catalog.activate(row, data=settings.node.data.absolute(), ledger=ledger, by=operator())
+        is_new = catalog.activate(row, data=settings.node.data.absolute(), models=ledger.models, by=operator())
     done = "is what rules get under this name from now on" if is_new else "was active already"
     _print_changed(row.name, row.digest, is_new, done, as_json=as_json)
 
@@ -153,7 +153,7 @@ def rollback(name: str, config: Path | None, as_json: bool) -> None:
             name,
             rules=[rule.name for rule in settings.rule if rule.model == name],
             data=settings.node.data.absolute(),
-            ledger=ledger,
+            models=ledger.models,
             by=operator(),
         )
     done = "is what rules get under this name again" if facts else "is not known any more: no other is active"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from dicomnode.errors import NodeError
 from dicomnode.ledger.engine import LedgerBusyError
-from dicomnode.ledger.store import Ledger
+from dicomnode.ledger.facades.intake import Intake
 from dicomnode.ledger.values import StoredInstance, StoreOutcome
 from dicomnode.seams import checkpoint
 
@@ -34,8 +34,8 @@ class OutcomeUnknownError(NodeError):
 class GroupCommit:
     """The rows of the instances that come in at the same time."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
         self._lock = threading.Lock()
         self._waiting: list[_Ticket] = []  # in the order in which they came; the first may be about to lead
         self._is_led = False  # does a thread commit, or is one about to?
@@ -87,7 +87,7 @@ class GroupCommit:
 
     def _commit(self, batch: Sequence[_Ticket]) -> None:
         try:
-            outcomes = self._ledger.intake.accept([ticket.instance for ticket in batch])
+            outcomes = self._intake.accept([ticket.instance for ticket in batch])
             checkpoint("receive.committed")
         except Exception as exc:  # noqa: BLE001 - not a border: each waiting thread raises its own
             is_shared = len(batch) == 1 or isinstance(exc, OSError | LedgerBusyError)

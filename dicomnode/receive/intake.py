@@ -54,7 +54,7 @@ class Intake:
         self._ledger = ledger
         self._space = space
         self._clock = clock
-        self._commit = GroupCommit(ledger)
+        self._commit = GroupCommit(ledger.intake)
 
     def store(self, offer: OfferedInstance, series: dict[str, SeriesId]) -> Answer:
         """Keep the object, or say why not.

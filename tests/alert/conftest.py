@@ -57,7 +57,7 @@ class Watched:
 
     def _watch(self, ways: Sequence[Destination] | None = None) -> None:
         self.watch = Watch(
-            self.scene.ledger,
+            self.scene.ledger.alerts,
             destinations(self.settings.alert) if ways is None else ways,
             node="DICOMNODE on here",
             conditions=lambda now: conditions(self.settings, self.reader, now),

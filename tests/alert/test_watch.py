@@ -361,7 +361,7 @@ def test_what_one_look_raises_is_logged_and_the_next_look_comes(
         return []
 
     ways = destinations(watched.settings.alert)
-    watch = Watch(watched.scene.ledger, ways, node="here", conditions=look, letter=lambda _now: trial("here"))
+    watch = Watch(watched.scene.ledger.alerts, ways, node="here", conditions=look, letter=lambda _now: trial("here"))
     watch.start(letter_due_at=None)
     try:
         wait_until(lambda: len(troubles) == 1)

@@ -26,7 +26,7 @@ def _derive(node: Node, folder: Path, done_before: int) -> str:
 
 def _activate(node: Node, ledger: Ledger, digest: str) -> None:
     rows = node.read(lambda reader: reader.imported_models())
-    catalog.activate(catalog.find_imported(rows, f"knee@{digest}"), data=node.data, ledger=ledger, by="operator")
+    catalog.activate(catalog.find_imported(rows, f"knee@{digest}"), data=node.data, models=ledger.models, by="operator")
 
 
 def test_the_service_uses_what_is_activated_beside_it_and_what_is_rolled_back_to(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_the_service_uses_what_is_activated_beside_it_and_what_is_rolled_back_to
     with closing(open_ledger(f"sqlite:///{node.data}/ledger.sqlite")) as ledger:
         for blocks in (1, 2):
             made = write_thin(tmp_path / "made" / str(blocks), net=random_thin(blocks=blocks), name="knee")
-            imported, _ = catalog.import_model(made, data=node.data, ledger=ledger, by="operator")
+            imported, _ = catalog.import_model(made, data=node.data, models=ledger.models, by="operator")
             digests.append(imported.digest)
         old, new = digests
         _activate(node, ledger, old)
@@ -45,7 +45,7 @@ def test_the_service_uses_what_is_activated_beside_it_and_what_is_rolled_back_to
             used = [_derive(node, tmp_path / "first", 0)]
             _activate(node, ledger, new)
             used.append(_derive(node, tmp_path / "second", 1))
-            catalog.roll_back("knee", rules=["every series"], data=node.data, ledger=ledger, by="operator")
+            catalog.roll_back("knee", rules=["every series"], data=node.data, models=ledger.models, by="operator")
             used.append(_derive(node, tmp_path / "third", 2))
             warm = node.events("worker_warm")
         finally:

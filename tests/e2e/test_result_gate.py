@@ -26,7 +26,7 @@ def test_a_result_that_is_not_fit_to_leave_is_held_until_the_operator_releases_i
         node.data.mkdir()
         with closing(open_ledger(f"sqlite:///{node.data}/ledger.sqlite")) as ledger:
             made = write_thin(tmp_path / "made", net=random_thin(), name="noise")
-            imported, _ = catalog.import_model(made, data=node.data, ledger=ledger, by="operator")
+            imported, _ = catalog.import_model(made, data=node.data, models=ledger.models, by="operator")
             assert imported.id is not None
             ledger.models.activate(imported.id, "operator")
         try:

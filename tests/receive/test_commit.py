@@ -12,6 +12,7 @@ import pytest
 from dicomnode.errors import LedgerError
 from dicomnode.ids import SeriesId, new_instance_id
 from dicomnode.ledger.engine import LedgerBusyError
+from dicomnode.ledger.facades.intake import Intake
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import StoredInstance, StoreOutcome
 from dicomnode.receive import commit
@@ -45,8 +46,8 @@ def instance(series: SeriesId, number: int) -> StoredInstance:
 class Gate:
     """Stands before the ledger: records batches, holds them back, is stuck at one size, fails on a poisoned one."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
         self.batches: list[int] = []
         self.open = threading.Event()
         self.stuck = 0
@@ -61,12 +62,12 @@ class Gate:
             self.unstuck.wait(20)
         if any(one.sop_instance_uid == self.poison for one in instances):
             raise self.error
-        return self._ledger.intake.accept(instances)
+        return self._intake.accept(instances)
 
 
 def accept_all(gate: Gate, instances: Sequence[StoredInstance]) -> dict[str, object]:
     """Each on its own thread; the first is in its turn before the others come."""
-    group = GroupCommit(gate)  # type: ignore[arg-type]  # a ledger, as far as a commit needs one
+    group = GroupCommit(gate)  # type: ignore[arg-type]  # an intake, as far as a commit needs one
     found: dict[str, object] = {}
 
     def run(one: StoredInstance) -> None:
@@ -88,7 +89,7 @@ def accept_all(gate: Gate, instances: Sequence[StoredInstance]) -> dict[str, obj
 
 
 def test_those_who_wait_share_one_transaction(ledger: Ledger) -> None:
-    gate = Gate(ledger)
+    gate = Gate(ledger.intake)
     series = ledger.intake.series_for("1.2")
     found = accept_all(gate, [instance(series, number) for number in range(8)])
     assert set(found.values()) == {StoreOutcome.STORED}
@@ -97,7 +98,7 @@ def test_those_who_wait_share_one_transaction(ledger: Ledger) -> None:
 
 
 def test_one_poisoned_instance_fails_alone(ledger: Ledger) -> None:
-    gate = Gate(ledger)
+    gate = Gate(ledger.intake)
     gate.poison = "1.2.3.5"
     series = ledger.intake.series_for("1.2")
     found = accept_all(gate, [instance(series, number) for number in range(8)])
@@ -107,7 +108,7 @@ def test_one_poisoned_instance_fails_alone(ledger: Ledger) -> None:
 
 
 def test_a_busy_ledger_is_not_asked_again_for_each(ledger: Ledger) -> None:
-    gate = Gate(ledger)
+    gate = Gate(ledger.intake)
     gate.poison, gate.error = "1.2.3.5", LedgerBusyError("Another process held the ledger.")
     found = accept_all(gate, [instance(ledger.intake.series_for("1.2"), number) for number in range(8)])
     assert gate.batches == [1, 7]
@@ -116,8 +117,8 @@ def test_a_busy_ledger_is_not_asked_again_for_each(ledger: Ledger) -> None:
 
 def test_who_waits_too_long_gives_up_and_leaves_nothing_behind(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "TURN_TIMEOUT_S", 0.2)
-    gate = Gate(ledger)
-    group = GroupCommit(gate)  # type: ignore[arg-type]  # a ledger, as far as a commit needs one
+    gate = Gate(ledger.intake)
+    group = GroupCommit(gate)  # type: ignore[arg-type]  # an intake, as far as a commit needs one
     series = ledger.intake.series_for("1.2")
     first = threading.Thread(target=group.accept, args=(instance(series, 1),))
     first.start()
@@ -134,9 +135,9 @@ def test_whose_commit_has_begun_and_does_not_end_is_told_that_nobody_knows(
 ) -> None:
     """The file must then stay: the row may still come."""
     monkeypatch.setattr(commit, "TURN_TIMEOUT_S", 0.5)
-    gate = Gate(ledger)
+    gate = Gate(ledger.intake)
     gate.stuck = 2
-    group = GroupCommit(gate)  # type: ignore[arg-type]  # a ledger, as far as a commit needs one
+    group = GroupCommit(gate)  # type: ignore[arg-type]  # an intake, as far as a commit needs one
     series = ledger.intake.series_for("1.2")
     found: list[str] = []
 
