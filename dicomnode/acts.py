@@ -1,7 +1,8 @@
 """The acts of a person on a series or a delivery. The command line and the web page share them and their sentences.
 
-In: the ledger, the number of the row, and who acts. Out: a sentence on what was done. An act that the state of the row
-does not allow raises InputError, and nothing is changed; ``is_offered`` says for which states it is worth showing.
+In: what an operator may do in the ledger, the number of the row, and who acts. Out: a sentence on what was done. An act
+that the state of the row does not allow raises InputError, and nothing is changed; ``is_offered`` says for which states
+it is worth showing.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicomnode.ids import DeliveryId, SeriesId
+from dicomnode.ledger.facades.operator import Operator
 from dicomnode.ledger.lists import no_peer_sentence
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
-from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import NOT_SELECTED, PULLED
 
 Reachable = Collection[str]  # the names of the peers that can be sent to
@@ -26,7 +27,9 @@ class Act:
     label: str  # on a button
     effect: str  # a sentence: what it does
     states: frozenset[str]  # of the series or its last job, or of the delivery, in which it is offered
-    run: Callable[..., str]  # of the ledger, the number, who acts, the reachable peers; a note where it takes one
+    run: Callable[
+        ..., str
+    ]  # of the ledger's facade, the number, who acts, the reachable peers; a note where it takes one
     takes_note: bool = False  # may the person say why?
     reasons: frozenset[str] = frozenset()  # for which the series is kept, where it is offered too
     on_alert: bool = False  # is it offered whatever the state, while the series has an alert?
@@ -36,45 +39,45 @@ class Act:
         return (self.on_alert and alert) or reason in self.reasons or not self.states.isdisjoint(states)
 
 
-def retry_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
+def retry_series(operator: Operator, number: int, by: str, _reachable: Reachable = ()) -> str:
     """Judge a series again."""
-    ledger.operator.retry_series(SeriesId(number), by)
+    operator.retry_series(SeriesId(number), by)
     return f"Series {number} is judged again."
 
 
-def release_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
+def release_series(operator: Operator, number: int, by: str, _reachable: Reachable = ()) -> str:
     """Go on with a series as it is."""
-    ledger.operator.release_series(SeriesId(number), by)
+    operator.release_series(SeriesId(number), by)
     return f"Series {number} goes on as it is."
 
 
-def cancel_series(ledger: Ledger, number: int, by: str, _reachable: Reachable = ()) -> str:
+def cancel_series(operator: Operator, number: int, by: str, _reachable: Reachable = ()) -> str:
     """Cancel the jobs of a series."""
-    jobs = ", ".join(map(str, ledger.operator.cancel_series(SeriesId(number), by)))
+    jobs = ", ".join(map(str, operator.cancel_series(SeriesId(number), by)))
     return f"Of series {number} is cancelled: job {jobs}."
 
 
-def retry_delivery(ledger: Ledger, number: int, by: str, reachable: Reachable) -> str:
+def retry_delivery(operator: Operator, number: int, by: str, reachable: Reachable) -> str:
     """Send a delivery now."""
-    ledger.operator.retry_delivery(DeliveryId(number), by)
-    return f"Delivery {number} is due now.{_caution(ledger, number, reachable)}"
+    operator.retry_delivery(DeliveryId(number), by)
+    return f"Delivery {number} is due now.{_caution(operator, number, reachable)}"
 
 
-def release_delivery(ledger: Ledger, number: int, by: str, reachable: Reachable, note: str = "") -> str:
+def release_delivery(operator: Operator, number: int, by: str, reachable: Reachable, note: str = "") -> str:
     """Send a delivery that is held; of one that waits for review, accept the result."""
-    ledger.operator.release_delivery(DeliveryId(number), by, note=note)
-    return f"Delivery {number} is due.{_caution(ledger, number, reachable)}"
+    operator.release_delivery(DeliveryId(number), by, note=note)
+    return f"Delivery {number} is due.{_caution(operator, number, reachable)}"
 
 
-def cancel_delivery(ledger: Ledger, number: int, by: str, _reachable: Reachable = (), note: str = "") -> str:
+def cancel_delivery(operator: Operator, number: int, by: str, _reachable: Reachable = (), note: str = "") -> str:
     """Send no further instance of a delivery; of one that waits for review, reject the result, which needs a note."""
-    ledger.operator.cancel_delivery(DeliveryId(number), by, note=note)
+    operator.cancel_delivery(DeliveryId(number), by, note=note)
     return f"Delivery {number} is cancelled."
 
 
-def _caution(ledger: Ledger, number: int, reachable: Reachable) -> str:
+def _caution(operator: Operator, number: int, reachable: Reachable) -> str:
     """A sentence for a delivery whose peer has no address in the settings, else an empty text."""
-    peer = ledger.operator.peer_of_delivery(DeliveryId(number))
+    peer = operator.peer_of_delivery(DeliveryId(number))
     return "" if peer in reachable else f" {no_peer_sentence(number, peer)}"
 
 

@@ -35,7 +35,7 @@ class WorkerThread:
 
         What it raises is logged with ``fields``: an error of the node, such as a locked ledger, as ``EVENTS_paused``,
         any other with its traceback as ``EVENTS_failed``. The next turn then comes after ``pause_s``.
-        ``ended``: called at last, in the thread.
+        ``ended`` is called in the thread when it ends.
         """
         self.stopping = threading.Event()  # for whoever waits within a turn
         self._turn = turn

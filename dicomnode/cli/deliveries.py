@@ -101,7 +101,7 @@ def retry(number: int, peer: str | None, config: Path | None, as_json: bool) -> 
 
     with writer(config) as ledger:
         if peer is None:
-            done, there = acts.retry_delivery(ledger, number, operator(), settings.reachable_peers), number
+            done, there = acts.retry_delivery(ledger.operator, number, operator(), settings.reachable_peers), number
         else:
             there = ledger.operator.send_delivery_to(DeliveryId(number), peer, operator())
             done = f"Delivery {there} to {peer} is due now."
@@ -135,7 +135,7 @@ def release(number: int, person: str | None, note: str, config: Path | None, as_
     from dicomnode import acts
 
     with writer(config) as ledger:
-        done = acts.release_delivery(ledger, number, signed(person), settings.reachable_peers, note=note)
+        done = acts.release_delivery(ledger.operator, number, signed(person), settings.reachable_peers, note=note)
     output.print_done(done, row=number, as_json=as_json)
 
 
@@ -155,7 +155,7 @@ def cancel(number: int, person: str | None, note: str, config: Path | None, as_j
     from dicomnode import acts
 
     with writer(config) as ledger:
-        done = acts.cancel_delivery(ledger, number, signed(person), note=note)
+        done = acts.cancel_delivery(ledger.operator, number, signed(person), note=note)
     output.print_done(done, row=number, as_json=as_json)
 
 

@@ -134,7 +134,7 @@ def retry(number: int, config: Path | None, as_json: bool) -> None:
     from dicomnode import acts
 
     with writer(config) as ledger:
-        done = acts.retry_series(ledger, number, operator())
+        done = acts.retry_series(ledger.operator, number, operator())
     output.print_done(done, row=number, as_json=as_json)
 
 
@@ -152,7 +152,7 @@ def release(number: int, config: Path | None, as_json: bool) -> None:
     from dicomnode import acts
 
     with writer(config) as ledger:
-        done = acts.release_series(ledger, number, operator())
+        done = acts.release_series(ledger.operator, number, operator())
     output.print_done(done, row=number, as_json=as_json)
 
 
@@ -168,5 +168,5 @@ def cancel(number: int, config: Path | None, as_json: bool) -> None:
     from dicomnode import acts
 
     with writer(config) as ledger:
-        done = acts.cancel_series(ledger, number, operator())
+        done = acts.cancel_series(ledger.operator, number, operator())
     output.print_done(done, row=number, as_json=as_json)

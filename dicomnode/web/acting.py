@@ -30,7 +30,7 @@ def perform(visit: Visit, table: str, number: int, name: str) -> Answer:
     back = _series_of(visit, table, number)
     with visit.node.writer() as ledger:
         note = {"note": clean_note(visit.request.filled("note"))} if act.takes_note else {}
-        sentence = act.run(ledger, number, actor(person), visit.node.settings.reachable_peers, **note)
+        sentence = act.run(ledger.operator, number, actor(person), visit.node.settings.reachable_peers, **note)
     return visit.show("done.html", sentence=sentence, back=back)
 
 
