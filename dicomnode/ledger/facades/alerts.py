@@ -1,4 +1,4 @@
-"""What destinations are told of, and the weekly letter."""
+"""What the alert watch uses of the ledger: what destinations are told of, and the weekly letter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicomnode.ledger.values import Alert, Condition
 
 
 class Alerts:
-    """What the watch asks and writes down."""
+    """The watch reads here what a destination is to be told, and records what it was told."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""Starts and stops of the service, the settings that it uses, and what puts its ledger back."""
+"""What the service itself uses of the ledger: its starts and stops, and the settings that it uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHECKED_AT_START_BYTES: Final = 64 << 20  # a third of a second's work; a larger
 
 
 class Boots:
-    """What a start, a change of settings, and a restore write down."""
+    """The service records its starts and stops here, and which settings it uses."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

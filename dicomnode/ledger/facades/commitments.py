@@ -1,4 +1,4 @@
-"""Proof of what was sent: requests to peers to commit to it, and their reports."""
+"""What the loops that ask for proof use of the ledger: requests to peers to commit to what was sent, and reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicomnode.ledger.values import Commitment
 
 
 class Commitments:
-    """What a loop that asks for proof asks and writes down, and what the receiver of a report does."""
+    """A loop reads here what is to be proven, and records what the peers say of it."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""Deliveries, for the loops that send them."""
+"""What the loops that send use of the ledger: deliveries and their items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicomnode.ledger.values import Delivery, DeliveryItem
 
 
 class Deliveries:
-    """What a loop that sends asks and writes down."""
+    """A loop claims deliveries to its peer here, and records what the peer answered."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""What the receiver asks and writes down: series that come, and their instances."""
+"""What the receiver uses of the ledger: series that come, and their instances."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicomnode.ledger.values import KnownInstance, StoredInstance, StoreOutcome
 
 
 class Intake:
-    """What a receiver is told and writes down."""
+    """The receiver looks up here what it has, and records what it stored."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""Jobs, for the supervisor that runs them."""
+"""What a supervisor uses of the ledger: jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicomnode.ledger.values import ArchivedInstance, Job
 
 
 class Jobs:
-    """What a supervisor asks and writes down."""
+    """A supervisor claims jobs here, and records how each attempt ended."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""The imported models, and which of them rules get."""
+"""The side of the ledger for imported models, and for which of them rules get."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dicomnode.ledger.values import ImportedModel, ModelId
 
 
 class Models:
-    """What an operator does with models, and what rules get."""
+    """An operator imports and activates models here; the catalog reads which are active."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

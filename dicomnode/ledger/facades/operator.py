@@ -1,4 +1,4 @@
-"""The commands of an operator on a series, a delivery, or files that were set aside."""
+"""What an operator uses of the ledger: commands on a series, a delivery, or files that were set aside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dicomnode.ledger.access import Access
 
 
 class Operator:
-    """What a person may do with a row. A command that its state does not allow raises InputError."""
+    """A person changes rows by these commands. One that the state of a row does not allow raises InputError."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""Files that are set aside, for whoever sets them aside, finds or compares them."""
+"""The side of the ledger for files that were set aside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicomnode.ledger.values import Examined, Finding, QuarantinedFile, Quaranti
 
 
 class Quarantine:
-    """The rows of the files that were set aside."""
+    """Whoever sets a file aside, or compares one, records that here."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""The steps of a series until its verdict."""
+"""What the settling worker uses of the ledger: the steps of a series until its verdict."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dicomnode.ledger.values import (
 
 
 class Settling:
-    """What the settling worker asks and writes down."""
+    """The settling worker reads here which series are due, and records their verdicts."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

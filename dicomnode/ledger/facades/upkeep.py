@@ -1,4 +1,4 @@
-"""What the sweep compares with the files, and what has had its time in the ledger itself."""
+"""What the sweep and the calendar use of the ledger: which files ought to exist, and rows that have had their time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dicomnode.ledger.access import Access
 
 
 class Upkeep:
-    """What the sweep asks, and what the calendar removes. Files that leave the disk have ``removals``."""
+    """The sweep reads here which files ought to exist; the calendar removes old events and alerts."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

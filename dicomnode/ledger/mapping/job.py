@@ -1,4 +1,4 @@
-"""Rows of table ``job``."""
+"""Rows of table ``job``, and what was pinned in them."""
 
 from __future__ import annotations
 
