@@ -44,6 +44,7 @@ class DerivationParameters:
     utc_offset_min: int | None = None  # of the clock on which dates and times are written; None: this machine's clock
     sharpness: float | None = None  # of the model, 0…1; None: as its card says, if it says anything
     uncertainty: bool | None = None  # is the spread over flips measured as well? None: no
+    patient: str | None = None  # SHA-256 of the data set of the patient that a peer stated; None: the source says whose
 
     def pinned(self) -> dict[str, object]:
         """Return the keys of ``text``. A later key that is None is left out, so older texts come back unchanged."""

@@ -130,7 +130,7 @@ def run_pipeline(
         if ratios[0] <= own_slices.RATIO and (trial := own_slices.trial_of(stack.volume)) is not None:
             grid = thin_grid(trial.merged, own_slices.RATIO)
             findings.append(own_slices.look_at_trial(trial, generator.generate(trial.merged, grid, device=device)))
-        reread = Reread(stack, made.thin, consistency=generator.consistency)
+        reread = Reread(stack, made.thin, consistency=generator.consistency, patient=plan.patient)
     tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
         derivation = derive(stack, made.thin, plan, consistency=generator.consistency)

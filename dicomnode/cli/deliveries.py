@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,9 +22,23 @@ from dicomnode.cli.options import (
     reader,
     writer,
 )
+from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
 
+if TYPE_CHECKING:
+    from dicomnode.settings.models import Settings
+
 MOST_SIGNS: Final = 500  # of a name or a note
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientLine:
+    """One attribute of the patient, in the output of ``release --refresh --dry-run``."""
+
+    attribute: str  # keyword
+    here: str
+    peer: str
+    derived: str
 
 
 class Word(click.ParamType[str]):
@@ -123,20 +138,82 @@ def word_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @deliveries.command(short_help="Send a delivery that is held; of one under review, accept the result.")
 @id_argument
+@click.option(
+    "--refresh",
+    is_flag=True,
+    help="Do not send it, but derive the series anew under the patient whom the peer has. Needs --by.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="With --refresh, show the patient here and at the peer, and change nothing. Default: change it.",
+)
 @word_options
 @config_option
 @json_option
-def release(number: int, person: str | None, note: str, config: Path | None, as_json: bool) -> None:
+def release(
+    number: int, refresh: bool, dry_run: bool, person: str | None, note: str, config: Path | None, as_json: bool
+) -> None:
     """Send delivery ID, which is held.
 
     If the delivery waits for review, this accepts the result.
+
+    With --refresh the peer is asked by C-FIND whose the study is, and a new job derives a new series under that patient
+    for the peers that have nothing of this result; the old series is never sent.
     """
     settings = load_settings(config)
+    if refresh:
+        _refresh(settings, DeliveryId(number), person, note, config, dry_run=dry_run, as_json=as_json)
+        return
+    if dry_run:
+        raise InputError("--dry-run has no effect without --refresh.", hint="Leave it out.")
     from dicomnode import acts
 
     with writer(config) as ledger:
         done = acts.release_delivery(ledger.operator, number, signed(person), settings.reachable_peers, note=note)
     output.print_done(done, row=number, as_json=as_json)
+
+
+def _refresh(
+    settings: Settings,
+    number: DeliveryId,
+    person: str | None,
+    note: str,
+    config: Path | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    if person is None and not dry_run:
+        raise InputError(
+            "Whoever puts images under another patient signs; nothing was changed.",
+            hint=f"`dicomnode deliveries release {number} --refresh --by NAME`; with --dry-run it shows both patients.",
+        )
+    from dicomnode.archive import Archive
+    from dicomnode.push import refresh as room
+    from dicomnode.push.dimse_carrier import carrier_of
+    from dicomnode.push.witness import Witness
+
+    archive = Archive(settings.node.data.absolute())
+    with writer(config) as ledger:
+        wanted = ledger.refreshes.wanted(number)
+        peer = find_peer(settings, wanted.peer)
+        found = room.compare(archive, wanted, peer, Witness(carrier_of(settings)))
+        if dry_run:
+            output.print_rows(
+                [PatientLine(attribute=one, here=found.ours[one], peer=found.theirs[one], derived=found.wanted[one])
+                 for one in found.wanted],
+                {"attribute": "attribute", "here": "here", "peer": "at the peer", "derived": "as it would be derived"},
+                as_json=as_json, none="",
+            )  # fmt: skip
+            return
+        job = room.refresh(ledger, archive, number, found, by=signed(person), note=note)
+    output.print_done(
+        f"Job {job} derives the series anew under the patient whom {peer.name} names ({', '.join(found.differing)} "
+        f"differ{'s' if len(found.differing) == 1 else ''}); delivery {number} is never sent.",
+        row=job,
+        as_json=as_json,
+    )
 
 
 @deliveries.command(short_help="Send no further instance of a delivery; of one under review, reject the result.")

@@ -17,7 +17,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
 from dicomnode import __version__
-from dicomnode.derive import explicit_vr
+from dicomnode.derive import explicit_vr, patient
 from dicomnode.derive.decimals import coordinate_text, decimal_text
 from dicomnode.derive.explicit_vr import tag_of
 from dicomnode.derive.facts import Facts, SeriesKind
@@ -90,6 +90,8 @@ def _derivation_description(facts: Facts) -> str:
     ]
     if plan.derivation_number > 1:
         sentences.append(f" Replaces series {_series_number(facts) - 1}.")
+    if plan.patient is not None:
+        sentences.append(" Patient as the receiving archive had the study (Original Attributes Sequence).")
     return "".join([*sentences, f" {NOT_FOR_DIAGNOSIS}"])[:ST_LENGTH]
 
 
@@ -313,12 +315,25 @@ def series_dataset(facts: Facts) -> Dataset:
                 setattr(dataset, keyword, None)
             _set(dataset, keyword, shared)
     written = texts(dataset, "SpecificCharacterSet")
+    _take_patient(dataset, facts, written)
     with explicit_vr.without_warnings():
         for keyword, value in (SERIES_ATTRIBUTES if is_thin else SPREAD_ATTRIBUTES).items():
             _set(dataset, keyword, value(facts))
         encodings = convert_encodings(list(written)) if written else None
     dataset.set_original_encoding(False, True, encodings)
     return dataset
+
+
+def _take_patient(dataset: Dataset, facts: Facts, character_sets: tuple[str, ...]) -> None:
+    """Where a person took the patient from the peer, put that patient in the place of the source's."""
+    if (wanted := facts.plan.patient) is None:
+        return
+    patient.refuse_unwritable(wanted, character_sets)
+    gone = patient.take(dataset, wanted, facts.first)
+    if gone:
+        dataset.OriginalAttributesSequence = [
+            patient.original_attributes(gone, moment=facts.moment, system=f"{PRODUCT} {__version__}")
+        ]
 
 
 def _item() -> Dataset:

@@ -108,6 +108,10 @@ def derive(stack: Stack, thin: Volume, plan: DerivationPlan, *, consistency: boo
         notes.append("Rescale Slope or Intercept varies between the source slices; the result has one for all.")
     series = series_dataset(facts)
     notes += facts.copies.notes(series)
+    if plan.patient is not None:
+        notes.append(
+            "The patient is the one under whom the peer had the study; what the source says is kept beside it."
+        )
     if not consistency:
         notes.append(
             f"Model {plan.parameters.model} does not put back what was measured: the averages over the thick slices "

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import StrEnum
@@ -53,6 +53,7 @@ class DerivationPlan:
     ae_title: AeTitle
     derivation_number: int = 1
     created_at: datetime  # aware; written on the source's clock, else in the time zone that it has here
+    patient: Mapping[str, str] | None = None  # whose it is (derive.patient); None: as the source says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,12 +17,15 @@ from typing import Final
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.tag import Tag
 
 from dicomnode.gate.rule import Check, Finding, finding, in_steps, step_of
 from dicomnode.imaging.frame import UNDECODABLE, stored_values
-from dicomnode.imaging.headers import InstanceHeader, header_of
+from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, attribute_name, header_of
 from dicomnode.imaging.metrics import Mask
 from dicomnode.imaging.profile import assumed_thickness_over_spacing, profile_matrix
+from dicomnode.imaging.representation import standard_vr
+from dicomnode.imaging.spelling import canonical
 from dicomnode.imaging.stack import Stack
 from dicomnode.imaging.volume import Volume
 
@@ -33,14 +36,17 @@ ROWS: Final = 4  # every fourth row of a file is compared: encoding goes wrong i
 class Reread:
     """Reads the encoded files again, one by one and in any order, and compares them with the source."""
 
-    def __init__(self, stack: Stack, thin: Volume, *, consistency: bool) -> None:
+    def __init__(
+        self, stack: Stack, thin: Volume, *, consistency: bool, patient: Mapping[str, str] | None = None
+    ) -> None:
+        """``patient``: attributes by keyword, where the series goes under another patient than its source."""
         self._stack = stack
         self._thin = thin
         self._consistency = consistency
         self._ratio = len(thin.voxels) // len(stack.volume.voxels)
         thickness = assumed_thickness_over_spacing(stack.volume)
         self._weights = profile_matrix(1, self._ratio, thickness_over_spacing=thickness)[0]
-        self._identity = dict(stack.headers[0].identity)
+        self._identity = dict(stack.headers[0].identity) if patient is None else _identity_of(patient)
         self._numbers: dict[int, int | None] = {}  # place along the normal → Instance Number
         self._misplaced_mm = 0.0
         self._wrong: set[str] = set()  # names of attributes
@@ -117,10 +123,11 @@ class Reread:
         spacing_mm = thick.slice_spacing_mm / self._ratio
         stated = dict(header.identity)
         self._wrong |= {name for name, value in stated.items() if self._identity.get(name) != value}
+        patient_id = attribute_name("PatientID")
         self._wrong |= {
             name
             for name, is_right in {
-                "Patient ID": header.canonical("PatientID") == source.canonical("PatientID"),
+                patient_id: header.canonical("PatientID") == self._identity.get(patient_id, ""),
                 "Study Instance UID": header.study_uid == source.study_uid,
                 "Frame of Reference UID": header.frame_of_reference_uid == source.frame_of_reference_uid,
                 "Image Type": header.image_type[:1] == ("DERIVED",),
@@ -189,6 +196,17 @@ class _Slab:
         """Add one slice."""
         self.phases.add(phase)
         self.total = self.total + weighted
+
+
+def _identity_of(patient: Mapping[str, str]) -> dict[str, str]:
+    """What ``InstanceHeader.identity`` is to be of these attributes."""
+    tags = {keyword: Tag(keyword) for keyword in patient}
+    found = {
+        attribute_name(keyword): canonical(standard_vr(tag), patient[keyword])
+        for keyword, tag in tags.items()
+        if tag.group in IDENTITY_GROUPS
+    }
+    return {name: text for name, text in found.items() if text}
 
 
 def _is_near(stated: Sequence[float] | None, expected: Sequence[float], tolerance: float) -> bool:

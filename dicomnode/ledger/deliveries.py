@@ -35,6 +35,7 @@ EARLIER_REVISION: Final = "earlier_revision"  # reason: another revision of the 
 REFUSED: Final = "refused"  # reason: the peer refused some of the images
 GATE: Final = "gate"  # reason: the result gate objects to the derived series
 IDENTITY: Final = "identity"  # reason: the peer has the study under another patient
+REFRESHED: Final = "refreshed"  # reason: the series is derived anew under the patient of the peer
 IDENTITY_ACCEPTED: Final = "identity_accepted"  # event: a person sends it all the same
 REVIEW: Final = "review"  # reason: the rule asks for a person's word on each result
 
@@ -46,7 +47,7 @@ _STILL_MINE = exists().where(_MINE, stands(delivery, DeliveryState.SENDING))
 _CANCELLED_UNDER_WAY = exists().where(
     _MINE, stands(delivery, DeliveryState.CANCELLED), delivery.c.state_cause == literal_column(f"'{Event.CANCEL}'")
 )
-_PART_IS_THERE = exists().where(
+PART_IS_THERE = exists().where(
     delivery_item.c.delivery_id == delivery.c.id, stands(delivery_item, ItemState.ACKNOWLEDGED)
 )
 # A clock that was set back stands before the moment at which the wait began: nobody waits for it to catch up.
@@ -66,14 +67,14 @@ _IS_IN_DOUBT = exists().where(
 )
 _HOLD_DOUBTFUL = (
     moving(delivery, Event.SET_ASIDE)
-    .where(delivery.c.series_id == bound("series"), ~_PART_IS_THERE)
+    .where(delivery.c.series_id == bound("series"), ~PART_IS_THERE)
     .values(reason=SET_ASIDE, sentence=bound("sentence"))
 )
 
 _SUPERSEDE = moving(delivery, Event.SUPERSEDE).where(
     delivery.c.series_id == bound("series"),
     delivery.c.job_id != bound("but_job"),  # never true of the originals, which no derivation replaces
-    ~_PART_IS_THERE,
+    ~PART_IS_THERE,
 )
 _BEGUN_REVISION = select(func.max(delivery.c.revision)).where(
     delivery.c.series_id == bound("series"), delivery.c.job_id.is_not(None), delivery.c.attempts > 0
@@ -121,7 +122,7 @@ _BEAT = update(delivery).where(_MINE, stands(delivery, DeliveryState.SENDING)).v
 _IS_IDENTITY_OPEN = select(
     exists().where(
         delivery.c.id == bound("delivery"),
-        ~_PART_IS_THERE,
+        ~PART_IS_THERE,
         ~exists().where(
             events.c.table_name == delivery.name,
             events.c.row_id == delivery.c.id,

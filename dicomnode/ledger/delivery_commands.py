@@ -12,7 +12,16 @@ from sqlalchemy import Connection, exists, or_, select, update
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId
 from dicomnode.ledger import removed
-from dicomnode.ledger.deliveries import DUE_NOW, GATE, IDENTITY, IDENTITY_ACCEPTED, NO_LEASE, REVIEW, open_one
+from dicomnode.ledger.deliveries import (
+    DUE_NOW,
+    GATE,
+    IDENTITY,
+    IDENTITY_ACCEPTED,
+    NO_LEASE,
+    REFRESHED,
+    REVIEW,
+    open_one,
+)
 from dicomnode.ledger.mapping.delivery import cargo_of
 from dicomnode.ledger.schema import delivery, delivery_item, job, series
 from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
@@ -72,20 +81,20 @@ _FRESH_TRIES = (
 
 def retry(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
     """Make a delivery due now, and its refused items pending again."""
-    row = _row_for_operator(transaction.connection, delivery_id)
+    row = row_for_operator(transaction.connection, delivery_id)
     removed.refuse_delivery_without_files(transaction.connection, delivery_id)
     _refuse_unreviewed(row)
     match DeliveryState(row.state):
         case DeliveryState.HELD:
             transaction.move(_RETRY, delivery=delivery_id)
         case DeliveryState.CANCELLED:
-            _refuse_outdated(transaction.connection, row)
+            refuse_outdated(transaction.connection, row)
             transaction.move(_RETRY, delivery=delivery_id)
         case DeliveryState.DUE:
             transaction.connection.execute(_HASTEN, bind_values(now=transaction.now, delivery=delivery_id))
             transaction.note(Event.RETRY, table=delivery.name, row=delivery_id)
         case _:
-            raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; there is nothing to retry.")
+            raise InputError(f"Delivery {delivery_id} is {state_in_words(row)}; there is nothing to retry.")
     transaction.connection.execute(_FRESH_TRIES, bind_values(delivery=delivery_id))
     transaction.move(_RETRY_ITEMS, delivery=delivery_id)
 
@@ -96,14 +105,14 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
     A delivery that is not sent yet is cancelled in favour of the other. The delivery to that peer is a new one, or the
     one of the same images that was cancelled before.
     """
-    row = _row_for_operator(transaction.connection, delivery_id)
+    row = row_for_operator(transaction.connection, delivery_id)
     if row.peer == peer:
         retry(transaction, delivery_id)
         return delivery_id
     removed.refuse_delivery_without_files(transaction.connection, delivery_id)
     _refuse_unreviewed(row)
     if row.state in (DeliveryState.SENT, DeliveryState.CANCELLED):
-        _refuse_outdated(transaction.connection, row)
+        refuse_outdated(transaction.connection, row)
     there = transaction.connection.execute(
         select(delivery).where(
             delivery.c.series_id == row.series_id,
@@ -120,7 +129,7 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
         retry(transaction, target)
     else:
         raise InputError(
-            f"Delivery {there.id} brings the same images to {peer} and is {_state_in_words(there)}; "
+            f"Delivery {there.id} brings the same images to {peer} and is {state_in_words(there)}; "
             "nothing was changed.",
             hint=f"`dicomnode deliveries cancel {delivery_id}` gives this one up.",
         )
@@ -136,9 +145,9 @@ def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) 
 
 def release(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) -> None:
     """Make a held delivery due; of one that waits for review, accept the result. ``note``: a person's words."""
-    row = _row_for_operator(transaction.connection, delivery_id)
+    row = row_for_operator(transaction.connection, delivery_id)
     if row.state != DeliveryState.HELD:
-        raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; only a held one can be released.")
+        raise InputError(f"Delivery {delivery_id} is {state_in_words(row)}; only a held one can be released.")
     removed.refuse_delivery_without_files(transaction.connection, delivery_id)
     transaction.move(_RELEASE, note, delivery=delivery_id)
     if row.reason == IDENTITY:
@@ -150,7 +159,7 @@ def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) -
 
     To cancel a delivery that waits for review is to reject the result, which needs a note.
     """
-    row = _row_for_operator(transaction.connection, delivery_id)
+    row = row_for_operator(transaction.connection, delivery_id)
     is_rejected = _waits_for_review(row)
     if is_rejected and not note:
         raise InputError(
@@ -163,16 +172,17 @@ def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) -
         "sentence": f"{words}: {note}" if note else f"{words}.",
     }
     if transaction.move(_CANCEL, note, delivery=delivery_id, **values) == 0:
-        raise InputError(f"Delivery {delivery_id} is {_state_in_words(row)}; there is nothing to cancel.")
+        raise InputError(f"Delivery {delivery_id} is {state_in_words(row)}; there is nothing to cancel.")
 
 
 def peer_of(connection: Connection, delivery_id: DeliveryId) -> str:
     """Name the peer of a delivery. Raises InputError where there is no such delivery."""
-    peer: str = _row_for_operator(connection, delivery_id).peer
+    peer: str = row_for_operator(connection, delivery_id).peer
     return peer
 
 
-def _state_in_words(row: AnyRow) -> str:
+def state_in_words(row: AnyRow) -> str:
+    """Say in which state a delivery is, and why if it is cancelled."""
     if row.state == DeliveryState.CANCELLED and row.reason in _CANCELLED_BY:
         return _CANCELLED_BY[row.reason]
     return _IN_WORDS[DeliveryState(row.state)]
@@ -194,11 +204,13 @@ def _refuse_unreviewed(row: AnyRow) -> None:
         )
 
 
-def _refuse_outdated(connection: Connection, row: AnyRow) -> None:
+def refuse_outdated(connection: Connection, row: AnyRow) -> None:
     """Raise InputError if a newer revision or derivation has replaced the delivery: then it is not sent again.
 
     Nothing replaces the originals: a later revision sends those that came later.
     """
+    if row.state == DeliveryState.CANCELLED and row.reason == REFRESHED:
+        raise InputError(f"{row.sentence} Nothing was changed.")
     if row.job_id is not None and connection.execute(_SOMETHING_NEWER, bind_values(job=row.job_id)).scalar_one():
         raise InputError(
             f"Delivery {row.id} is {row.state}, and its series has a newer revision or derivation by now; "
@@ -206,7 +218,8 @@ def _refuse_outdated(connection: Connection, row: AnyRow) -> None:
         )
 
 
-def _row_for_operator(connection: Connection, delivery_id: DeliveryId) -> AnyRow:
+def row_for_operator(connection: Connection, delivery_id: DeliveryId) -> AnyRow:
+    """Return a delivery with the release of its job. Raises InputError where there is none."""
     row = connection.execute(_ONE, bind_values(delivery=delivery_id)).one_or_none()
     if row is None:
         raise InputError(f"There is no delivery {delivery_id}.", hint="`dicomnode deliveries list` shows them.")

@@ -160,6 +160,7 @@ CAUSES: Final = {
     QuarantineReason.UID: "their UIDs are none, or not those of the C-STORE request, so that they were refused",
     QuarantineReason.ORPHAN: "they had no row in the ledger, as after a crash or with an older ledger",
     QuarantineReason.ALTERED: "they were altered on the disk after they had been stored",
+    QuarantineReason.PATIENT: "they hold what a peer said of the patient of a study, for a job that writes it",
 }
 
 

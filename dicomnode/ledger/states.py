@@ -63,6 +63,9 @@ The peer keeps the instances that it has. A retry makes a cancelled delivery due
 derivation has replaced it. To send a delivery to another peer is to cancel it and to open a delivery of the same
 instances to that peer.
 
+**Refresh** of a held delivery plans a job that derives the same revision under the patient whom the peer has. The same
+transaction supersedes the deliveries of the old result of which no peer has an instance; these are never retried.
+
 **Models.** The imported models of one name are ordered by activation. A rule that names the model gets the active one,
 from the next verdict on; if none is active, it gets the model of that name that came with the node. A rollback
 withdraws the active model and restores the one that was active before it, in the end the one that came with the node.

@@ -24,6 +24,7 @@ from dicomnode.ledger.facades.jobs import Jobs
 from dicomnode.ledger.facades.models import Models
 from dicomnode.ledger.facades.operator import Operator
 from dicomnode.ledger.facades.quarantine import Quarantine
+from dicomnode.ledger.facades.refreshes import Refreshes
 from dicomnode.ledger.facades.removals import Removals
 from dicomnode.ledger.facades.settling import Settling
 from dicomnode.ledger.facades.upkeep import Upkeep
@@ -71,6 +72,7 @@ class Ledger:
         self.alerts = Alerts(access)
         self.upkeep = Upkeep(access)
         self.removals = Removals(access)
+        self.refreshes = Refreshes(access)
         self._access = access
 
     def note(self, kind: str, *, table: str, row: int, detail: str = "", by: str = NODE) -> None:

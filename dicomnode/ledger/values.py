@@ -58,6 +58,7 @@ class QuarantineReason(StrEnum):
     UID = "uid"
     ORPHAN = "orphan"
     ALTERED = "altered"
+    PATIENT = "patient"  # no file of a sender: what a peer said of the patient of a study
 
 
 class Finding(StrEnum):

@@ -191,7 +191,8 @@ class Attempt:
         sentence = (
             f"{self.peer.name} has the study under another patient: {', '.join(differences)} differ"
             f"{'s' if len(differences) == 1 else ''}; nothing was sent. Find out which is right. `dicomnode deliveries "
-            "retry` asks the peer again, `dicomnode deliveries release` sends it all the same."
+            "retry` asks the peer again, `release` sends it all the same, `release --refresh` derives it anew "
+            "under the patient of the peer."
         )
         return Ending(end=End.HOLD, reason=Cause.IDENTITY, sentence=sentence)
 

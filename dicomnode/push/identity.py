@@ -78,19 +78,19 @@ def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str,
     return tuple(
         dictionary_description(keyword)
         for keyword in PATIENT_KEYWORDS
-        if (mine := _plain(keyword, ours[keyword])) and (other := _plain(keyword, theirs[keyword])) and mine != other
+        if (mine := plain(keyword, ours[keyword])) and (other := plain(keyword, theirs[keyword])) and mine != other
     )
 
 
-def _plain(keyword: str, text: str) -> str:
+def plain(keyword: str, text: str) -> str:
     """Return the text without what PACSs change and what means nothing.
 
     Of a name, the letters and digits of ASCII in the first component group remain: some PACSs answer in another
     character set than they say, or with question marks, and a study must not be held for that.
 
-    >>> _plain("PatientName", "DOE^ Jane-Ann^^=…"), _plain("PatientName", "Möwe"), _plain("PatientName", "MÃ¶we")
+    >>> plain("PatientName", "DOE^ Jane-Ann^^=…"), plain("PatientName", "Möwe"), plain("PatientName", "MÃ¶we")
     ('doejaneann', 'mwe', 'mwe')
-    >>> _plain("PatientBirthDate", "1970.01.02"), _plain("PatientID", "P-77 ")
+    >>> plain("PatientBirthDate", "1970.01.02"), plain("PatientID", "P-77 ")
     ('19700102', 'P-77')
     """
     match keyword:

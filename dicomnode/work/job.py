@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dicomnode import durable, log
 from dicomnode.derivation import DerivedInstance, DerivedSeries
+from dicomnode.derive import patient
 from dicomnode.derive.encode import DerivedFile
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import ClusterError, InputError, ModelError, NodeError, StorageError
@@ -25,6 +26,7 @@ from dicomnode.generators import pace
 from dicomnode.generators.base import Generator
 from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts, pinned_model
 from dicomnode.ids import AeTitle, file_stem, new_instance_id
+from dicomnode.imaging.headers import read_dataset
 from dicomnode.part10 import dataset_sha256
 from dicomnode.pipeline import Progress, run_pipeline
 from dicomnode.seams import checkpoint
@@ -156,7 +158,7 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
     begun = time.monotonic()
     checkpoint("job.begun")
     progress(VERIFY, 0.0)
-    paths = _verified(order)
+    paths, whose = _verified(order), _patient(order)
     facts, generator = models.get(order.parameters.model, order.parameters.model_digest)
     output = Path(order.output)
     writing: list[Future[DerivedInstance]] = []
@@ -170,7 +172,7 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
         result = run_pipeline(
             list(paths),
             generator=generator,
-            plan=_plan(order, facts),
+            plan=_plan(order, facts, whose),
             ratios=facts.ratios,
             device=device,
             write=write,
@@ -262,7 +264,20 @@ def _dataset_sha256(path: Path) -> str | None:
         ) from exc
 
 
-def _plan(order: orders.Order, facts: ModelFacts) -> DerivationPlan:
+def _patient(order: orders.Order) -> dict[str, str] | None:
+    """The patient that a peer stated and that the job pins; None: the source says whose it is. Raises InputError."""
+    if (pinned := order.parameters.patient) is None:
+        return None
+    path = None if order.patient is None else Path(order.patient)
+    if path is None or _dataset_sha256(path) != pinned:
+        raise InputError(
+            "What the peer said of the patient is missing, or was altered since: `dicomnode series retry` derives the "
+            "series under the patient of its source; `deliveries release --refresh` asks the peer again."
+        )
+    return patient.decode(read_dataset(path, pixels=False))
+
+
+def _plan(order: orders.Order, facts: ModelFacts, whose: dict[str, str] | None) -> DerivationPlan:
     return DerivationPlan(
         parameters=order.parameters,
         model_kind=facts.kind,
@@ -270,6 +285,7 @@ def _plan(order: orders.Order, facts: ModelFacts) -> DerivationPlan:
         ae_title=AeTitle(order.ae_title),
         derivation_number=order.derivation_number,
         created_at=order.parameters.on_pinned_clock(datetime.fromisoformat(order.created_at)),
+        patient=whose,
     )
 
 

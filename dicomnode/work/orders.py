@@ -41,6 +41,7 @@ class Order:
     parameters: DerivationParameters
     derivation_number: int
     created_at: str  # ISO 8601, UTC: date and time that the derived objects carry
+    patient: str | None = None  # path of the file that ``parameters.patient`` pins; None: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

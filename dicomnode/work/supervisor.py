@@ -178,7 +178,15 @@ class Supervisor:
             parameters=job.planned.parameters,
             derivation_number=job.derivation_number,
             created_at=job.created_at.astimezone(UTC).isoformat(),
+            patient=self._patient(job),
         )
+
+    def _patient(self, job: Job) -> str | None:
+        """The path of the file with the patient that the job pins; None: it pins none, or the file is gone."""
+        if (pinned := job.planned.parameters.patient) is None:
+            return None
+        name = self._ledger.refreshes.file_of(job.series, pinned)
+        return None if name is None else str(self._archive.aside(name))
 
     def _run_order(self, job: Job, order: orders.Order) -> orders.Answer | GivenUp:
         """Have the order run, and renew the lease meanwhile. Raises _NotOurs if the lease is lost."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from dicomnode.gate.reread import Reread
 from dicomnode.gate.rule import Check, Finding
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.imaging.profile import thin_grid
-from tests.support.derived import Made, made_of
+from tests.support.derived import PLAN, Made, made_of
 from tests.support.phantom import Phantom
 
 
@@ -24,9 +26,10 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return made_of(tmp_path_factory.mktemp("phantom"), phantom.datasets(), ratio=3)
 
 
-def _reread(made: Made, datasets: list[Dataset]) -> dict[Check, Finding]:
+def _reread(made: Made, datasets: list[Dataset], patient: Mapping[str, str] | None = None) -> dict[Check, Finding]:
     thick = made.stack.volume
-    reread = Reread(made.stack, CubicDc().generate(thick, thin_grid(thick, 3), device="cpu").thin, consistency=True)
+    thin = CubicDc().generate(thick, thin_grid(thick, 3), device="cpu").thin
+    reread = Reread(made.stack, thin, consistency=True, patient=patient)
     for dataset in datasets:
         content = BytesIO()
         dataset.save_as(content)
@@ -156,3 +159,20 @@ def test_a_sentence_names_the_attribute_and_not_its_value(made: Made) -> None:
     sentence = _reread(made, datasets)[Check.HEADER].sentence
     assert "Patient's Name" in sentence
     assert "Doe" not in sentence
+
+
+def test_a_series_under_the_patient_of_the_archive_says_nothing_of_the_other_one(tmp_path: Path) -> None:
+    """One file under the source's patient, or with one attribute of that patient, holds the series."""
+    theirs = {
+        "PatientName": "Right^Person", "PatientID": "P-77", "IssuerOfPatientID": "", "PatientBirthDate": "19700102",
+        "PatientSex": "F", "AccessionNumber": "A-9",
+    }  # fmt: skip
+    sources = Phantom(slices=7, rows=40, columns=40).datasets()
+    made = made_of(tmp_path, sources, plan=replace(PLAN, patient=theirs))
+    assert not _reread(made, made.datasets, theirs)[Check.HEADER].holds
+    assert "Patient ID" in _reread(made, made.datasets)[Check.HEADER].sentence
+    datasets = made.datasets
+    datasets[4].OtherPatientIDs = "X-1"
+    found = _reread(made, datasets, theirs)[Check.HEADER]
+    assert found.holds
+    assert "Other Patient IDs" in found.sentence
