@@ -11,11 +11,13 @@ A received series and everything that was derived from it go together, once all 
 3. None of its jobs waits, runs, is held or failed: whoever mends the cause needs the images.
 4. Each of its deliveries is sent, or cancelled. A delivery that is sent has the proof that its peer can give: none that
    was asked to commit has still to answer. The acknowledgements alone are proof only where no better one can be had.
-5. What was derived has gone to a peer, or a person cancelled its delivery or rejected the result. A result that no rule
-   delivers is nowhere else, so its series stays.
+5. What was derived has gone to a peer, or a person cancelled its delivery or rejected the result, or its rule says
+   shadow. A result that no rule delivers is nowhere else, so its series stays.
 6. No file that was set aside of it, or because of one of its instances, waits for a comparison or for a person.
 
-A series that was kept has nothing to deliver: the sender has the original, and the verdict said so.
+A series that was kept has nothing to deliver: the sender has the original, and the verdict said so. A shadow result is
+derived to be measured: its figures stay in the row of its job, and its images have the term of their series, from the
+end of the job. If the series itself is forwarded, the fourth condition holds for it as for any other.
 
 A file that was set aside goes once a person has seen it and that is older than the given moment. One that nobody has
 seen, or that is still to be compared, never goes.
@@ -38,6 +40,7 @@ from dicomnode.ledger.schema import RECEIVED, commitment, delivery, instance, jo
 from dicomnode.ledger.statements import bind_values, bound, stands
 from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR, CommitmentState, DeliveryState, JobState, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
+from dicomnode.ledger.values import Release
 
 REMOVED: Final = "removed"  # event: files of the row were removed because of their age
 
@@ -104,6 +107,7 @@ _HAS_UNDELIVERED_RESULT = and_(
     exists().where(
         *_JOBS_OF,
         stands(job, JobState.DONE),
+        job.c.release != Release.SHADOW,
         ~exists().where(_later.c.series_id == job.c.series_id, _later.c.id > job.c.id, stands(_later, JobState.DONE)),
         ~exists().where(
             delivery.c.job_id == job.c.id,

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from dicomnode.derivation import GateFigure
 from dicomnode.errors import InputError
 from dicomnode.ids import DeliveryId, QuarantineId, SeriesId, digest
 from dicomnode.ledger import old_images
@@ -18,8 +19,17 @@ from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.states import DeliveryState
-from dicomnode.ledger.values import Examined, Finding, Forward, QuarantinedFile, QuarantineReason, Release, StoreOutcome
-from tests.ledger.scene import IMPLICIT, Scene, new_uid, plan_for, stored
+from dicomnode.ledger.values import (
+    NOBODY,
+    Examined,
+    Finding,
+    Forward,
+    QuarantinedFile,
+    QuarantineReason,
+    Release,
+    StoreOutcome,
+)
+from tests.ledger.scene import IMPLICIT, Scene, derived, new_uid, plan_for, stored
 
 DAYS = 90
 
@@ -276,6 +286,58 @@ def test_a_proof_or_a_persons_word_lets_it_go(scene: Scene) -> None:
     stays = {number: one.stays for number, one in old(scene).items()}
     assert stays.pop(seen) == "set_aside", "nobody has compared the file with what was kept"
     assert stays == dict.fromkeys((committed, cancelled, rejected, ended))
+
+
+def shadow(scene: Scene, *, forward: Forward = NOBODY) -> SeriesId:
+    """A series whose result is measured and never sent."""
+    series = scene.settled()
+    assert scene.ledger.settling.plan(series, 1, replace(plan_for("pacs"), release=Release.SHADOW), forward=forward)
+    scene.finish_job()
+    return series
+
+
+def test_a_shadow_result_goes_with_its_series_and_its_figures_stay(scene: Scene) -> None:
+    """Its term begins with the end of its job, however long ago its images came."""
+    series = scene.settled()
+    assert scene.ledger.settling.plan(series, 1, replace(plan_for("pacs"), release=Release.SHADOW))
+    days_pass(scene)
+    assert old(scene)[series].stays == "job"
+    figure = GateFigure(check="residual", measured=0.2, limit=0.5, is_least=False, share=0.4, holds=False)
+    assert scene.ledger.jobs.finish(scene.claim_job(), replace(derived(3), figures=(figure,)))
+    days_pass(scene, DAYS - 1)
+    assert old(scene) == {}
+    days_pass(scene, 2)
+    with closing(open_reader(f"sqlite:///{scene.path}")) as reader:
+        ((job,),) = scene.ask("SELECT id FROM job")
+        before = reader.figures(int(str(job))), reader.week(scene.clock.now() - timedelta(days=2 * DAYS))
+        assert old(scene)[series].stays is None
+        removed = remove(scene, series)
+        assert removed is not None
+        assert removed.instances == 5 + 3
+        after = reader.figures(int(str(job))), reader.week(scene.clock.now() - timedelta(days=2 * DAYS))
+    assert before == after
+    assert (after[1].derived, after[1].shadow, len(after[0])) == (1, 1, 1)
+
+
+def test_the_source_of_a_shadow_result_waits_for_its_own_delivery(scene: Scene) -> None:
+    series = shadow(scene, forward=Forward(peers=("pacs",)))
+    days_pass(scene)
+    assert old(scene)[series].stays == "delivery"
+    assert remove(scene, series) is None
+    delivery = scene.claim_delivery()
+    scene.send_all(delivery)
+    scene.ledger.deliveries.finish(delivery, committer="pacs")
+    days_pass(scene)
+    assert old(scene)[series].stays == "delivery", "the peer was asked to commit"
+
+
+def test_a_shadow_result_that_was_derived_again_to_be_sent_waits_for_its_delivery(scene: Scene) -> None:
+    series = shadow(scene)
+    scene.ledger.operator.retry_series(series, "operator")
+    assert scene.ledger.settling.plan(series, 1, plan_for())
+    scene.finish_job()
+    days_pass(scene)
+    assert old(scene)[series].stays == "undelivered"
 
 
 def test_what_may_go_is_looked_at_again_in_the_transaction_that_marks_it(scene: Scene) -> None:
