@@ -67,6 +67,7 @@ class TlsSocket:
         self._socket.setblocking(False)
         self._in_use = threading.Lock()
         self._is_ended = False  # from our side
+        self._failure: OSError | None = None  # of a read behind one that had given something
 
     def do_handshake(self) -> int:
         """Go on with the handshake; return when it is over."""
@@ -87,11 +88,31 @@ class TlsSocket:
         """Read what is there; 0 at the end, whether the peer announced it (close_notify) or not.
 
         An object is whole by the lengths of its PDUs, so an end without an announcement cannot shorten one.
+
+        OpenSSL gives a record at a time, 16 KiB at most. All that are there come at once, as from a plain socket: the
+        way of each one through our own code costs more than its decryption.
         """
         with self._in_use:
             if self._is_ended:  # nobody wants it any more, and TLS may have failed: as it lies on the network
                 return socket.socket.recv_into(self._socket, buffer)
-            return self._socket.recv_into(buffer)
+            if (failure := self._failure) is not None:
+                self._failure = None
+                raise failure
+            wanted = len(buffer)
+            size = self._socket.recv_into(buffer, wanted)
+            rest = memoryview(buffer)[size:]
+            while rest and size:
+                try:
+                    more = self._socket.recv_into(rest, len(rest))
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    break
+                except OSError as exc:
+                    self._failure = exc  # what came before it is given out first
+                    break
+                if not more:
+                    break
+                rest = rest[more:]
+            return wanted - len(rest)
 
     def send(self, content: memoryview) -> int:
         """Write what can be written now."""
