@@ -57,6 +57,7 @@ from dicomnode.dimse.messages import (
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
 from dicomnode.tls.certificate import is_expected
+from dicomnode.tls.connection import objection
 
 RESPONSE_LIMITS = ReadLimits(pdu_bytes=1 << 20, dataset_bytes=1 << 20)  # of what a peer answers: some hundred bytes
 
@@ -266,12 +267,16 @@ def associate(
         case Violation():
             link.tell_abort(2, answer.reason)
             outcome = RequestOutcome(reason=RequestReason.ILLEGAL, detail=f"in place of an answer, {answer.sentence}")
-        case _ if link.tls_failure:  # in TLS 1.3 a peer verifies our certificate after we end the handshake
-            outcome = RequestOutcome(reason=RequestReason.TLS, detail=f"{where}, {link.tls_failure}")
         case _:
             outcome = RequestOutcome(
                 reason=RequestReason.LOST, detail=f"{where}, after {time.monotonic() - began_s:.1f} s"
             )
+            # In TLS 1.3 a peer verifies our certificate after we end the handshake.
+            failure_of_tls = link.tls_failure or (
+                objection(address, security.context, address[0].rstrip(".")) if security is not None else ""
+            )
+            if failure_of_tls:
+                outcome = RequestOutcome(reason=RequestReason.TLS, detail=f"{where}, {failure_of_tls}")
     link.close()
     return outcome
 

@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dicomnode import wire
 from dicomnode.dimse.associate import Associated, Proposal
@@ -24,14 +24,12 @@ from dicomnode.rehearsal.findings import Mark, Side, Step, Topic
 from dicomnode.settings.models import TlsSettings
 from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.certificate import Certificate, read
-from dicomnode.tls.connection import why
 
 ECHOES = 12
 # A delayed acknowledgement takes 40 ms on Linux and up to 200 ms elsewhere. A peer that only thinks for so long is
 # rare: an echo needs no disk.
 DELAYED_S = 0.030
 CONNECT_S = 5.0  # for a look at what speaks there
-ALERT_S = 2.0  # for an alert after the handshake
 
 _VERIFICATION = [Proposal(wire.VERIFICATION, (syntax,)) for syntax in wire.UNCOMPRESSED]
 _DURING_TLS = "handshake of TLS"  # of outcomes that do not have the reason TLS
@@ -117,8 +115,6 @@ class Reaching:
     def _refused(self, outcome: RequestOutcome) -> Iterator[Step]:
         """Say why there is no association; first whether TLS is the reason."""
         is_of_tls = outcome.reason is RequestReason.TLS or _DURING_TLS in outcome.detail
-        if self._peer.tls and outcome.reason is RequestReason.LOST and (alert := self._alert()):
-            is_of_tls, outcome = True, replace(outcome, reason=RequestReason.TLS, detail=alert)
         if self._peer.tls and is_of_tls:
             yield self._not_secured(outcome)
             return
@@ -250,22 +246,6 @@ class Reaching:
             return read(encoded) if encoded else None
         except (OSError, ValueError):
             return None
-
-    def _alert(self) -> str:
-        """What the peer has against our certificate, in words; empty: nothing.
-
-        Under TLS 1.3 it says so after the handshake. A request of ours that is on its way by then resets the
-        connection, and the alert with it; so this sends none.
-        """
-        try:
-            with self._looking() as secured:
-                secured.settimeout(ALERT_S)
-                secured.recv(1)
-        except ssl.SSLError as exc:
-            return why(exc)
-        except OSError:
-            return ""
-        return ""
 
     @contextmanager
     def _looking(self) -> Iterator[ssl.SSLSocket]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -185,6 +186,51 @@ def test_a_pacs_that_does_not_accept_our_certificate_is_named_as_the_cause(
         outcome = echo(hospital.carrier(with_certificate=case == "foreign"), peer(port))
     assert outcome.reason is RequestReason.TLS
     assert words in outcome.sentence
+
+
+@pytest.mark.parametrize(
+    ("case", "words"), [("foreign", "does not know the authority"), ("none", "wants a certificate")]
+)
+def test_a_pacs_that_hangs_up_on_our_certificate_is_named_though_its_alert_is_lost(
+    hospital: Hospital, tmp_path: Path, case: str, words: str
+) -> None:
+    """Under TLS 1.3 our request is on its way when the peer closes, and the reset takes the alert away."""
+    context = listener(Authority(tmp_path, "foreign"), hospital.pacs, asks=True)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    with hasty_server(context) as port:
+        outcomes = [echo(hospital.carrier(with_certificate=case == "foreign"), peer(port)) for _ in range(3)]
+    assert {outcome.reason for outcome in outcomes} == {RequestReason.TLS}
+    assert all(words in outcome.sentence for outcome in outcomes)
+
+
+@contextmanager
+def hasty_server(context: ssl.SSLContext) -> Iterator[int]:
+    """A server that reads nothing after a handshake that failed, and closes once our request lies there."""
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                connected, _ = server.accept()
+            except OSError:
+                return
+            with connected:
+                connected.settimeout(10)
+                with (
+                    suppress(OSError),
+                    context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False) as secured,
+                ):
+                    with suppress(ssl.SSLError):
+                        secured.do_handshake()
+                    waiting = select.poll()
+                    waiting.register(secured, select.POLLIN)
+                    waiting.poll(500)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        serving = threading.Thread(target=serve, args=(server,))
+        serving.start()
+        yield int(server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)
+        serving.join(30)
 
 
 @contextmanager
