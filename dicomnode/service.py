@@ -52,6 +52,7 @@ from dicomnode.schedule import Calendar, CalendarJob, next_moment
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.alert import split_letter
 from dicomnode.settings.load import NO_FILE, Source
+from dicomnode.settings.match import window
 from dicomnode.settings.models import Settings
 from dicomnode.settle.settler import Settler
 from dicomnode.sweep import Sweep
@@ -214,6 +215,7 @@ class Service:
                 ae_title=settings.node.ae_title,
                 owner=owner,
                 finished=lambda: loops.wake(),
+                offpeak=window(settings.work.offpeak_hours),
                 clock=self._clock,
             )
             for executor in self._executors

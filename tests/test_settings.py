@@ -223,6 +223,7 @@ def test_two_peers_of_one_name_are_a_mistake(tmp_path: Path) -> None:
         ('[node]\nae_title = "A"\npull_ae_title = "A"', "node: pull_ae_title has to differ from ae_title"),
         ('[node]\nae_titles = ["B"]\npull_ae_title = "B"', "node: pull_ae_title has to differ from ae_title"),
         (_WEB + 'pull_blackout = "7-19"', "peer.0.pull_blackout: expected two times of day"),
+        ('[work]\noffpeak_hours = "22:00"', "work.offpeak_hours: expected two times of day"),
         (_WEB.replace("https", "ftp"), "peer.0.url: expected a URL such as"),
         (_WEB.replace("https", "http"), "peer.0.url: expected a URL that begins with https://; http:// is for"),
         (_WEB.replace("pacs.a.org", "me:geheim@a.org"), "peer.0.url: expected a URL such as"),

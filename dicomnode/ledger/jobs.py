@@ -20,7 +20,7 @@ from dicomnode.ledger.schema import MAX_ATTEMPTS, instance, job, series
 from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
 from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState
 from dicomnode.ledger.transaction import LedgerTransaction
-from dicomnode.ledger.values import Job, PlannedJob
+from dicomnode.ledger.values import Job, PlannedJob, Priority
 
 PARAMETERS: Final = "parameters"  # reason of a held job: another version of the node planned it
 
@@ -78,7 +78,10 @@ _RETURN_ALL = moving(job, Event.LEASE_LOST).values(queued_at=bound("now"), **_NO
 def _claim(*conditions: ColumnElement[bool]) -> Update:
     """Take the next of the queued jobs that meet the conditions."""
     waiting = select(job.c.id).where(
-        stands(job, JobState.QUEUED), job.c.id.not_in(bound("but", is_list=True)), *conditions
+        stands(job, JobState.QUEUED),
+        job.c.id.not_in(bound("but", is_list=True)),
+        job.c.priority <= bound("least"),
+        *conditions,
     )
     return (
         moving(job, Event.CLAIM)
@@ -199,17 +202,19 @@ def claim(
     until: datetime,
     but: Collection[JobId],
     models: Collection[str] | None,
+    least: Priority,
 ) -> Job | None:
     """Take the most urgent job, among equals the one that has waited longest, but none of ``but``.
 
-    ``models``: take only a job that needs a model with one of these digests. None: take any job.
+    ``models``: take only a job that needs a model with one of these digests. None: take any job. ``least``: take none
+    that is less urgent than this.
     A job whose parameters this version cannot read is held, and the next one taken.
     """
     if transaction.move(_LEASE_LOST, "the lease ran out"):
         transaction.move(_SUPERSEDE_RETURNED, "a newer revision came while it ran")
     offered: dict[str, object] = {} if models is None else {"models": list(models)}
     statement = _CLAIM if models is None else _CLAIM_OFFERED
-    while row := transaction.take(statement, owner=owner, until=until, but=list(but), **offered):
+    while row := transaction.take(statement, owner=owner, until=until, but=list(but), least=least, **offered):
         try:
             planned = planned_job(row)
         except InputError as exc:

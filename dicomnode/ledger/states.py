@@ -73,7 +73,8 @@ A job keeps the model that it was planned with, by its digest, so none of this c
 
 **Priority.** A job is urgent, normal or off-peak, and its deliveries have the same priority. A claim takes the most
 urgent row that may be claimed; among equals, the one that has waited longest. A claimed row is never interrupted for a
-more urgent one.
+more urgent one. Where the settings name off-peak hours, an off-peak job is claimed in these only; its deliveries are
+due as soon as it is done.
 
 **Alerts.** An alert is raised when its condition begins, and sent once with all others that wait. When more of the same
 has come, it is raised again after some hours. When its condition ends, an all-clear is sent. A condition that returns

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from dicomnode.settings.addresses import HostPort, Listening, split_address
-from dicomnode.settings.values import Count, Seconds
+from dicomnode.settings.values import Count, Hours, Seconds
 from dicomnode.strict_toml import StrictModel, fail
 
 TLS = "tls://"  # how the address of a cluster begins: there is no other way to reach one
@@ -45,6 +45,7 @@ class WorkSettings(StrictModel):
     model_speed: ModelSpeed = "auto"  # of the model of rules that name none
     time_limit_s: Seconds = 3600.0
     memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0  # 0: three quarters of the machine
+    offpeak_hours: Hours = ""  # each day; jobs of rules with priority offpeak begin in them only
 
     @model_validator(mode="after")
     def _slots_are_of_a_cluster(self) -> Self:

@@ -11,8 +11,7 @@ from pydantic import AfterValidator, PlainValidator, model_validator
 from dicomnode.ids import AeTitle
 from dicomnode.settings import urls
 from dicomnode.settings.addresses import MaybeHostPort, split_address, unmapped
-from dicomnode.settings.match import window
-from dicomnode.settings.values import PemFile, SecretFile, Title, Word
+from dicomnode.settings.values import Hours, PemFile, SecretFile, Title, Word
 from dicomnode.strict_toml import StrictModel, fail
 
 ANY_TITLE = "*"  # any AE title; only for a peer of this machine itself
@@ -38,12 +37,6 @@ def _certificate_name(text: str) -> str:
     return text
 
 
-def _hours(text: str) -> str:
-    if text and window(text) is None:
-        fail('expected two times of day, such as "07:00-19:00"')
-    return text
-
-
 def _network(value: object) -> Network:
     if isinstance(value, IPv4Network | IPv6Network):
         return value
@@ -55,7 +48,6 @@ def _network(value: object) -> Network:
         fail('expected a network such as "10.1.2.0/24" (no bits set behind the prefix) or one address')
 
 
-Hours = Annotated[str, AfterValidator(_hours)]  # empty: never
 DicomwebUrl = Annotated[str, AfterValidator(urls.dicomweb)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 CertificateName = Annotated[str, AfterValidator(_certificate_name)]

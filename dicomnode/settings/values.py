@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from dicomnode.ids import AeTitle
+from dicomnode.settings.match import window
 from dicomnode.strict_toml import fail
 
 _A_DAY_S = 86_400.0
@@ -36,7 +37,14 @@ def _file(text: str) -> str:
     return text and str(Path(text).expanduser())
 
 
+def _hours(text: str) -> str:
+    if text and window(text) is None:
+        fail('expected two times of day, such as "07:00-19:00"')
+    return text
+
+
 Title = Annotated[AeTitle, AfterValidator(_title)]
+Hours = Annotated[str, AfterValidator(_hours)]  # a part of each day; empty: there is none
 MaybeTitle = Annotated[AeTitle, AfterValidator(lambda text: text and _title(text))]
 Word = Annotated[str, AfterValidator(_word)]
 Folder = Annotated[Path, AfterValidator(_folder)]

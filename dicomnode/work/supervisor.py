@@ -29,8 +29,9 @@ from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.ids import AeTitle, JobId
 from dicomnode.ledger.states import JobState
 from dicomnode.ledger.store import Ledger
-from dicomnode.ledger.values import Job, QuarantinedFile, QuarantineReason
+from dicomnode.ledger.values import Job, Priority, QuarantinedFile, QuarantineReason
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
+from dicomnode.settings.match import Window
 from dicomnode.work import orders
 from dicomnode.work.executor import Executor, GivenUp, Progress
 from dicomnode.worker_thread import WorkerThread, doubled_s
@@ -75,14 +76,17 @@ class Supervisor:
         ae_title: AeTitle,
         owner: str,
         finished: Callable[[], None],
+        offpeak: Window | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """``finished``: called when a job is done. ``offpeak``: when off-peak jobs may begin; None: at any time."""
         self._ledger = ledger
         self._archive = archive
         self._executor = executor
         self._ae_title = ae_title
         self._owner = owner
         self._finished = finished
+        self._offpeak = offpeak
         self._clock = clock
         self._stop_at = float("inf")
         self._disk_failures = 0  # in a row
@@ -109,7 +113,11 @@ class Supervisor:
         """Run the next job; return how long to wait for another: not at all after one."""
         if not self._executor.ready(self._thread.stopping):
             return 0.0
-        job = self._ledger.jobs.claim(self._owner, lease_s=LEASE_S, but=self._resting(), models=self._executor.offered)
+        is_offpeak = self._offpeak is None or self._offpeak.holds(self._clock.now())
+        job = self._ledger.jobs.claim(
+            self._owner, lease_s=LEASE_S, but=self._resting(), models=self._executor.offered,
+            least=Priority.OFF_PEAK if is_offpeak else Priority.NORMAL,
+        )  # fmt: skip
         if job is None:
             return TICK_S
         self._do(job)

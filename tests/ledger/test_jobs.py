@@ -33,6 +33,18 @@ def test_a_more_urgent_job_is_claimed_first_and_equals_in_their_order(scene: Sce
     assert [job.series for job in claimed] == [series[place] for place in (2, 3, 1, 4, 0)]
 
 
+def test_an_off_peak_job_waits_for_its_hours_and_keeps_its_place(scene: Scene) -> None:
+    waits, normal = scene.queued(), scene.queued()
+    scene.set_priority(waits, Priority.OFF_PEAK)
+    for model in (None, ["digest"]):
+        assert scene.ledger.jobs.claim("o", lease_s=LEASE_S, models=model, least=Priority.URGENT) is None
+    found = scene.ledger.jobs.claim("o", lease_s=LEASE_S, least=Priority.NORMAL)
+    assert found is not None
+    assert found.series == normal
+    assert scene.ledger.jobs.claim("o", lease_s=LEASE_S, least=Priority.NORMAL) is None
+    assert scene.claim_job().series == waits
+
+
 def test_a_job_is_planned_with_normal_priority(scene: Scene) -> None:
     scene.queued()
     assert scene.ask("SELECT priority FROM job") == [(Priority.NORMAL,)]

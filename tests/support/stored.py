@@ -14,7 +14,7 @@ from dicomnode.derivation import DerivationParameters, utc_offset_min
 from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import InstanceId, JobId, SeriesId, digest, new_instance_id
 from dicomnode.ledger.store import Ledger
-from dicomnode.ledger.values import PlannedJob, StoredInstance, StoreOutcome
+from dicomnode.ledger.values import PlannedJob, Priority, StoredInstance, StoreOutcome
 from dicomnode.rules import parameters_of
 from dicomnode.settings.rules import RuleSettings
 from tests.support.dicom import encoded, made
@@ -58,10 +58,20 @@ def pinned(
     return replace(parameters_of(rule, model_facts(model)), ratio=ratio, utc_offset_min=clock_min)
 
 
-def plan(ledger: Ledger, series: SeriesId, *, model: str = "cubic-dc", ratio: int = 3, revision: int = 1) -> JobId:
+def plan(
+    ledger: Ledger,
+    series: SeriesId,
+    *,
+    model: str = "cubic-dc",
+    ratio: int = 3,
+    revision: int = 1,
+    priority: Priority = Priority.NORMAL,
+) -> JobId:
     """Settle the series and plan its job, as the verdict would."""
     assert ledger.settling.settle(series, revision, note="")
-    planned = PlannedJob(parameters=pinned(model, ratio=ratio), deliver_to=(), sentence="planned by a test")
+    planned = PlannedJob(
+        parameters=pinned(model, ratio=ratio), deliver_to=(), sentence="planned by a test", priority=priority
+    )
     job = ledger.settling.plan(series, revision, planned)
     assert job is not None
     return job

@@ -9,6 +9,7 @@ from typing import TypeVar
 from dicomnode.archive import Archive
 from dicomnode.ids import AeTitle
 from dicomnode.ledger.store import Ledger
+from dicomnode.settings.match import Window
 from dicomnode.work.child import Setup
 from dicomnode.work.local import LocalExecutor
 from dicomnode.work.supervisor import Supervisor
@@ -22,8 +23,18 @@ LIMIT_S = 300.0  # the worker is nice: on a loaded machine it gets little
 class Supervised(Supervisor):
     """A supervisor over a child of this machine that tests can watch."""
 
-    def __init__(self, ledger: Ledger, archive: Archive, child: LocalExecutor, finished: Callable[[], None]) -> None:
-        super().__init__(ledger, archive, child, ae_title=AeTitle("NODE"), owner="1:test:1", finished=finished)
+    def __init__(
+        self,
+        ledger: Ledger,
+        archive: Archive,
+        child: LocalExecutor,
+        finished: Callable[[], None],
+        *,
+        offpeak: Window | None = None,
+    ) -> None:
+        super().__init__(
+            ledger, archive, child, ae_title=AeTitle("NODE"), owner="1:test:1", finished=finished, offpeak=offpeak
+        )
         self._child = child
 
     @property
@@ -40,11 +51,12 @@ def supervised(
     *,
     time_limit_s: float = 3600.0,
     memory_limit_mb: float = 0,
+    offpeak: Window | None = None,
 ) -> Iterator[Supervised]:
     """Stopped at once afterwards."""
     setup = Setup(data=archive.data, device="cpu", models=("cubic-dc",), log_level="debug", log_format="json")
     child = LocalExecutor(setup, time_limit_s=time_limit_s, memory_limit_mb=memory_limit_mb)
-    with running(Supervised(ledger, archive, child, finished)) as supervisor:
+    with running(Supervised(ledger, archive, child, finished, offpeak=offpeak)) as supervisor:
         yield supervisor
 
 

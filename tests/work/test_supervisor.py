@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydicom import dcmread
@@ -20,7 +22,9 @@ from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
+from dicomnode.ledger.values import Priority
 from dicomnode.ledger.views import JobLine
+from dicomnode.settings.match import Window
 from dicomnode.work import local
 from dicomnode.work import supervisor as supervisor_module
 from tests.support.mounts import unreadable
@@ -39,10 +43,12 @@ class Bench:
     archive: Archive
     reader: Reader
 
-    def planned(self, *, slices: int = 6, size: int = 16) -> tuple[SeriesId, JobId]:
+    def planned(
+        self, *, slices: int = 6, size: int = 16, priority: Priority = Priority.NORMAL
+    ) -> tuple[SeriesId, JobId]:
         """A series whose job waits."""
         series = store(self.ledger, self.archive, mr_datasets(slices=slices, size=size))
-        return series, plan(self.ledger, series)
+        return series, plan(self.ledger, series, priority=priority)
 
     def job(self, series: SeriesId) -> JobLine:
         """The last job of the series."""
@@ -54,10 +60,10 @@ class Bench:
         return self.job(series)
 
     def supervisor(
-        self, finished: Callable[[], None] = lambda: None, **limits: float
+        self, finished: Callable[[], None] = lambda: None, *, offpeak: Window | None = None, **limits: float
     ) -> AbstractContextManager[Supervised]:
         """A running supervisor, stopped at once afterwards."""
-        return supervised(self.ledger, self.archive, finished, **limits)
+        return supervised(self.ledger, self.archive, finished, offpeak=offpeak, **limits)
 
 
 @pytest.fixture
@@ -206,6 +212,25 @@ def test_a_job_in_progress_may_end_within_the_limit_when_the_service_stops(bench
         wait_until(lambda: bench.job(series).state == "running", LIMIT_S)
         supervisor.stop(LIMIT_S)
     assert bench.job(series).state == "done"
+
+
+def test_an_off_peak_job_begins_in_its_hours_only(bench: Bench) -> None:
+    """The supervisor asks the clock before each claim: a job that was planned before waits for the next evening."""
+    waits, _ = bench.planned(priority=Priority.OFF_PEAK)
+    normal, _ = bench.planned()
+
+    def hours(begin_h: int, end_h: int) -> Window:
+        now = datetime.now(UTC)
+        begin, end = (now + timedelta(hours=begin_h), now + timedelta(hours=end_h))
+        return Window(begin=begin.time(), end=end.time(), zone=ZoneInfo("UTC"))
+
+    with bench.supervisor(offpeak=hours(2, 4)):
+        bench.wait_for(normal, "done")
+        later, _ = bench.planned()
+        bench.wait_for(later, "done")
+        assert bench.job(waits).state == "queued"
+    with bench.supervisor(offpeak=hours(-2, 2)):
+        bench.wait_for(waits, "done")
 
 
 def test_a_job_is_claimed_only_once_a_child_is_warm(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from dicomnode.ids import JobId
 from dicomnode.ledger import jobs, verdicts
 from dicomnode.ledger.access import Access
 from dicomnode.ledger.states import JobState
-from dicomnode.ledger.values import ArchivedInstance, Job
+from dicomnode.ledger.values import ArchivedInstance, Job, Priority
 
 
 class Jobs:
@@ -20,14 +20,22 @@ class Jobs:
         self._access = access
 
     def claim(
-        self, owner: str, *, lease_s: float, but: Collection[JobId] = (), models: Collection[str] | None = None
+        self,
+        owner: str,
+        *,
+        lease_s: float,
+        but: Collection[JobId] = (),
+        models: Collection[str] | None = None,
+        least: Priority = Priority.OFF_PEAK,
     ) -> Job | None:
         """Claim the next job by priority and waiting time, but none of ``but``, under a lease.
 
-        ``models``: only a job that needs a model with one of these digests. None: any job.
+        ``models``: only a job that needs a model with one of these digests. None: any job. ``least``: none that is
+        less urgent.
         """
         with self._access.writing("claim_job", owner) as transaction:
-            return jobs.claim(transaction, owner, transaction.now + timedelta(seconds=lease_s), but, models)
+            until = transaction.now + timedelta(seconds=lease_s)
+            return jobs.claim(transaction, owner, until, but, models, least)
 
     def sources(self, job: Job) -> list[ArchivedInstance]:
         """List the instances from which a job derives."""
