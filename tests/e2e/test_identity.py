@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from pydicom import dcmread
@@ -10,9 +13,10 @@ from pydicom.uid import generate_uid
 from tests.support.dcmtk import needs_dcmtk
 from tests.support.dicom import storescu
 from tests.support.mr_series import write_mr_series
-from tests.support.node import AE_TITLE, running_node
+from tests.support.node import AE_TITLE, CHECKOUT, running_node
 from tests.support.orthanc import AE_TITLE as ORTHANC
 from tests.support.orthanc import needs_orthanc, orthanc
+from tests.support.wait import wait_until
 
 pytestmark = [needs_dcmtk, needs_orthanc]
 
@@ -53,7 +57,10 @@ def test_orthanc_has_the_study_under_another_patient(tmp_path: Path) -> None:
 
 
 def test_a_person_has_it_derived_anew_under_the_patient_of_orthanc(tmp_path: Path) -> None:
-    """Nothing of the old result leaves, the new one is another series, and a restart does not lose the patient."""
+    """Nothing of the old result leaves, the new one is another series, and a restart does not lose the patient.
+
+    A command that is killed between its file and the ledger has changed nothing, and its file is found.
+    """
     paths = write_mr_series(tmp_path / "series", attributes={"AccessionNumber": "OLD-1"})
     corrected = dcmread(paths[0])
     corrected.SOPInstanceUID = corrected.file_meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -74,8 +81,12 @@ def test_a_person_has_it_derived_anew_under_the_patient_of_orthanc(tmp_path: Pat
         assert {row["attribute"]: (row["here"], row["peer"], row["derived"]) for row in shown}["PatientID"] == (
             "P-1", "CORRECTED-77", "CORRECTED-77",
         )  # fmt: skip
-        assert [one.state for one in node.deliveries()] == ["held"]
-        node.run("deliveries", "release", number, "--refresh", "--by", "A. Archivist", "--note", "merged")
+        refresh = ["deliveries", "release", number, "--refresh", "--by", "A. Archivist", "--note", "merged"]
+        killed = ["-m", "tests.support.checkpoints", "--kill", "refresh.written", "--", *refresh]
+        command = [sys.executable, *killed, "--config", str(node.config)]
+        assert subprocess.run(command, cwd=CHECKOUT, check=False).returncode == -signal.SIGKILL
+        assert node.deliveries() == [held]
+        node.run(*refresh)
         node.stop()
         node.start()
         (sent,) = node.wait_for_deliveries("sent")
@@ -92,6 +103,10 @@ def test_a_person_has_it_derived_anew_under_the_patient_of_orthanc(tmp_path: Pat
         assert {one.SOPInstanceUID for one in new} == set(pacs.sop_instance_uids()) - {corrected.SOPInstanceUID}
         before = new[0].OriginalAttributesSequence[0].ModifiedAttributesSequence[0]
         assert (before.PatientID, before.AccessionNumber) == ("P-1", "OLD-1")
+        wait_until(
+            lambda: len(node.ask("quarantine", "list", "--all")) == 2, 60.0, "the file of the killed command has a row"
+        )
+        assert {row["reason"] for row in node.ask("quarantine", "list", "--all")} == {"orphan", "patient"}
         log, ledger = node.log_file.read_text("utf-8"), (node.data / "ledger.sqlite").read_bytes()
     assert "CORRECTED-77" not in log
     assert b"CORRECTED-77" not in ledger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.support.certificates import Authority, listener
 from tests.support.dcmtk import free_port
 from tests.support.dicomweb import Answer, DicomwebServer
 from tests.support.due_delivery import SWIFT, Derived, Node
+from tests.support.hasty_server import hasty_server
 from tests.support.mr_series import write_mr_series
 from tests.support.orthanc import WITH_DICOMWEB, needs_dicomweb, needs_orthanc, orthanc
 from tests.support.wait import wait_until
@@ -392,3 +394,17 @@ def test_orthanc_gets_a_delivery_by_dicomweb_and_shows_that_it_has_it(node: Node
         finally:
             assert proof.stop(10)
         assert {uid: digest(file) for uid, file in pacs.files().items()} == files_of(derived)
+
+
+def test_a_server_that_hangs_up_on_our_certificate_is_named_though_its_alert_is_lost(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "authority")
+    ours = Authority(tmp_path, "foreign").issue("node")
+    context = listener(authority, authority.issue("server"), asks=True)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    tls = {"certificate": str(ours.certificate), "key": str(ours.key), "ca": str(authority.certificate)}
+    carrier = StowCarrier(TIRELESS, TlsSettings.model_validate(tls))
+    with hasty_server(context) as port:
+        peer = peer_at(f"https://127.0.0.1:{port}/dicom-web", ca=str(authority.certificate))
+        outcomes = [carrier.server(peer).echo() for _ in range(3)]
+    assert {outcome.reason for outcome in outcomes} == {RequestReason.TLS}
+    assert all("does not know the authority of our certificate" in outcome.sentence for outcome in outcomes)

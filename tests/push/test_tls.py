@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.support.certificates import Authority, Issued, listener
 from tests.support.dcmtk import free_port, is_listening, needs_dcmtk, storescp
 from tests.support.dicom import dataset_bytes
 from tests.support.due_delivery import SWIFT, Node
+from tests.support.hasty_server import hasty_server
 from tests.support.misbehaving_pacs import MisbehavingPacs, Trick, silent_listener
 from tests.support.mr_series import write_mr_series
 from tests.support.wait import wait_until
@@ -201,36 +201,6 @@ def test_a_pacs_that_hangs_up_on_our_certificate_is_named_though_its_alert_is_lo
         outcomes = [echo(hospital.carrier(with_certificate=case == "foreign"), peer(port)) for _ in range(3)]
     assert {outcome.reason for outcome in outcomes} == {RequestReason.TLS}
     assert all(words in outcome.sentence for outcome in outcomes)
-
-
-@contextmanager
-def hasty_server(context: ssl.SSLContext) -> Iterator[int]:
-    """A server that reads nothing after a handshake that failed, and closes once our request lies there."""
-
-    def serve(server: socket.socket) -> None:
-        while True:
-            try:
-                connected, _ = server.accept()
-            except OSError:
-                return
-            with connected:
-                connected.settimeout(10)
-                with (
-                    suppress(OSError),
-                    context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False) as secured,
-                ):
-                    with suppress(ssl.SSLError):
-                        secured.do_handshake()
-                    waiting = select.poll()
-                    waiting.register(secured, select.POLLIN)
-                    waiting.poll(500)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        serving = threading.Thread(target=serve, args=(server,))
-        serving.start()
-        yield int(server.getsockname()[1])
-        server.shutdown(socket.SHUT_RDWR)
-        serving.join(30)
 
 
 @contextmanager
