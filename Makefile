@@ -7,6 +7,8 @@ PIP = .venv/bin/pip --disable-pip-version-check --quiet install --constraint con
 ALONE = $(shell grep -rl --include='*.py' 'pytest.mark.alone' tests)
 EXAMPLES = $(shell grep -rl --include='*.py' '>>> ' dicomnode trainer)
 CODE = dicomnode trainer tests docs $(wildcard bench migrations)
+# The tests start hundreds of processes of ours. Without stored byte code each would compile the whole package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo serve test test-faults soak check bench format wheel clean
 demo: .venv/.node  ## two thick series in over DICOM, two thin ones out to a small PACS, in this terminal
