@@ -75,6 +75,25 @@ def test_old_events_go_and_younger_ones_and_the_rows_themselves_stay(scene: Scen
     assert retention(scene).forget() == 0
 
 
+def test_a_pass_that_ends_between_two_pieces_is_taken_up_by_the_next(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(name: str) -> None:
+        if name == "retention.piece":
+            raise KeyboardInterrupt
+
+    scene.queued("pacs")
+    old = events(scene)
+    scene.clock.advance(timedelta(days=DAYS + 7).total_seconds())
+    with monkeypatch.context() as patched:
+        patched.setattr(seams, "_hook", end)
+        with pytest.raises(KeyboardInterrupt):
+            retention(scene).forget()
+    assert events(scene) == old[2:], "a piece is gone, whole"
+    retention(scene).forget()
+    assert events(scene) == [("node", 1, "forgotten")]
+
+
 def test_the_refusal_of_an_instance_that_is_still_to_be_sent_stays(scene: Scene) -> None:
     scene.queued("pacs")
     scene.finish_job(images=1)

@@ -42,12 +42,17 @@ def test_orthanc_commits_every_delivered_series(tmp_path: Path) -> None:
 
 
 @needs_orthanc
-def test_an_orthanc_that_does_not_know_the_node_proves_it_by_a_query(tmp_path: Path) -> None:
+def test_an_orthanc_that_does_not_know_the_node_proves_it_by_a_query_whatever_kills_the_node(tmp_path: Path) -> None:
+    settings = {"push": {"commit_wait_s": 1.0}}
     with (
         orthanc(tmp_path / "pacs", settings={"DicomAlwaysAllowFind": True}) as pacs,
-        running_node(tmp_path / "node", pacs_port=pacs.dicom_port, settings={"push": {"commit_wait_s": 1.0}}) as node,
+        running_node(
+            tmp_path / "node", "--kill", "proof.queried", pacs_port=pacs.dicom_port, settings=settings
+        ) as node,
     ):
         send_series(node, tmp_path / "series")
+        wait_until(lambda: node.is_over, 120, "the node is killed with the answer in hand")
+        node.start()
         wait_until(lambda: [one.proof for one in node.deliveries()] == ["queried"], 120, "the series is found")
 
 

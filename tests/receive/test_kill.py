@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,15 @@ def test_what_was_to_be_set_aside_is_there_once_with_its_series_after_any_death(
         assert archive.aside(aside[0].file).read_bytes().endswith(second.dataset)
         assert ledger.quarantine.files() == {path.name for path in archive.quarantine_folder.iterdir()}
     assert {path.name for path in archive.folder_of(series).iterdir()} == {Path(kept.file).name}
+
+
+def test_what_was_not_understood_has_a_row_after_a_death_before_it_was_written_down(tmp_path: Path) -> None:
+    broken = replace(made(1), dataset=b"no data set at all")
+    with receiver(tmp_path, "--kill", "receive.quarantined") as (process, port):
+        assert send(port, [broken]) == 0
+        assert process.wait(60) == -9, "the fault was never reached"
+    folder = Archive(tmp_path / "data").quarantine_folder
+    (left,) = (path.name for path in folder.iterdir())
+    with receiver(tmp_path), closing(open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")) as ledger:
+        wait_until(lambda: ledger.quarantine.files() == {left}, what="the file has its row")
+    assert (folder / left).read_bytes().endswith(broken.dataset)
