@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -47,25 +48,34 @@ def _assert_delivered_once(node: Node, pacs: MisbehavingPacs) -> None:
     assert len(shown) == 2
 
 
-@pytest.mark.parametrize("seam", SERVICE_SEAMS)
-def test_a_service_killed_at_a_seam_ends_the_work_once_after_its_next_start(tmp_path: Path, seam: str) -> None:
-    with MisbehavingPacs() as pacs, running_node(tmp_path / "node", "--kill", seam, pacs_port=pacs.port) as node:
+@pytest.mark.parametrize(
+    "seams",
+    [SERVICE_SEAMS, *(pytest.param((seam,), marks=pytest.mark.thorough) for seam in SERVICE_SEAMS)],
+    ids=lambda seams: " ".join(seams) if len(seams) == 1 else "all in turn",
+)
+def test_a_service_killed_at_its_seams_ends_the_work_once_after_its_next_start(
+    tmp_path: Path, seams: tuple[str, ...]
+) -> None:
+    """One series, whose service is killed at each seam in the order in which the series passes them."""
+    with MisbehavingPacs() as pacs, running_node(tmp_path / "node", "--kill", seams[0], pacs_port=pacs.port) as node:
         _send(node, tmp_path / "thick")
-        wait_until(lambda: node.is_over, WORK_LIMIT_S, f"the service is killed at {seam}")
-        node.start()
+        for seam, following in zip_longest(seams, seams[1:]):
+            wait_until(lambda: node.is_over, WORK_LIMIT_S, f"the service is killed at {seam}")
+            node.start(*(("--kill", following) if following else ()))
         _assert_delivered_once(node, pacs)
         assert node.stop() == 0
 
 
-@pytest.mark.parametrize("seam", ["ledger.choose_written", "settle.chosen"])
-def test_a_service_killed_while_it_chooses_a_series_of_a_study_chooses_once(tmp_path: Path, seam: str) -> None:
+def test_a_service_killed_while_it_chooses_a_series_of_a_study_chooses_once(tmp_path: Path) -> None:
     rule = {"name": "one", "model": "cubic-dc", "select": "most_slices", "deliver_to": []}
     settle = {"settle": {"study_quiet_s": 1.0}}
-    with running_node(tmp_path / "node", "--kill", seam, rules=[rule], settings=settle) as node:
+    with running_node(tmp_path / "node", "--kill", "ledger.choose_written", rules=[rule], settings=settle) as node:
         for name, slices in (("few", 6), ("most", 9)):
             files = write_mr_series(tmp_path / name, slices=slices, attributes={"StudyInstanceUID": "1.2.3"})
             assert storescu(node.port, files, called=AE_TITLE).returncode == 0
-        wait_until(lambda: node.is_over, WORK_LIMIT_S, f"the service is killed at {seam}")
+        wait_until(lambda: node.is_over, WORK_LIMIT_S, "the service is killed before it has chosen")
+        node.start("--kill", "settle.chosen")
+        wait_until(lambda: node.is_over, WORK_LIMIT_S, "the service is killed once it has chosen")
         node.start()
         few, most = node.wait_for_verdicts(2)
         assert [(one.state, one.reason) for one in (few, most)] == [("kept", "not_selected"), ("planned", "process")]

@@ -184,6 +184,8 @@ def test_minutes_become_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 1 <= few < many
 
 
+@pytest.mark.faults
+@pytest.mark.thorough  # what two machines do next, two processes of one do, too
 def test_processes_that_share_a_batch_end_where_one_would(tmp_path: Path) -> None:
     """Two processes with half of the batch each, against one: the sum of gradients is taken in another order."""
     recipe = thin_recipe(FIDELITY, MUON.model_copy(update={"name": "muon"}), batch=4)
