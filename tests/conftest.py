@@ -21,8 +21,13 @@ from tests.support import thorough
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A file is one worker's. Those that take minutes go first, so that no worker ends long after the others.
+# A file is one worker's. Those that take minutes go first, and those that start processes before what only computes, so
+# that no worker ends long after the others.
 LONG = ("tests/trainer/training/", "tests/e2e/", "tests/faults/", "tests/field/", "tests/bench/", "tests/cli/")
+STARTING = (
+    "tests/demo/", "tests/offline/", "tests/push/", "tests/receive/", "tests/rehearsal/", "tests/web/", "tests/work/",
+    "tests/test_reload.py", "tests/test_service.py", "tests/test_wheel.py",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    items.sort(key=lambda item: (not item.nodeid.startswith(LONG), not item.nodeid.startswith(STARTING)))
 
 
 @pytest.fixture(autouse=True)
