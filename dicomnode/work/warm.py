@@ -90,11 +90,7 @@ class WarmProcess:
         with self._lock:
             assert self._running is None, "one call at a time"
             self._running = call.key
-        try:
-            return self._thread.submit(self._run, call, thick, begun, share).result()
-        finally:
-            with self._lock:
-                self._running = None
+        return self._thread.submit(self._run, call, thick, begun, share).result()
 
     def end(self, key: str | None = None) -> None:
         """End this call if it runs or is about to, or any; from any thread. Its process is killed and replaced."""
@@ -129,6 +125,19 @@ class WarmProcess:
 
     def _run(self, call: Call, thick: FloatArray, begun: Begun, share: Share) -> Made:
         try:
+            made = self._made(call, thick, begun, share)
+        finally:
+            with self._lock:  # from now on ``end`` finds no call, and leaves the next process alone
+                was_ended = self._ended == call.key
+                self._running = self._ended = None
+        # A process that was told to die may live a moment longer, and one that failed is in a state nobody foresaw.
+        if was_ended or made[0].outcome is Outcome.FAILED:
+            self._lose()
+            self._thread.submit(self._warm_again)
+        return made
+
+    def _made(self, call: Call, thick: FloatArray, begun: Begun, share: Share) -> Made:
+        try:
             process = self._ready()
         except NodeError as exc:
             return Reply(key=call.key, outcome=Outcome.UNFIT, sentence=exc.sentence), None, None
@@ -137,11 +146,7 @@ class WarmProcess:
         begun()
         process.send(json.dumps({"call": call.encode(), "shape": thick.shape}).encode())
         process.send(np.ascontiguousarray(thick).data.cast("B"))
-        made = self._watch(process, call, share)
-        if made[0].outcome is Outcome.FAILED:  # nobody foresaw this: a fresh process is a known state
-            self._lose()
-            self._thread.submit(self._warm_again)
-        return made
+        return self._watch(process, call, share)
 
     def _ready(self) -> WorkerProcess:
         """The process, if it still lives, else a new one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import digest
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.work.cluster import Call, Outcome
+from dicomnode.work.process import WorkerProcess
 from dicomnode.work.warm import Made, WarmProcess, WarmSetup
 from tests.support.model_folders import random_stack
 
@@ -85,6 +87,27 @@ def test_a_call_that_is_ended_before_it_runs_fails_and_the_next_one_is_made(warm
     assert answers[0][0].outcome is Outcome.FAILED
     assert answers[0][0].sentence == "the call was ended"
     assert _run(warm, replace(CALL, key="node/1/2/1"))[0].outcome is Outcome.MADE
+
+
+@pytest.mark.parametrize("moment", ["_ready", "_watch"], ids=["before it has the call", "once it has answered"])
+def test_a_process_that_was_told_to_end_gets_no_other_call_however_long_it_lives(
+    warm: WarmProcess, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = getattr(warm, moment)
+
+    def reached_and_ended(*given: object) -> object:
+        found = reached(*given)
+        warm.end(CALL.key)
+        return found
+
+    warm.start()
+    (told,) = multiprocessing.active_children()
+    with monkeypatch.context() as patched:
+        patched.setattr(WorkerProcess, "interrupt", lambda _process: None)  # the kernel takes its time
+        patched.setattr(warm, moment, reached_and_ended)
+        _run(warm)
+    assert _run(warm, replace(CALL, key="node/1/2/1"))[0].outcome is Outcome.MADE
+    assert told not in multiprocessing.active_children()
 
 
 def test_a_call_beyond_its_time_ends_with_its_process() -> None:
