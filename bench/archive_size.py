@@ -51,6 +51,7 @@ from tests.support.dicom import write_series
 ROOT = Path(__file__).resolve().parents[1]
 SLICES, RATIO = 40, 4
 SENT, PAIRS = 1_000, 2  # instances of a series that is received, and how often both nodes get one in each round
+TOY_SENT, TOY_PAIRS = 12, 1
 RESUMED_S = PAUSE_LIMIT_S + 1.0  # until a node that was stopped for a while looks through its archive again
 READY_BAR_S, COMMAND_BAR_S, RECEIVE_BAR = 3.0, 1.0, 1.10
 LINKS = 30_000  # names of one file; ext4 allows 65,000
@@ -297,7 +298,9 @@ def stopped_in_the_end(nodes: Sequence[Node]) -> Iterator[None]:
             node.stop(signal.SIGKILL)
 
 
-def measure(work: Path, full: Node, empty: Node, *, rounds: int, sent: int) -> dict[str, dict[str, list[float]]]:
+def measure(
+    work: Path, full: Node, empty: Node, *, rounds: int, sent: int, pairs: int
+) -> dict[str, dict[str, list[float]]]:
     """The seconds of the full and of the empty node for each thing that was timed, taking turns."""
     taken: dict[str, dict[str, list[float]]] = {}
 
@@ -305,14 +308,14 @@ def measure(work: Path, full: Node, empty: Node, *, rounds: int, sent: int) -> d
         taken.setdefault(what, {"full": [], "empty": []})["full" if node is full else "empty"].append(seconds)
 
     def receive_in_turns(what: str) -> None:
-        for pair in range(PAIRS):
+        for pair in range(pairs):
             for node in (empty, full) if pair % 2 == 0 else (full, empty):
                 with full.paused() if node is empty else nullcontext():  # the empty one has nothing to do
                     note(what, node, node.receive(work / "files", sent))
 
     with stopped_in_the_end((full, empty)):
         for number in range(rounds):
-            for pair in range(PAIRS):
+            for pair in range(pairs):
                 for node in (empty, full) if pair % 2 == 0 else (full, empty):
                     note("ready_s", node, node.start())
                     note("receive_at_start_s", node, node.receive(work / "files", sent))
@@ -362,7 +365,8 @@ def main() -> None:
     options = parser.parse_args()
     if find_program("storescu") is None:
         sys.exit("DCMTK's storescu is not installed")
-    series, rounds, sent = (5, 1, 12) if options.toy else (options.series, options.rounds, SENT)
+    series, rounds, sent = (5, 1, TOY_SENT) if options.toy else (options.series, options.rounds, SENT)
+    pairs = TOY_PAIRS if options.toy else PAIRS
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="archive-size-") as folder:
         work = Path(folder)
         data = options.keep or work / "full"
@@ -377,7 +381,8 @@ def main() -> None:
         size_mb = round((data / "ledger.sqlite").stat().st_size / 2**20)
         instances = series * SLICES * (1 + RATIO)
         print(json.dumps({"what": "archive", "instances": instances, "ledger_mb": size_mb}), flush=True)
-        for line in report(measure(work, Node(work, data), Node(work, work / "empty"), rounds=rounds, sent=sent)):
+        nodes = Node(work, data), Node(work, work / "empty")
+        for line in report(measure(work, *nodes, rounds=rounds, sent=sent, pairs=pairs)):
             print(json.dumps(line), flush=True)
 
 

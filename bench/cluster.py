@@ -35,6 +35,7 @@ from dicomnode.imaging.volume import Volume
 from dicomnode.work.remote import Link
 from tests.support.cluster import ClusterNode, Machine, running_cluster
 from tests.support.model_folders import random_stack
+from tests.support.supervised import Supervised
 
 BAR_S = 3.0
 SCHEDULER_BAR_MB = 100.0
@@ -64,7 +65,7 @@ def main() -> None:
         f"peak resident memory: scheduler {scheduler_mb:.0f} MiB (bar {SCHEDULER_BAR_MB:g}), worker {worker_mb:.0f} MiB"
     )
     with tempfile.TemporaryDirectory() as folder:
-        one_s, two_s = (_jobs_s(Path(folder) / str(workers), workers, jobs) for workers in (1, 2))
+        one_s, two_s = _jobs_s(Path(folder), jobs)
     print(f"{jobs} jobs whose call sleeps {SLEEP_S:g} s: {one_s:.1f} s on one worker, {two_s:.1f} s on two")
     print(f"two workers do {one_s / two_s:.2f} times as many jobs as one; bar {WORKERS_BAR:g}")
     is_passed = (
@@ -84,15 +85,13 @@ def _rounds(stack: Volume, remote: Generator, rounds: int) -> tuple[list[float],
     return extra_s, here_s
 
 
-def _jobs_s(folder: Path, workers: int, jobs: int) -> float:
-    """The seconds in which so many jobs are done, once everything is warm."""
+def _jobs_s(folder: Path, jobs: int) -> list[float]:
+    """The seconds in which so many jobs are done by one worker, then by two, each time once everything is warm."""
+    seconds = []
     with running_cluster(folder / "cluster") as cluster, ExitStack() as stack:
-        started = [cluster.worker("--delay", f"warm.begun:1+:{SLEEP_S:g}", wait=False) for _ in range(workers)]
-        for machine in started:
-            cluster.wait_for(machine)
         node = ClusterNode(folder / "node", cluster)
         stack.callback(node.close)
-        supervisors = [stack.enter_context(node.supervised()) for _ in range(workers)]
+        supervisors: list[Supervised] = []
 
         def done(count: int) -> None:
             planned = [node.planned() for _ in range(count)]
@@ -101,9 +100,13 @@ def _jobs_s(folder: Path, workers: int, jobs: int) -> float:
             for series in planned:
                 node.wait_for(series, "done", LIMIT_S)
 
-        while any(len(machine.events("call_ended")) < 2 for machine in started):
-            done(workers)  # the processes of all slots have started, and every worker has run a call
-        return _seconds(lambda: done(jobs))
+        for count in (1, 2):
+            worker = cluster.worker("--delay", f"warm.begun:1+:{SLEEP_S:g}")
+            supervisors.append(stack.enter_context(node.supervised()))
+            while len(worker.events("call_ended")) < 2:
+                done(count)  # the processes of all slots have started, and every worker has run a call
+            seconds.append(_seconds(lambda: done(jobs)))
+    return seconds
 
 
 def _derive(generator: Generator, stack: Volume) -> None:
