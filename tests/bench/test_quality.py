@@ -19,18 +19,12 @@ def run(*options: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in printed.splitlines()]
 
 
-def test_a_peer_is_judged_beside_interpolation_and_an_absent_one_says_why() -> None:
-    *rows, summary = run()
+def test_a_peer_is_judged_beside_interpolation_and_one_that_is_absent_or_fails_is_a_row_that_says_why() -> None:
+    *rows, summary = run("--peers", "srcnn", "thin", "unires", "--budget", "0.0001")
     by_method = {row["method"]: row for row in rows}
     assert by_method["cubic-dc"]["gain"] == 0.0
     assert float(str(by_method["thin"]["gain"])) > 0.5
     assert "package index" in str(by_method["unires"]["reason"])
+    assert str(by_method["srcnn"]["reason"]).startswith("failed: "), "with the last line that it printed"
     assert summary["bar"]
     assert summary["ahead_of_eclare_db"] is None
-
-
-def test_a_peer_that_fails_is_a_row_with_the_last_line_that_it_printed() -> None:
-    *rows, _ = run("--peers", "srcnn", "thin", "--budget", "0.0001")
-    by_method = {row["method"]: row for row in rows}
-    assert str(by_method["srcnn"]["reason"]).startswith("failed: ")
-    assert "gain" in by_method["thin"]

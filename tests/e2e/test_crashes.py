@@ -56,7 +56,10 @@ def _assert_delivered_once(node: Node, pacs: MisbehavingPacs) -> None:
 def test_a_service_killed_at_its_seams_ends_the_work_once_after_its_next_start(
     tmp_path: Path, seams: tuple[str, ...]
 ) -> None:
-    """One series, whose service is killed at each seam in the order in which the series passes them."""
+    """One series, whose service is killed at each seam in the order in which the series passes them.
+
+    `make test-faults` also gives each seam a series of its own.
+    """
     with MisbehavingPacs() as pacs, running_node(tmp_path / "node", "--kill", seams[0], pacs_port=pacs.port) as node:
         _send(node, tmp_path / "thick")
         for seam, following in zip_longest(seams, seams[1:]):
