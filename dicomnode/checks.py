@@ -383,9 +383,9 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
 
 def _registration(settings: Settings, peer: PeerSettings) -> str:
     """Say what the application that commits to what this peer gets has to be told, so that its reports arrive."""
-    if peer.url and peer.committer == peer.name:
-        return "What it got is looked up by QIDO-RS."
     asked = "It" if peer.committer == peer.name else f"Peer {peer.committer}"
+    if peer.committer not in settings.committers:
+        return f"{asked} is asked for storage commitment by DICOMweb; without it, what it got is looked up by QIDO-RS."
     ports = " or ".join(str(port) for port in _configured_ports(settings) if port)
     return (
         f"{asked} is asked for storage commitment: for its reports, {settings.node.ae_title} is to be registered there "

@@ -1,6 +1,7 @@
 """A peer's report on a commitment request: its bytes in, what the ledger makes of them, the status that answers it.
 
-A report comes on our own association or on one that the peer opened; both ends call this. The status is success only
+A report comes on our own association, on one that the peer opened, or as the answer to a request by DICOMweb; all
+three end here. The status is success only
 after the ledger has what the report says. What cannot be read, and what answers no request of ours, is answered with
 a processing failure, as PS3.4 section J.3.3 allows, so that a peer that is in order sends it again or says so.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 
 from dicomnode import log
+from dicomnode.dimse.commitment import Report
 from dicomnode.dimse.proofs import read_report
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import Ledger
@@ -22,8 +24,12 @@ NOT_TAKEN = 0x0110  # processing failure (PS3.7 Annex C.5.20)
 
 
 def take_report(ledger: Ledger, dataset: bytes | bytearray, transfer_syntax: str, *, peer: str) -> int:
-    """Record a report, and return the status that answers it."""
-    report = read_report(dataset, transfer_syntax)
+    """Record a report as it came, and return the status that answers it."""
+    return record(ledger, read_report(dataset, transfer_syntax), peer=peer)
+
+
+def record(ledger: Ledger, report: Report | None, *, peer: str) -> int:
+    """Record a report that was read, None: in vain, and return the status that answers it."""
     if report is None:
         log.event(LOGGER, "report_refused", level=logging.WARNING, peer=peer, detail="it cannot be read")
         return NOT_TAKEN

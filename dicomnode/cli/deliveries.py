@@ -191,14 +191,14 @@ def _refresh(
         )
     from dicomnode.archive import Archive
     from dicomnode.push import refresh as room
-    from dicomnode.push.dimse_carrier import carrier_of
+    from dicomnode.push.carriers import carriers_of
     from dicomnode.push.witness import Witness
 
     archive = Archive(settings.node.data.absolute())
     with writer(config) as ledger:
         wanted = ledger.refreshes.wanted(number)
         peer = find_peer(settings, wanted.peer)
-        found = room.compare(archive, wanted, peer, Witness(carrier_of(settings)))
+        found = room.compare(archive, wanted, peer, Witness(carriers_of(settings)))
         if dry_run:
             output.print_rows(
                 [PatientLine(attribute=one, here=found.ours[one], peer=found.theirs[one], derived=found.wanted[one])

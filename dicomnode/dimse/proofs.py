@@ -7,33 +7,16 @@ Nothing here raises for what a peer sent: what cannot be read is None.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
+from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.dimse.identifiers import decoded, encoded
 from dicomnode.ids import is_harmless_uid
 
 ALL_COMMITTED, SOME_FAILED = 1, 2  # Event Type ID (PS3.4 section J.3.3)
 REQUEST = 1  # Action Type ID (PS3.4 section J.3.2)
 NO_REASON = 0x0110  # of a failure that the peer gives no reason for: processing failure
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """An instance by its SOP class and its own UID."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a peer says of one request: the instances that it commits to, and those that it does not, with reasons."""
-
-    transaction_uid: str
-    committed: frozenset[str]  # SOP Instance UIDs
-    failed: dict[str, int]  # SOP Instance UID → Failure Reason (PS3.3 section C.14.1.1)
 
 
 def encode_request(transaction_uid: str, references: Sequence[Reference], transfer_syntax: str) -> bytes:

@@ -118,6 +118,7 @@ _UNANSWERED = (
     )
     .order_by(commitment.c.id)
 )
+_LATE = _UNANSWERED.where(~stands(commitment, CommitmentState.ASKED), delivery.c.peer == bound("peer"))
 
 
 def want(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str, *, cause: str = Event.FINISH) -> None:
@@ -137,6 +138,12 @@ def next_at(connection: Connection, stored_at: str) -> datetime | None:
     """Return when the first request on a delivery to this peer may go on. None: none waits."""
     moment: datetime | None = connection.execute(_NEXT_AT, bind_values(peer=stored_at)).scalar_one()
     return moment
+
+
+def late(connection: Connection, stored_at: str, now: datetime) -> tuple[Commitment, ...]:
+    """Return the requests on deliveries to this peer whose result did not come in time, and may come yet."""
+    rows = connection.execute(_LATE, bind_values(peer=stored_at, since=now - LISTENING)).all()
+    return tuple(commitment_of(row, ()) for row in rows)
 
 
 def ask(transaction: LedgerTransaction, one: Commitment, committer: str, look_at: datetime) -> bool:

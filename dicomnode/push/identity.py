@@ -1,7 +1,8 @@
 """Compares the patient of a study that is about to be sent with the patient under whom the peer has that study.
 
 In: a peer and a file of the archive. Out: the names of the attributes that differ. The values stay here: none is
-logged, returned or stored. If a peer offers no C-FIND, does not answer, or does not have the study, nothing differs.
+logged, returned or stored. If a peer offers no C-FIND (no QIDO-RS at a url),
+does not answer, or does not have the study, nothing differs.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from pydicom.datadict import dictionary_description
 from dicomnode import log
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.imaging.headers import read_values
-from dicomnode.push.witness import NotOffered, Witness
+from dicomnode.push.answers import NotOffered
+from dicomnode.push.witness import Witness
 from dicomnode.settings.peers import PeerSettings
 
 LOGGER = logging.getLogger(__name__)
 
 PATIENT_KEYWORDS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
-REST_S = 600.0  # so long a peer is not asked again that offers no C-FIND, or that did not answer one in time
+REST_S = 600.0  # so long a peer is not asked again that offers no search, or that did not answer one in time
 
 _STUDY_UID = "StudyInstanceUID"
 _MARKS = re.compile("[^a-z0-9]")
@@ -40,7 +42,7 @@ class PatientQuery:
         self._rests_until_s = 0.0
 
     def abort(self) -> None:
-        """End the association that is open, from any thread."""
+        """End the question that is open, from any thread."""
         self._witness.abort()
 
     def differences(self, path: Path) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class PushLoops:
         at_once([partial(loop.stop, limit_s) for loop in loops if loop.is_alive])
 
     def _deliver(self, peer: PeerSettings, push: PushSettings, carriers: Carriers) -> None:
-        identity = PatientQuery(peer, Witness(carriers.dimse, carriers.stow))
+        identity = PatientQuery(peer, Witness(carriers))
         if (loop := self._loops.get(peer.name)) is not None:
             loop.take(peer, push, carriers, identity)
             return
@@ -88,7 +88,7 @@ class PushLoops:
         self._loops[peer.name] = loop
 
     def _prove(self, peer: PeerSettings, committer: PeerSettings, push: PushSettings, carriers: Carriers) -> None:
-        witness = Witness(carriers.dimse, carriers.stow)
+        witness = Witness(carriers)
         if (loop := self._proofs.get(peer.name)) is not None:
             loop.take(peer, committer, push, witness)
             return

@@ -3,6 +3,9 @@
     wanted → the peer is asked → its report comes, here or at the receiver
            → none within ``push.commit_wait_s`` → a C-FIND → proven, or what is absent is sent again
 
+By DICOMweb nobody reports: the server is asked for its result again and again, and a search takes the place of the
+C-FIND. Where a search was all that came in time, the server is still asked for its result now and then.
+
 It stands beside the loop that delivers to the peer and shares nothing with it: a peer that does not answer here delays
 neither its own deliveries nor those of another peer. All that must survive a restart is in the ledger. A peer without
 storage commitment is looked at by C-FIND at once; what it does not show yet counts as absent only after the same wait,
@@ -12,18 +15,20 @@ since many a PACS needs a while until it finds what it stored.
 from __future__ import annotations
 
 import logging
+import time
 from datetime import timedelta
 
 from dicomnode import log
 from dicomnode.archive import Archive
+from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.dimse.outcome import RequestOutcome
-from dicomnode.dimse.proofs import Reference
 from dicomnode.imaging.headers import read_values
 from dicomnode.ledger.commitments import LISTENING
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Commitment
-from dicomnode.push.witness import Asked, Found, NotOffered, Withdrawn, Witness
-from dicomnode.reports import take_report
+from dicomnode.push.answers import Asked, Found, NotOffered, Told, Withdrawn
+from dicomnode.push.witness import Witness
+from dicomnode.reports import record
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.models import PushSettings
 from dicomnode.settings.peers import PeerSettings
@@ -32,6 +37,7 @@ from dicomnode.worker_thread import WorkerThread, doubled_s
 LOGGER = logging.getLogger(__name__)
 
 POLL_S = 5.0
+LATE_S = 3600.0  # between two looks for results that did not come in time: what a server waits for may take a night
 ABORT_LIMIT_S = 5.0  # after its association was aborted for a stop, the thread ends at once
 
 
@@ -51,7 +57,7 @@ class ProofLoop:
     ) -> None:
         """``committer``: who is asked to commit to what ``peer`` got; the peer itself, or another one."""
         assert peer.is_sent_to, "only a peer with an address or url was sent to"
-        assert committer.address or committer is peer, "only a peer with an address can be asked to commit"
+        assert committer.is_sent_to, "only a peer with an address or url can be asked to commit"
         self._next = (peer, committer, push, witness)
         self._peer, self._committer, self._push, self._witness = self._next  # those of this round, of the thread alone
         self._ledger = ledger
@@ -61,6 +67,7 @@ class ProofLoop:
             self._turn, name=f"proof-{peer.name}", events="proof", logger=LOGGER, fields={"peer": peer.name},
             pause_s=POLL_S,
         )  # fmt: skip
+        self._late_at_s = time.monotonic() + LATE_S
 
     @property
     def peer(self) -> str:
@@ -103,32 +110,64 @@ class ProofLoop:
         """Bring the next request a step further; return how long to wait: not at all after one, else until one may."""
         self._peer, self._committer, self._push, self._witness = self._next
         one = self._ledger.commitments.next_one(self._peer.name)
-        if one is None:
-            return self._idle_s()
-        self._serve(one)
-        return 0.0
+        if one is not None:
+            self._serve(one)
+            return 0.0
+        if self._committer.url and time.monotonic() >= self._late_at_s:
+            self._look_late()
+        return self._idle_s()
 
     def _serve(self, one: Commitment) -> None:
         """Bring one request a step further, and write down in the ledger where it stands then."""
         why = ""
-        if not one.is_asked and not self._is_overdue(one):
-            answer = self._witness.ask(
-                self._committer,
-                one.transaction_uid,
-                [Reference(item.sop_class_uid, item.sop_instance_uid) for item in one.items],
-                before=lambda: self._record_asked(one),
-                reported=lambda dataset, syntax: take_report(self._ledger, dataset, syntax, peer=self._committer.name),
-            )
-            if isinstance(answer, Asked | Withdrawn):
-                return
-            if isinstance(answer, RequestOutcome):
-                self._postpone(one, answer.sentence)
-                return
-            why = f"{answer.why}; "
+        if not self._is_overdue(one) and (self._committer.url or not one.is_asked):
+            answer = self._look(one) if one.is_asked else self._ask(one)
+            match answer:
+                case Withdrawn() | Asked(after_s=None):
+                    return
+                case Told():
+                    self._ledger.commitments.postpone(
+                        one, wait_s=self._wait_s(one)
+                    )  # where it named some instances only
+                    return
+                case Asked(after_s=float(after_s)):
+                    if one.is_asked:
+                        self._postpone(one, "It has no result yet.", least_s=after_s)
+                    return
+                case RequestOutcome():
+                    self._postpone(one, answer.sentence)
+                    return
+                case NotOffered():
+                    why = f"{answer.why}; "
         self._query(one, why)
 
-    def _record_asked(self, one: Commitment) -> bool:
-        if not self._ledger.commitments.ask(one, self._committer.name, wait_s=self._push.commit_wait_s):
+    def _ask(self, one: Commitment) -> Asked | Told | Withdrawn | NotOffered | RequestOutcome:
+        return self._witness.ask(
+            self._committer,
+            one.transaction_uid,
+            [Reference(item.sop_class_uid, item.sop_instance_uid) for item in one.items],
+            before=lambda after_s: self._record_asked(one, after_s),
+            reported=self._record,
+        )
+
+    def _look(self, one: Commitment) -> Asked | Told | NotOffered | RequestOutcome:
+        """Look for the result of a request at a server, which does not report by itself."""
+        return self._witness.result(self._committer, one.transaction_uid, reported=self._record)
+
+    def _look_late(self) -> None:
+        """Look for the results of requests that a search has answered meanwhile."""
+        self._late_at_s = time.monotonic() + LATE_S
+        for one in self._ledger.commitments.late(self._peer.name):
+            if self._thread.is_ending or isinstance(self._look(one), RequestOutcome):
+                return
+
+    def _record(self, report: Report | None) -> int:
+        return record(self._ledger, report, peer=self._committer.name)
+
+    def _record_asked(self, one: Commitment, after_s: float | None) -> bool:
+        """Record that the peer has the request; ``after_s``: so soon it wants to be asked for the result."""
+        wait_s = self._push.commit_wait_s if after_s is None else max(after_s, self._push.backoff_min_s)
+        if not self._ledger.commitments.ask(one, self._committer.name, wait_s=wait_s):
             return False
         log.event(
             LOGGER, "commitment_asked", delivery=one.delivery, peer=self._committer.name, instances=len(one.items)
@@ -154,7 +193,7 @@ class ProofLoop:
 
     def _compare(self, one: Commitment, answer: Found) -> None:
         absent = [item for item in one.items if item.sop_instance_uid not in answer.uids]
-        if absent and not one.is_asked and not self._is_overdue(one):
+        if absent and not self._is_overdue(one):
             self._postpone(one, f"{len(absent)} of {len(one.items)} instances are not found yet")
             return
         checkpoint("proof.queried")
@@ -169,12 +208,16 @@ class ProofLoop:
             detail=f"{again} absent" if again else None,
         )
 
-    def _postpone(self, one: Commitment, sentence: str) -> None:
-        wait_s = doubled_s(self._push.backoff_min_s, self._push.backoff_max_s, one.failures)
+    def _postpone(self, one: Commitment, sentence: str, *, least_s: float = 0.0) -> None:
+        wait_s = max(self._wait_s(one), least_s)
         self._ledger.commitments.postpone(one, wait_s=wait_s)
         log.event(
             LOGGER, "proof_deferred", delivery=one.delivery, peer=self._peer.name, sentence=sentence, wait_s=wait_s
         )
+
+    def _wait_s(self, one: Commitment) -> float:
+        """How long to wait after what failed so often."""
+        return doubled_s(self._push.backoff_min_s, self._push.backoff_max_s, one.failures)
 
     def _give_up(self, one: Commitment, why: str) -> None:
         self._ledger.commitments.give_up(one, why)

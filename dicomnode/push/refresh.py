@@ -24,8 +24,9 @@ from dicomnode.imaging.headers import read_dataset, read_values, texts
 from dicomnode.ledger.refreshes import Refreshable
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import QuarantinedFile, QuarantineReason
+from dicomnode.push.answers import NotOffered
 from dicomnode.push.identity import plain
-from dicomnode.push.witness import NotOffered, Witness
+from dicomnode.push.witness import Witness
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.settings.peers import PeerSettings
 

@@ -25,7 +25,8 @@ from dicomnode.settings.peers import PeerSettings
 from dicomnode.stow.answer import PROCESSING_FAILURE, read_statuses
 from dicomnode.stow.body import Body
 from dicomnode.stow.exchange import Reply
-from dicomnode.stow.server import NoSearch, Server, closed_by, in_words
+from dicomnode.stow.server import NoSearch, Server
+from dicomnode.stow.status import closed_by, in_words
 
 LOGGER = logging.getLogger(__name__)
 

@@ -14,12 +14,13 @@ from pydicom.uid import UID
 
 from dicomnode import wire
 from dicomnode.dimse.associate import Proposal
+from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.dimse.proofs import Reference, Report, read_report
 from dicomnode.dimse.requestor import Requestor
+from dicomnode.push.answers import Asked, NotOffered
 from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
-from dicomnode.push.witness import Asked, NotOffered, Witness
+from dicomnode.push.witness import Witness
 from dicomnode.rehearsal.findings import ContextLine, Mark, Side, Step, Topic
 from dicomnode.rehearsal.phantom import Phantom
 from dicomnode.reports import NOT_TAKEN, TAKEN
@@ -114,7 +115,7 @@ def _not_sent(outcome: RequestOutcome, stored: int) -> Step:
 def count(carriers: Carriers, peer: PeerSettings, phantom: Phantom) -> Step:
     """Ask by C-FIND at the level of images how many of the test images the peer shows."""
     wanted = {one.sop_instance_uid for one in phantom.instances}
-    witness = Witness(carriers.dimse)
+    witness = Witness(carriers)
     until_s = time.monotonic() + INDEX_S
     hint = "The PACS team has to allow Study Root C-FIND at the level IMAGE for our AE title."
     while True:
@@ -147,25 +148,24 @@ def ask(
     *,
     before: Callable[[], None],
 ) -> Asked | NotOffered | RequestOutcome | Report:
-    """Ask for commitment; a report where it came on this association, which is open for two seconds.
+    """Ask for commitment; a report where it came at once: on our association, or as the answer by DICOMweb.
 
-    ``before`` is called once there is an association, before the request goes out.
+    ``before`` is called before a report can come any other way.
     """
     reports: list[Report] = []
 
-    def take(dataset: bytes | bytearray, transfer_syntax: str) -> int:
-        report = read_report(dataset, transfer_syntax)
+    def take(report: Report | None) -> int:
         if report is None or report.transaction_uid != transaction_uid:
             return NOT_TAKEN
         reports.append(report)
         return TAKEN
 
-    def begin() -> bool:
+    def begin(_after_s: float | None) -> bool:
         before()
         return True
 
     references = [Reference(one.format.sop_class_uid, one.sop_instance_uid) for one in phantom.instances]
-    asked = Witness(carriers.dimse).ask(committer, transaction_uid, references, before=begin, reported=take)
+    asked = Witness(carriers).ask(committer, transaction_uid, references, before=begin, reported=take)
     if reports:
         return reports[0]
     assert isinstance(asked, Asked | NotOffered | RequestOutcome), "nobody withdraws this request"

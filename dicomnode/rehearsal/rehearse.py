@@ -15,10 +15,10 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
+from dicomnode.dimse.commitment import Report
 from dicomnode.dimse.outcome import RequestOutcome
-from dicomnode.dimse.proofs import Report
+from dicomnode.push.answers import NotOffered
 from dicomnode.push.carriers import Carriers, carriers_of
-from dicomnode.push.witness import NotOffered
 from dicomnode.rehearsal import exchange
 from dicomnode.rehearsal.door import ClosedDoor, Door, Told, Visit, open_for, wait
 from dicomnode.rehearsal.findings import ContextLine, Mark, Rehearsal, Side, Step, Topic

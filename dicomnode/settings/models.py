@@ -200,15 +200,17 @@ class Settings(StrictModel):
     @model_validator(mode="after")
     def _committers_can_be_asked(self) -> Self:
         for peer in self.peer:
-            if peer.committer not in (None, peer.name, *self._addresses):
-                fail(f'the commitment of peer {peer.name} is neither "auto" nor "off" nor a peer with an address')
+            if peer.committer not in (None, peer.name, *self.reachable_peers):
+                fail(
+                    f'the commitment of peer {peer.name} is neither "auto" nor "off" nor a peer with an address or url'
+                )
         return self
 
     @property
     def committers(self) -> frozenset[str]:
-        """The names of the peers that may report that they keep what was sent."""
+        """The names of the peers that may report that they keep what was sent; by DICOMweb nobody reports."""
         asked = {peer.committer for peer in self.peer}
-        return frozenset(name for name in self._addresses if name in asked)
+        return frozenset(peer.name for peer in self.peer if peer.address and peer.name in asked)
 
     def is_delivered_to(self, peer: str) -> bool:
         """Does a rule deliver what it derives, or forward what was received, to the peer of this name?"""
@@ -223,11 +225,6 @@ class Settings(StrictModel):
     def reachable_peers(self) -> tuple[str, ...]:
         """The names of the peers that can be sent to."""
         return tuple(peer.name for peer in self.peer if peer.is_sent_to)
-
-    @property
-    def _addresses(self) -> tuple[str, ...]:
-        """The names of the peers that are called by DICOM, and can report."""
-        return tuple(peer.name for peer in self.peer if peer.address)
 
     @property
     def uses_tls(self) -> bool:

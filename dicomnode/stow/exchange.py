@@ -30,6 +30,8 @@ class Reply:
     status: int
     body: bytes  # as much as came; empty where it was longer than allowed
     content_type: str = ""
+    retry_after: str = ""  # as the server sent it
+    date: str = ""  # the server's time, as it sent it
 
 
 class Exchange:
@@ -102,8 +104,13 @@ class Exchange:
             self._send(connection, blocks)
             late.start()
             with contextlib.closing(connection.getresponse()) as response:
-                kind = response.headers.get("Content-Type", "")
-                return Reply(status=response.status, body=self._read(response, most_bytes), content_type=kind)
+                return Reply(
+                    status=response.status,
+                    body=self._read(response, most_bytes),
+                    content_type=response.headers.get("Content-Type", ""),
+                    retry_after=response.headers.get("Retry-After", ""),
+                    date=response.headers.get("Date", ""),
+                )
         except (OSError, http.client.HTTPException) as exc:
             return self._broken(exc)
         finally:

@@ -17,19 +17,22 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from dicomnode import __version__
+from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.errors import SettingsError
+from dicomnode.seams import SYSTEM_CLOCK
 from dicomnode.settings.models import PushSettings, TlsSettings
 from dicomnode.settings.peers import PeerSettings
 from dicomnode.stow.answer import read_matches
 from dicomnode.stow.body import Body
+from dicomnode.stow.commitment import JSON, CommitmentRequest, NoCommitment, Working, judge
 from dicomnode.stow.exchange import MOST_BYTES, Exchange, Reply
 from dicomnode.stow.parts import read_parts
+from dicomnode.stow.status import closed_by, in_words
 from dicomnode.tls.identity import for_web
 
-JSON = "application/dicom+json"
 PAGE = 200  # matches of one answer to a search; servers have limits of their own, and may give fewer
-MOST_MATCHES = 1 << 16  # of a search
+MOST_MATCHES = 1 << 16  # of a search, unless it is known to have fewer
 MOST_INSTANCE_BYTES = 512 << 20
 
 _INSTANCE = "SOPInstanceUID"
@@ -38,11 +41,6 @@ _AS_KEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 _OTHERS_MAY_READ = 0o007
-_SHUT_OUT = frozenset({401, 403, 407})
-_OCCUPIED = frozenset({408, 425, 429, 502, 503, 504, 507})
-"""The server, or the way to it, cannot take the request now (RFC 9110 section 15, RFC 6585, RFC 8470, RFC 4918)."""
-_ABSENT = frozenset({404, 405, 406, 410, 501})
-"""There is nothing at this path, or nothing that takes such a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +89,14 @@ class Server:
         found = self.matches(f"/studies/{study_uid}/series/{series_uid}/instances", {_INSTANCE: ""})
         return frozenset(one[_INSTANCE] for one in found) if isinstance(found, list) else found
 
-    def matches(self, path: str, values: Mapping[str, str]) -> list[dict[str, str]] | NoSearch | RequestOutcome:
+    def matches(
+        self, path: str, values: Mapping[str, str], *, most: int = MOST_MATCHES
+    ) -> list[dict[str, str]] | NoSearch | RequestOutcome:
         """Search (QIDO-RS, PS3.18 section 10.6), page by page; an empty value asks for the value of each match."""
         found: dict[tuple[str, ...], dict[str, str]] = {}
         wanted = [(keyword, value) for keyword, value in values.items() if value and f"/{value}/" not in path]
         asked = [("includefield", keyword) for keyword, value in values.items() if not value]
-        while len(found) < MOST_MATCHES:
+        while len(found) < most:
             page = self._page(path, [*wanted, *asked, ("limit", str(PAGE)), ("offset", str(len(found)))], values)
             if not isinstance(page, list):
                 return page
@@ -118,6 +118,16 @@ class Server:
             return closed
         parts = read_parts(reply.content_type, reply.body) if reply.status == HTTPStatus.OK else None
         return parts[0] if parts else RequestOutcome(reason=RequestReason.ANSWERED, status=_NO_WHOLE_INSTANCE)
+
+    def commit(
+        self, transaction_uid: str, references: Sequence[Reference]
+    ) -> Report | Working | NoCommitment | RequestOutcome:
+        """Ask the server to commit to these instances (PS3.18 section 13.4); again with the same UID is no harm."""
+        return self._commitment("POST", transaction_uid, CommitmentRequest(references))
+
+    def result(self, transaction_uid: str) -> Report | Working | NoCommitment | RequestOutcome:
+        """Look for the result of an earlier request (PS3.18 section 13.5)."""
+        return self._commitment("GET", transaction_uid, None)
 
     def echo(self) -> RequestOutcome:
         """Is there a DICOMweb service that lets us in?
@@ -142,6 +152,12 @@ class Server:
         if (exchange := self._current) is not None:
             exchange.abort()
 
+    def _commitment(
+        self, method: str, transaction_uid: str, body: CommitmentRequest | None
+    ) -> Report | Working | NoCommitment | RequestOutcome:
+        reply, _ = self._ask(method, f"/commitment-requests/{transaction_uid}", body)
+        return reply if isinstance(reply, RequestOutcome) else judge(reply, transaction_uid, SYSTEM_CLOCK.now())
+
     def _page(
         self, path: str, query: Sequence[tuple[str, str]], keywords: Collection[str]
     ) -> list[dict[str, str]] | NoSearch | RequestOutcome:
@@ -156,7 +172,13 @@ class Server:
         return found if found is not None else NoSearch(f"{in_words(reply.status)}, which is no list of matches")
 
     def _ask(
-        self, method: str, path: str, body: Body | None = None, *, accept: str = JSON, most_bytes: int = MOST_BYTES
+        self,
+        method: str,
+        path: str,
+        body: Body | CommitmentRequest | None = None,
+        *,
+        accept: str = JSON,
+        most_bytes: int = MOST_BYTES,
     ) -> tuple[Reply | RequestOutcome, bool]:
         """Ask; where the server refuses the token and its file holds another one by now, ask once more."""
         token = self._token()
@@ -166,7 +188,7 @@ class Server:
         return reply, is_sent
 
     def _ask_with(
-        self, token: str, method: str, path: str, body: Body | None, accept: str, most_bytes: int
+        self, token: str, method: str, path: str, body: Body | CommitmentRequest | None, accept: str, most_bytes: int
     ) -> tuple[Reply | RequestOutcome, bool]:
         if self._ready is None and (failed := self.connect()) is not None:
             return failed, False
@@ -199,30 +221,6 @@ class Server:
         if not _TOKEN.fullmatch(token):
             raise _unusable(file, "its first line is no token")
         return token
-
-
-def closed_by(status: int) -> RequestOutcome | None:
-    """What an HTTP status says of the service as a whole, whatever was asked; None: it is about what was asked."""
-    detail = in_words(status)
-    if status in _SHUT_OUT:
-        return RequestOutcome(reason=RequestReason.UNAUTHORISED, detail=detail)
-    if status in _OCCUPIED:
-        return RequestOutcome(reason=RequestReason.OCCUPIED, detail=detail)
-    if status < 200 or 300 <= status < 400 or status in _ABSENT:
-        return RequestOutcome(reason=RequestReason.NO_SERVICE, detail=detail)
-    return None
-
-
-def in_words(status: int) -> str:
-    """A status with the phrase of the standard, never the server's own, which may quote anything.
-
-    >>> in_words(404), in_words(599)
-    ('HTTP 404 Not Found', 'HTTP 599')
-    """
-    try:
-        return f"HTTP {status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"HTTP {status}"
 
 
 def _unusable(file: Path, why: str) -> SettingsError:

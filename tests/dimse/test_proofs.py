@@ -20,9 +20,10 @@ from dicomnode.dimse.associate import (
     associate,
     read_request,
 )
+from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.dimse.identifiers import IMAGE, encode_identifier, read_match
 from dicomnode.dimse.messages import Message
-from dicomnode.dimse.proofs import Reference, Report, encode_request, read_report
+from dicomnode.dimse.proofs import encode_request, read_report
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.wire import (

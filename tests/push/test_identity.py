@@ -125,7 +125,7 @@ def test_a_peer_without_query_is_sent_to_and_not_asked_each_time(node: Node, cap
     derived = derive(node)
     caplog.set_level(logging.INFO, "dicomnode")
     with CommittingPacs(finds=False) as pacs:
-        query = PatientQuery(_peer(pacs.port), Witness(carriers_with(SWIFT).dimse))
+        query = PatientQuery(_peer(pacs.port), Witness(carriers_with(SWIFT)))
         assert query.differences(derived.files[0]) == ()
         assert query.differences(derived.files[0]) == ()
     assert [record.message for record in caplog.records].count("identity_not_compared") == 1

@@ -59,5 +59,5 @@ def test_a_header_that_cannot_be_read_does_not_keep_an_original_from_going(tmp_p
     broken = tmp_path / "broken.dcm"
     broken.write_bytes(b"no DICOM at all")
     peer = PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address="127.0.0.1:9")
-    query = PatientQuery(peer, Witness(carriers_with(SWIFT).dimse))
+    query = PatientQuery(peer, Witness(carriers_with(SWIFT)))
     assert query.differences(broken) == ()

@@ -57,7 +57,7 @@ def asked(node: Node, delivery: DeliveryId, port: int) -> Patients:
     """What the peer at this port says."""
     peer = PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address=f"127.0.0.1:{port}")
     found = node.ledger.refreshes.wanted(delivery)
-    return refresh.compare(node.archive, found, peer, Witness(carriers_with(SWIFT).dimse))
+    return refresh.compare(node.archive, found, peer, Witness(carriers_with(SWIFT)))
 
 
 def answered(node: Node, folder: Path, *theirs: Mapping[str, str]) -> tuple[DeliveryId, Patients]:

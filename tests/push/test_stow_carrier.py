@@ -54,8 +54,7 @@ def carriers(push: PushSettings = TIRELESS) -> Carriers:
 
 
 def witness(push: PushSettings = TIRELESS) -> Witness:
-    both = carriers(push)
-    return Witness(both.dimse, both.stow)
+    return Witness(carriers(push))
 
 
 def peer_at(url: str, **keys: object) -> PeerSettings:

@@ -1,7 +1,8 @@
 """A DICOMweb server that answers by script: statuses, failures of single instances, no body, broken connections.
 
 It takes STOW-RS requests as PS3.18 section 10.5 has them, and is strict: a length in advance, the type in quotes. It
-writes down all it got, answers searches for what it holds, and speaks through the standard library's HTTP server.
+writes down all it got, answers searches for what it holds, and speaks through the standard library's HTTP server. It
+commits to nothing unless a test gives it ``commitment``.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import ssl
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydicom import dcmread
 
 from dicomnode.ids import digest
+from tests.support.web_commitment import CUT, Reply, WebCommitment
 
 _TYPE = re.compile(r'multipart/related; type="application/dicom"; boundary="?([\w\'()+,./:=?-]{1,70})"?')
+_COMMITMENT = "/commitment-requests/"
 PAGE = 3  # of a search, whatever the client asks for
 
 
@@ -66,6 +69,8 @@ class DicomwebServer:
         self.refusing: Callable[[], object] = lambda: None  # called before it answers 401
         self.most_bytes = 1 << 40  # of a request
         self.has_search = True
+        self.commitment: WebCommitment | None = None
+        self.ignores_study = False  # a search for a study shows every study
         self.is_paged = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -82,7 +87,7 @@ class DicomwebServer:
     @property
     def requests_to_store(self) -> int:
         """How many STOW-RS requests came."""
-        return sum(one.startswith("POST") for one in self.requests)
+        return self.requests.count("POST /studies")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -106,11 +111,11 @@ class DicomwebServer:
 
             def do_POST(self) -> None:
                 double._note(self)
-                double._store(self)
+                (double._commit if _COMMITMENT in self.path else double._store)(self)
 
             def do_GET(self) -> None:
                 double._note(self)
-                double._search(self)
+                (double._commit if _COMMITMENT in self.path else double._search)(self)
 
         return Handler
 
@@ -156,6 +161,23 @@ class DicomwebServer:
         else:
             _say(handler, answer.status, body)
 
+    def _commit(self, handler: BaseHTTPRequestHandler) -> None:
+        content = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
+        transaction_uid = handler.path.partition(_COMMITMENT)[2]
+        if self.commitment is None:
+            reply = Reply(status=404)
+        elif self.token and handler.headers.get("Authorization") != f"Bearer {self.token}":
+            reply = Reply(status=401)
+        elif handler.command == "GET":
+            reply = self.commitment.look(transaction_uid, self.held)
+        else:
+            kind = handler.headers.get("Content-Type", "")
+            reply = self.commitment.request(transaction_uid, kind, content, self.held)
+        if reply.status == CUT:
+            _cut(handler)
+        else:
+            _say(handler, reply.status, reply.body, headers=reply.headers)
+
     def _search(self, handler: BaseHTTPRequestHandler) -> None:
         if not self.has_search:
             _say(handler, 404, b"")
@@ -165,6 +187,13 @@ class DicomwebServer:
             return
         parts = urlsplit(handler.path)
         wanted = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if parts.path.endswith("/dicom-web/studies"):
+            fields = parse_qs(parts.query).get("includefield", [])
+            study_uid = "" if self.ignores_study else wanted["StudyInstanceUID"]
+            studies = [study for file in self.held.values() if (study := _study(file, study_uid, fields))]
+            begin = int(wanted.get("offset", "0"))
+            _say(handler, 200, json.dumps(studies[begin:]).encode())
+            return
         found = [uid for uid, file in sorted(self.held.items()) if _is_of(file, parts.path, wanted)]
         if self.is_paged:
             begin = int(wanted.get("offset", "0"))
@@ -177,6 +206,16 @@ def _is_of(file: bytes, path: str, wanted: dict[str, str]) -> bool:
     if (uid := wanted.get("SOPInstanceUID")) is not None:
         return str(header.SOPInstanceUID) == uid
     return path.endswith(f"/studies/{header.StudyInstanceUID}/series/{header.SeriesInstanceUID}/instances")
+
+
+def _study(file: bytes, study_uid: str, fields: Sequence[str]) -> dict[str, object]:
+    """The study of an instance as a match, with these attributes; nothing: it is another study."""
+    header = dcmread(BytesIO(file), specific_tags=["SpecificCharacterSet", "StudyInstanceUID", *fields])
+    if study_uid not in ("", header.StudyInstanceUID):
+        return {}
+    header.pop("SpecificCharacterSet", None)  # JSON is UTF-8
+    match: dict[str, object] = header.to_json_dict()
+    return match
 
 
 def _parts(content: bytes, boundary: bytes) -> list[bytes]:
@@ -226,8 +265,17 @@ def _xml(uids: Sequence[str], answer: Answer) -> bytes:
     return f'{head}<NativeDicomModel xmlns="{model}">{sequences}</NativeDicomModel>'.encode()
 
 
-def _say(handler: BaseHTTPRequestHandler, status: int, body: bytes, *, missing: int = 0) -> None:
+def _say(
+    handler: BaseHTTPRequestHandler,
+    status: int,
+    body: bytes,
+    *,
+    missing: int = 0,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name, value)
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body[: len(body) - missing])

@@ -155,7 +155,7 @@ class Node:
         """
         peer = PeerSettings(name=name, ae_title=AeTitle("PACS"), address=f"{host}:{port}", tls=tls)
         carriers = carriers_with(push)
-        asked = PatientQuery(peer, Witness(carriers.dimse)) if is_asked else None
+        asked = PatientQuery(peer, Witness(carriers)) if is_asked else None
         return self.push(peer, push, carrier or carriers.dimse, identity=asked)
 
     def push(

@@ -27,6 +27,11 @@ class Commitments:
             moment = commitments.next_at(connection, stored_at)
         return None if moment is None else max(0.0, (moment - self._access.now()).total_seconds())
 
+    def late(self, stored_at: str) -> tuple[Commitment, ...]:
+        """Return the requests on deliveries to this peer whose result may come yet, without their instances."""
+        with self._access.reading() as connection:
+            return commitments.late(connection, stored_at, self._access.now())
+
     def ask(self, one: Commitment, committer: str, *, wait_s: float) -> bool:
         """Record that a request goes out now, before it does. False: it is not to be asked any more."""
         with self._access.writing("commitment_asked") as transaction:
