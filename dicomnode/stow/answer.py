@@ -80,8 +80,15 @@ def _attributes(model: object) -> Attributes:
     for tag, element in model.items():
         values = element.get("Value") if isinstance(element, dict) else None
         if isinstance(values, list):
-            found[tag.upper()] = [_attributes(one) if isinstance(one, dict) else one for one in values]
+            read = _name if element.get("vr") == "PN" else _attributes
+            found[tag.upper()] = [read(one) if isinstance(one, dict) else one for one in values]
     return found
+
+
+def _name(model: dict[str, object]) -> str:
+    """A name as a data set would hold it: its component groups, of which the JSON model makes an object (F.2.2)."""
+    groups = (model.get(group, "") for group in ("Alphabetic", "Ideographic", "Phonetic"))
+    return "=".join(one if isinstance(one, str) else "" for one in groups).rstrip("=")
 
 
 class _Xml:

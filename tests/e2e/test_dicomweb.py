@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
+from tests.support.dcmtk import needs_dcmtk
+from tests.support.dicom import storescu
 from tests.support.mr_series import write_mr_series
-from tests.support.node import running_node
+from tests.support.node import AE_TITLE, running_node
+from tests.support.orthanc import AE_TITLE as ORTHANC
 from tests.support.orthanc import WITH_DICOMWEB, needs_dicomweb, needs_orthanc, orthanc
 from tests.support.wait import wait_until
 
@@ -37,3 +41,32 @@ def test_a_study_is_sent_pulled_derived_and_delivered_by_dicomweb(tmp_path: Path
         wait_until(lambda: node.deliveries()[0].proof == "queried", 60, "the delivery is proven")
         assert len(pacs.sop_instance_uids()) == 8 + sent.items
         assert node.ask("echo", "pacs")["status"] == 0
+
+
+@needs_dcmtk
+@needs_orthanc
+@needs_dicomweb
+def test_orthanc_has_the_study_under_another_patient(tmp_path: Path) -> None:
+    paths = write_mr_series(tmp_path / "series")
+    corrected = dcmread(paths[0])
+    corrected.SOPInstanceUID = corrected.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    corrected.SeriesInstanceUID = generate_uid()
+    corrected.PatientName = "CORRECTED^NAME"
+    corrected.save_as(tmp_path / "corrected.dcm")
+    with (
+        orthanc(tmp_path / "pacs", settings=WITH_DICOMWEB) as pacs,
+        running_node(
+            tmp_path / "node", pacs_port=pacs.dicom_port, pacs={"address": "", "url": pacs.dicomweb_url}
+        ) as node,
+    ):
+        assert storescu(pacs.dicom_port, [tmp_path / "corrected.dcm"], called=ORTHANC).returncode == 0
+        assert storescu(node.port, paths, called=AE_TITLE).returncode == 0
+        (held,) = node.wait_for_deliveries("held")
+        assert (held.reason, held.acknowledged) == ("identity", 0)
+        assert "Patient's Name differs" in held.sentence
+        assert len(pacs.sop_instance_uids()) == 1
+        node.run("deliveries", "release", str(held.id))
+        (sent,) = node.wait_for_deliveries("sent")
+        assert len(pacs.sop_instance_uids()) == 1 + sent.items
+        log = node.log_file.read_text("utf-8")
+    assert "CORRECTED" not in log

@@ -13,9 +13,11 @@ from pydicom.uid import generate_uid
 from dicomnode.demo.pacs import Pacs
 from dicomnode.ids import AeTitle, DeliveryId
 from dicomnode.push.identity import PatientQuery
+from dicomnode.push.peer_loop import PeerLoop
 from dicomnode.push.witness import Witness
 from dicomnode.settings.peers import PeerSettings
 from tests.support.committing_pacs import CommittingPacs
+from tests.support.dicomweb import DicomwebServer
 from tests.support.due_delivery import SWIFT, Derived, Node, carriers_with
 
 OURS = {"PatientID": "P-77", "PatientName": "Sentinel^Möwe", "PatientBirthDate": "19700102", "PatientSex": "F"}
@@ -147,3 +149,69 @@ def test_a_delivery_that_the_peer_has_a_part_of_goes_on(node: Node, tmp_path: Pa
 
 def _peer(port: int) -> PeerSettings:
     return PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address=f"127.0.0.1:{port}")
+
+
+def at_a_server(folder: Path, derived: Derived, patient: dict[str, str]) -> DicomwebServer:
+    """A DICOMweb server with another series of the same study."""
+    archived_at(folder, derived, patient)
+    server = DicomwebServer()
+    (file,) = folder.glob("*.dcm")
+    server.held[file.stem] = file.read_bytes()
+    return server
+
+
+def push_to(node: Node, server: DicomwebServer) -> PeerLoop:
+    """Deliver by DICOMweb, after a question for the patient."""
+    peer, carriers = PeerSettings(name="pacs", url=server.url), carriers_with(SWIFT)
+    return node.push(peer, SWIFT, carriers, identity=PatientQuery(peer, Witness(carriers)))
+
+
+@pytest.mark.parametrize("keyword", ATTRIBUTES)
+def test_a_server_that_has_the_study_under_another_patient_holds_the_delivery(
+    node: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture, keyword: str
+) -> None:
+    derived = derive(node)
+    theirs = {"PatientID": "X9", "PatientName": "Hidden^Q", "PatientBirthDate": "19991231", "PatientSex": "M"}
+    with at_a_server(tmp_path / "pacs", derived, OURS | {keyword: theirs[keyword]}) as server:
+        push_to(node, server)
+        held = node.wait_for("held")
+        assert (held.reason, held.acknowledged, server.requests_to_store) == ("identity", 0, 0)
+        assert f"another patient: {ATTRIBUTES[keyword]} differs" in held.sentence
+    written = " ".join((str(node.deliveries()), str(node.events(derived)), caplog.text))
+    for value in (*OURS.values(), *theirs.values()):
+        assert len(value) < 2 or value not in written
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        OURS | {"PatientName": "SENTINEL^MÖWE^^=x", "PatientID": "P-77 "},
+        {"PatientID": "P-77", "PatientName": "", "PatientBirthDate": "", "PatientSex": ""},
+    ],
+    ids=["written otherwise", "half of it unknown"],
+)
+def test_the_same_patient_is_sent_to_a_server(node: Node, tmp_path: Path, theirs: dict[str, str]) -> None:
+    with at_a_server(tmp_path / "pacs", derive(node), theirs) as server:
+        push_to(node, server)
+        assert node.wait_for("sent").items == 2
+
+
+def test_a_server_that_shows_other_studies_too_says_nothing_of_this_one(node: Node, tmp_path: Path) -> None:
+    derived = derive(node)
+    with DicomwebServer() as server:
+        archived_at(tmp_path, derived, OTHER_ID)
+        (file,) = tmp_path.glob("*.dcm")
+        describe(file, {}, study_uid=generate_uid())
+        server.held["other"], server.ignores_study = file.read_bytes(), True
+        push_to(node, server)
+        node.wait_for("sent")
+
+
+def test_a_server_without_search_is_sent_to(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dicomnode")
+    derive(node)
+    with DicomwebServer() as server:
+        server.has_search = False
+        push_to(node, server)
+        node.wait_for("sent")
+    assert [record.message for record in caplog.records].count("identity_not_compared") == 1
