@@ -9,7 +9,6 @@ import click
 
 from dicomnode.cli import output
 from dicomnode.cli.options import config_option, find_peer, json_option, load_settings, operator, refuse_given
-from dicomnode.errors import InputError
 
 if TYPE_CHECKING:
     from dicomnode.settings.models import Settings
@@ -25,8 +24,9 @@ TICKS = {"ok": "[x]", "warn": "[!]", "fail": "[ ]", "open": "[?]"}
 @click.option(
     "--rehearse",
     metavar="PEER",
-    help="Try everything with this peer instead: connection, TLS, association, five test images, C-FIND, storage "
-    "commitment. The images stay at the peer until its team deletes them. Default: send nothing.",
+    help="Try everything with this peer instead: connection, TLS, association or DICOMweb service, five test images, "
+    "a query for them, storage commitment. The images stay at the peer until its team deletes them. Default: send "
+    "nothing.",
 )
 @click.option(
     "--wait",
@@ -64,11 +64,6 @@ def check(echo: bool, rehearse: str | None, wait_s: float, config: Path | None, 
 def _rehearse(settings: Settings, name: str, *, wait_s: float, as_json: bool) -> int:
     """Rehearse with the peer of that name, and print what was found and the hand-over sheet."""
     peer = find_peer(settings, name)
-    if peer.url:
-        raise InputError(
-            f"Peer {peer.name} is reached by DICOMweb, and a rehearsal goes through an association; nothing was sent.",
-            hint=f"`dicomnode echo {peer.name}` asks it for an answer.",
-        )
     from dicomnode.rehearsal.findings import Side
     from dicomnode.rehearsal.rehearse import rehearse
 

@@ -68,8 +68,9 @@ def send(carriers: Carriers, peer: PeerSettings, phantom: Phantom) -> tuple[Step
     """Send the test images; the step, and how many the peer says it stored."""
     began_s = time.monotonic()
     session = carriers.open(peer, {one.format for one in phantom.instances})
+    request = "STOW-RS request" if peer.url else "C-STORE"
     if isinstance(session, RequestOutcome):
-        return _not_sent(session, 0), 0
+        return _not_sent(session, 0, request), 0
     outcomes: list[RequestOutcome] = []
     for instance in phantom.instances:
         outcomes += session.store([instance])
@@ -79,7 +80,7 @@ def send(carriers: Carriers, peer: PeerSettings, phantom: Phantom) -> tuple[Step
     stored = [one for one in outcomes if one.status is not None and _is_stored(one.status)]
     for outcome in outcomes:
         if outcome not in stored:
-            return _not_sent(outcome, len(stored)), len(stored)
+            return _not_sent(outcome, len(stored), request), len(stored)
     statuses = Counter(outcome.status for outcome in outcomes if outcome.status is not None)
     took = f"{len(stored)} images were stored in {time.monotonic() - began_s:.1f} s"
     if set(statuses) == {0}:
@@ -97,7 +98,7 @@ def _is_stored(status: int) -> bool:
     return wire.status_of(status).action in (wire.Action.ACCEPT, wire.Action.WARN)
 
 
-def _not_sent(outcome: RequestOutcome, stored: int) -> Step:
+def _not_sent(outcome: RequestOutcome, stored: int, request: str) -> Step:
     before = f"{stored} images were stored. " if stored else ""
     if outcome.status is None:
         return Step(
@@ -107,34 +108,40 @@ def _not_sent(outcome: RequestOutcome, stored: int) -> Step:
     elements = f" It complains about {', '.join(outcome.offending)}." if outcome.offending else ""
     return Step(
         what=Topic.IMAGES, mark=Mark.FAIL, side=Side.PACS,
-        sentence=f"{before}The peer answered a C-STORE with {outcome.status:04X}: {known.meaning}.{elements}",
+        sentence=f"{before}The peer answered a {request} with {outcome.status:04X}: {known.meaning}.{elements}",
         hint=known.remedy,
     )  # fmt: skip
 
 
 def count(carriers: Carriers, peer: PeerSettings, phantom: Phantom) -> Step:
-    """Ask by C-FIND at the level of images how many of the test images the peer shows."""
+    """Ask by C-FIND at the level of images, or by QIDO-RS, how many of the test images the peer shows."""
     wanted = {one.sop_instance_uid for one in phantom.instances}
     witness = Witness(carriers)
     until_s = time.monotonic() + INDEX_S
-    hint = "The PACS team has to allow Study Root C-FIND at the level IMAGE for our AE title."
+    question = "search by QIDO-RS" if peer.url else "C-FIND"
+    hint = (
+        "The PACS team has to offer QIDO-RS below the `url`."
+        if peer.url
+        else "The PACS team has to allow Study Root C-FIND at the level IMAGE for our AE title."
+    )
     while True:
         answer = witness.query(peer, phantom.study_uid, phantom.series_uid)
         if isinstance(answer, NotOffered):
             return Step(
-                what=Topic.QUERY, mark=Mark.WARN, side=Side.PACS, sentence=f"No C-FIND: {answer.why}.", hint=hint
+                what=Topic.QUERY, mark=Mark.WARN, side=Side.PACS, sentence=f"No {question}: {answer.why}.", hint=hint
             )
         if isinstance(answer, RequestOutcome):
             return Step(
-                what=Topic.QUERY, mark=Mark.WARN, side=Side.PACS, sentence=f"No C-FIND: {answer.sentence}", hint=hint
-            )
+                what=Topic.QUERY, mark=Mark.WARN, side=Side.PACS, sentence=f"No {question}: {answer.sentence}",
+                hint=hint,
+            )  # fmt: skip
         found = len(answer.uids & wanted)
         if found == len(wanted):
-            return Step(what=Topic.QUERY, mark=Mark.OK, sentence=f"A C-FIND shows all {found} images.")
+            return Step(what=Topic.QUERY, mark=Mark.OK, sentence=f"A {question} shows all {found} images.")
         if time.monotonic() > until_s:
             return Step(
                 what=Topic.QUERY, mark=Mark.FAIL, side=Side.PACS,
-                sentence=f"A C-FIND shows {found} of {len(wanted)} images after {INDEX_S:.0f} s.",
+                sentence=f"A {question} shows {found} of {len(wanted)} images after {INDEX_S:.0f} s.",
                 hint="Look for the study at the PACS: it may wait for a person, or lie under another UID.",
             )  # fmt: skip
         time.sleep(POLL_S)
@@ -154,19 +161,46 @@ def ask(
     """
     reports: list[Report] = []
 
+    def begin(_after_s: float | None) -> bool:
+        before()
+        return True
+
+    references = [Reference(one.format.sop_class_uid, one.sop_instance_uid) for one in phantom.instances]
+    taking = _taking(reports, transaction_uid)
+    asked = Witness(carriers).ask(committer, transaction_uid, references, before=begin, reported=taking)
+    if reports:
+        return reports[0]
+    assert isinstance(asked, Asked | NotOffered | RequestOutcome), "nobody withdraws this request"
+    return asked
+
+
+def look(
+    carriers: Carriers, committer: PeerSettings, transaction_uid: str, after_s: float, until_s: float
+) -> Asked | NotOffered | RequestOutcome | Report:
+    """Look for the result of a request at a server that works on it, until that has one or the time is over."""
+    reports: list[Report] = []
+    taking = _taking(reports, transaction_uid)
+    while True:
+        wait_s = max(after_s, POLL_S)
+        if time.monotonic() + wait_s > until_s:
+            return Asked(after_s)
+        time.sleep(wait_s)
+        answer = Witness(carriers).result(committer, transaction_uid, reported=taking)
+        if reports:
+            return reports[0]
+        if not isinstance(answer, Asked):
+            assert isinstance(answer, NotOffered | RequestOutcome), "a report was taken"
+            return answer
+        after_s = answer.after_s or 0.0
+
+
+def _taking(reports: list[Report], transaction_uid: str) -> Callable[[Report | None], int]:
+    """Take the report on this request, and no other."""
+
     def take(report: Report | None) -> int:
         if report is None or report.transaction_uid != transaction_uid:
             return NOT_TAKEN
         reports.append(report)
         return TAKEN
 
-    def begin(_after_s: float | None) -> bool:
-        before()
-        return True
-
-    references = [Reference(one.format.sop_class_uid, one.sop_instance_uid) for one in phantom.instances]
-    asked = Witness(carriers).ask(committer, transaction_uid, references, before=begin, reported=take)
-    if reports:
-        return reports[0]
-    assert isinstance(asked, Asked | NotOffered | RequestOutcome), "nobody withdraws this request"
-    return asked
+    return take

@@ -32,6 +32,7 @@ class Topic(StrEnum):
     CONNECTION = "connection"
     TLS = "TLS"
     ASSOCIATION = "association"
+    SERVICE = "service"  # in place of the association, by DICOMweb
     NAGLE = "Nagle"
     CONTEXTS = "contexts"
     IMAGES = "images"

@@ -7,11 +7,8 @@ case. Nothing is stored anywhere by it, here or at the peer.
 
 from __future__ import annotations
 
-import socket
-import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dicomnode import wire
@@ -20,16 +17,16 @@ from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.ids import AeTitle
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
+from dicomnode.rehearsal import network
 from dicomnode.rehearsal.findings import Mark, Side, Step, Topic
 from dicomnode.settings.models import TlsSettings
 from dicomnode.settings.peers import PeerSettings
-from dicomnode.tls.certificate import Certificate, read
+from dicomnode.tls.certificate import Certificate
 
 ECHOES = 12
 # A delayed acknowledgement takes 40 ms on Linux and up to 200 ms elsewhere. A peer that only thinks for so long is
 # rare: an echo needs no disk.
 DELAYED_S = 0.030
-CONNECT_S = 5.0  # for a look at what speaks there
 
 _VERIFICATION = [Proposal(wire.VERIFICATION, (syntax,)) for syntax in wire.UNCOMPRESSED]
 _DURING_TLS = "handshake of TLS"  # of outcomes that do not have the reason TLS
@@ -51,66 +48,30 @@ class Reaching:
         self._peer = peer
         self._tls = tls
         self._ours = ours
+        self._place = network.Place(host=peer.host, port=peer.port, key="address", service="DICOM")
         self._round_trip_s = 0.0
         self.our_address = ""  # from which the peer was called; empty: there was no connection
         self.reached: Reached | None = None
 
     def steps(self) -> Iterator[Step]:
         """Ask one question after the other, until one is answered with no."""
-        for found in (self._look_up(), self._connect()):
-            yield found
-            if found.mark is Mark.FAIL:
-                return
+        found = network.look_up(self._place)
+        yield found
+        if found.mark is Mark.FAIL:
+            return
+        found, connected = network.connect(self._place, self._carrier.push.connect_timeout_s)
+        yield found
+        if connected is None:
+            return
+        self._round_trip_s, self.our_address = connected.took_s, connected.our_address
         associated = self._carrier.associate(self._peer, _VERIFICATION)
         if isinstance(associated, RequestOutcome):
             yield from self._refused(associated)
             return
         certificate = associated.link.certificate
         self.reached = Reached(certificate=certificate)
-        yield self._secured(certificate)
+        yield network.secured(certificate, self._ours)
         yield from self._echo(associated)
-
-    def _look_up(self) -> Step:
-        host = self._peer.host
-        try:
-            answers = socket.getaddrinfo(host, self._peer.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as exc:
-            return Step(
-                what=Topic.NAME, mark=Mark.FAIL, side=Side.OURS, sentence=f"{host} has no address: {exc}.",
-                hint="Correct the host in the peer's `address`, or the name service of this machine.",
-            )  # fmt: skip
-        addresses = ", ".join(dict.fromkeys(str(one[4][0]) for one in answers))
-        return Step(what=Topic.NAME, mark=Mark.OK, sentence=f"{host} is {addresses}.")
-
-    def _connect(self) -> Step:
-        where = self._peer.address
-        began_s = time.monotonic()
-        try:
-            with socket.create_connection(
-                (self._peer.host, self._peer.port), self._carrier.push.connect_timeout_s
-            ) as to:
-                self._round_trip_s = time.monotonic() - began_s
-                self.our_address = str(to.getsockname()[0])
-        except ConnectionRefusedError:
-            return Step(
-                what=Topic.CONNECTION, mark=Mark.FAIL, side=Side.OURS,
-                sentence=f"Nothing listens at {where}: the machine is there and refused the connection.",
-                hint="Compare the port in the peer's `address` with what the PACS team says; if it is the right one, "
-                "the PACS team has to start its DICOM service.",
-            )  # fmt: skip
-        except OSError as exc:
-            return Step(
-                what=Topic.CONNECTION, mark=Mark.FAIL, side=Side.BOTH,
-                sentence=f"No connection to {where}: {exc.strerror or exc}.",
-                hint="Compare the peer's `address` with what the PACS team says; if it is the right one, a firewall "
-                "between the two machines has to let this port through.",
-            )  # fmt: skip
-        took = f"{self._round_trip_s * 1000:.1f} ms"
-        return Step(
-            what=Topic.CONNECTION,
-            mark=Mark.OK,
-            sentence=f"{where} took a connection from {self.our_address} in {took}.",
-        )
 
     def _refused(self, outcome: RequestOutcome) -> Iterator[Step]:
         """Say why there is no association; first whether TLS is the reason."""
@@ -120,7 +81,7 @@ class Reaching:
             return
         is_silent = outcome.reason in (RequestReason.LOST, RequestReason.UNANSWERED, RequestReason.ILLEGAL)
         if not self._peer.tls and (is_silent or outcome.reason is RequestReason.ABORTED):
-            presented = self._presented()
+            presented = network.presented(self._place, self._tls)
             if presented is not None:
                 yield Step(
                     what=Topic.TLS, mark=Mark.FAIL, side=Side.OURS,
@@ -130,25 +91,14 @@ class Reaching:
                 )  # fmt: skip
                 return
         yield (
-            self._secured(None)
+            network.secured(None, self._ours)
             if not self._peer.tls
             else Step(what=Topic.TLS, mark=Mark.OK, sentence="The handshake succeeded.")
         )
         yield self._not_associated(outcome)
 
-    def _secured(self, presented: Certificate | None) -> Step:
-        if presented is None:
-            return Step(what=Topic.TLS, mark=Mark.OK, sentence="Not used: the settings call this peer without TLS.")
-        names = ", ".join(presented.names) or "nobody"
-        ours = f" Ours has {self._ours.fingerprint}." if self._ours else " We have none to present."
-        return Step(
-            what=Topic.TLS, mark=Mark.OK,
-            sentence=f"The peer's certificate was verified. It names {names}, ends on {presented.not_after:%Y-%m-%d}, "
-            f"and its SHA-256 is {presented.fingerprint}.{ours}",
-        )  # fmt: skip
-
     def _not_secured(self, outcome: RequestOutcome) -> Step:
-        presented = self._presented()
+        presented = network.presented(self._place, self._tls)
         if presented is None and self._answers_without_tls():
             return Step(
                 what=Topic.TLS, mark=Mark.FAIL, side=Side.BOTH,
@@ -237,29 +187,6 @@ class Reaching:
             return False
         Requestor(answer, response_timeout_s=self._carrier.push.response_timeout_s).release(RELEASE_TIMEOUT_S)
         return True
-
-    def _presented(self) -> Certificate | None:
-        """The certificate that the peer presents, whoever issued it; None: there is no handshake of TLS."""
-        try:
-            with self._looking() as secured:
-                encoded = secured.getpeercert(binary_form=True)
-            return read(encoded) if encoded else None
-        except (OSError, ValueError):
-            return None
-
-    @contextmanager
-    def _looking(self) -> Iterator[ssl.SSLSocket]:
-        """A connection under TLS with whoever is there, to look at: nothing is sent over it. Raises OSError."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        if self._tls.certificate:
-            context.load_cert_chain(self._tls.certificate, self._tls.key)
-        with (
-            socket.create_connection((self._peer.host, self._peer.port), CONNECT_S) as plain,
-            context.wrap_socket(plain) as secured,
-        ):
-            yield secured
 
 
 def _judge_delay(took_s: list[float], round_trip_s: float) -> Step:

@@ -12,12 +12,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from dicomnode.dimse.commitment import Report
 from dicomnode.dimse.outcome import RequestOutcome
-from dicomnode.push.answers import NotOffered
+from dicomnode.push.answers import Asked, NotOffered
 from dicomnode.push.carriers import Carriers, carriers_of
 from dicomnode.rehearsal import exchange
 from dicomnode.rehearsal.door import ClosedDoor, Door, Told, Visit, open_for, wait
@@ -25,6 +26,7 @@ from dicomnode.rehearsal.findings import ContextLine, Mark, Rehearsal, Side, Ste
 from dicomnode.rehearsal.phantom import PATIENT_ID, PATIENT_NAME, SLICES, Phantom, make_phantom
 from dicomnode.rehearsal.reach import Reached, Reaching
 from dicomnode.rehearsal.sheet import hand_over, ports
+from dicomnode.rehearsal.web_reach import WebReaching
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.settings.models import Settings
 from dicomnode.settings.peers import PeerSettings
@@ -43,7 +45,7 @@ def rehearse(
     say: Callable[[str], None],
     clock: Clock = SYSTEM_CLOCK,
 ) -> Rehearsal:
-    """Go through every step that can be tried with this peer, which has an address.
+    """Go through every step that can be tried with this peer, which has an address or a url.
 
     ``wait_s``: how long to wait for a call of the peer, if that is longer than a report takes. ``by``: the person who
     rehearses, for the ledger. ``say`` gets a sentence for people before anything is sent, and before waiting. Raises
@@ -54,56 +56,86 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="dicomnode-rehearsal-") as folder:
         phantom = make_phantom(Path(folder), settings.node.ae_title, now)
         say(_warning(peer, phantom))
-        return _rehearse(settings, peer, carriers, phantom, now, wait_s=wait_s, by=by, say=say)
+        at = Scene(
+            settings=settings, peer=peer, carriers=carriers, phantom=phantom, ours=_our_certificate(settings), now=now,
+            clock=clock, by=by, say=say,
+        )  # fmt: skip
+        return (_by_dicomweb if peer.url else _by_dicom)(at, wait_s)
 
 
-def _rehearse(
-    settings: Settings,
-    peer: PeerSettings,
-    carriers: Carriers,
-    phantom: Phantom,
-    now: datetime,
-    *,
-    wait_s: float,
-    by: str,
-    say: Callable[[str], None],
-) -> Rehearsal:
-    ours = _our_certificate(settings)
-    reaching = Reaching(carriers.dimse, peer, settings.tls, ours)
-    steps = [_look_at_settings(settings, peer), *reaching.steps()]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What every part of one rehearsal needs."""
+
+    settings: Settings
+    peer: PeerSettings
+    carriers: Carriers
+    phantom: Phantom
+    ours: Certificate | None  # our certificate, where we have one
+    now: datetime  # when it began
+    clock: Clock
+    by: str
+    say: Callable[[str], None]
+
+
+def _by_dicom(at: Scene, wait_s: float) -> Rehearsal:
+    reaching = Reaching(at.carriers.dimse, at.peer, at.settings.tls, at.ours)
+    steps = [_look_at_settings(at.settings, at.peer), *reaching.steps()]
     contexts: tuple[ContextLine, ...] = ()
     sent = 0
     if reaching.reached is not None:
-        step, contexts = exchange.contexts(carriers.dimse, peer)
+        step, contexts = exchange.contexts(at.carriers.dimse, at.peer)
         steps.append(step)
-        step, sent = exchange.send(carriers, peer, phantom)
-        steps.append(step)
-        if sent == len(phantom.instances):
-            steps.append(exchange.count(carriers, peer, phantom))
-            steps += _call_back(settings, peer, carriers, phantom, wait_s=wait_s, by=by, say=say)
-    steps.append(_compare_clocks(steps, reaching.reached, ours, now))
+        sent = _send(at, steps, wait_s)
+    steps.append(_compare_clocks(steps, reaching.reached, at.ours, at.now))
+    return _found(at, steps, reaching.our_address, sent, contexts)
+
+
+def _by_dicomweb(at: Scene, wait_s: float) -> Rehearsal:
+    reaching = WebReaching(at.carriers.stow, at.peer, at.settings.tls, at.ours, at.clock)
+    steps = [_look_at_settings(at.settings, at.peer), *reaching.steps()]
+    sent = _send(at, steps, wait_s) if reaching.is_reached else 0
+    steps.append(reaching.clocks())
+    return _found(at, steps, reaching.our_address, sent, ())
+
+
+def _send(at: Scene, steps: list[Step], wait_s: float) -> int:
+    """Send the test images, and ask what became of them; return how many the peer stored."""
+    step, sent = exchange.send(at.carriers, at.peer, at.phantom)
+    steps.append(step)
+    if sent == len(at.phantom.instances):
+        steps.append(exchange.count(at.carriers, at.peer, at.phantom))
+        steps += _call_back(at, wait_s)
+    return sent
+
+
+def _found(at: Scene, steps: list[Step], our_address: str, sent: int, contexts: tuple[ContextLine, ...]) -> Rehearsal:
+    study_uid = at.phantom.study_uid
+    sheet = hand_over(at.settings, at.peer, steps, our_address=our_address, deletes=study_uid if sent else "")
     return Rehearsal(
-        peer=peer.name,
-        ae_title=peer.ae_title,
-        address=peer.address,
-        our_ae_title=settings.node.ae_title,
-        our_address=reaching.our_address,
+        peer=at.peer.name,
+        ae_title=at.peer.ae_title,
+        address=at.peer.address or at.peer.url,
+        our_ae_title=at.settings.node.ae_title,
+        our_address=our_address,
         patient=PATIENT_NAME,
-        study_uid=phantom.study_uid,
+        study_uid=study_uid,
         images_sent=sent,
         steps=tuple(steps),
         contexts=contexts,
-        sheet=hand_over(
-            settings, peer, steps, our_address=reaching.our_address, deletes=phantom.study_uid if sent else ""
-        ),
+        sheet=sheet,
     )
 
 
 def _warning(peer: PeerSettings, phantom: Phantom) -> str:
     return (
-        f"Sends {SLICES} test images of {PATIENT_NAME} (Patient ID {PATIENT_ID}) to {peer.name}: {peer.ae_title} at "
-        f"{peer.address}. They stay there until the PACS team deletes the study {phantom.study_uid}."
+        f"Sends {SLICES} test images of {PATIENT_NAME} (Patient ID {PATIENT_ID}) to {peer.name}: {_place(peer)}. They "
+        f"stay there until the PACS team deletes the study {phantom.study_uid}."
     )
+
+
+def _place(peer: PeerSettings) -> str:
+    return peer.url or f"{peer.ae_title} at {peer.address}"
 
 
 def _our_certificate(settings: Settings) -> Certificate | None:
@@ -114,8 +146,8 @@ def _our_certificate(settings: Settings) -> Certificate | None:
 
 
 def _look_at_settings(settings: Settings, peer: PeerSettings) -> Step:
-    how = "with TLS" if peer.tls else "without TLS"
-    said = f"{settings.node.ae_title} sends to {peer.ae_title} at {peer.address}, {how}."
+    how = "with TLS" if peer.tls or peer.url.startswith("https:") else "without TLS"
+    said = f"{settings.node.ae_title} sends to {_place(peer)}, {how}."
     if settings.is_delivered_to(peer.name):
         return Step(what=Topic.SETTINGS, mark=Mark.OK, sentence=said)
     return Step(
@@ -124,49 +156,72 @@ def _look_at_settings(settings: Settings, peer: PeerSettings) -> Step:
     )  # fmt: skip
 
 
-def _call_back(
-    settings: Settings,
-    peer: PeerSettings,
-    carriers: Carriers,
-    phantom: Phantom,
-    *,
-    wait_s: float,
-    by: str,
-    say: Callable[[str], None],
-) -> Iterator[Step]:
+def _call_back(at: Scene, wait_s: float) -> Iterator[Step]:
     """Ask for commitment, and see whether the peer reaches us."""
+    settings, peer = at.settings, at.peer
+    until_s = time.monotonic() + max(REPORT_S, wait_s)
+    committer = next((one for one in settings.peer if one.name == peer.committer), None)
+    if not peer.networks and (committer is None or committer.url):
+        yield _commit(at, committer, None, until_s)
+        yield Step(
+            what=Topic.CALL_BACK, mark=Mark.OK,
+            sentence="Not needed: by the settings it neither sends to us nor reports by DICOM what it keeps.",
+        )  # fmt: skip
+        return
     request = f"Ask the PACS team to send a C-ECHO to {settings.node.ae_title}, port {ports(settings)}"
-    with closing(open_for(settings, carriers.dimse.identity, by)) as door:
+    with closing(open_for(settings, at.carriers.dimse.identity, at.by)) as door:
         if wait_s and door.sees_visits:
-            say(f"{request}, now; the rehearsal waits {wait_s:.0f} s for it.")
-        until_s = time.monotonic() + max(REPORT_S, wait_s)
-        yield _commit(settings, peer, carriers, phantom, door, until_s)
+            at.say(f"{request}, now; the rehearsal waits {wait_s:.0f} s for it.")
+        yield _commit(at, committer, door, until_s)
         yield _called(peer, door, request, until_s=until_s if wait_s and door.sees_visits else 0.0)
 
 
-def _commit(
-    settings: Settings, peer: PeerSettings, carriers: Carriers, phantom: Phantom, door: Door, until_s: float
-) -> Step:
-    if peer.committer is None:
+def _commit(at: Scene, committer: PeerSettings | None, door: Door | None, until_s: float) -> Step:
+    """Ask for commitment. ``door``: where a report comes in; not needed where the committer has a url."""
+    if committer is None:
         return Step(
             what=Topic.COMMITMENT, mark=Mark.WARN, side=Side.OURS,
             sentence="Switched off: the settings ask nobody whether the images are kept.",
             hint='Set `peer.commitment = "auto"`, or name the peer that commits.',
         )  # fmt: skip
-    committer = next(one for one in settings.peer if one.name == peer.committer)
     transaction_uid = f"2.25.{uuid.uuid4().int}"
-    answer = exchange.ask(carriers, committer, phantom, transaction_uid, before=lambda: door.expect(transaction_uid))
+
+    def expect() -> None:
+        if door is not None:
+            door.expect(transaction_uid)
+
+    answer = exchange.ask(at.carriers, committer, at.phantom, transaction_uid, before=expect)
+    if isinstance(answer, Asked) and answer.after_s is not None:
+        answer = exchange.look(at.carriers, committer, transaction_uid, answer.after_s, until_s)
     if isinstance(answer, NotOffered):
-        return Step(
-            what=Topic.COMMITMENT, mark=Mark.WARN, side=Side.PACS, sentence=f"{committer.ae_title}: {answer.why}.",
-            hint="The PACS team has to switch on Storage Commitment Push Model for our AE title. Until then the node "
-            "looks by C-FIND.",
-        )  # fmt: skip
+        return _not_offered(committer, answer)
     if isinstance(answer, RequestOutcome):
         return Step(what=Topic.COMMITMENT, mark=Mark.FAIL, side=Side.PACS, sentence=answer.sentence, hint=answer.hint)
     if isinstance(answer, Report):
         told = Told(peer=committer.name, committed=len(answer.committed), denied=len(answer.failed))
-        return _committed(told, phantom, "on our association")
+        return _committed(told, at.phantom, "by DICOMweb" if committer.url else "on our association")
+    if committer.url:
+        return Step(
+            what=Topic.COMMITMENT, mark=Mark.OPEN, side=Side.PACS,
+            sentence=f"{committer.name} took the request, and works on it still.",
+            hint="Nothing to do unless its deliveries stay `asked`: the node looks for the result again and again.",
+        )  # fmt: skip
+    assert door is not None, "a report of a peer with an address comes in at the door"
+    return _wait_for_report(at, committer, door, until_s)
+
+
+def _not_offered(committer: PeerSettings, answer: NotOffered) -> Step:
+    hint = (
+        "Few servers offer it. Without it the node looks by QIDO-RS whether the images are there."
+        if committer.url
+        else "The PACS team has to switch on Storage Commitment Push Model for our AE title. Until then the node "
+        "looks by C-FIND."
+    )
+    sentence = f"{committer.ae_title or committer.name}: {answer.why}."
+    return Step(what=Topic.COMMITMENT, mark=Mark.WARN, side=Side.PACS, sentence=sentence, hint=hint)
+
+
+def _wait_for_report(at: Scene, committer: PeerSettings, door: Door, until_s: float) -> Step:
     if isinstance(door, ClosedDoor):
         return Step(
             what=Topic.COMMITMENT, mark=Mark.OPEN, side=Side.OURS,
@@ -176,8 +231,8 @@ def _commit(
     began_s = time.monotonic()
     wait(lambda: door.report() is not None, until_s)
     if (found := door.report()) is not None:
-        return _committed(found, phantom, f"on an association of its own; {door.sentence}")
-    return _no_report(settings, committer, door, waited_s=time.monotonic() - began_s)
+        return _committed(found, at.phantom, f"on an association of its own; {door.sentence}")
+    return _no_report(at.settings, committer, door, waited_s=time.monotonic() - began_s)
 
 
 def _committed(told: Told, phantom: Phantom, how: str) -> Step:
@@ -224,11 +279,6 @@ def _called(peer: PeerSettings, door: Door, request: str, *, until_s: float) -> 
     def calls() -> list[Visit]:
         return [one for one in door.visits() if one.peer in expected]
 
-    if peer.committer is None and not peer.networks:
-        return Step(
-            what=Topic.CALL_BACK, mark=Mark.OK,
-            sentence="Not needed: by the settings it neither sends to us nor commits.",
-        )  # fmt: skip
     wait(lambda: bool(calls()), until_s)
     if came := calls():
         presented = next((one.fingerprint for one in came if one.fingerprint), "")

@@ -33,7 +33,11 @@ def hand_over(
         found = [marks.get(topic, Mark.OPEN) for topic in topics]
         return SheetLine(side=side, mark=min(found, key=_FROM_WORST.index), item=item)
 
-    lines = [*_of_pacs(settings, peer, our_address, line), *_of_ours(settings, peer, line)]
+    lines = (
+        [*_of_server(peer, line), *_of_ours_by_dicomweb(peer, line)]
+        if peer.url
+        else [*_of_pacs(settings, peer, our_address, line), *_of_ours(settings, peer, line)]
+    )
     if deletes:
         item = f"delete the study {deletes} of {PATIENT_NAME}"
         lines.insert(0, SheetLine(side=Side.PACS, mark=Mark.OPEN, item=item))
@@ -76,4 +80,27 @@ def _of_ours(settings: Settings, peer: PeerSettings, line: _Line) -> Iterator[Sh
     if peer.committer is not None or peer.networks:
         item = f"the firewall lets the PACS in at port {ports(settings)} of our machine"
         yield line(Side.OURS, item, Topic.CALL_BACK)
+    yield line(Side.OURS, "our clock is set by the hospital's time service", Topic.CLOCKS)
+
+
+def _of_server(peer: PeerSettings, line: _Line) -> Iterator[SheetLine]:
+    yield line(Side.PACS, f"the server answers at {peer.url}", Topic.CONNECTION, Topic.SERVICE)
+    yield line(Side.PACS, "the node may store MR Image Storage by STOW-RS", Topic.IMAGES)
+    yield line(Side.PACS, "the node may search for studies, series and instances by QIDO-RS", Topic.QUERY)
+    if peer.committer is not None:
+        who = "the server" if peer.committer == peer.name else peer.committer
+        yield line(Side.PACS, f"{who} offers storage commitment (few servers do)", Topic.COMMITMENT)
+    yield line(Side.PACS, "the clock of the server is set by the hospital's time service", Topic.CLOCKS)
+
+
+def _of_ours_by_dicomweb(peer: PeerSettings, line: _Line) -> Iterator[SheetLine]:
+    yield line(Side.OURS, f"a rule delivers to {peer.name}", Topic.SETTINGS)
+    yield line(Side.OURS, f"`url` {peer.url} is what the PACS team says", Topic.NAME, Topic.CONNECTION, Topic.SERVICE)
+    if peer.url.startswith("https:"):
+        known = "`peer.ca` has" if peer.ca else "this machine trusts"
+        yield line(Side.OURS, f"{known} the authority of the server's certificate", Topic.TLS)
+    if peer.token_file:
+        yield line(Side.OURS, "`peer.token_file` holds a token that the server takes", Topic.SERVICE)
+    if peer.networks:
+        yield line(Side.OURS, "the firewall lets the PACS in at our machine", Topic.CALL_BACK)
     yield line(Side.OURS, "our clock is set by the hospital's time service", Topic.CLOCKS)

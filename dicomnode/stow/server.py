@@ -63,6 +63,7 @@ class Server:
         self._ready: Exchange | None = None  # connected, for the next request
         self._current: Exchange | None = None
         self._is_aborted = False
+        self.date = ""  # the server's time, as its last answer has it
 
     def connect(self) -> RequestOutcome | None:
         """Connect for the next request; None: the connection stands. Raises SettingsError, as every request does."""
@@ -199,9 +200,11 @@ class Server:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if body is None:
-            return exchange.ask(method, path, headers, most_bytes=most_bytes), True
-        reply = exchange.ask(method, path, {**headers, **body.headers}, body.blocks())
-        return reply, exchange.is_sent
+            reply = exchange.ask(method, path, headers, most_bytes=most_bytes)
+        else:
+            reply = exchange.ask(method, path, {**headers, **body.headers}, body.blocks())
+        self.date = reply.date if isinstance(reply, Reply) else ""
+        return reply, body is None or exchange.is_sent
 
     def _context(self) -> ssl.SSLContext | None:
         return for_web(self._tls, self._peer.ca) if self._peer.url.startswith("https:") else None

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.support.committing_pacs import CommittingPacs
 from tests.support.dcmtk import free_port
+from tests.support.dicomweb import DicomwebServer
 
 
 @pytest.fixture
@@ -27,7 +28,6 @@ def config(tmp_path: Path, pacs: CommittingPacs) -> Path:
     file.write_text(
         f'[node]\nlisten = "127.0.0.1:{port}"\n'
         f'[[peer]]\nname = "pacs"\nae_title = "PACS"\naddress = "127.0.0.1:{pacs.port}"\n'
-        '[[peer]]\nname = "web"\nurl = "http://127.0.0.1:1/dicom-web"\n'
         '[[rule]]\nname = "all"\ndeliver_to = ["pacs"]\n'
     )
     return file
@@ -62,7 +62,6 @@ def test_json_is_one_object_and_a_failed_step_ends_with_4(run: Run, config: Path
     [
         (("--rehearse", "nobody"), "No peer named nobody with an address"),
         (("--rehearse", "pacs", "--echo"), "--echo has no effect with --rehearse"),
-        (("--rehearse", "web"), "reached by DICOMweb, and a rehearsal goes through an association; nothing was sent"),
         (("--wait", "5"), "--wait has no effect without --rehearse"),
     ],
 )
@@ -73,3 +72,17 @@ def test_what_cannot_be_obeyed_is_refused(
     assert ran.code == 2
     assert says in ran.err
     assert not pacs.held
+
+
+def test_a_server_by_dicomweb_is_rehearsed_with_too(run: Run, tmp_path: Path) -> None:
+    with DicomwebServer() as server:
+        file = tmp_path / "node.toml"
+        file.write_text(
+            f'[node]\nlisten = "127.0.0.1:{free_port()}"\n[[peer]]\nname = "web"\nurl = "{server.url}"\n'
+            '[[rule]]\nname = "all"\ndeliver_to = ["web"]\n'
+        )
+        ran = run("check", "--rehearse", "web", "--config", file)
+        assert ran.code == 0, ran.out
+        assert f"  [x] the server answers at {server.url}" in ran.out
+        told = json.loads(run("check", "--rehearse", "web", "--config", file, "--json").out)
+    assert (told["address"], told["ae_title"], told["contexts"]) == (server.url, "", [])

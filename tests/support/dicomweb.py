@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -70,6 +71,7 @@ class DicomwebServer:
         self.most_bytes = 1 << 40  # of a request
         self.has_search = True
         self.commitment: WebCommitment | None = None
+        self.clock_is_off_s = 0.0
         self.ignores_study = False  # a search for a study shows every study
         self.is_paged = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -105,6 +107,9 @@ class DicomwebServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string((timestamp or time.time()) + double.clock_is_off_s)
 
             def log_message(self, *_: Any) -> None:
                 """Nothing is printed."""
