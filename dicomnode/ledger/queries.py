@@ -51,7 +51,7 @@ from dicomnode.ledger.schema import (
 from dicomnode.ledger.sentences import Arrival, Standing, explain
 from dicomnode.ledger.statements import AnyRow, bind_values, bound
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
-from dicomnode.ledger.values import WAITS_FOR_STUDY, ImportedModel, ModelEvent, QuarantineReason
+from dicomnode.ledger.values import WAITS_FOR_PARTS, WAITS_FOR_STUDY, ImportedModel, ModelEvent, QuarantineReason
 from dicomnode.ledger.views import (
     AttentionLine,
     BootLine,
@@ -492,7 +492,7 @@ def _model_choice(connection: Connection) -> ModelChoice | None:
 
 def _what_is_waited_for(history: Sequence[EventLine]) -> str:
     """Why a series that is settled has no verdict yet; empty where its turn has only not come."""
-    return next((one.detail for one in reversed(history) if one.kind == WAITS_FOR_STUDY), "")
+    return next((one.detail for one in reversed(history) if one.kind in (WAITS_FOR_PARTS, WAITS_FOR_STUDY)), "")
 
 
 def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, int]:

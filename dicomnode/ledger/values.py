@@ -18,6 +18,7 @@ CommitmentId = NewType("CommitmentId", int)
 OWN_OUTPUT: Final = "own_output"  # reason of a series that this node derived
 REMOVED: Final = "removed"  # reason of a series that cannot be judged, since images of it were removed
 PULLED: Final = "pulled"  # reason of a series that is kept: we asked a peer for every instance of it
+WAITS_FOR_PARTS: Final = "waits_for_parts"  # event of a series: a concatenation in it is not whole
 WAITS_FOR_STUDY: Final = "waits_for_study"  # event of a series: its rule will choose one of its study
 NOT_SELECTED: Final = "not_selected"  # reason of a series: its rule derives another one of the study
 SET_ASIDE: Final = "set_aside"  # reason of a series that is kept, and of a delivery that is held

@@ -126,6 +126,7 @@ class SettleSettings(StrictModel):
     aborted_wait_s: Seconds = 300.0
     max_wait_s: Seconds = 1800.0
     late: Literal["hold", "new_revision"] = "hold"  # with what came after a delivery of the series had begun
+    parts_wait_s: Seconds = 300.0  # for the absent parts of a concatenation
     study_quiet_s: Seconds = 600.0  # of a study, before a rule chooses one of its series
 
     @model_validator(mode="after")

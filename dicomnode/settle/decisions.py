@@ -1,4 +1,4 @@
-"""Writes down what was decided of a series: it is kept, planned as a job, or waits until its study is quiet.
+"""Writes down what was decided of a series: it is kept, planned as a job, or waits for its study, or for its parts.
 
 A job records everything that decides its result. Each decision is one transaction of the ledger, which changes nothing
 where a late instance of the series came meanwhile.
@@ -16,6 +16,7 @@ from dicomnode.ledger.values import (
     NOBODY,
     NOT_SELECTED,
     SET_ASIDE,
+    WAITS_FOR_PARTS,
     WAITS_FOR_STUDY,
     Forward,
     NotSelected,
@@ -23,6 +24,7 @@ from dicomnode.ledger.values import (
     SettledSeries,
 )
 from dicomnode.seams import Clock, checkpoint
+from dicomnode.settle.parts import PartsWatch
 from dicomnode.settle.selection import Candidate, StudyWatch
 
 LOGGER = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Decisions:
         self._ledger = ledger
         self._planned = planned
         self._studies = StudyWatch(clock)
+        self._parts = PartsWatch(clock)
 
     def keep(
         self,
@@ -80,9 +83,18 @@ class Decisions:
             LOGGER, "series_waits_for_study", series=candidate.series, revision=candidate.revision, rule=candidate.rule
         )
 
-    def is_waiting(self, series: SettledSeries) -> bool:
-        """Does this revision of a series wait for its study?"""
-        return self._studies.holds(series)
+    def wait_for_parts(self, series: SettledSeries, sentence: str, *, wait_s: float) -> bool:
+        """Leave the series settled until its parts have come, or so long. False: it has waited before."""
+        if not self._parts.begin(series):
+            return False
+        detail = f"{sentence} Without one it is kept {wait_s:g} s later (settle.parts_wait_s)."
+        self._ledger.note(WAITS_FOR_PARTS, table="series", row=series.id, detail=detail)
+        log.event(LOGGER, "series_waits_for_parts", series=series.id, revision=series.revision, sentence=detail)
+        return True
+
+    def is_waiting(self, series: SettledSeries, *, parts_wait_s: float) -> bool:
+        """Does this revision of a series wait for its study, or for its parts?"""
+        return self._studies.holds(series) or self._parts.holds(series, wait_s=parts_wait_s)
 
     def forget_waiting(self) -> None:
         """Let every series that waits for its study be judged anew: there are other rules."""

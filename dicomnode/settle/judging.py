@@ -173,6 +173,10 @@ class SeriesJudge:
         elif verdict.process:
             self._plan(series, judged, notes, alert=alert, settle=basis.settle)
         else:
+            if verdict.reason is VerdictReason.PARTS and self._decisions.wait_for_parts(
+                series, verdict.sentence, wait_s=basis.settle.parts_wait_s
+            ):
+                return
             forward = NOBODY if verdict.reason == VerdictReason.OWN_OUTPUT else _forward(judged.choice.rule)
             self._decisions.keep(
                 series, reason=verdict.reason, sentence=verdict.sentence, alert=alert, notes=notes, forward=forward

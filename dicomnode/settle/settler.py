@@ -2,7 +2,8 @@
 
     receiving ── quiet (``quiet``) ──▶ settled ── judged (``judging``) ──▶ kept, with the reason in one sentence
                                           │                           ──▶ planned: a job
-                                          └── waits for its study (``selection``), where a rule derives one series of it
+                                          ├── waits for its study (``selection``), where a rule derives one series of it
+                                          └── waits for absent parts of a concatenation (``parts``)
 
 To settle a series is to freeze its instances as a revision. Their headers are then read from the archive (``reading``),
 and files of the series that were set aside are compared (``examine``). What is decided is written down in the ledger
@@ -103,7 +104,7 @@ class Settler:
         for series in self._ledger.settling.settled():
             if self._thread.is_ending:
                 break
-            if self._decisions.is_waiting(series):
+            if self._decisions.is_waiting(series, parts_wait_s=self._basis.settle.parts_wait_s):
                 continue
             try:
                 self._judge.judge(series, self._basis)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from dicomnode import rules
@@ -224,11 +225,58 @@ def test_a_late_slice_that_closes_a_gap_turns_a_kept_series_into_a_job(bench: Be
     assert (second.revision, second.state) == (2, "planned")
 
 
+def parts_of(count: int) -> list[Dataset]:
+    """One Enhanced object in so many parts."""
+    return EnhancedPhantom(phantom=Phantom(slices=12, rows=16, columns=16), parts=count).datasets()
+
+
+@pytest.mark.parametrize("first_came", [0, 1], ids=["the second part is absent", "the first frames are absent"])
+def test_a_concatenation_waits_for_its_parts_and_is_kept_when_none_comes(bench: Bench, first_came: int) -> None:
+    series = store(bench.ledger, bench.archive, [parts_of(2)[first_came]])
+    settler = bench.settler()
+    bench.settle(settler)
+    waiting = bench.reader.series_explain(series)
+    assert (waiting.state, waiting.reason) == ("settled", None)
+    assert waiting.sentences[0] == (
+        "1 of 2 parts of a multi-frame object are here; the series is judged again when another one arrives. Without "
+        "one it is kept 300 s later (settle.parts_wait_s)."
+    )
+    bench.clock.elapsed_s += 299
+    settler.turn()
+    assert bench.reader.series_explain(series).state == "settled"
+    bench.clock.elapsed_s += 1
+    settler.turn()
+    kept = bench.reader.series_explain(series)
+    assert (kept.state, kept.reason) == ("kept", "parts")
+    assert [event.kind for event in kept.events].count("waits_for_parts") == 1
+    bench.ledger.operator.retry_series(series, "operator")
+    settler.turn()
+    assert bench.reader.series_explain(series).reason == "parts", "who asks for a new verdict gets it at once"
+
+
+def test_each_part_that_comes_begins_the_wait_anew_and_the_last_one_makes_the_job(bench: Bench) -> None:
+    parts = parts_of(3)
+    series = store(bench.ledger, bench.archive, parts[2:])
+    settler = bench.settler()
+    bench.settle(settler)
+    bench.clock.elapsed_s += 250
+    assert store(bench.ledger, bench.archive, parts[:1]) == series
+    bench.settle(settler)
+    bench.clock.elapsed_s += 250
+    settler.turn()
+    assert bench.reader.series_explain(series).state == "settled", "250 s after the second part"
+    store(bench.ledger, bench.archive, parts[1:2])
+    bench.settle(settler)
+    assert bench.reader.series_explain(series).state == "planned"
+
+
 def test_a_concatenation_becomes_a_job_when_its_last_part_has_come(bench: Bench) -> None:
-    parts = EnhancedPhantom(phantom=Phantom(slices=12, rows=16, columns=16), parts=2).datasets()
+    parts = parts_of(2)
     series = store(bench.ledger, bench.archive, parts[1:])
     settler = bench.settler()
     bench.settle(settler)
+    bench.clock.elapsed_s += 300
+    settler.turn()
     first = bench.reader.series_explain(series)
     assert (first.reason, first.sentences[0]) == (
         "parts",
