@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +15,11 @@ from tests.cli.conftest import Run
 from tests.pull.test_fetch import PULL, Door, filled
 from tests.support.mr_series import write_mr_series
 from tests.support.orthanc import WITH_DICOMWEB, Orthanc, needs_dicomweb, needs_orthanc, orthanc
+from tests.support.shared import DATA, needs_shared
 
 pytestmark = [needs_orthanc, needs_dicomweb]
+
+_BY_ORDER = ("label", "subject", "split")  # numbered as the folders are met
 
 
 @pytest.fixture
@@ -68,6 +72,36 @@ def test_train_pulls_what_it_looks_at(run: Run, config: Path, door: Door, pacs: 
     assert ran.code in (0, 2), ran.err
     if ran.code == 0:
         assert [one["slices"] for one in json.loads(ran.out)["series"]] == [6]
+
+
+@needs_shared
+def test_a_dry_run_from_a_pacs_tells_of_the_archived_studies_what_their_folders_tell(
+    run: Run, config: Path, door: Door, pacs: Orthanc
+) -> None:
+    folders = [DATA / "prostatex", DATA / "mimbcd_uta11"]
+    files = sorted(file for folder in folders for file in folder.rglob("*.dcm"))
+    headers = [dcmread(file, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"]) for file in files]
+    filled(pacs, files)
+    studies = sorted({str(header.StudyInstanceUID) for header in headers})
+    named = [word for study in studies for word in ("--studies", study)]
+    ran = run("train", *named, "--from", "pacs", "--dry-run", "--config", config, "--json")
+    assert ran.code == 0, ran.err
+    assert len(door.datasets()) == len(files)
+    told = json.loads(ran.out)
+    slices = Counter(str(header.SeriesInstanceUID) for header in headers)
+    assert sorted(one["slices"] for one in told["series"]) == sorted(slices.values())
+    of_folders = [word for folder in folders for word in ("--studies", folder)]
+    alike = run("train", *of_folders, "--dry-run", "--config", config, "--json")
+    assert alike.code == 0, alike.err
+    assert told_of(told) == told_of(json.loads(alike.out))
+    assert {one["role"] for one in told["series"]} == {"thick", "thin"}
+
+
+def told_of(table: dict[str, list[dict[str, object]]]) -> list[list[tuple[str, str]]]:
+    """What a dry run says of each series, whatever the order in which it met them."""
+    people = Counter(str(one["subject"]) for one in table["series"])
+    told = [[(key, str(value)) for key, value in one.items() if key not in _BY_ORDER] for one in table["series"]]
+    return [*sorted(told), [("series of a subject", str(count)) for count in sorted(people.values())]]
 
 
 def test_what_is_missing_is_said_before_anything_is_asked(run: Run, config: Path) -> None:

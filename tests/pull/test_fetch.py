@@ -290,9 +290,13 @@ def test_an_instance_that_is_gone_from_a_server_does_not_lose_the_others(door: D
 class Giver:
     """A PACS of the library that offers C-GET and no C-MOVE, and gives the files of one series."""
 
-    def __init__(self, files: Sequence[Path], *, with_role: bool, breaks_after: int | None = None) -> None:
+    def __init__(
+        self, files: Sequence[Path], *, with_role: bool, breaks_after: int | None = None, withholds: int = 0
+    ) -> None:
+        """``withholds``: of the instances that it announces when a series is asked for."""
         self._files = [dcmread(file) for file in files]
         self._breaks_after = breaks_after
+        self._withholds = withholds
         ae = AE(AE_TITLE)
         ae.add_supported_context(STUDY_ROOT_GET, list(UNCOMPRESSED))
         roles = {"scu_role": False, "scp_role": True} if with_role else {}
@@ -310,7 +314,7 @@ class Giver:
         wanted = str(event.identifier.get("SOPInstanceUID", ""))
         files = [one for one in self._files if wanted in ("", one.SOPInstanceUID)]
         yield len(files)
-        for number, one in enumerate(files):
+        for number, one in enumerate(files[0 if wanted else self._withholds :]):
             if not wanted and number == self._breaks_after:
                 event.assoc.abort()
                 return
@@ -340,6 +344,13 @@ def test_an_association_of_a_c_get_that_is_cut_is_opened_again(door: Door, tmp_p
     with closing(Giver(files, with_role=True, breaks_after=3)) as giver:
         assert _got(door, giver, files) == OK
     assert len(door.datasets()) == 4
+
+
+def test_what_a_c_get_announces_and_withholds_is_asked_for_by_itself(door: Door, tmp_path: Path) -> None:
+    files = write_mr_series(tmp_path / "one", slices=4)
+    with closing(Giver(files, with_role=True, withholds=1)) as giver:
+        assert _got(door, giver, files) == OK
+    assert door.datasets() == {dataset_bytes(file) for file in files}
 
 
 def test_without_the_role_of_a_provider_there_is_no_c_get(door: Door, tmp_path: Path) -> None:
