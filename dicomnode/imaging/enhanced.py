@@ -7,11 +7,12 @@ which some vendors write, and private groups do not. Dimension indices are not r
 repaired: a value that cannot be read is handed on as it stands, or the object as a whole cannot be read.
 
 Attributes that Enhanced MR expresses in other words are translated into those of a classic image: Scanning Sequence,
-Sequence Variant, Scan Options, Acquisition Matrix, and the phase encoding direction.
+Sequence Variant, Scan Options, Acquisition Matrix, the phase encoding direction, SAR, dB/dt, and the contrast agent.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -39,7 +40,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "FrameContentSequence": (
         "StackID", "TemporalPositionIndex", "FrameAcquisitionNumber", "FrameAcquisitionDateTime",
     ),
-    "FrameAnatomySequence": ("AnatomicRegionSequence", "FrameLaterality"),
+    "FrameAnatomySequence": ("AnatomicRegionSequence", "PrimaryAnatomicStructureSequence", "FrameLaterality"),
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope", "RescaleType"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
     "CardiacSynchronizationSequence": ("NominalCardiacTriggerDelayTime",),
@@ -85,6 +86,8 @@ RENAMED: Final[Mapping[str, str]] = {
     "ResonantNucleus": "ImagedNucleus",
     "PulseSequenceName": "SequenceName",
 }
+TIMING: Final = "MRTimingAndRelatedParametersSequence"
+WHOLE_BODY, DB_DT = "IEC_WHOLE_BODY", "DB_DT"  # what SAR and dB/dt of a classic image are (PS3.3 Table C.8-4)
 OF_OBJECT: Final = ("ResonantNucleus", "PulseSequenceName")  # renamed, and the same for all frames
 LARGEST_US: Final = 65535
 SPELLED: Final = frozenset({"DS", "IS"})  # VRs of numbers as text
@@ -150,7 +153,9 @@ def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 def _of_object(dataset: FileDataset) -> Elements:
     """Collect the elements of the top level, which hold for all frames; the functional groups state the others."""
-    passed_over = {_tag(keyword) for keyword in (SHARED, PER_FRAME, MAPPING, "NumberOfFrames", "InversionTime")}
+    passed_over = {
+        _tag(keyword) for keyword in (SHARED, PER_FRAME, MAPPING, "NumberOfFrames", "InversionTime", "SAR", "dBdt")
+    }
     for keywords in (*GROUPS.values(), *(keywords for _, keywords in NESTED.values())):
         passed_over |= {_tag(keyword) for keyword in keywords}
         passed_over |= {_tag(RENAMED[keyword]) for keyword in keywords if keyword in RENAMED}
@@ -170,10 +175,19 @@ def _of_object(dataset: FileDataset) -> Elements:
 def _name_agent(dataset: FileDataset, found: Elements) -> None:
     """A classic image names the contrast agent in words; the items of Enhanced MR are none of its own."""
     agents = _items(dataset, "ContrastBolusAgentSequence")
-    meaning = texts(agents[0], "CodeMeaning") if agents else ()
-    if meaning and "".join(meaning).isascii():  # in other characters it would have to be encoded as the object says
-        found[_tag("ContrastBolusAgent")] = _spelled("ContrastBolusAgent", meaning)
+    if agents:
+        _put_meaning(found, "ContrastBolusAgent", agents[0])
+    if len(agents) == 1:  # of several agents a classic image has room for one route, volume and concentration
+        for route in _items(agents[0], "ContrastBolusAdministrationRouteSequence")[:1]:
+            _put_meaning(found, "ContrastBolusRoute", route)
+        found |= _stated(agents[0], ("ContrastBolusVolume", "ContrastBolusIngredientConcentration"))
     found.pop(_tag("ContrastBolusAgentSequence"), None)
+
+
+def _put_meaning(found: Elements, keyword: str, code: Dataset) -> None:
+    meaning = texts(code, "CodeMeaning")
+    if meaning and "".join(meaning).isascii():  # in other characters it would have to be encoded as the object says
+        found[_tag(keyword)] = _spelled(keyword, meaning)
 
 
 def _of_groups(item: Dataset) -> Elements:
@@ -189,6 +203,8 @@ def _of_groups(item: Dataset) -> Elements:
                 sequence, below = NESTED[group]
                 for one in _items(items[0], sequence):
                     found |= _stated(one, below)
+            if group == TIMING:
+                found |= _exposure(items[0])
     if _items(item, MAPPING):
         found[_tag(MAPPING)] = item.get_item(MAPPING)
     return found
@@ -203,6 +219,20 @@ def _stated(item: Dataset, keywords: tuple[str, ...]) -> Elements:
         if keyword in RENAMED:
             found[_tag(RENAMED[keyword])] = _spelled(RENAMED[keyword], texts(item, keyword))
     return found
+
+
+def _exposure(timing: Dataset) -> Elements:
+    """SAR of the whole body in W/kg, and dB/dt in T/s; for other definitions a classic image has no attribute."""
+    stated = [("dBdt", "GradientOutput", timing)] if "".join(texts(timing, "GradientOutputType")) == DB_DT else []
+    for rate in _items(timing, "SpecificAbsorptionRateSequence"):
+        if "".join(texts(rate, "SpecificAbsorptionRateDefinition")) == WHOLE_BODY:
+            stated.append(("SAR", "SpecificAbsorptionRateValue", rate))
+    values = [(keyword, texts(item, value)) for keyword, value, item in stated]
+    return {
+        _tag(keyword): _spelled(keyword, value)
+        for keyword, value in values
+        if len(value) == 1 and math.isfinite(float(value[0]))
+    }
 
 
 def _frame(dataset: FileDataset, elements: Elements, number: int) -> Dataset:
@@ -250,7 +280,7 @@ def _put_phase_encoding(frame: Dataset) -> None:
     if (
         0 < min(frequency, phase) <= max(frequency, phase) <= LARGEST_US
     ):  # frequency rows and columns, then those of the phase (PS3.3 Table C.8-4)
-        steps = [frequency, 0, 0, phase] if direction == "ROW" else [0, frequency, phase, 0]
+        steps = [0, frequency, phase, 0] if direction == "ROW" else [frequency, 0, 0, phase]
         frame.AcquisitionMatrix = steps
 
 

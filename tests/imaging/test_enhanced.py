@@ -120,7 +120,7 @@ def test_a_frame_reads_like_the_classic_image_of_the_same_slice(tmp_path: Path) 
             assert other.text(keyword) == one.text(keyword), keyword
         assert other.identity == one.identity
         assert other.number_of_frames is None
-        assert other.text("AcquisitionMatrix") == "0\\88\\72\\0"
+        assert other.text("AcquisitionMatrix") == "88\\0\\0\\72"
         assert other.text("InPlanePhaseEncodingDirection") == "COL"
         assert other.text("NumberOfPhaseEncodingSteps") == "72"
         assert (other.text("ImagedNucleus"), other.text("SequenceName")) == ("1H", "TSE")
@@ -196,6 +196,66 @@ def test_the_contrast_agent_is_named_in_words(tmp_path: Path, meaning: str, agen
     header = _headers(ONE.write(tmp_path, change=change))[0]
     assert header.text("ContrastBolusAgent") == agent
     assert not header.has("ContrastBolusAgentSequence")
+
+
+def test_one_agent_is_told_with_its_route_volume_and_concentration_and_several_are_not(tmp_path: Path) -> None:
+    def agent(number: int) -> Dataset:
+        (item,) = group(
+            CodeValue="1", CodingSchemeDesignator="99X", CodeMeaning="Gadobutrol", ContrastBolusAgentNumber=number,
+            ContrastBolusVolume="7.5", ContrastBolusIngredientConcentration="604.72",
+        )  # fmt: skip
+        item.ContrastBolusAdministrationRouteSequence = group(
+            CodeValue="47625008", CodingSchemeDesignator="SCT", CodeMeaning="Intravenous route"
+        )
+        return item
+
+    def change(dataset: Dataset) -> None:
+        dataset.ContrastBolusAgentSequence = [agent(1)]
+
+    def change_to_two(dataset: Dataset) -> None:
+        dataset.ContrastBolusAgentSequence = [agent(1), agent(2)]
+
+    one = _headers(ONE.write(tmp_path / "one", change=change))[0]
+    keywords = (
+        "ContrastBolusAgent",
+        "ContrastBolusRoute",
+        "ContrastBolusVolume",
+        "ContrastBolusIngredientConcentration",
+    )
+    assert [one.text(keyword) for keyword in keywords] == ["Gadobutrol", "Intravenous route", "7.5", "604.72"]
+    two = _headers(ONE.write(tmp_path / "two", change=change_to_two))[0]
+    assert [two.text(keyword) for keyword in keywords] == ["Gadobutrol", "", "", ""]
+
+
+def timing(dataset: Dataset, output: tuple[str, float], *rates: tuple[str, float]) -> None:
+    """State the gradients' output and absorption rates in the group of all frames."""
+    item = dataset.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence[0]
+    item.GradientOutputType, item.GradientOutput = output
+    item.SpecificAbsorptionRateSequence = [
+        group(SpecificAbsorptionRateDefinition=definition, SpecificAbsorptionRateValue=value)[0]
+        for definition, value in rates
+    ]
+
+
+@pytest.mark.parametrize(
+    ("output", "rates", "found"),
+    [
+        (("DB_DT", 54.25), [("IEC_PARTIAL_BODY", 1.5), ("IEC_WHOLE_BODY", 0.375)], ("0.375", "54.25")),
+        (("PER_NERVE_STIM", 0.75), [("IEC_HEAD", 0.5)], ("", "")),
+        (("ELECTRIC_FIELD", 2.0), [], ("", "")),
+        (("DB_DT", float("nan")), [("IEC_WHOLE_BODY", float("inf"))], ("", "")),
+    ],
+    ids=["both", "other definitions", "a field", "no numbers"],
+)
+def test_sar_is_that_of_the_whole_body_and_db_dt_is_no_other_output(
+    tmp_path: Path, output: tuple[str, float], rates: list[tuple[str, float]], found: tuple[str, str]
+) -> None:
+    def change(dataset: Dataset) -> None:
+        timing(dataset, output, *rates)
+        dataset.SAR, dataset.dBdt = "99", "99"  # a copy of a vendor's own, which does not count
+
+    header = _headers(ONE.write(tmp_path, change=change))[0]
+    assert (header.text("SAR"), header.text("dBdt")) == found
 
 
 def test_an_object_that_does_not_say_what_its_echo_is_gets_no_scanning_sequence(tmp_path: Path) -> None:
@@ -322,6 +382,19 @@ def test_an_object_has_the_geometry_of_its_classic_twin() -> None:
     ]
     assert twins[0].voxels.shape == twins[1].voxels.shape
     np.testing.assert_allclose(twins[0].affine, twins[1].affine, atol=1e-3)
+
+
+@needs_shared
+def test_an_object_tells_of_the_acquisition_what_its_classic_twin_tells() -> None:
+    """The scanner wrote both, so the classic one says how it puts its own groups into a classic image's words."""
+    enhanced, classic = (
+        _headers(sorted((DATA / folder).iterdir()))[0]
+        for folder in ("enhanced/philips_phantom_ffe_24frames", "philips_phantom_ffe_classic")
+    )
+    for keyword in ("SAR", "dBdt", "RepetitionTime", "EchoTime", "FlipAngle", "EchoTrainLength", "NumberOfAverages"):
+        assert float(enhanced.text(keyword)) == pytest.approx(float(classic.text(keyword)), rel=1e-6), keyword
+    for keyword in ("AcquisitionMatrix", "InPlanePhaseEncodingDirection", "ScanningSequence", "B1rms"):
+        assert enhanced.text(keyword) == classic.text(keyword), keyword
 
 
 @needs_shared
