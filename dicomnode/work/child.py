@@ -101,7 +101,7 @@ def _answer(order: orders.Order, device: str, models: Models, connection: Connec
         connection.send_bytes(orders.encode(orders.StageReport(job=order.job, stage=stage, share=share)))
 
     if link is not None:
-        link.begin(order, progress)
+        link.begin(order, progress, ended=lambda report: connection.send_bytes(orders.encode(report)))
     answer = job.answer(order, device=device, models=models, progress=progress)
     connection.send_bytes(orders.encode(answer))
 

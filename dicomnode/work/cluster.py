@@ -83,6 +83,9 @@ class Reply:
     thin_sha256: str = ""
     missing_shape: tuple[int, ...] | None = None  # None: nothing was put back
     missing_sha256: str = ""
+    worker: str = ""  # host:port of the one that ran it
+    seconds: float = 0.0  # that it took there
+    memory_mb: float = 0.0  # the most that its process had meanwhile
 
     def encode(self) -> str:
         """The reply as JSON."""

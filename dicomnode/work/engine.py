@@ -92,6 +92,11 @@ def topic_of(key: str) -> str:
     return f"{RUNNER}/{key.partition('/')[0]}"
 
 
+def named(address: str) -> str:
+    """Host and port of the engine's address of a worker."""
+    return address.removeprefix("tls://")
+
+
 def run_call(call: str, thick: NDArray[np.float32]) -> tuple[Any, ...]:
     """The function that nodes hand in: has the worker on which it is called run the call.
 

@@ -17,6 +17,7 @@ from dicomnode import log
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.work import orders
 from dicomnode.work.child import Setup, child_main
+from dicomnode.work.cluster import Outcome
 from dicomnode.work.executor import CANCELLED, POLL_S, GivenUp, Progress
 from dicomnode.work.process import Ended, WorkerProcess, machine_memory_mb
 from dicomnode.worker_thread import doubled_s
@@ -175,6 +176,8 @@ class LocalExecutor:
                 case orders.StageReport():
                     stage = said.stage
                     progress(stage, said.share)
+                case orders.CallReport():
+                    _log_call(said)
                 case Ended():
                     self._lose(said)
                     peak = f"{said.sentence}, having taken {peak_mb:.0f} MiB of memory"
@@ -212,6 +215,14 @@ class LocalExecutor:
         log.event(LOGGER, "worker_ended", level=logging.ERROR, sentence=_capitalised(ended.sentence))
         self._worker = None
         self._offer = None
+
+
+def _log_call(call: orders.CallReport) -> None:
+    level = logging.INFO if call.outcome in (Outcome.MADE, Outcome.REFUSED) else logging.WARNING
+    log.event(
+        LOGGER, "cluster_call", level=level, job=call.job, address=call.worker, state=call.outcome,
+        seconds=call.seconds, memory_mb=call.memory_mb,
+    )  # fmt: skip
 
 
 def _receive(worker: WorkerProcess, timeout_s: float) -> orders.Message | Ended | None:

@@ -14,6 +14,7 @@ from typing import Any
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries, GateFigure
 from dicomnode.ids import InstanceId, JobId
 
+LOST = "lost"  # outcome of a call that no worker answered
 QUEUE = "queue"  # the stage of a job that waits for a worker of the cluster; it takes none of the job's time
 MESSAGE_LIMIT_BYTES = 64 * 2**20  # an order of 100,000 instances has 25 MB; anything above is no message of ours
 
@@ -71,6 +72,17 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallReport:
+    """A call of the job that the cluster has ended, or lost."""
+
+    job: JobId
+    worker: str  # host:port; empty: none had begun it
+    outcome: str  # of ``cluster.Outcome``, or ``LOST``
+    seconds: float  # on the worker; of a call that was lost, since it was handed in
+    memory_mb: float  # the most that the worker's process had; 0: not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The job is done: the files of the series are written, flushed and named in the output folder."""
 
@@ -117,10 +129,10 @@ class Failed:
 
 
 Answer = Finished | Refused | Failed
-Message = Order | Ready | Offer | StageReport | Answer
+Message = Order | Ready | Offer | StageReport | CallReport | Answer
 
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Order, Ready, Offer, StageReport, Finished, Refused, Failed)
+    kind.__name__: kind for kind in (Order, Ready, Offer, StageReport, CallReport, Finished, Refused, Failed)
 }
 
 

@@ -34,7 +34,7 @@ from dicomnode import log
 from dicomnode.errors import ClusterError, ModelError
 from dicomnode.generators.base import Generated, Progress, no_sharpness, thin_volume
 from dicomnode.generators.model_dir import ModelFacts
-from dicomnode.ids import digest
+from dicomnode.ids import JobId, digest
 from dicomnode.imaging.body import body_window
 from dicomnode.imaging.profile import ThinGrid
 from dicomnode.imaging.volume import Volume
@@ -42,7 +42,7 @@ from dicomnode.seams import checkpoint
 from dicomnode.work import engine
 from dicomnode.work.cluster import Call, Cluster, Outcome, Reply, call_labels, offered_digests
 from dicomnode.work.executor import Progress as StageProgress
-from dicomnode.work.orders import QUEUE, Offer, Order
+from dicomnode.work.orders import LOST, QUEUE, CallReport, Offer, Order
 
 LOGGER = logging.getLogger(__name__)
 
@@ -70,9 +70,14 @@ class Link:
         self._attempt = uuid.uuid4().hex  # names the attempt at a job, within the cluster
         self._calls = 0  # of the attempt
         self._progress: StageProgress = lambda _stage, _share: None
+        self._job = JobId(0)
+        self._ended: Callable[[CallReport], None] = lambda _report: None
 
-    def begin(self, order: Order, progress: StageProgress) -> None:
-        """The calls from now on belong to this order."""
+    def begin(
+        self, order: Order, progress: StageProgress, *, ended: Callable[[CallReport], None] = lambda _report: None
+    ) -> None:
+        """The calls from now on belong to this order; ``ended`` is told of each."""
+        self._job, self._ended = order.job, ended
         node = digest(order.node_uuid.encode())[:12]  # tells nodes apart, and is not what their UIDs are made from
         self._attempt, self._calls, self._progress = f"{node}/{order.job}/{order.token}", 0, progress
 
@@ -108,11 +113,14 @@ class Link:
         self._calls += 1
         call = replace(call, key=f"{self._attempt}/{self._calls}", sha256=_sha256(voxels))
         with _Running(self._connected(), call) as running:
-            running.send(voxels, self._offering(call)[0])
-            running.begin(call_labels(self._cluster.device, call.model_digest))
-            running.wait(self._progress, progress, still_offered=lambda: self._offering(call))
-            checkpoint("remote.ended")
-            return _checked(call, running.fetch(voxels.nbytes * (call.ratio + 1)), voxels)
+            try:
+                running.send(voxels, self._offering(call)[0])
+                running.begin(call_labels(self._cluster.device, call.model_digest))
+                running.wait(self._progress, progress, still_offered=lambda: self._offering(call))
+                checkpoint("remote.ended")
+                return _checked(call, running.fetch(voxels.nbytes * (call.ratio + 1)), voxels)
+            finally:
+                self._ended(running.report(self._job))
 
     def close(self) -> None:
         """Give the connection up; what still runs for it is ended by its worker."""
@@ -207,7 +215,10 @@ class _Running:
     def __init__(self, client: Client, call: Call) -> None:
         self._client = client
         self._call = call
+        self._since_s = time.monotonic()
         self._begun = 0  # how often a worker said that it has begun the call
+        self._worker = ""  # the one that said it last
+        self._reply: Reply | None = None
         self._share = 0.0
         self._input: Future[Any] | None = None
         self._answer: Future[Any] | None = None
@@ -261,7 +272,17 @@ class _Running:
                 looked_s = time.monotonic()
         tell(REMOTE, 1.0)  # whatever follows takes the job's time, also of a call that began and ended unseen
 
-    def fetch(self, size_bytes: int) -> tuple[str, object, object]:
+    def report(self, job: JobId) -> CallReport:
+        """How the call ended, and at which worker."""
+        reply = self._reply
+        if reply is None:
+            spent_s = time.monotonic() - self._since_s
+            return CallReport(job=job, worker=self._worker, outcome=LOST, seconds=spent_s, memory_mb=0.0)
+        return CallReport(
+            job=job, worker=reply.worker, outcome=reply.outcome, seconds=reply.seconds, memory_mb=reply.memory_mb
+        )
+
+    def fetch(self, size_bytes: int) -> tuple[Reply, object, object]:
         """The answer of a call that has ended. Raises ClusterError where there is none."""
         assert self._answer is not None
         answer = self._answer
@@ -284,13 +305,16 @@ class _Running:
             found: tuple[str, object, object] = getting.result()
             return found
 
-        return self._sync(gather, size_bytes, "its answer could not be fetched from the worker")
+        text, thin, missing = self._sync(gather, size_bytes, "its answer could not be fetched from the worker")
+        self._reply = Reply.decode(text)
+        return self._reply, thin, missing
 
     def _hear(self, event: tuple[float, Any]) -> None:
         """What a worker tells; called in the engine's thread."""
         told = event[1]
         if not isinstance(told, dict) or told.get("key") != self._call.key:
             return
+        self._worker = engine.named(str(told.get("worker", "")))  # the scheduler adds who said it
         if engine.SHARE in told:
             self._share = float(told[engine.SHARE])
         self._begun += engine.BEGUN in told
@@ -311,10 +335,9 @@ class _Running:
         return ClusterError(f"The cluster lost the call: {why}.", begun=begun)
 
 
-def _checked(call: Call, answer: tuple[str, object, object], thick: FloatArray) -> Made:
+def _checked(call: Call, answer: tuple[Reply, object, object], thick: FloatArray) -> Made:
     """The answer as the worker made it, or the error that it names."""
-    text, thin, missing = answer
-    reply = Reply.decode(text)
+    reply, thin, missing = answer
     if reply.key != call.key:
         raise ClusterError(f"A worker of the cluster answered another call ({reply.key}).")
     match reply.outcome:

@@ -16,7 +16,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -153,9 +153,12 @@ class _Runner(WorkerPlugin):
 
         began_s = time.monotonic()
         reply, thin, missing = self._warm.run(call, thick, begun=begun, share=lambda share: tell(engine.SHARE, share))
+        assert self._worker is not None
+        worker, seconds = engine.named(self._worker.address), time.monotonic() - began_s
+        reply = replace(reply, worker=worker, seconds=seconds, memory_mb=self._warm.peak_mb)
         log.event(
-            LOGGER, "call_ended", call=call.key, state=reply.outcome, model=call.model,
-            seconds=time.monotonic() - began_s,
+            LOGGER, "call_ended", call=call.key, state=reply.outcome, model=call.model, seconds=seconds,
+            memory_mb=reply.memory_mb,
         )  # fmt: skip
         return reply.encode(), thin, missing
 

@@ -80,6 +80,7 @@ class WarmProcess:
         self._process: WorkerProcess | None = None
         self._running: str | None = None  # key of the call that runs
         self._ended: str | None = None  # key of the call that was ended from outside
+        self._peak_mb = 0.0  # of the process, during the last call
 
     def start(self) -> Warm:
         """Start the process and wait until it is warm. Raises ModelError where it is not."""
@@ -91,6 +92,11 @@ class WarmProcess:
             assert self._running is None, "one call at a time"
             self._running = call.key
         return self._thread.submit(self._run, call, thick, begun, share).result()
+
+    @property
+    def peak_mb(self) -> float:
+        """The most memory that the process had during the last call, in MiB, looked at each half second."""
+        return self._peak_mb
 
     def end(self, key: str | None = None) -> None:
         """End this call if it runs or is about to, or any; from any thread. Its process is killed and replaced."""
@@ -166,7 +172,10 @@ class WarmProcess:
     def _watch(self, process: WorkerProcess, call: Call, share: Share) -> Made:
         """Wait for the reply, and look at time and memory meanwhile."""
         begun, told = time.monotonic(), 0.0
+        self._peak_mb = 0.0
         while True:
+            resident_mb = process.resident_mb()
+            self._peak_mb = max(self._peak_mb, resident_mb)
             said = process.receive(POLL_S)
             now = time.monotonic()
             if isinstance(said, Ended):
@@ -178,7 +187,7 @@ class WarmProcess:
                 if now - told >= SHARE_S:
                     share(fields["share"])
                     told = now
-            if process.resident_mb() > self._memory_limit_mb:
+            if resident_mb > self._memory_limit_mb:
                 limit = f"{self._memory_limit_mb:.0f} MiB (work.memory_limit_mb of the worker)"
                 return self._failed(call, f"the process took more memory than {limit}")
             if now - begun > self._time_limit_s:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from pydicom import dcmread
 
+from dicomnode import log
 from dicomnode.ids import SeriesId
+from dicomnode.monitor.counters import Counters
 from tests.support.cluster import ClusterNode, Machine, TestCluster, running_cluster
 from tests.support.node import is_running, kill, make_node
 from tests.support.stored import archived_files
@@ -128,6 +131,30 @@ def test_an_operators_cancel_ends_the_computation_and_the_worker_does_the_next_j
         cluster.worker()
         assert _all_done(node, [node.planned()]) == [0]
     assert node.job(first).state == "cancelled"
+
+
+def test_the_figures_tell_which_worker_did_what_and_which_one_lost_a_call(
+    cluster: TestCluster, node: ClusterNode
+) -> None:
+    registry = CollectorRegistry()
+    sound = cluster.worker()
+    with log.observed(Counters(registry).count), node.supervised() as supervisor:
+        assert _all_done(node, [node.planned(), node.planned()]) == [0, 0]
+        sound.kill()
+        doomed = cluster.worker(*HANGS)
+        lost = node.planned()
+        assert _busy(cluster, supervisor) is doomed
+        doomed.kill()
+        wait_until(lambda: node.job(lost).attempts == 1, LOST_S, "the call is lost")
+
+    def of(name: str, worker: Machine, **labels: str) -> float | None:
+        return registry.get_sample_value(name, {"worker": f"127.0.0.1:{worker.port}", **labels})
+
+    assert of("dicomnode_cluster_calls_total", sound, outcome="made") == 2
+    assert of("dicomnode_cluster_calls_total", doomed, outcome="lost") == 1
+    assert (of("dicomnode_cluster_call_seconds_total", sound) or 0.0) > 0
+    assert 20 * 2**20 < (of("dicomnode_cluster_memory_bytes", sound) or 0.0) < 4 * 2**30
+    assert of("dicomnode_cluster_calls_total", doomed, outcome="made") is None
 
 
 def test_nothing_computes_two_seconds_after_the_service_was_killed(
