@@ -15,12 +15,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from dicomnode.seams import checkpoint
 
 TEMPORARY_SUFFIX = ".tmp"
+FLUSHED_AT_ONCE = 8
 
 Part = bytes | bytearray | memoryview
 
@@ -47,6 +49,40 @@ def write_file(path: Path, parts: Sequence[Part]) -> int:
         raise
     checkpoint("durable.renamed")
     return written
+
+
+def write_unflushed(path: Path, parts: Sequence[Part]) -> None:
+    """Write the parts into a new file of a growing folder, which nobody sees before ``flush_files`` of all of them.
+
+    Raises OSError as it comes.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    try:
+        _write_all(descriptor, parts)
+    finally:
+        os.close(descriptor)
+    checkpoint("durable.written")
+
+
+def flush_files(folder: Path) -> None:
+    """Flush every file below a folder, several at a time: the filesystem then flushes them together.
+
+    Twenty files of 1.5 kB took 10 to 35 ms so, and 120 to 240 ms one after the other as they were written (ext4, a
+    loaded disk). Raises OSError as it comes.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(FLUSHED_AT_ONCE, thread_name_prefix="flush") as pool:
+        for _ in pool.map(_flush, files):
+            pass
+    checkpoint("durable.flushed")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def beside(path: Path) -> Path:

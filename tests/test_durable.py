@@ -74,3 +74,38 @@ def test_a_published_folder_appears_whole_and_its_old_name_is_gone(tmp_path: Pat
     durable.rename_folder(tmp_path / "7.tmp", tmp_path / "7")
     assert [path.name for path in tmp_path.iterdir()] == ["7"]
     assert (tmp_path / "7" / "a.dcm").read_bytes() == b"x"
+
+
+def test_files_of_a_growing_folder_are_all_flushed_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[str] = set()
+    really = os.fdatasync
+
+    def fdatasync(descriptor: int) -> None:
+        flushed.add(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        assert not (tmp_path / "series").exists()
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    with durable.growing_folder(tmp_path / "series") as growing:
+        (growing / "below").mkdir()
+        for name in ("1", "2", "below/3"):
+            durable.write_unflushed(growing / name, [name.encode(), b"!"])
+        assert not flushed
+        durable.flush_files(growing)
+    assert flushed == {"1", "2", "3"}
+    assert (tmp_path / "series" / "below" / "3").read_bytes() == b"below/3!"
+
+
+def test_a_flush_that_fails_is_not_lost_among_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        durable.write_unflushed(tmp_path / f"{number}", [b"x"])
+
+    def fdatasync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "7":
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    with pytest.raises(OSError, match="Input/output error"):
+        durable.flush_files(tmp_path)

@@ -118,11 +118,11 @@ def derive_series(
     with durable.growing_folder(out, replaces=replaces) as growing:
 
         def write(file: DerivedFile) -> None:
-            durable.write_file(growing / f"{file.instance_number:04d}.dcm", [file.content])
+            durable.write_unflushed(growing / f"{file.instance_number:04d}.dcm", [file.content])
 
         def write_spread(file: DerivedFile) -> None:
             durable.make_folder(growing / SPREAD_FOLDER)
-            durable.write_file(growing / SPREAD_FOLDER / f"{file.instance_number:04d}.dcm", [file.content])
+            durable.write_unflushed(growing / SPREAD_FOLDER / f"{file.instance_number:04d}.dcm", [file.content])
 
         result = run_pipeline(
             paths,
@@ -136,6 +136,7 @@ def derive_series(
         )
         if not result.verdict.process:
             raise KeptSeriesError(result.verdict)
+        durable.flush_files(growing)
         if result.spread is not None:
             durable.sync_folder(growing / SPREAD_FOLDER)
         before_publishing(result)

@@ -61,7 +61,7 @@ def test_a_derivation_that_fails_removes_its_own_folder_alone(run: Run, tmp_path
 def test_a_killed_derivation_leaves_no_result_and_does_not_hinder_the_next(run: Run, tmp_path: Path) -> None:
     write_mr_series(tmp_path / "in")
     words = ["infer", str(tmp_path / "in"), str(tmp_path / "res"), "--model", "cubic-dc"]
-    killed = [sys.executable, "-m", "tests.support.checkpoints", "--kill", "durable.renamed:3", "--", *words]
+    killed = [sys.executable, "-m", "tests.support.checkpoints", "--kill", "durable.written:3", "--", *words]
     done = subprocess.run(killed, cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "res").exists(), "half a series is no result"
