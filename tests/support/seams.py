@@ -86,6 +86,9 @@ ELSEWHERE = {
         "proof.reported": "tests/e2e/test_commitment.py",
         "proof.queried": "tests/e2e/test_commitment.py",
     },
+    "its peer must have the study under another patient": {
+        "refresh.written": "tests/e2e/test_identity.py",
+    },
     "it is a cluster's": {
         "warm.begun": "tests/faults/cluster/test_losses.py",
         "remote.ended": "tests/faults/cluster/test_losses.py",
