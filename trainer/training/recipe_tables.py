@@ -137,6 +137,8 @@ class Augmentation(_Table):
     warp_share: UnitInterval = 0.0
     ramp_share: UnitInterval = 0.0  # a ramp along z is added
     pure_ramp_share: UnitInterval = 0.0  # … and nothing else
+    smoothing_share: UnitInterval = 0.0  # of samples as of a series that was resampled or denoised
+    lesion_share: UnitInterval = 0.0  # of samples that small lesions are put into
 
 
 class Losses(_Table):

@@ -1,35 +1,27 @@
-"""Thick slices from thin ones, and thin ones varied: parameters are drawn first and applied then, all by one seed.
+"""Thick slices from thin ones: parameters are drawn first and applied then, all by one seed.
 
 What a pair of thick and thin slices made here cannot show is motion and another contrast: whatever counts pairs says of
-these that they are simulated. Physics: docs/science.md#slice-profile; the variations were measured in
-docs/science.md#design-of-thin.
+these that they are simulated. Physics: docs/science.md#slice-profile.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dicomnode.generators.cubic_dc import cubic_dc
 from dicomnode.imaging.body import BODY_LEVEL, body_box, body_mask, body_scale
 from dicomnode.imaging.profile import ProfileKind, assumed_thickness_over_spacing, choose_ratio, profile_matrix
 from dicomnode.imaging.volume import Volume
-from trainer.training.recipe_tables import Augmentation, Degradation
+from trainer.training.recipe_tables import Degradation
 
 FloatArray = NDArray[np.float32]
-Sides = tuple[int, int]  # rows and columns of a patch, pixels
 
 GREY_LEVELS = 8192  # a contrast change becomes one table look-up; 5e-4 of the scale is far below the noise
 BRIGHTEST = 4.0  # × scale; brighter voxels are clipped
-REMAP_KNOTS = 6
-WARP_SCALE = (0.6, 1.1)  # source pixels per patch pixel: also what finer pixels than the thin spacing look like
-WARP_SOURCE = 1.5  # side of a rotated or scaled patch's source ÷ the longer side of the patch
-RAMP_MAX = 1.0  # rise over the whole strip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,63 +114,6 @@ def acquire(thick: FloatArray, drawn: Drawn, rng: np.random.Generator) -> FloatA
         )  # magnitude of a complex signal with equal noise in both parts (Gudbjartsson & Patz 1995)
         thick = np.hypot(thick + real.astype(np.float32), imaginary.astype(np.float32))
     return thick
-
-
-def draw_contrast(augmentation: Augmentation, rng: np.random.Generator) -> FloatArray:
-    """Table (GREY_LEVELS,) from level to value: gamma, and now and then a random remap or an inversion."""
-    value = np.arange(GREY_LEVELS, dtype=np.float64) * (BRIGHTEST / GREY_LEVELS)
-    value = value ** np.exp(rng.uniform(-augmentation.gamma_log, augmentation.gamma_log))
-    if rng.random() < augmentation.remap_share:
-        knots = np.linspace(0.0, 1.0, REMAP_KNOTS)
-        value = np.interp(value, knots, np.concatenate([[0.0], rng.uniform(0.0, 1.0, REMAP_KNOTS - 1)]))
-    if rng.random() < augmentation.inversion_share:
-        value = 1.0 - np.minimum(value, 1.0)
-    gain = np.exp(rng.uniform(-augmentation.gain_log, augmentation.gain_log))
-    table: FloatArray = (value * gain).astype(np.float32)
-    return table
-
-
-def add_ramp(thin: FloatArray, augmentation: Augmentation, rng: np.random.Generator) -> None:
-    """Now and then adds a linear ramp along the slice axis in place, or leaves nothing but one."""
-    draw = rng.random()
-    if draw >= augmentation.ramp_share + augmentation.pure_ramp_share:
-        return
-    if draw < augmentation.pure_ramp_share:
-        thin[...] = 0.0
-    rise = rng.uniform(-RAMP_MAX, RAMP_MAX)
-    thin += np.linspace(max(-rise, 0.0), max(rise, 0.0), len(thin), dtype=np.float32)[:, None, None]
-
-
-def warp_source(sides: Sides, *, is_rotated: bool) -> Sides:
-    """What a patch of these sides is warped from: at any angle a square, else a little more than the patch."""
-    if is_rotated:
-        side = int(max(sides) * WARP_SOURCE)
-        return side, side
-    rows, columns = (math.ceil(side * WARP_SCALE[1]) for side in sides)
-    return rows, columns
-
-
-def draw_warp(
-    sides: Sides, rng: np.random.Generator, *, is_rotated: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A scale, and with it a rotation by any angle, about the patch centre, as ``affine_transform`` takes it.
-
-    Pixels that are not square are not rotated: what they show would be sheared.
-    """
-    angle, scale = rng.uniform(0, 2 * np.pi) if is_rotated else 0.0, rng.uniform(*WARP_SCALE)
-    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    middle, source_middle = (
-        (np.array(lengths) - 1) / 2 for lengths in (sides, warp_source(sides, is_rotated=is_rotated))
-    )
-    return matrix, source_middle - matrix @ middle
-
-
-def warp(slices: FloatArray, sides: Sides, matrix: NDArray[np.float64], offset: NDArray[np.float64]) -> FloatArray:
-    """Each slice resampled in its plane to ``sides``; commutes with averaging along z, so it is done after it."""
-    warped = np.empty((len(slices), *sides), dtype=np.float32)
-    for source, target in zip(slices, warped, strict=True):
-        ndimage.affine_transform(source, matrix, offset, output=target, order=3, mode="mirror")
-    return warped
 
 
 def _draw_key(shares: dict[str, float], rng: np.random.Generator) -> str:

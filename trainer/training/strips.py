@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from dicomnode.imaging.profile import consistency
 from trainer.training.recipe import Recipe
 from trainer.training.recipe_tables import PREDICTED_SLICES
-from trainer.training.simulate import (
-    FloatArray,
-    GreyVolume,
+from trainer.training.simulate import FloatArray, GreyVolume, acquire, draw_degradation, profile_rows
+from trainer.training.variation import (
     Sides,
-    acquire,
+    add_lesions,
     add_ramp,
     draw_contrast,
-    draw_degradation,
     draw_warp,
-    profile_rows,
+    smooth,
     warp,
     warp_source,
 )
@@ -101,7 +99,8 @@ def draw_strip(
     sides = (second_side, first_side) if is_turned else (first_side, second_side)
     warped = rng.random() < augmentation.warp_share
     levels, is_native = _draw_patch(volumes, ratio, sides, rng, is_warped=warped)
-    thin = draw_contrast(augmentation, rng)[levels]
+    thin = smooth(draw_contrast(augmentation, rng)[levels], augmentation, rng)
+    add_lesions(thin, ratio, augmentation, rng)
     add_ramp(thin, augmentation, rng)
 
     drawn = draw_degradation(recipe.degradation, rng)

@@ -49,7 +49,7 @@ TRIED: dict[str, list[Any]] = {
     "degradation.flicker_share": [0.9], "degradation.flicker_max": [0.5],
     "augmentation.gamma_log": [2.0], "augmentation.remap_share": [0.95], "augmentation.inversion_share": [0.95],
     "augmentation.gain_log": [2.0], "augmentation.warp_share": [0.95], "augmentation.ramp_share": [0.9, 1.0],
-    "augmentation.pure_ramp_share": [0.9],
+    "augmentation.pure_ramp_share": [0.9], "augmentation.smoothing_share": [0.9], "augmentation.lesion_share": [0.9],
     "stage.name": ["other", "models", "board", "Two Words"], "stage.share": [3],
     "stage.losses.mse": [0.7], "stage.losses.charbonnier": [0.7], "stage.losses.z_gradient": [0.7],
     "stage.losses.consistency": [0.7], "stage.losses.content": [0.7], "stage.losses.content_raw": [0.7],
