@@ -9,8 +9,8 @@ from dicomnode.imaging.profile import ProfileKind
 from dicomnode.imaging.volume import Volume
 from tests.support.phantom_sources import phantom
 from trainer.training import simulate
-from trainer.training.recipe_tables import Augmentation, Degradation
-from trainer.training.simulate import Drawn, acquire, draw_contrast, draw_degradation, grey_volume, in_plane_volume
+from trainer.training.recipe_tables import Degradation
+from trainer.training.simulate import Drawn, acquire, draw_degradation, grey_volume, in_plane_volume
 
 CLEAN = Drawn(profile=ProfileKind.BOX, thickness_over_spacing=1.0, offset=0.0, noise_sigma=0.0, flicker_sigma=0.0)
 WIDE = Degradation(
@@ -54,11 +54,6 @@ def test_flicker_is_one_gain_a_slice() -> None:
     gains = acquire(np.ones((50, 3, 3), np.float32), drawn, np.random.default_rng(2))
     assert np.ptp(gains, axis=(1, 2)).max() == 0
     assert np.log(gains[:, 0, 0]).std() == pytest.approx(0.1, rel=0.3)
-
-
-def test_without_augmentation_contrast_is_what_it_was() -> None:
-    table = draw_contrast(Augmentation(), np.random.default_rng(0))
-    np.testing.assert_allclose(table, np.arange(simulate.GREY_LEVELS) * 4.0 / simulate.GREY_LEVELS, rtol=1e-6)
 
 
 def test_grey_levels_keep_the_values() -> None:
