@@ -57,7 +57,7 @@ def _missing(stack: Stack) -> Verdict | None:
         return None
     around = stack.layout.frames[found.before : found.before + 2]
     first, second = sorted(map(stack.case.number, around))
-    return answer(
+    refusal = answer(
         stack.case,
         VerdictReason.MISSING,
         k=found.count,
@@ -66,6 +66,7 @@ def _missing(stack: Stack) -> Verdict | None:
         j=second,
         s=short(stack.layout.spacing_mm),
     )
+    return replace(refusal, missing_slices=found.count)
 
 
 def _irregular(stack: Stack) -> Verdict | None:

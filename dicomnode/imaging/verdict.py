@@ -119,6 +119,7 @@ class Verdict:
     thin_spacing_mm: float | None = None
     slice_thickness_mm: float | None = None  # None: unknown or not believed, the spacing is taken for it
     gap_fraction: float | None = None  # (s - T) / s
+    missing_slices: int = 0  # between those that are there
     notes: tuple[str, ...] = ()  # sentences for ``series explain``
     alert: bool = False  # a hazard that somebody has to look at
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, exists, select, update
 
 from dicomnode.errors import InputError
 from dicomnode.ids import SeriesId
+from dicomnode.ledger import judgements
 from dicomnode.ledger.deliveries import NO_LEASE
 from dicomnode.ledger.removed import Removed, derived_from, files_of, mark, mark_aside
 from dicomnode.ledger.schema import commitment, delivery, delivery_item, job, quarantine, series
@@ -99,6 +100,7 @@ def erase(transaction: LedgerTransaction, series_id: SeriesId, files: Collection
         if one.file in files or not one.file.startswith(f"{series_id}/")
     ]
     transaction.connection.execute(_ERASE_WORDS, bind_values(series=series_id))
+    judgements.forget(transaction, series_id)
     return mark(transaction, series_id, derived, wanted, cause=ERASED)
 
 

@@ -14,6 +14,7 @@ from dicomnode.ledger import (
     alerts,
     attention,
     boots,
+    judgements,
     lists,
     models,
     old_images,
@@ -24,6 +25,7 @@ from dicomnode.ledger import (
 )
 from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.engine import ReadingDatabase, require_head, require_sound, schema_version
+from dicomnode.ledger.judgements import JudgedSeries, Protocol
 from dicomnode.ledger.lists import ALL, IS_ALERT, SOURCE, Wanted
 from dicomnode.ledger.mapping.commitment import commitment_line
 from dicomnode.ledger.mapping.event import event_line
@@ -199,6 +201,16 @@ class Reader:
         """List the received series, with ``derived`` also those that this node made; the newest first."""
         with self._database.reading() as connection:
             return lists.series_lines(connection, wanted, derived=derived)
+
+    def protocols(self, since: datetime) -> tuple[Protocol, ...]:
+        """List what came of each scanner and protocol, week by week, from the week of a moment on."""
+        with self._database.reading() as connection:
+            return judgements.protocols(connection, since)
+
+    def series_of_protocol(self, protocol: int, limit: int) -> tuple[JudgedSeries, ...]:
+        """List the newest series of a protocol."""
+        with self._database.reading() as connection:
+            return judgements.last_series(connection, protocol, limit)
 
     def count_series(self, wanted: Wanted = ALL, *, derived: bool = False) -> int:
         """Count the series that a list without a limit would show."""

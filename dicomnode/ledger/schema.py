@@ -48,7 +48,7 @@ from dicomnode.ledger.states import (
     changes,
 )
 
-HEAD: Final = "0014"  # the newest migration; numbers of four digits, so that text compares like age
+HEAD: Final = "0015"  # the newest migration; numbers of four digits, so that text compares like age
 
 RECEIVED: Final = "received"  # origins of a series and of an instance
 DERIVED: Final = "derived"
@@ -441,6 +441,37 @@ Index(
     unique=True,
     sqlite_where=text("state IN ('raised', 'sent', 'ended')"),
 )
+
+# What a verdict tells of the scanner; texts of headers stand in ``protocol`` alone.
+protocol = Table(
+    "protocol",
+    METADATA,
+    Column("id", Integer, nullable=False),
+    Column("peer", Text, nullable=False),  # that sent the first instance
+    Column("station", Text, nullable=False),  # Station Name; empty: none
+    Column("serial", Text, nullable=False),  # Device Serial Number; empty: none
+    Column("name", Text, nullable=False),  # Protocol Name, else Series Description; empty: none
+    PrimaryKeyConstraint("id", name="protocol_key"),
+    UniqueConstraint("peer", "station", "serial", "name", name="protocol_once"),
+)
+
+judgement = Table(
+    "judgement",
+    METADATA,
+    Column("series_id", Integer, ForeignKey("series.id", name="judgement_of_series"), nullable=False),
+    Column("protocol_id", Integer, ForeignKey("protocol.id", name="judgement_protocol"), nullable=False),
+    Column("at", UtcDateTime, nullable=False),  # when its last instance came
+    Column("week", Integer, nullable=False),  # of ``at``, counted from 0001-01-01, a Monday
+    Column("reason", String(32), nullable=False),  # of the verdict on its images
+    Column("slices", Integer, nullable=False),
+    Column("missing", Integer, nullable=False),  # slices
+    Column("spacing_mm", Float),  # empty: the verdict ended before it was measured
+    Column("thickness_mm", Float),  # empty: unknown or not believed
+    Column("clock_s", Float),  # the youngest image's own time minus that of its arrival; empty: it states none
+    PrimaryKeyConstraint("series_id", name="judgement_key"),
+)
+Index("judgement_protocol", judgement.c.protocol_id, judgement.c.week)
+Index("judgement_week", judgement.c.week)
 
 events = Table(
     "event",

@@ -19,6 +19,7 @@ from dicomnode.errors import ModelError, NodeError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ids import SeriesId
 from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE
+from dicomnode.imaging.frame import Slice
 from dicomnode.imaging.verdict import VerdictReason
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import (
@@ -35,6 +36,7 @@ from dicomnode.ledger.values import (
     SettledSeries,
 )
 from dicomnode.rules import JudgedByRules, Reception, judge_by_rules
+from dicomnode.scanners.facts import told_by
 from dicomnode.seams import Clock
 from dicomnode.settings.models import SettleSettings
 from dicomnode.settings.rules import RuleSettings
@@ -104,7 +106,9 @@ class SeriesJudge:
         try:
             self._examiner.examine(series.id)
             objections = self._ledger.quarantine.objections(series.id)
-            judged = self._judged(instances, basis) if instances else None
+            slices = self._reader.slices(instances)
+            judged = self._judged(instances, slices, basis) if instances else None
+            told = None if judged is None else told_by(judged.verdict, slices, instances)
             if judged is not None and judged.verdict.reason is VerdictReason.TOO_FEW:
                 judged = self._with_siblings(series.id, instances[0], judged)
         except (Stopped, NotChosenYet):
@@ -121,6 +125,8 @@ class SeriesJudge:
             sentence = f"The headers could not be judged ({type(exc).__name__}); the log holds the traceback."
             self._decisions.keep(series, reason=NOT_JUDGED, sentence=sentence, alert=True)
         else:
+            if told is not None:
+                self._ledger.settling.judged(series.id, told)  # first: after a crash the verdict is reached once more
             self._decide(series, judged, objections, basis)
             log.event(
                 LOGGER, "series_judged", level=logging.DEBUG, series=series.id, seconds=self._clock.monotonic() - begun
@@ -135,13 +141,15 @@ class SeriesJudge:
         )
         self._decisions.keep(series, reason=REMOVED, sentence=sentence, alert=True)
 
-    def _judged(self, instances: Sequence[ArchivedInstance], basis: Basis) -> JudgedByRules:
+    def _judged(
+        self, instances: Sequence[ArchivedInstance], slices: Sequence[Slice], basis: Basis
+    ) -> JudgedByRules:
         kept = any(
             one.sop_class_uid == ENHANCED_MR_IMAGE_STORAGE and one.peer in basis.enhanced_kept for one in instances
         )
         received = [Reception(called_ae=one.called_ae, at=one.received_at) for one in instances]
         return judge_by_rules(
-            self._reader.slices(instances), basis.rules, model_of=self._model_of, received=received, enhanced=not kept
+            slices, basis.rules, model_of=self._model_of, received=received, enhanced=not kept
         )
 
     def _with_siblings(self, series: SeriesId, instance: ArchivedInstance, judged: JudgedByRules) -> JudgedByRules:

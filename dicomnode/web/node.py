@@ -8,14 +8,15 @@ ledger. What the first page shows is read at most every few seconds, however man
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from dicomnode.alert import conditions
 from dicomnode.archive import Archive
+from dicomnode.ledger.judgements import Protocol
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.views import AttentionLine, Queue, Recipient, Sender, Week
@@ -23,9 +24,12 @@ from dicomnode.seams import Clock
 from dicomnode.settings.models import Settings
 from dicomnode.web.pictures import Pictures
 
+Value = TypeVar("Value")
+
 DAY: Final = timedelta(days=1)
 SILENCE: Final = timedelta(days=7)  # a sender that is silent for longer is shown as silent
 KEPT_S: Final = 2.0  # how long the first page's answer counts as new
+COUNTED_S: Final = 60.0  # the same, of what is counted over months
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ class Node:
         self.pictures = Pictures(self.archive)
         self._lock = threading.Lock()
         self._reader: Reader | None = None
-        self._today: tuple[float, Today] | None = None  # and when it was read, on the monotonic clock
+        self._kept: dict[str, tuple[float, Any]] = {}  # answers, and when they were read, on the monotonic clock
 
     def close(self) -> None:
         """Give the ledger back."""
@@ -75,11 +79,20 @@ class Node:
 
     def today(self) -> Today:
         """Read what the first page shows, or give the last answer again."""
-        with self._lock:  # those that come meanwhile wait for the same answer
+        return self._once("today", KEPT_S, self._read_today)
+
+    def protocols(self, since: timedelta) -> tuple[Protocol, ...]:
+        """Read what came of each scanner and protocol in so long a time, or give the last answer again."""
+        return self._once("protocols", COUNTED_S, lambda reader: reader.protocols(self.clock.now() - since))
+
+    def _once(self, what: str, kept_s: float, read: Callable[[Reader], Value]) -> Value:
+        """The answer to a question that many browsers ask at once; those that come meanwhile wait for the same one."""
+        with self._lock:
             at_s = self.clock.monotonic()
-            if self._today is None or at_s - self._today[0] >= KEPT_S:
-                self._today = (at_s, self._read_today(self._opened()))
-            return self._today[1]
+            if what not in self._kept or at_s - self._kept[what][0] >= kept_s:
+                self._kept[what] = (at_s, read(self._opened()))
+            value: Value = self._kept[what][1]
+            return value
 
     def _opened(self) -> Reader:
         if self._reader is None:

@@ -56,7 +56,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "age": age, "moment": moment, "size": _size, "count": _count, "number": _number, "pretty": _pretty,
-        "listed": _listed,
+        "listed": _listed, "length_mm": _length_mm,
     }  # fmt: skip
     return environment
 
@@ -85,6 +85,11 @@ def _size(size_bytes: float) -> str:
 def _number(value: float | None) -> str:
     """Three digits of a figure."""
     return "no number" if value is None else f"{value:.3g}"
+
+
+def _length_mm(length_mm: float | None) -> str:
+    """A length that was measured; nothing where it was not."""
+    return "" if length_mm is None else f"{round(length_mm, 2) + 0.0:g} mm"
 
 
 def _pretty(text: str) -> str:

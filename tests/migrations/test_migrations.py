@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from dicomnode.errors import LedgerError, StorageError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import migrate
 from dicomnode.ledger.engine import migration_connection
+from dicomnode.ledger.judgements import Judgement
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.schema import HEAD
 from dicomnode.ledger.states import TRANSITIONS
@@ -470,3 +472,29 @@ def test_an_upgrade_to_0014_that_breaks_off_leaves_0013(of_0001: Path) -> None:
         migrate.upgrade(url_of(of_0001))
     assert shape(of_0001) == before
     assert migrate.current(url_of(of_0001)) == "0013"
+
+
+def test_after_0015_a_series_that_was_judged_before_has_no_judgement_and_one_judged_after_it_has(of_0001: Path) -> None:
+    assert migrate.upgrade(url_of(of_0001)) == ("0001", HEAD)
+    moment = datetime(2026, 3, 4, tzinfo=UTC)
+    with closing(open_ledger(url_of(of_0001))) as ledger, closing(open_reader(url_of(of_0001))) as reader:
+        assert reader.protocols(datetime(2020, 1, 1, tzinfo=UTC)) == ()
+        told = Judgement(
+            peer="mr1", station="", serial="", name="", at=moment, reason="process", slices=9, missing=0,
+            spacing_mm=5.0, thickness_mm=None, clock_s=None,
+        )  # fmt: skip
+        ledger.settling.judged(SeriesId(1), told)
+        (found,) = reader.protocols(moment)
+        assert (found.peer, found.series) == ("mr1", 1)
+
+
+def test_an_upgrade_to_0015_that_breaks_off_leaves_0014(of_0001: Path) -> None:
+    with migration_connection(url_of(of_0001)) as connection:
+        migrate.run_migrations(connection, "0014")
+    with closing(sqlite3.connect(of_0001)) as connection:
+        connection.execute("CREATE INDEX judgement_week ON boot (pid)")  # stands in the way
+    before, rows = shape(of_0001), contents(of_0001, "series")
+    with pytest.raises(LedgerError, match="judgement_week"):
+        migrate.upgrade(url_of(of_0001))
+    assert (shape(of_0001), contents(of_0001, "series")) == (before, rows)
+    assert migrate.current(url_of(of_0001)) == "0014"

@@ -16,6 +16,7 @@ from tests.support.chromium import Page
 from tests.support.dcmtk import free_port, is_listening
 from tests.support.page_node import TOKEN, PageNode, page_node, token_file
 from tests.support.phantom import Phantom
+from tests.support.scanner_weeks import fill_weeks
 from tests.support.shared import PROSTATE
 from tests.support.wait import wait_until
 
@@ -81,11 +82,12 @@ def fill(node: PageNode, sentence: str) -> None:
 
 
 @contextmanager
-def served_page(folder: Path, sentence: str = HOSTILE) -> Iterator[ServedPage]:
-    """Filled and served, until the block ends; ``sentence``: why a job is held."""
+def served_page(folder: Path, sentence: str = HOSTILE, *, weeks: int = 0) -> Iterator[ServedPage]:
+    """Filled and served, until the block ends; ``sentence``: why a job is held; ``weeks``: of what scanners sent."""
     port = free_port()
     with page_node(folder) as node:
         fill(node, sentence)
+        fill_weeks(node, weeks)
         config = folder / "dicomnode.toml"
         config.write_text(SETTINGS.format(data=node.data, port=port, token=token_file(folder)))
         process = subprocess.Popen([sys.executable, "-m", "dicomnode", "web", "--config", str(config)])

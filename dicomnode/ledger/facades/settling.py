@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from dicomnode.ids import JobId, SeriesId
-from dicomnode.ledger import verdicts
+from dicomnode.ledger import judgements, verdicts
 from dicomnode.ledger.access import Access
+from dicomnode.ledger.judgements import Judgement
 from dicomnode.ledger.values import (
     NOBODY,
     ArchivedInstance,
@@ -51,6 +52,11 @@ class Settling:
         """List one file of each other received series that began within so many seconds of this one."""
         with self._access.reading() as connection:
             return verdicts.series_beside(connection, series, within_s=within_s, limit=limit)
+
+    def judged(self, series: SeriesId, told: Judgement) -> None:
+        """Write down what the verdict on a series tells of its scanner."""
+        with self._access.writing("judged") as transaction:
+            judgements.record(transaction, series, told)
 
     def keep(
         self,

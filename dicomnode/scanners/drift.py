@@ -1,0 +1,147 @@
+"""What changed in a protocol over the weeks, and when, in sentences.
+
+In: a ``Protocol`` of the ledger. Out: its changes, the newest first. Slice spacing and thickness are a protocol's own
+numbers, so one other median is a change. A share of verdicts varies by chance: the weeks are split where the shares
+before and after differ most, and the difference counts where chance alone would hardly make it (a two-proportion z
+test). Of a clock an image that is younger than its arrival is proof; a jump is a sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import pairwise, takewhile
+from math import sqrt
+from typing import Final
+
+from dicomnode.ledger.judgements import Protocol, ProtocolWeek
+
+PROCESS: Final = "process"  # the verdict of a series that is derived
+LENGTH_CHANGE: Final = 0.02  # of a length; less is rounding, or an angled stack
+LENGTH_CHANGE_MM: Final = 0.05
+LEAST_SERIES: Final = 5  # before and after, for a share to be one
+LEAST_Z: Final = 3.5  # the best of up to 26 splits reaches 3 by chance about once in fifteen protocols
+AHEAD_S: Final = 60.0  # a scanner's clock is set by hand, or once a day
+JUMP_S: Final = 900.0  # half of what summer time moves, more than a queue at the scanner varies from week to week
+JUMP_SERIES: Final = 3  # of a week: one that waited says nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Something that is not as it was."""
+
+    what: str  # spacing, thickness, verdicts, clock
+    since: date
+    sentence: str
+
+
+def changes(protocol: Protocol) -> tuple[Change, ...]:
+    """What changed in the weeks of a protocol, the newest first."""
+    weeks = protocol.weeks
+    found = [
+        *_length("spacing", "The slices lie", "apart", [(one.spacing_mm, one.spacing_since) for one in weeks]),
+        *_length("thickness", "The slices are", "thick", [(one.thickness_mm, one.thickness_since) for one in weeks]),
+        *_verdicts(weeks),
+        *_clock(weeks),
+    ]
+    return tuple(sorted(found, key=lambda one: one.since, reverse=True))
+
+
+def spoken(seconds: float) -> str:
+    """A length of time in its largest unit, without a sign.
+
+    >>> spoken(-5400)
+    '1.5 h'
+    """
+    length = abs(seconds)
+    for unit_s, unit in ((86_400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if length >= unit_s:
+            return f"{length / unit_s:.2g} {unit}" if length < 100 * unit_s else f"{length / unit_s:.0f} {unit}"
+    return f"{length:.0f} s"
+
+
+def _length(
+    what: str, begin: str, end: str, lengths: Sequence[tuple[float | None, datetime | None]]
+) -> Iterator[Change]:
+    """The last change of a length; where it comes and goes, how often it did."""
+    known = [(value, since) for value, since in lengths if value is not None and since is not None]
+    steps = [
+        (before, now, since)
+        for (before, _), (now, since) in pairwise(known)
+        if abs(now - before) > max(LENGTH_CHANGE * before, LENGTH_CHANGE_MM)
+    ]
+    if not steps:
+        return
+    before, now, since = steps[-1]
+    day = since.astimezone(UTC).date()
+    sentence = f"{begin} {now:g} mm {end} since {day}; before, it was {before:g} mm."
+    if len(steps) > 1:
+        sentence += f" It changed {len(steps)} times in these weeks."
+    yield Change(what=what, since=day, sentence=sentence)
+
+
+def _verdicts(weeks: Sequence[ProtocolWeek]) -> Iterator[Change]:
+    """For each verdict the week from which on it is given more often, or less often, than before."""
+    names = {reason: None for week in weeks for reason in week.reasons if reason != PROCESS}
+    for reason in names:
+        splits = [_split(weeks, place, reason) for place in range(1, len(weeks))]
+        place = max(range(len(splits)), key=lambda one: splits[one].z, default=None)
+        if place is None or splits[place].z < LEAST_Z:
+            continue
+        best, monday = splits[place], weeks[place + 1].monday
+        sentence = (
+            f"Since the week of {monday}, {best.after} of {best.after_all} series were kept as {reason}; "
+            f"before, {best.before} of {best.before_all}."
+        )
+        yield Change(what="verdicts", since=monday, sentence=sentence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Split:
+    before: int
+    before_all: int
+    after: int
+    after_all: int
+
+    @property
+    def z(self) -> float:
+        """How many standard deviations the two shares lie apart, were they one; 0 where there are too few series."""
+        if min(self.before_all, self.after_all) < LEAST_SERIES:
+            return 0.0
+        share = (self.before + self.after) / (self.before_all + self.after_all)
+        variance = share * (1 - share) * (1 / self.before_all + 1 / self.after_all)
+        apart = abs(self.after / self.after_all - self.before / self.before_all)
+        return apart / sqrt(variance) if variance else 0.0
+
+
+def _split(weeks: Sequence[ProtocolWeek], place: int, reason: str) -> _Split:
+    before, after = weeks[:place], weeks[place:]
+    return _Split(
+        before=sum(week.reasons.get(reason, 0) for week in before),
+        before_all=sum(week.series for week in before),
+        after=sum(week.reasons.get(reason, 0) for week in after),
+        after_all=sum(week.series for week in after),
+    )
+
+
+def _clock(weeks: Sequence[ProtocolWeek]) -> Iterator[Change]:
+    told = [(week, week.clock_s) for week in weeks if week.clock_s is not None]
+    if told and told[-1][1] > AHEAD_S:
+        since = list(takewhile(lambda one: one[1] > AHEAD_S, reversed(told)))[-1][0]
+        sentence = (
+            f"An image says that it was made {spoken(told[-1][1])} after it arrived: the clock of the scanner is "
+            f"ahead, or ours is behind, since the week of {since.monday} at the latest."
+        )
+        yield Change(what="clock", since=since.monday, sentence=sentence)
+        return
+    steady = [(week, clock_s) for week, clock_s in told if week.series >= JUMP_SERIES]
+    jumps = [(week, now - before) for (_, before), (week, now) in pairwise(steady) if abs(now - before) > JUMP_S]
+    if jumps:
+        week, step_s = jumps[-1]
+        word = "later" if step_s > 0 else "earlier"
+        sentence = (
+            f"Since the week of {week.monday} the images state times that are {spoken(step_s)} {word} against their "
+            "arrival than before: a clock was set, or the images wait for another time before they are sent."
+        )
+        yield Change(what="clock", since=week.monday, sentence=sentence)
