@@ -21,6 +21,7 @@ from dicomnode.ledger import (
     quarantine,
     rehearsals,
     removed,
+    results,
     traffic,
 )
 from dicomnode.ledger.deliveries import without_peer
@@ -34,6 +35,7 @@ from dicomnode.ledger.mapping.model import model_row
 from dicomnode.ledger.mapping.series import series_detail
 from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queues import queues
+from dicomnode.ledger.results import Results
 from dicomnode.ledger.schema import (
     RECEIVED,
     boot,
@@ -211,6 +213,11 @@ class Reader:
         """List the newest series of a protocol."""
         with self._database.reading() as connection:
             return judgements.last_series(connection, protocol, limit)
+
+    def results(self, since: datetime) -> Results:
+        """Count what the models made since a moment, and what the result gate measured."""
+        with self._database.reading() as connection:
+            return results.results(connection, since)
 
     def count_series(self, wanted: Wanted = ALL, *, derived: bool = False) -> int:
         """Count the series that a list without a limit would show."""

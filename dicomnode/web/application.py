@@ -18,7 +18,7 @@ from dicomnode import log
 from dicomnode.errors import InputError, LedgerError, NodeError, StorageError
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.settings.models import Settings
-from dicomnode.web import acting, pages, scanners, viewing
+from dicomnode.web import acting, models, pages, scanners, viewing
 from dicomnode.web.entry import Entry, Person, clean_name
 from dicomnode.web.exchange import (
     HTML,
@@ -60,6 +60,7 @@ _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (rf"/(series|deliveries)/{_ID}/([a-z]{{1,16}})", acting.confirm),
     (r"/scanners", scanners.scanners),
     (rf"/scanners/{_ID}", scanners.one_protocol),
+    (r"/models", models.models),
 )
 _POST: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (rf"/(series|deliveries)/{_ID}/([a-z]{{1,16}})", acting.perform),

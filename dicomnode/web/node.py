@@ -16,8 +16,10 @@ from typing import Any, Final, TypeVar
 
 from dicomnode.alert import conditions
 from dicomnode.archive import Archive
+from dicomnode.catalog import ModelLine, is_fast_default, model_lines
 from dicomnode.ledger.judgements import Protocol
 from dicomnode.ledger.queries import Reader, open_reader
+from dicomnode.ledger.results import Results
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.views import AttentionLine, Queue, Recipient, Sender, Week
 from dicomnode.seams import Clock
@@ -56,6 +58,7 @@ class Node:
         self.pictures = Pictures(self.archive)
         self._lock = threading.Lock()
         self._reader: Reader | None = None
+        self._turns: dict[str, threading.Lock] = {}  # of the questions whose answers are kept
         self._kept: dict[str, tuple[float, Any]] = {}  # answers, and when they were read, on the monotonic clock
 
     def close(self) -> None:
@@ -85,12 +88,27 @@ class Node:
         """Read what came of each scanner and protocol in so long a time, or give the last answer again."""
         return self._once("protocols", COUNTED_S, lambda reader: reader.protocols(self.clock.now() - since))
 
+    def results(self, since: timedelta) -> Results:
+        """Read what the models made in so long a time, or give the last answer again."""
+        return self._once("results", COUNTED_S, lambda reader: reader.results(self.clock.now() - since))
+
+    def models(self) -> list[ModelLine]:
+        """Every model of the node, its files just compared with their digests, or the last answer again."""
+
+        def read(reader: Reader) -> list[ModelLine]:
+            is_fast = is_fast_default(self.settings.work.model_speed, reader.model_choice())
+            return model_lines(reader.imported_models(), is_fast=is_fast)
+
+        return self._once("models", COUNTED_S, read)
+
     def _once(self, what: str, kept_s: float, read: Callable[[Reader], Value]) -> Value:
         """The answer to a question that many browsers ask at once; those that come meanwhile wait for the same one."""
         with self._lock:
+            turn = self._turns.setdefault(what, threading.Lock())
+        with turn:
             at_s = self.clock.monotonic()
             if what not in self._kept or at_s - self._kept[what][0] >= kept_s:
-                self._kept[what] = (at_s, read(self._opened()))
+                self._kept[what] = (at_s, read(self.reader))
             value: Value = self._kept[what][1]
             return value
 
