@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import groupby
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select
+from sqlalchemy import Connection, delete, exists, func, insert, select
 
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.schema import judgement, protocol
-from dicomnode.ledger.statements import bind_values, bound, insert_if_new
+from dicomnode.ledger.statements import AnyRow, bind_values, bound, insert_if_new
 from dicomnode.ledger.transaction import LedgerTransaction
 
-Group = Row[*tuple[Any, ...]]  # series of one protocol, week, verdict and geometry
+Group = AnyRow  # series of one protocol, week, verdict and geometry
 
 LONGEST_TEXT: Final = 64  # of a header's text here, as VR LO has it (PS3.5 section 6.2)
 
