@@ -50,5 +50,6 @@ Word = Annotated[str, AfterValidator(_word)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 PemFile = Annotated[str, AfterValidator(_file)]  # empty: none
 SecretFile = Annotated[str, AfterValidator(_file)]  # empty: none
+MaybeFolder = Annotated[str, AfterValidator(_file)]  # empty: none
 Seconds = Annotated[float, Field(gt=0, le=_A_DAY_S, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, model_validator
 
 from dicomnode.settings.addresses import HostPort, Listening
 from dicomnode.settings.urls import is_loopback, whole
-from dicomnode.settings.values import SecretFile
+from dicomnode.settings.values import MaybeFolder, SecretFile
 from dicomnode.strict_toml import fail
 
 STUDY_UID = "{study_uid}"  # what stands for the study in ``viewer_url``
@@ -53,6 +53,7 @@ class WebSettings(Listening):
     actions: bool = True  # may a person change anything?
     viewer_url: MaybeViewer = ""  # empty: no link
     user_header: MaybeHeader = ""  # in which a proxy on this machine names the person; empty: none does
+    runs: MaybeFolder = ""  # of training runs; empty: none are shown
 
     @property
     def is_local(self) -> bool:

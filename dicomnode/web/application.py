@@ -18,7 +18,7 @@ from dicomnode import log
 from dicomnode.errors import InputError, LedgerError, NodeError, StorageError
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.settings.models import Settings
-from dicomnode.web import acting, models, pages, scanners, viewing
+from dicomnode.web import acting, models, pages, runs, scanners, viewing
 from dicomnode.web.entry import Entry, Person, clean_name
 from dicomnode.web.exchange import (
     HTML,
@@ -46,6 +46,7 @@ _ASSETS: Final = {
     "/page.svg": "image/svg+xml",
 }
 _ID: Final = r"([1-9]\d{0,17})"  # of a row: a number, and nothing else
+_NAME: Final = r"([^/]{1,255})"  # of a folder; only one that is listed is ever opened
 _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (r"/", pages.today),
     (r"/today/live", pages.today_live),
@@ -61,6 +62,10 @@ _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (r"/scanners", scanners.scanners),
     (rf"/scanners/{_ID}", scanners.one_protocol),
     (r"/models", models.models),
+    (r"/runs", runs.runs),
+    (rf"/runs/{_NAME}", runs.one_run),
+    (rf"/runs/{_NAME}/report", runs.report),
+    (rf"/runs/{_NAME}/{_NAME}/report", runs.report),
 )
 _POST: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (rf"/(series|deliveries)/{_ID}/([a-z]{{1,16}})", acting.perform),
@@ -171,6 +176,7 @@ class Application:
             node=self._node.settings.node.ae_title,
             person=person,
             has_token=self._entry.has_token,
+            has_runs=bool(self._node.settings.web.runs),
             form_key=self._entry.form_key(person),
             path=request.path,
             **told,

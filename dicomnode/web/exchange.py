@@ -70,6 +70,7 @@ class Answer:
     body: bytes = b""
     content_type: str = HTML
     headers: tuple[tuple[str, str], ...] = ()
+    policy: str = ""  # of what a browser may do with it; empty: that of our own pages
 
 
 def see_other(place: str, *headers: tuple[str, str]) -> Answer:
@@ -110,7 +111,7 @@ def send(answer: Answer, request: Request | None, start: StartResponse) -> Itera
     headers = [
         ("Content-Type", answer.content_type),
         ("Content-Length", str(len(answer.body))),
-        ("Content-Security-Policy", policy),
+        ("Content-Security-Policy", answer.policy or policy),
         *_ALWAYS,
         *answer.headers,
     ]

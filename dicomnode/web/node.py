@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dicomnode.alert import conditions
@@ -25,6 +26,7 @@ from dicomnode.ledger.views import AttentionLine, Queue, Recipient, Sender, Week
 from dicomnode.seams import Clock
 from dicomnode.settings.models import Settings
 from dicomnode.web.pictures import Pictures
+from dicomnode.web.run_files import RunFiles
 
 Value = TypeVar("Value")
 
@@ -56,6 +58,7 @@ class Node:
         self.clock = clock
         self.archive = Archive(settings.node.data)
         self.pictures = Pictures(self.archive)
+        self.runs = RunFiles(Path(settings.web.runs)) if settings.web.runs else None
         self._lock = threading.Lock()
         self._reader: Reader | None = None
         self._turns: dict[str, threading.Lock] = {}  # of the questions whose answers are kept

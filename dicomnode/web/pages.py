@@ -49,6 +49,7 @@ class Visit:
             person=self.person,
             has_token=self.entry.has_token,
             may_act=web.actions,
+            has_runs=bool(web.runs),
             form_key=self.entry.form_key(self.person),
             path=self.request.path,
             **values,
