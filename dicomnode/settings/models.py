@@ -223,6 +223,11 @@ class Settings(StrictModel):
         return frozenset(peer.name for peer in self.peer if peer.enhanced != "process")
 
     @property
+    def names_peers(self) -> bool:
+        """Does the file name any peer? If not, whoever is on this machine may send."""
+        return self.peer != (_LOOPBACK_PEER,)
+
+    @property
     def reachable_peers(self) -> tuple[str, ...]:
         """The names of the peers that can be sent to."""
         return tuple(peer.name for peer in self.peer if peer.is_sent_to)

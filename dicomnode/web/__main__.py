@@ -6,21 +6,24 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from dicomnode import log
 from dicomnode.errors import NodeError
-from dicomnode.settings.load import load
+from dicomnode.settings.load import load_with_source
+from dicomnode.web.current import Current
 from dicomnode.web.server import serve
 
 
 def main() -> None:
     """Serve the page until the service is gone or says so."""
-    settings = load(Path(sys.argv[1]) if len(sys.argv) > 1 else None, os.environ)
+    read = partial(load_with_source, Path(sys.argv[1]) if len(sys.argv) > 1 else None, dict(os.environ))
+    settings, source = read()
     log.start_logging(settings.log.level, settings.log.format)
     threading.Thread(target=_end_with_the_service, name="parent", daemon=True).start()
     try:
-        serve(settings)
+        serve(Current(settings, source, read))
     except NodeError as exc:
         sys.exit(f"dicomnode: {exc.sentence}\n  {exc.hint}")
     except KeyboardInterrupt:

@@ -17,8 +17,8 @@ from typing import Final
 from dicomnode import log
 from dicomnode.errors import InputError, LedgerError, NodeError, StorageError
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.settings.models import Settings
-from dicomnode.web import acting, models, pages, runs, scanners, viewing
+from dicomnode.web import acting, first, models, pages, runs, scanners, viewing
+from dicomnode.web.current import Current
 from dicomnode.web.entry import Entry, Person, clean_name
 from dicomnode.web.exchange import (
     HTML,
@@ -62,6 +62,9 @@ _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (r"/scanners", scanners.scanners),
     (rf"/scanners/{_ID}", scanners.one_protocol),
     (r"/models", models.models),
+    (r"/first", first.first),
+    (r"/first/live", first.first_live),
+    (rf"/first/rehearse/{_NAME}", first.confirm_rehearsal),
     (r"/runs", runs.runs),
     (rf"/runs/{_NAME}", runs.one_run),
     (rf"/runs/{_NAME}/report", runs.report),
@@ -69,16 +72,17 @@ _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
 )
 _POST: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (rf"/(series|deliveries)/{_ID}/([a-z]{{1,16}})", acting.perform),
+    (rf"/first/rehearse/{_NAME}", first.rehearse),
 )
 
 
 class Application:
     """One page. Safe to use from many threads."""
 
-    def __init__(self, settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, current: Current, *, clock: Clock = SYSTEM_CLOCK) -> None:
         """Raises SettingsError where the token file cannot be used."""
-        self._entry = Entry(settings.web, clock=lambda: clock.now().timestamp())
-        self._node = Node(settings, clock)
+        self._entry = Entry(current.settings.web, clock=lambda: clock.now().timestamp())
+        self._node = Node(current, clock)
         self._assets = {
             path: Answer(body=files("dicomnode.web").joinpath("assets", path[1:]).read_bytes(), content_type=kind)
             for path, kind in _ASSETS.items()
@@ -125,6 +129,7 @@ class Application:
             return see_other("/enter", ("Set-Cookie", "dicomnode=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"))
         visit = Visit(request=request, person=person, node=self._node, entry=self._entry)
         try:
+            self._node.follow()
             return self._page(visit)
         except InputError as exc:
             status = HTTPStatus.CONFLICT if request.method == "POST" else HTTPStatus.NOT_FOUND

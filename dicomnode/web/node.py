@@ -25,7 +25,9 @@ from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.views import AttentionLine, Queue, Recipient, Sender, Week
 from dicomnode.seams import Clock
 from dicomnode.settings.models import Settings
+from dicomnode.web.current import Current
 from dicomnode.web.pictures import Pictures
+from dicomnode.web.rehearsals import Rehearsals
 from dicomnode.web.run_files import RunFiles
 
 Value = TypeVar("Value")
@@ -53,11 +55,13 @@ class Today:
 class Node:
     """One node, as its page sees it. Safe to use from many threads."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        self.settings = settings
+    def __init__(self, current: Current, clock: Clock) -> None:
+        settings = current.settings
+        self.current = current
         self.clock = clock
         self.archive = Archive(settings.node.data)
         self.pictures = Pictures(self.archive)
+        self.rehearsals = Rehearsals()
         self.runs = RunFiles(Path(settings.web.runs)) if settings.web.runs else None
         self._lock = threading.Lock()
         self._reader: Reader | None = None
@@ -70,6 +74,15 @@ class Node:
             if self._reader is not None:
                 self._reader.close()
                 self._reader = None
+
+    @property
+    def settings(self) -> Settings:
+        """Those that the running node uses, as far as the page has followed."""
+        return self.current.settings
+
+    def follow(self) -> None:
+        """Take settings that the service has taken meanwhile; asked of the ledger every few seconds at most."""
+        self._once("settings", KEPT_S, lambda reader: self.current.follow(reader.settings()))
 
     @property
     def reader(self) -> Reader:
@@ -117,7 +130,7 @@ class Node:
 
     def _opened(self) -> Reader:
         if self._reader is None:
-            self._reader = open_reader(self.settings.ledger_url, peers=self.settings.reachable_peers)
+            self._reader = open_reader(self.settings.ledger_url, peers=lambda: self.settings.reachable_peers)
         return self._reader
 
     def _read_today(self, reader: Reader) -> Today:

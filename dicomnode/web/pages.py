@@ -59,7 +59,7 @@ class Visit:
 
 def today(visit: Visit) -> Answer:
     """The first page."""
-    return visit.show("today.html", today=visit.node.today())
+    return visit.show("today.html", today=visit.node.today(), knows_peers=visit.node.settings.names_peers)
 
 
 def today_live(visit: Visit) -> Answer:

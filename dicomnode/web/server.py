@@ -19,8 +19,8 @@ from waitress.channel import HTTPChannel
 
 from dicomnode import log
 from dicomnode.errors import cannot_listen
-from dicomnode.settings.models import Settings
 from dicomnode.web.application import Application
+from dicomnode.web.current import Current
 from dicomnode.web.exchange import BODY_LIMIT_BYTES
 
 LOGGER = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self._active_at = at
 
 
-def serve(settings: Settings) -> None:
+def serve(current: Current) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises SettingsError where it cannot listen, KeyboardInterrupt after Ctrl-C."""
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
@@ -57,10 +57,11 @@ def serve(settings: Settings) -> None:
         raise SystemExit
 
     asked: list[int] = []
-    with opened(settings) as (server, port):
+    web = current.settings.web
+    with opened(current) as (server, port):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
-        host = f"[{settings.web.host}]" if ":" in settings.web.host else settings.web.host
+        host = f"[{web.host}]" if ":" in web.host else web.host
         log.event(LOGGER, "web_listening", sentence=f"The page is at http://{host}:{port}/", port=port)
         server.run()
         log.event(LOGGER, "web_stopped")
@@ -69,13 +70,13 @@ def serve(settings: Settings) -> None:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[tuple[Any, int]]:
+def opened(current: Current) -> Iterator[tuple[Any, int]]:
     """Listen as long as the block runs, and give the server, whose ``run`` serves, and the port.
 
     Raises SettingsError where it cannot listen there, or the token file cannot be used.
     """
-    web = settings.web
-    with closing(Application(settings)) as application, closing(_listening(web.listen, web.host, web.port)) as place:
+    web = current.settings.web
+    with closing(Application(current)) as application, closing(_listening(web.listen, web.host, web.port)) as place:
         server = waitress.create_server(
             application,
             sockets=[place],

@@ -19,6 +19,7 @@ from dicomnode.ids import SeriesId
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
 from dicomnode.web.application import Application
+from dicomnode.web.current import Current
 from dicomnode.work import orders
 from dicomnode.work.job import Models, run
 from tests.ledger.scene import FakeClock
@@ -177,7 +178,7 @@ class Browser:
 @contextmanager
 def browser(settings: Settings, clock: FakeClock) -> Iterator[Browser]:
     """A browser on the page of a node."""
-    application = Application(settings, clock=clock)
+    application = Application(Current(settings), clock=clock)
     try:
         yield Browser(application=application)
     finally:

@@ -19,15 +19,16 @@ from trainer.training import plan as plans
 from trainer.training.loop import train
 
 RUN = "tiny"
+STEPS = (100, 2)
 OPINION = {"cubic-dc": 2, "net": 4, REFERENCE: 5}
 
 
 def fill_runs(folder: Path, studies: Path) -> None:
-    """One run of two stages of 60 steps, with an evaluation and a reader study of two readers."""
+    """One run of two stages, with an evaluation and a reader study of two readers."""
     run = folder / RUN
     studies.mkdir(parents=True)
     sources = nifti_sources(studies, [Split.TRAIN, Split.VALIDATION])
-    plans.write(plan_of(thin_recipe(FIDELITY, SHARP), sources, (60, 60)), run)
+    plans.write(plan_of(thin_recipe(FIDELITY, SHARP), sources, STEPS), run)
     assert train(run, report=lambda _line: None, stop=lambda: False, device=torch.device("cpu"))
     write_report(run / "report", evaluation("<img src=x>"), [])
     (run / "readers").mkdir()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.page_node import Browser, browser, page_node, settings_of, token_file
-from tests.support.training_runs import RUN, fill_runs
+from tests.support.training_runs import RUN, STEPS, fill_runs
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -50,16 +50,16 @@ def _journal(runs: Path, stage: str) -> list[dict[str, float]]:
 def test_a_run_is_listed_with_its_last_figures(runs: Path, page: Browser) -> None:
     words = _words(page.get("/runs").text)
     last = _journal(runs, "sharp")[-1]
-    assert f"{RUN} tiny-thin sharp 60 of 60" in words
+    assert f"{RUN} tiny-thin sharp 2 of 2" in words
     assert f"{last['loss']:.3g}" in words
     assert "1 report 1 reader study" in words
 
 
 def test_the_curves_end_where_the_journal_does(runs: Path, page: Browser) -> None:
     text = page.get(f"/runs/{RUN}").text
-    for stage in ("fidelity", "sharp"):
+    for stage, steps in zip(("fidelity", "sharp"), STEPS, strict=True):
         lines = _journal(runs, stage)
-        assert f"Stage {stage}: 60 of 60 steps" in text
+        assert f"Stage {stage}: {steps} of {steps} steps" in text
         losses = [line["loss"] for line in lines]
         said = f"loss: {losses[0]:.3g} first, {losses[-1]:.3g} now, between {min(losses):.3g} and {max(losses):.3g}"
         assert said in _words(text), said
