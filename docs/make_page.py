@@ -1,17 +1,21 @@
 """Draw docs/page-*.png: each page of the web page at two sizes, over a node that is filled as the tests fill one.
 
-``PYTHONPATH=. python docs/make_page.py`` needs Chromium and takes a minute.
+``PYTHONPATH=. python docs/make_page.py`` needs Chromium and takes some minutes: it trains a tiny model.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from urllib.parse import urlencode
 
+from dicomnode.web.first import FIELDS
 from tests.support.chromium import Page, chromium
 from tests.support.served_page import enter, served_page
+from tests.support.training_runs import RUN, fill_runs
 
 HELD = "Model thin is not here with the digest that was asked for."
+FILLED = {name: example for name, (_, example) in FIELDS.items()}
 DOCS = Path(__file__).parent
 SIZES = {"": (1180, 860), "-phone": (390, 780)}
 PLACES = {
@@ -20,15 +24,24 @@ PLACES = {
     "series": "/series/1",
     "images": "/series/1/images",
     "confirm": "/series/7/retry",
+    "scanners": "/scanners",
+    "protocol": "/scanners/4",
+    "models": "/models",
+    "runs": "/runs",
+    "run": f"/runs/{RUN}",
+    "first": f"/first?{urlencode(FILLED)}",
+    "rehearse": "/first/rehearse/pacs",
 }
-DARK = ("today",)  # also drawn as it looks at night
+WEEKS = 16  # of what two scanners sent
+STEPS = (800, 100)  # of the tiny model
+DARK = ("today", "scanners")  # also drawn as it looks at night
 
 
 def main() -> None:
     """Draw all of them."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        served_page(Path(folder, "node"), HELD) as served,
+        served_page(Path(folder, "node"), HELD, weeks=WEEKS, runs=_runs(Path(folder))) as served,
         chromium(Path(folder, "chromium")) as browser,
     ):
         page = browser.new_page()
@@ -44,6 +57,11 @@ def main() -> None:
         for name in DARK:
             page.open(served.url + PLACES[name])
             (DOCS / f"page-{name}-dark.png").write_bytes(page.screenshot())
+
+
+def _runs(folder: Path) -> Path:
+    fill_runs(folder / "runs", folder / "studies", STEPS)
+    return folder / "runs"
 
 
 def _enter(page: Page, url: str) -> None:

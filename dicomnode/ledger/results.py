@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from dicomnode.derivation import GateFigure
-from dicomnode.ledger.mapping.job import gate_figures
 from dicomnode.ledger.schema import job
 from dicomnode.ledger.statements import bind_values, bound, stands
 from dicomnode.ledger.states import JobState
@@ -94,7 +92,7 @@ class _Done:
     is_shadow: bool
     seconds: float | None
     month: str
-    figures: tuple[GateFigure, ...]
+    figures: Sequence[Mapping[str, Any]]  # fields of ``GateFigure``, as the row keeps them: there may be 100,000
 
 
 def results(connection: Connection, since: datetime) -> Results:
@@ -108,7 +106,7 @@ def results(connection: Connection, since: datetime) -> Results:
             is_shadow=row.release == Release.SHADOW,
             seconds=row.seconds,
             month=row.finished_at.astimezone(UTC).strftime("%Y-%m"),
-            figures=gate_figures(row.figures),
+            figures=row.figures or (),
         )
         for row in rows[MOST - 1 :: -1]  # the oldest first
     ]
@@ -128,7 +126,7 @@ def _month(model: ModelKey, month: str, own: Sequence[_Done]) -> ModelMonth:
         month=month,
         series=len(own),
         shadow=sum(one.is_shadow for one in own),
-        beyond=sum(any(figure.holds for figure in one.figures) for one in own),
+        beyond=sum(any(figure["holds"] for figure in one.figures) for one in own),
         seconds=_seconds(own),
         shares=_shares(own),
     )
@@ -163,8 +161,8 @@ def _shares(own: Sequence[_Done]) -> dict[str, float]:
     shares: defaultdict[str, list[float]] = defaultdict(list)
     for one in own:
         for figure in one.figures:
-            if figure.share is not None:
-                shares[figure.check].append(figure.share)
+            if figure["share"] is not None:
+                shares[figure["check"]].append(figure["share"])
     return {check: median(found) for check, found in shares.items()}
 
 

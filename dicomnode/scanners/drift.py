@@ -24,6 +24,7 @@ LEAST_SERIES: Final = 5  # before and after, for a share to be one
 LEAST_Z: Final = 3.5  # the best of up to 26 splits reaches 3 by chance about once in fifteen protocols
 AHEAD_S: Final = 60.0  # a scanner's clock is set by hand, or once a day
 JUMP_S: Final = 900.0  # half of what summer time moves, more than a queue at the scanner varies from week to week
+YEAR_S: Final = 31_557_600.0
 JUMP_SERIES: Final = 3  # of a week: one that waited says nothing
 
 
@@ -55,6 +56,8 @@ def spoken(seconds: float) -> str:
     '1.5 h'
     """
     length = abs(seconds)
+    if length >= 2 * YEAR_S:
+        return f"{length / YEAR_S:.0f} years"
     for unit_s, unit in ((86_400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if length >= unit_s:
             return f"{length / unit_s:.2g} {unit}" if length < 100 * unit_s else f"{length / unit_s:.0f} {unit}"

@@ -24,6 +24,13 @@ def page(name: str, **values: Any) -> bytes:
     return _environment().get_template(name).render(**values).encode()
 
 
+def prepare() -> None:
+    """Compile every template, so that no person waits for it."""
+    environment = _environment()
+    for name in environment.list_templates():
+        environment.get_template(name)
+
+
 def passport_page(found: Passport, *, nonce: str = "") -> bytes:
     """The passport of a series as one file that needs no other; ``nonce``: of its style, where a server sends it."""
     style = Markup(files("dicomnode.web").joinpath("assets", "page.css").read_text("utf-8"))  # noqa: S704 (our own)

@@ -348,7 +348,7 @@ def _curve(name: str, key: str, lines: Sequence[Line], last_step: int) -> Curve 
     places = min(POINTS, len(known))
     sums, counts = [0.0] * places, [0] * places
     for step, value in known:
-        place = min(int(places * step / max(last_step, 1)), places - 1)
+        place = min(int(places * max(step - 1, 0) / max(last_step, 1)), places - 1)  # a line closes its steps
         sums[place] += value
         counts[place] += 1
     values = [value for _, value in known]

@@ -19,6 +19,7 @@ from waitress.channel import HTTPChannel
 
 from dicomnode import log
 from dicomnode.errors import cannot_listen
+from dicomnode.web import render
 from dicomnode.web.application import Application
 from dicomnode.web.current import Current
 from dicomnode.web.exchange import BODY_LIMIT_BYTES
@@ -91,6 +92,7 @@ def opened(current: Current) -> Iterator[tuple[Any, int]]:
             ident=None,
         )
         server.channel_class = _Channel
+        render.prepare()
         try:
             yield server, int(place.getsockname()[1])
         finally:

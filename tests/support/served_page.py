@@ -31,6 +31,7 @@ ae_title = "DICOMNODE"
 listen = "127.0.0.1:{port}"
 token_file = "{token}"
 viewer_url = "https://viewer.example/show?studyUID={{study_uid}}"
+runs = "{runs}"
 [[peer]]
 name = "mr1"
 ae_title = "MR1"
@@ -82,14 +83,19 @@ def fill(node: PageNode, sentence: str) -> None:
 
 
 @contextmanager
-def served_page(folder: Path, sentence: str = HOSTILE, *, weeks: int = 0) -> Iterator[ServedPage]:
-    """Filled and served, until the block ends; ``sentence``: why a job is held; ``weeks``: of what scanners sent."""
+def served_page(
+    folder: Path, sentence: str = HOSTILE, *, weeks: int = 0, runs: Path | None = None
+) -> Iterator[ServedPage]:
+    """Filled and served, until the block ends.
+
+    ``sentence``: why a job is held; ``weeks``: of what scanners sent; ``runs``: the folder of training runs.
+    """
     port = free_port()
     with page_node(folder) as node:
         fill(node, sentence)
         fill_weeks(node, weeks)
         config = folder / "dicomnode.toml"
-        config.write_text(SETTINGS.format(data=node.data, port=port, token=token_file(folder)))
+        config.write_text(SETTINGS.format(data=node.data, port=port, token=token_file(folder), runs=runs or ""))
         process = subprocess.Popen([sys.executable, "-m", "dicomnode", "web", "--config", str(config)])
         try:
             wait_until(lambda: is_listening(port) or process.poll() is not None, START_LIMIT_S, "the page listens")

@@ -23,12 +23,12 @@ STEPS = (100, 2)
 OPINION = {"cubic-dc": 2, "net": 4, REFERENCE: 5}
 
 
-def fill_runs(folder: Path, studies: Path) -> None:
+def fill_runs(folder: Path, studies: Path, steps: tuple[int, int] = STEPS) -> None:
     """One run of two stages, with an evaluation and a reader study of two readers."""
     run = folder / RUN
     studies.mkdir(parents=True)
     sources = nifti_sources(studies, [Split.TRAIN, Split.VALIDATION])
-    plans.write(plan_of(thin_recipe(FIDELITY, SHARP), sources, STEPS), run)
+    plans.write(plan_of(thin_recipe(FIDELITY, SHARP), sources, steps), run)
     assert train(run, report=lambda _line: None, stop=lambda: False, device=torch.device("cpu"))
     write_report(run / "report", evaluation("<img src=x>"), [])
     (run / "readers").mkdir()

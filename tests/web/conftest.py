@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.page_node import Browser, PageNode, browser, page_node, settings_of, token_file
 from tests.support.phantom import Phantom
+from tests.support.training_runs import fill_runs
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -28,6 +29,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, datetime]
             dataset.SeriesDescription, dataset.PatientName = HOSTILE, "SECRET^NAME"
         made.receive(few)
         return folder, made.quiet.clock.now()
+
+
+@pytest.fixture(scope="session")
+def made_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one training run, really trained, judged and read."""
+    folder = tmp_path_factory.mktemp("trained")
+    fill_runs(folder / "runs", folder / "studies")
+    return folder / "runs"
 
 
 @pytest.fixture

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
+from dicomnode.web.first import FIELDS
 from tests.support.chromium import Page, chromium, needs_chromium
+from tests.support.scanner_weeks import HOSTILE_PROTOCOL
 from tests.support.served_page import ServedPage, enter, served_page
+from tests.support.training_runs import RUN
 
 pytestmark = needs_chromium
 
 AXE = Path(__file__).resolve().parents[1] / "support" / "axe.min.js"
+FILLED = {name: example for name, (_, example) in FIELDS.items()}
 PLACES = (
     "/", "/series", "/deliveries", "/series/1", "/series/2", "/series/7", "/series/1/images",
     "/series/1/images?mode=side",
     "/series/1/images?mode=difference&plane=row", "/series/7/retry", "/series/1/passport",
-    "/no-such-page",
+    "/scanners", "/scanners/4", "/models", "/runs", f"/runs/{RUN}", "/first",
+    f"/first?{urlencode(FILLED)}", "/first/rehearse/pacs", "/no-such-page",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
-    with served_page(tmp_path_factory.mktemp("served")) as found:
+def served(tmp_path_factory: pytest.TempPathFactory, made_runs: Path) -> Iterator[ServedPage]:
+    with served_page(tmp_path_factory.mktemp("served"), weeks=5, runs=made_runs) as found:
         yield found
 
 
@@ -88,6 +94,34 @@ def test_hostile_text_stands_there_as_text(served: ServedPage, tab: Page) -> Non
         assert tab.value(r"document.body.innerText.includes('\\x1b[2J')")
         assert tab.value("document.querySelectorAll('main img').length") == 0
         assert tab.value("document.title") != "pwned"
+
+
+def test_hostile_text_of_a_scanner_and_of_a_report_stands_there_as_text(served: ServedPage, tab: Page) -> None:
+    for place in ("/scanners", f"/first?{urlencode({**FILLED, 'scanner': HOSTILE_PROTOCOL})}"):
+        tab.open(served.url + place)
+        seen = "[document.body.innerText, ...[...document.querySelectorAll('input')].map((one) => one.value)].join()"
+        assert tab.value(f"{seen}.includes('<img src=x onerror=')"), place
+        assert tab.value("document.querySelectorAll('main img').length") == 0
+        assert tab.value("document.title") != "pwned"
+
+
+def test_the_page_of_a_report_runs_nothing(served: ServedPage, tab: Page) -> None:
+    """Whatever stands in it: the browser holds it in a sandbox without scripts, and it loads nothing."""
+    tab.open(f"{served.url}/runs/{RUN}")
+    _link(tab, "The whole report, with pictures")
+    assert tab.value("location.pathname") == f"/runs/{RUN}/report/report"
+    assert tab.value("document.querySelectorAll('table').length") > 0
+    assert tab.value("self.origin") == "null", "of no origin: it could ask for no page of ours"
+
+
+def test_charts_keep_their_words_at_night(served: ServedPage, tab: Page) -> None:
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    for place in ("/scanners", "/models", f"/runs/{RUN}", "/first"):
+        tab.open(served.url + place)
+        tab.value(AXE.read_text("utf-8") + "; undefined")
+        found = tab.value("axe.run().then((done) => done.violations.map((one) => one.id))")
+        assert found == [], place
+    tab.call("Emulation.setEmulatedMedia", features=[])
 
 
 def test_today_renews_itself_and_keeps_the_focus(served: ServedPage, tab: Page) -> None:

@@ -92,7 +92,7 @@ def test_the_page_and_the_command_show_the_same(
     node: PageNode, open_page: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "dicomnode.toml"
-    config.write_text(SETTINGS.format(data=node.data, port=8113, token=token_file(tmp_path)))
+    config.write_text(SETTINGS.format(data=node.data, port=8113, token=token_file(tmp_path), runs=""))
     got = open_page.get("/series/1/passport.json")
     assert got.headers["Content-Type"].startswith("application/json")
 

@@ -11,16 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.page_node import Browser, browser, page_node, settings_of, token_file
-from tests.support.training_runs import RUN, STEPS, fill_runs
+from tests.support.training_runs import RUN, STEPS
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def made_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    fill_runs(folder / "runs", folder / "studies")
-    return folder / "runs"
 
 
 @pytest.fixture
