@@ -141,16 +141,12 @@ class SeriesJudge:
         )
         self._decisions.keep(series, reason=REMOVED, sentence=sentence, alert=True)
 
-    def _judged(
-        self, instances: Sequence[ArchivedInstance], slices: Sequence[Slice], basis: Basis
-    ) -> JudgedByRules:
+    def _judged(self, instances: Sequence[ArchivedInstance], slices: Sequence[Slice], basis: Basis) -> JudgedByRules:
         kept = any(
             one.sop_class_uid == ENHANCED_MR_IMAGE_STORAGE and one.peer in basis.enhanced_kept for one in instances
         )
         received = [Reception(called_ae=one.called_ae, at=one.received_at) for one in instances]
-        return judge_by_rules(
-            slices, basis.rules, model_of=self._model_of, received=received, enhanced=not kept
-        )
+        return judge_by_rules(slices, basis.rules, model_of=self._model_of, received=received, enhanced=not kept)
 
     def _with_siblings(self, series: SeriesId, instance: ArchivedInstance, judged: JudgedByRules) -> JudgedByRules:
         """Say how many series of the same name began when this one did: together they may be one stack."""

@@ -88,7 +88,7 @@ def test_what_a_card_says_is_text(node: PageNode, tmp_path: Path) -> None:
     card = read_card(folder).model_copy(update={"intended_use": hostile, "failure_modes": (hostile,)})
     write_card(folder, card)
     seal(folder)
-    imported, _ = import_model(folder, data=node.data, ledger=node.quiet.ledger, by="operator")
+    imported, _ = import_model(folder, data=node.data, models=node.quiet.ledger.models, by="operator")
     with browser(settings_of(node.data), node.quiet.clock) as page:
         got = page.get("/models")
     assert hostile not in got.text
