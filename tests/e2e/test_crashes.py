@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 
@@ -25,7 +26,8 @@ pytestmark = [needs_dcmtk, pytest.mark.faults]
 SLICES, RATIO = 6, 4
 
 SERVICE_SEAMS = (
-    "settle.settled", "settle.planned", "work.claimed", "work.child_done", "archive.cleared", "archive.published",
+    "settle.settled", "ledger.judged_written", "ledger.judged_committed", "settle.planned", "work.claimed",
+    "work.child_done", "archive.cleared", "archive.published",
     "work.published", "ledger.finish_job_written", "work.committed", "push.claimed", "push.concluded",
 )  # fmt: skip
 WORKER_SEAMS = ("job.begun", "job.file_written:5", "job.written")
@@ -46,6 +48,8 @@ def _assert_delivered_once(node: Node, pacs: MisbehavingPacs) -> None:
     shown = node.read(lambda r: [r.series_show(line.id) for line in r.series_list(derived=True)])
     assert files == {line.file for detail in shown for line in detail.files}
     assert len(shown) == 2
+    (protocol,) = node.read(lambda r: r.protocols(datetime(2020, 1, 1, tzinfo=UTC)))
+    assert protocol.series == 1, "what a verdict tells of its scanner is neither lost nor told twice"
 
 
 @pytest.mark.parametrize(
