@@ -1,4 +1,4 @@
-"""What each attribute of a derived series says, and why (docs/derived-objects.md#attributes).
+"""Set the attributes of a derived series (what each says, and why: docs/derived-objects.md#attributes).
 
 Built by allow-list from an empty dataset, never by copy-and-edit: what no table names (COPIED of ``mr_attributes``,
 SERIES_, SPREAD_, SLAB_ and INSTANCE_ATTRIBUTES below) does not come out, private elements among it, and nothing that
@@ -58,7 +58,7 @@ def _series_number(facts: Facts) -> int:
 
 
 def _series_description(facts: Facts) -> str:
-    """The marker first: lists of series cut the tail."""
+    """Series Description with the marker first: lists of series cut the tail."""
     plan = facts.plan
     marker = "INTERP" if plan.model_kind == cubic_dc.NAME else "AI"  # what learned nothing is not labelled AI
     if facts.kind is SeriesKind.SPREAD:
@@ -226,7 +226,7 @@ def _slice_location(facts: Facts, index: int) -> str:
 
 
 def instance_number(facts: Facts, index: int) -> int:
-    """Rises in the direction in which the source's rose: scrolling goes the same way."""
+    """Instance Number rises in the direction in which the source's rose: scrolling goes the same way."""
     return index + 1 if facts.stack.number_direction > 0 else len(facts.thin.voxels) - index
 
 
@@ -272,7 +272,8 @@ SERIES_ATTRIBUTES: Mapping[str, Callable[[Facts], object]] = {
     "ContributingEquipmentSequence": _contributing_equipment,
 }
 
-# Of the series of the spread: what differs. A window of the source would show nothing of such small values.
+# The attributes of the series of the spread: those of any series, but for what differs. A window of the source would
+# show nothing of such small values.
 SPREAD_ATTRIBUTES: Mapping[str, Callable[[Facts], object]] = {
     **SERIES_ATTRIBUTES,
     "ImageType": lambda _: list(SPREAD_IMAGE_TYPE),
@@ -325,7 +326,7 @@ def series_dataset(facts: Facts) -> Dataset:
 
 
 def _take_patient(dataset: Dataset, facts: Facts, character_sets: tuple[str, ...]) -> None:
-    """Where a person took the patient from the peer, put that patient in the place of the source's."""
+    """Replace the source's patient by the one that a person took from the peer; do nothing where nobody did."""
     if (wanted := facts.plan.patient) is None:
         return
     patient.refuse_unwritable(wanted, character_sets)

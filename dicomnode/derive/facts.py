@@ -1,4 +1,4 @@
-"""What a derived series is computed from, and the UIDs that follow from it (docs/derived-objects.md#grid).
+"""The facts that a derived series is computed from, and the UIDs that follow from them (docs/derived-objects.md#grid).
 
 The same source, plan, thin voxels and version of the code give the same UIDs and the same bytes; anything else gives
 other UIDs.
@@ -34,7 +34,7 @@ THIN_GRID_MM = 1e-3  # a generator's grid may differ so far from the block-align
 
 
 class SeriesKind(StrEnum):
-    """What a derived series shows. The word is part of its UIDs."""
+    """The content of a derived series. The word is part of its UIDs."""
 
     THIN = "thin"
     SPREAD = "spread"  # how far thin slices lie apart, voxel by voxel: no image of the patient's anatomy
@@ -45,7 +45,7 @@ _OFFSET = re.compile(r"[+-]\d{4}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivationPlan:
-    """What decides a derived series beside its source: the same at a second try, so that it writes the same."""
+    """All but the source that decides a derived series: the same at a second try, so that it writes the same."""
 
     parameters: DerivationParameters
     model_kind: str
@@ -58,7 +58,7 @@ class DerivationPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Facts:
-    """What the attribute tables are computed from."""
+    """The facts from which the attribute tables compute their values."""
 
     stack: Stack
     thin: Volume  # what is written: thin slices, or the standard deviations of their voxels
@@ -79,7 +79,7 @@ class Facts:
 
     @property
     def spacing_mm(self) -> float:
-        """Between thin slices."""
+        """The distance between thin slices."""
         return self.thin.slice_spacing_mm
 
     @property

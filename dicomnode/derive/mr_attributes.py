@@ -75,7 +75,7 @@ TYPE_2 = frozenset(
 )  # fmt: skip
 PATIENT_TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")  # empty when the source has none
 
-# What the standard's modules of a classic MR image hold and we leave out on purpose (letter D). Nothing reads this
+# Attributes of the standard's modules of a classic MR image that are left out on purpose (letter D). Nothing reads this
 # table but the test that every attribute of those modules was decided on: a new edition of the standard shows there.
 DROPPED: Mapping[str, tuple[str, ...]] = {
     "of the scanner's procedure step, which does not list this series": (

@@ -24,7 +24,7 @@ from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader
 from dicomnode.imaging.spelling import canonical
 
 KEYWORDS = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber")
-"""What is taken over. The Accession Number names the order of that patient."""
+"""The attributes that are taken over. The Accession Number names the order of that patient."""
 
 OF_THE_OTHER = (
     "ReferencedPatientSequence", "IssuerOfAccessionNumberSequence", "RequestAttributesSequence",

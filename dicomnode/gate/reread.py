@@ -199,7 +199,7 @@ class _Slab:
 
 
 def _identity_of(patient: Mapping[str, str]) -> dict[str, str]:
-    """What ``InstanceHeader.identity`` is to be of these attributes."""
+    """Return the ``InstanceHeader.identity`` that a header with these attributes of the patient must have."""
     tags = {keyword: Tag(keyword) for keyword in patient}
     found = {
         attribute_name(keyword): canonical(standard_vr(tag), patient[keyword])

@@ -68,7 +68,7 @@ class Finding:
 
     @property
     def share(self) -> float:
-        """How much of what the limit allows is used: 0 is nothing, and above 1 the finding holds the series."""
+        """The used share of what the limit allows: 0 is nothing, and above 1 the finding holds the series."""
         if math.isnan(self.measured):
             return math.inf
         if self.is_least:

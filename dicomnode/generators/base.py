@@ -1,4 +1,4 @@
-"""What every generator is: a thick stack and a thin grid in, the thin stack out."""
+"""The protocol of every generator: a thick stack and a thin grid in, the thin stack out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Generator(Protocol):
 
     @property
     def name(self) -> str:
-        """What a rule calls this model."""
+        """The name by which a rule calls this model."""
 
     @property
     def digest(self) -> str:
@@ -42,7 +42,7 @@ class Generator(Protocol):
 
     @property
     def sharpness(self) -> float | None:
-        """Between the fidelity weights, 0, and the adversarial ones, 1; None: there are not two sets of weights."""
+        """The place between the fidelity weights, 0, and the adversarial ones, 1; None: there are not two sets."""
 
     def at(self, sharpness: float) -> Self:
         """The same generator with another sharpness, 0…1; ModelError where there are not two sets of weights."""

@@ -43,7 +43,7 @@ Ratio = Annotated[int, Field(ge=RATIO_LIMITS[0], le=RATIO_LIMITS[1])]
 
 
 class Card(StrictModel):
-    """What a model directory says of its network; ``kind`` decides which ``parameters`` it has."""
+    """A model directory's description of its network; ``kind`` decides which ``parameters`` it has."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
     kind: NetworkName

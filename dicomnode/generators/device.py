@@ -1,4 +1,4 @@
-"""Where a network runs and in which precision.
+"""Choose the device on which a network runs, and its precision.
 
 Precision is chosen by what the processor can do by itself, not by what torch accepts: every CPU computes
 bfloat16 somehow, and without an instruction for it slower than float32.

@@ -41,8 +41,8 @@ LOGGER = logging.getLogger(__name__)
 WORKING_BYTES = 512 << 20  # more than half a plane of 1024² through the paper's network, in half precision
 BATCH_BYTES = 64 << 20  # on the CPU, beyond a single plane: larger batches leave the cache and are slower
 CUDA_SHARE = 0.25  # of the GPU's free memory, if that is less: the estimate knows nothing of cuDNN's workspaces
-# Of torch's allocator, oneDNN (seen under a limit of the address space), cuDNN and cuBLAS, and a full GPU's driver:
-# none of them raises torch.OutOfMemoryError.
+# Words in the errors of torch's allocator, oneDNN (seen under a limit of the address space), cuDNN and cuBLAS, and a
+# full GPU's driver: none of them raises torch.OutOfMemoryError.
 OUT_OF_MEMORY_WORDS = (
     "DefaultCPUAllocator",
     "could not create a primitive",
@@ -59,7 +59,7 @@ Write = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlaneNetwork:
-    """What streaming must know of a network."""
+    """A network, with the figures of it that streaming needs."""
 
     place: Callable[[torch.device, torch.dtype], Forward]  # (N, C, h, w) → (N, O, h, w) on that device
     border_rows: int  # receptive field to one side
@@ -70,7 +70,7 @@ class PlaneNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """How much goes through the network at once."""
+    """The part of the work that goes through the network at once."""
 
     device: torch.device
     dtype: torch.dtype
@@ -135,7 +135,7 @@ def first_step(network: PlaneNetwork, planes: int, shape: tuple[int, int], devic
 
 
 def smaller_step(network: PlaneNetwork, step: Step, planes: int, shape: tuple[int, int]) -> Step:
-    """What to try after a step that memory did not suffice for: fewer planes, then fewer rows, then the CPU."""
+    """Choose the step after one that memory did not suffice for: fewer planes, then fewer rows, then the CPU."""
     if step.planes > 1:
         smaller = replace(step, planes=step.planes // 2)
     elif step.rows > MIN_STRIP_ROWS:

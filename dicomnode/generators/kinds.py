@@ -72,7 +72,7 @@ Parameters = ThinParameters | SRResNetParameters | SRCNNParameters | VDSRParamet
 
 
 class Prediction(StrEnum):
-    """What a network predicts, and so what its input is and how its output becomes thin slices."""
+    """The prediction of a network, which decides what its input is and how its output becomes thin slices."""
 
     THIN_RESIDUALS = "thin residuals"  # of a window of thick slices: what the middle one's thin slices lack in cubic-dc
     SLICE = "slice"  # of one slice: the slice itself
@@ -99,7 +99,7 @@ class NetworkKind:
 
     @property
     def slices_predicted(self) -> int:
-        """How many slices a network of slices predicts of each."""
+        """The number of slices that a network of slices predicts from each one."""
         assert self.is_of_slices
         return 3 if self.prediction is Prediction.THREE_SLICES else 1
 

@@ -46,7 +46,7 @@ SUMS_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What everyone but the worker needs to know of a model."""
+    """The facts of a model that everyone but the worker needs."""
 
     name: str
     kind: Kind
@@ -135,7 +135,7 @@ def load_generator(model: str | Path) -> Generator:
 
 
 def imported_folder(data: Path, name: str, digest: str) -> Path:
-    """Where an imported model lies below the node's data folder."""
+    """The path of an imported model below the node's data folder."""
     return data / IMPORTED_FOLDER / name / digest[:DIGEST_DIGITS]
 
 
@@ -191,7 +191,7 @@ def copy_model(folder: Path, target: Path) -> str:
 
 
 def _digest_at(place: str | Path) -> str | None:
-    """What a place says its digest is, without a look at the files behind it; None where no model is."""
+    """The digest that a place states, without a look at the files behind it; None where no model is."""
     if place == Kind.CUBIC_DC:
         return CubicDc().digest
     folder = place if isinstance(place, Path) else shipped_models()[place]

@@ -1,4 +1,4 @@
-"""How long a generator takes on this machine for a series of everyday size, told after about a second.
+"""Estimate how long a generator takes on this machine for a series of everyday size, in about a second.
 
 In: a loaded generator and a device. Out: the seconds that the reference series would take, scaled up from a small stack
 of noise, which no generator can leave out as air. Reading, writing and the result gate are not in them. Nothing is

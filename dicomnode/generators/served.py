@@ -39,8 +39,8 @@ FloatArray = NDArray[np.float32]
 Net = TypeVar("Net", bound=nn.Module)
 
 NETWORK_SHARE = 0.98  # of the work; the rest is the projection
-# Of a residual block at its widest: long skip, block input, and two of conv–ReLU–conv–add; and half as much again
-# that the allocator holds between them (measured on resident memory, ``test_infer``).
+# Tensors of a residual block at its widest: long skip, block input, and two of conv–ReLU–conv–add; and half as much
+# again that the allocator holds between them (measured on resident memory, ``test_infer``).
 LIVE_TENSORS = 6
 BODY_MARGIN = 8  # pixels around the body that are derived like it: the skin's blur, and what detection may miss
 CHAIN_LIVE_TENSORS = 3  # without a skip: what a convolution reads and writes, and half as much again
@@ -51,7 +51,7 @@ REPEATED_PIXELS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stack:
-    """What a network refines: ``thin`` (n·r, H, W) holds cubic-dc of ``thick`` (n, H, W) and is written to."""
+    """A stack for a network to refine: ``thin`` (n·r, H, W) holds cubic-dc of ``thick`` (n, H, W) and is written to."""
 
     thick: FloatArray
     thin: FloatArray

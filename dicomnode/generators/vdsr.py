@@ -33,7 +33,7 @@ class VDSR(nn.Module):
         return slices + self.residual(slices)
 
     def residual(self, slices: Tensor) -> Tensor:
-        """What is added to the slices, so that a server can add it in full precision."""
+        """Predict the residual alone, so that a server can add it to the slices in full precision."""
         features = self.head(slices).relu_()
         for convolution in self.trunk:
             features = convolution(features).relu_()

@@ -1,1 +1,1 @@
-"""What a series is: headers, geometry, verdict, slice profile, metrics, pictures."""
+"""The reading of a series: headers, geometry, verdict, slice profile, metrics, pictures."""

@@ -1,4 +1,4 @@
-"""Where the body is in a volume, and how bright it is: the scale that networks and metrics share."""
+"""Find the body in a volume and measure its brightness, the scale that networks and metrics share."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from dicomnode.imaging.frame import UNDECODABLE, stored_values
 from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, header_of, read_dataset
 from dicomnode.imaging.representation import MALFORMED
 
-# What places a slice in space and gives its numbers a meaning; beside patient, study and pixels all that may matter
-# where an archive only wrote the same image in another encoding.
+# Attributes that place a slice in space and give its numbers a meaning. Beside patient, study and pixels, only these
+# may matter where an archive wrote the same image in another encoding.
 PLACE = frozenset(
     {
         "SOPClassUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImagePositionPatient",
@@ -33,8 +33,8 @@ PLACE = frozenset(
 )  # fmt: skip
 STUDY = ("StudyInstanceUID",)  # identity beside the groups of patient and clinical trial subject
 
-# By so much decimal numbers may differ that another program wrote anew with fewer digits. Directions and positions may
-# be near 0 and have an absolute bound (1 and mm); all else has a relative one.
+# The tolerances of decimal numbers that another program wrote anew with fewer digits. Directions and positions may be
+# near 0 and have an absolute bound (1 and mm); all else has a relative one.
 _ROUNDED_ABSOLUTE: Mapping[str, float] = {"ImageOrientationPatient": 1e-5, "ImagePositionPatient": 1e-3}
 _ROUNDED = 1e-6
 
@@ -44,7 +44,7 @@ _PADDING = b"\0 "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What two objects differ in: names of attributes, in the order of their tags."""
+    """The differences of two objects: names of attributes, in the order of their tags."""
 
     identity: tuple[str, ...]  # patient, clinical trial subject, study
     place: tuple[str, ...]  # of ``PLACE``
@@ -88,7 +88,7 @@ def _has_same_pixels(one: FileDataset, two: FileDataset) -> bool | None:
 
 
 def _pixels(dataset: FileDataset) -> bytes | None:
-    """The value as it stands, whichever of the three attributes holds it."""
+    """The value of the pixels as it stands, whichever of the three attributes holds it; None where none does."""
     for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
         if keyword in dataset:
             return bytes(dataset.get_item(keyword).value or b"")

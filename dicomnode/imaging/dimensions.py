@@ -20,7 +20,7 @@ from dicomnode.imaging.words import plain, short
 
 ECHO_TIME_MS: Final = 0.05  # echo times that differ by less count as equal
 
-# What the functional groups of Enhanced MR state beside what a classic header does (PS3.3 C.7.6.16, C.8.13.5).
+# Attributes that the functional groups of Enhanced MR have and a classic header lacks (PS3.3 C.7.6.16, C.8.13.5).
 OF_FRAMES: Final = (
     ("inversion times", ("InversionTimes",), " ms"),
     ("cardiac trigger delays", ("NominalCardiacTriggerDelayTime",), " ms"),

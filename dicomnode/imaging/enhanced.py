@@ -92,7 +92,7 @@ OF_OBJECT: Final = ("ResonantNucleus", "PulseSequenceName")  # renamed, and the 
 LARGEST_US: Final = 65535
 SPELLED: Final = frozenset({"DS", "IS"})  # VRs of numbers as text
 
-# Of the echo, and what was done to the signal, in the terms of Scanning Sequence, Sequence Variant and Scan Options
+# Attributes of the echo and the signal processing, in the terms of Scanning Sequence, Sequence Variant and Scan Options
 # (PS3.3 C.8.3.1.1.2 and Table C.8-4): (attribute, its values) → term.
 ECHOES: Final[Mapping[str, tuple[str, ...]]] = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}
 SEQUENCE_TERMS: Final = (
@@ -173,7 +173,7 @@ def _of_object(dataset: FileDataset) -> Elements:
 
 
 def _name_agent(dataset: FileDataset, found: Elements) -> None:
-    """A classic image names the contrast agent in words; the items of Enhanced MR are none of its own."""
+    """Name the contrast agent in words, as a classic image does, in place of the items of Enhanced MR."""
     agents = _items(dataset, "ContrastBolusAgentSequence")
     if agents:
         _put_meaning(found, "ContrastBolusAgent", agents[0])
@@ -266,7 +266,7 @@ def _put_moment(frame: Dataset) -> None:
 
 
 def _put_phase_encoding(frame: Dataset) -> None:
-    """Direction and steps of phase encoding; a classic image knows no direction but those of rows and columns."""
+    """Direction and steps of phase encoding; a classic image has no direction but those of rows and columns."""
     direction = PHASE_DIRECTIONS.get("".join(texts(frame, "InPlanePhaseEncodingDirection")), "")
     if "InPlanePhaseEncodingDirection" in frame:
         del frame["InPlanePhaseEncodingDirection"]

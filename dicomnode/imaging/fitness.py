@@ -1,4 +1,4 @@
-"""Whether one MR image is fit for a stack at all, before it is compared with others."""
+"""Tell whether one MR image is fit for a stack at all, before it is compared with others."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ PIXEL_FORMAT = (
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
 )  # fmt: skip
-# Whose value goes into the result as it stands, or decides how pixels are read: read one way by a receiver that knows
-# the dictionary and another way by one that goes by what is written, they could name another patient or other pixels.
+# Attributes whose value goes into the result as it stands, or decides how pixels are read: read one way by a receiver
+# that has the dictionary and another way by one that goes by what is written, they could name another patient or other
+# pixels.
 _EXACT = (
     "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
     "ScanningSequence", "SequenceVariant", *PIXEL_FORMAT,
 )  # fmt: skip
-# What keeps an image out of a stack, if only it could be read.
+# Attributes whose values may keep an image out of a stack: one that cannot be read keeps it out as well.
 _TELLING = (
     "ImageType", "LossyImageCompression", "BurnedInAnnotation", "ComplexImageComponent", "EchoNumbers",
     "DiffusionBValue",
@@ -38,7 +39,7 @@ _NEEDED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", *PIXEL_FOR
 
 
 def fault_of(header: InstanceHeader) -> str | None:
-    """What keeps one MR image out of any stack (docs/derived-objects.md#pixels-of-the-source)."""
+    """Say what keeps one MR image out of any stack; None: nothing (docs/derived-objects.md#pixels-of-the-source)."""
     exact = (keyword for keyword in _EXACT if isinstance(copy_of(header.dataset, Tag(keyword)), Misfit))
     telling = (keyword for keyword in _TELLING if header.is_unreadable(keyword))
     for keyword in chain(header.malformed, exact, telling):

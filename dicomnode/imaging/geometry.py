@@ -1,4 +1,4 @@
-"""Where slices lie: orientations, positions along the normal, the straight line through them, and what is amiss.
+"""The geometry of slices: orientations, positions along the normal, the straight line through them, and its faults.
 
 In: frames, or positions and cosines. Out: numbers, and findings as values; which of them is a reason to refuse a
 series, and in what words, the verdict says. Geometry comes from Image Position and Image Orientation (Patient) alone
@@ -55,7 +55,7 @@ class SliceLine:
 
     @property
     def shear_mm(self) -> float:
-        """How far each slice is shifted sideways against the one before."""
+        """The distance by which each slice is shifted sideways against the one before."""
         return float(np.linalg.norm(self.step_mm - self.normal * self.spacing_mm))
 
 
@@ -79,7 +79,7 @@ class Unevenness:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layout:
-    """How the slices of one orientation lie, each at a place of its own: two slices at least."""
+    """The layout of slices of one orientation, each at a place of its own: two slices at least."""
 
     line: SliceLine
     frames: tuple[Frame, ...]  # ascending along the normal
@@ -103,7 +103,7 @@ class Layout:
 
 
 def layout_of(frames: Sequence[Frame]) -> Layout:
-    """How frames lie that have been found to share one orientation."""
+    """The layout of frames that have been found to share one orientation."""
     line = line_of(frames)
     spacing_mm = float(np.median(line.distances_mm))
     return Layout(
@@ -158,7 +158,7 @@ def missing_slices(layout: Layout) -> Missing | None:
 
 
 def unevenness(layout: Layout) -> Unevenness | None:
-    """How the slices leave a straight line of even steps across them; None where they do not."""
+    """Measure how the slices deviate from even steps on a straight line across them; None where they do not."""
     line = layout.line
     residual_limit_mm = min(max(RESIDUAL_MM, RESIDUAL * layout.spacing_mm), RESIDUAL_LIMIT_MM)
     if line.residual_mm <= residual_limit_mm and line.shear_mm <= SHEAR * layout.spacing_mm:
@@ -189,7 +189,7 @@ def is_orthonormal(orientation: Sequence[float]) -> bool:
 
 
 def count_orientations(orientations: Sequence[Sequence[float]]) -> int:
-    """How many different orientations, 1 when none deviates from the median by more than the tolerance."""
+    """Count the different orientations; 1 when none deviates from the median by more than the tolerance."""
     cosines = np.asarray(orientations, dtype=np.float64)
     if np.abs(cosines - np.median(cosines, axis=0)).max() <= SAME_ORIENTATION:
         return 1
@@ -235,7 +235,7 @@ def distinct_spacing_mm(offsets_mm: NDArray[np.float64]) -> float | None:
 
 
 def count_repeated(offsets_mm: NDArray[np.float64]) -> int:
-    """How many positions occur more than once among sorted offsets."""
+    """Count the positions that occur more than once among sorted offsets."""
     spacing_mm = distinct_spacing_mm(offsets_mm)
     tolerance_mm = SAME_POSITION_MM if spacing_mm is None else max(SAME_POSITION_MM, SAME_POSITION * spacing_mm)
     same = np.concatenate([[False], np.diff(offsets_mm) < tolerance_mm])

@@ -1,4 +1,4 @@
-"""What Image Type says of a picture: the values of those that are no slices of an anatomical stack."""
+"""Read Image Type: its values that mark a picture as no slice of an anatomical stack."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _is_one_of(value: str, terms: Sequence[str]) -> bool:
 
 
 def _joined(value: str) -> str:
-    """Writers put a blank, an underscore or nothing between the words of a term.
+    """Drop what writers put between the words of a term: a blank, an underscore or nothing.
 
     >>> _joined("STD_DEVIATION"), _joined("MIN IP")
     ('STDDEVIATION', 'MINIP')

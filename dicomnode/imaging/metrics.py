@@ -1,4 +1,4 @@
-"""How near a thin volume is to the truth, stated so that two people get one number.
+"""Measure how near a thin volume is to the truth, by definitions from which two people get one number.
 
 All volumes are divided by the truth's ``body_scale`` first, so the range is 1 (docs/science.md#metrics). Axis 0 is z.
 PSNR, SSIM and HaarPSI say how much is wrong; edge width, z-detail, gradient error and slice noise say what it looks

@@ -34,7 +34,7 @@ BACKGROUND, INK, FAINT, MARK = (17, 18, 20), (240, 240, 240), (158, 160, 165), (
 
 
 class Cut(StrEnum):
-    """Which plane across the slices is shown."""
+    """The planes across the slices, one of which is shown."""
 
     COLUMN = "column"  # fixed column: slices against rows; sagittal for an axial stack
     ROW = "row"  # fixed row: slices against columns; coronal for an axial stack
@@ -200,7 +200,7 @@ def _resampled(plane: NDArray[np.float32], pixels: float, *, axis: int, nearest:
 
 
 def _body_middle(volume: Volume, cut: Cut) -> float:
-    """Where along the axis that is cut the signal's centre of mass lies."""
+    """The signal's centre of mass along the axis that is cut, 0…1; the middle where there is no signal."""
     signal = volume.voxels.sum(axis=(0, 1) if cut is Cut.COLUMN else (0, 2), dtype=np.float64)
     signal = np.maximum(signal - signal.min(), 0.0)
     if not signal.sum():
@@ -214,7 +214,7 @@ def _window(picture: Picture) -> tuple[float, float]:
 
 
 def _body_box(picture: Picture, window: tuple[float, float]) -> _Box:
-    """What holds the body and a margin, of a picture with one pixel per mm; long shapes are cut about their middle."""
+    """The box of body and margin in a picture with one pixel per mm; long shapes are cut about their middle."""
     body = picture > window[0] + BODY_LEVEL * (window[1] - window[0])
     sides = []
     for axis in (1, 0):

@@ -232,7 +232,7 @@ def missing_from(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ThinGrid:
-    """Where the thin slices of a thick stack lie; rows and columns are those of the stack."""
+    """The places of the thin slices of a thick stack; rows and columns are those of the stack."""
 
     ratio: int  # thick ÷ thin slice spacing
     slices: int
@@ -248,7 +248,7 @@ def choose_ratio(
     target_mm: float = TARGET_SPACING_MM,
     min_ratio: float = MIN_RATIO,
 ) -> int | None:
-    """How many thin slices replace each thick one; None where the series is thin already.
+    """Return how many thin slices replace each thick one; None where the series is thin already.
 
     See docs/science.md#grid-and-ratio.
 

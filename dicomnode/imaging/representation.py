@@ -29,8 +29,8 @@ TEXT = SINGLE_TEXT | frozenset(
 )  # VRs whose bytes are the same in every transfer syntax
 ENCODED_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # VRs under Specific Character Set
 
-# What pydicom raises on malformed bytes, gathered from shared/data/odd and the fuzz tests. Its OSError is of bytes in
-# memory that end too early; a disk that cannot be read is told from it where files are opened (``read_dataset``).
+# Exceptions that pydicom raises on malformed bytes, gathered from shared/data/odd and the fuzz tests. Its OSError means
+# bytes in memory that end too early; an unreadable disk is told from it where files are opened (``read_dataset``).
 MALFORMED = (
     InvalidDicomError, BytesLengthException, AttributeError, EOFError, LookupError, NotImplementedError, OSError,
     OverflowError, RecursionError, TypeError, ValueError, struct.error, zlib.error,
@@ -55,7 +55,7 @@ Element = RawDataElement | DataElement
 
 
 class Misfit(StrEnum):
-    """Why an element cannot be written again; completes "X was left out of the derived series: …"."""
+    """Reasons why an element cannot be written again; each completes "X was left out of the derived series: …"."""
 
     REPRESENTATION = "its value representation in the source is not the standard's"
     VALUE = "its value in the source cannot be read"

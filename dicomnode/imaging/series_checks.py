@@ -102,7 +102,7 @@ def _class(case: Case) -> Verdict | None:
 
 
 def _disagreement(case: Case) -> Verdict | None:
-    """Two patients or studies under one Series Instance UID are a hazard that somebody has to look at."""
+    """Keep images that disagree: two patients or studies under one Series Instance UID are a hazard to look at."""
     headers = case.headers
     if len({header.identity_digest for header in headers}) > 1:
         first = dict(headers[0].identity)
@@ -221,7 +221,7 @@ def _too_few(case: Case) -> Verdict | None:
 
 
 def _frame_of_reference(case: Case) -> Verdict | None:
-    """Viewers tie crosshairs to the Frame of Reference, so a missing one is never invented."""
+    """Keep a series without Frame of Reference: viewers tie crosshairs to it, so a missing one is never invented."""
     return _absence(case, "FrameOfReferenceUID", VerdictReason.NO_FRAME_OF_REFERENCE)
 
 

@@ -30,7 +30,7 @@ def canonical(vr: str, value: str) -> str:
 
 
 def _name(value: str) -> str:
-    """Empty components and component groups at the end may be omitted (PS3.5 §6.2.1.1); so may blanks around them."""
+    """Drop what may be omitted (PS3.5 §6.2.1.1): empty components and groups at the end, and blanks around them."""
     composed = unicodedata.normalize("NFC", value)  # "é" is one letter or two in UTF-8
     groups = (
         "^".join(component.strip(" \0") for component in group.split("^")).rstrip("^") for group in composed.split("=")

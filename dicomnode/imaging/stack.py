@@ -22,7 +22,7 @@ from dicomnode.part10 import dataset_sha256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelFormat:
-    """How stored values stand in their words, and what they mean."""
+    """The format of stored pixel values: how many bits they have, with or without a sign, and how they are rescaled."""
 
     bits_allocated: int
     bits_stored: int
@@ -61,7 +61,7 @@ class Stack:
 
     @property
     def headers(self) -> tuple[InstanceHeader, ...]:
-        """What the source says of each slice."""
+        """The source's header of each slice."""
         return tuple(frame.header for frame in self.frames)
 
     def measured(self, index: int) -> NDArray[np.float64]:

@@ -31,12 +31,12 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"})
 NAMES_SHOWN = 3  # of files that are passed over for one reason
 COPY = "the same as another file, which counts once"
-# What a header that breaks off may still tell of its series, the last of it perhaps in part.
+# Attributes that a header that breaks off may still tell of its series, the last of them perhaps in part.
 CLUES = (
     "Modality", "StudyDate", "StudyTime", "SeriesTime", "SeriesDescription", "PatientID", "StudyInstanceUID",
     "SeriesInstanceUID",
 )  # fmt: skip
-# Beside patient, study, place and pixels: by these a series is told to be two, of which one has to be chosen.
+# Attributes that tell two images under one SOP Instance UID apart, beside patient, study, place and pixels.
 COMPARED = tuple(map(attribute_name, ("InstanceNumber", "AcquisitionNumber", "EchoTime", "ImageType")))
 HINT = "Send the study again, or take the file away if it does not belong there."
 
@@ -62,8 +62,8 @@ class Listing:
 def list_files(places: Iterable[Path], *, progress: Callable[[int], None] = lambda _count: None) -> Listing:
     """Look at every file, and every file below the folders, each once. Links to folders are not followed; that is said.
 
-    ``progress`` is told how many files were looked at. Never raises for what a file is, nor for one that cannot be
-    opened. Keeps of each image its path and two UIDs.
+    ``progress`` is called with the number of files looked at. Never raises for what a file is, nor for one that cannot
+    be opened. Keeps of each image its path and two UIDs.
     """
     seen = _Seen()
     for count, (path, hindrance) in enumerate(_walk(places), start=1):
@@ -203,7 +203,7 @@ class _Seen:
             self.passed_over[path] = "a DICOM object that names no series"
 
     def _take_without_meta(self, path: Path) -> None:
-        """Its encoding could be guessed; no image is made on a guess."""
+        """Take a dataset whose encoding is not stated: it could be guessed, but no image is made on a guess."""
         what, fault = "a DICOM object without the file header of PS3.10", "has no DICOM file header (PS3.10)"
         series_uid = series_without_meta(path)
         if not series_uid:
@@ -318,5 +318,5 @@ def _shape(path: Path) -> str:
 
 
 def _counted(path: Path) -> tuple[int, ...]:
-    """Only the numbers of the name."""
+    """The numbers of the name alone."""
     return tuple(map(int, re.findall(r"\d+", path.name)))

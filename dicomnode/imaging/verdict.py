@@ -1,4 +1,4 @@
-"""What is said of a series: process it, or keep it for a reason, with one sentence for the operator.
+"""The verdict on a series: process it, or keep it for a reason, with one sentence for the operator.
 
 ``judge`` reaches the verdict. The sentence is written to the log and the ledger, so it names attributes, numbers and
 codes of the image, but never a UID and never the value of an attribute about the patient.
@@ -17,7 +17,7 @@ from dicomnode.imaging.profile import RATIO_LIMITS
 
 
 class VerdictReason(StrEnum):
-    """Why a series is processed or kept, in the order in which the reasons are looked for."""
+    """Reasons to process a series or to keep it, in the order in which they are looked for."""
 
     OWN_OUTPUT = "own_output"
     OTHER_CLASS = "other_class"
@@ -92,7 +92,7 @@ SHEARED = "Neighbouring slices are shifted sideways by up to {x} mm."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits(RuleLimits):
-    """What the rule and its model allow; the defaults hold where no rule matches."""
+    """The limits of the rule and its model for a series; the defaults hold where no rule matches."""
 
     rule_name: str = "default"
     ratios: tuple[int, int] = RATIO_LIMITS  # of the model

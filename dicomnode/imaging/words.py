@@ -8,7 +8,7 @@ CODE = re.compile(r"[A-Za-z0-9_ .+/*-]{1,64}")  # the only text of a sender that
 
 
 def short(number: float) -> str:
-    """Four digits tell any distance in a scanner apart.
+    """Write a number with four digits, which tell any distance in a scanner apart.
 
     >>> short(4.49999), short(3.0), short(1.1)
     ('4.5', '3', '1.1')

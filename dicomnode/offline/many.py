@@ -49,7 +49,7 @@ JOIN_S: Final = 0.2
 CANCEL_S: Final = 10.0  # for a series that is given up
 GO_ON: Final = "The same command goes on with the others."
 
-# What must not change while a run is continued → how a sentence names it.
+# The choices that must not change while a run is continued → their names in a sentence.
 _CHOICES: Final = {
     "version": "version of dicomnode",
     "archive": "archive",
@@ -109,7 +109,7 @@ class Run:
         told = _Told(progress, self._state.counts())
         if others:
             self._derive_at_once([self._model, *others], told, cancel)
-        # By itself also what was lost before: where it ends the process again, it does so with no other series.
+        # A series whose attempt was lost runs by itself: if it ends the process again, no other series is lost with it.
         self._derive_waiting(self._model, told, only_new=False)
 
     def _derive_at_once(self, models: Sequence[LoadedModel], told: _Told, cancel: Callable[[], None]) -> None:
@@ -250,7 +250,7 @@ class Run:
 
 
 class _Told:
-    """How far the run is, told from several threads."""
+    """Reports the progress of the run, from several threads."""
 
     def __init__(self, progress: Progress, counts: Mapping[State, int]) -> None:
         self._progress = progress
@@ -282,7 +282,7 @@ def _choices(places: Sequence[Path], model: LoadedModel) -> dict[str, object]:
 
 
 def _kind_of_device(model: LoadedModel) -> str:
-    """The last digits of a network's result differ between a CPU and a GPU; an interpolation runs on the CPU."""
+    """The kind of device: a network's last digits differ between CPU and GPU, and an interpolation runs on the CPU."""
     if model.is_remote:
         return "cluster"
     if model.facts.kind is Kind.CUBIC_DC:

@@ -56,7 +56,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pins:
-    """What decides the bytes of a derived series beside its source and the model."""
+    """The values that decide the bytes of a derived series beside its source and the model."""
 
     namespace: uuid.UUID  # of the derived UIDs
     created_at: datetime  # aware

@@ -61,7 +61,7 @@ _SCHEMA: Final = (
 
 
 class State(StrEnum):
-    """What became of a series."""
+    """The states of a series in a run."""
 
     WAITING = "waiting"
     MADE = "made"
@@ -133,7 +133,7 @@ class Row:
 
     @property
     def trouble(self) -> str:
-        """Why the series was not derived, or what the result gate found."""
+        """The reason why the series was not derived, or the findings of the result gate; "" where there is neither."""
         return self.sentence or ("; ".join(self.result.gate) if self.result else "")
 
 
@@ -180,7 +180,7 @@ class StateFile:
             )
 
     def choices(self) -> dict[str, object]:
-        """What the run was begun with."""
+        """The choices with which the run was begun."""
         choices: dict[str, object] = json.loads(self._one("SELECT choices FROM run"))
         return choices
 
@@ -257,7 +257,7 @@ class StateFile:
         )
 
     def counts(self) -> dict[State, int]:
-        """How many series are in each state; none is 0."""
+        """Count the series of each state; states without any are left out."""
         with self._in_words():
             found = self._database.execute("SELECT state, count(*) FROM series GROUP BY state").fetchall()
         counts = {State(state): count for state, count in found}

@@ -1,4 +1,4 @@
-"""The worker process: told a job by pipe, it writes derived files and answers with their manifest.
+"""The worker process: it gets a job by pipe, writes derived files and answers with their manifest.
 
 It imports torch once and keeps the models warm; where the models run on a cluster, it connects to the cluster instead
 and says which models are offered there. It never opens the ledger, and no socket but the one to the cluster.
@@ -28,7 +28,7 @@ OFFER_S = 1.0  # between two looks at what the cluster offers, while there is no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a child is told when it is spawned."""
+    """The settings that a child gets when it is spawned."""
 
     data: Path  # the node's data folder
     device: str  # auto | cpu | cuda | cuda:N

@@ -1,4 +1,4 @@
-"""What a node and the workers of a cluster agree on: where it is, the labels of a worker, and the form of a call.
+"""The terms between a node and the workers of a cluster: its address, the labels of a worker, the form of a call.
 
 A call is a short text and one array (the thick stack), and its answer is a short text and two arrays (the thin stack,
 and what its averages lacked). Both hold numbers and the names of models. There is no patient, no UID, no file and no
@@ -40,7 +40,7 @@ class Cluster:
 
 
 class Outcome(StrEnum):
-    """How a call ended on the worker."""
+    """The ways in which a call can end on the worker."""
 
     MADE = "made"
     REFUSED = "refused"  # the model cannot do this; another worker could not either
@@ -50,7 +50,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What a generator is asked for; the thick stack goes beside it."""
+    """A request to a generator; the thick stack goes beside it."""
 
     key: str  # of the attempt, and the number of the call within it
     model: str
@@ -73,7 +73,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """How a call ended; a thin stack, and what it lacked, go beside it where it was made."""
+    """The reply to a call; a thin stack, and what its averages lacked, go beside it where it was made."""
 
     key: str  # of the call
     outcome: Outcome

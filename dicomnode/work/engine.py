@@ -74,7 +74,7 @@ def security(cluster: Cluster) -> Security:
 
 
 def told_to_stop() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; the second one ends the process at once. Called where a loop runs."""
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once. Called where a loop runs."""
     stopping = asyncio.Event()
 
     def handle(number: int) -> None:
@@ -88,7 +88,7 @@ def told_to_stop() -> asyncio.Event:
 
 
 def topic_of(key: str) -> str:
-    """Where the workers tell a node of its calls; the key of a call begins with the node."""
+    """The topic on which the workers tell a node of its calls; the key of a call begins with the node."""
     return f"{RUNNER}/{key.partition('/')[0]}"
 
 

@@ -1,4 +1,4 @@
-"""Where an order is run: what the supervisor asks of it, and what it promises.
+"""The executor, which runs an order: what the supervisor asks of it, and what it promises.
 
 The supervisor has the ledger, the lease and the commit; an executor has the processes, and the limits of their time and
 memory. It is given files and an order, and answers with a manifest. It never sees the ledger or the archive, so that

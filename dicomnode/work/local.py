@@ -45,7 +45,7 @@ class LocalExecutor:
     ) -> None:
         """``memory_limit_mb``: 0 for three quarters of the machine.
 
-        ``timed`` is told once what the first child measured of the model that ``setup`` wants to be timed; None where
+        ``timed`` is called once with the time that the first child measured of the model ``setup.timed``; None where
         it measured nothing.
         """
         self._setup = setup
@@ -66,7 +66,7 @@ class LocalExecutor:
         return () if self._offer is None else self._offer.digests
 
     def lost(self, for_s: float) -> str:
-        """Why the cluster has offered no model for so many seconds; empty where it offers one, or there is no cluster.
+        """Say why the cluster has offered no model for so many seconds; "" where it offers one or there is no cluster.
 
         From any thread.
         """

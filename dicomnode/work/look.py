@@ -1,4 +1,4 @@
-"""What a node sees of its cluster, for `check` and `status`: whether it can be reached, its workers, and their speed.
+"""Look at the cluster of a node, for `check` and `status`: whether it can be reached, its workers, and their speed.
 
 The engine is loaded here, so whoever holds a certificate of the cluster can run code in a process that looks. The
 service never looks; a command of an operator does, for some seconds.

@@ -1,7 +1,7 @@
-"""The order for one job and what is answered to it: frozen values, each of them one JSON object as a message.
+"""The order for one job and the answers to it: frozen values, each of them one JSON object as a message.
 
-Whoever does the job is told everything in one ``Order``: it sees files and never the ledger, so whatever becomes of
-it cannot harm a row. JSON, not pickle, so that a half-written or foreign message is an error and nothing more.
+One ``Order`` holds everything that the process of a job needs: it sees files and never the ledger, so whatever becomes
+of it cannot harm a row. JSON, not pickle, so that a half-written or foreign message is an error and nothing more.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """Which models the workers of the cluster can run now."""
+    """The models that the workers of the cluster can run now."""
 
     digests: tuple[str, ...]
     sentence: str  # why there are none; empty where there are some
@@ -64,7 +64,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
-    """How far the job is."""
+    """The progress of the job."""
 
     job: JobId
     stage: str
@@ -91,7 +91,7 @@ class Finished:
 
 
 class Cause(StrEnum):
-    """Why a job cannot be done by trying again: it is held for an operator."""
+    """The causes for which trying a job again is of no use: it is held for an operator."""
 
     INPUT = "input"  # what pixels or headers say
     MODEL = "model"  # model directory missing, altered, or not the one the job was planned with

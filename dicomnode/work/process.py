@@ -39,7 +39,7 @@ class Ended:
 
     @property
     def sentence(self) -> str:
-        """How it ended, in words."""
+        """The end of the process, in words."""
         if self.exit_code is None:
             return "the worker process could not be killed"
         if self.exit_code < 0:
@@ -69,7 +69,7 @@ class WorkerProcess:
             self._connection.send_bytes(message)
 
     def receive(self, timeout_s: float) -> bytes | Ended | None:
-        """What the child says next; None when it said nothing within the time."""
+        """Wait for the next message of the child, or for its end; None when neither came within the time."""
         ready = wait([self._connection, self._process.sentinel], timeout_s)
         if self._connection in ready:  # first: it may have spoken before it ended
             try:

@@ -76,7 +76,7 @@ class Link:
     def begin(
         self, order: Order, progress: StageProgress, *, ended: Callable[[CallReport], None] = lambda _report: None
     ) -> None:
-        """The calls from now on belong to this order; ``ended`` is told of each."""
+        """The calls from now on belong to this order; ``ended`` is called with the report of each."""
         self._job, self._ended = order.job, ended
         node = digest(order.node_uuid.encode())[:12]  # tells nodes apart, and is not what their UIDs are made from
         self._attempt, self._calls, self._progress = f"{node}/{order.job}/{order.token}", 0, progress
@@ -88,7 +88,7 @@ class Link:
         )
 
     def offer(self) -> Offer:
-        """Which models workers can run now; a cluster that cannot be reached offers none."""
+        """Return the models that workers can run now; a cluster that cannot be reached offers none."""
         try:
             workers = self._workers()
         except ClusterError as exc:
@@ -101,7 +101,7 @@ class Link:
         return Offer(digests=(), sentence=f"The cluster {address} offers no model: {what}.")
 
     def workers_of(self, model_digest: str) -> int:
-        """How many workers offer a model now. Raises ClusterError where the cluster cannot be reached."""
+        """Count the workers that offer a model now. Raises ClusterError where the cluster cannot be reached."""
         needed = call_labels(self._cluster.device, model_digest).keys()
         return sum(needed <= labels.keys() for labels in self._workers().values())
 
@@ -273,7 +273,7 @@ class _Running:
         tell(REMOTE, 1.0)  # whatever follows takes the job's time, also of a call that began and ended unseen
 
     def report(self, job: JobId) -> CallReport:
-        """How the call ended, and at which worker."""
+        """Report how the call ended, and at which worker."""
         reply = self._reply
         if reply is None:
             spent_s = time.monotonic() - self._since_s
@@ -310,7 +310,7 @@ class _Running:
         return self._reply, thin, missing
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        """What a worker tells; called in the engine's thread."""
+        """Take in a message of a worker; called in the engine's thread."""
         told = event[1]
         if not isinstance(told, dict) or told.get("key") != self._call.key:
             return

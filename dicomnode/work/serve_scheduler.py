@@ -1,4 +1,4 @@
-"""The scheduler of the cluster: it knows which worker offers which labels, and hands each call to one of them.
+"""The scheduler of the cluster: it lists the labels that each worker offers, and hands each call to one of them.
 
 It keeps nothing on a disk. When it ends, the calls that run are lost, and their jobs go back to the queues of their
 nodes; workers and nodes come back when it is there again. Arrays go from node to worker and back, past it.
@@ -22,7 +22,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSetup:
-    """What a scheduler is told."""
+    """The settings of a scheduler."""
 
     cluster: Cluster  # its certificates; the address is not read
     host: str
@@ -50,7 +50,7 @@ async def _serve(setup: SchedulerSetup, ready: Callable[[], None]) -> None:
 
 
 class _Scheduler(Scheduler):
-    """Without the engine's HTTP server."""
+    """The engine's scheduler without its HTTP server."""
 
     def start_http_server(self, *_args: object, **_options: object) -> None:
-        """There is none: it would show to whoever asks what runs, without TLS."""
+        """Start none: it would show to whoever asks what runs, without TLS."""

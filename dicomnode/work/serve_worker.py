@@ -2,7 +2,7 @@
 
 It registers with the scheduler, and again when the scheduler was gone; its models stay warm meanwhile. When it is told
 to stop it takes no further call, finishes the one that runs, waits until the node has fetched the answer, and ends. A
-call whose node is gone, or does not want it any more, is ended at once.
+call whose node is gone, or gave it up, is ended at once.
 
 It reads no patient data, writes no file but in a temporary folder, and opens one port.
 """
@@ -39,7 +39,7 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSetup:
-    """What a worker is told."""
+    """The settings of a worker."""
 
     cluster: Cluster
     host: str
@@ -111,10 +111,10 @@ async def _drain(worker: Worker, limit_s: float) -> None:
 
 
 class _Worker(Worker):
-    """Without the engine's HTTP server."""
+    """The engine's worker without its HTTP server."""
 
     def start_http_server(self, *_args: object, **_options: object) -> None:
-        """There is none: it listens without TLS."""
+        """Start none: it listens without TLS."""
 
 
 class _Runner(WorkerPlugin):

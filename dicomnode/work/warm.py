@@ -47,7 +47,7 @@ SHARE_S = 1.0  # between two reports of how far a call is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmSetup:
-    """What the process is told when it is spawned."""
+    """The settings that the process gets when it is spawned."""
 
     models: tuple[str, ...]  # names of models that came with the package, or folders
     device: str  # auto | cpu | cuda | cuda:N
@@ -57,7 +57,7 @@ class WarmSetup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warm:
-    """What the process says once its models are loaded."""
+    """The first message of the process, once its models are loaded."""
 
     kind: str  # of device: cpu or cuda
     digests: tuple[str, ...]  # of its models
