@@ -159,7 +159,7 @@ def written(name: str, volume: Volume, ratio: int) -> Series:
     return Series(name=name, stack=stack, ratio=ratio)
 
 
-# What is looked at.
+# The looks at results and files.
 
 
 def made_by(series: Series, generator: ServedNetwork) -> Generated:
@@ -272,7 +272,7 @@ def _content(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-# What is printed.
+# The lines and tables that are printed.
 
 Line = dict[str, Any]
 

@@ -104,7 +104,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
-    """What was known when the service died."""
+    """The state of the round when the service died."""
 
     seam: str
     arrivals: int  # at the double so far

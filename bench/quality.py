@@ -72,7 +72,7 @@ SRCNN_STEPS, VDSR_STEPS = 4500, 960
 ECLARE_PATCHES, ECLARE_BATCH = 2400, 8
 ECLARE, REQUIREMENTS = "eclare", Path(__file__).with_name("quality_eclare.txt")
 
-# Why others have no figures; docs/peers.md says more.
+# Other peers, and why they have no figures; docs/peers.md says more.
 ABSENT = {
     "unires": "not run: the package index has neither it nor nitorch, which it needs",
     "smore": "not run: the package of this name is another program; ECLARE is the later method of the same group",
@@ -101,7 +101,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """Where processes are started, what they are given, and what they print to."""
+    """The setting of the processes that are started: their folder, studies and budget, and the log of their output."""
 
     work: Path
     studies: tuple[Path, ...]
@@ -174,7 +174,7 @@ def _scaled(count: int, runs: Runs) -> int:
 def derive_by_eclare(job: Job) -> None:
     """Train on the thick stack and thin it, by the program that the package installs.
 
-    It is told the true profile, a box as wide as the spacing in units of its pixels, and need not estimate it.
+    It is given the true profile, a box as wide as the spacing in units of its pixels, and need not estimate it.
     """
     programs = job.runs.work / "environments" / ECLARE / "bin"
     zooms = nibabel.load(job.thick).header.get_zooms()  # type: ignore[attr-defined]
@@ -311,7 +311,7 @@ def read_result(path: Path) -> dict[str, FloatArray]:
         return {name: images[name] for name in images.files}
 
 
-# What runs in a process of its own.
+# Functions that run in a process of their own.
 
 
 def derive_here(model: str, thick: Path, result: Path) -> None:
@@ -546,7 +546,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, help="folder for a picture of each volume")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--json", action="store_true")
-    # Of the processes that this one starts:
+    # The options of the processes that this one starts:
     parser.add_argument("--derive", help=argparse.SUPPRESS)
     parser.add_argument("--train", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)

@@ -79,7 +79,7 @@ def serve_ours(data: Path, port: int) -> None:
 
 
 def serve_bare(data: Path, port: int) -> None:
-    """What a first script with pynetdicom does: no flush, no record, no limits."""
+    """Serve as a first script with pynetdicom does: no flush, no record, no limits."""
     from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
     from pynetdicom.dimse_primitives import C_STORE
 

@@ -43,7 +43,7 @@ class Time:
     source: str  # what measured it
 
 
-# Of a series of 30 slices of 512 × 512, stored without compression, at ratio 5.
+# Sizes and times of a series of 30 slices of 512 × 512, stored without compression, at ratio 5.
 SLICES, RATIO, INSTANCE_BYTES = 30, 5, 512 * 512 * 2 + 2000
 RECEIVE = Time(
     seconds=0.0067, what="node: an instance received, flushed, acknowledged", source="`bench/receive.py`, 16 senders"
@@ -295,7 +295,7 @@ def _of_a_series(region: Region) -> str:
 
 
 def _loads(region: Region, share: float) -> str:
-    """How full each part is, the fullest first."""
+    """Make the table of how full each part is, the fullest first."""
     loads = sorted(day(region, share=share).loads().items(), key=lambda one: -one[1])
     return _table(
         ("part", "in use in the busiest hour", "full at, series a day"),

@@ -92,7 +92,7 @@ TOY_DISCRIMINATOR = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured."""
+    """The amount that is measured."""
 
     extent: int  # voxels along each side of the phantom
     reference: tuple[int, int, int]  # batch, channels, side

@@ -52,7 +52,7 @@ def render(page: str) -> str:
 
 
 def _accepted() -> str:
-    """What is accepted of a peer that may store and report, as the door decides it."""
+    """The table of what is accepted from a peer that may store and report, as the door decides it."""
     peer = PeerSettings(name="peer", ae_title=AeTitle("PEER"), address="127.0.0.1:104")
     rows = []
     for one in contexts_for(Admitted(peer=peer, may_store=True, reporter="peer")):
@@ -69,7 +69,7 @@ def _accepted() -> str:
 
 
 def _proposed() -> str:
-    """What is proposed as SCU."""
+    """The table of what is proposed as SCU."""
     storage = "those of derived series, and of files that `send` is given"
     rows = [
         (UID(uid).name, uid, _short(wire.UNCOMPRESSED), command)

@@ -1,4 +1,4 @@
-"""How recipes and commands name features: a layer of VGG19 and, after an @, the side that images are resized to.
+"""The names of features in recipes and commands: a layer of VGG19 and, after an @, the side of resized images.
 
 The layers themselves are in ``features``, which needs torch. Reading a recipe does not: the loader process reads one.
 """

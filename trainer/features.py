@@ -1,4 +1,4 @@
-"""What a classifier sees in an image: VGG19's activations φ, for content losses and perceptual distances.
+"""Features that a classifier sees in an image: VGG19's activations φ, for content losses and perceptual distances.
 
 In: images of 1.0 = full scale, a layer by name, weights from a file or from torchvision. Out: activations.
 The only file that touches torchvision, whose definition of VGG19 this is. Nothing of a file is unpickled.
@@ -33,7 +33,8 @@ from dicomnode import ids
 from dicomnode.errors import InputError
 from trainer.feature_names import SPEC, SPEC_HINT
 
-# Of the RGB images, 0 to 1, that every VGG19 in circulation expects (torchvision's documentation of its weights).
+# Mean and σ of the RGB images, 0 to 1, that every VGG19 in circulation expects (torchvision's documentation of its
+# weights).
 MEAN, SIGMA = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILE_HINT = "Name a safetensors file with torchvision's names of layers (--features-file) and its sha256."
 REFERENCE_SIDE_PIXELS = 96

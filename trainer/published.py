@@ -1,4 +1,4 @@
-"""What the published code of Narcomey and Gu (2018) computes, for recipes ending in ``-code`` and "table units".
+"""Compute as the published code of Narcomey and Gu (2018) does, for recipes ending in ``-code`` and "table units".
 
 Read in narcomey/mri-superresolution @2918dcd (MIT); docs/paper.md tells the story.
 """
@@ -17,7 +17,7 @@ def true_mse(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> fl
 
 
 def table_mse(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
-    """Model 1's of one slice (H, W): W times the true one.
+    """Model 1's mean squared error of one slice (H, W): W times the true one.
 
     ``model_1/utils.py`` divides the sum of squares by the first two sizes of the network's output, (1, H, W, 1):
     by 1 · H, the batch and the rows. ``model_2/utils.py`` was corrected; its numbers are per value.

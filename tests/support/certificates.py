@@ -63,7 +63,7 @@ class Authority:
 
     @property
     def certificate(self) -> Path:
-        """What those who trust it need."""
+        """The certificate of the authority, which those who trust it need."""
         return self._own.certificate
 
     def issue(
@@ -116,7 +116,7 @@ def caller(authority: Authority | Issued, issued: Issued | None = None) -> ssl.S
 
 
 def listener(authority: Authority, issued: Issued, *, asks: bool = False) -> ssl.SSLContext:
-    """The TLS of a foreign server; ``asks``: it wants a certificate of whoever calls."""
+    """The TLS of a foreign server; ``asks``: it requires a certificate of whoever calls."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(issued.certificate, issued.key)
     if asks:

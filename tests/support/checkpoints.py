@@ -31,7 +31,7 @@ _PLACE = re.compile(r"(?P<name>[a-z_]+\.[a-z_]+)(:(?P<hit>\d+)(?P<onward>\+)?)?(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What happens at which hit of a checkpoint."""
+    """A fault: what happens at which hit of a checkpoint."""
 
     name: str
     hit: int

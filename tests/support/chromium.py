@@ -85,7 +85,7 @@ class Page:
         self._browser.wait(lambda: len(self._own_events("Page.loadEventFired")) > before, "the next page is loaded")
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression is, as JSON."""
+        """The value of a JavaScript expression, as JSON."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -109,7 +109,7 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyUp", **shared)
 
     def type_text(self, text: str) -> None:
-        """Into whatever has the focus."""
+        """Type the text into whatever has the focus."""
         self.call("Input.insertText", text=text)
 
     def resize(self, width: int, height: int) -> None:

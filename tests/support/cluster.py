@@ -47,7 +47,7 @@ class Machine:
 
     @property
     def log_file(self) -> Path:
-        """What it wrote, over all its starts."""
+        """The log of the process, over all its starts."""
         return self.config.with_suffix(".log")
 
     def start(self, *faults: str, module: str = "dicomnode") -> None:
@@ -109,7 +109,7 @@ class TestCluster:
 
     @property
     def address(self) -> str:
-        """Of the scheduler."""
+        """The address of the scheduler."""
         return f"tls://127.0.0.1:{self.scheduler.port}"
 
     @property
@@ -121,7 +121,7 @@ class TestCluster:
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster as a node is told."""
+        """The cluster in the settings of a node."""
         return Cluster(address=self.address, device="cpu", **self.files)
 
     def tables(self) -> dict[str, dict[str, object]]:
@@ -225,7 +225,7 @@ class ClusterNode:
         return job
 
     def details(self, series: SeriesId, kind: str) -> list[str]:
-        """What was written down with the events of a kind that happened to the jobs of a series."""
+        """The details of the events of one kind that happened to the jobs of a series."""
         return [one.detail for one in self.reader.series_explain(series).events if one.kind == kind]
 
     def supervised(

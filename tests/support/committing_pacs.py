@@ -102,15 +102,15 @@ class CommittingPacs:
     # Ways of reporting: values of ``report``.
 
     def on_a_new_association(self, _event: Event, asked: Asked) -> None:
-        """As most do."""
+        """Commit on a new association, as most do."""
         self.later(lambda: self.tell(asked))
 
     def on_the_same_association(self, event: Event, asked: Asked) -> None:
-        """Soon after the response to the request."""
+        """Commit on the same association, soon after the response to the request."""
         self.later(lambda: self.answers.append(self._send(event.assoc, asked)), after_s=0.3)
 
     def never(self, _event: Event, _asked: Asked) -> None:
-        """Not at all."""
+        """Never commit."""
 
     def tell(
         self,

@@ -100,7 +100,7 @@ def write_series(
 
 
 def dataset_bytes(path: Path) -> bytes:
-    """What a sender puts on the wire of a Part 10 file: all after the meta group, whose length it states."""
+    """The part of a Part 10 file that a sender puts on the wire: all after the meta group, whose length it states."""
     content = path.read_bytes()
     return content[144 + int.from_bytes(content[140:144], "little") :]
 

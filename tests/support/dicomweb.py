@@ -45,7 +45,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What it does with one STOW-RS request."""
+    """The answer of the server to one STOW-RS request."""
 
     status: int = 200
     failed: dict[int, int] = field(default_factory=dict)  # by place in the request: Failure Reason; these are not kept
@@ -88,7 +88,7 @@ class DicomwebServer:
 
     @property
     def requests_to_store(self) -> int:
-        """How many STOW-RS requests came."""
+        """The number of STOW-RS requests that came."""
         return self.requests.count("POST /studies")
 
     def __enter__(self) -> Self:

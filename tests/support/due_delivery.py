@@ -36,7 +36,7 @@ SWIFT = PushSettings(connect_timeout_s=20.0, response_timeout_s=30.0, backoff_mi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
-    """What one finished job made."""
+    """The files that one finished job made."""
 
     series_id: int  # the source series
     files: tuple[Path, ...]  # in the archive
@@ -168,7 +168,7 @@ class Node:
         return loop
 
     def deliveries(self) -> list[DeliveryLine]:
-        """What ``deliveries list`` shows, the oldest first."""
+        """The lines of ``deliveries list``, the oldest first."""
         reader = open_reader(self.url)
         try:
             return reader.deliveries_list()[::-1]
@@ -186,7 +186,7 @@ class Node:
         return self.delivery(peer)
 
     def events(self, derived: Derived) -> Sequence[EventLine]:
-        """What ``series explain`` tells of the source series."""
+        """The events of the source series, as ``series explain`` lists them."""
         reader = open_reader(self.url)
         try:
             return reader.series_explain(derived.series_id).events

@@ -17,7 +17,7 @@ from tests.support.phantom import Phantom, write_datasets
 
 ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 
-# What stands at the top level of a classic image and in a functional group of an Enhanced one.
+# Attributes that stand at the top level of a classic image and in a functional group of an Enhanced one.
 IN_GROUPS = (
     "ImageType", "AcquisitionDate", "AcquisitionTime", "ScanningSequence", "SequenceVariant", "ScanOptions",
     "SliceThickness", "RepetitionTime", "EchoTime", "EchoTrainLength", "SpacingBetweenSlices", "FlipAngle",
@@ -30,7 +30,7 @@ Change = Callable[[Dataset], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnhancedPhantom:
-    """How a phantom's slices become the frames of objects."""
+    """A phantom whose slices become the frames of Enhanced MR objects, and how they do."""
 
     phantom: Phantom
     seed: int | None = None  # of the order of the frames; None: ascending

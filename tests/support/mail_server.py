@@ -26,7 +26,7 @@ IDLE_S = 30.0
 
 @dataclass(kw_only=True)
 class MailServer:
-    """What the server took, and how it behaves."""
+    """A mail server: what it took, and how it behaves."""
 
     port: int = 0
     mails: list[EmailMessage] = field(default_factory=list)
@@ -154,7 +154,7 @@ class _Talk:
 
 @dataclass(kw_only=True)
 class HookServer:
-    """What was posted, and what the server answers."""
+    """A webhook: what was posted to it, and what it answers."""
 
     port: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)

@@ -34,7 +34,7 @@ RELEASE_RQ = 5
 
 
 class Trick(StrEnum):
-    """What it does in place of an answer."""
+    """Things that the PACS does in place of an answer."""
 
     HANG = "hang"  # until ``let_go``
     ABORT = "abort"
@@ -259,7 +259,7 @@ def stalling_relay(target_port: int, *, after_bytes: int) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What a PACS by hand says that no library would."""
+    """The script of a PACS by hand: what it says that no library would."""
 
     answer: bytes | None = None  # to the association request, in place of an acceptance; then silence
     titles: bytes = b"PACS".ljust(16) + b"NODE".ljust(16)
@@ -281,7 +281,7 @@ class ScriptedPacs:
         self._listener = listener
 
     def serve(self) -> None:
-        """Until ``is_over``."""
+        """Serve until ``is_over``."""
         while not self.is_over.is_set():
             try:
                 connection, _ = self._listener.accept()

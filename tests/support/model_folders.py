@@ -52,7 +52,7 @@ def random_thin(*, window: int = 3, channels: int = 8, blocks: int = 2, seed: in
 
 
 def random_srresnet(*, outputs: int, channels: int = 8, blocks: int = 2) -> SRResNet:
-    """As if trained: the normalisations have statistics."""
+    """A network as if trained: the normalisations have statistics."""
     net = SRResNet(outputs=outputs, channels=channels, blocks=blocks)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):

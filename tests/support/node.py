@@ -44,7 +44,7 @@ class Node:
 
     @property
     def log_file(self) -> Path:
-        """What it wrote to standard error, over all its starts."""
+        """The log of the node: what it wrote to standard output and error, over all its starts."""
         return self.folder / "node.log"
 
     def start(self, *faults: str) -> None:
@@ -81,12 +81,12 @@ class Node:
         return json.loads(self.run(*words, "--json").stdout)
 
     def explain(self, series_id: int) -> Row:
-        """``series explain``."""
+        """The JSON of ``series explain``."""
         row: Row = self.ask("series", "explain", str(series_id))
         return row
 
     def read(self, question: Callable[[Reader], Answer]) -> Answer:
-        """What the ledger answers now; a look beside the service, a hundred times faster than a command."""
+        """Ask the ledger now, beside the service: a hundred times faster than a command."""
         reader = open_reader(f"sqlite:///{self.data / 'ledger.sqlite'}")
         try:
             return question(reader)
@@ -94,7 +94,7 @@ class Node:
             reader.close()
 
     def series(self) -> list[SeriesLine]:
-        """What was received, the oldest first."""
+        """The received series, the oldest first."""
         return self.read(lambda reader: reader.series_list()[::-1])
 
     def job(self, series_id: int) -> JobLine:

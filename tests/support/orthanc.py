@@ -40,7 +40,7 @@ class Orthanc:
         return f"http://127.0.0.1:{self.http_port}/dicom-web"
 
     def get(self, path: str) -> object:
-        """What its REST API answers, as JSON."""
+        """The answer of its REST API, as JSON."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as answer:
             return json.load(answer)
 

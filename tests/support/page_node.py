@@ -41,14 +41,14 @@ class PageNode:
     quiet: QuietNode
 
     def receive(self, datasets: Sequence[Dataset] | None = None, *, peer: str = "mr1") -> SeriesId:
-        """A series came and has its verdict."""
+        """Receive a series, and let it have its verdict."""
         sent = PHANTOM.datasets() if datasets is None else datasets
         assert set(self.quiet.send(sent, peer=peer)) == {0}
         self.quiet.settle()
         return self.quiet.number_of(sent)
 
     def derive(self) -> SeriesId:
-        """The job that waits is done as a worker does it; the series that it made."""
+        """Do the job that waits as a worker does it; the series that it made."""
         job = self.quiet.claim_job()
         instances = self.quiet.ledger.settling.instances_of(job.series, job.revision)
         order = orders.Order(
@@ -69,7 +69,7 @@ class PageNode:
         return job.output_series
 
     def deliver(self, peer: str = "pacs") -> None:
-        """The peer takes the delivery that is due."""
+        """Have the peer take the delivery that is due."""
         ledger = self.quiet.ledger
         delivery = ledger.deliveries.claim(peer, "boot1:host:1", lease_s=60)
         assert delivery is not None
@@ -111,7 +111,7 @@ def token_file(folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Got:
-    """What came back."""
+    """The answer to a request."""
 
     status: HTTPStatus
     headers: Mapping[str, str]

@@ -9,7 +9,7 @@ import torch
 
 
 def import_piq(module: str = "piq") -> ModuleType:
-    """That module of it."""
+    """Import this module of piq, with the names of the operators made known first."""
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):

@@ -56,7 +56,7 @@ class ProvingNode(Node):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it takes reports."""
+        """The address at which the node takes reports."""
         assert self._receiver is not None
         return "127.0.0.1", self._receiver.port
 

@@ -1,4 +1,4 @@
-"""What else the published code of Narcomey and Gu (2018) did, kept as evidence for what their numbers mean.
+"""More of the published code of Narcomey and Gu (2018), kept as evidence for what their numbers mean.
 
 Read in narcomey/mri-superresolution @2918dcd (MIT); docs/paper.md tells the story. No recipe and no report needs it.
 """
@@ -38,7 +38,7 @@ TABLE_1 = (
 
 
 def stack_positions(index: int, last: int) -> tuple[int, int, int]:
-    """Which thin slices stand in Model 2's target of thin slice ``index``; ``last`` is the last matched one.
+    """The thin slices in Model 2's target of thin slice ``index``; ``last`` is the last matched one.
 
     The slice itself is not the middle one at either end, though another lies beyond the last matched.
     """
@@ -55,7 +55,7 @@ def stacked_target(stack: NDArray[Values]) -> NDArray[Values]:
 
 
 def scrambled_target(stack: NDArray[Values]) -> NDArray[Values]:
-    """What it was shown: ``model_2/main.py`` reshapes (3, H, W) to (H, W, 3) where a transpose was due.
+    """The target that Model 2 was shown: ``model_2/main.py`` reshapes (3, H, W) to (H, W, 3) in place of a transpose.
 
     Only the first and the last value stay where they belong. The result is a mosaic of the three slices one above
     the other, a third as high each, and in each three copies side by side of every third column.
@@ -66,13 +66,13 @@ def scrambled_target(stack: NDArray[Values]) -> NDArray[Values]:
 def scrambled_origin(
     row: Indices, column: Indices, channel: Indices, *, height: int, width: int
 ) -> tuple[Indices, Indices, Indices]:
-    """Where a value of ``scrambled_target`` came from: slice, row and column of the stack, by counting through it."""
+    """The origin of a value of ``scrambled_target``: slice, row and column of the stack, by counting through it."""
     count = (row * width + column) * 3 + channel
     return count // (height * width), count % (height * width) // width, count % width
 
 
 def code_learning_rate(step: int, steps: int, *, epochs: int) -> float:
-    """Of step ``step`` of ``steps`` of the second stage: a tenth after every ⌊epochs / 2⌋ epochs.
+    """The learning rate at ``step`` of ``steps`` of the second stage: a tenth after every ⌊epochs / 2⌋ epochs.
 
     Model 1, five epochs: 1e-4 for two, 1e-5 for two, 1e-6 for the last. Model 2, twenty: as the paper says, 1e-5
     from half-way. A single epoch has no steps to take.

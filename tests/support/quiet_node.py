@@ -43,7 +43,7 @@ class QuietNode:
     settler: Settler
 
     def send(self, datasets: Sequence[Dataset], *, syntax: str = EXPLICIT, peer: str = "mr1") -> list[int]:
-        """One association; the status of each object."""
+        """Send the objects over one association; the status of each."""
         series: dict[str, SeriesId] = {}
         return [int(self.intake.store(offer_of(dataset, syntax=syntax, peer=peer), series)) for dataset in datasets]
 
@@ -54,7 +54,7 @@ class QuietNode:
         self.settler.turn()
 
     def explain(self, series: int) -> Explanation:
-        """``series explain``."""
+        """The answer of ``series explain``."""
         return self.reader.series_explain(series)
 
     def number_of(self, datasets: Sequence[Dataset]) -> SeriesId:
@@ -62,13 +62,13 @@ class QuietNode:
         return self.ledger.intake.series_for(str(datasets[0].SeriesInstanceUID))
 
     def claim_job(self) -> Job:
-        """The job that waits."""
+        """Claim the job that waits."""
         job = self.ledger.jobs.claim("worker", lease_s=60)
         assert job is not None
         return job
 
     def finish_job(self) -> None:
-        """Some worker does the job that waits."""
+        """Finish the job that waits, as some worker would."""
         assert self.ledger.jobs.finish(self.claim_job(), derived(2))
 
     def deliveries(self) -> list[tuple[str, str | None]]:
@@ -76,7 +76,7 @@ class QuietNode:
         return [(line.state, line.reason) for line in reversed(self.reader.deliveries_list())]
 
     def attention(self) -> dict[tuple[str, int | None], str]:
-        """What waits for a person: (table, series) → sentence."""
+        """The rows that wait for a person: (table, series) → sentence."""
         return {(line.table, line.series): line.sentence for line in self.reader.status().attention}
 
 

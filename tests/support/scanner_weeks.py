@@ -1,4 +1,4 @@
-"""What two scanners sent week by week, judged for real: protocols that drift, and a clock that was set."""
+"""The series of two scanners week by week, judged for real: protocols that drift, and a clock that was set."""
 
 from __future__ import annotations
 

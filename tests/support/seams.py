@@ -62,7 +62,7 @@ KILLED = (
     Seam(name="push.concluded", hits=2),
 )
 
-# Why the bench does not kill at a seam → the seams, and the tests that use each.
+# Reasons why the bench does not kill at a seam → the seams, and the tests that use each.
 ELSEWHERE = {
     "it is passed only after a kill that left a file without a row": {
         "archive.quarantined": "tests/test_sweep.py",

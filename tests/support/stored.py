@@ -53,7 +53,7 @@ def store(ledger: Ledger, archive: Archive, datasets: Sequence[Dataset], *, is_p
 def pinned(
     model: str = "cubic-dc", *, ratio: int = 3, rule: RuleSettings = EVERY_SERIES, at: datetime | None = None
 ) -> DerivationParameters:
-    """What ``settle`` pins when it plans a job at that moment, now by default."""
+    """The parameters that ``settle`` pins when it plans a job at that moment, now by default."""
     clock_min = utc_offset_min(at or datetime.now(UTC))
     return replace(parameters_of(rule, model_facts(model)), ratio=ratio, utc_offset_min=clock_min)
 

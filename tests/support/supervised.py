@@ -53,7 +53,7 @@ def supervised(
     memory_limit_mb: float = 0,
     offpeak: Window | None = None,
 ) -> Iterator[Supervised]:
-    """Stopped at once afterwards."""
+    """A running supervisor, stopped at once afterwards."""
     setup = Setup(data=archive.data, device="cpu", models=("cubic-dc",), log_level="debug", log_format="json")
     child = LocalExecutor(setup, time_limit_s=time_limit_s, memory_limit_mb=memory_limit_mb)
     with running(Supervised(ledger, archive, child, finished, offpeak=offpeak)) as supervisor:
@@ -62,7 +62,7 @@ def supervised(
 
 @contextmanager
 def running(supervisor: S) -> Iterator[S]:
-    """Started, and stopped at once afterwards."""
+    """Start the supervisor, and stop it without a wait after the block."""
     supervisor.start()
     try:
         yield supervisor

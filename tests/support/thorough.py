@@ -1,4 +1,4 @@
-"""How often a test does what it could do for ever: kill a process, send random bytes, make up a history.
+"""The repetitions of tests that could go on for ever: kill a process, send random bytes, make up a history.
 
 `make test` takes the small number of each such test, `make test-faults` (``pytest --thorough``) the large one. The
 tests bear the mark ``faults``.

@@ -36,7 +36,7 @@ def fill_runs(folder: Path, studies: Path, steps: tuple[int, int] = STEPS) -> No
 
 
 def _scores(folder: Path) -> str:
-    """What `dicomnode evaluate --reader-scores … --json` prints."""
+    """The output of `dicomnode evaluate --reader-scores … --json`."""
     key = study(folder, methods=tuple(OPINION))
     files = []
     for reader, harsh in (("R1", 0), ("R2", 1)):

@@ -43,7 +43,7 @@ CODED = ("ScanningSequence",)
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...]:
-    """What tells two series' contrast apart, as "Echo Time 10 and 1.87 ms"; empty where nothing does.
+    """Name the differences between two series' contrast, as "Echo Time 10 and 1.87 ms"; empty where there are none.
 
     Takes the stated attributes of ``sources.CONTRAST``. Quotes numbers and sequence codes only.
     """
@@ -92,7 +92,7 @@ def _either(what: str, first: bool, second: bool) -> str | None:
 
 
 def _number(text: str | None) -> float | None:
-    """Zero stands for "does not apply", which some makers write into Inversion Time."""
+    """Read a number; None for zero, by which some makers say in Inversion Time that it does not apply."""
     try:
         return float(text or "") or None
     except ValueError:

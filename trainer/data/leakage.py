@@ -39,7 +39,7 @@ HINT = "Give all volumes of one person one subject and one split, or leave one o
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Content:
-    """What a picture is known by, a few kilobytes."""
+    """The features by which a picture is known again, a few kilobytes."""
 
     slices: frozenset[str]  # digests
     thumbnail: FloatArray  # (24, 24, 24), mean 0, length 1

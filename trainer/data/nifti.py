@@ -1,6 +1,6 @@
 """NIfTI files: one volume each, or a reason why not; and whose they are, as far as their names tell.
 
-A NIfTI file knows no person. BIDS writes one into the names of files and folders (``sub-01``), within one data set.
+A NIfTI file names no person. BIDS writes one into the names of files and folders (``sub-01``), within one data set.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _slice_axis(affine: np.ndarray) -> int:
 
 
 def _header_fault(image: object, path: Path) -> str | None:
-    """What the header alone tells: nothing is decoded of a file of 4-D data."""
+    """Find a fault by the header alone: nothing is decoded of a file of 4-D data."""
     if not isinstance(image, nibabel.Nifti1Image):
         return "it is no NIfTI volume" if not isinstance(image, SpatialImage) else "it is not a NIfTI file"
     shape, header = image.shape, image.header
@@ -132,7 +132,7 @@ def _volume(voxels: np.ndarray[tuple[int, ...], np.dtype[np.float32]], affine: n
 
 
 def people(paths: Sequence[Path]) -> dict[Path, str]:
-    """Who is in each file, by the BIDS entity ``sub-``, as a word that means nothing elsewhere; "" where none is named.
+    """Name the person of each file by the BIDS entity ``sub-``, as a word that means nothing elsewhere; "" without one.
 
     ``sub-01`` is one person within one data set: its sessions, runs, contrasts and derivatives. Two data sets are two
     people. Where no folder says where a data set begins, files of one name in two folders are of two data sets, and

@@ -56,7 +56,7 @@ class SlicePairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distances:
-    """How far the slices of one pairing lie apart, mm."""
+    """The distances between the slices of the pairs of one pairing, mm."""
 
     pairs: int
     normal_median_mm: float  # along the normal: what matters
@@ -142,7 +142,7 @@ def monotone_pairing(
 
 
 def distances(thick: Series, thin: Series, pairing: Pairing, *, window: int = WINDOW) -> Distances | str:
-    """How far the pairs of one rule lie apart; its sentence where it fails."""
+    """Measure how far the slices of each pair lie apart by one rule; the rule's sentence where it fails."""
     try:
         matches = match(thick, thin, pairing, window=window)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Which series belong together: a thick and a thin one of one patient, and why all others do not.
+"""Find the series that belong together: a thick and a thin one of one patient, and why all others do not.
 
 One Frame of Reference, one orientation, fields of view that overlap, a pairing of the slices that works, edges that
 agree after a rigid registration, like contrast: looked at in this order, the first that fails is the reason. What is
@@ -27,7 +27,7 @@ LEAST_COVERED = 0.25  # of the thick field of view that the thin one must show
 
 
 class Reason(StrEnum):
-    """Why a series, or two of them, make no pair."""
+    """Reasons why a series, or two of them, make no pair."""
 
     MISSING_SLICE = "missing_slice"
     UNUSABLE = "unusable"
@@ -79,7 +79,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairTable:
-    """What was found in a set of series."""
+    """The pairs and rejections that were found in a set of series."""
 
     pairs: tuple[Pair, ...]
     rejections: tuple[Rejection, ...]

@@ -1,4 +1,4 @@
-"""Who a series is of, as far as its headers tell: digests that are compared, and nothing of a patient in any word."""
+"""Digest the person of a series, as far as its headers tell: digests are compared, and no word names a patient."""
 
 from __future__ import annotations
 

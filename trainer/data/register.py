@@ -40,7 +40,7 @@ WORSE = 0.02  # of that correlation: less than before by more than this, and the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """How the thin volume lies against the thick one, and how sure that is.
+    """The position of the thin volume against the thick one, and how sure that is.
 
     The point p of the thick series shows what the thin one shows at R(p − c) + c + shift.
     """
@@ -94,7 +94,7 @@ def register(thick: Volume, thin: Volume) -> Registration:
 
 
 def implausible(registration: Registration) -> str | None:
-    """What speaks against this pair, to complete "… the registration does not agree: …"; None when nothing does."""
+    """Say what speaks against this pair, to complete "… the registration does not agree: …"; None when nothing does."""
     moved, angle = registration.distance_mm, registration.angle_deg
     before, after = registration.edges_before, registration.edges_after
     if moved > MAX_SHIFT_MM or angle > MAX_ANGLE_DEG:

@@ -1,4 +1,4 @@
-"""What may be trained on and judged on: folders of studies, or an inventory of them → sources → volumes.
+"""Find what may be trained on and judged on: folders of studies, or an inventory of them → sources → volumes.
 
 An inventory (TOML) says of each series or NIfTI file whose it is, its licence and its split; nothing outside it is
 loaded. Without one, folders are scanned: series are told apart by Series Instance UID, people by name, number and
@@ -38,7 +38,7 @@ NO_PERSON = (
     "person has several of them, say so with --inventory."
 )
 
-# What makes two series of one place look alike or not; compared by ``pairs``.
+# Attributes by which two series of one place look alike or not; ``contrast`` compares them.
 CONTRAST = (
     "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "ScanningSequence", "SequenceVariant", "ScanOptions",
     "MRAcquisitionType", "ContrastBolusAgent", "SeriesDescription", "SequenceName",
@@ -46,7 +46,7 @@ CONTRAST = (
 
 
 class Split(StrEnum):
-    """What a volume may be used for."""
+    """The splits: what a volume may be used for."""
 
     TRAIN = "train"
     VALIDATION = "validation"  # models are chosen on these
@@ -54,7 +54,7 @@ class Split(StrEnum):
 
 
 class Form(StrEnum):
-    """What the files of a series are."""
+    """The forms that the files of a series can have."""
 
     CLASSIC = "classic"  # a file for each slice
     ENHANCED = "enhanced"  # multi-frame (Enhanced MR) objects
@@ -62,7 +62,7 @@ class Form(StrEnum):
 
 
 class Role(StrEnum):
-    """What a series can be in a pair."""
+    """The roles that a series can have in a pair."""
 
     THIN = "thin"  # the node would keep it as already thin: a truth
     THICK = "thick"  # the node would process it: an input
@@ -138,7 +138,7 @@ def read_inventory(
 ) -> tuple[Source, ...]:
     """The sources of an inventory, in its order; every row must be found in one of the folders.
 
-    ``note`` is told what was passed over in the folders of its rows.
+    ``note`` is called with a line on what was passed over in the folders of its rows.
     Raises InputError that names every mistake of the file at once, a label given twice, a subject in two splits.
     """
     rows = _rows(file)
@@ -233,8 +233,8 @@ def scan(
     """Every DICOM series and NIfTI file below the folders, in the order of their first paths.
 
     What lies below ``validate`` is of the validation split, all else is to be trained on until ``split_subjects``.
-    ``note`` is told what was passed over and why, and how far people could not be told apart. Raises InputError for a
-    folder that is missing or empty, and where nothing that was found can be used.
+    ``note`` is called with lines on what was passed over and why, and how far people could not be told apart. Raises
+    InputError for a folder that is missing or empty, and where nothing that was found can be used.
     """
     described: list[Series] = []
     passed_over: dict[Path, str] = {}
@@ -283,7 +283,7 @@ def _refuse_empty(folder: Path, listed: Listing) -> None:
 
 
 def _folder_of(path: Path, folders: Sequence[Path]) -> int:
-    """Which of the folders named it was found below, the first of them."""
+    """The number of the folder below which the path was found, the first of them."""
     return next(k for k, folder in enumerate(folders) if path.is_relative_to(folder))
 
 
@@ -314,7 +314,7 @@ def _with_words(described: Sequence[Series], note: Callable[[str], None]) -> tup
 
 
 def describe(source: Source) -> Series:
-    """What the headers of a source tell, and what the node would do with it; never raises for what is in its files."""
+    """Read the headers of a source, and what the node would do with it; never raises for what is in its files."""
     return _describe_nifti(source) if source.is_nifti else _describe_dicom(source)
 
 
@@ -363,7 +363,7 @@ def _describe_dicom(source: Source) -> Series:
 
 
 def _describe_nifti(source: Source) -> Series:
-    """A NIfTI file knows no Frame of Reference and no person: it is in no real pair.
+    """Describe a NIfTI file. It has no Frame of Reference and no person: it is in no real pair.
 
     Thin, it is a truth for simulated pairs; thick, its rows and columns may be one. ``person`` is the digest of its
     content: equal where the picture is the same.

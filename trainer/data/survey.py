@@ -1,4 +1,4 @@
-"""What training would use and what it would leave out: the table of ``--dry-run``, as data and as lines.
+"""Survey what training would use and what it would leave out: the table of ``--dry-run``, as data and as lines.
 
 Says our labels, numbers and reasons; nothing of a patient, no UID and no path. Series Number tells the reader which
 series of his archive a label is; a file that is in no series has only its name.

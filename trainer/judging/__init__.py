@@ -1,1 +1,1 @@
-"""How near a model comes to the truth, in figures, reports and pictures."""
+"""The judging of models: how near each comes to the truth, in figures, reports and pictures."""

@@ -1,4 +1,4 @@
-"""What a model's card says of an evaluation: a few lines that can be read alone."""
+"""Sum up an evaluation for a model's card: a few lines that can be read alone."""
 
 from __future__ import annotations
 

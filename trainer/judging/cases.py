@@ -33,7 +33,7 @@ FEWEST_SLABS = 4  # a spline through fewer is hardly one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which cases; the defaults are those that models are compared on."""
+    """A selection of cases; the defaults are those that models are compared on."""
 
     planes: tuple[int, ...] = PLANES
     ratios: tuple[int, ...] = VALIDATION_RATIOS
@@ -77,7 +77,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What progress and reports call it."""
+        """The name of the case in progress lines and reports."""
         profile = "" if self.is_nominal else f", {self.profile} of {self.thickness_over_spacing:g} × spacing"
         return f"{self.label}, plane {self.plane}, ratio {self.ratio}{profile}"
 
@@ -117,7 +117,7 @@ class Case:
 
 
 def judged_sources(found: Sequence[Source], selection: Selection) -> tuple[Source, ...]:
-    """Those that nothing was trained on and that were asked for; InputError where none is left."""
+    """The sources that nothing was trained on and that were asked for; InputError where none is left."""
     held_out = [source for source in found if source.split is not Split.TRAIN]
     if not held_out:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which sharpness a model is served with unless a rule says otherwise.
+"""Choose the sharpness that a model is served with unless a rule says otherwise.
 
 A model with two sets of weights is judged at several sharpnesses, 0 (the fidelity weights) among them. The default is
 the largest at which the picture is seen to be better and nothing that counts is worse. Without one it is 0. The limits

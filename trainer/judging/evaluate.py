@@ -44,7 +44,7 @@ SCANNED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
-    """What is to be judged, and how."""
+    """A request for an evaluation: what is to be judged, and how."""
 
     studies: tuple[Path, ...] = ()
     inventory: Path | None = None
@@ -65,7 +65,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodFacts:
-    """Which method a name means."""
+    """The facts of a method, with the name by which rows mean it."""
 
     name: str
     kind: str
@@ -189,7 +189,7 @@ def _dial(methods: Sequence[Method], rows: Sequence[Row], probes: Sequence[Probe
 
 
 def find_sources(request: Request, *, note: Report) -> tuple[tuple[Source, ...], tuple[Series, ...]]:
-    """The sources, of an inventory or scanned, and of scanned ones what their headers tell; ``note``: what is not."""
+    """Sources of an inventory, or scanned ones and what their headers tell; ``note`` gets lines on those not judged."""
     if request.sources:
         return request.sources, ()
     if request.inventory is not None:
@@ -262,7 +262,7 @@ class _PaperTable:
 
 
 def table_cases(request: Request, judged: Sequence[Source]) -> Iterator[Case]:
-    """One of each thin volume, where no volumes are judged."""
+    """One case of each thin volume, where no volumes are judged."""
     for source in judged:
         volume = sources.load(source)
         if is_thin(volume):
@@ -277,7 +277,7 @@ def table_stacks(case: Case, methods: Sequence[Method], device: str) -> Iterator
 
 
 def pairs_of_case(case: Case) -> SlicePairs:
-    """The case's own slices, thick and thin, matched by place."""
+    """The pairs of the case's own slices, thick and thin, matched by place."""
     raw = case.truth * np.float32(case.scale)
     return simulated_pairs(raw, case.subject, plane=0, ratio=case.ratio, scale=case.scale)
 
@@ -285,7 +285,7 @@ def pairs_of_case(case: Case) -> SlicePairs:
 def real_pairs(
     request: Request, judged: Sequence[Source], series: Sequence[Series], notes: list[str]
 ) -> Iterator[SlicePairs]:
-    """Those among the sources; why others are none goes to ``notes``."""
+    """The real pairs among the sources; the reasons why others are none go to ``notes``."""
     known = [one for one in series if one.source.label in {source.label for source in judged}]
     known = known or [sources.describe(source) for source in judged if not source.is_nifti]
     table = find_pairs(known, allow_contrast=request.allow_contrast)

@@ -33,7 +33,7 @@ PLANE_NAMES = ("sagittal", "coronal", "axial")  # perpendicular to the patient's
 
 
 class FigureStyle(StrEnum):
-    """How grey values are shown."""
+    """The styles in which grey values are shown."""
 
     ONE_WINDOW = "one-window"
     PAPER = "paper"  # each panel stretched by itself

@@ -1,4 +1,4 @@
-"""How near methods come to the truth on volumes that nothing was trained on.
+"""Measure how near methods come to the truth on volumes that nothing was trained on.
 
 Thick slices are made from a thin truth and thinned again by every method, as the node would do it: a case's rows
 differ by the method alone. Ranges, masks and definitions: docs/science.md#metrics and ``dicomnode.imaging.metrics``.
@@ -50,7 +50,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseFacts:
-    """What all methods of a case share."""
+    """The facts of a case, the same for all methods."""
 
     label: str
     subject: str
@@ -140,7 +140,7 @@ def judge(
 
 
 def case_facts(case: Case, sigma: float, flat: metrics.Mask) -> CaseFacts:
-    """What the truth alone says."""
+    """The facts of a case, which its truth alone decides."""
     return CaseFacts(
         label=case.label,
         subject=case.subject,

@@ -1,4 +1,4 @@
-"""What is judged: interpolations without weights, and models exactly as the node serves them.
+"""The methods that are judged: interpolations without weights, and models exactly as the node serves them.
 
 Each is a generator of the node's protocol. A model that the node projects onto what was measured is judged without
 that projection too where its network replaces slices, because the published figures have none.
@@ -45,7 +45,7 @@ class Interpolation:
 
     @property
     def digest(self) -> str:
-        """There is nothing to tell apart."""
+        """The name: there are no weights to tell apart."""
         return self.name
 
     @property
@@ -55,7 +55,7 @@ class Interpolation:
 
     @property
     def sharpness(self) -> float | None:
-        """There is nothing to choose from."""
+        """None: there are no weights to choose from."""
         return None
 
     def at(self, sharpness: float) -> Self:
@@ -128,7 +128,7 @@ def nearest_matrix(thick_slices: int, ratio: int) -> Matrix:
 
 
 def linear_matrix(thick_slices: int, ratio: int) -> Matrix:
-    """Between the two nearest centres; outside the outermost ones their slice is repeated."""
+    """Linear interpolation between the two nearest centres; outside the outermost ones their slice is repeated."""
     position = ((np.arange(thick_slices * ratio) + 0.5) / ratio - 0.5).clip(0, thick_slices - 1)
     return np.maximum(1.0 - np.abs(position[:, None] - np.arange(thick_slices)[None, :]), 0.0)
 

@@ -64,7 +64,7 @@ class PairPictures:
 
 @dataclass(slots=True)
 class _Sums:
-    """What a row is made of, slice after slice."""
+    """The figures from which a row is made, gathered slice after slice."""
 
     squares: list[float] = field(default_factory=list)  # per slice, all pixels, thin scale squared
     tables: list[float] = field(default_factory=list)
@@ -129,7 +129,7 @@ def thin_stacks(results: Mapping[str, FloatArray], methods: Sequence[Method]) ->
 
 
 def pair_line(row: PairRow) -> str:
-    """What a progress report says of a row."""
+    """The line of a progress report on a row."""
     channel = f", {row.channel}" if row.channel else ""
     return (
         f"{row.subject}, {row.pairs} {row.origin} pairs: {row.method}{channel} "

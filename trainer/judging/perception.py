@@ -1,4 +1,4 @@
-"""How far results are from the truth as a network of natural images sees them; only where its features are given."""
+"""Measure results against the truth as a network of natural images sees them; only where its features are given."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _vectors(
 
 
 def _activations(stages: Stages, pair: Tensor, *, pool: Pool | None = None) -> Iterator[Tensor]:
-    """What each stage makes of images (2, 3, H, W); ``pool`` instead of the largest of four."""
+    """The activations of each stage for images (2, 3, H, W); ``pool`` instead of the largest of four."""
     mean, sigma = (torch.tensor(of).view(1, 3, 1, 1) for of in (features.MEAN, features.SIGMA))
     found = (pair - mean) / sigma
     for number, stage in enumerate(stages):

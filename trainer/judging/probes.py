@@ -1,4 +1,4 @@
-"""What a method makes of stacks whose right answer is known: a constant, a ramp, noise, a lesion put into a head.
+"""Try methods on stacks whose right answer is known: a constant, a ramp, noise, a lesion put into a head.
 
 Interpolation "invents" too (it rings), so every figure stands beside that of cubic-dc
 (docs/science.md#invented-and-lost-detail).

@@ -83,7 +83,7 @@ def to_html(evaluation: Evaluation, figures: Sequence[Figure]) -> str:
 
 
 def _plain(value: object) -> object:
-    """The value in what JSON knows."""
+    """The value in the types of JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):

@@ -1,4 +1,4 @@
-"""What one value for each subject says of all: mean and spread, a bootstrap interval, a paired test.
+"""Statistics of one value for each subject: mean and spread, a bootstrap interval, a paired test.
 
 Volumes, planes and ratios of one person are not independent, so they are averaged first: the unit is the person
 everywhere. With few persons an interval is wide and a test cannot say anything; both then say why.
@@ -23,7 +23,7 @@ FEWEST_FOR_TEST = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What the subjects say together; ``sd`` and the interval are None where there are too few."""
+    """The estimate from all subjects; ``sd`` and the interval are None where there are too few."""
 
     subjects: int
     mean: float

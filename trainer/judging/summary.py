@@ -15,7 +15,7 @@ from trainer.judging.judge import Row
 from trainer.judging.methods import BASELINE
 from trainer.judging.statistics import Comparison, Estimate, compare, estimate, mean_per_subject
 
-# What is averaged over subjects, and in words; None: not computed.
+# The measures that are averaged over subjects: name → words and value; None: not computed.
 MEASURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "psnr": ("PSNR, dB", lambda row: row.scores.psnr),
     "gain": ("PSNR gain over cubic-dc, dB", lambda row: row.gain),

@@ -41,7 +41,7 @@ class Table:
 
 
 def source_table(evaluation: Evaluation) -> Table:
-    """Which volumes."""
+    """The table of the volumes."""
     return Table(
         caption="Volumes",
         headings=("volume", "subject", "split", "licence"),
@@ -51,7 +51,7 @@ def source_table(evaluation: Evaluation) -> Table:
 
 
 def method_table(evaluation: Evaluation) -> Table:
-    """Which methods."""
+    """The table of the methods."""
     return Table(
         caption="Methods; nearest is the thick slices as they are (the identity)",
         headings=("method", "kind", "digest", "ratios", "what was measured put back"),
@@ -71,7 +71,7 @@ def method_table(evaluation: Evaluation) -> Table:
 
 
 def subject_tables(evaluation: Evaluation) -> list[Table]:
-    """One for each subject and group: a line a method."""
+    """One table for each subject and group: a line a method."""
     shown = _shown_measures(evaluation)
     tables = []
     for group, subject in dict.fromkeys((row.group, row.subject) for row in evaluation.subjects):
@@ -138,7 +138,7 @@ def comparison_table(evaluation: Evaluation) -> Table:
 
 
 def paper_table(evaluation: Evaluation) -> Table:
-    """Slice by slice, with the paper's own column."""
+    """The table of slice pairs, with the paper's own column."""
     return Table(
         caption="The paper's Table 1: table = Σ over a slice ÷ rows (512 × the mean at 512²), raw units²",
         headings=("subject", "pairs", "method", "output", "n", "table MSE", "true MSE", "PSNR dB", "SSIM"),
@@ -161,7 +161,7 @@ def paper_table(evaluation: Evaluation) -> Table:
 
 
 def probe_table(evaluation: Evaluation) -> Table:
-    """Known answers."""
+    """The table of the probes, whose right answers are known."""
     return Table(
         caption="Stacks whose right answer is known",
         headings=("what", "volume", "method", "cubic-dc", "model"),
@@ -180,7 +180,7 @@ def probe_table(evaluation: Evaluation) -> Table:
 
 
 def dial_table(evaluation: Evaluation) -> Table:
-    """What each sharpness of a model does to what counts, at the place where it does worst."""
+    """The effect of each sharpness of a model on what counts, at the place where it does worst."""
     chosen = {
         model: default_sharpness([row for row in evaluation.dial if row.model == model])
         for model in dict.fromkeys(row.model for row in evaluation.dial)
@@ -206,7 +206,7 @@ def dial_table(evaluation: Evaluation) -> Table:
 
 
 def case_table(evaluation: Evaluation) -> Table:
-    """Every row."""
+    """The table of every row."""
     shown = _shown_measures(evaluation)
     rows = []
     for row in evaluation.rows:
@@ -236,7 +236,7 @@ def _models(evaluation: Evaluation) -> frozenset[str]:
 
 
 def _shown_measures(evaluation: Evaluation) -> list[str]:
-    """But those that nobody has: their weights were not given."""
+    """The measures but those that no method has: their weights were not given."""
     return [name for name in MEASURES if any(row.means[name] is not None for row in evaluation.subjects)]
 
 

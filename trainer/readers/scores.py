@@ -1,4 +1,4 @@
-"""What readers say: mean opinion scores, how sure they are, and how far readers agree with each other and themselves.
+"""Score readers' answers: mean opinions, how sure they are, and how far readers agree with each other and themselves.
 
 In: the answer files that readers saved from a page of ``study``, and that page's key. Out: scores for each method
 and question. A file that is damaged, incomplete or of another study stops everything: nothing is half counted.
@@ -75,7 +75,7 @@ class _Answers(StrictModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """Where 95 % of the bootstrap's means lie."""
+    """The interval that holds 95 % of the bootstrap's means."""
 
     low: float
     high: float
@@ -116,7 +116,7 @@ class ReaderRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What one study found."""
+    """The results of one study."""
 
     study: str
     title: str
@@ -138,7 +138,7 @@ class _Table(NamedTuple):
 
 
 class _Draws(NamedTuple):
-    """How often each draw of the bootstrap holds each reader and each view."""
+    """Counts: how often each draw of the bootstrap holds each reader and each view."""
 
     readers: ScoreArray  # (draw, reader)
     views: ScoreArray  # (draw, view)

@@ -164,7 +164,7 @@ def refuse_taken(page: Path) -> None:
 
 
 def key_path(page: Path) -> Path:
-    """Where the key of a page lies: ``study.html.key.json`` beside ``study.html``."""
+    """The path of a page's key: ``study.html.key.json`` beside ``study.html``."""
     return page.with_name(page.name + KEY_SUFFIX)
 
 

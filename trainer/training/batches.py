@@ -1,4 +1,4 @@
-"""What a run learns from, decoded, and the batches drawn from it; ``loader`` does both in processes of their own.
+"""Decode what a run learns from, and draw batches from it; ``loader`` does both in processes of their own.
 
 Sample ``k`` of the batch of step ``n`` depends on the plan, ``n`` and ``k`` alone: a resumed run sees exactly the
 samples that it missed, and several processes that share a batch see together what one would have seen.
@@ -25,7 +25,7 @@ OnRead = Callable[[], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchShare:
-    """Which part of each batch this process works on."""
+    """The part of each batch that this process works on."""
 
     rank: int = 0
     world: int = 1
@@ -39,7 +39,7 @@ class BatchShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Material:
-    """What samples are drawn from, decoded; one of the two is empty."""
+    """The decoded material that samples are drawn from; one of the two is empty."""
 
     volumes: tuple[GreyVolume, ...] = ()
     pairs: tuple[SlicePairs, ...] = ()

@@ -15,7 +15,7 @@ from dicomnode.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """What a stage needs to go on after ``step`` of its steps."""
+    """The state from which a stage goes on after ``step`` of its steps."""
 
     step: int
     best_psnr: float  # dB on the validation samples; -inf before the first look

@@ -29,12 +29,12 @@ RESIDUAL_GAIN, BASE_GAIN = 8.0, 2.0  # bring what `thin` adds, and what it adds 
 
 
 def build(kind: DiscriminatorKind, *, channels: int) -> nn.Module:
-    """A new discriminator of images (N, ``channels``, H, W); ``patch`` wants the two channels of ``reformats``."""
+    """A new discriminator of images (N, ``channels``, H, W); ``patch`` needs the two channels of ``reformats``."""
     return _BUILDERS[kind](channels)
 
 
 def reformats(thin: Tensor, base: Tensor, *, every: int = 1, first: int = 0) -> Tensor:
-    """What ``patch`` judges: rows and columns of a strip seen from the side.
+    """The images that ``patch`` judges: rows and columns of a strip seen from the side.
 
     ``thin`` and its cubic-dc ``base`` (B, D, H, W), H = W, become (B·2·rows, 2, D, W): every ``every``-th row from
     ``first`` on, then as many columns. Channels: 8 · (thin - base), 2 · base: both are of about the same size, so

@@ -28,7 +28,7 @@ NO_STAGES = ("models", "board")  # folders of a run beside those of its stages
 
 
 def clashes(recipe: RecipeTables) -> Iterator[str]:
-    """What would break."""
+    """Name, in a sentence each, the keys that would break a training of this recipe."""
     network, samples = recipe.network, recipe.samples
     is_strips = samples.design == "strips"
     if NETWORKS[network.kind].is_of_slices == is_strips:
@@ -85,7 +85,7 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
 
 
 def smallest_side(recipe: RecipeTables) -> int:
-    """How wide and high a slice must be, in pixels: of whole slices only the pictures tell whether they are."""
+    """The least width and height of a slice, in pixels; of whole slices only the pictures tell whether they have it."""
     sides = [max(recipe.samples.patch)]
     for stage in recipe.stage:
         if stage.discriminator is not None:

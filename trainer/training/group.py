@@ -30,13 +30,13 @@ def join() -> tuple[int, int]:
 
 
 def processes_here() -> int:
-    """How many processes of the group run on this machine; its launcher says so."""
+    """The number of processes of the group on this machine, as its launcher states it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @contextmanager
 def left() -> Iterator[None]:
-    """The group is left with the block."""
+    """Leave the group at the end of the block."""
     try:
         yield
     finally:
@@ -45,7 +45,7 @@ def left() -> Iterator[None]:
 
 
 def average(tensor: Tensor) -> None:
-    """The mean over all processes, in place."""
+    """Average the tensor over all processes, in place."""
     if distributed.is_initialized():
         with _told():
             distributed.all_reduce(tensor)
@@ -53,7 +53,7 @@ def average(tensor: Tensor) -> None:
 
 
 def is_asked_by_any(asked: bool) -> bool:
-    """Asked of one is asked of all, at the same step: else the others would wait for it for ever."""
+    """Tell all processes, at the same step, whether any was asked: else the others would wait for it for ever."""
     if not distributed.is_initialized():
         return asked
     flag = torch.tensor(float(asked), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
@@ -63,7 +63,7 @@ def is_asked_by_any(asked: bool) -> bool:
 
 
 def wait_for_all() -> None:
-    """Until every process is here."""
+    """Wait until every process is here."""
     if distributed.is_initialized():
         with _told():
             distributed.barrier()
@@ -71,7 +71,7 @@ def wait_for_all() -> None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What a backend raises, all of it RuntimeError, is an address and a line of C++."""
+    """Raise ProcessError in place of a backend's RuntimeError, which holds an address and a line of C++."""
     try:
         yield
     except RuntimeError as exc:

@@ -32,7 +32,8 @@ from trainer.training.trained_network import set_weights
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")  # as a card has it
 RESTRICTED = "not for redistribution: the licence of the training data is not stated, or not a permissive one"
-# As SPDX writes them or as people do; whatever else an inventory says ("internal", CC BY-SA, CC BY-NC) restricts.
+# Licences that do not restrict, as SPDX or people write them; whatever else an inventory says ("internal", CC BY-SA,
+# CC BY-NC) restricts.
 PERMISSIVE = re.compile(
     r"(?:MIT|ISC|CC0|PDDL|0BSD|BSD|Apache|CC[ -]BY|ODC[ -]By)(?:[ -]v?[0-9.]+(?:[ -]Clause)?)?", re.IGNORECASE
 )
@@ -61,7 +62,7 @@ GAN_FAILURE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What an evaluation adds to the directory."""
+    """The part of a model directory that an evaluation adds."""
 
     metrics: tuple[MetricRow, ...] = ()
     rows_json: str = "{}\n"  # all of it, for metrics.json
@@ -130,7 +131,7 @@ def write_models(
 
 
 def _refuse_altered(folder: Path) -> None:
-    """What is there makes way for the same model made anew only if it is one, as it was sealed."""
+    """Raise InputError where the folder is there and holds no model as it was sealed: only such a one is replaced."""
     if not folder.exists():
         return
     try:
@@ -298,7 +299,7 @@ def _training_words(plan: Plan, stage: int, seconds: float) -> str:
 
 
 def _is_restricted(plan: Plan) -> bool:
-    """Unless every licence of the training data is known to ask for no more than to be named."""
+    """True unless every licence of the training data is known to ask for no more than to be named."""
     licences = [source.licence for source in plan.of_split(Split.TRAIN)] + [row.licence for row in plan.begin_data]
     return not all(PERMISSIVE.fullmatch(licence.strip()) for licence in licences)
 

@@ -46,7 +46,7 @@ OUT_OF_MEMORY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
-    """What a loader says last where it cannot go on."""
+    """The last message of a loader that cannot go on."""
 
     sentence: str
     hint: str
@@ -55,7 +55,7 @@ class _Failure:
 
 
 class _Read:
-    """What a loader sends for each source that it has read: it gets on."""
+    """The message of a loader for each source that it has read: it gets on."""
 
 
 _Item = Batch | _Failure | _Read
@@ -96,7 +96,7 @@ def batches(run: Path, share: BatchShare, *, start: int, stop: int, makers: int 
 
 
 def default_makers(device: torch.device, processes: int) -> int:
-    """How many processes make batches for each of the ``processes`` that train on this machine.
+    """The number of processes that make batches for each of the ``processes`` that train on this machine.
 
     One feeds a CPU. A GPU takes batches faster than that, so it gets all the processors but the one that steers it.
     """

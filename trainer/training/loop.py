@@ -46,7 +46,7 @@ TIMED_STEPS, TIMING_LIMIT_S = 30, 60  # of each stage, for --minutes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Where the run is; what the journal keeps and a progress bar shows."""
+    """The progress of the run, as the journal keeps it and a progress bar shows it."""
 
     stage: str
     step: int  # of the stage, done
@@ -238,7 +238,7 @@ def _validate(training_step: TrainingStep, validation: list[Batch]) -> float:
 
 
 def _recalibrate(training_step: TrainingStep, drawn: Iterator[Batch]) -> None:
-    """Statistics of the averaged weights over training samples, instead of those of the last few.
+    """Compute the statistics of the averaged weights over training samples, instead of those of the last few.
 
     See docs/paper.md#paper-code-recipes.
     """

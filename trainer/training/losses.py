@@ -1,4 +1,4 @@
-"""What networks are trained to make small; pure functions of tensors, each a scalar, each in units of its own.
+"""The losses that networks are trained on: pure functions of tensors, each a scalar, each in units of its own.
 
 Fidelity compares values; content compares what a classifier sees (``features.py``); adversarial losses compare
 with what a discriminator has learned to tell apart. Weights between them stand in the recipe, not here.

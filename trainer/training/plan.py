@@ -28,7 +28,7 @@ PLAN_FILE = "plan.json"
 
 
 class PairKind(StrEnum):
-    """Which pairs a slice-by-slice network is shown."""
+    """The kinds of pairs that a slice-by-slice network can be shown."""
 
     SIMULATED = "simulated"
     REAL = "real"
@@ -36,7 +36,7 @@ class PairKind(StrEnum):
 
 
 class Use(StrEnum):
-    """What a source is in a run."""
+    """The uses of a source in a run."""
 
     THIN = "thin"  # thick slices are simulated from it; also the thin side of a real pair
     THICK = "thick"  # the thick side of a real pair
@@ -55,7 +55,7 @@ class PlannedSource(StrictModel):
     size_bytes: int  # of all its files: a run does not go on with other data
 
     def source(self) -> Source:
-        """The source as the rest of the trainer knows it."""
+        """The ``Source`` that the rest of the trainer uses."""
         return Source(label=self.label, subject=self.subject, split=self.split, licence=self.licence, paths=self.paths)
 
 
@@ -70,7 +70,7 @@ class PlannedPair(StrictModel):
 
 
 class Plan(StrictModel):
-    """See the module."""
+    """The plan of a run, as the module describes it."""
 
     recipe: Recipe
     steps: tuple[int, ...]  # of each stage; one without steps is passed over

@@ -25,7 +25,7 @@ from trainer.training.recipe_tables import Input
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a training was asked to be."""
+    """A request for a training."""
 
     studies: tuple[Path, ...]
     inventory: Path | None = None
@@ -45,7 +45,7 @@ class Request:
 
 
 def dry_run(request: Request) -> Survey:
-    """What there is, what would be paired, and why the rest would not; InputError for a recipe that is not one."""
+    """Survey what there is, what would be paired, and why the rest would not; InputError for a recipe that is none."""
     made = _recipe(request)
     _steps(made, request.steps)
     notes: list[str] = []
@@ -55,10 +55,10 @@ def dry_run(request: Request) -> Survey:
 
 
 def prepare(request: Request, device: torch.device, *, report: Callable[[str], None] = lambda _: None) -> Plan:
-    """The plan. InputError where the studies hold nothing to train on, or one person in two splits.
+    """Make the plan. InputError where the studies hold nothing to train on, or one person in two splits.
 
-    ``report`` is told which subjects may be one person, a line each, and in one line what is learned from and what is
-    left out.
+    ``report`` is called with a line for each group of subjects that may be one person, and with one line on what is
+    learned from and what is left out.
     """
     made = _recipe(request)
     notes: list[str] = []
@@ -102,7 +102,7 @@ def prepare(request: Request, device: torch.device, *, report: Callable[[str], N
 
 
 def _beginning(request: Request, made: Recipe, chosen: Sequence[Source]) -> dict[str, Any]:
-    """What the plan says of the model whose weights are begun with; who that was trained on is not judged on here."""
+    """The plan's fields on the model whose weights are begun with; InputError where its subjects are judged on here."""
     if request.begin_with is None:
         return {}
     is_folder = Path(request.begin_with).is_dir()  # by its whole path: the run may go on from elsewhere
@@ -130,7 +130,7 @@ def _find(request: Request, note: Callable[[str], None]) -> tuple[Series, ...]:
 
 
 def _split(request: Request, found: Sequence[Series], uses: Collection[str]) -> tuple[Series, ...]:
-    """Where no inventory states the splits: whole subjects drawn by the seed, among those who are of use."""
+    """Draw the splits by the seed, whole subjects among those who are of use; an inventory states its own."""
     if request.inventory is not None:
         return tuple(found)
     split = sources.split_subjects([series.source for series in found], seed=request.seed, usable=uses)
@@ -142,7 +142,7 @@ def _pairs(request: Request, found: Sequence[Series]) -> PairTable:
 
 
 def _uses(request: Request, found: Sequence[Series], table: PairTable) -> dict[str, Use]:
-    """What each series that is of use is in the run, by label."""
+    """The use of each series in the run, by label; without those that are of none."""
     uses = {series.source.label: use for series in found if (use := _use(request, series)) is not None}
     for pair in table.pairs if request.pairs is not PairKind.SIMULATED else ():
         uses |= {pair.thick.source.label: Use.THICK, pair.thin.source.label: Use.THIN}
@@ -150,7 +150,7 @@ def _uses(request: Request, found: Sequence[Series], table: PairTable) -> dict[s
 
 
 def _use(request: Request, series: Series) -> Use | None:
-    """What a series is by itself; None: nothing, or a side of a pair at most."""
+    """The use of a series by itself; None: it has none, or that of a side of a pair at most."""
     if series.source.split is Split.UNSEEN:
         return None
     if series.role is Role.THIN and request.pairs is not PairKind.REAL:

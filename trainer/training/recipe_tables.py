@@ -31,7 +31,7 @@ class _Table(StrictModel):
 
 
 class Network(_Table):
-    """Which network, and its shape; what is left out is the paper's. Not every kind has every key: ``fit``."""
+    """The network and its shape; what is left out is the paper's. Not every kind has every key: ``fit``."""
 
     kind: NetworkName
     channels: int = Field(default=64, ge=1, le=1024)
@@ -41,7 +41,7 @@ class Network(_Table):
 
 
 class Input(StrEnum):
-    """What a slice-by-slice network is shown."""
+    """The kinds of input of a slice-by-slice network."""
 
     THICK = "thick"  # the thick slice as it is (the paper)
     CUBIC = "cubic"  # the slice that cubic interpolation puts where the thin one lies (SRCNN, VDSR)
@@ -70,7 +70,7 @@ def _two_sides(value: object) -> tuple[object, ...]:
 
 
 class Samples(_Table):
-    """What one step is shown. A strip is eleven thick slices of which three are thinned; a slice is one image."""
+    """The samples of one step. A strip is eleven thick slices of which three are thinned; a slice is one image."""
 
     design: Literal["strips", "slices"]
     batch: int = Field(ge=1, le=1024)  # strips (three windows each) or slices of a step, over all processes
@@ -96,7 +96,7 @@ class Samples(_Table):
 
 
 class Degradation(_Table):
-    """How thin slices are made thick: the ranges that are drawn from (docs/science.md#slice-profile)."""
+    """The degradation that makes thin slices thick: the ranges that are drawn from (docs/science.md#slice-profile)."""
 
     profiles: dict[ProfileKind, Weight] = Field(default={ProfileKind.BOX: 1.0})  # kind → share
     thicknesses: dict[str, Weight] = Field(default={"1.0": 1.0})  # thickness ÷ spacing → share
@@ -128,7 +128,7 @@ class Degradation(_Table):
 
 
 class Augmentation(_Table):
-    """How samples are varied beyond flips and transposition."""
+    """The variations of samples beyond flips and transposition."""
 
     gamma_log: Logarithm = 0.0
     remap_share: UnitInterval = 0.0

@@ -131,7 +131,7 @@ def recurrent(*, channels: int = 48, blocks: int = 8) -> SequenceNet:
 
 
 def predict(net: SequenceNet, batch: StripBatch) -> Tensor:
-    """What ``predictions.predict`` gives of ``thin``, projected: (B, 3·ratio, P, P), in float32 on the CPU."""
+    """Predict as ``predictions.predict`` does for ``thin``, projected: (B, 3·ratio, P, P), in float32 on the CPU."""
     residuals = net(torch.from_numpy(batch.thick), batch.ratio)
     own = [strip[first : first + PREDICTED_SLICES] for strip, first in zip(residuals, batch.first, strict=True)]
     return projected(torch.stack(own).reshape(batch.base.shape), batch, torch.device("cpu"))[0]

@@ -104,7 +104,7 @@ def _profile_rows(
 
 
 def acquire(thick: FloatArray, drawn: Drawn, rng: np.random.Generator) -> FloatArray:
-    """What the scanner adds to averaged slices (n, H, W): a gain that differs from slice to slice, and Rician noise."""
+    """Add to averaged slices (n, H, W) what a scanner adds: a gain that differs between slices, and Rician noise."""
     if drawn.flicker_sigma > 0:
         gain = np.exp(drawn.flicker_sigma * rng.standard_normal(len(thick)))
         thick = thick * gain.astype(np.float32)[:, None, None]

@@ -69,7 +69,7 @@ def smallest_extent(recipe: Recipe) -> tuple[int, int]:
 
 
 def smallest_slices(recipe: Recipe) -> int:
-    """How many slices a thick stack must have whose rows and columns teach, as ``draw_strip`` cuts it."""
+    """The least number of slices of a thick stack whose rows and columns teach, as ``draw_strip`` cuts it."""
     sides = recipe.samples.patch
     return min(_cut_sides(sides, is_warped=_may_warp(recipe), is_native=not recipe.samples.is_square))
 
@@ -142,7 +142,7 @@ def _draw_patch(
 
 
 def _cut_sides(sides: Sides, *, is_warped: bool, is_native: bool) -> Sides:
-    """What is cut out of a volume for a patch: more than the patch, where it is warped."""
+    """The sides that are cut out of a volume for a patch: more than the patch, where it is warped."""
     return warp_source(sides, is_rotated=not is_native) if is_warped else sides
 
 

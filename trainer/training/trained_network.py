@@ -95,7 +95,7 @@ class TrainedNetwork:
 
 
 def _optimizers(stage: TrainingStage, master: Tensor, parameters: list[tuple[str, nn.Parameter]]) -> list[Optimizer]:
-    """What steps ``master``, whose gradient is there, in parts that are views of it."""
+    """The optimisers that step ``master``, whose gradient is there, in parts that are views of it."""
     if stage.optimizer != "muon":
         return [_adam(AdamW if stage.optimizer == "adamw" else Adam, [master], stage)]
     assert master.grad is not None
@@ -158,5 +158,5 @@ def unflatten(vector: Tensor, tensors: list[Tensor]) -> None:
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    """Heads of ratios that the batch did not hold have none."""
+    """The gradient of a parameter; zeros for heads of ratios that the batch did not hold, which have none."""
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,7 +1,7 @@
 """One step of one stage: the generator's losses and, in an adversarial stage, the discriminator's turn before them.
 
-What a sample is (a strip, a slice) is known here, in ``predictions`` and in the two sample files; the loop around this
-knows steps only.
+The kind of a sample (a strip, a slice) matters here, in ``predictions`` and in the two sample files; the loop around
+this handles steps only.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingStep:
-    """What one stage trains: the networks, and what decides their losses."""
+    """The training of one stage: the networks, and what decides their losses."""
 
     recipe: Recipe
     stage: TrainingStage
@@ -69,7 +69,7 @@ class TrainingStep:
         return report
 
     def seen(self, images: Tensor, batch: Batch, number: int) -> Tensor:
-        """What the discriminator is shown."""
+        """The images that the discriminator is shown: slices as they are, or reformats of strips."""
         if not isinstance(batch, StripBatch):
             return images
         base = torch.from_numpy(batch.base).to(self.device)

@@ -55,7 +55,7 @@ def add_ramp(thin: FloatArray, augmentation: Augmentation, rng: np.random.Genera
 
 
 def smooth(thin: FloatArray, augmentation: Augmentation, rng: np.random.Generator) -> FloatArray:
-    """Now and then the thin slices as of a series that was resampled or denoised: smooth in every direction.
+    """Now and then smooth the thin slices in every direction, as of a series that was resampled or denoised.
 
     Without such samples a network takes the grain of its training volumes for what every scan has.
     """
@@ -98,7 +98,7 @@ def _add_ellipsoid(
 
 
 def warp_source(sides: Sides, *, is_rotated: bool) -> Sides:
-    """What a patch of these sides is warped from: at any angle a square, else a little more than the patch."""
+    """The sides of what a patch is warped from: at any angle a square, else a little more than the patch."""
     if is_rotated:
         side = int(max(sides) * WARP_SOURCE)
         return side, side
