@@ -1,4 +1,4 @@
-"""The one way to the rows: a transaction that writes, or a look that cannot.
+"""The one way to the rows: a transaction that writes, or a read that cannot.
 
 The facades have it in common, so that the moment and the name of the actor, the locks, and the words for what the
 database reports are the same for each of them.
@@ -27,9 +27,10 @@ class Access:
 
     @contextmanager
     def writing(self, name: str, by: str = NODE, *, is_relaxed: bool = False) -> Iterator[LedgerTransaction]:
-        """Commit everything inside together, or nothing of it. ``name``: of its checkpoints; ``by``: who acts.
+        """Commit everything inside together, or nothing of it.
 
-        With ``is_relaxed`` a power cut may take it back; the file stays whole.
+        ``name``: part of the names of its checkpoints; ``by``: the name of the actor. With ``is_relaxed`` a power cut
+        may undo the transaction; the file stays whole.
         """
         with self.database.transaction(name, is_relaxed=is_relaxed) as connection:
             yield LedgerTransaction(connection=connection, now=self.now(), by=by)

@@ -1,8 +1,8 @@
-"""Rows that have had their time: events, and alerts whose all-clear was sent.
+"""Removal of rows that are too old to be kept: events, and alerts whose all-clear was sent.
 
-In: a moment; what is older goes, a piece at a time, so that no writer waits for long. Rows of the node itself and of
-its starts stay (when a backup was put back, which default model was chosen), and so do the refusals of instances that a
-peer is still to get: the next answer to them depends on these.
+In: a moment; older rows are removed, a piece at a time, so that no writer waits for long. Rows of the node itself and
+of its starts stay (when a backup was put back, which default model was chosen), and so do the refusals of instances
+that a peer is still to get: the next answer to them depends on these.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def window(connection: Connection, after: int, before: datetime) -> int | None:
 
 
 def forget_events(transaction: LedgerTransaction, after: int, last: int, before: datetime) -> int:
-    """Remove the events of a piece that are older than ``before``; how many there were."""
+    """Remove the events of a piece that are older than ``before``; return how many there were."""
     return transaction.connection.execute(_FORGET, bind_values(after=after, last=last, before=before)).rowcount
 
 
 def forget_alerts(transaction: LedgerTransaction, before: datetime) -> int:
-    """Remove the alerts whose all-clear was sent before that; how many there were."""
+    """Remove the alerts whose all-clear was sent before that moment; return how many there were."""
     return transaction.connection.execute(_FORGET_ALERTS, bind_values(before=before)).rowcount

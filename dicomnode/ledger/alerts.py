@@ -1,6 +1,6 @@
-"""The rows of alerts: which conditions hold, at which destination they were told, and since when that has failed.
+"""The rows of alerts: the conditions that hold, the destinations to which they were sent, and failures to send.
 
-In: the conditions that hold now, as whoever watches the node found them. Out: the alerts that a destination is still
+In: the conditions that hold now, as the watch of the node found them. Out: the alerts that a destination is still
 to be told of. Each destination has rows of its own. Nothing here sends.
 """
 
@@ -59,9 +59,9 @@ def observe(
     *,
     again_before: datetime,
 ) -> None:
-    """Raise what began to hold, and end what is in ``ended``.
+    """Raise an alert for each condition that began to hold, and end the alerts whose conditions ``ended`` names.
 
-    An alert that was sent before ``again_before`` is raised again where its condition has more rows than were told.
+    An alert that was sent before ``again_before`` is raised again where its condition has more rows than were reported.
     """
     rows = transaction.connection.execute(_OPEN, bind_values(destination=destination))
     known = {row.name: alert_of(row) for row in rows if row.name != LETTER}
@@ -113,7 +113,7 @@ def write_letter(transaction: LedgerTransaction, destination: str, *, due_at: da
 
 
 def undelivered(connection: Connection) -> tuple[Undelivered, ...]:
-    """Say of each destination that could not be told of something since when that has been so, and why."""
+    """List the destinations to which an alert could not be sent, each with the time since when, and the failure."""
     found: dict[str, Undelivered] = {}
     for row in connection.execute(_UNDELIVERED):
         if row.destination not in found:

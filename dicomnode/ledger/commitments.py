@@ -1,4 +1,4 @@
-"""Requests to peers to commit to what they acknowledged, and what the answers make of a delivery.
+"""Requests to peers to commit to what they acknowledged, and the effect of the answers on a delivery.
 
     wanted → asked → committed, or failed: sent again
                    → no report in time → a C-FIND: queried, or sent again
@@ -122,7 +122,7 @@ _LATE = _UNANSWERED.where(~stands(commitment, CommitmentState.ASKED), delivery.c
 
 
 def want(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str, *, cause: str = Event.FINISH) -> None:
-    """Write down that a peer is to commit to the instances of a delivery that was sent."""
+    """Record that a peer is to commit to the instances of a delivery that was sent."""
     transaction.connection.execute(insert(commitment), new_commitment(transaction, delivery_id, peer, cause=cause))
 
 
@@ -157,7 +157,7 @@ def postpone(transaction: LedgerTransaction, one: Commitment, at: datetime) -> N
 
 
 def queried(transaction: LedgerTransaction, one: Commitment, found: Collection[str]) -> int:
-    """Record what a C-FIND showed: everything, or the absent instances are to be sent again; return how many."""
+    """Record the result of a C-FIND; instances that it did not show are to be sent again. Return how many these are."""
     items = _items(transaction.connection, one.delivery)
     absent = [item for item in items if item.committed_at is None and item.sop_instance_uid not in found]
     if not absent:
@@ -197,7 +197,7 @@ def take_report(
     committed: Collection[str],
     failed: Mapping[str, int],
 ) -> bool:
-    """Record what a peer says of a request. False: no request that was asked has this Transaction UID."""
+    """Record the report of a peer on a request. False: no request that was asked has this Transaction UID."""
     question = select(commitment).where(commitment.c.transaction_uid == transaction_uid)
     row = transaction.connection.execute(question).one_or_none()
     if row is None or row.state == CommitmentState.WANTED:

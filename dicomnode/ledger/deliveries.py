@@ -1,6 +1,6 @@
 """Deliveries and their items: opened when a job is done, claimed by the loop of their peer, ended by its answers.
 
-What an operator does to a delivery stands in ``delivery_commands``.
+The commands of an operator on a delivery are in ``delivery_commands``.
 """
 
 from __future__ import annotations
@@ -437,7 +437,7 @@ def _review(since: datetime) -> str:
 
 
 def doubt(series_id: SeriesId) -> str:
-    """Say why a delivery waits of whose series objects were set aside."""
+    """Explain why a delivery waits: objects of its series were set aside."""
     return (
         f"Objects of series {series_id} were set aside (`dicomnode series explain {series_id}`) before this delivery "
         "had begun; it waits for `dicomnode deliveries release`."

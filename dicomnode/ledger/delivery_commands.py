@@ -100,7 +100,7 @@ def retry(transaction: LedgerTransaction, delivery_id: DeliveryId) -> None:
 
 
 def send_to(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str) -> DeliveryId:
-    """Send the images of a delivery to another peer, all of them: what the first peer has says nothing of this one.
+    """Send all images of a delivery to another peer, also those that the first peer has already.
 
     A delivery that is not sent yet is cancelled in favour of the other. The delivery to that peer is a new one, or the
     one of the same images that was cancelled before.
@@ -155,7 +155,7 @@ def release(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) 
 
 
 def cancel(transaction: LedgerTransaction, delivery_id: DeliveryId, note: str) -> None:
-    """Send no further instance of a delivery; the answer to one that is being sent is still recorded.
+    """Cancel a delivery: no further instance is sent; the answer to one that is being sent is still recorded.
 
     To cancel a delivery that waits for review is to reject the result, which needs a note.
     """

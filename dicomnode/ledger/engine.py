@@ -1,4 +1,4 @@
-"""The connections to one ledger: how a transaction begins, how durable it is, and what its failures mean.
+"""The connections to one ledger: how transactions begin, how durable they are, and how failures are reported.
 
 SQLite's own waiting for a lock is a poll without order, so the threads of one process queue at a lock of ours, and
 SQLite's busy timeout is left for other processes. Each write transaction begins IMMEDIATE: one that read first and
@@ -39,7 +39,7 @@ class LedgerBusyError(LedgerError):
 
 
 class CheckStoppedError(LedgerError):
-    """The look at every page was ended before it was through."""
+    """The check of all pages was stopped before its end."""
 
 
 class Database:
@@ -77,7 +77,7 @@ class Database:
             yield connection
 
     def check(self) -> None:
-        """Look at every page: seconds for each GB. Raises LedgerError for a damaged one.
+        """Check every page of the file, which takes seconds for each GB. Raises LedgerError for a damaged page.
 
         Raises CheckStoppedError where another thread ends it.
         """
@@ -93,7 +93,7 @@ class Database:
                     self._checking = None
 
     def stop_check(self) -> None:
-        """End a look at every page that another thread takes; nothing where none is under way."""
+        """Stop a check of all pages that runs in another thread; do nothing where none runs."""
         with self._check_lock:
             if self._checking is not None:
                 self._checking.interrupt()
@@ -106,14 +106,14 @@ class Database:
             raise LedgerError(f"The ledger {self.path} cannot be looked at: {exc.strerror}.") from exc
 
     def close(self) -> None:
-        """Readers first: the last writer to leave folds the write-ahead log into the file."""
+        """Close the connections, readers first: the last writer to close folds the write-ahead log into the file."""
         self._reader.dispose()
         self._relaxed_writer.close()
         self._writer.close()
 
 
 class _Writer:
-    """One connection, kept between its transactions: to take it from the pool and give it back costs as much as one."""
+    """The writing connection. It is kept, since to take it from the pool and return it costs a transaction's time."""
 
     def __init__(self, path: Path, synchronous: str) -> None:
         self._engine = _engine(path, synchronous)
@@ -140,7 +140,7 @@ class _Writer:
 
 
 class ReadingDatabase:
-    """A ledger beside its service, or after it: nothing can be written through this."""
+    """A ledger that is only read, while its service runs or afterwards: nothing can be written through this."""
 
     def __init__(self, url: str) -> None:
         self.path = ledger_path(url)
@@ -270,7 +270,7 @@ def copy_ledger(path: Path, target: Path) -> None:
 
 
 def _engine(path: Path, synchronous: str) -> Engine:
-    """One connection, used by whichever thread has its turn. Its errors, which are logged, show no UID."""
+    """Return an engine with one connection, which the threads use in turn. Its logged errors show no UID."""
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
@@ -304,7 +304,7 @@ def _read_only(path: Path) -> str:
 
 
 def _beginning(statement: str, engine: Engine) -> Engine:
-    """Python's driver begins no transaction (``isolation_level`` None): each begins with this statement."""
+    """Have each transaction begin with this statement, since Python's driver begins none (``isolation_level`` None)."""
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -315,7 +315,7 @@ def _beginning(statement: str, engine: Engine) -> Engine:
 
 @contextmanager
 def _failures_in_words(path: Path) -> Iterator[None]:
-    """What the database driver reports, as a sentence; a broken constraint is our own mistake and stays as it is."""
+    """Turn errors of the database driver into LedgerError, but not a broken constraint, which is our own mistake."""
     try:
         yield
     except IntegrityError:

@@ -77,14 +77,14 @@ def refusal_to_erase(connection: Connection, series_id: SeriesId) -> str | None:
 
 
 def receivers(connection: Connection, numbers: Collection[SeriesId]) -> tuple[str, ...]:
-    """Name the peers that acknowledged an image of one of these series, or one derived from it."""
+    """Name the peers that acknowledged an image of one of these series, or an image derived from it."""
     return tuple(connection.execute(_RECEIVERS, bind_values(numbers=sorted(numbers))).scalars())
 
 
 def erase(transaction: LedgerTransaction, series_id: SeriesId, files: Collection[str]) -> Removed:
     """Mark these files of a received series and all images that were derived from it; end what waits for them.
 
-    Raises InputError where ``refusal_to_erase`` has something to say.
+    Raises InputError where ``refusal_to_erase`` returns a sentence.
     """
     if (why := refusal_to_erase(transaction.connection, series_id)) is not None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Rows for what came in: numbers of series, instances on disk, late instances, and instances whose UID is taken."""
+"""Rows for received images: numbers of series, instances on disk, late instances, and instances whose UID is taken."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Open:
 
 
 def series_number(connection: Connection, series_uid: str) -> SeriesId | None:
-    """Return the number that a series has. None: it has none yet."""
+    """Return the number of a series. None: it has none yet."""
     found = connection.execute(_NUMBER, bind_values(uid=series_uid)).scalar_one_or_none()
     return None if found is None else SeriesId(found)
 
@@ -153,7 +153,7 @@ def _look_up(connection: Connection, series_id: SeriesId) -> _Open:
 
 
 def _reopen(transaction: LedgerTransaction, late: StoredInstance, now_open: _Open) -> None:
-    """Begin the next revision for a late instance, and give up what waits for the older one."""
+    """Begin the next revision for a late instance, and give up jobs and deliveries that wait for the older one."""
     sender = LedgerTransaction(connection=transaction.connection, now=transaction.now, by=late.peer)
     now_open.revision += 1
     now_open.state = SeriesState.RECEIVING
@@ -200,7 +200,7 @@ def _compare(
 
 
 def _touch(transaction: LedgerTransaction, series_id: SeriesId, now_open: _Open) -> None:
-    """Write down when instances came. A copy of an instance that is there says only that its sender is back."""
+    """Record when instances came. A copy of an instance that is there shows only that its sender is back."""
     if now_open.added:
         first = now_open.first_at or min(now_open.added)
         last = max(now_open.added)

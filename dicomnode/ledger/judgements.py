@@ -1,8 +1,8 @@
-"""What verdicts told of the scanners: a row for each judged series, and what its protocol looked like week by week.
+"""Data on the scanners that verdicts yield: a row for each judged series, and the figures of each protocol by week.
 
 In: one ``Judgement`` at each verdict; a later one on the same series replaces it. Out: protocols with their weeks. A
-protocol is what one peer sends of one device under one name. Station, serial number and name are texts of headers:
-they belong behind the token of the page, and go when the last series of the protocol is erased.
+protocol is all series that one peer sends of one device under one name. Station, serial number and name are texts of
+headers: they belong behind the token of the page, and go when the last series of the protocol is erased.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _LAST_SERIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What the verdict on a series told of its scanner."""
+    """The data on its scanner that the verdict on a series yields."""
 
     peer: str
     station: str
@@ -112,12 +112,12 @@ class ProtocolWeek:
 
     @property
     def monday(self) -> date:
-        """The day on which the week began, in UTC."""
+        """The Monday on which the week began, in UTC."""
         return date.fromordinal(7 * self.week + 1)
 
     @property
     def gap_mm(self) -> float | None:
-        """What lies between two slices and in none; negative: they overlap."""
+        """The gap between two slices: spacing minus thickness; negative: they overlap; None: one is unknown."""
         if self.spacing_mm is None or self.thickness_mm is None:
             return None
         return self.spacing_mm - self.thickness_mm
@@ -125,7 +125,7 @@ class ProtocolWeek:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """What one peer sent of one device under one name."""
+    """A protocol: the series that one peer sent of one device under one name, week by week."""
 
     id: int
     peer: str
@@ -137,12 +137,12 @@ class Protocol:
 
     @property
     def series(self) -> int:
-        """Series in all the weeks."""
+        """The number of series in all the weeks."""
         return sum(week.series for week in self.weeks)
 
     @property
     def reasons(self) -> Mapping[str, int]:
-        """Verdicts in all the weeks, the most frequent first."""
+        """The number of series by reason of the verdict in all the weeks, the most frequent first."""
         found: Counter[str] = Counter()
         for week in self.weeks:
             found.update(week.reasons)
@@ -159,7 +159,7 @@ def week_of(moment: datetime) -> int:
 
 
 def record(transaction: LedgerTransaction, series_id: SeriesId, told: Judgement) -> None:
-    """Write down what the verdict on a series told, in place of what an earlier one did."""
+    """Record the judgement of a series, in place of an earlier one."""
     key = {name: getattr(told, name)[:LONGEST_TEXT] for name in ("peer", "station", "serial", "name")}
     connection = transaction.connection
     connection.execute(_MAKE_PROTOCOL, key)
@@ -177,7 +177,7 @@ def record(transaction: LedgerTransaction, series_id: SeriesId, told: Judgement)
 
 
 def forget(transaction: LedgerTransaction, series_id: SeriesId) -> None:
-    """Remove what was written down of a series, and the texts of its protocol where it was the last one of that."""
+    """Remove the judgement of a series, and the texts of its protocol where the series was the last one of it."""
     transaction.connection.execute(_FORGET, bind_values(series=series_id))
     transaction.connection.execute(_FORGET_PROTOCOLS)
 
@@ -233,7 +233,7 @@ def _week(week: int, rows: list[Group]) -> ProtocolWeek:
 
 
 def _median(values: list[tuple[float | None, Group]]) -> tuple[float | None, datetime | None]:
-    """The lower median over all series, and when the first of the week with it came."""
+    """Return the lower median over all series, and when the first series of the week with that value came."""
     known = sorted(((value, row) for value, row in values if value is not None), key=lambda one: one[0])
     left = (sum(row.series for _, row in known) + 1) // 2
     for value, row in known:

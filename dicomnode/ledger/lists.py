@@ -1,6 +1,6 @@
 """The lists of series and deliveries: filtered, cut and counted by the database, the newest first.
 
-A ledger of a million instances has ten thousand series: what a list does not show is not read.
+A ledger of a million instances has ten thousand series: rows that a list does not show are not read.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ NO_PEER: Final = "no_peer"  # reason of a due delivery whose peer the settings d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which rows of a list are asked for; what is empty asks for all."""
+    """A filter for the rows of a list; an empty field leaves out no row."""
 
     states: Sequence[str] = ()  # of a series: its own, or that of its last job
     reasons: Sequence[str] = ()  # of a series: its own, or that of its last job
-    peers: Sequence[str] = ()  # of a series: who sent an instance of it
-    since: datetime | None = None  # of a series: its last instance came; of a delivery: it came to where it stands
-    until: datetime | None = None  # of the same moment: before that one
+    peers: Sequence[str] = ()  # of a series: peers that sent an instance of it
+    since: datetime | None = None  # of a series: when its last instance came; of a delivery: when it came to its state
+    until: datetime | None = None  # the same moment is before this one
     before: int | None = None  # an id: rows with a lower one, which are older
     limit: int | None = None
 
     @property
     def is_narrow(self) -> bool:
-        """Are there rows that it leaves out, whatever the limit?"""
+        """Does the filter leave out any row, apart from the limit?"""
         return bool(self.states or self.reasons or self.peers or self.since or self.until)
 
 

@@ -29,7 +29,7 @@ _PACKAGE: Final = Path(__file__).resolve().parents[1]
 
 
 def upgrade(url: str) -> tuple[str | None, str]:
-    """Upgrade the ledger, or make one; its version before (none: it was empty) and after.
+    """Upgrade the ledger, or make one; return its version before (None: it was empty) and after.
 
     An older one is copied first (``copy_path``), in the place of the copy of an earlier upgrade.
     """
@@ -51,7 +51,7 @@ def copy_path(url: str) -> Path:
 
 
 def current(url: str) -> str | None:
-    """The ledger's version; none where there is no ledger yet."""
+    """Return the ledger's version; None where there is no ledger yet."""
     if not ledger_path(url).is_file():
         return None
     database = ReadingDatabase(url)
@@ -86,7 +86,7 @@ def _keep_copy(url: str) -> None:
 
 
 def _folder() -> Path:
-    """The folder of the migrations: in a wheel it lies in the package, in a checkout beside it."""
+    """Return the folder of the migrations: in a wheel it lies in the package, in a checkout beside it."""
     places = (_PACKAGE / "migrations", _PACKAGE.parent / "migrations")
     for place in places:
         if (place / "env.py").is_file():

@@ -1,4 +1,4 @@
-"""Imported models: which there are, which one rules get under a name, and which one a rollback goes back to."""
+"""Imported models: their rows, the one that rules get under a name, and the one to which a rollback goes back."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def activate(transaction: LedgerTransaction, model_id: ModelId) -> bool:
 def roll_back(transaction: LedgerTransaction, name: str, *, to: ModelId | None) -> None:
     """Withdraw the active model of a name and go back to ``to``; None: to the one that came with the node, if any.
 
-    Raises InputError where no imported one is active, or where ``to`` is not what stands behind it any more.
+    Raises InputError where no imported one is active, or where ``to`` is not the model behind it any more.
     """
     behind = before_active(transaction.connection, name)
     if (behind.id if behind else None) != to:

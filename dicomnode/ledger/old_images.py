@@ -1,4 +1,4 @@
-"""Which images are old enough to leave the disk, and may.
+"""The rules by which old images leave the disk.
 
 In: a moment before which everything of a series must have ended. Out: the series that may go, those that are old enough
 and stay, and why; the marks on the rows of what goes.
@@ -48,7 +48,7 @@ PIECE: Final = 200  # series that one question looks at
 
 
 class Stays(StrEnum):
-    """Why a series stays although it is old enough."""
+    """Reasons for which a series stays although it is old enough."""
 
     ALERT = "alert"  # of its verdict, which nobody has looked at
     JOB = "job"
@@ -166,7 +166,7 @@ def old_series(connection: Connection, before: datetime, after: int) -> tuple[li
 
 
 def remove_old(transaction: LedgerTransaction, series_id: SeriesId, before: datetime) -> Removed | None:
-    """Mark the images of a series, and of what was derived from it. None: it may not go, or not any more."""
+    """Mark the images of a series, and of the series derived from it. None: it may not go, or not any more."""
     row = transaction.connection.execute(_OLD_ONE, bind_values(series=series_id, before=before)).one_or_none()
     if row is None or row.stays is not None:
         return None

@@ -43,7 +43,7 @@ _TO_BRING = (
 
 
 def open_deliveries(transaction: LedgerTransaction, series_id: SeriesId, revision: int, forward: Forward) -> None:
-    """Open a delivery to each peer of what it is still to get of a revision.
+    """Open a delivery to each peer, with the instances of a revision that the peer is still to get.
 
     A new verdict on the same revision opens none to a peer that has one. It is held if a file of the series that was
     set aside is unseen.

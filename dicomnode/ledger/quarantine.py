@@ -40,7 +40,7 @@ SEEN: Final = "seen"  # event: a person has looked
 
 _UNCERTAIN = (Finding.NOT_COMPARED, Finding.NOT_STORED)  # another look may find something else
 _UNSEEN = quarantine.c.seen_at.is_(None)
-# What a person has to see: all but re-encodings that differ in nothing that matters, or that are still to be compared.
+# Unseen files that a person has to see: all but those found to be the same, and re-encodings not compared yet.
 IS_ALERT = and_(
     _UNSEEN,
     func.coalesce(quarantine.c.finding, "") != Finding.SAME,
@@ -152,7 +152,7 @@ _ALERTS = (
     .order_by(func.max(quarantine.c.id).desc())
 )
 
-# What an operator reads of each reason.
+# The words for each reason that an operator reads.
 CAUSES: Final = {
     QuarantineReason.CONFLICT: "other bytes came under a SOP Instance UID that is taken",
     QuarantineReason.OTHER_ENCODING: "they came in another transfer syntax, and differ from what was kept",
@@ -174,7 +174,7 @@ def take(
 ) -> bool:
     """Record an object whose UID is taken, in the transaction that found it out; False: its very bytes lie there.
 
-    Its file is still to be moved to quarantine: whoever was killed before that finds it by its name at the next start.
+    Its file is still to be moved to quarantine: after a kill before that, the next start finds it by its name.
     """
     assert outcome in (StoreOutcome.CONFLICT, StoreOutcome.OTHER_ENCODING)
     if transaction.connection.execute(_SAME_BYTES, bind_values(kept=known.id, sha256=again.sha256)).first() is not None:
@@ -254,7 +254,7 @@ def unexamined(connection: Connection, series_id: SeriesId) -> list[Unexamined]:
 
 
 def examined(transaction: LedgerTransaction, series_id: SeriesId, found: Sequence[Examined]) -> None:
-    """Record the findings. Deliveries of the series are held or made due by what is in doubt after them."""
+    """Record the findings; then hold the deliveries of the series if it is in doubt, else make them due."""
     for one in found:
         _find(transaction, one)
     if deliveries.is_in_doubt(transaction.connection, series_id):

@@ -1,4 +1,4 @@
-"""The questions that an operator asks of the ledger; nothing here can write."""
+"""The read-only queries of the ledger for an operator; nothing here can write."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ _MODEL_CHOICE = (
 def open_reader(url: str, *, peers: Collection[str] | Callable[[], Collection[str]] | None = None) -> Reader:
     """Open a ledger beside its service. Raises LedgerError where there is none, or one of another version.
 
-    ``peers``: the names that can be sent to, or what gives them at each question; a delivery to another one is told as
-    such. None: nobody asks.
+    ``peers``: the names that can be sent to, or a function that returns them at each query; a delivery to another one
+    is told as such. None: nobody asks.
     """
     database = ReadingDatabase(url)
     try:
@@ -141,7 +141,7 @@ def open_reader(url: str, *, peers: Collection[str] | Callable[[], Collection[st
 
 
 class Reader:
-    """The questions. Each answer is one consistent view of the ledger."""
+    """The queries. Each answer is one consistent view of the ledger."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class Reader:
             return lists.series_lines(connection, wanted, derived=derived)
 
     def protocols(self, since: datetime) -> tuple[Protocol, ...]:
-        """List what came of each scanner and protocol, week by week, from the week of a moment on."""
+        """List the protocols of each scanner with their figures week by week, from the week of a moment on."""
         with self._database.reading() as connection:
             return judgements.protocols(connection, since)
 
@@ -215,7 +215,7 @@ class Reader:
             return judgements.last_series(connection, protocol, limit)
 
     def results(self, since: datetime) -> Results:
-        """Count what the models made since a moment, and what the result gate measured."""
+        """Count the results that the models made since a moment, with the figures of the result gate."""
         with self._database.reading() as connection:
             return results.results(connection, since)
 
@@ -230,7 +230,7 @@ class Reader:
             return lists.senders(connection)
 
     def series_show(self, series_id: int, *, identify: bool = False) -> SeriesDetail:
-        """Return one series with its files, jobs and deliveries. Raises InputError where there is none."""
+        """Return one series with its files, jobs and deliveries. Raises InputError where there is no such series."""
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
             files = connection.execute(_FILES, bind_values(series=series_id)).all()
@@ -243,7 +243,7 @@ class Reader:
             )
 
     def series_explain(self, series_id: int, *, identify: bool = False) -> Explanation:
-        """Return why a series is in its state. Raises InputError where there is none."""
+        """Explain why a series is in its state. Raises InputError where there is no such series."""
         with self._database.reading() as connection:
             row = _series_row(connection, series_id)
             arrivals = connection.execute(_ARRIVALS, bind_values(series=series_id)).all()
@@ -264,10 +264,10 @@ class Reader:
             called=called,
             arrivals=tuple(Arrival(revision=one.revision, peer=one.peer, instances=one.instances) for one in arrivals),
         )
-        # Where the verdict is that something was set aside, its sentence says so already.
+        # If the verdict is that something was set aside, its sentence says so already.
         notes = tuple(row.notes) + tuple(one for one in set_aside if one not in row.sentence)
         notes += () if gone is None else (gone,)
-        # A held delivery says itself what the result gate found.
+        # The sentence of a held delivery says already what the result gate found.
         notes += (
             tuple(one for one in last.notes if not any(one in line.sentence for line in deliveries)) if last else ()
         )
@@ -318,7 +318,7 @@ class Reader:
             return models.active(connection)
 
     def model_choice(self) -> ModelChoice | None:
-        """Return which default model the last start chose. None: it had nothing to choose, or has not chosen yet."""
+        """Return the default model that the last start chose. None: it had nothing to choose, or has not chosen yet."""
         with self._database.reading() as connection:
             return _model_choice(connection)
 
@@ -382,7 +382,7 @@ class Reader:
             return boots.last(connection)
 
     def settings(self) -> SettingsLine | None:
-        """Return the settings that the last start uses. None: it was before the ledger recorded them."""
+        """Return the settings that the last start uses. None: that start was before the ledger recorded them."""
         with self._database.reading() as connection:
             return boots.last_settings(connection)
 
@@ -397,12 +397,12 @@ class Reader:
             return attention.lines(connection, self._peers)
 
     def traffic(self, since: datetime, earliest: datetime) -> tuple[tuple[Sender, ...], tuple[Recipient, ...]]:
-        """Say what came from and went to each peer since a moment; senders are those since an earlier one."""
+        """Count what came from and went to each peer since a moment; listed are the senders since an earlier one."""
         with self._database.reading() as connection:
             return traffic.senders(connection, since, earliest), traffic.recipients(connection, since)
 
     def figures(self, job_id: int) -> tuple[GateFigure, ...]:
-        """List what the result gate measured of what a job made; nothing of a job that is not done."""
+        """List the figures of the result gate on the result of a job; empty for a job that is not done."""
         with self._database.reading() as connection:
             return gate_figures(connection.execute(_FIGURES, bind_values(job=job_id)).scalar_one_or_none())
 
@@ -423,7 +423,7 @@ class Reader:
             return _numbers(connection, question)
 
     def queues(self, now: datetime) -> tuple[Queue, ...]:
-        """List what waits to be judged, derived and sent."""
+        """List the queues: the series, jobs and deliveries that wait to be judged, derived and sent."""
         with self._database.reading() as connection:
             return queues(connection, now)
 
@@ -433,12 +433,12 @@ class Reader:
             return attention.stuck_peers(connection, since)
 
     def undelivered(self) -> tuple[Undelivered, ...]:
-        """Say which destinations of alerts could not be told of something, and since when."""
+        """List the destinations to which alerts could not be sent, and since when."""
         with self._database.reading() as connection:
             return alerts.undelivered(connection)
 
     def week(self, since: datetime) -> Week:
-        """Count what the weekly letter says."""
+        """Count the figures of the weekly letter."""
         with self._database.reading() as connection:
             return week(connection, since)
 
@@ -476,7 +476,7 @@ def _jobs_of(connection: Connection, series_id: int) -> tuple[JobLine, ...]:
 
 
 def _figures(connection: Connection, last: JobLine) -> tuple[GateFigure, ...]:
-    """List what the result gate measured of what a job made."""
+    """List the figures of the result gate on the result of a job."""
     return gate_figures(connection.execute(_FIGURES, bind_values(job=last.id)).scalar_one())
 
 
@@ -510,7 +510,7 @@ def _model_choice(connection: Connection) -> ModelChoice | None:
 
 
 def _what_is_waited_for(history: Sequence[EventLine]) -> str:
-    """Why a series that is settled has no verdict yet; empty where its turn has only not come."""
+    """Return why a settled series has no verdict yet; empty where it only waits for its turn."""
     return next((one.detail for one in reversed(history) if one.kind in (WAITS_FOR_PARTS, WAITS_FOR_STUDY)), "")
 
 
@@ -519,5 +519,5 @@ def _numbers(connection: Connection, question: Select[str, int]) -> dict[str, in
 
 
 def _per(states: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
-    """Give every state a number, also zero, so that a reader need not know the states."""
+    """Give every state a number, also zero, so that the output names every state."""
     return {str(state): numbers.get(state, 0) for state in states}

@@ -1,4 +1,4 @@
-"""Queries for what waits to be judged, derived and sent, since when, and whose lease has run out.
+"""Queries for the series, jobs and deliveries that wait, since when they wait, and whose lease has run out.
 
 The answers are small, however large the ledger is: each query reads an index of the rows that are not done.
 """

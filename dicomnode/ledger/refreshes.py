@@ -68,7 +68,7 @@ _FILE_OF = select(set_aside.c.file).where(
 
 
 def wanted(connection: Connection, delivery_id: DeliveryId) -> Refreshable:
-    """Return whom to ask, and for which study. Raises InputError where the delivery does not allow it."""
+    """Return the peer to ask, and a file of the study. Raises InputError where the delivery does not allow it."""
     row = row_for_operator(connection, delivery_id)
     if row.job_id is None:
         raise InputError(
@@ -101,9 +101,10 @@ def _refuse_busy(connection: Connection, row: AnyRow) -> None:
 
 
 def begin(transaction: LedgerTransaction, delivery_id: DeliveryId, answer: QuarantinedFile, note: str) -> JobId:
-    """Plan the job, and give up what of the old result has not begun; InputError, and nothing changes, as above.
+    """Plan the job, and give up deliveries of the old result that have not begun.
 
-    The job delivers to the peers to which nothing of the old result has gone.
+    The job delivers to the peers to which nothing of the old result has gone. Raises InputError as ``wanted`` does;
+    then nothing changes.
     """
     connection = transaction.connection
     found = wanted(connection, delivery_id)

@@ -1,7 +1,7 @@
 """Requests for commitment that no delivery stands behind: `dicomnode check --rehearse` asked for them.
 
 The running service takes every report of a peer, those of a rehearsal too. The rehearsal writes down its Transaction
-UID before it asks, so the service knows the report, answers it with success, and writes down that it came. All of it
+UID before it asks, so the service recognises the report, answers it with success, and records that it came. All of it
 is events of the node: no series, no delivery and no request of a delivery changes.
 """
 
@@ -17,7 +17,7 @@ from dicomnode.ledger.schema import events, node
 from dicomnode.ledger.transaction import LedgerTransaction
 
 ASKED: Final = "rehearsal_asked"  # its detail is the Transaction UID
-REPORTED: Final = "rehearsal_reported"  # its detail begins with the Transaction UID; who acts is the peer
+REPORTED: Final = "rehearsal_reported"  # its detail begins with the Transaction UID; the actor is the peer
 
 _NODE_ROW: Final = 1  # table ``node`` has one row
 _OF_NODE = (events.c.table_name == node.name, events.c.row_id == _NODE_ROW)
@@ -25,7 +25,7 @@ _OF_NODE = (events.c.table_name == node.name, events.c.row_id == _NODE_ROW)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalReport:
-    """What the running service was told: by which peer, and of how many instances."""
+    """A report that the running service got: the peer, and the numbers of instances committed and denied."""
 
     peer: str
     committed: int
@@ -33,14 +33,14 @@ class RehearsalReport:
 
 
 def ask(transaction: LedgerTransaction, transaction_uid: str) -> None:
-    """Write down the Transaction UID of a request that a rehearsal is about to send."""
+    """Record the Transaction UID of a request that a rehearsal is about to send."""
     transaction.note(ASKED, table=node.name, row=_NODE_ROW, detail=transaction_uid)
 
 
 def take_report(
     transaction: LedgerTransaction, transaction_uid: str, committed: Collection[str], failed: Collection[str]
 ) -> bool:
-    """Write down that a report came. False: no rehearsal asked under this Transaction UID."""
+    """Record that a report came. False: no rehearsal asked under this Transaction UID."""
     asked = select(events.c.id).where(*_OF_NODE, events.c.kind == ASKED, events.c.detail == transaction_uid).limit(1)
     if transaction.connection.execute(asked).first() is None:
         return False

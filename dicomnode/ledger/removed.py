@@ -1,7 +1,7 @@
-"""What the ledger keeps of files that were removed: their rows, with ``removed_at``.
+"""The rows of files that were removed; the ledger keeps them, with ``removed_at``.
 
 So counts and digests stay true, and a copy that comes again is recognised. Rows are marked before files are removed: a
-crash between the two leaves files that ``removed_in`` names. What may be marked is decided in ``old_images`` and
+crash between the two leaves files that ``removed_in`` names. Which rows may be marked is decided in ``old_images`` and
 ``erasure``. Nothing here touches a file.
 """
 
@@ -27,7 +27,7 @@ _PIECE: Final = 200  # files that one statement marks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """What was marked: its files are to be removed."""
+    """The rows that were marked: their files are to be removed."""
 
     series: SeriesId
     files: tuple[str, ...]  # paths below the archive folder
@@ -109,13 +109,13 @@ def mark_aside(transaction: LedgerTransaction, rows: Sequence[int], *, cause: st
         transaction.note_each(cause, table=quarantine.name, rows=rows)
 
 
-# What comes again.
+# Files that come again.
 
 
 def take_back(transaction: LedgerTransaction, instance_id: InstanceId, file: str) -> bool:
     """Give an instance whose file was removed the file that came now. False: it has its file.
 
-    The file has another name than the removed one, so whoever still removes that one does no harm.
+    The file has another name than the removed one, so a removal that is still under way does no harm.
     """
     came = bind_values(instance=instance_id, file=file, now=transaction.now)
     if transaction.connection.execute(_RETURN, came).rowcount == 0:
@@ -130,7 +130,7 @@ def put_back(transaction: LedgerTransaction, instance_id: InstanceId, file: str,
     transaction.note("restored", table=instance.name, row=instance_id, detail=detail)
 
 
-# What is asked of what is gone.
+# Queries for files that were removed.
 
 
 def removed_in(connection: Connection, folder: str) -> set[str]:
@@ -152,7 +152,7 @@ def gone(connection: Connection, series_id: SeriesId) -> str | None:
 
 
 def refuse_without_files(connection: Connection, series_id: SeriesId) -> None:
-    """Raise InputError where images of a series were removed: an operator asked for something that needs them."""
+    """Raise InputError where images of a series were removed: the operator's command needs all of them."""
     if (sentence := gone(connection, series_id)) is not None:
         raise InputError(
             f"{sentence} Nothing was changed.",
@@ -161,7 +161,7 @@ def refuse_without_files(connection: Connection, series_id: SeriesId) -> None:
 
 
 def refuse_delivery_without_files(connection: Connection, delivery_id: DeliveryId) -> None:
-    """Raise InputError where images of a delivery were removed: an operator wants it sent."""
+    """Raise InputError where images of a delivery were removed: it cannot be sent as a whole."""
     row = connection.execute(_GONE_OF_DELIVERY, bind_values(delivery=delivery_id)).one()
     if (sentence := _gone_sentence(row, f"delivery {delivery_id}")) is not None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What the models made, month by month: how many series, what the result gate measured, and two models on one series.
+"""The results of the models by month: numbers of series, figures of the result gate, and pairs of models compared.
 
 In: the done jobs since a moment, the newest ``MOST`` of them. Out: a line for each model and month, and one for each
 pair of models that derived the same revisions, one of them in shadow: the shares of the gate's limits side by side.
@@ -42,7 +42,7 @@ _DONE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class ModelKey:
-    """Which model: jobs are pinned to its digest."""
+    """The identity of a model: its name and its digest, to which jobs are pinned."""
 
     name: str
     digest: str
@@ -50,7 +50,7 @@ class ModelKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMonth:
-    """What a model made in a month, by UTC."""
+    """The results of a model in a month, by UTC."""
 
     model: ModelKey
     month: str  # such as 2026-03
@@ -58,7 +58,7 @@ class ModelMonth:
     shadow: int  # of them, those that are never sent
     beyond: int  # of them, those with a figure beyond the limit of the gate
     seconds: float | None  # median
-    shares: Mapping[str, float]  # of each check the median of what it takes of its limit
+    shares: Mapping[str, float]  # by check: the median of the share of its limit that it takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class ShadowPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """The answer."""
+    """The results since a moment, by model and month, and the pairs of models compared."""
 
     months: tuple[ModelMonth, ...]  # by model, then by month
     pairs: tuple[ShadowPair, ...]
@@ -96,7 +96,7 @@ class _Done:
 
 
 def results(connection: Connection, since: datetime) -> Results:
-    """Count what was made since a moment."""
+    """Count the results that were made since a moment."""
     rows = connection.execute(_DONE, bind_values(since=since)).all()
     done = [
         _Done(

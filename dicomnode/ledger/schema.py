@@ -1,4 +1,4 @@
-"""The tables of the ledger and what the database itself keeps true: checks, unique indexes, triggers.
+"""The tables of the ledger, and the rules that the database itself enforces: checks, unique indexes, triggers.
 
 Which states there are, and which changes between them, stands in the rows of ``transition`` alone, and triggers refuse
 every other. A CHECK names a state only where it relates it to another column. A later state is therefore a migration
@@ -84,7 +84,7 @@ def _quoted(values: Sequence[str]) -> str:
 
 
 def _state_columns() -> list[Column[object]]:
-    """The state, and what the trigger copies into ``event`` when it changes."""
+    """Return the column of the state, and those that the trigger copies into ``event`` when the state changes."""
     return [
         Column("state", String(16), nullable=False),
         Column("state_cause", String(32), nullable=False),
@@ -442,7 +442,7 @@ Index(
     sqlite_where=text("state IN ('raised', 'sent', 'ended')"),
 )
 
-# What a verdict tells of the scanner; texts of headers stand in ``protocol`` alone.
+# The data on its scanner that a verdict yields; texts of headers stand in ``protocol`` alone.
 protocol = Table(
     "protocol",
     METADATA,
@@ -489,7 +489,7 @@ events = Table(
 )
 Index("event_row", events.c.table_name, events.c.row_id)
 
-# What the database refuses and writes by itself. {table} stands for each table whose rows have a state.
+# Triggers that refuse illegal changes and write events. {table} stands for each table whose rows have a state.
 _GUARDS: Final = (
     """
 CREATE TRIGGER {table}_born_legally BEFORE INSERT ON {table}
@@ -513,7 +513,7 @@ BEGIN
 END
 """,
 )
-# Not of an item: a delivery of 120 instances is one birth.
+# Not for an item: a delivery of 120 instances is one birth.
 _BIRTH: Final = """
 CREATE TRIGGER {table}_born AFTER INSERT ON {table}
 BEGIN
@@ -547,7 +547,7 @@ BEGIN SELECT RAISE(ABORT, 'a delivery is sent when every item is acknowledged');
 
 
 def triggers() -> list[str]:
-    """The statements that make all triggers; a migration that rebuilds a table drops its triggers with it."""
+    """Return the statements that make all triggers; a migration that rebuilds a table drops its triggers with it."""
     guards = [guard.format(table=table) for table in BIRTHS for guard in _GUARDS]
     births = [_BIRTH.format(table=table) for table in BIRTHS if table != delivery_item.name]
     return [statement.strip() for statement in (*guards, *births, *_OTHER_TRIGGERS)]

@@ -31,7 +31,7 @@ _RELEASES: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """How many instances a peer added in a revision."""
+    """The number of instances that a peer added in a revision."""
 
     revision: int
     peer: str | None
@@ -71,7 +71,7 @@ def explain(
 
 
 def set_aside(groups: Sequence[SetAside], instances: int) -> tuple[str, ...]:
-    """Say what was set aside of a series that has ``instances`` in the archive: one sentence for each finding."""
+    """Describe what was set aside of a series that has ``instances`` in the archive: one sentence for each finding."""
     elsewhere = sum(group.files for group in groups if group.finding is Finding.OTHER_SERIES)
     return tuple(_group(group, instances + elsewhere) for group in groups)
 
@@ -247,7 +247,7 @@ def _delivery(line: DeliveryLine, revision: int) -> str:
 
 
 def _proof(line: DeliveryLine) -> str:
-    """Say what the proof rests on, or what keeps a better one away."""
+    """Say on what the proof of a delivery rests, or why there is no better one."""
     match line.commitment:
         case CommitmentState.COMMITTED:
             return " (the peer committed to keep every image)"

@@ -1,7 +1,7 @@
-"""How the statements of the ledger are written: their parameters, and the one that changes a state.
+"""Helpers to write the statements of the ledger: their parameters, and the statement that changes a state.
 
-A parameter bears a prefix. SQLAlchemy takes one that is called like a column for the new value of that column, so a
-statement could not ask for a row by the same word that it sets.
+A parameter bears a prefix. SQLAlchemy takes a parameter with the name of a column for the new value of that column, so
+a statement could not ask for a row by the same word that it sets.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PREFIX: Final = "b_"
 
 
 def bound(name: str, type_: TypeEngine[object] | None = None, *, is_list: bool = False) -> BindParameter[object]:
-    """A parameter of a statement; ``bind_values`` gives it its value."""
+    """Return a parameter of a statement; ``bind_values`` gives it its value."""
     return bindparam(f"{_PREFIX}{name}", type_=type_, expanding=is_list)
 
 
 def bind_values(**values: object) -> dict[str, object]:
-    """The values of the parameters of a statement.
+    """Return the values of the parameters of a statement.
 
     >>> bind_values(series=7)
     {'b_series': 7}
@@ -34,9 +34,9 @@ def bind_values(**values: object) -> dict[str, object]:
 
 
 def insert_if_new(table: Table) -> sqlite.Insert:
-    """An insert that does nothing where a unique column has the value already.
+    """Return an insert that does nothing where a unique column has the value already.
 
-    The one statement that SQLAlchemy spells per database; PostgreSQL's has the same words.
+    This is the only statement that SQLAlchemy spells per database; PostgreSQL's has the same words.
     """
     return sqlite.insert(table).on_conflict_do_nothing()
 
@@ -51,7 +51,7 @@ def stands(table: FromClause, *states: State) -> ColumnElement[bool]:
 
 
 def moving(table: Table, event: Event) -> Update:
-    """The guarded update for an event: no row changes that is not in a state where the event may happen.
+    """Return the guarded update for an event: a row changes only if it is in a state where the event may happen.
 
     Its own parameters are ``now``, ``by`` and ``detail``; a transaction gives them their values.
     """

@@ -172,7 +172,7 @@ State = SeriesState | JobState | DeliveryState | ItemState | CommitmentState | M
 
 
 class Event(StrEnum):
-    """What can happen to a row. One word can be an event of several tables."""
+    """An event: something that happens to a row. One word can be an event of several tables."""
 
     SETTLE = "settle"  # quiet for long enough
     KEEP = "keep"  # verdict

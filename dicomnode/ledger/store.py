@@ -1,7 +1,7 @@
 """The ledger of a running node: its one writer, and the facades through which each user of it reads and writes.
 
 Everything durable goes through here, from any thread of the service and from the operator's commands beside it. Each
-method of a facade is one transaction, or one look. It returns what happened as a value; False or None means that the
+method of a facade is one transaction, or one read. It returns what happened as a value; False or None means that the
 row was no longer where the caller left it (its lease was lost, a late instance came) and that nothing was written.
 Which rows a transaction changes stands in the modules that a facade calls; which changes there are at all, in
 ``states``.
@@ -76,16 +76,16 @@ class Ledger:
         self._access = access
 
     def note(self, kind: str, *, table: str, row: int, detail: str = "", by: str = NODE) -> None:
-        """Write down something that an operator may want to read, at the row that it happened to."""
+        """Record an event that an operator may want to read, at the row to which it happened."""
         with self._access.writing("note", by) as transaction:
             transaction.note(kind, table=table, row=row, detail=detail)
 
     def check(self) -> None:
-        """Look at every page of the file. Raises LedgerError where one is damaged, CheckStoppedError when told to."""
+        """Check every page of the file. Raises LedgerError for damage, CheckStoppedError after ``stop_check``."""
         self._access.database.check()
 
     def stop_check(self) -> None:
-        """End a check that another thread has under way."""
+        """Stop a check that runs in another thread."""
         self._access.database.stop_check()
 
     def close(self) -> None:

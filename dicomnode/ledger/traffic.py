@@ -1,7 +1,7 @@
-"""Queries for what came from each sender, and how the deliveries to each recipient stand.
+"""Queries for the traffic with each peer: the series that it sent, and the deliveries to it.
 
-A series counts for the peer that sent its first instance. What is asked of the instances is asked series by series, so
-that the answer takes as long with a million instances as with a thousand.
+A series counts for the peer that sent its first instance. The instances are counted series by series, so that the
+answer takes as long with a million instances as with a thousand.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ _RECIPIENTS = (
 
 
 def senders(connection: Connection, since: datetime, earliest: datetime) -> tuple[Sender, ...]:
-    """Count what came since a moment, of each peer that sent something since an earlier one."""
+    """Count the series that came since a moment, for each peer that sent something since an earlier one."""
     rows = connection.execute(_SENDERS, bind_values(since=since, earliest=earliest))
     return tuple(Sender(peer=row.peer, series=row.series, instances=row.instances, last_at=row.last_at) for row in rows)
 
 
 def recipients(connection: Connection, since: datetime) -> tuple[Recipient, ...]:
-    """Say how the deliveries to each peer stand, and how many were sent since a moment."""
+    """Count the deliveries to each peer that wait or are held, and those that were sent since a moment."""
     return tuple(
         Recipient(
             peer=row.peer,

@@ -1,4 +1,4 @@
-"""What crosses the ledger's border: frozen values, no connection behind them."""
+"""The values that pass between the ledger and its users: frozen, with no connection behind them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Priority(IntEnum):
 
 
 class StoreOutcome(StrEnum):
-    """What the ledger made of an instance that came in (docs/protocol.md#answers-to-c-store)."""
+    """The ledger's decision on an instance that came in (docs/protocol.md#answers-to-c-store)."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"  # same UID, same bytes: the file just written is not needed
@@ -51,7 +51,7 @@ class StoreOutcome(StrEnum):
 
 
 class QuarantineReason(StrEnum):
-    """Why a file was set aside."""
+    """Reasons for which a file is set aside."""
 
     CONFLICT = "conflict"
     OTHER_ENCODING = "other_encoding"
@@ -59,7 +59,7 @@ class QuarantineReason(StrEnum):
     UID = "uid"
     ORPHAN = "orphan"
     ALTERED = "altered"
-    PATIENT = "patient"  # no file of a sender: what a peer said of the patient of a study
+    PATIENT = "patient"  # no file of a sender: a peer's answer that names the patient of a study
 
 
 class Finding(StrEnum):
@@ -93,7 +93,7 @@ class StoredInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownInstance:
-    """What the ledger already holds under a SOP Instance UID."""
+    """The instance that the ledger already holds under a SOP Instance UID."""
 
     id: InstanceId
     series: SeriesId
@@ -115,7 +115,7 @@ class ArchivedInstance:
     transfer_syntax_uid: str
     size_bytes: int
     sha256: str
-    peer: str  # that sent it
+    peer: str  # the sender
     received_at: datetime
     is_removed: bool  # its file is not in the archive any more, on purpose
     called_ae: str | None = None  # the AE title that its sender called; None: nobody knows
@@ -123,7 +123,7 @@ class ArchivedInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedFile:
-    """A file set aside, and what it quarrels with."""
+    """A file that was set aside, and the instance with which it conflicts."""
 
     file: str  # name below the quarantine folder
     reason: QuarantineReason
@@ -136,7 +136,7 @@ class QuarantinedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unexamined:
-    """A file set aside at which nobody has looked yet."""
+    """A file that was set aside and is not compared yet."""
 
     id: QuarantineId
     reason: QuarantineReason
@@ -189,7 +189,7 @@ class SettledSeries:
 
 
 class Release(StrEnum):
-    """What happens with the result of a job."""
+    """The use of the result of a job."""
 
     AUTO = "auto"  # it is delivered
     REVIEW = "review"  # its deliveries are held until a person has looked at it
@@ -197,7 +197,7 @@ class Release(StrEnum):
 
 
 class Late(StrEnum):
-    """What happens with the result of a later revision after a delivery of an earlier one has begun."""
+    """The use of the result of a later revision after a delivery of an earlier one has begun."""
 
     HOLD = "hold"  # its deliveries are held
     NEW_REVISION = "new_revision"  # it is delivered like the first one
@@ -278,9 +278,9 @@ NOBODY: Final = Forward()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cargo:
-    """What a delivery brings: the result of a job, or instances of a series as they were received."""
+    """The content of a delivery: the result of a job, or instances of a series as they were received."""
 
-    series: SeriesId  # that was received
+    series: SeriesId  # the received series
     revision: int
     job: JobId | None  # None: the instances as they were received
     priority: Priority
@@ -350,7 +350,7 @@ class ImportedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootReport:
-    """What an earlier service left behind."""
+    """The state in which an earlier service left the ledger, and the rows that this start took back."""
 
     boot: BootId
     ended_cleanly: bool  # False: the service before this one was killed

@@ -241,7 +241,7 @@ def retry(transaction: LedgerTransaction, series_id: SeriesId) -> None:
 
 
 def release(transaction: LedgerTransaction, series_id: SeriesId) -> None:
-    """Let a series go on as it is, for an operator.
+    """Release a series, as it is, for an operator.
 
     Its files that were set aside count as seen, and its alert ends. A series that was kept for them is judged without
     them, one that its rule did not choose as the only one of its study, and one that was pulled like one that was sent.

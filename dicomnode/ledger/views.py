@@ -70,7 +70,7 @@ class JobLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerLine:
-    """How many items of a delivery the peer answered with a status."""
+    """The number of items of a delivery that the peer answered with one status."""
 
     status: str  # four hexadecimal digits, as the standard writes it
     state: str
@@ -107,7 +107,7 @@ class DeliveryLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventLine:
-    """What happened to a row. Equal ones that happened to single images are one line, with their number."""
+    """An event of a row. Equal events of single images are one line, with their number."""
 
     at: datetime  # of the last one
     table: str
@@ -148,7 +148,7 @@ class SeriesDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """``series explain``: why a series stands where it stands, in sentences, and what they rest on."""
+    """``series explain``: sentences that explain the state of a series, and the rows on which they rest."""
 
     id: int
     state: str
@@ -157,7 +157,7 @@ class Explanation:
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
     job: JobLine | None  # the last one
-    gate: tuple[GateFigure, ...]  # what the result gate measured of what that job made; of older jobs nothing is known
+    gate: tuple[GateFigure, ...]  # figures of the result gate on the result of that job; none for older jobs
     deliveries: tuple[DeliveryLine, ...]
     events: tuple[EventLine, ...]
     series_uid: str | None  # only to who asks to identify
@@ -229,7 +229,7 @@ class AttentionLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """``status``: how many rows stand where, and which of them wait for a person."""
+    """``status``: the number of rows in each state, and the rows that wait for a person."""
 
     version: str
     boot: BootLine | None
@@ -286,10 +286,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """What waits for one stage of the node."""
+    """The queue of one stage of the node: the rows that wait for it."""
 
     stage: str  # judge, derive, push
-    peer: str  # of push: who it is for; else empty
+    peer: str  # of push: the peer that is to get it; else empty
     rows: int
     since: datetime | None  # when the oldest of them came here; None: nothing waits
     stalled: int  # taken by somebody whose lease has run out
@@ -297,7 +297,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """What came from one peer."""
+    """The series that came from one peer."""
 
     peer: str
     series: int  # since the moment that was asked for
@@ -307,7 +307,7 @@ class Sender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipient:
-    """How the deliveries to one peer stand."""
+    """The deliveries to one peer: how many were sent, wait, or are held."""
 
     peer: str
     sent: int  # since the moment that was asked for
@@ -332,7 +332,7 @@ class CommitmentLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StuckPeer:
-    """A peer to which the same delivery has failed for long."""
+    """A peer to which the same delivery has failed for a long time."""
 
     peer: str
     delivery: int
@@ -343,7 +343,7 @@ class StuckPeer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undelivered:
-    """A destination that could not be told of its alerts."""
+    """A destination to which its alerts could not be sent."""
 
     destination: str
     alert: int

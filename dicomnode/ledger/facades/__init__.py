@@ -1,1 +1,1 @@
-"""The ledger as its users see it, one file for each: every method is one transaction, or one look."""
+"""The facades of the ledger, one file for each part of the node: every method is one transaction, or one read."""

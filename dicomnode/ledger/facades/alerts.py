@@ -1,4 +1,4 @@
-"""What the alert watch uses of the ledger: what destinations are told of, and the weekly letter."""
+"""The part of the ledger that the alert watch uses: the alerts of each destination, and the weekly letter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicomnode.ledger.values import Alert, Condition
 
 
 class Alerts:
-    """The watch reads here what a destination is to be told, and records what it was told."""
+    """The alert watch reads here which alerts a destination is to get, and records which were sent."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -19,7 +19,7 @@ class Alerts:
     def observe(
         self, destination: str, holding: Sequence[Condition], ended: Collection[str], *, again_s: float
     ) -> None:
-        """Raise what began to hold and end what is over, at one destination.
+        """Raise the alerts whose conditions began to hold, and end those whose conditions are over, at one destination.
 
         An alert of which there is more is raised again ``again_s`` after it was sent.
         """

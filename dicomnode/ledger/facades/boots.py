@@ -1,4 +1,4 @@
-"""What the service itself uses of the ledger: its starts and stops, and the settings that it uses."""
+"""The part of the ledger that the service itself uses: its starts and stops, and the settings in use."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Boots:
             boots.take_settings(transaction, of, file=file, sha256=sha256, restart=restart, at=at)
 
     def refuse_settings(self, of: BootId, *, fault: str, at: datetime) -> None:
-        """Record why the service did not take what it read, and goes on with the settings that it has."""
+        """Record why the service did not take the settings that it read, and goes on with those that it has."""
         with self._access.writing("refuse_settings") as transaction:
             boots.refuse_settings(transaction, of, fault=fault, at=at)
 

@@ -1,4 +1,4 @@
-"""What the loops that ask for proof use of the ledger: requests to peers to commit to what was sent, and reports."""
+"""The part of the ledger that the proof loops use: requests to peers to commit to what was sent, and reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicomnode.ledger.values import Commitment
 
 
 class Commitments:
-    """A loop reads here what is to be proven, and records what the peers say of it."""
+    """A proof loop reads here which deliveries are to be proven, and records the answers of the peers."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -60,7 +60,7 @@ class Commitments:
     def take_report(
         self, transaction_uid: str, *, peer: str, committed: Collection[str], failed: Mapping[str, int]
     ) -> bool:
-        """Record what a peer says of a request: which SOP Instance UIDs it keeps, and which not, with reasons.
+        """Record a peer's report on a request: SOP Instance UIDs that it keeps, and those it denies, with reasons.
 
         False: no request that was asked has this Transaction UID.
         """
@@ -70,6 +70,6 @@ class Commitments:
             ) or rehearsals.take_report(transaction, transaction_uid, committed, failed)
 
     def ask_in_rehearsal(self, transaction_uid: str, by: str) -> None:
-        """Record that a rehearsal is about to ask for commitment, so that a report on it is known."""
+        """Record that a rehearsal is about to ask for commitment, so that the service recognises a report on it."""
         with self._access.writing("ask_in_rehearsal", by) as transaction:
             rehearsals.ask(transaction, transaction_uid)

@@ -1,4 +1,4 @@
-"""What the loops that send use of the ledger: deliveries and their items."""
+"""The part of the ledger that the sending loops use: deliveries and their items."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicomnode.ledger.values import Delivery, DeliveryItem
 
 
 class Deliveries:
-    """A loop claims deliveries to its peer here, and records what the peer answered."""
+    """A sending loop claims deliveries to its peer here, and records the peer's answers."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""What the receiver uses of the ledger: series that come, and their instances."""
+"""The part of the ledger that the receiver uses: series that arrive, and their instances."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicomnode.ledger.values import KnownInstance, StoredInstance, StoreOutcome
 
 
 class Intake:
-    """The receiver looks up here what it has, and records what it stored."""
+    """The receiver looks up series and instances here, and records the instances that it stored."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -26,7 +26,7 @@ class Intake:
             return intake.make_series(transaction, series_uid, study_uid)
 
     def find_series(self, series_uid: str) -> SeriesId | None:
-        """Return the number that a series has. None: it has none, and gets none here."""
+        """Return the number of a series. None: it has none, and gets none here."""
         with self._access.reading() as connection:
             return intake.series_number(connection, series_uid)
 

@@ -1,4 +1,4 @@
-"""What a supervisor uses of the ledger: jobs."""
+"""The part of the ledger that the supervisor of jobs uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The side of the ledger for imported models, and for which of them rules get."""
+"""The part of the ledger for imported models: their rows, and which of them rules get."""
 
 from __future__ import annotations
 

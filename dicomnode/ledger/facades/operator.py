@@ -1,4 +1,4 @@
-"""What an operator uses of the ledger: commands on a series, a delivery, or files that were set aside."""
+"""The part of the ledger that an operator uses: commands on a series, a delivery, or files that were set aside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dicomnode.ledger.access import Access
 
 
 class Operator:
-    """A person changes rows by these commands. One that the state of a row does not allow raises InputError."""
+    """A person changes rows by these commands. A command that the state of the row does not allow raises InputError."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -44,7 +44,7 @@ class Operator:
             return delivery_commands.send_to(transaction, delivery, peer)
 
     def cancel_delivery(self, delivery: DeliveryId, by: str, *, note: str = "") -> None:
-        """Send nothing more of a delivery. Raises InputError where it has ended already, or its rejection has no note.
+        """Cancel a delivery: no more of it is sent. Raises InputError where it has ended, or its rejection has no note.
 
         ``note``: why, in the words of a person.
         """

@@ -1,4 +1,4 @@
-"""The side of the ledger for files that were set aside."""
+"""The part of the ledger for files that were set aside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicomnode.ledger.values import Examined, Finding, QuarantinedFile, Quaranti
 
 
 class Quarantine:
-    """Whoever sets a file aside, or compares one, records that here."""
+    """The parts of the node that set a file aside, or compare one, record that here."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

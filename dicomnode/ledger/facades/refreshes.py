@@ -1,4 +1,7 @@
-"""The ledger's side of series that go under the patient of their peer: each method is one transaction, or one look."""
+"""The part of the ledger for series that are derived anew under the patient of their peer.
+
+Each method is one transaction, or one read.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,18 @@ from dicomnode.ledger.values import QuarantinedFile
 
 
 class Refreshes:
-    """What a ledger is asked and told about a result that is derived anew under another patient."""
+    """Reads and changes the rows of a result that is derived anew under another patient."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
 
     def wanted(self, delivery: DeliveryId) -> Refreshable:
-        """Return whom to ask, and for which study. Raises InputError where the delivery does not allow it."""
+        """Return the peer to ask, and a file of the study. Raises InputError where the delivery does not allow it."""
         with self._access.reading() as connection:
             return refreshes.wanted(connection, delivery)
 
     def begin(self, delivery: DeliveryId, answer: QuarantinedFile, by: str, note: str) -> JobId:
-        """Plan the job, and give up what of the old result has not begun. Raises InputError as ``wanted`` does."""
+        """Plan the job, and give up unbegun deliveries of the old result. Raises InputError as ``wanted`` does."""
         with self._access.writing("refresh", by) as transaction:
             return refreshes.begin(transaction, delivery, answer, note)
 

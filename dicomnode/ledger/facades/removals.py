@@ -1,7 +1,8 @@
-"""The ledger's side of removing files: each method is one transaction, or one look.
+"""The part of the ledger for the removal of files: each method is one transaction, or one read.
 
-Whoever removes files asks here first; the rules are in ``old_images`` and ``erasure``. A service and an operator's
-command may do it at the same time, since each series is looked at once more in the transaction that marks it.
+The code that removes files asks here first; the rules are in ``old_images`` and ``erasure``. A service and an
+operator's command may do it at the same time, since each series is looked at once more in the transaction that marks
+it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dicomnode.ledger.transaction import NODE
 
 
 class Removals:
-    """What a ledger is asked and told about files that leave the disk."""
+    """Finds the files that may leave the disk, and marks their rows."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -29,7 +30,7 @@ class Removals:
             return old_images.old_series(connection, before, after)
 
     def remove_old(self, series: SeriesId, before: datetime, by: str = NODE) -> Removed | None:
-        """Mark the images of a series and of what was derived from it. None: it may not go, or not any more."""
+        """Mark the images of a series and of the series derived from it. None: it may not go, or not any more."""
         with self._access.writing("remove", by) as transaction:
             return old_images.remove_old(transaction, series, before)
 
@@ -49,12 +50,12 @@ class Removals:
             return erasure.refusal_to_erase(connection, series)
 
     def receivers(self, series: Collection[SeriesId]) -> tuple[str, ...]:
-        """Name the peers that acknowledged an image of one of these series, or one derived from it."""
+        """Name the peers that acknowledged an image of one of these series, or an image derived from it."""
         with self._access.reading() as connection:
             return erasure.receivers(connection, series)
 
     def erase(self, series: SeriesId, files: Collection[str], by: str) -> Removed:
-        """Mark these files of a series and all that was derived from it. Raises InputError where that cannot be now."""
+        """Mark these files of a series and all images derived from it. Raises InputError where that cannot be now."""
         with self._access.writing("erase", by) as transaction:
             return erasure.erase(transaction, series, files)
 

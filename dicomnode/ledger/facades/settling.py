@@ -1,4 +1,4 @@
-"""What the settling worker uses of the ledger: the steps of a series until its verdict."""
+"""The part of the ledger that the settling worker uses: the steps of a series until its verdict."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Settling:
             return verdicts.series_beside(connection, series, within_s=within_s, limit=limit)
 
     def judged(self, series: SeriesId, told: Judgement) -> None:
-        """Write down what the verdict on a series tells of its scanner."""
+        """Record the data on the scanner that the verdict on a series yields."""
         with self._access.writing("judged") as transaction:
             judgements.record(transaction, series, told)
 

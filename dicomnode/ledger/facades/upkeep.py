@@ -1,4 +1,4 @@
-"""What the sweep and the calendar use of the ledger: which files ought to exist, and rows that have had their time."""
+"""The part of the ledger that the sweep and the calendar use: files that ought to exist, and rows that are too old."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Upkeep:
             return ageing.window(connection, after, before)
 
     def forget_events(self, after: int, last: int, before: datetime) -> int:
-        """Remove the events behind ``after`` up to ``last`` that are older than ``before``; how many there were."""
+        """Remove the events behind ``after`` up to ``last`` that are older than ``before``; return their number."""
         with self._access.writing("forget_events", is_relaxed=True) as transaction:
             return ageing.forget_events(transaction, after, last, before)
 
     def forget_alerts(self, before: datetime) -> int:
-        """Remove the alerts whose all-clear was sent before that; how many there were."""
+        """Remove the alerts whose all-clear was sent before that moment; return how many there were."""
         with self._access.writing("forget_alerts") as transaction:
             return ageing.forget_alerts(transaction, before)

@@ -47,7 +47,7 @@ def new_items(
 
 
 def cargo_of(row: AnyRow) -> Cargo:
-    """What the delivery of a row brings."""
+    """Map a row to the cargo of its delivery."""
     return Cargo(
         series=SeriesId(row.series_id),
         revision=row.revision,

@@ -12,7 +12,7 @@ from dicomnode.ledger.statements import AnyRow
 from dicomnode.ledger.values import ArchivedInstance, Job, KnownInstance, StoredInstance
 from dicomnode.ledger.views import InstanceLine
 
-# What ``known_instance_of`` reads; labelled, because other tables of a question have columns of the same names.
+# The columns that ``known_instance_of`` reads; labelled, because other tables of a query have columns of these names.
 KNOWN_INSTANCE: Final = tuple(
     column.label(f"known_{column.name}")
     for column in (

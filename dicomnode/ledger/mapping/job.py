@@ -1,4 +1,4 @@
-"""Rows of table ``job``, and what was pinned in them."""
+"""Rows of table ``job``, and the parameters that were pinned in them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def new_job(
 
 
 def planned_job(row: AnyRow) -> PlannedJob:
-    """Read what was pinned when the job was planned. Raises InputError where this version cannot read it."""
+    """Read the parameters pinned when the job was planned. Raises InputError where this version cannot read them."""
     return PlannedJob(
         parameters=DerivationParameters.from_columns(row._asdict()),
         deliver_to=tuple(row.deliver_to),
@@ -91,5 +91,5 @@ def job_line(row: AnyRow) -> JobLine:
 
 
 def gate_figures(kept: Sequence[Mapping[str, Any]] | None) -> tuple[GateFigure, ...]:
-    """What the result gate measured, as the job's row keeps it; nothing where the job is not done or is too old."""
+    """Read the figures of the result gate from the job's row; empty where the job is not done or is too old."""
     return tuple(GateFigure(**figure) for figure in kept or ())
