@@ -1,4 +1,4 @@
-"""What a backup folder holds, and what makes it a whole backup.
+"""The files of a backup folder, and the manifest that makes them a whole backup.
 
     node                          the UUID of the node: the folder takes backups of no other one
     backup.json                   which of the files below belong to the last whole backup; written last
@@ -51,7 +51,7 @@ class Manifest:
 
     @property
     def moment(self) -> datetime:
-        """When the ledger was copied."""
+        """The moment at which the ledger was copied."""
         return datetime.fromisoformat(self.at)
 
 
@@ -98,7 +98,7 @@ def read_sums(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def sums_text(sums: Mapping[str, str]) -> bytes:
-    """The list as its file holds it."""
+    """Return the content of the file that lists the sums."""
     return "".join(f"{sha256}  {file}\n" for file, sha256 in sorted(sums.items())).encode()
 
 
@@ -115,7 +115,7 @@ def read_whole(folder: Path, file: str, sha256: str) -> bytes:
 
 
 def named(stem: str, sha256: str, suffix: str = "") -> str:
-    """The name of a file of which each backup may have its own."""
+    """Return the name of a file of which each backup may have its own: it contains the first digits of its digest."""
     return f"{stem}-{sha256[:_DIGITS]}{suffix}"
 
 

@@ -37,12 +37,12 @@ from dicomnode.receive.space import Space
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 from dicomnode.wire import IMPLICIT, Answer
 
-_MOUNT_POINT = "lost+found"  # what an empty disk holds
+_MOUNT_POINT = "lost+found"  # the only entry of an empty disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a restore put back."""
+    """The result of a restore: what was put back, left out, and lost."""
 
     at: datetime  # when the ledger of the backup was copied
     settings: str  # the copy of the settings file in the backup; empty: it has none
@@ -85,7 +85,7 @@ def restore(
 
 
 def _begin(data: Path, ledger: Path) -> None:
-    """Refuse a data folder that holds anything but a restore that was broken off; of that, begin anew."""
+    """Refuse a data folder that holds anything but a restore that was broken off; clear that, to begin anew."""
     entries = [entry.name for entry in scan(data) if entry.name != _MOUNT_POINT]
     if RESTORING not in entries:
         there = next((str(data / name) for name in sorted(entries)), str(ledger) if ledger.exists() else "")
@@ -130,7 +130,7 @@ class _Restore:
         self._removed: set[str] = set()  # on purpose, before the backup: no copy of these comes back
 
     def run(self, target: Path, by: str) -> Restored:
-        """Do all of it; the ledger comes to its place when everything else is there."""
+        """Run the whole restore; the ledger is put in its place when everything else is there."""
         staged = self._archive.data / RESTORING / "ledger.sqlite"
         self._copy_ledger(staged)
         url = f"sqlite:///{staged}"
@@ -168,7 +168,7 @@ class _Restore:
         write_file(staged, [read_whole(self._source, name, self._sums[name])])
 
     def _put_archived(self, file: str, sha256: str) -> bool:
-        """Put the file of a row in its place, from wherever it is whole; False: it is whole nowhere."""
+        """Put the file of a row in its place, from a source where it is whole; False: it is whole in none."""
         for place in self._places:
             try:
                 content = (place / "archive" / file).read_bytes()
@@ -180,7 +180,7 @@ class _Restore:
         return False
 
     def _put_others(self) -> list[str]:
-        """Put back what was set aside, and the models; the files that the backup does not have whole any more."""
+        """Put back the files that were set aside, and the models; return those that are damaged in the backup."""
         lost = []
         for file in sorted(self._sums):
             if file.startswith(("quarantine/", "models/")):
@@ -207,7 +207,7 @@ class _Restore:
         self._files += 1
 
     def _adopt(self, ledger: Ledger, known: set[str]) -> None:
-        """Receive the files without a row once more: the ledger says of each whether it is new."""
+        """Receive the files without a row once more: the ledger decides for each whether it is new."""
         space = Space(self._archive, 0.0, self._clock, note=lambda _what, _detail: None)
         intake = Intake(archive=self._archive, ledger=ledger, space=space, clock=self._clock)
         series: dict[str, SeriesId] = {}

@@ -43,13 +43,13 @@ from dicomnode.ledger.queries import open_reader
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
 _COPYING: Final = "copying.sqlite"  # the ledger, until its digest is known
-_KILLED: Final = ".dicomnode-"  # how the name begins of what a killed write left (``durable``), SQLite's journal too
-_STEMS: Final = ("ledger-", "settings-", "SHA256SUMS-")  # of the files of which each backup has its own
+_KILLED: Final = ".dicomnode-"  # prefix of the files that a killed write leaves (``durable``), SQLite's journal too
+_STEMS: Final = ("ledger-", "settings-", "SHA256SUMS-")  # prefixes of the files of which each backup has its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """What a backup holds, and what it could not take."""
+    """The result of a backup: the files that it holds, and those that it could not take."""
 
     folder: str
     at: datetime
@@ -161,7 +161,7 @@ class _Writer:
         )
 
     def _claim(self, node: str) -> None:
-        """Write down whose folder this is. A node that lost its ledger must not write over its backup."""
+        """Record the node to which this folder belongs. A node that lost its ledger must not write over its backup."""
         path = self._folder / NODE_FILE
         if not path.exists():
             strange = [entry.name for entry in scan(self._folder) if not is_left_over(Path(entry.path))]
@@ -212,7 +212,7 @@ class _Writer:
                 Path(entry.path).unlink()
 
     def _keep_earlier(self, known: Mapping[str, str]) -> tuple[str, ...]:
-        """Keep the copies of files that the archive lost; the rows whose file nobody has."""
+        """Keep the copies of files that the archive lost; return the rows whose file is nowhere."""
         missing = []
         for file in known:
             path = f"archive/{file}"
@@ -244,7 +244,7 @@ class _Writer:
         return name
 
     def _remove_all_but(self, kept: set[str]) -> None:
-        """Remove what only earlier backups had, and what killed ones left, from the folder itself."""
+        """Remove the files that only earlier backups had, and those that killed ones left, from the folder itself."""
         for entry in scan(self._folder):
             is_earlier = entry.name.startswith(_STEMS) and entry.name not in kept
             if is_earlier or entry.name.startswith(_KILLED):

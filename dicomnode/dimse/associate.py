@@ -200,7 +200,7 @@ def accept(
 
 
 def reject(rejection: wire.Rejection) -> bytes:
-    """An A-ASSOCIATE-RJ."""
+    """Encode an A-ASSOCIATE-RJ."""
     return encode_pdu(PduType.ASSOCIATE_RJ, bytes((0, rejection.result, rejection.source, rejection.reason)))
 
 
@@ -291,13 +291,13 @@ def in_words(proposed: Sequence[Proposal]) -> str:
 
 
 def aborted(pdu: ControlPdu) -> RequestOutcome:
-    """The peer's A-ABORT as an outcome."""
+    """Return the outcome for an A-ABORT of the peer."""
     _, source, reason = pdu.numbers
     return RequestOutcome(reason=RequestReason.ABORTED, detail=f"source {source}, reason {reason}")
 
 
 def _secure(link: Link, security: Security, host: str, where: str, until_s: float) -> RequestOutcome | None:
-    """Begin TLS and see whose certificate the peer has; None where it is the right one."""
+    """Begin TLS and check the peer's certificate; None where it is an expected one."""
     began_s = time.monotonic()
     ended = link.secure(security.context, until_s, is_server=False, host=host.rstrip("."))
     if ended is Ended.TIMED_OUT:
@@ -373,7 +373,7 @@ def _accepted(results: Sequence[PresentationContext]) -> dict[int, Context]:
 
 
 def _longest(primitive: A_ASSOCIATE) -> int:
-    """The longest PDU that the peer takes; ours for a peer without limit (0, or none told: PS3.8 Annex D.1)."""
+    """Return the longest PDU that the peer takes; ours for a peer without limit (0, or none told: PS3.8 Annex D.1)."""
     told = next((item for item in primitive.user_information if isinstance(item, MaximumLengthNotification)), None)
     return (told.maximum_length_received if told else 0) or wire.MAXIMUM_PDU_BYTES
 

@@ -26,7 +26,7 @@ class _Object:
 
 
 class ByteBudget:
-    """Shared by all associations of a listener. Safe to use from many threads."""
+    """The budget that all associations of a listener share. Safe to use from many threads."""
 
     def __init__(self, limit_bytes: int, *, turn_s: float) -> None:
         self.exempt_bytes = min(EXEMPT_BYTES, limit_bytes // EXEMPT_SHARE)
@@ -34,7 +34,7 @@ class ByteBudget:
         self._turn_s = turn_s
         self._objects: dict[int, _Object] = {}  # by holder, in the order in which they began
         self._changed = threading.Condition()
-        self.waiting = 0  # holders that want more than there is
+        self.waiting = 0  # holders that wait for room
 
     @property
     def held_bytes(self) -> int:
@@ -43,7 +43,7 @@ class ByteBudget:
             return sum(one.size_bytes for one in self._objects.values())
 
     def hold(self, holder: int, size_bytes: int, wait_s: float) -> bool:
-        """Reserve so many bytes in all for a holder; False: there was no room within the time, ask again."""
+        """Raise a holder's reservation to ``size_bytes``; False: there was no room within ``wait_s``, ask again."""
         if size_bytes <= self.exempt_bytes:
             return True
         with self._changed:

@@ -1,4 +1,4 @@
-"""What storage commitment is about, by whatever protocol: the instances asked for, and what the peer says of them."""
+"""The values of storage commitment, the same for each protocol: the instances asked for, and the report of the peer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a peer says of one request: the instances that it commits to, and those that it does not, with reasons."""
+    """The report of a peer on one request: instances that it commits to, and those that it does not, with reasons."""
 
     transaction_uid: str
     committed: frozenset[str]  # SOP Instance UIDs

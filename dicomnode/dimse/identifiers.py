@@ -1,4 +1,4 @@
-"""Identifiers of C-FIND and C-MOVE (PS3.4 Annex C): what is asked for, and what a match says.
+"""Identifiers of C-FIND and C-MOVE (PS3.4 Annex C): the keys of a request, and the values of a match.
 
 In: values by keyword, or the bytes that a peer sent, with their transfer syntax. Out: bytes, or values in text. Nothing
 here raises for what a peer sent: what cannot be read is None.
@@ -27,7 +27,7 @@ Values = Mapping[str, str | Sequence[str]]
 
 
 def encode_identifier(level: str, values: Values, transfer_syntax: str) -> bytes:
-    """The identifier of a request at a level (PS3.4 sections C.4.1.1.3, C.4.2.1.4). An empty value asks for it."""
+    """Encode the identifier of a request at a level (PS3.4 sections C.4.1.1.3, C.4.2.1.4); it asks for empty values."""
     content = Dataset()
     content.QueryRetrieveLevel = level
     for keyword, value in values.items():
@@ -57,7 +57,7 @@ def _text(value: object) -> str:
 
 
 def encoded(content: Dataset, transfer_syntax: str) -> bytes:
-    """The bytes of a data set."""
+    """Encode a data set."""
     written = DicomBytesIO()
     written.is_little_endian, written.is_implicit_VR = True, transfer_syntax == IMPLICIT
     write_dataset(written, content)
@@ -65,7 +65,7 @@ def encoded(content: Dataset, transfer_syntax: str) -> bytes:
 
 
 def decoded(dataset: bytes | bytearray, transfer_syntax: str) -> Dataset | None:
-    """A data set that a peer sent; None: it is too long, or cannot be read."""
+    """Decode a data set that a peer sent; None: it is too long, or cannot be read."""
     if len(dataset) > MOST_BYTES:
         return None
     try:

@@ -1,8 +1,8 @@
 """An A-ASSOCIATE PDU reduced to what the node reads of it: PS3.8 sections 9.3.2 and 9.3.3.
 
-Bytes in, bytes out, and a list of what was left out. An item of an unknown type is skipped (PS3.8 section 9.3.1),
-and a value that nobody reads cannot be wrong. So nothing here is repaired item by item: the PDU is written anew from
-the few things that decide an association, and whoever decodes the result never meets the rest. Version names,
+Bytes in, bytes out, and a list of what was left out. An item of an unknown type is skipped (PS3.8 section 9.3.1), and
+an error in a value that nobody reads does no harm. So nothing here is repaired item by item: the PDU is written anew
+from the few things that decide an association, and the decoder of the result never sees the rest. Version names,
 identities and the other negotiations of PS3.7 Annex D.3.3 go unanswered, as that annex allows; the roles that a
 requestor proposes (D.3.3.4) are read, and answered where the node has a use for them.
 """
@@ -33,7 +33,7 @@ _NAMED = 8  # of what was left out: a request may hold thousands of items
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What the requestor of an association may be for a SOP class (PS3.7 section D.3.3.4)."""
+    """The roles of the requestor of an association for a SOP class (PS3.7 section D.3.3.4)."""
 
     is_user: bool
     is_provider: bool
@@ -70,17 +70,17 @@ class Tidied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """Why a PDU cannot be read at all: the association has to be aborted."""
+    """The reason for which a PDU cannot be read at all; the association has to be aborted."""
 
     why: str
 
 
 class _OverrunError(Exception):
-    """An item says that it is longer than what holds it."""
+    """The length of an item goes beyond the end of what holds it."""
 
 
 def title(field: bytes) -> str | None:
-    r"""The AE title of a field; None where there is none (PS3.5 section 6.2, VR AE).
+    r"""Read the AE title of a field; None where there is none (PS3.5 section 6.2, VR AE).
 
     Some senders end it with a NUL or fill the field with them, and leave the rest of an earlier string behind it.
 
@@ -94,7 +94,7 @@ def title(field: bytes) -> str | None:
 
 
 def as_sent(field: bytes) -> str:
-    r"""A field as it came, for people: what is not printable, and the backslash, as \xNN.
+    r"""Return a field as it came, for people: bytes that are not printable, and the backslash, as \xNN.
 
     >>> print(as_sent(b"ABC\0\1            "))
     ABC\x00\x01
@@ -105,7 +105,7 @@ def as_sent(field: bytes) -> str:
 
 
 def tidy_request(body: bytes) -> Tidied | Unreadable:
-    """An A-ASSOCIATE-RQ (PS3.8 Table 9-11); ``body``: without type and length. Titles that are none become ``?``."""
+    """Reduce an A-ASSOCIATE-RQ (PS3.8 Table 9-11). ``body``: without type and length. Invalid titles become ``?``."""
     tidied = _tidied(body, _PROPOSED_CONTEXT, _proposed)
     if isinstance(tidied, Tidied) and not tidied.contexts:
         return Unreadable(why="it proposes no presentation context that could be answered")
@@ -113,7 +113,7 @@ def tidy_request(body: bytes) -> Tidied | Unreadable:
 
 
 def tidy_acceptance(body: bytes) -> Tidied | Unreadable:
-    """An A-ASSOCIATE-AC (PS3.8 Table 9-17), whose titles are not tested; ``body``: without type and length."""
+    """Reduce an A-ASSOCIATE-AC (PS3.8 Table 9-17), whose titles are not tested; ``body``: without type and length."""
     return _tidied(body, _ANSWERED_CONTEXT, _answered)
 
 
@@ -183,7 +183,7 @@ def _tidied(body: bytes, context_kind: int, tidy_context: _Context) -> Tidied | 
 
 
 def _proposed(content: bytes, left_out: list[str]) -> bytes:
-    """A context of a request. One that proposes nothing proposes what we refuse: each has an answer to get."""
+    """Reduce a context of a request. One without a syntax gets one that we refuse, since each has to be answered."""
     abstract: bytes | None = None
     syntaxes: dict[bytes, None] = {}
     for kind, value in _items(content[4:]):
@@ -201,7 +201,7 @@ def _proposed(content: bytes, left_out: list[str]) -> bytes:
 
 
 def _answered(content: bytes, left_out: list[str]) -> bytes:
-    """A context of an acceptance. The transfer syntax counts in an accepted one only (PS3.8 section 9.3.3.2)."""
+    """Reduce a context of an acceptance. The transfer syntax counts in an accepted one only (PS3.8 section 9.3.3.2)."""
     number, result = content[0], content[2]
     syntaxes = []
     for kind, value in _items(content[4:]):
@@ -220,9 +220,9 @@ def _answered(content: bytes, left_out: list[str]) -> bytes:
 
 
 def _user_information(content: bytes, roles: dict[str, Roles], left_out: list[str]) -> int | None:
-    """The longest PDU that the peer takes, 0 for one without limit (PS3.8 Annex D.1); None: it does not say.
+    """Return the longest PDU that the peer takes, 0 for one without limit (PS3.8 Annex D.1); None: it does not say.
 
-    ``roles`` gets what the peer proposes to be.
+    ``roles`` gets the roles that the peer proposes.
     """
     found: int | None = None
     for kind, value in _items(content):
@@ -242,7 +242,7 @@ def _user_information(content: bytes, roles: dict[str, Roles], left_out: list[st
 
 
 def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and value of each item of a field; raises _OverrunError where one does not fit."""
+    """Yield type and value of each item of a field. Raises _OverrunError where one does not fit."""
     at = 0
     while at < len(content):
         if at + _ITEM.size > len(content):
@@ -260,6 +260,6 @@ def _item(kind: int, content: bytes) -> bytes:
 
 
 def _uid(value: bytes) -> bytes | None:
-    """A UID without its padding; None where it has letters, no length or too much of it (PS3.8 Annex F)."""
+    """Return a UID without its padding; None where it has letters, is empty or is too long (PS3.8 Annex F)."""
     meant = value.split(b"\0")[0].strip(b" ")
     return meant if _UID.fullmatch(meant) else None

@@ -30,7 +30,7 @@ _WRITE_BYTES = 1 << 18  # PDUs of 16 KiB, as many peers want them, go out so man
 
 
 class Ended(StrEnum):
-    """Why there is no next event."""
+    """Reasons for which an association has no next event."""
 
     CLOSED = "closed"  # by the peer
     LOST = "lost"  # reset, or reported as broken by the network
@@ -47,14 +47,14 @@ class Link:
     ) -> None:
         connected.setblocking(False)
         self._socket: socket.socket | TlsSocket = connected
-        self.certificate: Certificate | None = None  # that the peer presented
+        self.certificate: Certificate | None = None  # the one that the peer presented
         self.tls_failure = ""  # why TLS ended the connection, in words
         self._reader = PduReader(phase, limits)
         self._budget = budget
         self._writing = threading.Lock()
         self._is_aborted = False
         self._pdu_began: tuple[int, float] | None = None  # which PDU, and when its first byte was seen
-        self.maximum_pdu_bytes = 0  # of what the peer takes; from the negotiation
+        self.maximum_pdu_bytes = 0  # the longest that the peer takes; from the negotiation
 
     @property
     def phase(self) -> Phase:
@@ -72,7 +72,7 @@ class Link:
 
     @property
     def was_aborted(self) -> bool:
-        """Did ``abort`` or ``cut`` end it?"""
+        """Did ``abort`` or ``cut`` end the connection?"""
         return self._is_aborted
 
     def secure(
@@ -96,7 +96,7 @@ class Link:
         return None
 
     def next_event(self, until_s: float, *, pdu_timeout_s: float | None = None) -> Event | Ended:
-        """The next event that the peer brings about, by the monotonic clock.
+        """Wait for the next event of the peer, until ``until_s`` of the monotonic clock.
 
         ``pdu_timeout_s``: a PDU that has begun gets so long from its first byte, whatever ``until_s`` is.
         """
@@ -128,7 +128,7 @@ class Link:
             return True
 
     def _has_read(self, secured: TlsSocket) -> bool:
-        """Read what is there: only TLS knows whether bytes of the network hold any of the peer, or concern itself."""
+        """Read what is there: only TLS can tell bytes of the peer from bytes of its own protocol."""
         try:
             size = secured.recv_into(self._reader.free())
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -178,7 +178,7 @@ class Link:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def linger(self) -> None:
-        """After the last PDU: let the peer close first, for a while (the ARTIM timer of PS3.8 section 9.1.5).
+        """Wait, after the last PDU, until the peer closes, for a limited time (ARTIM timer, PS3.8 section 9.1.5).
 
         To close while bytes of the peer lie unread would reset the connection, and what we said last would be lost.
         """
@@ -214,7 +214,7 @@ class Link:
             self._socket.say_end()
 
     def _seconds_of_pdu(self) -> float:
-        """When the PDU began that is not whole yet."""
+        """Return when the PDU began that is not whole yet, by the monotonic clock."""
         if self._pdu_began is None or self._pdu_began[0] != self._reader.pdus:
             self._pdu_began = self._reader.pdus, time.monotonic()
         return self._pdu_began[1]

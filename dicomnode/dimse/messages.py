@@ -4,7 +4,7 @@ Two halves. ``encode_…`` turn a message or a control PDU into bytes. ``PduRead
 gives back events: a message, a PDU of the association's beginning or end, or a ``Violation`` with the A-ABORT that
 the standard has for it. It holds one message at the most, whatever the peer sends, and never more of it than allowed.
 
-Which elements a command carries is the table ``FIELDS``; a DIMSE service that is not there yet is a row of it.
+The table ``FIELDS`` lists the elements of each command; a new DIMSE service is a new row of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_DATASET, _DATASET = 0x0101, 0x0001  # Command Data Set Type
 
 
 class PduType(IntEnum):
-    """PS3.8 section 9.3.1."""
+    """The types of PDUs (PS3.8 section 9.3.1)."""
 
     ASSOCIATE_RQ = 1
     ASSOCIATE_AC = 2
@@ -109,7 +109,7 @@ FIELDS: Mapping[Command, tuple[Field, ...]] = {
 }  # fmt: skip
 """The elements of each command that we send, beside Command Field, Data Set Type and group length (PS3.7 9.3, 10.3).
 
-What we receive is not held against it: an element that nobody needs may be there, absent or odd.
+Received commands are not checked against it: an element that nobody needs may be there, absent or odd.
 """
 
 _NEVER_WITH_DATASET = frozenset({Command.C_ECHO_RQ, Command.C_ECHO_RSP, Command.C_STORE_RSP, Command.C_CANCEL_RQ})
@@ -118,7 +118,7 @@ _TEXTS = frozenset({_CLASS, _INSTANCE, _ASKED_CLASS, _ASKED_INSTANCE, Field.MOVE
 
 @dataclass(frozen=True, slots=True)
 class CommandSet:
-    """The elements of a command set that came, by number. Without a ``repr`` of its values."""
+    """The elements of a command set that came, by number. Its ``repr`` shows no values."""
 
     elements: Mapping[int, bytes]
 
@@ -227,7 +227,7 @@ Event = Message | ControlPdu | Violation
 
 
 class Phase(Enum):
-    """Which PDUs are legal, by how far the association is (PS3.8 section 9.2)."""
+    """The phases of an association, each with the PDUs that are legal in it (PS3.8 section 9.2)."""
 
     AWAITING_REQUEST = frozenset({PduType.ASSOCIATE_RQ, PduType.ABORT})
     AWAITING_ANSWER = frozenset({PduType.ASSOCIATE_AC, PduType.ASSOCIATE_RJ, PduType.ABORT})
@@ -251,9 +251,9 @@ class PduReader:
         self.phase = phase
         self._limits = limits
         self._buffer = bytearray(READ_BYTES)
-        self._begin = 0  # of what is not read yet
+        self._begin = 0  # where the bytes begin that are not read yet
         self._end = 0
-        self.pdus = 0  # that came whole
+        self.pdus = 0  # number of PDUs that came whole
         self._kind: PduType | None = None  # of the PDU that has begun
         self._pdu_left = 0  # bytes of it that are still to come
         self._body = bytearray()  # of a control PDU
@@ -276,7 +276,7 @@ class PduReader:
         return len(self._dataset)
 
     def free(self) -> memoryview:
-        """The free part of the buffer, for the next bytes; never empty."""
+        """Return the free part of the buffer, for the next bytes; never empty."""
         if self._begin:
             rest = self._buffer[self._begin : self._end]
             self._buffer[: len(rest)] = rest
@@ -289,7 +289,7 @@ class PduReader:
         self._end += size
 
     def next_event(self) -> Event | None:
-        """The next event; None: more bytes are needed. After a Violation nothing more is to be asked for."""
+        """Return the next event; None: more bytes are needed. After a Violation it must not be called again."""
         while True:
             if self._kind is None:
                 if self._end - self._begin < _PDU.size:
@@ -311,7 +311,7 @@ class PduReader:
                 return violation
 
     def _early_violation(self) -> Violation | None:
-        """A first byte that begins no legal PDU is answered at once: an HTTP client does not wait for a length."""
+        """Report a first byte that begins no legal PDU (as of an HTTP client) at once, without waiting for a length."""
         return self._illegal(self._buffer[self._begin]) if self._end > self._begin else None
 
     def _illegal(self, kind: int) -> Violation | None:
@@ -346,7 +346,7 @@ class PduReader:
         return whole
 
     def _open_fragment(self) -> Violation | None:
-        """PS3.8 Annex E.2: the fragments of a message follow each other in one context, those of its command first."""
+        """Open a fragment. Those of a message share one context, those of its command come first (PS3.8 Annex E.2)."""
         length, context_id, control = _PDV.unpack_from(self._buffer, self._begin)
         self._begin += _PDV.size
         self._pdu_left -= _PDV.size
@@ -402,7 +402,7 @@ class PduReader:
         return message
 
     def _take(self, most: int) -> memoryview:
-        """Up to so many bytes of the PDU out of the buffer."""
+        """Take up to ``most`` bytes of the PDU out of the buffer."""
         size = min(most, self._end - self._begin)
         part = memoryview(self._buffer)[self._begin : self._begin + size]
         self._begin += size
@@ -411,7 +411,7 @@ class PduReader:
 
 
 def decode_command(content: bytes | bytearray) -> CommandSet | None:
-    """The elements of a command set; None where their lengths do not add up or it has no command field."""
+    """Decode the elements of a command set; None where their lengths do not add up or it has no command field."""
     elements: dict[int, bytes] = {}
     at = 0
     while at < len(content):
@@ -429,7 +429,7 @@ def decode_command(content: bytes | bytearray) -> CommandSet | None:
 
 
 def encode_refusal(field: int, message_id: int, status: int) -> bytes:
-    """The response to a request whose service is not offered, be it one that ``Command`` does not know."""
+    """Encode the response to a request whose service is not offered, also one that is not in ``Command``."""
     return _command_set(
         {
             Field.COMMAND: field | RESPONSE,
@@ -441,14 +441,14 @@ def encode_refusal(field: int, message_id: int, status: int) -> bytes:
 
 
 def encode_command(command: Command, values: Mapping[Field, str | int], *, has_dataset: bool) -> bytes:
-    """A command set with the elements of its row in ``FIELDS``; one that ``values`` lacks is left out (type 2, U)."""
+    """Encode a command set: the elements of its row in ``FIELDS``, without those that ``values`` lacks (type 2, U)."""
     assert values.keys() <= set(FIELDS[command]), "an element that this command has not"
     kind = _DATASET if has_dataset else _NO_DATASET
     return _command_set({**values, Field.COMMAND: command, Field.DATA_SET_TYPE: kind})
 
 
 def report_answer(report: CommandSet, message_id: int, status: int) -> bytes:
-    """The response to an N-EVENT-REPORT (PS3.7 section 10.3.1)."""
+    """Encode the response to an N-EVENT-REPORT (PS3.7 section 10.3.1)."""
     values: dict[Field, str | int] = {
         Field.AFFECTED_SOP_CLASS_UID: report.text(Field.AFFECTED_SOP_CLASS_UID),
         Field.MESSAGE_ID_RESPONDED_TO: message_id,
@@ -476,19 +476,19 @@ def _element(field: Field, value: str | int) -> bytes:
 
 
 def encode_pdu(kind: PduType, body: bytes = bytes(4)) -> bytes:
-    """Any PDU; the four reserved bytes of a release are the default."""
+    """Encode any PDU; the default body is the four reserved bytes of a release."""
     return _PDU.pack(kind, len(body)) + body
 
 
 def encode_abort(source: int, reason: int) -> bytes:
-    """An A-ABORT: source 0 is the service user, 2 the provider (PS3.8 Table 9-26)."""
+    """Encode an A-ABORT: source 0 is the service user, 2 the provider (PS3.8 Table 9-26)."""
     return encode_pdu(PduType.ABORT, bytes((0, 0, source, reason)))
 
 
 def encode_message(
     context_id: int, command: bytes, dataset: bytes | bytearray | memoryview | None, *, maximum_pdu_bytes: int
 ) -> Iterator[bytes]:
-    """A message as P-DATA-TF PDUs of one fragment each, none longer than the peer takes (PS3.8 Annex D.1)."""
+    """Encode a message as P-DATA-TF PDUs of one fragment each, none longer than the peer takes (PS3.8 Annex D.1)."""
     # Even: a fragment of odd length is not allowed (PS3.8 Annex E.2 by PS3.5 section 7.1).
     most = max(maximum_pdu_bytes, SMALLEST_PDU_BYTES) - _PDV.size & ~1
     parts: Sequence[tuple[bytes | bytearray | memoryview, int]] = [(command, _IS_COMMAND)]

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class RequestReason(StrEnum):
-    """Why a request has no answer, or that it has one."""
+    """The kinds of end of a request: it was answered, or a reason for which there is no answer."""
 
     ANSWERED = "answered"
     UNRESOLVED = "unresolved"
@@ -96,10 +96,10 @@ class RequestOutcome:
 
     @property
     def sentence(self) -> str:
-        """What happened, for an operator."""
+        """A sentence for an operator that says what happened."""
         return SENTENCES[self.reason].format(detail=f": {self.detail}" if self.detail else "")
 
     @property
     def hint(self) -> str:
-        """What an operator can do."""
+        """A hint for an operator on what to do; empty where there is none."""
         return HINTS.get(self.reason, "")

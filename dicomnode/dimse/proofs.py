@@ -1,4 +1,4 @@
-"""The data sets of storage commitment (PS3.4 Annex J), by which a peer says what it keeps.
+"""The data sets of storage commitment (PS3.4 Annex J): the request, and the report in which a peer says what it keeps.
 
 In: our UIDs, or the bytes that a peer sent, with their transfer syntax. Out: bytes, or what the node reads of a report.
 Nothing here raises for what a peer sent: what cannot be read is None.
@@ -20,7 +20,7 @@ NO_REASON = 0x0110  # of a failure that the peer gives no reason for: processing
 
 
 def encode_request(transaction_uid: str, references: Sequence[Reference], transfer_syntax: str) -> bytes:
-    """The Action Information of a commitment request (PS3.4 Table J.3-1)."""
+    """Encode the Action Information of a commitment request (PS3.4 Table J.3-1)."""
     content = Dataset()
     content.TransactionUID = transaction_uid
     content.ReferencedSOPSequence = [_item(one) for one in references]
@@ -30,7 +30,7 @@ def encode_request(transaction_uid: str, references: Sequence[Reference], transf
 def read_report(dataset: bytes | bytearray, transfer_syntax: str) -> Report | None:
     """Read the Event Information of a report (PS3.4 Table J.3-2).
 
-    The Event Type ID is not asked: some peers send the wrong one, and the two sequences say the same exactly.
+    The Event Type ID is not read: some peers send the wrong one, and the two sequences say the same exactly.
     """
     content = decoded(dataset, transfer_syntax)
     if content is None:

@@ -1,4 +1,4 @@
-"""Requests on an association that we asked for, and what came of each: PS3.7 sections 9.3 and 10.3.
+"""Requests on an association that we asked for, each with its outcome: PS3.7 sections 9.3 and 10.3.
 
 The thread that sends a request also reads its response. Nothing here raises for what a peer does or fails to do: on an
 association that has ended, each request returns how it ended.
@@ -45,7 +45,7 @@ _MEDIUM = 0x0000  # Priority
 _PENDING = (0xFF00, 0xFF01)  # statuses of a C-FIND response that carries a match (PS3.4 section C.4.1.1.4)
 
 Reported = Callable[[Context, Message], int]
-"""What becomes of a report; the status that answers it."""
+"""A function that takes a report of the peer and returns the status that answers it."""
 
 
 class Requestor:
@@ -59,7 +59,7 @@ class Requestor:
         reported: Reported | None = None,
         brought: Reported | None = None,
     ) -> None:
-        """``reported``: takes the peer's reports; None: a peer that sends one breaks the protocol. So ``brought``."""
+        """``reported``: takes the peer's reports; None: a report breaks the protocol. ``brought``: so for C-GET."""
         self._link: Link = associated.link
         self._reported = reported
         self._brought = brought
@@ -70,12 +70,12 @@ class Requestor:
         self.contexts: Mapping[int, Context] = associated.contexts
 
     def echo(self, context_id: int) -> RequestOutcome:
-        """C-ECHO: is there a DICOM application that answers?"""
+        """Send a C-ECHO, to see whether a DICOM application answers."""
         sop_class_uid = self.contexts[context_id].abstract_syntax
         return self.request(context_id, Command.C_ECHO_RQ, {Field.AFFECTED_SOP_CLASS_UID: sop_class_uid})
 
     def store(self, context_id: int, sop_instance_uid: str, dataset: memoryview) -> RequestOutcome:
-        """C-STORE: one instance, its bytes as they are, in the transfer syntax of the context."""
+        """Send one instance by C-STORE, its bytes as they are, in the transfer syntax of the context."""
         values: dict[Field, str | int] = {
             Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
             Field.PRIORITY: _MEDIUM,
@@ -84,7 +84,7 @@ class Requestor:
         return self.request(context_id, Command.C_STORE_RQ, values, dataset)
 
     def find(self, context_id: int, identifier: bytes, matched: Callable[[bytes], bool]) -> RequestOutcome:
-        """C-FIND: hand each match to ``matched``, as it comes. Where that returns False, the association is aborted."""
+        """Search by C-FIND: pass each match to ``matched``; where that returns False, the association is aborted."""
         values: dict[Field, str | int] = {
             Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
             Field.PRIORITY: _MEDIUM,
@@ -93,7 +93,7 @@ class Requestor:
             return self._request(context_id, Command.C_FIND_RQ, values, memoryview(identifier), matched)
 
     def move(self, context_id: int, identifier: bytes, destination: str) -> RequestOutcome:
-        """C-MOVE: have instances sent to an AE title. The counts of the responses are not read: many are wrong."""
+        """Have instances sent to an AE title by C-MOVE. The counts of the responses are not read: many are wrong."""
         values: dict[Field, str | int] = {
             Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
             Field.PRIORITY: _MEDIUM,
@@ -103,7 +103,7 @@ class Requestor:
             return self._request(context_id, Command.C_MOVE_RQ, values, memoryview(identifier), lambda _: True)
 
     def get(self, context_id: int, identifier: bytes) -> RequestOutcome:
-        """C-GET: have instances brought on this association. The counts of the responses are not read."""
+        """Have instances brought on this association by C-GET. The counts of the responses are not read."""
         values: dict[Field, str | int] = {
             Field.AFFECTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
             Field.PRIORITY: _MEDIUM,
@@ -112,7 +112,7 @@ class Requestor:
             return self._request(context_id, Command.C_GET_RQ, values, memoryview(identifier), lambda _: True)
 
     def act(self, context_id: int, sop_instance_uid: str, action_type: int, information: bytes) -> RequestOutcome:
-        """N-ACTION (PS3.7 section 10.1.4) on an instance of the context's SOP class."""
+        """Send an N-ACTION (PS3.7 section 10.1.4) on an instance of the context's SOP class."""
         values: dict[Field, str | int] = {
             Field.REQUESTED_SOP_CLASS_UID: self.contexts[context_id].abstract_syntax,
             Field.REQUESTED_SOP_INSTANCE_UID: sop_instance_uid,
@@ -206,7 +206,7 @@ class Requestor:
                 return self._end(RequestOutcome(reason=RequestReason.ILLEGAL, detail="more matches than can be meant"))
 
     def _take_report(self, event: Event | Ended | None, *, is_answered: bool = True) -> bool:
-        """Is this event a report? Then hand it over and answer it, as far as an answer may be sent."""
+        """Tell whether this event is a report; if so, hand it over and answer it, as far as an answer may be sent."""
         if self._reported is None or not isinstance(event, Message):
             return False
         command, context = event.command, self.contexts.get(event.context_id)
@@ -221,7 +221,7 @@ class Requestor:
         return True
 
     def _take_instance(self, event: Event | Ended | None) -> bool:
-        """Is this event an instance that a C-GET brings? Then hand it over and answer it."""
+        """Tell whether this event is an instance that a C-GET brings; if so, hand it over and answer it."""
         if self._brought is None or not isinstance(event, Message):
             return False
         command, context = event.command, self.contexts.get(event.context_id)
@@ -244,7 +244,7 @@ class Requestor:
         return self._ended
 
     def _ending(self, event: Event | Ended, *, waited_s: float = 0.0) -> RequestOutcome | None:
-        """Return how this event ends the association, or None for a message; abort where the peer does not know it."""
+        """Return how this event ends the association, None for a message; abort where it is still open at the peer."""
         match event:
             case Message():
                 return None

@@ -44,7 +44,7 @@ class DimseSource:
         self._offers_get = True  # as long as nothing is known
 
     def find(self, level: str, values: Mapping[str, str]) -> list[Match] | RequestOutcome:
-        """C-FIND."""
+        """Search by C-FIND."""
         context = self._context(wire.STUDY_ROOT_FIND)
         if isinstance(context, RequestOutcome):
             return context
@@ -61,12 +61,12 @@ class DimseSource:
         return found if outcome.status == _SUCCESS else outcome
 
     def fetch_series(self, study_uid: str, series_uid: str, sop_instance_uids: Sequence[str]) -> RequestOutcome:
-        """C-MOVE at SERIES level, or C-GET."""
+        """Have the series brought by C-MOVE at SERIES level, or by C-GET."""
         assert sop_instance_uids, "an empty series is not fetched"
         return self._fetch(SERIES, {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid})
 
     def fetch_one(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> RequestOutcome:
-        """C-MOVE at IMAGE level, or C-GET."""
+        """Have the instance brought by C-MOVE at IMAGE level, or by C-GET."""
         values = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "SOPInstanceUID": sop_instance_uid}
         return self._fetch(IMAGE, values)
 
@@ -130,7 +130,7 @@ class DimseSource:
         return wire.Answer.NO_RESOURCES if outcome.status is None else outcome.status
 
     def _context(self, sop_class_uid: str) -> Context | RequestOutcome:
-        """The context of a service on the association, which is opened first if need be; explicit VR if possible."""
+        """Return the context of a service, explicit VR if possible, on the association, which is opened if need be."""
         if self._requestor is None:
             services = (wire.STUDY_ROOT_FIND, wire.STUDY_ROOT_MOVE)
             proposed = [Proposal(service, (syntax,)) for service in services for syntax in wire.UNCOMPRESSED]
@@ -152,6 +152,6 @@ class DimseSource:
 
 
 def _offered(requestor: Requestor, sop_class_uid: str) -> Context | None:
-    """The context of a service, explicit VR if possible; None: the peer does not offer it to us."""
+    """Return the context of a service, explicit VR if possible; None: the peer does not offer it to us."""
     offered = [one for one in requestor.contexts.values() if one.abstract_syntax == sop_class_uid]
     return min(offered, key=lambda one: one.transfer_syntax != wire.UNCOMPRESSED[0], default=None)

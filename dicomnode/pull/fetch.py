@@ -41,7 +41,7 @@ _MR = "MR"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """Which studies are meant: by UID, of a patient, since a day; and which series of them."""
+    """The studies that are to be pulled (by UID, of a patient, since a day), and a filter for their series."""
 
     studies: tuple[str, ...] = ()
     patient: str = ""
@@ -61,7 +61,7 @@ class FoundSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulledSeries:
-    """What came of one series."""
+    """The result of a pull for one series."""
 
     series: int | None  # our number; None: we have nothing of it
     wanted: int  # instances at the peer
@@ -77,7 +77,7 @@ class PulledSeries:
 
 
 def find_series(source: Source, wish: Wish) -> list[FoundSeries]:
-    """Count what the peer has of what is meant. Raises PeerError where it does not say."""
+    """Find the series at the peer that the wish covers, with their instances. Raises PeerError without an answer."""
     found = []
     for study_uid in wish.studies or _studies(source, wish):
         keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": ""}
@@ -90,7 +90,7 @@ def find_series(source: Source, wish: Wish) -> list[FoundSeries]:
 
 
 def look_up(ledger: Ledger, found: FoundSeries) -> PulledSeries:
-    """Say what of a series is here, and fetch nothing."""
+    """Count the instances of a series that are here; fetch nothing."""
     here = len(_here(ledger, found.instances))
     return PulledSeries(
         series=ledger.intake.find_series(found.series_uid), wanted=len(found.instances), before=here, here=here,
@@ -99,7 +99,7 @@ def look_up(ledger: Ledger, found: FoundSeries) -> PulledSeries:
 
 
 def fetch(source: Source, ledger: Ledger, found: FoundSeries, *, arrival_s: float = ARRIVAL_S) -> PulledSeries:
-    """Fetch what is not here of a series, then each instance that did not come; say what came."""
+    """Fetch the absent instances of a series together, then one by one those that did not come; return the result."""
     before = _here(ledger, found.instances)
     absent, said = sorted(found.instances - before), ""
     if absent:
@@ -168,7 +168,7 @@ def _studies(source: Source, wish: Wish) -> Iterator[str]:
 
 
 def patterns(words: Sequence[str]) -> dict[str, str]:
-    """``KEYWORD=PATTERN`` apart. Raises InputError."""
+    """Split each ``KEYWORD=PATTERN``. Raises InputError for a word of another form or an unknown keyword."""
     found = {}
     for word in words:
         keyword, equals, pattern = word.partition("=")
@@ -179,7 +179,7 @@ def patterns(words: Sequence[str]) -> dict[str, str]:
 
 
 def since(days: int, now: datetime) -> date:
-    """The day that many days ago, where this machine is."""
+    """Return the date ``days`` days ago, in the time zone of this machine."""
     return (now.astimezone() - timedelta(days=days)).date()
 
 

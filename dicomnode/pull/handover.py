@@ -1,4 +1,4 @@
-"""What was fetched by C-GET or DICOMweb goes to the node's own door, under the AE title of what is pulled.
+"""Hands instances that were fetched by C-GET or DICOMweb over to the node's own door, under ``node.pull_ae_title``.
 
 The door alone writes the archive. An instance goes there from a file of PS3.10 that is deleted then.
 """
@@ -18,9 +18,9 @@ from dicomnode.settings.peers import PeerSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """The way to our own door."""
+    """Sends fetched instances to our own door."""
 
-    carrier: DimseCarrier  # it calls under the AE title of what is pulled
+    carrier: DimseCarrier  # it calls under ``node.pull_ae_title``
     myself: PeerSettings
 
     def store(self, *parts: bytes | bytearray) -> RequestOutcome:

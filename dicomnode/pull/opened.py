@@ -26,8 +26,8 @@ def opened(
 ) -> Iterator[Source]:
     """Ask a peer, and have what it brings received by the running service.
 
-    Raises SettingsError where a key is missing, InputError where it may not be now, PeerError where the service is
-    away.
+    Raises SettingsError where a key is missing, InputError where a pull is not allowed now, PeerError where the service
+    is away.
     """
     node = settings.node
     if not (node.pull_ae_title and node.listen):

@@ -1,7 +1,7 @@
-"""What a pull needs of the protocol by which a peer is asked, whichever that is.
+"""The interface between a pull and the protocol by which a peer is asked.
 
 A ``Source`` searches at a level (PS3.4 Annex C) and has instances brought to the node's door. What it says of its own
-success is not asked: what came is counted there. Nothing here raises for what a peer does or fails to do.
+success is not read: the instances that came are counted there. Nothing here raises for what a peer does or fails to do.
 """
 
 from __future__ import annotations

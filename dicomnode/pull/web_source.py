@@ -28,14 +28,14 @@ class WebSource:
         self._handover = handover
 
     def find(self, level: str, values: Mapping[str, str]) -> list[Match] | RequestOutcome:
-        """QIDO-RS."""
+        """Search by QIDO-RS."""
         found = self._server.matches(_PATHS[level].format(**values), values)
         if isinstance(found, NoSearch):
             return RequestOutcome(reason=RequestReason.NO_SERVICE, detail=found.why)
         return found
 
     def fetch_series(self, study_uid: str, series_uid: str, sop_instance_uids: Sequence[str]) -> RequestOutcome:
-        """Each instance by WADO-RS, until the server cannot be reached."""
+        """Fetch each instance by WADO-RS, until the server cannot be reached."""
         outcome = RequestOutcome(reason=RequestReason.ANSWERED, status=0)
         for uid in sop_instance_uids:
             one = self.fetch_one(study_uid, series_uid, uid)
@@ -45,10 +45,10 @@ class WebSource:
         return outcome
 
     def fetch_one(self, study_uid: str, series_uid: str, sop_instance_uid: str) -> RequestOutcome:
-        """WADO-RS, then C-STORE at our own door."""
+        """Fetch the instance by WADO-RS, then send it to our own door by C-STORE."""
         found = self._server.retrieve(study_uid, series_uid, sop_instance_uid)
         return found if isinstance(found, RequestOutcome) else self._handover.store(found)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no connection stays open."""
         self._server.close()

@@ -1,4 +1,4 @@
-"""What came of asking a peer which instances and studies it has, or whether it keeps what it got."""
+"""The possible answers when a peer is asked which instances and studies it has, or whether it keeps what it got."""
 
 from __future__ import annotations
 

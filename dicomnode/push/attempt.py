@@ -5,7 +5,7 @@
 
 A request holds one instance, or as many as the carrier sends together.
 
-What a status means stands in ``wire.STATUSES``; what becomes of the delivery after the attempt (when it is tried
+The meaning of each status is in ``wire.STATUSES``; what becomes of the delivery after the attempt (when it is tried
 again, whether it waits for the operator) is decided in ``peer_loop``.
 """
 
@@ -56,7 +56,7 @@ _OF_OPERATOR = frozenset(
 
 
 class End(StrEnum):
-    """What follows for the delivery from an attempt; the loop writes it into the ledger."""
+    """The consequence of an attempt for its delivery; the loop writes it into the ledger."""
 
     FINISH = "finish"  # nothing is pending any more
     UNREACHED = "unreached"  # no session could be opened, whatever the delivery holds
@@ -68,7 +68,7 @@ class End(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a delivery waits, beside those of ``outcome.RequestReason``."""
+    """Reasons for which a delivery waits, beside those of ``outcome.RequestReason``."""
 
     ALTERED = "altered"
     MISSING = "missing"
@@ -83,7 +83,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How an attempt ended, and why, in words for ``deliveries list``."""
+    """The end of an attempt, with its reason and a sentence for ``deliveries list``."""
 
     end: End
     reason: RequestReason | Cause | None = None
@@ -100,9 +100,9 @@ class InFlight:
     _of_earlier_process: frozenset[ItemId] = frozenset()  # they may have been sent, and the answer was not read
 
     def look(self, pending: Sequence[DeliveryItem], together: int) -> None:
-        """Find, before anything is sent, what an earlier process had in flight.
+        """Find, before anything is sent, the instances that an earlier process had in flight.
 
-        Instances go out in order, so many together: that were the first ones without any answer, and no others.
+        Instances go out in order, ``together`` in one request, so these are the first ones without any answer.
         """
         if not self.is_first and not self._is_looked_at:
             unanswered = [item.id for item in pending if item.status is None]
@@ -112,7 +112,7 @@ class InFlight:
     def may_hold(self, item: DeliveryItem) -> bool:
         """Can the peer have this instance from us?
 
-        What it once refused with 0111 it had before we sent it; any other answer says that it had not.
+        If it once refused the instance with 0111, it had it before we sent it; any other answer shows that it had not.
         """
         if any(wire.status_of(status).action is wire.Action.DUPLICATE for status in item.refusals):
             return False
@@ -121,7 +121,7 @@ class InFlight:
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """Made for one claim, run once, thrown away."""
+    """An attempt at a delivery: made for one claim, run once, thrown away."""
 
     delivery: Delivery
     peer: PeerSettings
@@ -245,7 +245,7 @@ class Attempt:
     def _send_together(
         self, session: Session, items: Sequence[DeliveryItem], outgoing: Sequence[OutgoingInstance]
     ) -> Ending | None:
-        """Send in one request, and record every answer to it, also those behind one that ends the attempt."""
+        """Send instances in one request, and record every answer, also those behind an answer that ends the attempt."""
         before = [(item.id in self.in_flight.sent, self.in_flight.may_hold(item)) for item in items]
         self.in_flight.sent.update(item.id for item in items)
         outcomes = session.store(outgoing)
@@ -284,7 +284,7 @@ class Attempt:
             case wire.Action.DUPLICATE:
                 # Only what we sent before can be there already: the same UID means the same bytes
                 # (docs/derived-objects.md#uids).
-                # Of an original, whoever made it may have sent it there too.
+                # The maker of an original may have sent it there too.
                 if may_have_arrived or self.delivery.job is None:
                     return self._acknowledge(item, outcome.status, is_repeat=may_have_arrived)
                 return self._refuse(item, outcome.status)
@@ -350,7 +350,7 @@ class Attempt:
 
 
 def lease_s(push: PushSettings) -> float:
-    """How long a claim holds without being prolonged: during one C-STORE, up to the whole response time, it is not."""
+    """Return how long a claim holds without renewal: there is none during a C-STORE, up to the whole response time."""
     return LEASE_S + push.response_timeout_s
 
 

@@ -1,7 +1,7 @@
-"""What a delivery needs of the protocol by which it reaches a peer, whichever that is.
+"""The interface between a delivery and the protocol by which it reaches a peer.
 
 A ``Carrier`` opens a ``Session`` with one peer; the session sends instances, as many at a time as one request of its
-protocol takes, and says of each what the peer answered. The delivery knows these two protocols and nothing below them:
+protocol takes, and says of each what the peer answered. The delivery uses these two protocols and nothing below them:
 another way to a peer is another implementation. Nothing here raises for what a peer does or fails to do: every failure
 is a ``RequestOutcome``. Only a file of ours that cannot be read raises, StorageError.
 """
@@ -27,7 +27,7 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class InstanceFormat:
-    """What a peer must accept to get an instance: its SOP class in its transfer syntax."""
+    """The format of an instance: its SOP class and its transfer syntax, which a peer must accept together to get it."""
 
     sop_class_uid: str
     transfer_syntax_uid: str
@@ -50,7 +50,7 @@ class OutgoingInstance:
             raise unreadable(self.path, exc) from exc
 
     def read_dataset(self) -> memoryview:
-        """The data set alone, without preamble and file meta."""
+        """Read the data set alone, without preamble and file meta."""
         try:
             with self.path.open("rb") as file:
                 read_meta(file)
@@ -59,7 +59,7 @@ class OutgoingInstance:
             raise unreadable(self.path, exc) from exc
 
     def blocks(self) -> Iterator[bytes]:
-        """The whole file, piece by piece."""
+        """Yield the whole file, piece by piece."""
         try:
             with self.path.open("rb") as file:
                 while block := file.read(_BLOCK_BYTES):
@@ -104,4 +104,4 @@ class IdentityCheck(Protocol):
         """Name the attributes by which the peer has the study of this file under another patient; none: it may go."""
 
     def abort(self) -> None:
-        """End the question at once."""
+        """End the query at once."""

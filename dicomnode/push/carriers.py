@@ -15,7 +15,7 @@ from dicomnode.settings.peers import PeerSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carriers:
-    """Both carriers as one."""
+    """A carrier for all peers: STOW-RS for one with a ``url``, else DIMSE."""
 
     dimse: DimseCarrier
     stow: StowCarrier
@@ -30,5 +30,5 @@ class Carriers:
 
 
 def carriers_of(settings: Settings) -> Carriers:
-    """The ways to the peers, for a command. Raises SettingsError where a file of ``[tls]`` cannot be used."""
+    """Return the carriers for a command. Raises SettingsError where a file of ``[tls]`` cannot be used."""
     return Carriers(dimse=carrier_of(settings), stow=StowCarrier(settings.push, settings.tls))

@@ -79,7 +79,7 @@ class DimseCarrier:
 
 
 def carrier_of(settings: Settings) -> DimseCarrier:
-    """The carrier of a command. Raises SettingsError where a file of ``[tls]`` cannot be used."""
+    """Return the carrier for a command. Raises SettingsError where a file of ``[tls]`` cannot be used."""
     identity = Identity(settings.tls) if settings.uses_tls else None
     return DimseCarrier(ae_title=settings.node.ae_title, push=settings.push, identity=identity)
 
@@ -104,7 +104,7 @@ class DimseSession:
         return RequestOutcome(reason=RequestReason.NO_CONTEXT, detail=in_words(proposals(refused)))
 
     def batch(self, instances: Sequence[OutgoingInstance]) -> int:
-        """One: each instance is a request of its own."""
+        """Return 1: each instance is a request of its own."""
         assert instances, "only what there is can be sent"
         return 1
 
@@ -140,7 +140,7 @@ class DimseSession:
         return self._requestor.store(self._context_ids[chosen], instance.sop_instance_uid, memoryview(content))
 
     def _chosen(self, wanted: InstanceFormat) -> InstanceFormat | None:
-        """The format in which an instance of this one is sent; None: the peer takes it in none."""
+        """Return the format in which an instance of this format is sent; None: the peer accepts none for it."""
         if wanted in self._context_ids:
             return wanted
         implicit = _implicit(wanted)
@@ -148,7 +148,7 @@ class DimseSession:
 
 
 def proposals(formats: Collection[InstanceFormat]) -> list[Proposal]:
-    """One context for each SOP class and transfer syntax: a context yields a single syntax (PS3.8 section 9.3.3.2).
+    """Propose a context for each SOP class and transfer syntax: a context yields one syntax (PS3.8 section 9.3.3.2).
 
     Implicit VR little endian is proposed beside uncompressed data, as PS3.5 section 10.1 asks.
     """
@@ -159,7 +159,7 @@ def proposals(formats: Collection[InstanceFormat]) -> list[Proposal]:
 
 
 def _implicit(wanted: InstanceFormat) -> InstanceFormat | None:
-    """The format that uncompressed data may be encoded anew in."""
+    """Return the same class in implicit VR little endian, in which uncompressed data may be encoded anew."""
     if wanted.transfer_syntax_uid not in wire.UNCOMPRESSED:
         return None
     return InstanceFormat(sop_class_uid=wanted.sop_class_uid, transfer_syntax_uid=wire.IMPLICIT)

@@ -1,8 +1,8 @@
-"""What a peer says of its instances and studies by DIMSE: storage commitment (PS3.4 Annex J), C-FIND.
+"""Asks a peer about its instances and studies by DIMSE: storage commitment (PS3.4 Annex J), C-FIND.
 
-In: peers of the settings and our own UIDs. Out: a value with what came of it. Each call has an association of its own,
-beside those that instances go out on. Nothing here raises for what a peer does or fails to do, and nothing here decides
-what follows.
+In: peers of the settings and our own UIDs. Out: the answer as a value. Each call has an association of its own, beside
+those that instances go out on. Nothing here raises for what a peer does or fails to do, and nothing here decides what
+follows.
 """
 
 from __future__ import annotations
@@ -155,6 +155,6 @@ class DimseWitness:
 
 
 def _preferred(requestor: Requestor) -> Context:
-    """Explicit VR where the peer accepts it."""
+    """Return the context with explicit VR where the peer accepts it, else the other one."""
     contexts = requestor.contexts.values()
     return min(contexts, key=lambda one: wire.UNCOMPRESSED.index(one.transfer_syntax))

@@ -1,8 +1,8 @@
 """Compares the patient of a study that is about to be sent with the patient under whom the peer has that study.
 
 In: a peer and a file of the archive. Out: the names of the attributes that differ. The values stay here: none is
-logged, returned or stored. If a peer offers no C-FIND (no QIDO-RS at a url),
-does not answer, or does not have the study, nothing differs.
+logged, returned or stored. If a peer offers no C-FIND (no QIDO-RS at a url), does not answer, or does not have the
+study, nothing differs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PatientQuery:
         self._rests_until_s = 0.0
 
     def abort(self) -> None:
-        """End the question that is open, from any thread."""
+        """End the query that is open, from any thread."""
         self._witness.abort()
 
     def differences(self, path: Path) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class PatientQuery:
         return min(found, key=len, default=())  # a study that is there twice: under the same patient, if under any
 
     def _rest(self, why: str) -> None:
-        """Do not ask the peer for a while: each question would end as this one did, or cost as long."""
+        """Do not ask the peer for a while: each query would end as this one did, or take as long."""
         self._rests_until_s = time.monotonic() + REST_S
         self._log(why, wait_s=REST_S)
 
@@ -85,7 +85,7 @@ def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str,
 
 
 def plain(keyword: str, text: str) -> str:
-    """Return the text without what PACSs change and what means nothing.
+    """Return a value in a plain form for comparison, without what PACSs change and what means nothing.
 
     Of a name, the letters and digits of ASCII in the first component group remain: some PACSs answer in another
     character set than they say, or with question marks, and a study must not be held for that.

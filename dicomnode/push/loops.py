@@ -30,7 +30,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class PushLoops:
-    """All loops of the node. ``take`` is called by one thread; ``wake`` by any."""
+    """All loops of the node. One thread calls ``take``; any thread may call ``wake``."""
 
     def __init__(self, ledger: Ledger, archive: Archive, owner: str, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._ledger = ledger
@@ -108,7 +108,7 @@ class PushLoops:
 
 
 def at_once(stops: Sequence[Callable[[], object]]) -> None:
-    """Call all of them at the same time, and wait for all."""
+    """Call all of these functions at the same time, and wait until all have returned."""
     stopping = [threading.Thread(target=stop, name="stop") for stop in stops]
     for thread in stopping:
         thread.start()

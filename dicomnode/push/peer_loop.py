@@ -126,7 +126,7 @@ class PeerLoop:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
+        """Tell whether the thread runs."""
         return self._thread.is_alive
 
     def _turn(self) -> float:
@@ -135,7 +135,7 @@ class PeerLoop:
         return 0.0 if self._serve_next() else self._idle_s()
 
     def _renew(self) -> None:
-        """Take over the settings of this round. A pause was the old settings' fault, perhaps."""
+        """Take over the settings of this round. New ones end a pause, since the old ones may have been its cause."""
         if self._next != (self._peer, self._push, self._carrier, self._identity):
             self._quiet_until_s = 0.0
             self._peer, self._push, self._carrier, self._identity = self._next

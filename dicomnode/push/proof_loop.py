@@ -55,7 +55,7 @@ class ProofLoop:
         witness: Witness,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``committer``: who is asked to commit to what ``peer`` got; the peer itself, or another one."""
+        """``committer``: the peer that is asked to commit to what ``peer`` got; the same one, or another."""
         assert peer.is_sent_to, "only a peer with an address or url was sent to"
         assert committer.is_sent_to, "only a peer with an address or url can be asked to commit"
         self._next = (peer, committer, push, witness)
@@ -103,7 +103,7 @@ class ProofLoop:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
+        """Tell whether the thread runs."""
         return self._thread.is_alive
 
     def _turn(self) -> float:
@@ -118,7 +118,7 @@ class ProofLoop:
         return self._idle_s()
 
     def _serve(self, one: Commitment) -> None:
-        """Bring one request a step further, and write down in the ledger where it stands then."""
+        """Bring one request a step further, and record its new state in the ledger."""
         why = ""
         if not self._is_overdue(one) and (self._committer.url or not one.is_asked):
             answer = self._look(one) if one.is_asked else self._ask(one)
@@ -165,7 +165,7 @@ class ProofLoop:
         return record(self._ledger, report, peer=self._committer.name)
 
     def _record_asked(self, one: Commitment, after_s: float | None) -> bool:
-        """Record that the peer has the request; ``after_s``: so soon it wants to be asked for the result."""
+        """Record that the peer has the request; ``after_s``: the time after which it is to be asked for the result."""
         wait_s = self._push.commit_wait_s if after_s is None else max(after_s, self._push.backoff_min_s)
         if not self._ledger.commitments.ask(one, self._committer.name, wait_s=wait_s):
             return False
@@ -175,7 +175,7 @@ class ProofLoop:
         return True
 
     def _query(self, one: Commitment, why: str) -> None:
-        """Look by C-FIND what the peer has; ``why``: it was not asked to commit."""
+        """Ask by C-FIND which instances the peer has; ``why``: the reason for which it was not asked to commit."""
         uids = self._series_of(one)
         if uids is None:
             self._give_up(one, f"{why}the files of the delivery cannot be read, or are not in the archive any more")
@@ -216,7 +216,7 @@ class ProofLoop:
         )
 
     def _wait_s(self, one: Commitment) -> float:
-        """How long to wait after what failed so often."""
+        """Return how long to wait before the next try: doubled with each failure, up to ``push.backoff_max_s``."""
         return doubled_s(self._push.backoff_min_s, self._push.backoff_max_s, one.failures)
 
     def _give_up(self, one: Commitment, why: str) -> None:
@@ -227,7 +227,7 @@ class ProofLoop:
         return self._clock.now() - one.created_at >= timedelta(seconds=self._push.commit_wait_s)
 
     def _series_of(self, one: Commitment) -> tuple[str, str] | None:
-        """Study and Series Instance UID of the delivery, as its first file has them; None: it is gone or unreadable."""
+        """Return Study and Series Instance UID of the delivery from its first file; None: it is gone or unreadable."""
         if not one.items:
             return None
         file = one.items[0].file

@@ -44,7 +44,7 @@ class Patients:
 
     @property
     def differing(self) -> tuple[str, ...]:
-        """The names of the attributes that will change."""
+        """The names of the attributes that the refresh will change."""
         return tuple(
             dictionary_description(keyword)
             for keyword in patient.KEYWORDS
@@ -53,7 +53,9 @@ class Patients:
 
 
 def compare(archive: Archive, delivery: Refreshable, peer: PeerSettings, witness: Witness) -> Patients:
-    """Ask the peer whose the study of a delivery is. Raises PeerError without an answer, InputError with a useless one.
+    """Ask the peer for the patient of a delivery's study.
+
+    Raises PeerError where there is no answer, InputError where the answer is of no use.
 
     An attribute that the peer does not state stays as it is here where the Patient ID is the same, and is empty under
     another one.
@@ -137,12 +139,12 @@ def _only_one(peer: PeerSettings, answer: list[dict[str, str]] | NotOffered | Re
 
 
 def _chosen(keyword: str, ours: Mapping[str, str], theirs: Mapping[str, str], *, is_same: bool) -> str:
-    """The peer's value; ours where both say the same, since some peers answer in a poorer character set."""
+    """Return the peer's value; ours where both say the same, since some peers answer in a poorer character set."""
     stated = theirs[keyword].strip(" \0")
     says_the_same = plain(keyword, stated) == plain(keyword, ours[keyword])
     return ours[keyword] if says_the_same or (is_same and not stated) else stated
 
 
 def _character_sets(path: Path) -> tuple[str, ...]:
-    """The values of Specific Character Set of a file."""
+    """Return the values of Specific Character Set of a file."""
     return texts(read_dataset(path, pixels=False), _CHARACTER_SET)

@@ -15,14 +15,14 @@ from dicomnode.settings.peers import PeerSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentFile:
-    """What came of one file."""
+    """A file, and the outcome of sending it."""
 
     path: Path
     outcome: RequestOutcome
 
 
 def send_files(carrier: Carrier, peer: PeerSettings, paths: Sequence[Path]) -> Iterator[SentFile]:
-    """Send files, and all DICOM files below folders; yield what came of each as soon as it is known.
+    """Send files, and all DICOM files below folders; yield the outcome of each as soon as it is known.
 
     A named file that is no DICOM file is reported as unreadable; such a file below a named folder is passed over.
     """
@@ -49,7 +49,7 @@ def send_files(carrier: Carrier, peer: PeerSettings, paths: Sequence[Path]) -> I
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    """Every file named, and every file below a folder named; whether it was named itself."""
+    """Yield every named file, and every file below a named folder, each with whether it was named itself."""
     for path in paths:
         if path.is_dir():
             yield from ((below, False) for below in sorted(path.rglob("*")) if below.is_file())
@@ -58,7 +58,7 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
 
 
 def _look_into(path: Path) -> OutgoingInstance | RequestOutcome:
-    """Read what a file needs from the peer, without its data set."""
+    """Read the format that the peer has to accept for a file, not its data set; or say why the file is unreadable."""
     try:
         with path.open("rb") as file:
             meta = read_meta(file)

@@ -1,9 +1,9 @@
-"""STOW-RS as a carrier: a request holds many instances, the answer says what became of each.
+"""STOW-RS as a carrier: a request holds many instances, the answer has a status for each.
 
 The files go out as they lie. What an answer to the whole request means for its instances is decided here; what follows
 for the delivery from the status of an instance is not (``wire.STATUSES``, ``attempt``):
 
-    200, 202, 409: each instance as the body says; what it does not say is looked up by QIDO-RS
+    200, 202, 409: each instance as the body says; an instance that it does not name is looked up by QIDO-RS
     400, 413, 415, 422, 500 and others: the request is sent in halves, down to the instance that is refused
     401, 403, 404, 503 and their kin, or no answer: the request as a whole has failed
 """
@@ -64,17 +64,17 @@ class StowSession:
     """Requests to one server, each on a connection of its own; the first one stands."""
 
     def __init__(self, server: Server, *, peer: str, most_bytes: dict[str, int]) -> None:
-        """``peer``: its name; ``most_bytes``: what is learned of the size that each peer takes, kept by the caller."""
+        """``peer``: its name. ``most_bytes``: by peer, the size of request learned so far; the caller keeps it."""
         self._server = server
         self._peer = peer
         self._most_bytes = most_bytes
 
     def refusal(self, formats: Collection[InstanceFormat]) -> RequestOutcome | None:  # noqa: ARG002 (as in ``open``)
-        """None: nothing is negotiated before an instance is sent."""
+        """Return None: nothing is negotiated before an instance is sent."""
         return None
 
     def batch(self, instances: Sequence[OutgoingInstance]) -> int:
-        """As many as the bytes of one request allow, and one at least."""
+        """Return how many instances the size limit of one request allows, at least 1."""
         most, size_bytes = self._most_bytes.get(self._peer, MOST_BYTES), 0
         for count, instance in enumerate(instances[:MOST_INSTANCES]):
             size_bytes += instance.size_bytes
@@ -103,7 +103,7 @@ class StowSession:
         return self._refused(instances, reply)
 
     def close(self) -> None:
-        """Nothing is open between requests but a connection that was not used."""
+        """Close the connection that was not used, if any; nothing else is open between requests."""
         self._server.close()
 
     def abort(self) -> None:
@@ -111,7 +111,7 @@ class StowSession:
         self._server.abort()
 
     def _refused(self, instances: Sequence[OutgoingInstance], reply: Reply) -> list[RequestOutcome]:
-        """The request was refused without a word on its instances: one of them must not lose the others."""
+        """Send a refused request again in halves: one instance must not lose the others. One alone gets its outcome."""
         if len(instances) > 1:
             if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 self._take_less(instances)
@@ -132,7 +132,7 @@ class StowSession:
     def _each(
         self, instances: Sequence[OutgoingInstance], statuses: dict[str, int], *, is_success: bool
     ) -> list[RequestOutcome]:
-        """The outcome of each instance: as the answer says, else as the server shows what it has."""
+        """Return the outcome of each instance: its status in the answer, else by a search for it on the server."""
         unsaid = [one for one in instances if one.sop_instance_uid not in statuses]
         looked_up = self._look_up(unsaid, is_success=is_success)
         return [
@@ -161,6 +161,6 @@ def _answered(status: int) -> RequestOutcome:
 
 
 def _series_of(instance: OutgoingInstance) -> tuple[str, str]:
-    """Study and Series Instance UID as the file has them; empty where it has none."""
+    """Return Study and Series Instance UID as the file has them; empty where it has none."""
     found = read_values(instance.path, ["StudyInstanceUID", "SeriesInstanceUID"]) or {}
     return found.get("StudyInstanceUID", ""), found.get("SeriesInstanceUID", "")

@@ -1,7 +1,7 @@
-"""What a DICOMweb server says of its instances and studies: storage commitment (PS3.18 section 13), QIDO-RS.
+"""Asks a DICOMweb server about its instances and studies: storage commitment (PS3.18 section 13), QIDO-RS.
 
-In: peers of the settings with a ``url``, and our own UIDs. Out: a value with what came of it. Nothing here raises for
-what a server does or fails to do, and nothing here decides what follows.
+In: peers of the settings with a ``url``, and our own UIDs. Out: the answer as a value. Nothing here raises for what a
+server does or fails to do, and nothing here decides what follows.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class WebWitness:
         return [{keyword: one[keyword] for keyword in keywords} for one in shown if one[_STUDY_UID] == study_uid]
 
     def _at(self, peer: PeerSettings) -> Server:
-        """The server of a peer, which ``abort`` reaches from now on."""
+        """Return the server of a peer; from now on ``abort`` ends its request."""
         self._current = server = self._carrier.server(peer)
         return server
 

@@ -14,7 +14,7 @@ from dicomnode.settings.peers import PeerSettings
 
 
 class Witness:
-    """Both ways as one. One thread uses it; only ``abort`` may come from another."""
+    """Asks a peer by DIMSE or by DICOMweb. One thread uses it; only ``abort`` may come from another."""
 
     def __init__(self, carriers: Carriers) -> None:
         self._dimse = DimseWitness(carriers.dimse)

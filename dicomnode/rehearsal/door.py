@@ -1,8 +1,8 @@
-"""What comes in from the peer during a rehearsal: a report on our request for commitment, a C-ECHO, or a mistake.
+"""Calls that come in from the peer during a rehearsal: a report on our request for commitment, a C-ECHO, or a mistake.
 
-Where the service runs, it has the ports: the door reads in the ledger what the service was told. Else the door listens
-itself, at the addresses of the settings, and admits whom the service would admit, for C-ECHO and reports only. Whoever
-wants to store something is asked to try again later (2/3/1), so no image is lost by a rehearsal.
+Where the service runs, it has the ports: the door reads in the ledger which reports it got. Else the door listens
+itself, at the addresses of the settings, and admits the same peers as the service, for C-ECHO and reports only. A peer
+that tries to store something is asked to try again later (2/3/1), so no image is lost by a rehearsal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLOSE_S = 2.0  # for associations that are open when the rehearsal ends
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """Somebody who connected."""
+    """A connection that came in during the rehearsal."""
 
     address: str
     peer: str  # the name of the peer; empty: nobody that the settings admit
@@ -50,7 +50,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What a report says of the request of this rehearsal."""
+    """A report on the request of this rehearsal: the peer, and the numbers of instances committed and denied."""
 
     peer: str
     committed: int
@@ -58,7 +58,7 @@ class Told:
 
 
 class Door(Protocol):
-    """Where the peer comes in."""
+    """The place where calls of the peer come in."""
 
     sentence: str  # where it is, for people
 
@@ -66,14 +66,14 @@ class Door(Protocol):
         """Take note of a request that is about to be sent."""
 
     def report(self) -> Told | None:
-        """The report on that request, as soon as it came."""
+        """Return the report on that request; None until it has come."""
 
     def visits(self) -> Sequence[Visit]:
-        """Everybody who came so far, as far as the door can know."""
+        """Return all connections that came so far, as far as the door learns of them."""
 
     @property
     def sees_visits(self) -> bool:
-        """Does the door learn of whoever calls without a report?"""
+        """Does the door learn of connections that bring no report?"""
 
     def close(self) -> None:
         """Close the door."""
@@ -86,7 +86,7 @@ def wait(is_enough: Callable[[], bool], until_s: float) -> None:
 
 
 def open_for(settings: Settings, identity: Identity | None, by: str) -> Door:
-    """The door of this machine at this moment. ``by``: who is written down as the one who rehearses."""
+    """Open the door that this machine allows at this moment. ``by``: the person who rehearses, for the ledger."""
     opened: list[Opened] = []
     try:
         if settings.node.listen:
@@ -116,7 +116,7 @@ def _not_ours(settings: Settings, error: OSError, by: str) -> Door:
 
 
 class OwnDoor:
-    """The rehearsal listens itself, since no service does."""
+    """A door at which the rehearsal listens itself, since no service does."""
 
     sees_visits = True
 
@@ -148,11 +148,11 @@ class OwnDoor:
         self._transaction_uid = transaction_uid
 
     def report(self) -> Told | None:
-        """The report on that request, as soon as it came."""
+        """Return the report on that request; None until it has come."""
         return self._told[0] if self._told else None
 
     def visits(self) -> Sequence[Visit]:
-        """Everybody who came so far."""
+        """Return all connections that came so far."""
         return tuple(self._visits)
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ def _store_nothing(_association: Association, _offer: OfferedInstance) -> Answer
 
 
 class ServiceDoor:
-    """The running service listens, and writes into the ledger which reports it got."""
+    """A door at which the running service listens; it writes into the ledger which reports it got."""
 
     sees_visits = False
 
@@ -218,18 +218,18 @@ class ServiceDoor:
         self._reader = self._open.enter_context(closing(open_reader(self._url)))
 
     def expect(self, transaction_uid: str) -> None:
-        """Write the request down, so that the service knows the report. Raises NodeError where that is impossible."""
+        """Record the request, so that the service recognises the report. Raises NodeError where that is impossible."""
         with closing(open_ledger(self._url)) as ledger:
             ledger.commitments.ask_in_rehearsal(transaction_uid, self._by)
         self._transaction_uid = transaction_uid
 
     def report(self) -> Told | None:
-        """The report on that request, as soon as the service has it."""
+        """Return the report on that request; None until the service has it."""
         found = self._reader.rehearsal_report(self._transaction_uid) if self._transaction_uid else None
         return None if found is None else Told(peer=found.peer, committed=found.committed, denied=found.denied)
 
     def visits(self) -> Sequence[Visit]:
-        """Whoever reported; of a C-ECHO the ledger knows nothing."""
+        """Return a visit of the peer that reported; the ledger has no record of a C-ECHO."""
         told = self.report()
         return () if told is None else (Visit(address="", peer=told.peer, sentence=""),)
 
@@ -239,7 +239,7 @@ class ServiceDoor:
 
 
 class ClosedDoor:
-    """Nobody listens for the rehearsal."""
+    """A door that is closed: nobody listens for the rehearsal."""
 
     sees_visits = False
 
@@ -247,15 +247,15 @@ class ClosedDoor:
         self.sentence = why
 
     def expect(self, transaction_uid: str) -> None:
-        """Nobody can take a report on it."""
+        """Do nothing: nobody can take a report on the request."""
 
     def report(self) -> Told | None:
-        """None comes."""
+        """Return None: no report can come."""
         return None
 
     def visits(self) -> Sequence[Visit]:
-        """Nobody comes."""
+        """Return nothing: nobody can connect."""
         return ()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

@@ -1,7 +1,7 @@
-"""What a reached peer does with test images: it accepts them, stores them, shows them, and says that it keeps them.
+"""Tries a reached peer with test images: does it accept them, store them, show them, and commit to keep them?
 
-In: the peer and the test images. Out: one step for each. What the settings would send is proposed and sent, and
-nothing else. The images are sent once; whoever reads the steps decides what follows.
+In: the peer and the test images. Out: one step for each question. What the settings would send is proposed and sent,
+and nothing else. The images are sent once; what follows is decided by the reader of the steps.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _in_words(uid: str, accepted: Sequence[tuple[str, str]]) -> str:
 
 
 def send(carriers: Carriers, peer: PeerSettings, phantom: Phantom) -> tuple[Step, int]:
-    """Send the test images; the step, and how many the peer says it stored."""
+    """Send the test images; return the step, and how many the peer says it stored."""
     began_s = time.monotonic()
     session = carriers.open(peer, {one.format for one in phantom.instances})
     request = "STOW-RS request" if peer.url else "C-STORE"
@@ -155,7 +155,7 @@ def ask(
     *,
     before: Callable[[], None],
 ) -> Asked | NotOffered | RequestOutcome | Report:
-    """Ask for commitment; a report where it came at once: on our association, or as the answer by DICOMweb.
+    """Ask for commitment; return the report if it came at once: on our association, or as the answer by DICOMweb.
 
     ``before`` is called before a report can come any other way.
     """

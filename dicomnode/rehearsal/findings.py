@@ -1,4 +1,4 @@
-"""What a rehearsal finds out, as values: one step for each question, and who has to act where the answer is no."""
+"""The findings of a rehearsal as values: one step for each question, with the side that has to act after a no."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Mark(StrEnum):
 
 
 class Side(StrEnum):
-    """Who has to act."""
+    """The side that has to act."""
 
     NOBODY = ""
     OURS = "our team"
@@ -73,7 +73,7 @@ class SheetLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """Everything that a rehearsal found out."""
+    """All findings of a rehearsal."""
 
     peer: str
     ae_title: str

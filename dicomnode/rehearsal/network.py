@@ -1,4 +1,4 @@
-"""What stands below DICOM and DICOMweb: the host's name, a TCP connection, and the certificates of TLS.
+"""Tests of the layers below DICOM and DICOMweb: the host's name, a TCP connection, and the certificates of TLS.
 
 In: where the peer is by the settings. Out: the steps of these questions. Nothing is sent over a connection.
 """
@@ -21,11 +21,11 @@ CONNECT_S = 5.0  # for a look at what speaks there
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a peer is."""
+    """The host and port of a peer, the settings key that names them, and the service that has to listen there."""
 
     host: str
     port: int
-    key: str  # of the peer's settings, that says so
+    key: str  # key of the peer's settings that names the place
     service: str  # what has to listen there
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ def secured(presented: Certificate | None, ours: Certificate | None) -> Step:
 
 
 def presented(place: Place, tls: TlsSettings) -> Certificate | None:
-    """The certificate that the peer presents, whoever issued it; None: there is no handshake of TLS."""
+    """Return the certificate that the peer presents, whoever issued it; None: there is no handshake of TLS."""
     try:
         with looking(place, tls) as connection:
             encoded = connection.getpeercert(binary_form=True)
@@ -103,7 +103,7 @@ def presented(place: Place, tls: TlsSettings) -> Certificate | None:
 
 @contextmanager
 def looking(place: Place, tls: TlsSettings) -> Iterator[ssl.SSLSocket]:
-    """A connection under TLS with whoever is there, to look at: nothing is sent over it. Raises OSError."""
+    """Open a connection under TLS, whatever certificate is presented; nothing is sent over it. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

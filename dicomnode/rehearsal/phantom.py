@@ -106,12 +106,12 @@ def _write_sources(folder: Path, study_uid: str, made_at: datetime) -> Iterator[
 
 
 def _ball() -> NDArray[np.uint16]:
-    """A ball of smooth brightness, (slices, rows, columns)."""
+    """Return a ball of smooth brightness, (slices, rows, columns)."""
     z, y, x = np.mgrid[:SLICES, :SIZE, :SIZE].astype(np.float64)
     squared = (x - SIZE / 2) ** 2 + (y - SIZE / 2) ** 2 + (z - SLICES // 2) ** 2
     return np.asarray(1000 * np.exp(-squared / (2 * (SIZE / 5) ** 2)), dtype="<u2")
 
 
 def _new_uid() -> str:
-    """A UID of a random UUID (PS3.5 section B.2)."""
+    """Make a UID from a random UUID (PS3.5 section B.2)."""
     return f"2.25.{uuid.uuid4().int}"

@@ -1,8 +1,8 @@
-"""Whether a peer can be reached: its name, a TCP connection, TLS, an association, and how long an answer takes.
+"""Tests whether a peer can be reached: its name, a TCP connection, TLS, an association, and how long an answer takes.
 
-In: the peer of the settings. Out: steps, and what later steps need of a peer that answered. Where an attempt fails,
-the likely mistakes are tried: TLS where the settings say none, none where they say TLS, and the AE title in the other
-case. Nothing is stored anywhere by it, here or at the peer.
+In: the peer of the settings. Out: steps, and what later steps need of a peer that answered. Where an attempt fails, the
+likely mistakes are tried: TLS where the settings say none, none where they say TLS, and the AE title in the other case.
+These tests store nothing, here or at the peer.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Reaching:
         yield _judge_delay(took_s, self._round_trip_s)
 
     def _other_case(self) -> str | None:
-        """The peer's AE title in the other case, where it accepts that one."""
+        """Return the peer's AE title in another case if the peer accepts that one; else None."""
         title = self._peer.ae_title
         for other in dict.fromkeys((title.upper(), title.lower(), title.capitalize())):
             if other == title:
@@ -190,10 +190,11 @@ class Reaching:
 
 
 def _judge_delay(took_s: list[float], round_trip_s: float) -> Step:
-    """Nagle's algorithm at the peer: the second half of each answer waits for our delayed acknowledgement.
+    """Judge whether Nagle's algorithm delays the peer's answers.
 
-    The first answers may be fast, since a new connection acknowledges at once. Of the others every single one waits;
-    so the fastest counts, which a busy machine does not make slow.
+    With it, the second half of each answer waits for our delayed acknowledgement. The first answers may be fast, since
+    a new connection acknowledges at once. Of the others every single one waits; so the fastest counts, which a busy
+    machine does not make slow.
     """
     fastest_s = min(took_s[len(took_s) // 2 :])
     said = f"A C-ECHO takes {fastest_s * 1000:.1f} ms, a connection {round_trip_s * 1000:.1f} ms"

@@ -65,7 +65,7 @@ def rehearse(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What every part of one rehearsal needs."""
+    """The context of one rehearsal, which every part of it needs."""
 
     settings: Settings
     peer: PeerSettings
@@ -100,7 +100,7 @@ def _by_dicomweb(at: Scene, wait_s: float) -> Rehearsal:
 
 
 def _send(at: Scene, steps: list[Step], wait_s: float) -> int:
-    """Send the test images, and ask what became of them; return how many the peer stored."""
+    """Send the test images, ask the peer for them, and wait for its call; return how many images it stored."""
     step, sent = exchange.send(at.carriers, at.peer, at.phantom)
     steps.append(step)
     if sent == len(at.phantom.instances):
@@ -139,7 +139,10 @@ def _place(peer: PeerSettings) -> str:
 
 
 def _our_certificate(settings: Settings) -> Certificate | None:
-    """The file was read before, by ``carriers_of``; it may hold the certificates of authorities behind ours."""
+    """Return our certificate, the first of its file, where those of its authorities may follow; None: there is none.
+
+    ``carriers_of`` has read the file before.
+    """
     if not settings.tls.certificate:
         return None
     return in_pem(Path(settings.tls.certificate).read_text("ascii"))[0]
@@ -263,7 +266,7 @@ def _no_report(settings: Settings, committer: PeerSettings, door: Door, *, waite
 
 
 def _turned_away(door: Door) -> str:
-    """Say who came and was not let in, with the reason; empty: nobody."""
+    """Describe the last connection that was turned away, with the reason; empty: there was none."""
     refused = [one for one in door.visits() if one.sentence]
     if not refused:
         return ""
@@ -273,7 +276,7 @@ def _turned_away(door: Door) -> str:
 
 
 def _called(peer: PeerSettings, door: Door, request: str, *, until_s: float) -> Step:
-    """Did the peer, or who commits for it, reach us? ``request``: what to ask of the PACS team if it did not."""
+    """Judge whether the peer, or its committer, reached us. ``request``: what to ask of the PACS team if it did not."""
     expected = {peer.name, peer.committer or peer.name}
 
     def calls() -> list[Visit]:
@@ -298,7 +301,7 @@ def _called(peer: PeerSettings, door: Door, request: str, *, until_s: float) -> 
 
 
 def _compare_clocks(steps: list[Step], reached: Reached | None, ours: Certificate | None, now: datetime) -> Step:
-    """Certificates tell only that a clock is wrong by much: DICOM has no way to ask for a time."""
+    """Compare the clocks by certificates, which show only a large error: DICOM has no way to ask for a time."""
     of_tls = next((step for step in steps if step.what is Topic.TLS), None)
     if (
         of_tls is not None

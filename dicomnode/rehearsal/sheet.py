@@ -45,7 +45,7 @@ def hand_over(
 
 
 def ports(settings: Settings) -> str:
-    """The ports on which the service listens, in words."""
+    """Name the ports on which the service listens, in words."""
     found = [f"{settings.node.port}"] if settings.node.listen else []
     found += [f"{settings.tls.port} (TLS)"] if settings.tls.listen else []
     return " or ".join(found)

@@ -1,7 +1,7 @@
-"""Whether a DICOMweb server can be reached: its name, a TCP connection, TLS, and whether its service lets us in.
+"""Tests whether a DICOMweb server can be reached: its name, a TCP connection, TLS, and access to its service.
 
 In: the peer of the settings. Out: steps, and what later steps need of a server that answered. The service is asked for
-an instance that nobody has. Nothing is stored anywhere by it.
+an instance that nobody has. These tests store nothing.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class WebReaching:
         )  # fmt: skip
 
     def _enter(self) -> Step:
-        """Does the service let us in? Without a search it may store all the same."""
+        """Judge whether the service lets us in. Without a search it may store all the same."""
         server = self._carrier.server(self._peer)
         began = self._clock.now()
         began_s = self._clock.monotonic()
@@ -124,7 +124,7 @@ class WebReaching:
 
 
 def _offset_s(date: str, began: datetime, took_s: float) -> float | None:
-    """The time that an answer has (RFC 9110 section 6.6.1) minus ours, in the middle of the request and of its second.
+    """Return the time of an answer (RFC 9110 section 6.6.1), mid-second, minus our time in the middle of the request.
 
     >>> _offset_s("Fri, 02 Jan 2026 03:04:15 GMT", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), 1.0)
     10.0

@@ -1,4 +1,4 @@
-"""Writes down what was decided of a series: it is kept, planned as a job, or waits for its study, or for its parts.
+"""Records the decision on a series: it is kept, planned as a job, or waits for its study, or for its parts.
 
 A job records everything that decides its result. Each decision is one transaction of the ledger, which changes nothing
 where a late instance of the series came meanwhile.
@@ -31,7 +31,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Decisions:
-    """What is decided, on its way into ledger and log. Used by one thread."""
+    """Writes decisions into ledger and log. Used by one thread."""
 
     def __init__(self, ledger: Ledger, clock: Clock, planned: Callable[[], None]) -> None:
         """``planned``: called after a job was made."""
@@ -72,7 +72,7 @@ class Decisions:
             self._log_planned(series.id, series.revision, job, job_id)
 
     def wait_for_study(self, candidate: Candidate, *, quiet_s: float) -> None:
-        """Leave the series settled until its study is quiet. The ledger notes that once in the life of the service."""
+        """Leave the series settled until its study is quiet. It is recorded once in the life of the service."""
         self._studies.add(candidate)
         detail = (
             f"Rule {candidate.rule} derives one series of each study; it chooses when nothing of the study has come "
@@ -97,11 +97,11 @@ class Decisions:
         return self._studies.holds(series) or self._parts.holds(series, wait_s=parts_wait_s)
 
     def forget_waiting(self) -> None:
-        """Let every series that waits for its study be judged anew: there are other rules."""
+        """Let every series that waits for its study be judged anew, because the rules have changed."""
         self._studies.forget()
 
     def choose(self, *, quiet_s: float) -> None:
-        """Record what the rules that derive one series of a study choose in the studies that are quiet."""
+        """Record the choices, in the studies that are quiet, of the rules that derive one series of a study."""
         if not self._studies.is_waiting:
             return
         settled = self._ledger.settling.settled()

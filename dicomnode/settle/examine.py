@@ -25,7 +25,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Examiner:
-    """Compares what was set aside. Used by one thread."""
+    """Compares files that were set aside with the archived instances. Used by one thread."""
 
     def __init__(self, quarantine: Quarantine, archive: Archive, clock: Clock, stopping: threading.Event) -> None:
         self._quarantine = quarantine

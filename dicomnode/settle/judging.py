@@ -47,7 +47,7 @@ from dicomnode.settle.selection import Candidate
 
 LOGGER = logging.getLogger(__name__)
 
-NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: we could not do our part
+NOT_JUDGED = "not_judged"  # beside imaging.verdict.VerdictReason: an error of the node prevented the verdict
 SIBLINGS_S = 60.0  # a scanner that sends each slice, or each volume, as a series of its own sends them together
 SIBLINGS_LIMIT = 1_000  # series whose first header is read to find those of the same name
 SIBLINGS = (
@@ -211,5 +211,5 @@ class SeriesJudge:
 
 
 def _forward(rule: RuleSettings | None) -> Forward:
-    """The peers that get a series of this rule as it was received."""
+    """Return the peers that get a series of this rule as it was received, with the priority."""
     return Forward(peers=rule.forward_originals, priority=_PRIORITIES[rule.priority]) if rule else NOBODY

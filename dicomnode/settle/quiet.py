@@ -1,4 +1,4 @@
-"""When does a series count as complete? When no instance of it has arrived for a while; DICOM has no other sign.
+"""Finds the series that count as complete: no instance has arrived for a while. DICOM has no other sign.
 
 A series is due ``settle.quiet_s`` after its last instance, but not while an association that stored into it is open. If
 its last association was aborted, the wait is ``settle.aborted_wait_s``, because the sender may try again. In every case

@@ -56,7 +56,7 @@ class HeaderReader:
         return slices
 
     def name_of(self, file: str) -> tuple[str, str] | None:
-        """Study and description of the series that an archived file belongs to; None if it cannot be read."""
+        """Return study UID and description of the series of an archived file; None if the file cannot be read."""
         header = read_header_or_reason(self._archive.path(file)) if self._archive.has(file) else None
         if not isinstance(header, InstanceHeader):
             return None

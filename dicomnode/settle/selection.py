@@ -1,6 +1,6 @@
-"""Rules that derive one series of a study (``select = "most_slices"``): who waits, until when, and who is chosen.
+"""Rules that derive one series of a study (``select = "most_slices"``): the series that wait, how long, and the choice.
 
-In: series that such a rule takes, and what the ledger knows of their studies. Out: choices. Nothing is written here.
+In: series that such a rule takes, and the rows of their studies in the ledger. Out: choices. Nothing is written here.
 The ledger records a choice in one transaction, so that a kill leaves all series of a study waiting, or none.
 
 A study has no end, as a series has none. The choice falls when every series of the study that came has been judged, and
@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def selected(self) -> Selected:
-        """The same for the ledger, where it is chosen."""
+        """The candidate as the ledger takes it when it is chosen."""
         return Selected(
             series=self.series, revision=self.revision, planned=self.planned, notes=self.notes, alert=self.alert,
             forward=self.forward,
@@ -52,14 +52,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What becomes of the candidates of one rule in one study."""
+    """The decision of one rule on its candidates in one study."""
 
     planned: Candidate | None  # None: the rule chose another series before
     kept: tuple[tuple[Candidate, str], ...]  # with a sentence that names the chosen one
 
 
 def most_slices(series: Sequence[tuple[Hashable, int]]) -> list[int]:
-    """For each series, given by its group and its number of slices, the place of the one of its group that is chosen.
+    """Return, for each series (its group and its number of slices), the index of the chosen series of its group.
 
     The one with most slices is chosen, the first of them where several have as many.
 
@@ -95,7 +95,7 @@ class StudyWatch:
         return bool(self._candidates)
 
     def add(self, candidate: Candidate) -> None:
-        """Have a series wait for its study."""
+        """Let a series wait for its study."""
         self._candidates[candidate.series] = candidate
 
     def holds(self, series: SettledSeries) -> bool:
@@ -104,7 +104,7 @@ class StudyWatch:
         return held is not None and held.revision == series.revision
 
     def forget(self) -> None:
-        """Let all candidates be judged anew: there are other rules."""
+        """Drop all candidates, to be judged anew, because the rules have changed."""
         self._candidates.clear()
 
     def due(
@@ -114,9 +114,9 @@ class StudyWatch:
         *,
         quiet_s: float,
     ) -> Iterator[Choice]:
-        """The choices that are to be made now; whoever is in one waits here no longer.
+        """Yield the choices that are to be made now; a series in one of them waits here no longer.
 
-        ``settled``: what waits for a verdict. ``study``: what came of one.
+        ``settled``: the series that wait for a verdict. ``study``: returns the series of a study that came.
         """
         still = {(one.id, one.revision) for one in settled}
         self._candidates = {
@@ -145,7 +145,7 @@ class StudyWatch:
 
 
 def _by_earlier_choice(candidates: Sequence[Candidate], earlier: Sequence[SeriesId]) -> Iterator[Choice]:
-    """What was chosen before stays chosen: its new revision is planned, and no other series is."""
+    """Keep an earlier choice: the new revision of the series that was chosen is planned, and no other series is."""
     for one in candidates:
         if one.series in earlier:
             yield Choice(planned=one, kept=())

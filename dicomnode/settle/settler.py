@@ -6,8 +6,8 @@
                                           └── waits for absent parts of a concatenation (``parts``)
 
 To settle a series is to freeze its instances as a revision. Their headers are then read from the archive (``reading``),
-and files of the series that were set aside are compared (``examine``). What is decided is written down in the ledger
-(``decisions``). A kill at any moment leaves a row that says what is to be done next.
+and files of the series that were set aside are compared (``examine``). The decision is written into the ledger
+(``decisions``). A kill at any moment leaves a row that shows what is to be done next.
 
 No file of this room loads PyTorch.
 """
@@ -68,7 +68,7 @@ class Settler:
             ledger, HeaderReader(archive, clock, self._thread.stopping), self._examiner, self._decisions,
             model_of=model_of, clock=clock,
         )  # fmt: skip
-        self._unread: dict[SeriesId, str] = {}  # series whose files cannot be read, and what was said of it
+        self._unread: dict[SeriesId, str] = {}  # series whose files cannot be read, and the error
 
     def start(self) -> None:
         """Start the thread."""

@@ -49,19 +49,19 @@ def read_matches(body: bytes, keywords: Collection[str]) -> list[dict[str, str]]
 
 
 def _warning(reason: int | None) -> int:
-    """The status of an instance that was stored."""
+    """Return the C-STORE status of an instance that was stored: 0, or its warning."""
     return reason if reason is not None and wire.status_of(reason).action is wire.Action.WARN else 0
 
 
 def _failure(reason: int | None) -> int:
-    """The status of an instance that was not stored."""
+    """Return the C-STORE status of an instance that was not stored; never a success or a warning."""
     if reason is None or wire.status_of(reason).action in (wire.Action.ACCEPT, wire.Action.WARN):
         return PROCESSING_FAILURE
     return reason
 
 
 def _read(body: bytes) -> list[Attributes] | None:
-    """The data sets of a body, by its first character; what a server calls it in Content-Type is often wrong."""
+    """Read the data sets of a body. Its first character decides the format, since Content-Type is often wrong."""
     begin = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     try:
         if begin in (b"{", b"["):
@@ -73,7 +73,7 @@ def _read(body: bytes) -> list[Attributes] | None:
 
 
 def _attributes(model: object) -> Attributes:
-    """A data set of the JSON model."""
+    """Read a data set of the JSON model."""
     if not isinstance(model, dict):
         raise ValueError("no data set")
     found: Attributes = {}
@@ -86,13 +86,13 @@ def _attributes(model: object) -> Attributes:
 
 
 def _name(model: dict[str, object]) -> str:
-    """A name as a data set would hold it: its component groups, of which the JSON model makes an object (F.2.2)."""
+    """Return a person's name as a data set holds it, from the object of component groups of the JSON model (F.2.2)."""
     groups = (model.get(group, "") for group in ("Alphabetic", "Ideographic", "Phonetic"))
     return "=".join(one if isinstance(one, str) else "" for one in groups).rstrip("=")
 
 
 class _Xml:
-    """Reads a data set of the XML model. A document type is refused: there entities would begin."""
+    """Reads a data set of the XML model. A document type is refused, because it could define entities."""
 
     def __init__(self) -> None:
         self._datasets: list[Attributes] = [{}]  # the one that is being read, and those around it
@@ -151,7 +151,7 @@ def _text(attributes: Attributes, tag: str) -> str:
 
 
 def _number(attributes: Attributes, tag: str) -> int | None:
-    """A 16-bit number; a number in text is none of the model, and servers write it all the same."""
+    """Read a 16-bit number, also one in text: that is not in the model, but servers write it."""
     values = attributes.get(tag, [])
     value = values[0] if values else None
     if isinstance(value, str) and value.strip().isdecimal():

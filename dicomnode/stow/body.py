@@ -1,7 +1,7 @@
 """The body of a STOW-RS request (PS3.18 section 10.5.1): files as parts of one message, read while they are sent.
 
-In: files of DICOM instances. Out: the headers and the bytes of the body, whose length is known before the first byte.
-A file is neither kept in memory nor changed. The answer to the request is no matter of this module.
+In: files of DICOM instances. Out: the headers and the bytes of the body, whose length is known before the first byte. A
+file is neither kept in memory nor changed. The answer to the request is read elsewhere (``answer``).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class File(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Its size. Raises StorageError."""
+        """The size of the file. Raises StorageError."""
 
     def blocks(self) -> Iterator[bytes]:
-        """Its bytes, piece by piece. Raises StorageError."""
+        """Yield the bytes of the file, piece by piece. Raises StorageError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class Body:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the request says of its body."""
+        """The headers of the request that describe its body: Content-Type and Content-Length."""
         sizes = sum(file.size_bytes for file in self.files)
         around = len(self._head) + len(_PART_END)
         length = sizes + len(self.files) * around + len(self._end)
         return {"Content-Type": _CONTENT_TYPE.format(boundary=self.boundary), "Content-Length": str(length)}
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes, piece by piece. Raises StorageError where a file cannot be read, or has changed its size."""
+        """Yield the body, piece by piece. Raises StorageError where a file cannot be read, or has changed its size."""
         for file in self.files:
             left = file.size_bytes
             yield self._head

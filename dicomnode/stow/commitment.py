@@ -1,10 +1,10 @@
-"""Storage commitment by DICOMweb (PS3.18 section 13): what is asked, and what an answer means.
+"""Storage commitment by DICOMweb (PS3.18 section 13): the body of a request, and the meaning of each answer.
 
 In: our instances, or the answer of a server to the request (section 13.4) or to the look for its result (section 13.5).
 Out: bytes, or a value. The two transactions share the statuses:
 
     200: the server is done, and its body says of each instance whether it keeps it
-    202: it works on it; to be looked for again, after ``Retry-After`` if that was sent
+    202: it works on it; to be asked again, after ``Retry-After`` if that was sent
     409: it has this Transaction UID already, so an earlier request reached it whose answer did not reach us
     503 and its kin: it cannot say now
     all others: it does not commit, or not to us; of a look for a result also that it does not know the request any more
@@ -39,7 +39,7 @@ _KEPT = (wire.Action.ACCEPT, wire.Action.WARN)
 class Working:
     """The server has the request and no result yet."""
 
-    after_s: float  # it wants to be asked again after so long; 0: it did not say
+    after_s: float  # the time after which to ask the server again; 0: it did not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,11 @@ class CommitmentRequest:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the request says of its body."""
+        """The headers of the request that describe its body: Content-Type and Content-Length."""
         return {"Content-Type": JSON, "Content-Length": str(len(self._content))}
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes."""
+        """Yield the bytes of the body."""
         yield self._content
 
     @property
@@ -76,7 +76,7 @@ class CommitmentRequest:
 
 
 def judge(reply: Reply, transaction_uid: str, now: datetime) -> Report | Working | NoCommitment | RequestOutcome:
-    """Say what an answer means. ``now``: an aware moment, for a ``Retry-After`` that is a date."""
+    """Turn an answer into a value. ``now``: an aware moment, for a ``Retry-After`` that is a date."""
     if reply.status == HTTPStatus.OK:
         statuses = read_statuses(reply.body)
         if not statuses:

@@ -25,7 +25,7 @@ HTTPS_PORT, HTTP_PORT = 443, 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the server answered."""
+    """The answer of the server."""
 
     status: int
     body: bytes  # as much as came; empty where it was longer than allowed
@@ -145,7 +145,7 @@ class Exchange:
         self.is_sent = True
 
     def _read(self, response: http.client.HTTPResponse, most_bytes: int) -> bytes:
-        """The body as far as it came. The status is known: a body that breaks off says less, and takes nothing back."""
+        """Read the body as far as it comes, empty if too long. The status is known, so a cut body does no harm."""
         came = bytearray()
         with contextlib.suppress(OSError, http.client.HTTPException):
             while len(came) <= most_bytes and (block := response.read(1 << 16)):

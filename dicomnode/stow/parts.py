@@ -1,4 +1,4 @@
-"""The parts of an answer with several (RFC 2046 section 5.1), in which a server gives instances back.
+"""The parts of a multipart answer (RFC 2046 section 5.1), in which a server returns instances.
 
 In: the content type and the bytes of an answer. Out: the bytes of each part, without its headers; None where they
 cannot be told apart. Nothing here raises for what the bytes are.
@@ -12,7 +12,7 @@ _LINE_END, _BLANK = b"\r\n", b"\r\n\r\n"
 
 
 def read_parts(content_type: str, body: bytes) -> list[bytes] | None:
-    """Take the parts apart by the boundary that the content type names."""
+    """Split the body into its parts by the boundary that the content type names."""
     head = Message()
     head["Content-Type"] = content_type
     boundary = head.get_boundary()

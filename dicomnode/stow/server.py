@@ -56,7 +56,7 @@ class Server:
     def __init__(
         self, peer: PeerSettings, push: PushSettings, tls: TlsSettings, *, most_bytes: int = MOST_INSTANCE_BYTES
     ) -> None:
-        """``most_bytes``: of an instance that is fetched."""
+        """``most_bytes``: the limit on an instance that is fetched."""
         assert peer.url, "only a peer with a url is reached by DICOMweb"
         self._most_bytes = most_bytes
         self._peer, self._push, self._tls = peer, push, tls
@@ -82,7 +82,7 @@ class Server:
         return failed
 
     def store(self, body: Body) -> tuple[Reply | RequestOutcome, bool]:
-        """Send instances (STOW-RS); and did the whole request go out? Raises StorageError of a file."""
+        """Send instances (STOW-RS); return the answer, and whether all was sent. Raises StorageError of a file."""
         return self._ask("POST", "/studies", body)
 
     def search(self, study_uid: str, series_uid: str) -> frozenset[str] | NoSearch | RequestOutcome:
@@ -123,7 +123,7 @@ class Server:
     def commit(
         self, transaction_uid: str, references: Sequence[Reference]
     ) -> Report | Working | NoCommitment | RequestOutcome:
-        """Ask the server to commit to these instances (PS3.18 section 13.4); again with the same UID is no harm."""
+        """Ask the server to commit to these instances (PS3.18 section 13.4). To repeat it (same UID) is harmless."""
         return self._commitment("POST", transaction_uid, CommitmentRequest(references))
 
     def result(self, transaction_uid: str) -> Report | Working | NoCommitment | RequestOutcome:
@@ -181,7 +181,7 @@ class Server:
         accept: str = JSON,
         most_bytes: int = MOST_BYTES,
     ) -> tuple[Reply | RequestOutcome, bool]:
-        """Ask; where the server refuses the token and its file holds another one by now, ask once more."""
+        """Send a request; if the server refuses the token, and its file holds another one by now, send it once more."""
         token = self._token()
         reply, is_sent = self._ask_with(token, method, path, body, accept, most_bytes)
         if isinstance(reply, Reply) and reply.status == HTTPStatus.UNAUTHORIZED and (new := self._token()) != token:
@@ -210,7 +210,7 @@ class Server:
         return for_web(self._tls, self._peer.ca) if self._peer.url.startswith("https:") else None
 
     def _token(self) -> str:
-        """The token that the file holds now; empty: the server asks for none."""
+        """Read the token from its file; empty: the settings name none. Raises SettingsError where it cannot be used."""
         if not self._peer.token_file:
             return ""
         file = Path(self._peer.token_file)

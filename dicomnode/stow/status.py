@@ -1,4 +1,4 @@
-"""What an HTTP status says of a DICOMweb service as a whole, and its words."""
+"""The meaning of an HTTP status for a DICOMweb service as a whole, and its words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ABSENT = frozenset({404, 405, 406, 410, 501})
 
 
 def closed_by(status: int) -> RequestOutcome | None:
-    """What an HTTP status says of the service as a whole, whatever was asked; None: it is about what was asked."""
+    """Return the outcome if an HTTP status is about the service as a whole; None: it is about this one request."""
     detail = in_words(status)
     if status in _SHUT_OUT:
         return RequestOutcome(reason=RequestReason.UNAUTHORISED, detail=detail)
@@ -26,7 +26,7 @@ def closed_by(status: int) -> RequestOutcome | None:
 
 
 def in_words(status: int) -> str:
-    """A status with the phrase of the standard, never the server's own, which may quote anything.
+    """Return a status with the phrase of the standard, never the server's own, which may quote anything.
 
     >>> in_words(404), in_words(599)
     ('HTTP 404 Not Found', 'HTTP 599')
