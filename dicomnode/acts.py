@@ -26,16 +26,16 @@ class Act:
 
     label: str  # on a button
     effect: str  # a sentence: what it does
-    states: frozenset[str]  # of the series or its last job, or of the delivery, in which it is offered
+    states: frozenset[str]  # states of the series or its last job, or of the delivery, in which the act is offered
     run: Callable[
         ..., str
-    ]  # of the ledger's facade, the number, who acts, the reachable peers; a note where it takes one
-    takes_note: bool = False  # may the person say why?
-    reasons: frozenset[str] = frozenset()  # for which the series is kept, where it is offered too
-    on_alert: bool = False  # is it offered whatever the state, while the series has an alert?
+    ]  # arguments: the ledger's facade, the number, who acts, the reachable peers; a note where the act takes one
+    takes_note: bool = False  # true: the person may say why
+    reasons: frozenset[str] = frozenset()  # reasons for which a series is kept and the act is offered, too
+    on_alert: bool = False  # true: the act is offered in every state while the series has an alert
 
     def is_offered(self, states: Collection[str], *, reason: str | None = None, alert: bool = False) -> bool:
-        """Is it worth offering for a row in these states, for this reason?"""
+        """Tell whether the act is worth offering for a row with these states, this reason, and an alert or none."""
         return (self.on_alert and alert) or reason in self.reasons or not self.states.isdisjoint(states)
 
 
@@ -64,19 +64,19 @@ def retry_delivery(operator: Operator, number: int, by: str, reachable: Reachabl
 
 
 def release_delivery(operator: Operator, number: int, by: str, reachable: Reachable, note: str = "") -> str:
-    """Send a delivery that is held; of one that waits for review, accept the result."""
+    """Send a delivery that is held. If it waits for review, this accepts the result."""
     operator.release_delivery(DeliveryId(number), by, note=note)
     return f"Delivery {number} is due.{_caution(operator, number, reachable)}"
 
 
 def cancel_delivery(operator: Operator, number: int, by: str, _reachable: Reachable = (), note: str = "") -> str:
-    """Send no further instance of a delivery; of one that waits for review, reject the result, which needs a note."""
+    """Send no further instance of a delivery. If it waits for review, this rejects the result and needs a note."""
     operator.cancel_delivery(DeliveryId(number), by, note=note)
     return f"Delivery {number} is cancelled."
 
 
 def _caution(operator: Operator, number: int, reachable: Reachable) -> str:
-    """A sentence for a delivery whose peer has no address in the settings, else an empty text."""
+    """Return a sentence for a delivery whose peer has no address in the settings, else an empty text."""
     peer = operator.peer_of_delivery(DeliveryId(number))
     return "" if peer in reachable else f" {no_peer_sentence(number, peer)}"
 

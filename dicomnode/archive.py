@@ -1,4 +1,4 @@
-"""Instances on disk: what came over the wire in, the same bytes out.
+"""Keep instances on disk: the bytes that came over the wire in, the same bytes out.
 
     <data>/archive/<series id>/<instance id>.dcm     Part 10 file around the dataset bytes as received
     <data>/archive/<series id>.tmp/                  a job's output before it is published
@@ -6,11 +6,12 @@
 
 Every name is made of our own ids: nothing that a peer sent ever becomes part of a path. The dataset is neither
 decoded nor changed. A file whose name ends in ``.tmp`` was never promised to anyone. Nothing else is ever deleted here,
-but for a file that the ledger has just called a duplicate (``discard``), and for one whose row says already that it is
+except a file that the ledger has just found to be a duplicate (``discard``), and one whose row says already that it is
 removed (``remove``).
 
-What an earlier process left in a series' folder is looked through before this one first writes into it
-(``before_first_write``): whatever lies there afterwards and has no row yet is this process's own, and on its way.
+The files that an earlier process left in the folder of a series are checked before this process first writes into it
+(``before_first_write``). A file that lies there afterwards without a row was written by this process, which is about to
+give it one.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _STALE_SUFFIX = f".stale{TEMPORARY_SUFFIX}"
 
 
 class FileState(StrEnum):
-    """What a check of an archived file found."""
+    """The result of a check of an archived file."""
 
     WHOLE = "whole"
     ALTERED = "altered"
@@ -53,7 +54,7 @@ class FileState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a file came from: kept in its private meta group, so that the file can speak for itself."""
+    """The id, sender and arrival of a file, kept in its private file meta, so that the file alone shows its origin."""
 
     id: InstanceId
     peer: str
@@ -67,13 +68,13 @@ class Archive:
         self.data = data
         self.root = data / "archive"
         self.quarantine_folder = data / "quarantine"
-        self.before_first_write: Callable[[str], None] = _no_look  # the sweep's, told the name of a series' folder
-        self._published: set[SeriesId] = set()  # outputs that this process gave their names
+        self.before_first_write: Callable[[str], None] = _no_look  # the sweep sets it; takes a folder's name
+        self._published: set[SeriesId] = set()  # series whose output this process published
         self._folders_lock = threading.Lock()
         self._folders_made: set[Path] = set()
         self._lock_descriptor: int | None = None
 
-    # What receive needs.
+    # Methods for the room ``receive``.
 
     def put(
         self,
@@ -87,7 +88,7 @@ class Archive:
         peer: str,
         received_at: datetime,
     ) -> str:
-        """Write one received dataset, flushed and under its final name; its path below the archive folder.
+        """Write one received dataset, flushed and under its final name; return its path below the archive folder.
 
         The caller still owes ``sync([series])``. Raises OSError as it comes, since the answer to the peer depends
         on the errno.
@@ -124,9 +125,9 @@ class Archive:
         peer: str,
         received_at: datetime,
     ) -> str:
-        """Set aside bytes that never were in the archive; the file's name below the quarantine folder.
+        """Set aside bytes that never were in the archive; return the file's name below the quarantine folder.
 
-        The UIDs may be anything a peer sent: what does not fit the file meta is cut. Raises OSError as it comes.
+        The UIDs may be anything that a peer sent: text too long for the file meta is cut. Raises OSError as it comes.
         """
         self._ensure_folder(self.quarantine_folder)
         instance_id = new_instance_id()
@@ -142,7 +143,7 @@ class Archive:
         return name
 
     def aside(self, name: str) -> Path:
-        """The place of a file below the quarantine folder, as the ledger keeps its name."""
+        """Return the path of a file of the quarantine, from the name that the ledger keeps."""
         assert "/" not in name, "not a name that the archive handed out"
         return self.quarantine_folder / name
 
@@ -153,7 +154,7 @@ class Archive:
         return 0
 
     def quarantine_file(self, file: str) -> str:
-        """Move an archived file to quarantine; its name below the quarantine folder. Raises OSError as it comes."""
+        """Move an archived file to quarantine; return its name there. Raises OSError as it comes."""
         source = self.path(file)
         self.before_first_write(source.parent.name)
         name = self.move_aside(source)
@@ -164,7 +165,8 @@ class Archive:
     def replace_aside(self, file: str, name: str) -> None:
         """Move an archived file to quarantine under a name whose bytes are the same. Raises OSError as it comes.
 
-        Whoever removed that file has it again; where it lies there, it stays as it is, but for its file meta.
+        If a person had removed the file of that name, it is there again; if it was still there, only its file meta
+        changes.
         """
         source = self.path(file)
         self._ensure_folder(self.quarantine_folder)
@@ -173,9 +175,9 @@ class Archive:
         sync_folder(source.parent)
 
     def remove(self, files: Iterable[str]) -> None:
-        """Remove files whose rows say already that they are removed; one that is gone is none the worse.
+        """Remove files whose rows say already that they are removed; a file that is gone is no error.
 
-        Raises OSError as it comes: what is left then is removed when its folder is looked through.
+        Raises OSError as it comes: the files that are left then are removed when the sweep checks their folder.
         """
         folders = set()
         for file in files:
@@ -194,20 +196,20 @@ class Archive:
         with contextlib.suppress(FileNotFoundError):
             sync_folder(self.quarantine_folder)
 
-    # What work and push read.
+    # Methods for the rooms ``work`` and ``push``.
 
     def folder_of(self, series: SeriesId) -> Path:
-        """The folder of a series, ours or received."""
+        """Return the folder of a series, derived or received."""
         return self.root / str(series)
 
     def path(self, file: str) -> Path:
-        """The place of an archive-relative path as the ledger keeps it."""
+        """Return the path of a file, from the archive-relative path that the ledger keeps."""
         assert file.count("/") == 1, "not a path that the archive handed out"
         assert not file.startswith(("/", ".")), "not a path that the archive handed out"
         return self.root / file
 
     def has(self, file: str) -> bool:
-        """Is there such a file? A disk that does not say is StorageError: it says nothing of the file."""
+        """Tell whether the file exists. Raises StorageError where the disk does not say, which proves nothing of it."""
         path = self.path(file)
         try:
             path.stat()
@@ -218,17 +220,17 @@ class Archive:
         return True
 
     def digest(self, file: str) -> str:
-        """SHA-256 of the dataset bytes of an archived file, read in pieces."""
+        """Return the SHA-256 of the dataset bytes of an archived file, read in pieces."""
         return _dataset_digest(self.path(file))
 
     def digest_of_altered(self, file: str) -> str:
-        """SHA-256 of a file that may not be one of ours any more: of its dataset, else of all of it."""
+        """Return the SHA-256 of the dataset of a file, or of the whole file if it no longer begins as one of ours."""
         return digest_of_anything(self.path(file))
 
     def verify(self, file: str, sha256: str) -> FileState:
-        """Are the dataset bytes still those whose digest the ledger holds?
+        """Compare the dataset bytes with the digest that the ledger holds.
 
-        A disk that cannot be read is StorageError, not a verdict on the file.
+        Raises StorageError where the disk cannot be read: that is no verdict on the file.
         """
         if not self.has(file):
             return FileState.MISSING
@@ -238,14 +240,14 @@ class Archive:
             return FileState.ALTERED
         return FileState.WHOLE if found == sha256 else FileState.ALTERED
 
-    # A job's output: one folder, published in one step.
+    # Methods for the output of a job: one folder, published in one step.
 
     def output_folder(self, series: SeriesId) -> Path:
-        """Where a job writes its files before they are published."""
+        """Return the folder into which a job writes its files before they are published."""
         return self.root / f"{series}{TEMPORARY_SUFFIX}"
 
     def begin_output(self, series: SeriesId) -> Path:
-        """An empty folder for a job's files; what an earlier attempt left in it is gone."""
+        """Make an empty folder for a job's files. The files of an earlier attempt are removed. Raises StorageError."""
         folder = self.output_folder(series)
         try:
             self.before_first_write(self.folder_of(series).name)
@@ -260,11 +262,11 @@ class Archive:
         return folder
 
     def publish_output(self, series: SeriesId) -> Path:
-        """Give a job's folder, whose files are all flushed, its final name and flush that too; the folder.
+        """Give a job's folder, whose files are all flushed, its final name, flush that too, and return the folder.
 
-        A folder that this process published, but whose commit was lost, makes way: no row knows its files. Whole
-        files of an earlier process are never removed, since a ledger put back from an older copy may not know what
-        they are: the folder must be empty. Call it only for a series that the ledger does not yet hold as derived.
+        A folder that this process published, but whose commit was lost, is replaced: no row names its files. Whole
+        files of an earlier process are never removed, since a ledger put back from an older copy may lack their rows:
+        the folder must be empty. Call it only for a series that the ledger does not yet hold as derived.
         """
         folder, target = self.output_folder(series), self.folder_of(series)
         stale = self.root / f"{series}{_STALE_SUFFIX}"
@@ -299,10 +301,10 @@ class Archive:
                 hint="Nothing needs it; the next start of the service moves it to quarantine.",
             ) from exc
 
-    # Start of the service, and the disk.
+    # Methods for the start of the service, and for the disk.
 
     def lock(self) -> None:
-        """Claim the data folder for this process until it ends or ``unlock``: one service a folder."""
+        """Claim the data folder for this process until it ends or calls ``unlock``: one service a folder."""
         assert self._lock_descriptor is None, "locked already"
         try:
             self._ensure_folder(self.data)
@@ -320,13 +322,13 @@ class Archive:
         self._lock_descriptor = descriptor
 
     def unlock(self) -> None:
-        """Give the data folder up."""
+        """Release the data folder."""
         if self._lock_descriptor is not None:
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
 
     def require_restored(self) -> None:
-        """Raise StorageError where a restore into the data folder has begun and not come to its end."""
+        """Raise StorageError where a restore into the data folder has begun and has not ended."""
         if (self.data / RESTORING).is_dir():
             raise StorageError(
                 f"A restore into the data folder {self.data} was broken off; nothing was done.",
@@ -334,25 +336,25 @@ class Archive:
             )
 
     def folder_names(self) -> list[str]:
-        """The names of the series' folders, in no order: one listing, whatever they hold. A job's is none yet."""
+        """Return the names of the series' folders, in no order, from one listing. An unpublished output is left out."""
         return [entry.name for entry in scan(self.root) if not entry.name.endswith(TEMPORARY_SUFFIX)]
 
     def quarantined_names(self) -> list[str]:
-        """The names of the files in quarantine, in no order."""
+        """Return the names of the files in quarantine, in no order."""
         return [entry.name for entry in scan(self.quarantine_folder)]
 
     def free_percent(self) -> float:
-        """Free space of the archive's disk in percent of its size."""
+        """Return the free space of the archive's disk in percent of its size."""
         total, free = self._usage()
         return 100.0 * free / total if total else 0.0
 
     def size_bytes(self) -> int:
-        """Size of the archive's disk."""
+        """Return the size of the archive's disk."""
         total, _ = self._usage()
         return total
 
     def free_bytes(self) -> int:
-        """Free space of the archive's disk."""
+        """Return the free space of the archive's disk."""
         _, free = self._usage()
         return free
 
@@ -364,7 +366,7 @@ class Archive:
         return usage.total, usage.free
 
     def _ensure_folder(self, folder: Path) -> None:
-        """A folder and all above it below the data folder, each flushed into its parent before it is used.
+        """Make a folder and those above it below the data folder, each flushed into its parent before it is used.
 
         Under a lock: a second thread must not find a folder whose name is not flushed yet.
         """
@@ -377,7 +379,7 @@ class Archive:
                 make_folder(one)
                 checkpoint("archive.folder_made")
             if folder != self.data and folder not in self._folders_made:
-                # It may be there without having been flushed, from a process that was killed in between.
+                # A process that was killed in between may have left the folder there, not flushed.
                 sync_folder(folder.parent)
             self._folders_made.add(folder)
 
@@ -393,7 +395,7 @@ class Archive:
 
 
 def read_origin(path: Path) -> Origin | None:
-    """Return who sent a file, and when, from its private meta group; None where the file is not of our making."""
+    """Return the sender and arrival of a file from its private file meta; None where this node did not write it."""
     with path.open("rb") as stream:
         meta = read_meta(stream)
     if meta is None or meta.private_creator_uid != IMPLEMENTATION_CLASS_UID:
@@ -425,7 +427,7 @@ class _NotAFileOfOurs(StorageError):
 
 
 def _seek_dataset(stream: BinaryIO, path: Path) -> None:
-    """Go to the data set: the group length says where it begins, in our files and in those of any proper writer."""
+    """Go to the data set, which begins where the group length says, in our files and in those of any proper writer."""
     meta = read_meta(stream)
     if meta is None or not meta.is_length_right:
         raise _NotAFileOfOurs(
@@ -435,7 +437,7 @@ def _seek_dataset(stream: BinaryIO, path: Path) -> None:
 
 
 def digest_in(content: bytes) -> str | None:
-    """SHA-256 of the data set in the content of an archived file; None where it does not begin as one of ours."""
+    """Return the SHA-256 of the data set in the content of a file; None where it does not begin as one of ours."""
     meta = read_meta(io.BytesIO(content))
     if meta is None or not meta.is_length_right:
         return None
@@ -479,7 +481,7 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _no_look(name: str) -> None:
-    """An archive that nobody sweeps: one that a command or a bench opens."""
+    """Do nothing: the default for an archive that no sweep checks, such as one that a command or a bench opens."""
     del name
 
 

@@ -1,8 +1,8 @@
 """The models that this node may use: those that came with it, and those that an operator imported.
 
-A rule names a model; what it gets is the imported one of that name that is active, else the one that came with the
-node. Which that is can change from one verdict to the next; a job that is there keeps the digest that it was planned
-with. An imported model is copied into the data folder, and its row comes last: a row without its files cannot be.
+A rule names a model. It gets the active imported model of that name, else the one that came with the node. The model
+can change from one verdict to the next; a planned job keeps the digest that it was planned with. An imported model is
+copied into the data folder, and its row is written last: there is no row without its files.
 
 A rule that names no model gets ``thin``, or ``thin-fast`` where an operator or the measured time of ``thin`` on this
 machine says so. A rule that names a model gets that one, whatever was measured.
@@ -30,11 +30,11 @@ ASK_THE_LIST = "`dicomnode model list` shows them with their digests."
 
 
 class Origin(StrEnum):
-    """How a model came to this node."""
+    """The ways in which a model comes to this node."""
 
     SHIPPED = "shipped"  # with the package; ``cubic-dc`` among them
     IMPORTED = "imported"
-    FOLDER = "folder"  # not at all: somebody looks at a model directory
+    FOLDER = "folder"  # a model directory that somebody looks at; it is not a model of the node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,11 @@ class ModelLine:
     ratios: tuple[int, int]
     digest: str
     origin: Origin
-    state: str | None  # of an imported one
-    active: bool  # what a rule gets that names it
-    default: bool  # what a rule gets that names none
+    state: str | None  # None unless it was imported
+    active: bool  # rules that name it get it
+    default: bool  # rules that name no model get it
     imported_at: datetime | None
-    id: int | None  # of an imported one, in the ledger
+    id: int | None  # in the ledger; None unless it was imported
 
 
 class NotChosenYet(Exception):
@@ -58,7 +58,7 @@ class NotChosenYet(Exception):
 
 
 class ModelCatalog:
-    """What rules get, from verdict to verdict. Used by one thread; ``choose`` may be called by another."""
+    """The models that rules get at each verdict. Used by one thread; ``choose`` may be called by another."""
 
     def __init__(self, active: Callable[[], Mapping[str, ImportedModel]], data: Path, *, is_fast: bool = False) -> None:
         """``is_fast``: rules that name no model get the fast one, where there is one."""
@@ -66,16 +66,16 @@ class ModelCatalog:
         self._data = data
         self._is_fast = is_fast
         self._is_choosing = False
-        self._why = ""  # the fast model is the default, where this catalog chose it
+        self._why = ""  # why the fast model is the default, where this catalog chose it
         self._shipped: dict[str, ModelFacts] = {}  # verified once; the worker does it again before each job
 
     @property
     def default(self) -> str:
-        """Name of the model that a rule gets which names none."""
+        """Return the name of the model that rules get that name none."""
         return model_dir.default_model(self._active(), is_fast=self._is_fast)
 
     def begin_choice(self) -> ModelFacts | None:
-        """Return the model whose time on this machine decides which one rules get. None: there is nothing to choose.
+        """Return the model whose time on this machine decides the default. None: there is nothing to choose.
 
         From here to ``choose``, ``model_of`` raises NotChosenYet for rules that name no model. Raises ModelError where
         the files of one of the two are not whole.
@@ -88,7 +88,7 @@ class ModelCatalog:
         return facts
 
     def choose(self, reference_s: float | None) -> ModelChoice:
-        """Choose by what that model takes for the reference series; None: it could not be timed, and stays."""
+        """Choose the default by the seconds of that model for the reference series; None: not timed, so it stays."""
         better, fast = model_dir.LEARNED_DEFAULT, model_dir.FAST_DEFAULT
         is_late = reference_s is not None and reference_s > pace.LATE_S
         if reference_s is None:
@@ -108,9 +108,9 @@ class ModelCatalog:
         return ModelChoice(is_fast=is_late, sentence=sentence)
 
     def model_of(self, name: str | None) -> ModelFacts:
-        """The model that a rule gets which names it, or which names none.
+        """Return the facts of the model that a rule with this ``model`` gets; None: a rule that names none.
 
-        Raises ModelError where there is none, NotChosenYet where it is being measured which one that is.
+        Raises ModelError where there is no such model, NotChosenYet while the default is being chosen by measuring.
         """
         if name is None and self._is_choosing:
             raise NotChosenYet
@@ -131,25 +131,25 @@ class ModelCatalog:
         return replace(self._shipped[wanted], default=wanted == default, why=why)
 
     def verified(self, name: str | None) -> ModelFacts:
-        """The same, read from its files after all of them were compared with their digests."""
+        """Return the same facts, read from the model's files after all of them were compared with their digests."""
         known = self.model_of(name)
         facts, _ = model_dir.pinned_model(known.name, known.digest, self._data)
         return replace(facts, default=known.default, why=known.why)
 
 
 def has_choice(active: Collection[str]) -> bool:
-    """Do rules that name no model get one of two? ``active``: names of the imported models that rules get."""
+    """Tell whether rules that name no model get one of two. ``active``: names of the imported models that rules get."""
     names = (model_dir.LEARNED_DEFAULT, model_dir.FAST_DEFAULT)
     return tuple(model_dir.default_model(active, is_fast=is_fast) for is_fast in (False, True)) == names
 
 
 def is_fast_default(speed: ModelSpeed, last: ModelChoice | None) -> bool:
-    """Do rules that name no model get the fast one? ``last``: what the last start of the service chose."""
+    """Tell whether rules that name no model get the fast one. ``last``: the choice at the last start of the service."""
     return speed == "fast" or (speed == "auto" and last is not None and last.is_fast)
 
 
 def refuse_evaluate_only(facts: ModelFacts) -> None:
-    """Raise ModelError for a kind that is there to be measured against, not to derive for a PACS."""
+    """Raise ModelError for a kind of model that is only for comparison, not for deriving for a PACS."""
     if is_compared_only(facts.kind):
         raise ModelError(
             f"Model {facts.name} is of the kind {facts.kind}, which is there for `dicomnode evaluate` only.",
@@ -158,7 +158,7 @@ def refuse_evaluate_only(facts: ModelFacts) -> None:
 
 
 def model_lines(imported: Sequence[ModelRow], *, is_fast: bool = False) -> list[ModelLine]:
-    """Every model of the node: those that came with it, their files just verified, then the imported ones.
+    """List every model of the node: those that came with it, their files just verified, then the imported ones.
 
     ``is_fast``: rules that name no model get the fast one, where there is one.
     """
@@ -182,9 +182,9 @@ def model_lines(imported: Sequence[ModelRow], *, is_fast: bool = False) -> list[
 
 
 def find_model(lines: Sequence[ModelLine], wanted: str) -> ModelLine:
-    """The model that ``NAME``, ``NAME@DIGEST-PREFIX`` or a folder means; of several of a name the active one.
+    """Find the model for ``NAME``, ``NAME@DIGEST-PREFIX`` or a folder; among several of one name, the active one.
 
-    Raises ModelError where none or more than one is meant.
+    Raises ModelError where none or more than one fits.
     """
     if "/" in wanted:
         return _line(model_dir.model_facts(Path(wanted)), Origin.FOLDER, active=False, default=False)
@@ -196,14 +196,14 @@ def find_model(lines: Sequence[ModelLine], wanted: str) -> ModelLine:
     meant = [line for line in named if line.digest.startswith(prefix)] if at else named
     if not at:
         meant = [line for line in named if line.active] or named
-    # What came with the node may be imported as well: the very same model, twice in the catalog.
+    # A model that came with the node may be imported as well: the very same model, twice in the catalog.
     if len(digests := {line.digest for line in meant}) != 1:
         raise _not_one(wanted, len(digests), [line.digest for line in named])
     return max(meant, key=lambda line: line.active)
 
 
 def find_imported(rows: Sequence[ModelRow], wanted: str) -> ModelRow:
-    """The imported model that ``NAME`` or ``NAME@DIGEST-PREFIX`` means. Raises ModelError where not exactly one is."""
+    """Find the imported model for ``NAME`` or ``NAME@DIGEST-PREFIX``. Raises ModelError where not exactly one fits."""
     name, _, prefix = wanted.partition("@")
     named = [row for row in rows if row.name == name]
     if not named:
@@ -218,7 +218,7 @@ def find_imported(rows: Sequence[ModelRow], wanted: str) -> ModelRow:
 
 
 def folder_of(line: ModelLine, data: Path, wanted: str) -> Path | None:
-    """The directory of a model; None for one without weights."""
+    """Return the directory of a model; None for one without weights."""
     match line.origin:
         case Origin.FOLDER:
             return Path(wanted)
@@ -229,7 +229,7 @@ def folder_of(line: ModelLine, data: Path, wanted: str) -> Path | None:
 
 
 def import_model(folder: Path, *, data: Path, models: Models, by: str) -> tuple[ImportedModel, bool]:
-    """Verify a model directory, load its weights once, copy it and write it down; False: it was imported before.
+    """Verify a model directory, load its weights once, copy it and write its row; False: it was imported before.
 
     Importing it again puts its files back where they were altered or lost. It is not active. Raises ModelError for
     what is no whole model of a kind that rules may use, StorageError where the copy cannot be kept.
@@ -238,7 +238,7 @@ def import_model(folder: Path, *, data: Path, models: Models, by: str) -> tuple[
     if facts.name == Kind.CUBIC_DC:
         raise ModelError(f"The name {facts.name} is taken by a method that needs no weights; nothing was imported.")
     refuse_evaluate_only(facts)
-    model_dir.load_generator(folder)  # do the weights fit the network that the card describes?
+    model_dir.load_generator(folder)  # raises where the weights do not fit the network that the card describes
     target = model_dir.imported_folder(data, facts.name, facts.digest)
     try:
         if not _is_whole(target, facts.digest):
@@ -256,15 +256,15 @@ def import_model(folder: Path, *, data: Path, models: Models, by: str) -> tuple[
 
 
 def activate(row: ModelRow, *, data: Path, models: Models, by: str) -> bool:
-    """Give this model to the rules from the next verdict on; compare its files first. False: it was active."""
+    """Compare the model's files, then let rules get it from the next verdict on. False: it was active already."""
     model_dir.pinned_model(row.name, row.digest, data)
     return models.activate(ModelId(row.id), by)
 
 
 def roll_back(name: str, *, rules: Sequence[str], data: Path, models: Models, by: str) -> ModelFacts | None:
-    """Undo the last activation of a name; what rules get from now on, None: there is no model of that name any more.
+    """Undo the last activation of a name; return the model that rules get now, None: no model of that name is left.
 
-    Its files are compared first. ``rules``: those that name this model. Raises InputError where they would be left
+    Its files are compared first. ``rules``: the rules that name this model. Raises InputError where they would be left
     without one.
     """
     to, facts = models.before_active(name), None

@@ -43,7 +43,7 @@ NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "fu
 
 
 RENEWAL = "Put the new certificate, with its key, in the place of the old one: the running node takes it by itself."
-CLUSTER = "cluster"  # how the names of its lines begin
+CLUSTER = "cluster"  # the names of the cluster's lines begin so
 
 
 class Mark(StrEnum):
@@ -134,7 +134,7 @@ def _on_network(place: Path, kind: str, hint: str) -> CheckRow:
 
 
 def _check_ledger(settings: Settings) -> Iterator[CheckRow]:
-    """The answer that `serve` would get: it makes a ledger where there is none, in a folder that is there."""
+    """Check what `serve` would find: it makes a ledger where there is none, in a folder that is there."""
     try:
         path = ledger_path(settings.ledger_url)
         if (kind := _filesystem(path)) in NETWORK_FILESYSTEMS and settings.ledger.url:
@@ -196,14 +196,14 @@ def _check_models(settings: Settings) -> Iterator[CheckRow]:
 
 
 def catalog_of(settings: Settings) -> ModelCatalog:
-    """The models of a node that may or may not run now."""
+    """Return the catalog of a node, whose service may or may not run now."""
     active, last = _models_of_ledger(settings)
     is_fast = is_fast_default(settings.work.model_speed, last)
     return ModelCatalog(lambda: active, settings.node.data.absolute(), is_fast=is_fast)
 
 
 def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
-    """The scheduler, every worker, and whether each model that a rule asks for is offered."""
+    """Check the scheduler, every worker, and that each model that a rule asks for is offered."""
     try:
         cluster = require_cluster(settings)
         if cluster is None:
@@ -245,7 +245,7 @@ def _check_cluster(settings: Settings) -> Iterator[CheckRow]:
 
 
 def _check_cluster_certificate(cluster: Cluster) -> Iterator[CheckRow]:
-    """How long our certificate holds; a file that cannot be read has another line."""
+    """Check how long our certificate is valid. A file that cannot be read is the matter of another line."""
     try:
         held = in_pem(Path(cluster.cert).read_text("ascii"))
     except (OSError, ValueError):
@@ -263,7 +263,7 @@ def _check_cluster_certificate(cluster: Cluster) -> Iterator[CheckRow]:
 
 
 def require_cluster(settings: Settings) -> Cluster | None:
-    """Where the models run; None: on this machine. Raises SettingsError where the engine is not installed."""
+    """Return the cluster on which the models run; None: this machine. Raises SettingsError without the engine."""
     if settings.work.executor == "local":
         return None
     if find_spec("distributed") is None:
@@ -276,15 +276,15 @@ def require_cluster(settings: Settings) -> Cluster | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
-    """What `status` says of the cluster."""
+    """The state of the cluster, as `status` shows it."""
 
     address: str
-    sentences: tuple[str, ...]  # what keeps jobs waiting
+    sentences: tuple[str, ...]  # the reasons why jobs wait
     workers: tuple[WorkerSeen, ...]
 
 
 def cluster_status(cluster: Cluster, waiting: Sequence[WaitingModel]) -> ClusterStatus:
-    """Look at the cluster, and say which of the models that queued jobs need nobody offers."""
+    """Look at the cluster, and name the models that queued jobs need and no worker offers."""
     try:
         seen = look_at(cluster, with_echo=False)
     except ClusterError as exc:
@@ -303,7 +303,7 @@ def _nobody_offers(model: str, digest: str) -> str:
 
 
 def is_choice_made(settings: Settings) -> bool:
-    """Does the service choose the model of rules that name none by the time that it takes on this machine?"""
+    """Tell whether the service chooses the default model by the time that it takes on this machine."""
     work = settings.work
     return (
         work.model_speed == "auto"
@@ -313,9 +313,9 @@ def is_choice_made(settings: Settings) -> bool:
 
 
 def _models_of_ledger(settings: Settings) -> tuple[dict[str, ImportedModel], ModelChoice | None]:
-    """The active models, and the default one that the last start chose.
+    """Return the active models, and the default one that the last start chose.
 
-    None of a ledger that is not there, or cannot be read: another line of the sheet says so.
+    There are none if the ledger does not exist or cannot be read: another line of the sheet says so.
     """
     try:
         with closing(open_reader(settings.ledger_url)) as reader:
@@ -325,7 +325,7 @@ def _models_of_ledger(settings: Settings) -> tuple[dict[str, ImportedModel], Mod
 
 
 def _check_tls(settings: Settings) -> Iterator[CheckRow]:
-    """Our certificate for the people who register it, and the authorities that soon end."""
+    """Show our certificate to the people who register it, and name the authorities that soon expire."""
     try:
         certificates = held_certificates(settings.tls, SYSTEM_CLOCK.now())
     except SettingsError as exc:
@@ -360,7 +360,7 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
     if peer.is_sent_to and with_echo:
         try:
             outcome = carriers_of(settings).echo(peer)
-        except SettingsError as exc:  # of a file of [tls], which has a line of its own, or of one of the peer's
+        except SettingsError as exc:  # fault of a file of [tls], which has a line of its own, or of a file of the peer
             return CheckRow(what=what, mark=Mark.FAIL, sentence=f"{sentence} {exc.sentence}", hint=exc.hint)
         if outcome.status != 0:
             return CheckRow(
@@ -382,7 +382,7 @@ def _check_peer(settings: Settings, peer: PeerSettings, *, with_echo: bool) -> C
 
 
 def _registration(settings: Settings, peer: PeerSettings) -> str:
-    """Say what the application that commits to what this peer gets has to be told, so that its reports arrive."""
+    """Say what to register at the committer of this peer, so that its reports arrive here."""
     asked = "It" if peer.committer == peer.name else f"Peer {peer.committer}"
     if peer.committer not in settings.committers:
         return f"{asked} is asked for storage commitment by DICOMweb; without it, what it got is looked up by QIDO-RS."
@@ -398,7 +398,7 @@ def _configured_ports(settings: Settings) -> tuple[int, int]:
 
 
 def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
-    """Say in words which addresses the node listens on (port 0: not) and which peers it sends to."""
+    """Say on which addresses the node listens (port 0: not) and to which peers it sends."""
     senders = ", ".join(peer.name for peer in settings.peer if peer.networks) or "nobody"
     receivers = ", ".join(
         peer.name for peer in settings.peer if peer.is_sent_to and settings.is_delivered_to(peer.name)
@@ -415,7 +415,7 @@ def introduction(settings: Settings, port: int, tls_port: int = 0) -> str:
 
 
 def _filesystem(folder: Path) -> str:
-    """The kind of file system that a folder lies on, by the longest mount point above it (proc(5), mountinfo)."""
+    """Return the kind of file system of a folder, by the longest mount point above it (proc(5), mountinfo)."""
     found, kind = "", ""
     for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
         fields = line.split()
@@ -426,7 +426,7 @@ def _filesystem(folder: Path) -> str:
 
 
 def known_models(settings: Settings, catalog: ModelCatalog) -> dict[str | None, ModelFacts]:
-    """The facts of every model that a rule names, and of the default one under None; all their files verified."""
+    """Return the facts of every model that a rule names, and of the default under None; all files are verified."""
     models: dict[str | None, ModelFacts] = {None: catalog.verified(None)}
     for rule in settings.rule:
         wanted = model_wanted(rule)
@@ -460,7 +460,7 @@ def require_room_for(data: Path) -> None:
 
 
 def ensure_writable(archive: Archive) -> None:
-    """Raise StorageError where nothing can be written: better at the start than at the first instance."""
+    """Raise StorageError where nothing can be written, so that the start fails and not the first instance."""
     try:
         with tempfile.TemporaryFile(dir=archive.data):
             pass

@@ -1,8 +1,8 @@
-"""A derivation as the rooms hand it on: the parameters that decide it, and the series that it made.
+"""The values of a derivation that rooms hand to each other: the parameters that decide it, and the series made.
 
 ``settle`` pins the parameters when it plans a job, the ledger keeps them in the job's row, the order takes them to the
-executor, and the pipeline and ``derive`` read them there. A job runs with what was pinned, whatever the settings and
-this machine's time zone say by then. This module reads no settings, file or ledger, and loads no numpy.
+executor, and the pipeline and ``derive`` read them there. A job runs with the pinned parameters, whatever the settings
+and this machine's time zone are by then. This module reads no settings, file or ledger, and loads no numpy.
 
 A parameter that comes later is one field of ``DerivationParameters``, with None as its default: a job that was planned
 before has no such key in its text, and its derived UIDs depend on that text (``derive.facts``).
@@ -22,11 +22,11 @@ from dicomnode.ids import InstanceId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleLimits:
-    """Which series a rule lets through, and how thin the slices are to become; the defaults of every rule."""
+    """The limits of a rule: which series it lets through, and the target spacing. Every rule has these defaults."""
 
     target_mm: float = 1.0  # below it, thin slices show noise, not anatomy
-    min_ratio: float = 1.5  # what is thinner than this is thin already
-    max_gap_fraction: float = 0.5  # beyond it more is made up than measured
+    min_ratio: float = 1.5  # source spacing over target; a series below it is thin already
+    max_gap_fraction: float = 0.5  # of the spacing; beyond it, more is made up than measured
     derived: Literal["process", "keep"] = "process"
     allow_lossy: bool = False
     refuse_terms: tuple[str, ...] = ()
@@ -41,9 +41,9 @@ class DerivationParameters:
     model_digest: str
     ratio: int | None = None  # thin slices for each thick one; None: as the verdict says
     limits: RuleLimits = RuleLimits()
-    utc_offset_min: int | None = None  # of the clock on which dates and times are written; None: this machine's clock
-    sharpness: float | None = None  # of the model, 0…1; None: as its card says, if it says anything
-    uncertainty: bool | None = None  # is the spread over flips measured as well? None: no
+    utc_offset_min: int | None = None  # offset of the clock of written dates and times; None: this machine's clock
+    sharpness: float | None = None  # of the model, 0…1; None: the value of its card, if it has one
+    uncertainty: bool | None = None  # True: the spread over flips is measured as well; None: it is not
     patient: str | None = None  # SHA-256 of the data set of the patient that a peer stated; None: the source says whose
 
     def pinned(self) -> dict[str, object]:
@@ -52,18 +52,18 @@ class DerivationParameters:
         return {**asdict(self.limits), **later}
 
     def text(self) -> str:
-        """The parameters that have no column of their own, as canonical JSON."""
+        """Return the parameters that have no column of their own, as canonical JSON."""
         return json.dumps(self.pinned(), sort_keys=True, separators=(",", ":"))
 
     def as_columns(self) -> dict[str, str | int | None]:
-        """Every parameter, as a row of the ledger and a message to the executor hold it."""
+        """Return every parameter in the form of a ledger row and of a message to the executor."""
         return {**{name: getattr(self, name) for name in _COLUMNS}, "parameters": self.text()}
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, object]) -> Self:
-        """The value that ``as_columns`` of this or any earlier version wrote; other columns are passed over.
+        """Read the columns that ``as_columns`` of this or any earlier version wrote; other columns are passed over.
 
-        Raises InputError where the text holds a key that this version does not know, or lacks one.
+        Raises InputError where the text holds a key that this version does not have, or lacks one.
         """
         keys: dict[str, Any] = _object(str(columns["parameters"]))
         if unknown := sorted(keys.keys() - _LIMITS - set(_LATER)):
@@ -81,11 +81,11 @@ class DerivationParameters:
         return cls(**given, limits=RuleLimits(**limits))
 
     def makes_the_same(self, other: DerivationParameters) -> bool:
-        """Are the two one decision? A job keeps the clock of its own moment, whatever the clocks say by now."""
+        """Tell whether both make the same series; the clock does not count: each job keeps that of its own moment."""
         return replace(self, utc_offset_min=None) == replace(other, utc_offset_min=None)
 
     def on_pinned_clock(self, moment: datetime) -> datetime:
-        """The moment as it is written into the derived objects."""
+        """Return the moment on the clock on which the derived objects state it."""
         return moment.astimezone(
             None if self.utc_offset_min is None else timezone(timedelta(minutes=self.utc_offset_min))
         )
@@ -111,14 +111,14 @@ class DerivedInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateFigure:
-    """What the result gate measured in one check of a derived series, and what it allows."""
+    """The measurement of the result gate in one check of a derived series, and its limit."""
 
     check: str
     measured: float | None  # None: no finite number
     limit: float
-    is_least: bool  # the figure has to reach the limit; else it may not exceed it
+    is_least: bool  # true: the figure has to reach the limit; false: it may not exceed it
     share: float | None  # of what the limit allows; None: beyond any
-    holds: bool  # is the figure beyond the limit?
+    holds: bool  # true: the figure is beyond the limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ class DerivedSeries:
 
 
 def utc_offset_min(moment: datetime) -> int:
-    """Minutes by which this machine's clock is ahead of UTC at that moment."""
+    """Return the minutes by which this machine's clock is ahead of UTC at that moment."""
     return round((moment.astimezone().utcoffset() or timedelta()) / timedelta(minutes=1))
 
 

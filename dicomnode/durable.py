@@ -4,8 +4,8 @@ Order: bytes to a temporary file in the target folder → fdatasync → rename �
 flushed the name can vanish with the power, so nothing may be promised before. The last step is a call of its own
 because one flush serves all files that came into a folder meanwhile (docs/protocol.md#order-of-receiving).
 
-What grows, a file or a folder, grows under a name that nothing has and nobody else will give: nothing that was there
-before is written over or removed, but for what bears the very name that was asked for.
+A file or folder that is being written has a temporary name that nothing else has. Nothing that was there before is
+written over or removed, except a file or folder of the very name that was asked for.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Part = bytes | bytearray | memoryview
 
 
 def write_file(path: Path, parts: Sequence[Part]) -> int:
-    """Write the parts, one after the other, flushed and under their final name; bytes written.
+    """Write the parts, one after the other, flushed and under their final name; return the number of bytes.
 
-    The caller still owes ``sync_folder(path.parent)``. Raises OSError as it comes: full disk, read-only and lost
-    permission are told apart by whoever answers the peer. The temporary file is gone whenever this raises.
+    The caller still owes ``sync_folder(path.parent)``. Raises OSError as it comes: the caller that answers the peer
+    tells full disk, read-only and lost permission apart. The temporary file is gone whenever this raises.
     """
     temporary = beside(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -86,18 +86,18 @@ def _flush(path: Path) -> None:
 
 
 def beside(path: Path) -> Path:
-    """A name for what is to become ``path``: in its folder, hidden, and like no other (2⁻⁶⁴)."""
+    """Return a temporary name for ``path``: in its folder, hidden, and like no other (2⁻⁶⁴)."""
     return path.with_name(f".dicomnode-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
 
 
 def is_left_over(path: Path) -> bool:
-    """Did a write that was killed leave this file? Nobody knows its name, so it may stand beside what comes."""
+    """Tell whether a write that was killed left this file. Nothing uses its name, so it may stay beside other files."""
     return path.name.startswith(".dicomnode-") and path.suffix == TEMPORARY_SUFFIX and path.is_file()
 
 
 @contextmanager
 def growing_file(path: Path) -> Iterator[Path]:
-    """A name to write to, for writers that want one; after the block it is flushed and has become ``path``.
+    """Yield a name to write to, for writers that need one; after the block it is flushed and has become ``path``.
 
     Raises OSError as it comes; where the block or this raises, ``path`` is as it was and nothing is left beside it.
     """
@@ -115,11 +115,11 @@ def growing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def growing_folder(target: Path, *, replaces: bool = False) -> Iterator[Path]:
-    """A new folder to write files into, all flushed by the writer; after the block it has become ``target``.
+    """Yield a new folder for files that the writer flushes; after the block it has become ``target``.
 
-    ``target`` must not be there, or be an empty folder, or (``replaces``) one that the caller made and that is
-    removed. Raises OSError as it comes; where the block or this raises, nothing is left. A kill leaves a hidden
-    folder beside ``target`` that is in nobody's way.
+    ``target`` must not exist, or be an empty folder, or (``replaces``) one that the caller made and that is removed.
+    Raises OSError as it comes; where the block or this raises, nothing is left. A kill leaves a hidden folder beside
+    ``target`` that disturbs nothing.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = beside(target)
@@ -174,7 +174,7 @@ def rename_folder(folder: Path, target: Path) -> None:
 
 
 def _write_all(descriptor: int, parts: Sequence[Part]) -> int:
-    """``writev`` may take less than it was given, as on a disk that fills up: write on until all is out."""
+    """Write all parts. ``writev`` may take less than it was given, as on a disk that fills up, so it is repeated."""
     views = [memoryview(part).cast("B") for part in parts if len(part)]
     total = 0
     while views:

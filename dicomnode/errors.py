@@ -1,4 +1,4 @@
-"""One family of errors, by who must act; everything else is a value or our own mistake.
+"""One family of errors, one class for each party that must act; anything else is a value or our own mistake.
 
 An error is one sentence (what happened, to what, what the node did about it) and a hint (what to do).
 Neither holds a patient value. ``cli/main.py`` alone turns them into text and exit codes.
@@ -11,7 +11,7 @@ import os
 
 
 class NodeError(Exception):
-    """Base of the family: never raised itself, so that each raise says whose matter it is."""
+    """Base of the family: never raised itself, so that the class of each error says who must act."""
 
     code = "node"
     exit_code = 1
@@ -31,8 +31,8 @@ class SettingsError(NodeError):
 
 
 def cannot_listen(key: str, address: str, error: OSError) -> SettingsError:
-    """The error of a node that cannot listen at the address of this key."""
-    # A name without an address is a failure with a negative number and words of its own.
+    """Return the error of a node that cannot listen at the address of this key."""
+    # The error of a name without an address has a negative number and words of its own.
     why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
     return SettingsError(
         f"The node cannot listen on {address}: {why}.",
@@ -43,7 +43,7 @@ def cannot_listen(key: str, address: str, error: OSError) -> SettingsError:
 
 
 class InputError(NodeError):
-    """What was handed in cannot be used: whoever handed it in acts."""
+    """The input cannot be used: whoever handed it in acts."""
 
     code = "input"
     exit_code = 2
@@ -92,4 +92,4 @@ class ClusterError(NodeError):
 
     def __init__(self, sentence: str, *, hint: str = "", begun: bool = False) -> None:
         super().__init__(sentence, hint=hint)
-        self.begun = begun  # had a worker of the cluster begun to compute?
+        self.begun = begun  # true: a worker of the cluster had begun to compute

@@ -1,8 +1,9 @@
-"""What an earlier process left in the archive's folders, found and put right, one folder at a time.
+"""Find and clear up the files that an earlier process left in the archive, one folder at a time.
 
-In: an archive, the name of a folder, and the files that the ledger knows of it. Out: what was found and what became of
-it. Nothing is deleted but what ends in ``.tmp`` and was never promised to anyone, and what its row says is removed; a
-whole file without a row goes to quarantine. Which folder is looked through when, and the rows, are the sweep's matter.
+In: an archive, the name of a folder, and the files that the ledger lists for it. Out: the files that were found, and
+where they are now. Only two kinds of files are deleted: those ending in ``.tmp``, which were never promised to anyone,
+and those whose rows say that they are removed. A whole file without a row goes to quarantine. The sweep decides when
+each folder is checked, and writes the rows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dicomnode.errors import StorageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """A whole file that no row of the ledger knows: it was never acknowledged."""
+    """A whole file that has no row in the ledger: it was never acknowledged."""
 
     file: str  # its name below the quarantine folder, where the sweep moved or found it
     sha256: str
@@ -28,7 +29,7 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderReport:
-    """How the files of one folder and their rows in the ledger differed."""
+    """The differences between the files of one folder and their rows in the ledger."""
 
     swept: int  # files removed: temporary ones, and those that an earlier process had begun to remove
     orphans: tuple[Orphan, ...]
@@ -37,9 +38,9 @@ class FolderReport:
 
 
 def remove_unpublished(archive: Archive) -> int:
-    """Remove what no process had published: jobs' folders, half-written files in quarantine; how many.
+    """Remove jobs' folders that were never published and half-written files in quarantine; return how many.
 
-    Only before this process writes anything itself. Raises OSError as it comes.
+    To be called only before this process writes anything itself. Raises OSError as it comes.
     """
     return sum(
         remove_temporary(folder / entry.name)
@@ -50,14 +51,14 @@ def remove_unpublished(archive: Archive) -> int:
 
 
 def has_changed_since(archive: Archive, name: str, moment: datetime | None) -> bool:
-    """Did a file come into a series' folder, or leave it, since then? As far as the file system's clock goes."""
+    """Tell whether a file came into a series' folder or left it since then, by the file system's clock."""
     if moment is None:
         return True
     try:
         return (archive.root / name).stat().st_mtime >= moment.timestamp()
     except FileNotFoundError:
         return False
-    except OSError:  # in doubt it did; the look through it says what is wrong
+    except OSError:  # in doubt it did; the check of the folder says what is wrong
         return True
 
 
@@ -71,9 +72,9 @@ def sweep_folder(
     """Bring the files and the rows of one folder together, while nobody else writes into it.
 
     Temporary files are removed. A whole file without a row was never acknowledged: it is moved to quarantine, and the
-    caller owes it a row there. One that has its row in quarantine was on its way there (``known_aside``: names below
-    the quarantine folder). One whose row says that it is removed is removed now (``removed_files``). A row without a
-    file is only reported.
+    caller owes it a row there. A file that has its row in quarantine already (``known_aside``: names below the
+    quarantine folder) is moved there. A file whose row says that it is removed (``removed_files``) is removed now. A
+    row without a file is only reported.
     """
     folder = archive.root / name
     swept = 0
@@ -94,7 +95,7 @@ def sweep_folder(
             elif entry.name in known_aside:
                 archive.move_aside(folder / entry.name)
                 is_moved = True
-            elif not entry.is_dir(follow_symlinks=False):  # a folder in here is nothing that we made
+            elif not entry.is_dir(follow_symlinks=False):  # this node makes no folder in here
                 orphans.append(_set_aside(archive, folder / entry.name))
         except OSError as exc:
             failures.append(f"{folder / entry.name} could not be moved or removed: {exc.strerror}.")
@@ -122,9 +123,9 @@ def finish_removal(archive: Archive, name: str, removed_files: Set[str]) -> None
 
 
 def missing_files(archive: Archive, name: str, known_files: Set[str]) -> list[str]:
-    """Find the files of one folder that have a row and are not there. Raises StorageError.
+    """Find the rows of one folder whose file is not there. Raises StorageError.
 
-    Others may write into the folder meanwhile: what a listing lacks is looked for once more by its name.
+    Others may write into the folder meanwhile: a file that the listing lacks is looked for once more by its name.
     """
     folder = archive.root / name
     try:
@@ -140,7 +141,7 @@ def quarantined_orphan(archive: Archive, name: str) -> Orphan:
 
 
 def _set_aside(archive: Archive, path: Path) -> Orphan:
-    """Read the file first: one that cannot be read stays where it is."""
+    """Move a file to quarantine. It is read first: a file that cannot be read stays where it is."""
     found = _described(path, path.name)
     moved = archive.move_aside(path)
     return Orphan(file=moved, sha256=found.sha256, peer=found.peer)

@@ -35,7 +35,7 @@ _observers: list[Observer] = []
 
 
 def event(logger: logging.Logger, name: str, *, level: int = logging.INFO, **fields: Value) -> None:
-    """Log that something happened: ``event(LOGGER, "instance_stored", series=7, bytes=131072)``."""
+    """Log an event: ``event(LOGGER, "instance_stored", series=7, bytes=131072)``."""
     unknown = fields.keys() - FIELDS
     assert not unknown, f"log fields not on the list of log.FIELDS: {sorted(unknown)}"
     _tell(name, level, fields)
@@ -52,7 +52,7 @@ def failure(logger: logging.Logger, name: str, **fields: Value) -> None:
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """Have an observer called with every event of this process, also with those below the level of the log.
+    """Call an observer with every event of this process, also with those below the level of the log.
 
     It is called in the thread of the event; it must be quick, and must not raise.
     """
@@ -71,7 +71,7 @@ def _tell(name: str, level: int, fields: Mapping[str, Value]) -> None:
 def start_logging(level: str, form: Literal["auto", "text", "json"], stream: IO[str] | None = None) -> None:
     """Send our events to one stream: text on a terminal, one JSON object a line otherwise.
 
-    Other libraries speak only from warning on: at info pynetdicom writes UIDs and AE titles of every request.
+    Other libraries log only from warning on: at info pynetdicom writes UIDs and AE titles of every request.
     """
     target = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(target)
@@ -81,7 +81,7 @@ def start_logging(level: str, form: Literal["auto", "text", "json"], stream: IO[
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("dicomnode").setLevel(level.upper())
-    # pynetdicom's warnings quote what a peer sent; what matters of it reaches our own events.
+    # pynetdicom's warnings quote what a peer sent; our own events report what matters of it.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     logging.getLogger("pydicom").setLevel(logging.ERROR)
 

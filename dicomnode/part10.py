@@ -1,8 +1,8 @@
-"""DICOM files (PS3.10): what kind of file this is, what its file meta says, and where its data set begins.
+"""Read DICOM files (PS3.10): the kind of a file, its file meta, and the place where its data set begins.
 
 In: a path or an open file. Out: its kind, its file meta, the SHA-256 of its data set; and the file meta of a new file
-as bytes. Nothing here looks at an element of the data set, and nothing raises for what the bytes are. An OSError comes
-as the disk gives it: whoever opens the file knows what to say of it. No DICOM library is needed.
+as bytes. No function here looks at an element of the data set, and none raises for wrong bytes. An OSError of the disk
+is passed on: the caller puts it into words. No DICOM library is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ META_START = PREAMBLE_BYTES + len(PREFIX)
 
 SHORT_VRS = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
-)  # PS3.5 Table 7.1-2: 16-bit length; every other VR, of the future too, has 32 bits (Table 7.1-1)
+)  # VRs with a 16-bit length (PS3.5 Table 7.1-2); every other, also a future one, has 32 bits (Table 7.1-1)
 SHORT_HEAD_BYTES, LONG_HEAD_BYTES = 8, 12
 _SHORT = struct.Struct("<HH2sH")  # tag, value representation, length
 _LONG = struct.Struct("<HH2sxxL")
@@ -39,34 +39,34 @@ _APPLE_MAGICS = (bytes.fromhex("00051607"), bytes.fromhex("00051600"))  # AppleD
 # The lowest groups that a data set begins with, and the VRs that their first elements have.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _FIRST_VRS = frozenset({b"UL", b"OB", b"UI", b"CS", b"DA", b"TM", b"SH", b"DT", b"LO"})
-_FIRST_LENGTH = 1024  # bytes, of an element without VR: more is no UID, date or character set
+_FIRST_LENGTH = 1024  # bytes of an element without VR; a longer one is no UID, date or character set
 
 
 class Kind(StrEnum):
-    """The kinds of file that the first bytes tell apart."""
+    """The kinds of file, by their first bytes."""
 
     PART10 = "part10"  # preamble and DICM
     NO_META = "no_meta"  # a DICOM data set without the file header of PS3.10
     APPLE = "apple"  # a companion file of macOS
-    EMPTY = "empty"  # no bytes, or nothing but zeros: as a copy leaves it that was broken off
+    EMPTY = "empty"  # no bytes, or nothing but zeros, as an interrupted copy leaves a file
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileMeta:
-    """What stands in front of a data set. The UIDs are text without padding: perhaps no valid UIDs, or ""."""
+    """The file meta in front of a data set. The UIDs are text without padding: perhaps no valid UIDs, or ""."""
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     private_creator_uid: str
     private: bytes  # Private Information, padding included
-    start: int  # of the data set, in bytes from the beginning of the file
-    is_length_right: bool  # does the group length, which the standard demands, lead there?
+    start: int  # offset of the data set, in bytes from the beginning of the file
+    is_length_right: bool  # true: the group length, which the standard demands, leads there
 
 
 def kind_of(path: Path) -> Kind:
-    """Tell what a file is by the bytes at its beginning. Raises OSError where it cannot be opened."""
+    """Find the kind of a file by the bytes at its beginning. Raises OSError where it cannot be opened."""
     with path.open("rb") as file:
         head = file.read(_CHUNK)
         if head[PREAMBLE_BYTES:META_START] == PREFIX:
@@ -85,7 +85,7 @@ def kind_of(path: Path) -> Kind:
 
 
 def _is_dataset(head: bytes) -> bool:
-    """Does a first element stand here, with a VR or with a length in its place (PS3.5 section 7.1)?"""
+    """Tell whether the bytes begin with a first element, with or without a VR (PS3.5 section 7.1)."""
     if len(head) < SHORT_HEAD_BYTES or head[:2] not in _FIRST_GROUPS:
         return False
     return head[4:6] in _FIRST_VRS or 0 < int.from_bytes(head[4:8], "little") <= _FIRST_LENGTH
@@ -94,8 +94,8 @@ def _is_dataset(head: bytes) -> bool:
 def read_meta(file: BinaryIO) -> FileMeta | None:
     """Read the file meta and go to the data set; None, and back to the beginning, where there is no file meta.
 
-    The group length says where the data set begins: a sender may have put elements of group 0002 into the data set
-    itself. Where it leads to no end of an element, the data set begins after the last element of group 0002.
+    The data set begins where the group length says: a sender may have put elements of group 0002 into the data set
+    itself. If that is not the end of an element, the data set begins after the last element of group 0002.
 
     >>> from io import BytesIO
     >>> file = BytesIO(file_meta(sop_class_uid="1.2", sop_instance_uid="1.2.3", transfer_syntax_uid="1.2.4") + b"rest")
@@ -137,9 +137,9 @@ def _text(values: dict[int, bytes], tag: int) -> str:
 
 
 def dataset_sha256(file: BinaryIO) -> str:
-    """SHA-256 of the data set, the same however file meta is rewritten on the way; of all bytes without file meta."""
+    """Return the SHA-256 of the data set, whatever its file meta is; of all bytes where there is no file meta."""
     read_meta(file)
-    found = hashlib.sha256()  # hashlib.file_digest takes all of a file in memory, wherever it stands
+    found = hashlib.sha256()  # hashlib.file_digest takes the whole of a file in memory, wherever it is positioned
     while piece := file.read(_CHUNK):
         found.update(piece)
     return found.hexdigest()
@@ -148,9 +148,9 @@ def dataset_sha256(file: BinaryIO) -> str:
 def file_meta(
     *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, private: bytes | None = None
 ) -> bytes:
-    """Preamble and file meta of a file that we write, with private information of ours where there is some.
+    """Return preamble and file meta of a new file, with private information of ours where it is given.
 
-    The UIDs may be anything that a peer sent: what is not ASCII becomes "?", and what is too long is cut.
+    The UIDs may be anything that a peer sent: a character that is not ASCII becomes "?", and too long text is cut.
     """
     elements = [
         element(0x00020001, "OB", b"\0\1"),
@@ -172,7 +172,7 @@ def _uid(tag: int, uid: str) -> bytes:
 
 
 def element(tag: int, vr: str, *value: bytes) -> bytes:
-    """One element in Explicit VR Little Endian; its value may come in parts, together of even length."""
+    """Encode one element in Explicit VR Little Endian. Its value may come in parts, together of even length."""
     content = value[0] if len(value) == 1 else b"".join(value)
     assert len(content) % 2 == 0
     representation = vr.encode("ascii")
@@ -181,7 +181,7 @@ def element(tag: int, vr: str, *value: bytes) -> bytes:
 
 
 def element_head(encoded: bytes, at: int = 0) -> tuple[int, int, int]:
-    """Tag, bytes of the head, and length of the value of an element in Explicit VR Little Endian."""
+    """Return tag, bytes of the head, and length of the value of an element in Explicit VR Little Endian."""
     group, number, vr, length = _SHORT.unpack_from(encoded, at)
     if vr in SHORT_VRS:
         return group << 16 | number, SHORT_HEAD_BYTES, length
@@ -189,5 +189,5 @@ def element_head(encoded: bytes, at: int = 0) -> tuple[int, int, int]:
 
 
 def padded(value: bytes, pad: bytes) -> bytes:
-    """The value with a byte more where its length is odd (PS3.5 section 6.2)."""
+    """Return the value, with a byte more where its length is odd (PS3.5 section 6.2)."""
     return value + pad if len(value) % 2 else value

@@ -1,9 +1,9 @@
-"""The passport of a series: everything that is known of how a derived series came to be, and where it went.
+"""The passport of a series: everything that is recorded of how a derived series was made, and where it was sent.
 
 In: the ledger, and the models of the data folder. Out: one frozen value: the digests of the received and the derived
 files, the verdict, each job with its rule, model, card, parameters, figures of the result gate and residual, each
-delivery with the peer's proof, and every event. Own ids only; UIDs where the caller asks to identify, and never a text
-about the patient. Every digest in it can be computed again from the files (docs/web.md#passport).
+delivery with the peer's proof, and every event. It holds our own ids only; UIDs where the caller asks to identify, and
+never a text about the patient. Every digest in it can be computed again from the files (docs/web.md#passport).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class ModelOfJob:
     """The model that a job was planned with."""
 
     name: str
-    digest: str  # SHA-256 of its SHA256SUMS; of a model without weights its name and version
-    card: Mapping[str, Any] | None  # None: it has none, or is not here any more
+    digest: str  # SHA-256 of its SHA256SUMS; for a model without weights, of its name and version
+    card: Mapping[str, Any] | None  # None: it has no card, or is not here any more
     note: str  # why there is no card
 
 
@@ -46,7 +46,7 @@ class PassportJob:
     model: ModelOfJob
     gate: tuple[GateFigure, ...]
     residual: GateFigure | None  # of the averages of the derived slices; None: it was not measured
-    derived: tuple[InstanceLine, ...]  # the files that it made
+    derived: tuple[InstanceLine, ...]  # the files that the job made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +59,13 @@ class PassportDelivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passport:
-    """``series passport``."""
+    """The output of ``series passport``."""
 
     series: int  # the received one
     version: str  # of the program that wrote this
     node: str  # its UUID
     made_at: datetime
-    series_uid: str | None  # only to who asks to identify
+    series_uid: str | None  # None unless the caller asks to identify
     state: str
     revision: int
     reason: str | None
@@ -79,7 +79,7 @@ class Passport:
 
 
 def passport(reader: Reader, series: int, data: Path, now: datetime, *, identify: bool = False) -> Passport:
-    """Collect it, of a received series or of one that was derived from it. Raises InputError where there is none."""
+    """Collect the passport of a received series or of one derived from it. Raises InputError where there is none."""
     asked = reader.series_show(series)
     number = asked.id if asked.source is None else asked.source
     detail = reader.series_show(number, identify=identify)
@@ -107,7 +107,7 @@ def passport(reader: Reader, series: int, data: Path, now: datetime, *, identify
 
 
 def as_json(found: Passport) -> str:
-    """The passport as JSON, for a program; moments are in UTC."""
+    """Return the passport as JSON, for a program; moments are in UTC."""
     return json_text(json.loads(json.dumps(dataclasses.asdict(found), default=_moment)), indent=2)
 
 
@@ -131,7 +131,7 @@ def _job(reader: Reader, job: JobLine, data: Path, *, identify: bool) -> Passpor
 
 
 def _model(job: JobLine, data: Path) -> ModelOfJob:
-    """The model with its card, if it is here and none of its files was altered."""
+    """Return the model of a job, with its card if it is here and none of its files was altered."""
     try:
         _, place = pinned_model(job.model, job.model_digest, data)
     except ModelError as exc:

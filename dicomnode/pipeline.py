@@ -1,6 +1,6 @@
 """The steps from a folder of instances to a derived series: verdict → stack → generator → gate → encoded files → gate.
 
-What the worker's child and ``infer`` share. Knows no settings, ledger or network; the generator and the place of
+The worker's child and ``infer`` share it. It reads no settings, ledger or network; the generator and the place of
 the files are handed in. A series that may not be processed comes back as its verdict, not as an exception.
 """
 
@@ -32,7 +32,7 @@ from dicomnode.imaging.verdict import Limits, Verdict
 
 
 class Stage(StrEnum):
-    """What takes the time, in order."""
+    """The stages of a run whose time is measured, in order."""
 
     READ = "read"
     GENERATE = "generate"
@@ -42,7 +42,7 @@ class Stage(StrEnum):
     WRITE = "write"
 
 
-Progress = Callable[[str, float], None]  # stage, share of it that is done
+Progress = Callable[[str, float], None]  # called with the stage and the share of it that is done
 Write = Callable[[DerivedFile], None]  # keeps one file; it is called once for each instance, by Instance Number
 
 
@@ -60,16 +60,16 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineResult:
-    """What became of a series; without a derived series when the verdict is to keep it."""
+    """The result for one series; without a derived series if the verdict is to keep it."""
 
     verdict: Verdict
     series_uid: str | None = None
     ratio: int | None = None
     instances: tuple[Written, ...] = ()
-    network_share: float | None = None  # of the pixels that a network ran on; None: there was none
+    network_share: float | None = None  # share of the pixels that a network ran on; None: there was no network
     notes: tuple[str, ...] = ()  # of verdict and derivation
     findings: tuple[Finding, ...] = ()  # of the result gate
-    spread: Spread | None = None  # where the parameters ask for the uncertainty
+    spread: Spread | None = None  # None unless the parameters ask for the uncertainty
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds
 
     @property
@@ -110,7 +110,7 @@ def run_pipeline(
     assert ratio is not None, "a verdict to process has a ratio"
     if (wanted := plan.parameters.sharpness) is not None:
         generator = generator.at(wanted)
-    # What the card says is pinned by the model's digest; the derived objects state the number itself.
+    # The model's digest pins the sharpness of the card; the derived objects state the number itself.
     plan = replace(plan, parameters=replace(plan.parameters, sharpness=generator.sharpness))
     with watch(Stage.GENERATE):
         grid = thin_grid(stack.volume, ratio)
@@ -163,10 +163,10 @@ def run_pipeline(
 
 
 def series_in(*places: Path, note: Callable[[str], None] = lambda _: None) -> dict[str, list[Path]]:
-    """The images among files and below folders, by Series Instance UID, in order of their names, copies once.
+    """Find the images among files and below folders, by Series Instance UID, in order of their names, copies once.
 
-    ``note`` is told of every file that was passed over. Raises InputError where a series may not be used whatever the
-    verdict on its images would be: one of them breaks off, or two share a SOP Instance UID.
+    ``note`` is called for every file that was passed over. Raises InputError where a series may not be used whatever
+    the verdict on its images would be: one of them breaks off, or two share a SOP Instance UID.
     """
     listed = list_files(places)
     for line in passed_over_lines({**listed.passed_over, **dict.fromkeys(listed.nifti, "a NIfTI file, not DICOM")}):
@@ -189,7 +189,7 @@ def _written(file: DerivedFile) -> Written:
 
 
 class _Watch:
-    """Seconds by stage, over as many stretches as a stage has."""
+    """A stopwatch: the seconds of each stage, summed over all its stretches."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

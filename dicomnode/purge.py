@@ -1,9 +1,9 @@
 """Erase a patient: find every file of the patient by its header, then remove files and rows' words, beside the service.
 
-In: a Patient ID (0010,0020) and a data folder. Out: what was found and removed, and what is left. The ledger knows no
+In: a Patient ID (0010,0020) and a data folder. Out: what was found and removed, and what is left. The ledger holds no
 patient, so every header of archive and quarantine is read. A series whose images came under several Patient IDs loses
-those of this patient only; what was derived from it goes whole. The rows of the instances stay without their files:
-own ids, UIDs, digests, counts. The Patient ID itself is written nowhere.
+those of this patient only; the series derived from it are removed whole. The rows of the instances stay without their
+files: own ids, UIDs, digests, counts. The Patient ID itself is written nowhere.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Found:
     series: dict[SeriesId, set[str]] = field(default_factory=dict)  # paths below the archive folder, by its folders
     aside: set[str] = field(default_factory=set)  # names below the quarantine folder
     read: int = 0
-    unreadable: list[str] = field(default_factory=list)  # paths below the data folder: nobody knows whose they are
+    unreadable: list[str] = field(default_factory=list)  # paths below the data folder: their patient is unknown
 
     @property
     def instances(self) -> int:
-        """How many files of the archive these are."""
+        """The number of these files that lie in the archive."""
         return sum(map(len, self.series.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
-    """What was removed, and what was found and is still there."""
+    """The result of an erasure: what was removed, and which files of the patient are still there."""
 
     series: tuple[SeriesId, ...]  # received ones
     instances: int
@@ -50,7 +50,7 @@ class Erased:
 
 
 def find_patient(archive: Archive, patient_id: str, *, read: Callable[[int], None] = lambda _files: None) -> Found:
-    """Read the header of every file. Raises StorageError where the disk refuses one. ``read`` is told how many were."""
+    """Read the header of every file. Raises StorageError where the disk refuses one. ``read`` gets the count so far."""
     found = Found()
     for path in _files(archive):
         file = str(path.relative_to(archive.data))
@@ -74,7 +74,7 @@ def find_patient(archive: Archive, patient_id: str, *, read: Callable[[int], Non
 
 
 def erase(archive: Archive, ledger: Ledger, found: Found, by: str) -> Erased:
-    """Remove what was found and what was derived from it. InputError, and nothing is removed, while it is in use.
+    """Remove the files that were found and those derived from them. Raises InputError, and removes none, while in use.
 
     Raises StorageError where a file could not be removed: its row says that it is, and the node tries again.
     """
@@ -98,7 +98,7 @@ def erase(archive: Archive, ledger: Ledger, found: Found, by: str) -> Erased:
 
 
 def by_source(ledger: Ledger, found: Found) -> dict[SeriesId, set[str]]:
-    """Return the files by the received series that they belong to, or were derived from."""
+    """Group the files by the received series that they belong to or were derived from."""
     files: dict[SeriesId, set[str]] = {}
     for number, names in found.series.items():
         files.setdefault(ledger.removals.source_of(number), set()).update(names)

@@ -1,8 +1,8 @@
-"""Settings that a running node reads anew: what the node can take of them, and how a command asks it to.
+"""Read the settings of a running node anew: which of them it can take, and how a command asks it to.
 
-The service side (``read_anew``) does everything that can fail and gives the settings to use, or the sentence that says
-why the node goes on with those in use. The command side (``ask``) finds the service by the lock on its data folder,
-sends it SIGHUP, and waits for the answer in the ledger. Neither needs a socket.
+The service side (``read_anew``) does everything that can fail and returns the settings to use, or the sentence that
+says why the node goes on with those in use. The command side (``ask``) finds the service by the lock on its data
+folder, sends it SIGHUP, and waits for the answer in the ledger. Neither needs a socket.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Reading:
 
     settings: Settings
     source: Source
-    identity: Identity | None  # of the files of ``tls``; None: TLS is not used
+    identity: Identity | None  # read from the files of ``tls``; None: TLS is not used
     taken: tuple[str, ...]  # keys that changed
     waiting: tuple[str, ...]  # keys that need a restart
 
     @property
     def sentence(self) -> str:
-        """What changed, in words."""
+        """A sentence that names the keys that changed and those that need a restart."""
         taken = f"The node uses the new values of {', '.join(self.taken)}." if self.taken else "Nothing changed."
         return f"{taken} A restart is needed for {', '.join(self.waiting)}." if self.waiting else taken
 
@@ -59,7 +59,7 @@ def read_anew(
     read: Callable[[], tuple[Settings, Source]],
     active_models: Callable[[], Mapping[str, ImportedModel]],
 ) -> Reading | str:
-    """Read the settings, and try what the node needs for them. The text is why they cannot be used."""
+    """Read the settings, and try what the node needs for them. Returns a sentence where they cannot be used."""
     try:
         settings, source = read()
         found = change(running, settings)
@@ -81,7 +81,7 @@ def read_anew(
 
 
 def ask(data: Path, ledger_url: str) -> SettingsLine:
-    """Have the service on this data folder read its settings anew, and return what came of it.
+    """Ask the service on this data folder to read its settings anew, and return the result.
 
     Raises StorageError where there is no such service, or it does not answer.
     """
@@ -116,7 +116,7 @@ def ask(data: Path, ledger_url: str) -> SettingsLine:
 
 
 def _holds(boot: BootLine, data: Path) -> bool:
-    """Does the process of this start hold the data folder? Its number may be another process's by now."""
+    """Tell whether the process of this start holds the data folder. Its number may be another process's by now."""
     inode = str(data.stat().st_ino)
     # Number, FLOCK, ADVISORY, WRITE, process, device:inode, start, end (proc(5)).
     locks = [line.split() for line in LOCKS.read_text("ascii", "replace").splitlines()]

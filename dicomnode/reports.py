@@ -1,9 +1,9 @@
-"""A peer's report on a commitment request: its bytes in, what the ledger makes of them, the status that answers it.
+"""Record a peer's report on a commitment request: its bytes in, rows of the ledger and the status of the answer out.
 
 A report comes on our own association, on one that the peer opened, or as the answer to a request by DICOMweb; all
-three end here. The status is success only
-after the ledger has what the report says. What cannot be read, and what answers no request of ours, is answered with
-a processing failure, as PS3.4 section J.3.3 allows, so that a peer that is in order sends it again or says so.
+three end here. The status is success only after the ledger holds the content of the report. A report that cannot be
+read, or that answers no request of ours, gets a processing failure, as PS3.4 section J.3.3 allows, so that a peer that
+is in order sends it again or says so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def take_report(ledger: Ledger, dataset: bytes | bytearray, transfer_syntax: str
 
 
 def record(ledger: Ledger, report: Report | None, *, peer: str) -> int:
-    """Record a report that was read, None: in vain, and return the status that answers it."""
+    """Record a report (None: it could not be read), and return the status that answers it."""
     if report is None:
         log.event(LOGGER, "report_refused", level=logging.WARNING, peer=peer, detail="it cannot be read")
         return NOT_TAKEN

@@ -1,9 +1,9 @@
-"""What has had its time leaves archive and ledger: once a day, in small pieces with pauses, so that nobody waits.
+"""Remove old images, events and alerts: once a day, in small pieces with pauses, so that nobody waits.
 
 In: the days that the settings give to images, and to events and alerts. Out: room on the disk and a shorter ledger; an
-event that says what went, and lines in the log. Which images may go is the ledger's rule (``ledger.old_images``). Of
-each series the rows are marked first and the files removed afterwards. A kill leaves the rest for the next day, and
-files that were marked already for the sweep.
+event that names what was removed, and lines in the log. The rule for images that may be removed is the ledger's
+(``ledger.old_images``). The rows of a series are marked first, and its files are removed afterwards. A kill leaves the
+other series for the next day, and marked files for the sweep.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 
 LOGGER = logging.getLogger(__name__)
 
-PAUSE_SHARE = 19.0  # times as long a pause as the piece before it took: a twentieth of the ledger's time
-REMOVAL_PAUSE_SHARE = 3.0  # a series takes a flush of the ledger and one of each folder, beside those of the receiver
+PAUSE_SHARE = 19.0  # a pause is so many times as long as the piece before it: a twentieth of the ledger's time
+REMOVAL_PAUSE_SHARE = 3.0  # after a series: it flushes the ledger and each folder, as the receiver does meanwhile
 PAUSE_LIMIT_S = 5.0
 
 
@@ -50,7 +50,7 @@ class Retention:
         self._thread = threading.Thread(target=self._run, name="retention")
 
     def begin(self) -> None:
-        """Begin a pass in a thread of its own; nothing where one still goes on, or where everything is kept."""
+        """Begin a pass in a thread of its own, unless one still goes on or everything is kept."""
         if (self._keep_days or self._keep_events_days) and not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="retention")
             self._thread.start()
@@ -62,7 +62,7 @@ class Retention:
             self._thread.join(limit_s)
 
     def forget(self) -> int:
-        """Remove the events and alerts that are old enough now; how many rows that were."""
+        """Remove the events and alerts that are old enough now; return the number of rows."""
         before = self._clock.now() - timedelta(days=self._keep_events_days)
         forgotten, after = self._ledger.upkeep.forget_alerts(before), 0
         while not self._stopping.is_set() and (last := self._ledger.upkeep.old_events(after, before)) is not None:
@@ -85,7 +85,7 @@ class Retention:
         return gone
 
     def _run(self) -> None:
-        """Border: a node whose disk and ledger grow still does everything else."""
+        """Border: if the pass fails, disk and ledger grow, and the node goes on with everything else."""
         try:
             if self._keep_days:
                 self.remove()
@@ -98,7 +98,7 @@ class Retention:
 
 
 def oldest_kept(keep_days: float, clock: Clock = SYSTEM_CLOCK) -> datetime:
-    """Return the moment before which all of a series must have ended. InputError where images are kept for ever."""
+    """Return the moment before which all of a series must have ended. Raises InputError if images are kept for ever."""
     if not keep_days:
         raise InputError(
             "The settings keep all images for ever; nothing was removed.",
@@ -118,7 +118,7 @@ def remove_old(
 ) -> Iterator[Removed]:
     """Remove the images that may go, the oldest series first. Raises LedgerError, and StorageError where a file stays.
 
-    What is marked counts as removed: a file that could not be removed goes when its folder is looked through.
+    A marked row counts as removed: the sweep removes its file when it checks the folder.
     """
     after: int | None = 0
     series = instances = size_bytes = 0
@@ -144,7 +144,7 @@ def remove_old(
 def remove_old_set_aside(
     ledger: Ledger, archive: Archive, before: datetime, *, stopping: threading.Event, by: str = NODE
 ) -> int:
-    """Remove the files that were set aside and may go; how many there were. Raises as ``remove_old`` does."""
+    """Remove the files that were set aside and may go; return their number. Raises as ``remove_old`` does."""
     count = 0
     while not stopping.is_set() and (names := ledger.removals.remove_old_set_aside(before, by)):
         with _said("Files of the quarantine"):

@@ -1,4 +1,4 @@
-"""Which rule a series falls under, and for every rule before it which condition did not hold.
+"""Choose the rule of a series, and name for every rule before it the condition that did not hold.
 
 Rules are tried in the order of the settings file; the first whose ``match`` holds in every instance wins. A test looks
 at an attribute's text (case ignored; an absent attribute is the empty text, several values are joined by a backslash),
@@ -52,18 +52,18 @@ _COMPARE: Final[Mapping[Operator, Callable[[float, float, float], bool]]] = {
     "=": lambda found, bound, tolerance: abs(found - bound) <= tolerance,
 }
 SPACING_TOLERANCE_MM = 0.005  # a fitted 2.9999 mm is the 3 mm that the rule's author read off the console
-NUMBER_TOLERANCE = 1e-4  # of the bound: headers say 79.998 where the console shows 80
+NUMBER_TOLERANCE = 1e-4  # share of the bound: headers say 79.998 where the console shows 80
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 PLANES = (Plane.SAGITTAL, Plane.CORONAL, Plane.AXIAL)  # by the axis of the patient that the normal is nearest to
-PATIENT_GROUP = 0x0010  # no value of it is shown
+PATIENT_GROUP = 0x0010  # values of this group are never shown
 MOST_SHOWN = 3  # values of a number that differ from instance to instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reception:
-    """How one instance came."""
+    """The circumstances in which one instance came: the called AE title and the moment."""
 
-    called_ae: str | None  # the AE title that its sender called; None: nobody knows
+    called_ae: str | None  # the AE title that its sender called; None: unknown
     at: datetime
 
 
@@ -82,7 +82,7 @@ class JudgedByRules:
 
     choice: RuleChoice
     model: ModelFacts
-    parameters: DerivationParameters | None  # of the rule and its model; None where no rule applies
+    parameters: DerivationParameters | None  # set by the rule and its model; None where no rule applies
     verdict: Verdict
     broken: tuple[str, ...]  # sentences on UIDs that break the standard's rule
 
@@ -97,8 +97,8 @@ def judge_by_rules(
 ) -> JudgedByRules:
     """Choose the rule of a whole series and judge the series by it. Raises ModelError where its model is not there.
 
-    ``model_of``: what a rule's ``model`` is now; None: the default model. ``received``: how the instances came.
-    ``enhanced``: may Enhanced MR objects of this sender be processed?
+    ``model_of`` returns the facts of a rule's ``model``; None stands for the default model. ``received``: how the
+    instances came. ``enhanced``: true if Enhanced MR objects of this sender may be processed.
     """
     frames = [one for one in slices if isinstance(one, Frame)]
     choice = choose_rule(frames, rules, received)
@@ -113,7 +113,7 @@ def judge_by_rules(
 def choose_rule(
     frames: Sequence[Frame], rules: Sequence[RuleSettings], received: Sequence[Reception] = ()
 ) -> RuleChoice:
-    """The first rule whose every condition holds in every instance. Pure."""
+    """Choose the first rule whose conditions all hold in every instance. Pure."""
     seen = _SeriesFacts.of(frames, received)
     passed_over: list[str] = []
     for rule in rules:
@@ -125,12 +125,12 @@ def choose_rule(
 
 
 def study_of(slices: Sequence[Slice]) -> str:
-    """The Study Instance UID of a series, as its first instance has it; empty where none can be read."""
+    """Return the Study Instance UID of the first instance of a series; empty where none can be read."""
     return next((one.header.text("StudyInstanceUID") for one in slices if isinstance(one, Frame)), "")
 
 
 def model_wanted(rule: RuleSettings | None) -> str | None:
-    """The name of the model that a rule asks for; None: the default, whichever that is on this machine.
+    """Return the name of the model that a rule asks for; None: the default, whichever that is on this machine.
 
     A rule that states a sharpness and no model was written for the one default model that may have two sets of weights.
     """
@@ -140,7 +140,7 @@ def model_wanted(rule: RuleSettings | None) -> str | None:
 
 
 def parameters_of(rule: RuleSettings, model: ModelFacts) -> DerivationParameters:
-    """What a rule and its model decide of a derivation; ratio and clock are pinned when the job is planned."""
+    """Return the parameters that a rule and its model set; ratio and clock are pinned when the job is planned."""
     limits = RuleLimits(**{field.name: getattr(rule, field.name) for field in fields(RuleLimits)})
     return DerivationParameters(
         rule=rule.name, model=model.name, model_digest=model.digest, limits=limits, sharpness=rule.sharpness,
@@ -149,7 +149,7 @@ def parameters_of(rule: RuleSettings, model: ModelFacts) -> DerivationParameters
 
 
 def _limits_of(parameters: DerivationParameters | None, model: ModelFacts) -> Limits:
-    """Return what the rule and its model allow; without a rule, the defaults, so that the verdict can name a reason."""
+    """Return the limits of the rule and its model; without a rule, the defaults, so that the verdict has a reason."""
     if parameters is None:
         return Limits(ratios=model.ratios, model=model.name)
     return Limits.of(parameters, model.ratios)
@@ -174,13 +174,13 @@ class _SeriesFacts:
     """The facts of a series that the tests look at."""
 
     headers: Sequence[InstanceHeader]
-    spacing_mm: float | None  # None: the slices have no common one
-    plane: Plane | None  # None: they do not lie in one
+    spacing_mm: float | None  # None: the slices have no common spacing
+    plane: Plane | None  # None: the slices do not lie in one plane
     received: Sequence[Reception]
 
     @classmethod
     def of(cls, frames: Sequence[Frame], received: Sequence[Reception]) -> _SeriesFacts:
-        """The facts of a series, computed once for all rules."""
+        """Compute the facts of a series, once for all rules."""
         spacing_mm, plane = None, None
         if placed := stacked(frames):
             line = line_of(placed)
@@ -190,12 +190,12 @@ class _SeriesFacts:
 
     @property
     def called(self) -> Counter[str | None]:
-        """How many instances came to each of our AE titles."""
+        """The number of instances that came to each of our AE titles."""
         return Counter(one.called_ae for one in self.received)
 
 
 def _unmet_condition(match: Match, seen: _SeriesFacts) -> str | None:
-    """The first condition that does not hold, in words without text from a header; None when all hold."""
+    """Say which condition is the first that does not hold, without text from a header; None if all hold."""
     for condition in match.conditions:
         if condition.key == SPACING:
             unmet = _unmet_spacing(condition, seen.spacing_mm)
@@ -276,7 +276,7 @@ def _holds_in(condition: Condition, header: InstanceHeader) -> bool:
 
 
 def _holds(condition: Condition, holds: Callable[[ValueTest], bool]) -> bool:
-    """The condition holds where no excluding test holds, and one of the others if there are any."""
+    """Tell whether a condition holds: no excluding test holds, and one of the others does if there are any."""
     wanted = [test for test in condition.tests if not test.excludes]
     if any(holds(test) for test in condition.tests if test.excludes):
         return False
@@ -288,7 +288,7 @@ def _compares(comparisons: Comparisons, found: float, tolerance: float) -> bool:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """The numbers of an attribute; none where a value is no number."""
+    """Parse the numbers of an attribute; none where a value is no number."""
     try:
         numbers = tuple(float(value) for value in text.split("\\") if value.strip())
     except ValueError:
@@ -319,7 +319,7 @@ def _conflicts(match: Match, seen: _SeriesFacts) -> tuple[str, ...]:
 
 
 def _wanted(condition: Condition) -> str:
-    """The demand of a condition in the words of the settings file."""
+    """Return the demand of a condition in the words of the settings file."""
     accepted = [test.text if test.comparisons else f"“{test.text}”" for test in condition.tests if not test.excludes]
     excluded = [test.text if test.comparisons else f"“{test.text}”" for test in condition.tests if test.excludes]
     parts = [f"is to be {' or '.join(accepted)}"] if accepted else []
@@ -328,7 +328,7 @@ def _wanted(condition: Condition) -> str:
 
 
 def _shown_numbers(keyword: str, headers: Sequence[InstanceHeader]) -> str:
-    """The values of a number and how often each is there, the most frequent first; words are never shown."""
+    """List the values of a number and how often each occurs, the most frequent first; words are never shown."""
     found = Counter(_numbers(header.text(keyword)) for header in headers)
     shown = [
         f"{'/'.join(f'{number:g}' for number in numbers)} in {count}" if numbers else f"no number in {count}"
@@ -338,5 +338,5 @@ def _shown_numbers(keyword: str, headers: Sequence[InstanceHeader]) -> str:
 
 
 def _shown_titles(called: Counter[str | None]) -> str:
-    """Our AE titles that were called, and how many instances came to each. An association admits no other titles."""
+    """List the AE titles that were called, all of them our own, and how many instances came to each."""
     return " and ".join(f"“{title}” in {count} of {called.total()} instances" for title, count in called.most_common())

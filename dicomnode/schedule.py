@@ -1,4 +1,4 @@
-"""The calendar: what the node does at a time of the day, and the watch over the clock that tells the time.
+"""The calendar: the jobs that the node does at a time of the day, and the watch over the wall clock.
 
 In: jobs, each with its time of day, a weekly one with its day too, in the time zone of this machine or in a named one.
 Each is called when its moment comes, one at a time, from one thread. A moment that passed unnoticed (the machine was
@@ -6,10 +6,10 @@ suspended, the clock was set forward) is made up for at once, and once, however 
 twice for one moment, also where the clock shows an hour twice.
 
 The workers are not called from here: each takes from the ledger what is due, at the latest every five seconds on the
-monotonic clock, and a step of the wall clock costs them nothing. What was planned before a restart is not remembered:
-the start of the service does the work of every job that is due (``sweep``).
+monotonic clock, so a step of the wall clock does not delay them. The plan is not kept over a restart: the start of the
+service does the work of every job that is due (``sweep``).
 
-This thread compares the wall clock with the monotonic one each second and tells of a step. A calendar that sleeps
+This thread compares the wall clock with the monotonic one each second and reports a step. A calendar that sleeps
 until its next moment would come late by as much as the clock is set forward meanwhile; one that looks does not.
 """
 
@@ -33,16 +33,16 @@ STOP_LIMIT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalendarJob:
-    """Work with a time of day. ``run`` must be short: what takes long begins in a thread of its own."""
+    """Work with a time of day. ``run`` must be short: long work is to begin in a thread of its own."""
 
     name: str
     at: time
     run: Callable[[], None]
-    day: int | None = None  # of the week, Monday is 0; None: every day
-    zone: tzinfo | None = None  # of ``at`` and ``day``; None: that of this machine
+    day: int | None = None  # day of the week, Monday is 0; None: every day
+    zone: tzinfo | None = None  # time zone of ``at`` and ``day``; None: that of this machine
 
     def next_after(self, moment: datetime) -> datetime:
-        """The first moment later than this one at which the job is to be called."""
+        """Return the first moment after this one at which the job is to be called."""
         return next_moment(self.at, moment, day=self.day, zone=self.zone)
 
 
@@ -53,7 +53,7 @@ class Calendar:
         self,
         jobs: Sequence[CalendarJob],
         *,
-        stepped: Callable[[float], None],  # told by how many seconds the wall clock was set
+        stepped: Callable[[float], None],  # called with the seconds by which the wall clock was set
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._jobs = tuple(jobs)
@@ -68,11 +68,11 @@ class Calendar:
 
     @property
     def failures(self) -> Mapping[str, int]:
-        """How often each job raised since the start."""
+        """The number of times that each job raised since the start."""
         return dict(self._failures)
 
     def take(self, jobs: Sequence[CalendarJob]) -> None:
-        """Use these jobs from the next look on. One with the name and the time of a job that is there stays planned."""
+        """Use these jobs from the next look on. A job that is there with the same name and time stays planned."""
         self._next_jobs = tuple(jobs)
 
     def start(self) -> None:
@@ -80,12 +80,12 @@ class Calendar:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; a job that is being called is waited for."""
+        """Stop, and wait for a job that is being called."""
         self._stopping.set()
         self._thread.join(STOP_LIMIT_S)
 
     def look(self) -> None:
-        """Tell of a step of the clock, and call the jobs whose moment has come. For one thread."""
+        """Report a step of the clock, and call the jobs whose moment has come. For one thread."""
         self._change_jobs()
         drift_s = self._wall_offset_s() - self._offset_s
         if abs(drift_s) > STEP_S:
@@ -98,7 +98,7 @@ class Calendar:
                 self._next_at[job.name] = following
                 self._call(job)
             elif planned > job.next_after(following):
-                # The clock was set back by days: what was planned then would leave the job undone until it comes.
+                # The clock was set back by days: with the old plan the job would be left undone until that moment.
                 self._next_at[job.name] = following
 
     def _run(self) -> None:
@@ -127,7 +127,7 @@ class Calendar:
             log.failure(LOGGER, "clock_step_not_noted")
 
     def _call(self, job: CalendarJob) -> None:
-        """Border: what one job raises must keep neither the others nor the watch over the clock from going on."""
+        """Border: an error of one job must stop neither the other jobs nor the watch over the clock."""
         try:
             job.run()
         except Exception:  # noqa: BLE001 (border: calendar)
@@ -136,10 +136,10 @@ class Calendar:
 
 
 def next_moment(at: time, after: datetime, *, day: int | None = None, zone: tzinfo | None = None) -> datetime:
-    """The first moment later than ``after`` at which the clocks of a zone show ``at``, on this day of the week.
+    """Return the first moment later than ``after`` at which the clocks of a zone show ``at``, on this day of the week.
 
-    Of an hour that is shown twice it is the first one. A time that is skipped in spring comes an hour earlier that day
-    by the clocks of this machine, and an hour later by those of a named zone.
+    Where the clocks show an hour twice, the first one counts. A time that is skipped in spring comes an hour earlier
+    that day by the clocks of this machine, and an hour later by those of a named zone.
     """
     date = after.astimezone(zone).date()
     while (moment := datetime.combine(date, at, zone).astimezone(zone)) <= after or day not in (None, date.weekday()):

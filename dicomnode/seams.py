@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Moments for people (``now``) and durations for decisions (``monotonic``)."""
+    """A clock that gives moments for people (``now``) and durations for decisions (``monotonic``)."""
 
     def now(self) -> datetime:
         """The wall clock, aware, in UTC."""

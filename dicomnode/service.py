@@ -70,14 +70,14 @@ _UNREADY = {
     SpaceCondition.NOT_WRITABLE: "The archive cannot be written; nothing is accepted.",
 }
 
-PUSH_STOP_S = 10.0  # for the instance that is being sent to a peer; then the association is aborted
-SETTLE_STOP_S = 10.0  # for the series that is being judged
-SWEEP_STOP_S = 10.0  # for the folder that is being looked through
+PUSH_STOP_S = 10.0  # wait for the instance that is being sent to a peer; then the association is aborted
+SETTLE_STOP_S = 10.0  # wait for the series that is being judged
+SWEEP_STOP_S = 10.0  # wait for the folder that the sweep is checking
 SIGNAL_POLL_S = 1.0
-CERTIFICATES_AT = time(8)  # each day, local time: when there is somebody who can ask for a new one
+CERTIFICATES_AT = time(8)  # each day, local time: at an hour when somebody can ask for a new one
 WEEK = timedelta(days=7)
 CLUSTER_LOST_S = 300.0  # before people are told: a scheduler that restarts is back before
-FORGOTTEN_AT = time(3)  # each day, local time, for what has had its time in archive and ledger
+FORGOTTEN_AT = time(3)  # each day, local time: removal of what is old enough in archive and ledger
 SWEPT_AT = time(4)  # each day, local time: before the first patients, and not in an hour that summer time moves
 
 
@@ -92,26 +92,26 @@ class Service:
         read: Callable[[], tuple[Settings, Source]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``source``: what the settings were read from. ``read``: reads them anew; None: they stay as they are."""
-        self.settings = settings  # those in use
+        """``source``: the file that the settings come from. ``read`` reads them anew; None: they stay as they are."""
+        self.settings = settings  # the settings in use
         self._source = source
         self._read = read
         self._clock = clock
         self._parts = ExitStack()
-        self._drain_s = 0.0  # while it starts there is nothing to wait for
+        self._drain_s = 0.0  # during the start there is nothing to wait for
         self._supervisors: list[Supervisor] = []
         self._executors: list[LocalExecutor] = []
         self._loops: PushLoops | None = None
         self._receiver: Receiver | None = None
         self._give: Callable[[Settings, Identity | None], None] | None = None  # new settings to every part
-        self._threads: Counter[str] = Counter()  # that run as long as the node does, by name; empty: it is not ready
-        # Why the service is to end: a signal, or an error that it cannot survive. It is a SimpleQueue because only that
-        # may be used in a signal handler that interrupts its own ``get``; an Event may deadlock.
+        self._threads: Counter[str] = Counter()  # threads that run as long as the node does, by name; empty: not ready
+        # The reasons to end: a signal, or an error that the service cannot survive. This is a SimpleQueue because only
+        # that may be used in a signal handler that interrupts its own ``get``; an Event may deadlock.
         self._asked: SimpleQueue[int | NodeError] = SimpleQueue()
 
     @property
     def port(self) -> int:
-        """The port on which the service listens without TLS, else that for TLS. The service must be started."""
+        """The port on which the service listens without TLS, or with TLS if there is no other. It must be started."""
         assert self._receiver is not None, "not started"
         return self._receiver.port or self._receiver.tls_port
 
@@ -293,7 +293,7 @@ class Service:
         parts.callback(sweep.stop, SWEEP_STOP_S)
         watch.start(letter_due_at=_letter_at(settings, self._clock.now() - WEEK))
         parts.callback(watch.stop)
-        retention.begin()  # a calendar remembers nothing: a node that is off at night must make room, too
+        retention.begin()  # a calendar keeps no plan over a restart: a node that is off at night must make room, too
         parts.callback(retention.stop, SWEEP_STOP_S)
         calendar.start()
         parts.callback(calendar.stop)
@@ -325,10 +325,10 @@ class Service:
         return archive, ledger, boot
 
     def _monitor(self, parts: ExitStack) -> None:
-        """Let programs ask how the node is, until it has stopped, where the settings name an address for it."""
+        """Start the monitor, if the settings name an address for it. It runs until the node has stopped."""
         if not self.settings.metrics.listen:
             return
-        # Imported here: a node that nobody watches does without the library.
+        # Imported here: a node without a monitor does not need the library.
         from dicomnode.monitor.figures import Parts, Worker
         from dicomnode.monitor.monitored import monitored
 
@@ -341,7 +341,7 @@ class Service:
         parts.enter_context(monitored(lambda: self.settings, watched, clock=self._clock))
 
     def _ended_parts(self) -> list[str]:
-        """Say which parts of the node have ended although it runs: nothing that the node does brings them back."""
+        """Name the parts that have ended although the node runs. The node does not start them again."""
         of_peers = self._loops.names if self._threads and self._loops else Counter[str]()
         ended = (self._threads + of_peers) - Counter(thread.name for thread in threading.enumerate())
         return [f"The thread {name} has ended; restart the service." for name in sorted(ended)]
@@ -354,7 +354,7 @@ class Service:
         return self._ended_parts() + ([_UNREADY[condition]] if condition else [])
 
     def _watch(self, parts: ExitStack, ledger: Ledger) -> Watch:
-        """The watch over what is wrong, and the letter that it writes."""
+        """Make the thread that looks for what is wrong, and give it the function that writes the weekly letter."""
         node = node_name(self.settings.node.ae_title)
         reader = open_reader(self.settings.ledger_url, peers=lambda: self.settings.reachable_peers)
         parts.callback(reader.close)
@@ -374,7 +374,7 @@ class Service:
         )
 
     def _conditions(self, reader: Reader, now: datetime) -> list[Condition]:
-        """What is wrong: with the node, in its ledger, and with the cluster as its processes see it."""
+        """List what is wrong with the node, in its ledger, and with the cluster as the node's processes see it."""
         lost = next(filter(None, (executor.lost(CLUSTER_LOST_S) for executor in self._executors)), "")
         cluster = [Condition(name="cluster", sentence=lost, number=1, is_error=True)] if lost else []
         return conditions(self.settings, reader, now) + cluster
@@ -402,7 +402,7 @@ def _carriers(settings: Settings, identity: Identity | None) -> Carriers:
 
 
 def _letters(settings: Settings, watch: Watch) -> list[CalendarJob]:
-    """When the weekly letter is written; nothing where nobody gets one."""
+    """Return the job of the calendar that writes the weekly letter; none if nobody gets one."""
     if not (destinations(settings.alert) and settings.alert.letter):
         return []
     day, at, zone = split_letter(settings.alert.letter)
@@ -410,7 +410,7 @@ def _letters(settings: Settings, watch: Watch) -> list[CalendarJob]:
 
 
 def _letter_at(settings: Settings, after: datetime) -> datetime | None:
-    """The first moment after this one at which a letter is due. None: nobody gets one."""
+    """Return the first moment after this one at which a letter is due. None: nobody gets one."""
     if not (destinations(settings.alert) and settings.alert.letter):
         return None
     day, at, zone = split_letter(settings.alert.letter)
@@ -418,20 +418,20 @@ def _letter_at(settings: Settings, after: datetime) -> datetime | None:
 
 
 def _letter(settings: Settings, node: str, reader: Reader, now: datetime) -> Message:
-    """The weekly letter of this moment."""
+    """Write the weekly letter of this moment."""
     next_at = _letter_at(settings, now) or now + WEEK
     return letter(node, reader.week(now - WEEK), reader.waiting(), facts(settings, reader, now), next_at=next_at)
 
 
 def _lasting_threads() -> Counter[str]:
-    """Count the running threads of the node's parts by their names, without those of peers, which come and go."""
+    """Count the running threads of the node's parts by name; the threads of peers come and go and are left out."""
     return Counter(thread.name for thread in threading.enumerate() if thread.name in _LASTING)
 
 
 def _choose_model(
     reference_s: float | None, catalog: ModelCatalog, ledger: Ledger, boot: BootReport, *, chosen: Callable[[], None]
 ) -> None:
-    """Choose the default model by the time that the worker measured, and wake who has waited for that: ``chosen``."""
+    """Choose the default model by the time that the worker measured, then call ``chosen``, which wakes who waited."""
     choice = catalog.choose(reference_s)
     log.event(LOGGER, "model_chosen", model=catalog.default, sentence=choice.sentence)
     chosen()

@@ -1,8 +1,8 @@
-"""TOML text in, a frozen model with exactly the keys of its class out, or every mistake at once with its dotted key.
+"""Read TOML text into a frozen model with exactly the keys of its class, or list every mistake with its dotted key.
 
 Settings, model cards, recipes and inventories are read by ``parse`` and ``check``. The caller reads the file, and turns
-``NotTomlError`` and ``MistakesError`` into an error of its own that names the file. Nothing is read here but what is
-handed in, and no value is converted: the text ``"11"`` is not a number.
+``NotTomlError`` and ``MistakesError`` into an error of its own that names the file. This module opens no file, and
+converts no value: the text ``"11"`` is not a number.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 _LONGEST_SHOWN = 64  # characters of a wrong value
-_OWN_WORDS = ("expected", "value_error")  # types of the errors whose sentence a validator of ours wrote
-_VALUE_ERROR = "Value error, "  # what pydantic puts before the sentence of a ValueError
-_INPUT_ERROR = "Input should be "  # how most of pydantic's own sentences begin
+_OWN_WORDS = ("expected", "value_error")  # types of errors whose sentence comes from one of our validators
+_VALUE_ERROR = "Value error, "  # pydantic puts this before the sentence of a ValueError
+_INPUT_ERROR = "Input should be "  # most of pydantic's own sentences begin so
 
 
 class StrictModel(BaseModel):
@@ -34,7 +34,7 @@ Checked = TypeVar("Checked", bound=StrictModel)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """One mistake: where it is, and what was expected there."""
+    """One mistake: its place, and a sentence on what was expected there."""
 
     key: tuple[str | int, ...]  # tables, numbers of rows and the key itself; () is the whole file
     sentence: str
@@ -56,7 +56,7 @@ class MistakesError(Exception):
 
 
 def parse(content: bytes) -> dict[str, object]:
-    """The tables of a TOML file. Raises NotTomlError."""
+    """Parse the tables of a TOML file. Raises NotTomlError."""
     try:
         return tomllib.loads(content.decode("utf-8-sig"))  # some editors put a byte order mark first
     except UnicodeDecodeError as exc:
@@ -66,7 +66,7 @@ def parse(content: bytes) -> dict[str, object]:
 
 
 def check(model: type[Checked], tables: Mapping[str, object], *, secret: Collection[str] = ()) -> Checked:
-    """``tables`` as a ``model``; values below the ``secret`` tables are not repeated. Raises MistakesError."""
+    """Read ``tables`` into a ``model``. Raises MistakesError, which repeats no value below the ``secret`` tables."""
     try:
         # Strict JSON takes a path, an enumeration and a tuple from text and still refuses "11" for a number; strict
         # Python would refuse the path. A date of TOML becomes text, which no key takes for one.
@@ -81,13 +81,13 @@ def fail(expected: str, *, also: Sequence[tuple[str, str]] = ()) -> NoReturn:
 
 
 def guess(word: str, known: Collection[str]) -> str:
-    """`` (did you mean …?)`` where one of the known words is near, else nothing."""
+    """Return `` (did you mean …?)`` where one of the known words is near, else an empty text."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def shown(value: object) -> str:
-    """A value as the file could have it."""
+    """Write a value as JSON, much as it would stand in the file."""
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
@@ -104,7 +104,7 @@ def _mistakes(error: ErrorDetails, model: type[BaseModel], secret: Collection[st
 
 
 def _sentence(kind: str, message: str) -> str:
-    """The words of a validator of ours as they are, those of pydantic in the form that ours have."""
+    """Return the sentence of one of our validators as it is, and bring one of pydantic into the form of ours."""
     if kind in _OWN_WORDS:
         return message.removeprefix(_VALUE_ERROR)
     if message.startswith(_INPUT_ERROR):
@@ -113,7 +113,7 @@ def _sentence(kind: str, message: str) -> str:
 
 
 def _found(error: ErrorDetails, secret: Collection[str]) -> str:
-    """What stood there, where that is short and no secret."""
+    """Return ``, found …`` with the wrong value, if it is short and no secret; else an empty text."""
     value, key = error["input"], error["loc"]
     is_short = isinstance(value, str | int | float) and len(str(value)) <= _LONGEST_SHOWN
     has_password = "://" in str(value) and "@" in str(value)
@@ -121,13 +121,13 @@ def _found(error: ErrorDetails, secret: Collection[str]) -> str:
 
 
 def _siblings(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:
-    """The keys that could have stood where an unknown one does."""
+    """List the keys that are allowed in the place of an unknown one."""
     models = [model]
     for part in key[:-1]:
         if isinstance(part, str):
             fields = [one.model_fields[part] for one in models if part in one.model_fields]
             found = [inner for field in fields for inner in _models_in(field.annotation)]
-            models = found or models  # a key of a dictionary is no field: the models are those of its values
+            models = found or models  # a key of a dictionary is no field: go on with the models of its values
     return [name for one in models for name in one.model_fields]
 
 

@@ -1,24 +1,24 @@
-"""Files and rows brought together after whatever ended the service before this one, without keeping anyone waiting.
+"""Bring files and rows together after the last service ended, however it ended, without keeping anyone waiting.
 
-A crash leaves temporary files, whole files whose row was never written or stands in quarantine already, and, where
-somebody removed files by hand, rows without a file. None of them is in the way of what comes in: own ids are random, so
-nothing new ever gets the name of something old. So the node soon begins to receive; only what is quick comes before:
+A crash leaves temporary files, and whole files whose row was never written or stands in quarantine already; a person
+who removes files by hand leaves rows without a file. None of them is in the way of new instances: own ids are random,
+so nothing new ever gets the name of something old. So the node soon begins to receive; only quick work comes before:
 
-    before READY   what no job had published; the folders that changed since the last clean stop, for a second
+    before READY   unpublished output of jobs; the folders that changed since the last clean stop, for a second
     at first use   a folder before this process first writes into it, whoever writes (``Archive.before_first_write``)
     after READY    every other folder, the newest first, in small pieces with long pauses; quarantine without rows
 
-No folder is looked through once this process has begun to write into it, so a file without a row is always one that
-an earlier process left, whatever the clocks say: what is being received now is never taken for an orphan. A ledger
-put back from an older copy hands numbers out again whose folders hold files: these are set aside before the first new
-file comes to lie beside them. What was looked through is remembered in memory only: a start begins anew.
+No folder is checked once this process has begun to write into it, so a file without a row is always one that an
+earlier process left, whatever the clocks say: a file that is being received now is never taken for an orphan. A ledger
+put back from an older copy gives numbers a second time whose folders hold files: these are set aside before the first
+new file is written beside them. The list of checked folders is kept in memory only: a start begins anew.
 
 A large ledger is checked for damage here too, before the rest and in the first quiet moment: a service that finds
 damage stops.
 
-Once a day the calendar asks for another look (``look_again``), which moves nothing: are the files of all rows still
-there, and those gone whose rows say that they are removed? Files without a row are left to the next start, since in a
-running node they may be on their way.
+Once a day the calendar calls ``look_again``, which moves nothing to quarantine: it looks for rows whose file is gone,
+and removes files whose rows say that they are removed. Files without a row are left to the next start, since in a
+running node their rows may be about to be written.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
 LOGGER = logging.getLogger(__name__)
 
 BEFORE_READY_S = 1.0  # for folders that changed since the last clean stop; the rest of them follow after the start
-PIECE_S = 0.02  # of work, then
-PAUSE_SHARE = 9.0  # times as long a pause: a tenth of one processor
+PIECE_S = 0.02  # of work, then a pause
+PAUSE_SHARE = 9.0  # a pause is so many times as long as the piece: a tenth of one processor
 BUSY_PAUSE_SHARE = 49.0  # while an association is open: a fiftieth, since its instances need disk and processor too
 PAUSE_LIMIT_S = 5.0  # a piece that took long because the process itself was held must not hold up all that follows
 QUARANTINE_PIECE = 50  # files of the quarantine that are given a row in one transaction
 RETRY_S = 10.0  # after the ledger was locked, or the disk full
-QUIET_S = 10.0  # without an association, before the ledger is checked: after a start, senders bring what they kept
+QUIET_S = 10.0  # without an association, before the ledger is checked: after a start, senders send what they kept
 QUIET_LIMIT_S = 600.0  # a node that is never quiet has its ledger checked all the same
 QUIET_LOOK_S = 0.5
 CHECK_NICENESS = 19  # the check is one long call into SQLite, which holds no lock of Python's meanwhile
@@ -65,7 +65,7 @@ class Sweep:
         ledger: Ledger,
         boot: BootReport,
         *,
-        damaged: Callable[[LedgerError], None],  # told once when the check finds damage
+        damaged: Callable[[LedgerError], None],  # called once when the check finds damage
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._archive = archive
@@ -77,13 +77,13 @@ class Sweep:
         self._done: set[str] = set()
         self._swept = self._orphans = 0
         self._missing = _Missing()
-        self._moved: list[leftovers.Orphan] = []  # to quarantine, and still without a row there
+        self._moved: list[leftovers.Orphan] = []  # files moved to quarantine, and still without a row there
         self._quarantined: list[str] = []  # names that were there before this process wrote any
         self._is_busy: Callable[[], bool] = lambda: False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep")
         self._check = threading.Thread(target=self._check_ledger, name="ledger-check")
-        self._is_sound = boot.is_checked  # the ledger: only then does a file without a row mean anything
+        self._is_sound = boot.is_checked  # the ledger is sound: only then does a file without a row mean anything
 
     def begin(self) -> None:
         """Do what must be done before the node listens. Raises StorageError if the data folder cannot be used."""
@@ -111,12 +111,12 @@ class Sweep:
         )  # fmt: skip
 
     def start(self, is_busy: Callable[[], bool] = lambda: False) -> None:
-        """Begin with what is done after the start. ``is_busy``: is an association open?"""
+        """Begin the work that follows the start. ``is_busy`` tells whether an association is open."""
         self._is_busy = is_busy
         self._thread.start()
 
     def look_again(self) -> None:
-        """Begin to look for files that were removed since; nothing where a look still goes on."""
+        """Begin to look for files that were removed since, unless a look still goes on."""
         if not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run_again, name="sweep")
             self._thread.start()
@@ -132,8 +132,8 @@ class Sweep:
     def look_through(self, name: str) -> None:
         """Bring files and rows of one folder together, once in this process's life and before its first write there.
 
-        A file that cannot be moved or removed is left where it is, with a word. Raises OSError where the folder
-        cannot be listed, LedgerError where the ledger cannot be asked: then the folder is not to be written into.
+        A file that cannot be moved or removed is left where it is, and logged. Raises OSError where the folder cannot
+        be listed, LedgerError where the ledger cannot be read: then nothing may be written into the folder.
         """
         if name in self._done:
             return
@@ -162,7 +162,7 @@ class Sweep:
         return sorted(self._ledger.upkeep.files_in(name).intersection(missing)) if missing else []
 
     def _run(self) -> None:
-        """Border: a node that cannot look through its archive still does everything else."""
+        """Border: if the sweep fails, the node goes on with everything else."""
         began_s = self._clock.monotonic()
         try:
             if not self._is_sound:
@@ -171,7 +171,7 @@ class Sweep:
                     return
                 self._check.start()
                 self._check.join()
-            if not self._is_sound:  # damaged, not readable, or stopped: each has had its word
+            if not self._is_sound:  # damaged, not readable, or stopped: each was reported already
                 return
             self._finish_removal_aside()
             self._give_rows_to_quarantined()
@@ -190,7 +190,7 @@ class Sweep:
                 self._say_the_end(self._clock.monotonic() - began_s)
 
     def _run_again(self) -> None:
-        """Border: a node that cannot look through its archive still does everything else."""
+        """Border: if the daily look fails, the node goes on with everything else."""
         began_s = self._clock.monotonic()
         missing = _Missing()
         try:
@@ -232,13 +232,13 @@ class Sweep:
             self._is_sound = True
         except CheckStoppedError:
             return
-        except LedgerBusyError as exc:  # the disk's matter: it says nothing of the pages
+        except LedgerBusyError as exc:  # a fault of the disk or a lock, which proves no damage
             log.event(LOGGER, "sweep_failed", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
         except LedgerError as exc:
             self._damaged(exc)
 
     def _look_or_leave(self, name: str) -> None:
-        """One folder that cannot be looked through must not keep the others from it."""
+        """Check one folder. If that fails it is left, so that the others are checked all the same."""
         try:
             self._persist(lambda: self.look_through(name))
         except OSError as exc:
@@ -246,7 +246,7 @@ class Sweep:
             log.event(LOGGER, "sweep_failed", level=logging.WARNING, sentence=sentence)
 
     def _persist(self, act: Callable[[], None]) -> None:
-        """Again and again while the ledger is locked or its disk is full."""
+        """Do an act, and repeat it while the ledger is locked or its disk is full."""
         while True:
             try:
                 act()
@@ -258,7 +258,7 @@ class Sweep:
                 return
 
     def _in_pieces(self, names: Sequence[str]) -> Iterator[str]:
-        """The names one by one, with a pause after each piece of work, until all are done or the service stops."""
+        """Yield the names one by one, with a pause after each piece of work, until the end or a stop of the service."""
         piece_began_s = self._clock.monotonic()
         for name in names:
             if self._stopping.is_set():
@@ -272,12 +272,12 @@ class Sweep:
                 piece_began_s = self._clock.monotonic()
 
     def _finish_removal_aside(self) -> None:
-        """Files of the quarantine that a command had marked as removed when it was killed."""
+        """Remove files of the quarantine that a command had marked as removed when it was killed."""
         if left := self._ledger.removals.files_aside().intersection(self._archive.quarantined_names()):
             self._archive.remove_aside(left)
 
     def _give_rows_to_quarantined(self) -> None:
-        """Files that a process moved or wrote to quarantine and was killed before it could write that down."""
+        """Give rows to files in quarantine whose process was killed before it could write them."""
         unknown = sorted(set(self._quarantined) - self._ledger.quarantine.files())
         for start in range(0, len(unknown), QUARANTINE_PIECE):
             if self._stopping.is_set():
@@ -333,7 +333,7 @@ class Sweep:
 
 @dataclass
 class _Missing:
-    """Rows without a file. A job that needs one of them is held and names it; a series not judged yet is kept."""
+    """Rows without a file. A job that needs one of the files is held and names it; a series not judged yet is kept."""
 
     count: int = 0
     first: str = ""
@@ -351,5 +351,5 @@ class _Missing:
 
 
 def _newest_first(names: Iterable[str]) -> list[str]:
-    """Sort folder names by series number, the highest first; names that are no number come last."""
+    """Sort folder names by series number, the highest first; other names come last."""
     return sorted(names, key=lambda name: (name.isdecimal(), int(name) if name.isdecimal() else 0), reverse=True)

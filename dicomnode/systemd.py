@@ -1,4 +1,4 @@
-"""Tell systemd how the service stands (sd_notify(3)). Does nothing where systemd did not ask, and never fails."""
+"""Send systemd the state of the service (sd_notify(3)). Does nothing where systemd did not ask, and never fails."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Text of strangers, made safe to show: what steers a terminal or hides is written as its escape.
+"""Make text of strangers safe to show: characters that steer a terminal or hide are written as escapes.
 
 Header text, names of files, AE titles and model cards come from outside. A control sequence among them would move
-the cursor, colour or clear the screen, or let a line read otherwise than it stands. Nothing else is changed: an
-umlaut, a kanji and a joiner between letters stay what they are.
+the cursor, colour or clear the screen, or make a line read differently from its bytes. Nothing else is changed: an
+umlaut, a kanji and a joiner between letters stay as they are.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 
 LINE_END, TAB = "\n", "\t"
 
-# C0, DEL and C1 (U+009B begins a sequence as ESC [ does); what hides or turns the direction of writing; line and
-# paragraph separators; fillers and tags; halves of a pair, as which Python keeps a file name that is not UTF-8.
+# C0, DEL and C1 (U+009B begins a sequence as ESC [ does); characters that hide or turn the writing direction; line and
+# paragraph separators; fillers and tags; surrogates, with which Python keeps a file name that is not UTF-8.
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
@@ -21,7 +21,7 @@ _UNSAFE = re.compile(
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    r"""The text with ``\x1b`` and the like for what is unsafe, but for the characters of ``keep``.
+    r"""Replace each unsafe character with its escape, such as ``\x1b``, except the characters of ``keep``.
 
     >>> visible("MÜLLER\x1b[2J\u202e")
     'MÜLLER\\x1b[2J\\u202e'
@@ -30,8 +30,8 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """JSON that says the same to a program and is safe to look at: non-ASCII letters as they are."""
-    # What is unsafe can only stand within strings; the line ends between them are of the indent.
+    """Write JSON that a program reads as usual and that is safe to look at: non-ASCII letters stay as they are."""
+    # Unsafe characters can only stand within strings; the line ends between them come from the indent.
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _UNSAFE.sub(lambda match: match[0] if match[0] == LINE_END else json.dumps(match[0])[1:-1], text)
 

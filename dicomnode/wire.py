@@ -1,7 +1,7 @@
-"""What we accept, offer and understand on the wire, as tables: no behaviour.
+"""Tables of the SOP classes, transfer syntaxes, rejections and statuses that the node uses on the wire: no behaviour.
 
-Sections are those of the DICOM standard. The receiver's answers stand in ``receive``, the sender's obedience in
-``push``: both only look up here.
+Sections are those of the DICOM standard. ``receive`` answers by these tables, and ``push`` acts by them; both only look
+up here.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 Annex A, the only one there is
 
 SOP_CLASSES = (MR_IMAGE, ENHANCED_MR_IMAGE)
-"""What every peer that may send may store; Enhanced MR only without ``enhanced = "refuse"``."""
+"""The classes that every peer that may send may store; Enhanced MR only without ``enhanced = "refuse"``."""
 
 OTHER_SOP_CLASSES = tuple(
     uid for context in AllStoragePresentationContexts if (uid := str(context.abstract_syntax)) not in SOP_CLASSES
 )
-"""What a peer with ``other_objects = "store"`` may store besides: the storage classes of PS3.4 Annex B.5."""
+"""The classes that a peer with ``other_objects = "store"`` may store besides: those of PS3.4 Annex B.5."""
 
 TRANSFER_SYNTAXES = (
     str(ExplicitVRLittleEndian),
@@ -54,9 +54,9 @@ Never deflated (a small message may expand without limit), never big endian (ret
 
 IMPLICIT = str(ImplicitVRLittleEndian)
 UNCOMPRESSED = (str(ExplicitVRLittleEndian), IMPLICIT)
-"""What the sender proposes for derived objects, each in a context of its own: a context yields one syntax only."""
+"""The transfer syntaxes proposed for derived objects, each in its own context: a context yields one syntax only."""
 
-MAXIMUM_PDU_BYTES = 131072  # what we send to a peer that sets no limit (its maximum length is 0)
+MAXIMUM_PDU_BYTES = 131072  # our limit for a peer that sets none (its maximum length is 0)
 MAXIMUM_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd ids from 1 to 255
 
 
@@ -76,7 +76,7 @@ UNRECOGNISED_OPERATION = 0x0211  # the answer to a request of a service that we 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """The three numbers of an A-ASSOCIATE-RJ (PS3.8 Table 9-21) and what they mean to the operator of either side."""
+    """The three numbers of an A-ASSOCIATE-RJ (PS3.8 Table 9-21) and their meaning for the operator of either side."""
 
     result: int  # 1 = permanent, 2 = transient
     source: int  # 1 = service user, 2 = provider (ACSE), 3 = provider (presentation)
@@ -118,14 +118,14 @@ REJECTIONS = {
 
 
 def rejection(result: int, source: int, reason: int) -> Rejection:
-    """What a peer meant by its A-ASSOCIATE-RJ, in words; the numbers stay as it sent them."""
+    """Find the meaning of a peer's A-ASSOCIATE-RJ, in words; the numbers stay as it sent them."""
     known = REJECTIONS.get((result, source, reason))
     sentence = known.sentence if known else "the receiver gave no reason that the standard names"
     return Rejection(result=result, source=source, reason=reason, sentence=sentence)
 
 
 class Action(StrEnum):
-    """What the sender does with an instance, and with the delivery, after the answer to its C-STORE."""
+    """The actions of the sender on an instance, and on its delivery, after the answer to its C-STORE."""
 
     ACCEPT = "accept"  # acknowledged
     WARN = "warn"  # acknowledged, the status is kept and shown
@@ -140,7 +140,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRange:
-    """The statuses from ``first`` to ``last``: what they mean, what the sender does, what an operator can do."""
+    """The statuses from ``first`` to ``last``: their meaning, the sender's action, and advice for the operator."""
 
     first: int
     last: int
@@ -186,11 +186,11 @@ STATUSES = (
     _one(0xB007, Action.WARN, "stored, data set does not match its SOP class"),
     _range(0xC000, 0xCFFF, Action.REFUSE, "refused: the peer cannot understand the object", _ASK_PEER),
 )
-"""Every C-STORE status that the standard knows, sorted, without overlap (PS3.4 Annex B.2.3, PS3.7 Annex C)."""
+"""Every C-STORE status of the standard, sorted, without overlap (PS3.4 Annex B.2.3, PS3.7 Annex C)."""
 
 
 def status_of(status: int) -> StatusRange:
-    """What a C-STORE status means and asks for; one that is not legal here counts as a processing failure.
+    """Find the meaning of a C-STORE status and the action on it; an illegal one counts as a processing failure.
 
     >>> status_of(0xA701).action, status_of(0xFF00).action
     (<Action.BACK_OFF: 'back_off'>, <Action.RETRY: 'retry'>)
@@ -202,4 +202,4 @@ def status_of(status: int) -> StatusRange:
 
 
 STATUS_IDENTITY_COERCED = 0xB000
-"""The warning after which the sender looks whether patient or study were changed."""
+"""The warning after which the sender checks whether the peer changed patient or study."""

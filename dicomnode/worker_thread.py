@@ -1,6 +1,6 @@
 """One thread that does its work in turns, waits between them, can be woken, and is stopped in order.
 
-What a turn does and how long the thread may then wait is the worker's matter. This file has what all of them need: a
+The worker decides what a turn does and how long the thread may then wait. This file does what all workers need: a
 wake-up that comes while a turn goes on is not lost, an error does not end the thread, and a stop ends every wait.
 """
 
@@ -33,11 +33,11 @@ class WorkerThread:
     ) -> None:
         """``turn`` does a piece of work and returns the seconds until the next turn, where nobody wakes the thread.
 
-        What it raises is logged with ``fields``: an error of the node, such as a locked ledger, as ``EVENTS_paused``,
+        An exception is logged with ``fields``: an error of the node, such as a locked ledger, as ``EVENTS_paused``,
         any other with its traceback as ``EVENTS_failed``. The next turn then comes after ``pause_s``.
         ``ended`` is called in the thread when it ends.
         """
-        self.stopping = threading.Event()  # for whoever waits within a turn
+        self.stopping = threading.Event()  # for code that waits within a turn
         self._turn = turn
         self._events = events
         self._logger = logger
@@ -75,16 +75,16 @@ class WorkerThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
+        """True while the thread runs."""
         return self._thread.is_alive()
 
     @property
     def is_ending(self) -> bool:
-        """Whether the present turn is the last one."""
+        """True if the present turn is the last one."""
         return self.stopping.is_set() or self._is_last_turn
 
     def _run(self) -> None:
-        """Border: the thread goes on after any exception. Without it the node would run, and do a part of its work."""
+        """Border: the thread goes on after any exception. If it ended, the node would do only a part of its work."""
         try:
             while not self.is_ending:
                 self._wake.clear()  # before the turn, so that a wake-up while it goes on is not lost

@@ -1,1 +1,1 @@
-"""Alerts: what is wrong, who is told of it by which way, and the weekly letter."""
+"""Alerts: find what is wrong, send it by mail or webhook, and write the weekly letter."""

@@ -1,4 +1,4 @@
-"""This module finds what is wrong with the node now. ``status`` shows it as lines; alerts tell it as named conditions.
+"""Find what is wrong with the node now. ``status`` shows it as lines; alerts send it as named conditions.
 
 In: the settings, the ledger and the moment. Out: sentences of our own words, ids of our own and names of the settings.
 A sentence of a single row of the ledger is never taken over into a condition, because it may quote what a peer said:
@@ -24,7 +24,7 @@ from dicomnode.settings.models import Settings
 from dicomnode.tls.identity import Age, HeldCertificate, certificates_of_cluster, held_certificates
 from dicomnode.visible import visible
 
-STUCK_S: Final = 3600.0  # a delivery that only failed for so long is told: a PACS that restarts is back before
+STUCK_S: Final = 3600.0  # failures to one peer are reported after so long: a PACS that restarts is back before
 DECISIONS: Final = frozenset(
     {
         GATE,
@@ -39,7 +39,7 @@ DECISIONS: Final = frozenset(
         "not_encodable",
     }
 )
-"""Reasons of held deliveries that are no failure: a peer or a check said no, and a person decides."""
+"""Reasons for which a delivery is held without a failure: a peer or a check said no, and a person decides."""
 
 _GRADES: Final = {Age.SOON: 1, Age.NOT_YET: 2, Age.URGENT: 2, Age.EXPIRED: 3}
 _UNUSABLE: Final = 4
@@ -57,7 +57,7 @@ def lines(settings: Settings, ledger: Reader, now: datetime) -> tuple[AttentionL
 
 
 def conditions(settings: Settings, ledger: Reader, now: datetime) -> list[Condition]:
-    """List what people are to be told of. The same thing keeps its name as long as it holds."""
+    """List the conditions to alert people about. A condition keeps its name as long as it holds."""
     found = [
         Condition(
             name=f"certificate {line.reason or ''} {line.id}".strip(),
@@ -94,7 +94,7 @@ def certificates(settings: Settings, now: datetime) -> list[AttentionLine]:
 
 
 def _held(settings: Settings, now: datetime) -> Iterator[HeldCertificate | SettingsError]:
-    """The certificates of DICOM over TLS, and those of the cluster where one is used; or why they cannot be read."""
+    """Yield the certificates of DICOM over TLS and of the cluster, where one is used, or the error of reading them."""
     try:
         yield from held_certificates(settings.tls, now)
     except SettingsError as exc:
@@ -122,13 +122,13 @@ def facts(settings: Settings, ledger: Reader, now: datetime) -> list[tuple[str, 
 
 
 def room(settings: Settings) -> tuple[float, float]:
-    """GiB and percent of the disk of the archive that are free. Raises StorageError."""
+    """Return the free space of the archive's disk in GiB and in percent. Raises StorageError."""
     archive = Archive(settings.node.data)
     return archive.free_bytes() / 2**30, archive.free_percent()
 
 
 def _refused_settings(ledger: Reader) -> Iterator[AttentionLine]:
-    """Say that the settings file was read anew and not taken, and why."""
+    """Say that the service read the settings file anew and did not take it, and why."""
     used, boot = ledger.settings(), ledger.boot()
     if boot is not None and used is not None and used.fault:
         sentence = (
@@ -171,7 +171,7 @@ def _undelivered(ledger: Reader) -> Iterator[AttentionLine]:
 
 
 def _of_rows(waiting: Waiting) -> Condition:
-    """One condition for all rows that wait for the same reason."""
+    """Make one condition for all rows that wait for the same reason."""
     reason = visible(waiting.reason)
     return Condition(
         name=" ".join(filter(None, (waiting.table, waiting.state, waiting.reason, waiting.peer))),

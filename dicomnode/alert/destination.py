@@ -1,4 +1,4 @@
-"""A way by which people are told: it takes a message or says why not. And what both ways ask of a server."""
+"""The interface of a destination of alerts, and the TLS settings and error words that mail and webhook share."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ TIMEOUT_S: Final = 20.0  # for each answer of a server
 
 
 class NotSentError(Exception):
-    """The message did not get there; the text is one sentence on why."""
+    """The message did not reach the destination; the text is one sentence on why."""
 
 
 class Destination(Protocol):
-    """One way."""
+    """A way by which alerts and letters reach people: mail or webhook."""
 
     @property
     def name(self) -> str:
-        """Its name in the ledger, in ``status`` and in the log."""
+        """The name of the destination in the ledger, in ``status`` and in the log."""
 
     def send(self, message: Message) -> None:
         """Send the message, or raise NotSentError."""
 
 
 def trust(ca: str) -> ssl.SSLContext:
-    """Whom to trust: the authorities of the file, else those of this machine. Raises OSError."""
+    """Return a TLS context that trusts the authorities of the file, else those of this machine. Raises OSError."""
     context = ssl.create_default_context(cafile=ca or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
 def why(exc: Exception) -> str:
-    """Say what an error of a connection was."""
+    """Say in words why a connection failed."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({visible(exc.verify_message)})"
     if isinstance(exc, socket.gaierror):

@@ -48,7 +48,7 @@ class Mail:
             raise NotSentError(f"The mail server {server} refused every address in alert.mail_to.") from exc
         except smtplib.SMTPResponseException as exc:
             raise NotSentError(f"The mail server {server} answered {exc.smtp_code}.") from exc
-        except (OSError, ValueError) as exc:  # of the network, of TLS, or smtplib's own
+        except (OSError, ValueError) as exc:  # errors of the network, of TLS, or of smtplib
             raise NotSentError(f"The mail server {server} cannot be used: {why(exc)}.") from exc
         if refused:
             log.event(
@@ -56,14 +56,14 @@ class Mail:
             )
 
     def _connected(self) -> smtplib.SMTP:
-        """A connection to the mail server, encrypted as the settings demand. Raises OSError."""
+        """Return a connection to the mail server, encrypted as the settings demand. Raises OSError."""
         host, port = split_address(self.alert.smtp)
         if self.alert.smtp_tls == "tls":
             return smtplib.SMTP_SSL(host, port, timeout=TIMEOUT_S, context=trust(self.alert.ca))
         connection = smtplib.SMTP(host, port, timeout=TIMEOUT_S)
         if self.alert.smtp_tls == "starttls":
             try:
-                connection.starttls(context=trust(self.alert.ca))  # raises where the server does not offer it
+                connection.starttls(context=trust(self.alert.ca))  # raises where the server does not offer STARTTLS
             except BaseException:
                 with contextlib.suppress(OSError):
                     connection.close()

@@ -1,4 +1,4 @@
-"""This module writes messages, as text for a mail and as JSON: of alerts, of the figures of a week, and for a trial.
+"""Write messages, as text for a mail and as JSON: alerts, the letter on a week, and the message of a trial.
 
 In: values of the ledger and sentences of ``conditions``. Out: a ``Message``. Nothing of a patient and no UID is in what
 comes in, so none goes out. Every text is made ``visible``: names of the settings are the only words of others.
@@ -22,7 +22,7 @@ Json = dict[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One mail, and one POST."""
+    """The content of one mail and of one POST."""
 
     subject: str
     text: str
@@ -30,7 +30,7 @@ class Message:
 
 
 def of_alerts(node: str, alerts: Sequence[Alert]) -> Message:
-    """Tell of conditions that hold and of those that are over, all in one message."""
+    """Make one message on the conditions that hold and on those that are over."""
     holding = [one for one in alerts if one.state is not AlertState.ENDED]
     ended = [one for one in alerts if one.state is AlertState.ENDED]
     parts = [
@@ -59,7 +59,7 @@ def of_alerts(node: str, alerts: Sequence[Alert]) -> Message:
 def letter(
     node: str, week: Week, waiting: Sequence[Waiting], facts: Sequence[tuple[str, Sequence[str]]], *, next_at: datetime
 ) -> Message:
-    """The weekly letter. ``facts``: more parts, each with its heading and its lines."""
+    """Make the weekly letter. ``facts``: more parts, each with its heading and its lines."""
     slowest = max(week.sent, key=lambda peer: peer.median_s, default=None)
     held = [
         f"{', '.join(filter(None, (f'{one.table} {one.state}', one.peer, one.reason)))}: {one.rows}, since "
@@ -144,14 +144,14 @@ def trial(node: str) -> Message:
 
 
 def node_name(ae_title: str) -> str:
-    """The node as its messages call it."""
+    """Return the name of the node in its messages."""
     return f"{ae_title} on {socket.gethostname()}"
 
 
 def _message(
     node: str, subject: str, parts: Iterable[tuple[str, Sequence[str]]], *, closing: str, json: Json
 ) -> Message:
-    """One message; a part without lines is left out."""
+    """Make one message; a part without lines is left out."""
     blocks = [f"dicomnode {node}"]
     blocks += [LINE_END.join([heading, *(f"  {visible(line)}" for line in lines)]) for heading, lines in parts if lines]
     blocks += [closing] if closing else []

@@ -1,9 +1,9 @@
-"""The thread that looks what is wrong, and tells each destination once.
+"""The thread that looks for what is wrong, and sends it to each destination once.
 
-In: the conditions that hold now. Out: messages, and in the ledger what was told to whom. What was raised and not sent
-is in the ledger, so a restart loses nothing; a kill between sending and recording sends a message twice.
+In: the conditions that hold now. Out: messages, and in the ledger which destination got which alert. An alert that was
+raised and not sent is in the ledger, so a restart loses nothing; a kill between sending and recording sends it twice.
 
-A message waits a minute, so that five hundred failures make one. More of the same is told again after four hours. An
+A message waits a minute, so that five hundred failures make one. More of the same is sent again after four hours. An
 all-clear is sent when a condition has been over for five minutes, so that what comes and goes makes no flood of mails.
 A destination that cannot be reached is tried again, later and later, and keeps nothing from the other one. Nothing here
 disturbs the node: every error is logged, and the next look comes.
@@ -41,14 +41,14 @@ class Patience:
 
     gather_s: float = 60.0  # after the first alert, for others that come with it
     calm_s: float = 300.0  # without the condition, before its all-clear
-    again_s: float = 4 * 3600.0  # before more of the same is told
+    again_s: float = 4 * 3600.0  # before more of the same is sent
     retry_min_s: float = 60.0  # after a failed try; it doubles
     retry_max_s: float = 3600.0
 
 
 @dataclass(slots=True, kw_only=True)
 class _Way:
-    """A destination, and when it may be tried again. After a restart it is tried at once."""
+    """A destination, and the moment from which it may be tried again. After a restart it is tried at once."""
 
     destination: Destination
     failures: int = 0
@@ -57,7 +57,7 @@ class _Way:
 
 
 def destinations(alert: AlertSettings) -> list[Destination]:
-    """The ways that the settings name."""
+    """Return the destinations that the settings name."""
     found: list[Destination] = []
     if alert.smtp:
         found.append(Mail(alert=alert))
@@ -80,7 +80,7 @@ class Watch:
         patience: Patience | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``conditions`` and ``letter``: what holds, and what the letter says, at a moment."""
+        """``conditions`` and ``letter`` give the conditions that hold, and the letter, at a moment."""
         self._alerts = alerts
         self._ways = [_Way(destination=one) for one in ways]
         self._next_ways: Sequence[Destination] | None = None  # to be used from the next look on
@@ -90,28 +90,28 @@ class Watch:
         self._patience = patience or Patience()
         self._clock = clock
         self._owed: deque[datetime | None] = deque()  # letters to write; with a moment: only if none came since
-        # A daemon: a server that hangs must not keep the node from ending, and the ledger knows what was not sent.
+        # A daemon: a server that hangs must not keep the node from ending, and the ledger holds what was not sent.
         self._thread = WorkerThread(
             self._turn, name="alert", events="alerts", logger=LOGGER, pause_s=LOOK_S, is_daemon=True
         )
 
     def start(self, *, letter_due_at: datetime | None) -> None:
-        """Begin. ``letter_due_at``: when the last letter was due, which is written now if the node was down then."""
+        """Begin. ``letter_due_at``: the moment when the last letter was due, written now if the node was down then."""
         if letter_due_at is not None:
             self._owed.append(letter_due_at)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop. A message that is being sent is waited for, for a moment; the ledger knows whether it was sent."""
+        """Stop; wait a moment for a message that is being sent. The ledger says whether it was sent."""
         self._thread.stop(STOP_LIMIT_S)
 
     def take(self, ways: Sequence[Destination]) -> None:
-        """Tell these destinations from the next look on."""
+        """Use these destinations from the next look on."""
         self._next_ways = tuple(ways)
         self._thread.wake()
 
     def write_letter(self) -> None:
-        """The moment of the weekly letter has come."""
+        """Write the weekly letter, because its moment has come."""
         self._owed.append(None)
         self._thread.wake()
 
@@ -134,14 +134,14 @@ class Watch:
         return LOOK_S
 
     def _change_ways(self) -> None:
-        """Go on with new settings of a destination where its old ones had come to."""
+        """Use the new destinations. One whose name stays keeps the record of when its conditions held last."""
         ways, self._next_ways = self._next_ways, None
         if ways is not None:
             seen = {way.destination.name: way.last_seen_s for way in self._ways}
             self._ways = [_Way(destination=one, last_seen_s=seen.get(one.name, {})) for one in ways]
 
     def _observe(self, way: _Way, holding: Sequence[Condition]) -> None:
-        """Raise what holds, and end what has not held for a while."""
+        """Raise the conditions that hold, and end those that have not held for a while."""
         name, now_s = way.destination.name, self._clock.monotonic()
         way.last_seen_s |= dict.fromkeys((condition.name for condition in holding), now_s)
         for known in self._alerts.holding_names(name):
@@ -165,7 +165,7 @@ class Watch:
             self._send(way, alerts, of_alerts(self._node, alerts))
 
     def _is_gathered(self, alerts: Sequence[Alert]) -> bool:
-        """Has the oldest one waited for others? It has where the wall clock was set back since."""
+        """Tell whether the oldest alert has waited for others. True also where the wall clock was set back since."""
         waited_s = (self._clock.now() - min(one.state_at for one in alerts)).total_seconds()
         return not 0 <= waited_s < self._patience.gather_s
 

@@ -16,7 +16,7 @@ from dicomnode.visible import json_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """The URL of the settings. Only its host is ever named: the rest may hold a secret."""
+    """The webhook of the settings. Only the host of its URL is ever named: the rest may hold a secret."""
 
     alert: AlertSettings
     name: str = "webhook"

@@ -1,4 +1,4 @@
-"""``dicomnode alerts test`` sends a message to each destination of the settings and says what came of it."""
+"""``dicomnode alerts test`` sends a message to each destination of the settings and prints the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_SENT = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One destination, and what came of the message."""
+    """One destination, and the result of sending the message."""
 
     destination: str
     sent: bool

@@ -18,7 +18,7 @@ from dicomnode.cli.options import config_option, json_option, load_settings, ope
 if TYPE_CHECKING:
     from dicomnode.ledger.old_images import OldSeries
 
-# What keeps series that are old enough, as a person reads it.
+# The reasons why series that are old enough stay, in words for a person.
 WHY_THEY_STAY = {
     "alert": "an alert that nobody has ended",
     "job": "a job that waits, runs, is held or failed",
@@ -30,7 +30,7 @@ WHY_THEY_STAY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgedLine:
-    """One received series that goes, with what was derived from it."""
+    """One received series that is removed, with the series derived from it."""
 
     id: int
     last_at: datetime
@@ -48,7 +48,7 @@ class Aged:
     series: tuple[AgedLine, ...]
     instances: int
     size_bytes: int
-    set_aside: int  # files of the quarantine that go
+    set_aside: int  # files of the quarantine that are removed
     stays: dict[str, int]  # why series that are old enough stay → number of series
 
 

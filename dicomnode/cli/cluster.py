@@ -79,7 +79,7 @@ def scheduler(config: Path | None) -> None:
 
 
 def cluster_settings(config: Path | None) -> Settings:
-    """The settings of a machine of a cluster, which needs the engine and certificates."""
+    """Load the settings of a machine of a cluster. Raises InputError without the engine, SettingsError without keys."""
     if find_spec("distributed") is None:
         raise InputError("The engine of the cluster is not installed.", hint="pip install 'dicomnode[cluster]'")
     settings = load_settings(config)

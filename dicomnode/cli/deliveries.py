@@ -28,7 +28,7 @@ from dicomnode.ids import DeliveryId
 if TYPE_CHECKING:
     from dicomnode.settings.models import Settings
 
-MOST_SIGNS: Final = 500  # of a name or a note
+MOST_SIGNS: Final = 500  # longest name or note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Texts of the first instance as written; empty if the attribute is missing."""
+    """Texts of the first instance as its header has them; empty if the attribute is missing."""
 
     patient_name: str = ""
     patient_id: str = ""
@@ -33,13 +33,13 @@ class Identity:
 
 
 def find_identity(ledger: Reader, series_id: int, config: Path | None) -> Identity:
-    """The texts of the first file of the series that is in the archive."""
+    """Read the texts of the first file of the series that is in the archive."""
     files = [file for file in ledger.series_show(series_id).files if file.removed_at is None]
     return read_identity(load_settings(config).node.data / "archive" / files[0].file) if files else Identity()
 
 
 def read_identity(file: Path) -> Identity:
-    """The texts of one archived file; all empty if it cannot be read, because the rest of the answer is useful."""
+    """Read the texts of one archived file; all empty if it cannot be read, because the rest of the answer is useful."""
     from dicomnode.imaging.headers import read_dataset
     from dicomnode.imaging.representation import MALFORMED
 
@@ -53,7 +53,7 @@ def read_identity(file: Path) -> Identity:
 
 
 def _text(header: Dataset, keyword: str) -> str:
-    """The text of an attribute; empty if it is missing or cannot be read as its VR says."""
+    """Return the text of an attribute; empty if it is missing or cannot be read as its VR says."""
     from dicomnode.imaging.representation import MALFORMED
 
     try:
@@ -63,5 +63,5 @@ def _text(header: Dataset, keyword: str) -> str:
 
 
 def _keyword(name: str) -> str:
-    """``patient_id`` → ``PatientID``."""
+    """Convert ``patient_id`` to ``PatientID``."""
     return "".join({"id": "ID", "uid": "UID"}.get(word, word.capitalize()) for word in name.split("_"))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 UNDONE = "nothing was derived"
 NOT_ALL = 2  # exit code
-ROWS_SHOWN = 100  # of an archive; JSON has all
+ROWS_SHOWN = 100  # of an archive in a table; JSON has all
 MOST_SLOTS = 8  # unless more are asked for: each holds a series in memory, and encodes it on this machine
 COLUMNS = {
     "id": "id", "state": "state", "reason": "reason", "images": "images", "thin": "thin", "first": "first image",
@@ -46,12 +46,12 @@ class Derived:
     model_digest: str
     sharpness: float | None  # None: the model has one set of weights
     device: str
-    network_share: float | None  # of the pixels that a network ran on, around the body; None: there was none
+    network_share: float | None  # share of the pixels, around the body, that a network ran on; None: no network
     stages: dict[str, float]  # name → seconds
     notes: tuple[str, ...]
-    spread: Spread | None  # where --uncertainty asked for it
+    spread: Spread | None  # None without --uncertainty
     spread_out: Path | None  # the folder of its series
-    gate: tuple[str, ...]  # what the result gate found; the node would hold the delivery of such a series
+    gate: tuple[str, ...]  # objections of the result gate; the node would hold the delivery of such a series
     out: Path
 
 
@@ -146,7 +146,7 @@ def infer(
 
 @dataclass(slots=True)
 class _Models:
-    """The model that is asked for, loaded once for each series at a time; its links are closed with this."""
+    """Loads the wanted model once for each series at a time, and closes its links to the cluster at the end."""
 
     model: str | None
     sharpness: float | None
@@ -156,11 +156,11 @@ class _Models:
     links: list[Link] = field(default_factory=list)
 
     def load(self) -> LoadedModel:
-        """Load it here, or find it on the cluster over one more link."""
+        """Load the model here, or find it on the cluster over one more link."""
         from dicomnode import log
         from dicomnode.offline.series import load_model
 
-        log.start_logging("warning", "auto")  # says when a slower device is used, or less memory is free than expected
+        log.start_logging("warning", "auto")  # warns when a slower device is used, or less memory is free than expected
         remote = None
         if self.cluster is not None:
             from dicomnode.work.remote import Link
@@ -172,13 +172,13 @@ class _Models:
         )
 
     def slots(self, asked: int | None, loaded: LoadedModel) -> int:
-        """How many series are derived at once."""
+        """Return the number of series to derive at once; without ``asked``, one here, or one for each worker."""
         if asked is not None or not self.links:
             return asked or 1
         return max(1, min(self.links[0].workers_of(loaded.facts.digest), MOST_SLOTS))
 
     def close(self) -> None:
-        """End what the cluster computes for this process."""
+        """End the computations of the cluster for this process."""
         for link in self.links:
             link.close()
 
@@ -190,7 +190,7 @@ class _Models:
 
 
 def _cluster(config: Path | None, device: str) -> Cluster:
-    """The cluster of the settings."""
+    """Return the cluster of the settings. Raises SettingsError where none is named."""
     settings = cluster_settings(config)
     if not settings.work.cluster:
         raise SettingsError("--cluster needs work.cluster, the address of the scheduler.", hint=CLUSTER_HINT)
@@ -200,7 +200,7 @@ def _cluster(config: Path | None, device: str) -> Cluster:
 
 
 def _one_series(source: Path) -> tuple[list[Path], list[str]]:
-    """The files of the only series, and notes on what was passed over. Raises InputError unless there is one."""
+    """Find the files of the only series, and note those passed over. Raises InputError unless there is one series."""
     from dicomnode.pipeline import series_in
 
     passed_over: list[str] = []

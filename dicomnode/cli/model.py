@@ -172,7 +172,7 @@ def _imported(settings: Settings) -> list[ModelRow]:
 
 
 def _of_ledger(settings: Settings) -> tuple[list[ModelRow], ModelChoice | None]:
-    """The imported models, and the default one that the last start chose; none if there is no ledger yet."""
+    """Read the imported models, and the default one that the last start chose; none if there is no ledger yet."""
     from dicomnode.ledger.engine import ledger_path
     from dicomnode.ledger.queries import open_reader
 

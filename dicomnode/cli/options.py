@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command opens the settings, the ledger and a folder for results."""
+"""Options that several commands share, and functions that open the settings, the ledger and a folder for results."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def kept(out: Path, undone: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as exc:
-        if out.is_dir() and any(out.iterdir()):  # somebody wrote into it since it was checked
+        if out.is_dir() and any(out.iterdir()):  # another program wrote into it since it was checked
             raise InputError(f"{out} is not empty any more; {undone}.", hint="Name a new folder.") from exc
         raise StorageError(
             f"{out} could not be written: {exc.strerror}; {undone}.",
@@ -126,13 +126,13 @@ def refuse_given(options: Collection[str], why: str, hint: str) -> None:
 
 
 def all_options_but(*kept: str) -> set[str]:
-    """The names of all parameters of the running command except ``kept``."""
+    """Return the names of all parameters of the running command except ``kept``."""
     parameters = click.get_current_context().command.params
     return {parameter.name for parameter in parameters if parameter.name} - set(kept)
 
 
 def operator() -> str:
-    """The name of the person at the command line, for the event row."""
+    """Return the name of the person at the command line, for the event row."""
     try:
         return f"operator:{getpass.getuser()}"
     except (OSError, KeyError):  # a container's user without a name
@@ -140,12 +140,12 @@ def operator() -> str:
 
 
 def configured_peers(config: Path | None) -> set[str]:
-    """The names of all peers of the settings, with or without an address."""
+    """Return the names of all peers of the settings, with or without an address."""
     return {peer.name for peer in load_settings(config).peer}
 
 
 def find_peer(settings: Settings, name: str) -> PeerSettings:
-    """The configured peer of that name. Raises InputError if there is none that is sent to."""
+    """Find the configured peer of that name. Raises InputError if there is none that is sent to."""
     reachable = {peer.name: peer for peer in settings.peer if peer.is_sent_to}
     if name not in reachable:
         known = ", ".join(sorted(reachable)) or "none"

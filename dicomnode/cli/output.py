@@ -24,7 +24,7 @@ Columns = Mapping[str, str]  # attribute of the row → heading
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print one line, with ``err`` to standard error. A line end within it is shown, not obeyed."""
+    """Print one line, with ``err`` to standard error. A line end within it is printed as its escape."""
     click.echo(visible(line), err=err)
 
 
@@ -78,7 +78,7 @@ def print_done(sentence: str, *, row: int, as_json: bool) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> None:
-    """Print cells in columns. A line end in a cell is shown, not obeyed."""
+    """Print cells in columns. A line end in a cell is printed as its escape."""
     rows = [[visible(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -140,7 +140,7 @@ def _plain(value: object) -> object:
 
 
 def _cell(value: object) -> str:
-    """The text of a value in a table: local time to the second, floats with three digits, nothing for None."""
+    """Return the text of a value in a table: local time to the second, floats with three digits, nothing for None."""
     if value is None:
         return ""
     if isinstance(value, datetime):

@@ -19,13 +19,13 @@ class Purged:
     """The output of ``purge``."""
 
     erased: bool  # false: the images were only counted
-    series: tuple[int, ...]  # received ones
+    series: tuple[int, ...]  # received series
     instances: int  # received and derived
     set_aside: int  # files
-    peers: tuple[str, ...]  # that have some of the images from this node
-    unreadable: tuple[str, ...]  # files whose patient nobody knows
+    peers: tuple[str, ...]  # peers that have some of the images from this node
+    unreadable: tuple[str, ...]  # files whose patient is unknown
     left: tuple[str, ...]  # files of the patient without a row
-    headers: int  # that were read
+    headers: int  # headers that were read
     seconds: float
 
 

@@ -84,7 +84,7 @@ def test(
         raise InputError("There is no DICOM series in these files.", hint="Name files or folders of MR images.")
     catalog = catalog_of(settings)
     tested = []
-    groups: list[tuple[object, int]] = []  # of series among which a rule chooses, with the number of slices
+    groups: list[tuple[object, int]] = []  # sets of series among which a rule chooses, with the number of slices
     for number, paths in enumerate(series.values(), 1):
         frames = read_frames(paths)
         judged = judge_by_rules(frames, settings.rule, model_of=catalog.model_of, received=[received])
@@ -113,7 +113,7 @@ def test(
 
 
 def _unselected(one: SeriesTest, slices: int, chosen: SeriesTest, most: int) -> SeriesTest:
-    """The test of a series whose rule chooses another one of the same study."""
+    """Change the test of a series whose rule chooses another one of the same study."""
     from dicomnode.ledger.values import NOT_SELECTED
     from dicomnode.settle.selection import not_selected
 

@@ -39,7 +39,7 @@ def serve(web: bool, config: Path | None) -> None:
 
 
 def _page_of(settings: Settings, config: Path | None) -> AbstractContextManager[None]:
-    """The web page beside the service. Raises SettingsError where its token file cannot be used."""
+    """Serve the web page beside the service. Raises SettingsError where its token file cannot be used."""
     from dicomnode.web.beside import beside
     from dicomnode.web.entry import Entry
 

@@ -8,7 +8,7 @@ import click
 
 
 class SeveralValues(click.Command):
-    """A command whose words behind a ``multiple`` option belong to it, up to the next option.
+    """A command in which all words behind a ``multiple`` option belong to that option, up to the next option.
 
     Arguments come before such an option.
     """

@@ -1,4 +1,4 @@
-"""What arrived at the PACS, asked by C-FIND, read from its files, and compared with the truth where that is known."""
+"""Measure the series that arrived at the PACS: by C-FIND, from its files, and against the truth where it is known."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PENDING = (0xFF00, 0xFF01)  # PS3.4 Table C.4-1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measured:
-    """One derived series as its receiver has it, beside what it came from."""
+    """One derived series as its receiver has it, beside its source and the interpolation of the same slices."""
 
     found: int  # instances, by C-FIND
     is_identical: bool  # its bytes are those of the archive
@@ -41,7 +41,7 @@ class Measured:
 def measure(
     thick_files: Sequence[Path], truth: Path | None, pacs: Pacs, *, series_uid: str, archived: AbstractSet[str]
 ) -> Measured:
-    """Ask and read the PACS; ``archived`` are the SHA-256 of the data sets that the node keeps."""
+    """Ask the PACS and read its files; ``archived`` are the SHA-256 of the data sets that the node keeps."""
     held = [instance for instance in pacs.held() if instance.series_uid == series_uid]
     if not held:
         raise PeerError("The PACS holds nothing of the derived series.")
@@ -62,7 +62,7 @@ def measure(
 
 
 def gain_db(derived: Volume, cubic: Volume, truth: Volume) -> float:
-    """PSNR inside the body against the truth, derived minus cubic-dc; range 1 = 99.5th percentile of the body."""
+    """Return the PSNR inside the body against the truth, derived minus cubic-dc; range 1 = 99.5th percentile there."""
     scale = np.float32(body_scale(truth.voxels))
     mask = body_mask(truth.voxels / scale)
     reached, basis = (psnr(volume.voxels / scale, truth.voxels / scale, mask) for volume in (derived, cubic))
@@ -70,7 +70,7 @@ def gain_db(derived: Volume, cubic: Volume, truth: Volume) -> float:
 
 
 def _count(port: int, series_uid: str) -> int:
-    """Instances of a series, as the PACS answers to a C-FIND at SERIES level."""
+    """Return the number of instances of a series by the PACS's answer to a C-FIND at SERIES level."""
     query = Dataset()
     query.QueryRetrieveLevel = "SERIES"
     query.StudyInstanceUID = ""

@@ -1,4 +1,4 @@
-"""A PACS in one folder: answers C-ECHO, keeps what C-STORE brings, tells by C-FIND what it has.
+"""A PACS in one folder: it answers C-ECHO, keeps the instances of C-STORE, and lists them by C-FIND.
 
 For the demo and for trying settings without a hospital; it keeps no promise about crashes. Files lie as
 ``<folder>/<SOP Instance UID>.dcm`` and are found again at the next start.
@@ -57,11 +57,11 @@ _PENDING, _CANCELLED, _BAD_IDENTIFIER = 0xFF00, 0xFE00, 0xA900  # PS3.4 Table C.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldInstance:
-    """What the PACS has of one instance."""
+    """One instance that the PACS holds: its file, its digest, its sender and its header."""
 
     file: Path
     transfer_syntax_uid: str
-    sha256: str  # of the dataset bytes as they came
+    sha256: str  # of the dataset bytes as received
     sent_by: str  # AE title
     header: Dataset
 
@@ -77,7 +77,7 @@ class HeldInstance:
 
 
 class Pacs:
-    """The double; a context manager that listens while it is open."""
+    """The PACS: a context manager that listens while it is open."""
 
     def __init__(self, folder: Path, *, ae_title: str = "PACS", host: str = "127.0.0.1", port: int = 0) -> None:
         self._folder = folder
@@ -85,7 +85,7 @@ class Pacs:
         self._held: dict[str, HeldInstance] = {}
         self._lock = threading.Lock()
         self._server: ThreadedAssociationServer | None = None
-        self._sockets: dict[int, socket.socket] = {}  # by the association's identity
+        self._sockets: dict[int, socket.socket] = {}  # by the identity of the association
         _config.LOG_HANDLER_LEVEL = "none"  # the library's own handlers would format patient text for its log
         self._entity = AE(ae_title=ae_title)
         self._entity.maximum_pdu_size = wire.MAXIMUM_PDU_BYTES
@@ -97,7 +97,7 @@ class Pacs:
 
     @property
     def ae_title(self) -> str:
-        """The AE title it answers to; it accepts any called title."""
+        """The AE title of the PACS, which accepts any called title."""
         return str(self._entity.ae_title)
 
     @property
@@ -132,7 +132,7 @@ class Pacs:
     def stop(self) -> None:
         """Stop listening; associations are aborted."""
         self._entity.shutdown()
-        while self._sockets:  # of associations that ended while it was shut down
+        while self._sockets:  # sockets of associations that ended during the shutdown
             self._sockets.popitem()[1].close()
         self._server = None
 
@@ -151,7 +151,7 @@ class Pacs:
             self._sockets[id(event.assoc)] = wrapped.socket
 
     def _close(self, event: Event) -> None:
-        """pynetdicom leaves the socket open where the peer closed its end first."""
+        """Close the socket, which pynetdicom leaves open where the peer closed its end first."""
         if (left := self._sockets.pop(id(event.assoc), None)) is not None:
             left.close()
 
@@ -171,7 +171,7 @@ class Pacs:
         return _STORED
 
     def _hold(self, file: Path, content: bytes, *, sent_by: str) -> None:
-        """Take an instance into the index; a second one of the same UID takes its place."""
+        """Take an instance into the index; a second one of the same UID replaces it."""
         header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(_KEPT_KEYWORDS))
         held = HeldInstance(
             file=file,
@@ -198,10 +198,10 @@ class Pacs:
 
 
 def find(query: Dataset, level: str, headers: Iterable[Dataset]) -> Iterator[Dataset]:
-    """What a C-FIND at this level answers: one data set for each patient, study, series or image that matches.
+    """Answer a C-FIND at this level: one data set for each patient, study, series or image that matches.
 
-    Keys that are matched: those kept of a header, by list of UIDs, wildcard, or date range (PS3.4 Annex C.2.2.2);
-    an empty one matches everything. The numbers of related series and instances are counted on request.
+    It matches the keys that are kept of a header, by list of UIDs, wildcard, or date range (PS3.4 Annex C.2.2.2); an
+    empty key matches everything. The numbers of related series and instances are counted on request.
     """
     matching: dict[str, list[Dataset]] = {}
     for header in headers:

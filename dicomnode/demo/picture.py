@@ -1,4 +1,4 @@
-"""Before and after, side by side, into a file."""
+"""Draw a picture file of a series before and after, side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicomnode.imaging.picture import Panel, draw_panels, png_bytes
 
 
 def draw(name: str, split: str, model: str, measured: Measured, out: Path) -> Path:
-    """Draw one cut of what was received, interpolated, derived and, where known, the truth; return the file."""
+    """Draw one cut of the received, interpolated, derived and, where known, true volume; return the file."""
     thick_mm, thin_mm = measured.thick.slice_spacing_mm, measured.derived.slice_spacing_mm
     gain = "" if measured.gain_db is None else f", {measured.gain_db:+.2f} dB"
     panels = [
@@ -29,6 +29,6 @@ def draw(name: str, split: str, model: str, measured: Measured, out: Path) -> Pa
 
 
 def _free(path: Path) -> Path:
-    """The path, or the first of ``path-2``, ``path-3`` … that is not taken: no picture is ever written over."""
+    """Return the path, or the first free one of ``path-2``, ``path-3`` …: no picture is ever written over."""
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
     return next(one for one in itertools.chain([path], numbered) if not one.exists())

@@ -1,8 +1,8 @@
-"""The tour: a node and a small PACS on this machine, two thick series sent through, and what came out of it.
+"""The tour: send two thick series through a node and a small PACS on this machine, and measure the results.
 
-Everything is real but the hospital: sockets of 127.0.0.1, the same service as ``serve``, its own worker process. The
-samples travel as a scanner would send them; what is measured is measured at the PACS and in the ledger, not by those
-who did the work. Data live in a temporary folder that is gone at the end; only the pictures stay.
+Everything except the hospital is real: sockets of 127.0.0.1, the same service as ``serve``, its own worker process. The
+samples are sent as a scanner would send them. The measurements are taken at the PACS and in the ledger, not by the
+parts that did the work. Data lie in a temporary folder that is removed at the end; only the pictures stay.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Sample:
     name: str
     thick: Path
     truth: Path | None = None  # the thin series that the thick one was computed from
-    volume: str = ""  # what model cards call it
+    volume: str = ""  # its name in model cards
 
     @property
     def files(self) -> list[Path]:
-        """Its instances."""
+        """The files of its instances."""
         return sorted(self.thick.glob("*.dcm"))
 
 
@@ -69,7 +69,7 @@ ALL_SAMPLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """Seconds, from the moments in the ledger."""
+    """The seconds of each stage, from the moments in the ledger."""
 
     receive: float  # first instance to last
     settle: float  # the quiet time, then the verdict
@@ -80,7 +80,7 @@ class Stages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TourLine:
-    """What became of one sample."""
+    """The result of the tour for one sample."""
 
     sample: str
     sent: int
@@ -88,16 +88,16 @@ class TourLine:
     spacing_before_mm: float
     spacing_after_mm: float
     stages: Stages
-    gain_db: float | None  # over cubic-dc, PSNR inside the body; None: nobody knows the truth
-    split: str  # what the model's card says of this volume
-    found: int  # instances of the derived series, asked by C-FIND
-    is_whole: bool  # all of them at the PACS, with the bytes of the archive
-    problem: str  # empty: as it should be
+    gain_db: float | None  # over cubic-dc, PSNR inside the body; None: the truth is unknown
+    split: str  # the part of this volume in training, by the model's card
+    found: int  # instances of the derived series, by C-FIND
+    is_whole: bool  # true: all of them are at the PACS, with the bytes of the archive
+    problem: str  # empty: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TourReport:
-    """The end of the tour."""
+    """The report at the end of the tour."""
 
     model: str
     samples: tuple[TourLine, ...]
@@ -106,12 +106,12 @@ class TourReport:
 
     @property
     def is_good(self) -> bool:
-        """Was every claim true?"""
+        """True if no sample has a problem."""
         return bool(self.samples) and not any(line.problem for line in self.samples)
 
 
 def run_tour(out: Path, *, say: Say, samples: Sequence[Sample] = ALL_SAMPLES) -> TourReport:
-    """Send the samples through a node of their own; pictures go to ``out``."""
+    """Send the samples through a node that is made for the tour; write the pictures to ``out``."""
     for sample in samples:
         if not sample.files:
             raise InputError(f"The sample {sample.name} is not in this installation ({sample.thick}).")
@@ -144,12 +144,12 @@ def run_tour(out: Path, *, say: Say, samples: Sequence[Sample] = ALL_SAMPLES) ->
 
 
 def _settings(data: Path, pacs_port: int) -> Settings:
-    """What a hospital would write into its file, for this machine alone."""
+    """Return settings as a hospital would write them, for this machine alone."""
     return parse(
         {
             "node": {"listen": "127.0.0.1:0", "data": str(data)},
             "log": {"level": "warning"},
-            "work": {"model_speed": "quality"},  # what is shown is the better model, however long it takes
+            "work": {"model_speed": "quality"},  # the demo shows the better model, however long it takes
             "receive": {"drain_s": 5},
             "settle": {"quiet_s": QUIET_S},
             "peer": [
@@ -163,7 +163,7 @@ def _settings(data: Path, pacs_port: int) -> Settings:
 
 
 def _send(sample: Sample, port: int, settings: Settings, say: Say) -> int:
-    """Send one sample as a scanner does; the number of its instances, all of them acknowledged."""
+    """Send one sample as a scanner does; return the number of its instances, all of them acknowledged."""
     node = PeerSettings(name="node", ae_title=settings.node.ae_title, address=f"127.0.0.1:{port}")
     say(f"{sample.name}: sending {len(sample.files)} thick slices")
     scanner = DimseCarrier(ae_title=SCANNER, push=settings.push)
@@ -175,7 +175,7 @@ def _send(sample: Sample, port: int, settings: Settings, say: Say) -> int:
 
 
 def _wait(reader: Reader, series_uid: str) -> SeriesDetail:
-    """The series once nothing more happens to it by itself."""
+    """Wait until nothing more happens to the series by itself, and return it."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         for row in reader.series_list():
@@ -245,7 +245,7 @@ def _line(
 
 
 def _problem(delivery: DeliveryLine | None, derived: int, measured: Measured, job: JobLine) -> str:
-    """The first claim that is not true, in words."""
+    """Say which claim is the first that is not true; empty if all are."""
     if delivery is None or delivery.state != "sent":
         return delivery.sentence if delivery else "Nothing was delivered."
     if measured.found != derived:
@@ -274,7 +274,7 @@ def _between(begin: datetime | None, end: datetime | None) -> float:
 
 
 def _split(model: str, volume: str) -> str:
-    """What the card of the model says of the volume's part in its training."""
+    """Return the part of a volume in the training of the model, by its card."""
     folder = model_dir.shipped_models().get(model)
     if folder is None:
         return "no training"

@@ -1,1 +1,1 @@
-"""What programs ask of the running node: whether it lives, whether it is ready, and its figures for Prometheus."""
+"""Answers for monitoring programs: whether the node lives, whether it is ready, and its figures for Prometheus."""

@@ -1,4 +1,4 @@
-"""The counters: what happened since the start, counted where it is logged.
+"""The counters: events since the start of the service, counted where they are logged.
 
 In: the events of the log, also those below its level. Out: metrics of a Prometheus registry. Their labels are the names
 of events, levels, stages, the names of peers in the settings, and the addresses of the workers of a cluster, of which
@@ -24,11 +24,11 @@ _STAGES: Final = {
     "job_done": "derive",
     "delivery_sent": "push",
 }
-"""The events that end a stage, which tell its seconds and, of receive and push, the peer and its instances."""
+"""The events that end a stage: they hold its seconds and, for receive and push, the peer and its instances."""
 
-MOST_WORKERS: Final = 64  # with figures of their own; machines that come and go would add labels for ever
+MOST_WORKERS: Final = 64  # with labels of their own; machines that come and go would add labels for ever
 OTHERS: Final = "others"
-NOBODY: Final = "none"  # of a call that no worker had begun
+NOBODY: Final = "none"  # label of a call that no worker had begun
 
 _CALL: Final = "cluster_call"
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,64}")
@@ -36,7 +36,7 @@ _BUCKETS: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600)  # sec
 
 
 class Counters:
-    """Counts the events that it is told of, from any thread."""
+    """Counts the events that ``count`` is called with, from any thread."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._events = Counter(
@@ -71,7 +71,7 @@ class Counters:
             ["worker"], registry=registry,
         )  # fmt: skip
         self._workers: set[str] = set()
-        self._lock = threading.Lock()  # of the set
+        self._lock = threading.Lock()  # guards the set of workers
 
     def count(self, name: str, level: int, fields: Mapping[str, Value]) -> None:
         """Count one event."""
@@ -86,7 +86,7 @@ class Counters:
         self._seconds.labels(stage=stage).observe(seconds)
         if stage == "receive":
             if not instances:
-                return  # an echo is not an object
+                return  # the association stored nothing, such as one for a C-ECHO
             self._received.labels(peer=peer).inc(int(instances))
         elif stage == "push":
             self._sent.labels(peer=peer).inc(int(instances or 0))
@@ -102,7 +102,7 @@ class Counters:
             self._memory.labels(worker=worker).set(memory_mb * 2**20)
 
     def _label_of(self, address: str) -> str:
-        """The label of a worker; one for all that are too many, or whose address is none."""
+        """Return the label of a worker. Workers beyond ``MOST_WORKERS`` and those with no valid address share one."""
         if not address:
             return NOBODY
         with self._lock:

@@ -1,9 +1,9 @@
-"""The figures: how the node stands at this moment.
+"""The figures: the state of the node at this moment.
 
 In: the ledger, the settings, and the running parts. Out: metrics for a Prometheus registry. Labels are states, reasons
 and names of our own, and the names of peers in the settings: no patient, no UID, no word of a stranger.
 
-The ledger is asked at most every few seconds, however often the figures are asked for.
+The ledger is read at most every few seconds, however often the figures are asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dicomnode.settings.models import Settings
 from dicomnode.tls.identity import held_certificates
 from dicomnode.visible import visible
 
-KEPT_S: Final = 5.0  # how long an answer of the ledger counts as new
+KEPT_S: Final = 5.0  # an answer of the ledger counts as new for so long
 DAY_S: Final = 86_400.0
 
 
@@ -41,7 +41,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the running parts tell of themselves; each may be called from any thread."""
+    """Functions that return the state of the running parts; each may be called from any thread."""
 
     associations: Callable[[], int]
     workers: Callable[[], Sequence[Worker]]
@@ -68,10 +68,10 @@ class Figures(Collector):
         self._parts = parts
         self._clock = clock
         self._lock = threading.Lock()
-        self._looked: tuple[float, _Ledger] | None = None  # and when, on the monotonic clock
+        self._looked: tuple[float, _Ledger] | None = None  # the last look and its time on the monotonic clock
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry need not collect to know the names."""
+        """Return nothing, so that the registry does not collect when the collector is registered."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -95,7 +95,7 @@ class Figures(Collector):
             yield from _of_queues(looked.queues, now)
 
     def _look(self, now: datetime) -> _Ledger:
-        """Ask the ledger, or give the last answer again. Raises LedgerError."""
+        """Read the ledger, or return the last answer again. Raises LedgerError."""
         with self._lock:  # those that come meanwhile wait for the same answer
             at_s = self._clock.monotonic()
             if self._looked is None or at_s - self._looked[0] >= KEPT_S:

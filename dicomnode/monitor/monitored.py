@@ -21,11 +21,11 @@ LOGGER = logging.getLogger(__name__)
 
 @contextmanager
 def monitored(current: Callable[[], Settings], parts: Parts, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[int]:
-    """Serve at ``metrics.listen`` as long as the block runs, and give the port. ``current``: the settings in use.
+    """Serve at ``metrics.listen`` as long as the block runs, and yield the port. ``current``: the settings in use.
 
-    Raises SettingsError where that is not possible, LedgerError where there is no ledger.
+    Raises SettingsError where it cannot listen there, LedgerError where there is no ledger.
     """
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each counter
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # they would add a gauge beside each counter
     settings = current()
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)

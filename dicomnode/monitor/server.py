@@ -1,9 +1,9 @@
-"""The server that programs ask: ``/live``, ``/ready`` and ``/metrics``, by GET, on an address of its own.
+"""The server for monitoring programs: ``/live``, ``/ready`` and ``/metrics``, by GET, on an address of its own.
 
 In: requests of HTTP. Out: for ``/live`` and ``/ready`` 200, or 503 with a sentence for each thing that is wrong; for
 ``/metrics`` the text format of Prometheus. Nothing that a client sends is logged, kept or given back.
 
-A client that is slow, or says nothing, keeps nobody out: where all places are taken, the connection that is open
+A client that is slow, or sends nothing, keeps nobody out: where all places are taken, the connection that is open
 longest is cut. Nothing here touches the receiver.
 """
 
@@ -34,7 +34,7 @@ Complaints = Callable[[], list[str]]  # a sentence for each thing that is wrong
 
 @contextmanager
 def serving(host: str, port: int, *, live: Complaints, ready: Complaints, registry: CollectorRegistry) -> Iterator[int]:
-    """Serve as long as the block runs, and give the port. Raises SettingsError where it cannot listen there."""
+    """Serve as long as the block runs, and yield the port. Raises SettingsError where it cannot listen there."""
     pages = {
         "/live": lambda: _judged("live", live()),
         "/ready": lambda: _judged("ready", ready()),
@@ -64,7 +64,7 @@ def _judged(word: str, complaints: list[str]) -> tuple[HTTPStatus, str, bytes]:
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each connection, and so many of them at most."""
+    """A server with a thread for each connection, and a limit on the number of connections."""
 
     request_queue_size = 128  # with socketserver's 5, a scraper would wait for seconds beside many clients
     daemon_threads = True
@@ -94,7 +94,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of ours; anything else is, and is logged without what it sent."""
+        """Log an error without the bytes of the client. A client that went away is no error of ours."""
         del request, client_address
         if not isinstance(sys.exception(), OSError):
             log.failure(LOGGER, "monitor_failed")
@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a line of it would quote what the client sent."""
+        """Log nothing: the line would quote what the client sent."""
 
 
 def _cut(connected: socket.socket) -> None:

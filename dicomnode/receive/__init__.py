@@ -1,1 +1,1 @@
-"""Receiving: which associations are accepted, how an instance is checked, stored and acknowledged."""
+"""Receiving: accept associations, and check, store and acknowledge instances."""

@@ -1,9 +1,9 @@
-"""Whether an association is accepted: its request against the configured peers, and a rejection with its exact code.
+"""Decide whether an association is accepted: match its request to the configured peers, or reject it with a code.
 
-A pure decision: no socket, no library object. The order is that of docs/protocol.md#association-negotiation: first what
-passes by itself (a node that is full says nothing about a title), then what an administrator must correct. What comes
-to ``node.pull_ae_title`` was asked for by us: the peers that we can ask may bring it, and so may this node itself,
-which hands over what it fetched by DICOMweb.
+The decision is pure: no socket, no library object. The order is that of docs/protocol.md#association-negotiation: first
+the causes that pass by themselves (a full node does not check titles), then those that an administrator must correct.
+An association to ``node.pull_ae_title`` brings instances that we asked for: the peers that we can ask may bring them,
+and so may this node itself, which hands over what it fetched by DICOMweb.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from dicomnode.wire import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionContext:
-    """What counts beside the request: the state of the node at this moment, and the address of the requestor."""
+    """The facts beside the request: the state of the node at this moment, and the address of the requestor."""
 
     is_refusing: bool  # stopping, or without room
     is_over_limit: bool
@@ -50,12 +50,12 @@ class AdmissionContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """Who comes in, and what for: C-ECHO in any case."""
+    """The peer of an accepted association, and its rights; C-ECHO is always allowed."""
 
     peer: PeerSettings
     may_store: bool
     reporter: str | None  # the name of the peer that it may report as; None: it may not report
-    is_pulled: bool = False  # what it stores was asked for by us
+    is_pulled: bool = False  # true: we asked for the instances that it stores
 
 
 def admit(
@@ -96,7 +96,7 @@ def admit(
 
 
 def _is_proven(peer: PeerSettings, certificate: Certificate | None) -> bool:
-    """Is the requestor this peer, as far as a certificate can tell? A peer that is bound to one needs it."""
+    """Tell whether the certificate fits the peer. A peer that is bound to one needs it; any other passes without."""
     if not peer.is_bound:
         return True
     return certificate is not None and is_expected(
@@ -105,7 +105,7 @@ def _is_proven(peer: PeerSettings, certificate: Certificate | None) -> bool:
 
 
 def contexts_for(admitted: Admitted) -> tuple[Proposal, ...]:
-    """Return what may be proposed: verification, MR, Enhanced MR and others where the settings say so, and reports."""
+    """Return the contexts that may be proposed: verification, MR, what the settings add to it, and reports."""
     return _contexts(
         stores=admitted.may_store,
         stores_enhanced=admitted.peer.enhanced != "refuse",

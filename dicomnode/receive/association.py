@@ -1,7 +1,7 @@
 """One incoming association from its first byte to its last: a thread that reads its socket itself.
 
-What it decides is protocol only: which message is legal when, within which time, and how an answer is encoded. Which
-associations are accepted (``admission``) and what becomes of an object (``intake``) is decided by the handlers.
+It decides on the protocol only: which message is legal when, within which time, and how an answer is encoded. The
+handlers decide which associations are accepted (``admission``) and whether an object is stored (``intake``).
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from dicomnode.wire import COMMITMENT, UNRECOGNISED_OPERATION, VERIFICATION, Ans
 LOGGER = logging.getLogger(__name__)
 
 EMPTY_FRAGMENTS = 16  # in one message; some senders begin with an empty one, none needs more
-NOT_AUTHORISED = 0x0124  # the answer to who may report and not store (PS3.7 Annex C.5.17)
+NOT_AUTHORISED = 0x0124  # the answer to a C-STORE of a peer that may only report (PS3.7 Annex C.5.17)
 _PROVIDER = 2  # source of an A-ABORT (PS3.8 Table 9-26)
 _USER = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The limits of one association, and of all together."""
+    """The limits of one association, and of all associations together."""
 
     pdu_bytes: int
     instance_bytes: int
@@ -68,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handlers:
-    """What an association calls, on its own thread, for every decision that is not of the protocol."""
+    """The functions that an association calls, on its own thread, for every decision beyond the protocol."""
 
     admit: Callable[[Association, AssociationRequest], Admitted | Rejection]
     store: Callable[[Association, OfferedInstance], Answer]
@@ -89,14 +89,14 @@ class Association:
         *,
         tls: ssl.SSLContext | None,
     ) -> None:
-        """``tls``: with which the peer has to begin; None: it speaks plain DICOM."""
+        """``tls``: the context of the handshake with which the peer has to begin; None: plain DICOM."""
         self.address = address
         self.peer: PeerSettings | None = None  # None: not admitted
-        self.series: dict[str, SeriesId] = {}  # of this association, by Series Instance UID
-        self.stored = 0  # answers 0000
+        self.series: dict[str, SeriesId] = {}  # that it stored, by Series Instance UID
+        self.stored = 0  # number of answers 0000
         self.is_released = False
         self.is_rejected = False
-        self.ending = ""  # what ended it, where that was no release
+        self.ending = ""  # the cause of its end, other than a release
         self.is_ended_by_us = False
         self.begun_s = time.monotonic()
         self._is_dismissed = False
@@ -120,7 +120,7 @@ class Association:
 
     @property
     def is_shaking_hands(self) -> bool:
-        """Is the handshake of TLS not over yet?"""
+        """True while the handshake of TLS is not over."""
         return self._is_shaking_hands
 
     def start(self) -> None:
@@ -128,7 +128,7 @@ class Association:
         self._thread.start()
 
     def is_alive(self) -> bool:
-        """Is its thread running, whether the association is established or not?"""
+        """Tell whether its thread runs, whether the association is established or not."""
         return self._thread.is_alive()
 
     def dismiss(self) -> None:
@@ -157,7 +157,7 @@ class Association:
             self._handlers.closed(self)
 
     def _secure(self) -> bool:
-        """Shake hands where the connection has to be under TLS; may the association request come now?"""
+        """Shake hands where the connection has to be under TLS; return whether the association request may come now."""
         if self._tls is None:
             return True
         until_s = time.monotonic() + self._limits.handshake_timeout_s
@@ -169,13 +169,13 @@ class Association:
             self.ending, self.is_ended_by_us = "the handshake of TLS was not over within tls.handshake_timeout_s", True
         elif self._link.tls_failure:
             self.ending, self.is_ended_by_us = f"no TLS connection: {self._link.tls_failure}", True
-            self._link.linger()  # the alert that says so has to arrive
+            self._link.linger()  # wait, so that the TLS alert arrives at the peer
         else:
             self._end(ended)
         return False
 
     def _associate(self) -> bool:
-        """Read the request and answer it; is there an association now?"""
+        """Read the request and answer it; return whether there is an association now."""
         event = self._link.next_event(time.monotonic() + self._limits.associate_timeout_s)
         if not isinstance(event, ControlPdu) or event.kind is not PduType.ASSOCIATE_RQ:
             self._end(event)
@@ -206,9 +206,9 @@ class Association:
         return self._link.send(acceptance.pdu, self._soon()) is None
 
     def _serve(self) -> bool:
-        """Wait for one message and answer it; does the association go on?
+        """Wait for one message and answer it; return whether the association goes on.
 
-        One message a call: what is returned holds no object while the next one is waited for.
+        Each call takes one message, so that no object is kept in memory while the next message is waited for.
         """
         idle_until_s = time.monotonic() + self._limits.idle_timeout_s
         event = self._link.next_event(idle_until_s, pdu_timeout_s=self._limits.pdu_timeout_s)
@@ -231,7 +231,7 @@ class Association:
         return False
 
     def _answer(self, message: Message) -> bytes | Violation | None:
-        """The command set of the response; None: none is due."""
+        """Return the command set of the response; None: no response is due."""
         command, context = message.command, self._contexts.get(message.context_id)
         field, message_id = command.number(Field.COMMAND), command.number(Field.MESSAGE_ID)
         assert field is not None, "a command set without its field is no message"
@@ -273,7 +273,7 @@ class Association:
         return encode_command(Command.C_STORE_RSP, values, has_dataset=False)
 
     def _end(self, event: Event | Ended) -> None:
-        """Note why the association ends, where that is no release, and abort it where the peer has to be told."""
+        """Note why the association ends, unless by a release, and send an A-ABORT where the protocol demands it."""
         match event:
             case _ if self._is_dismissed:
                 self.ending, self.is_ended_by_us = "the node stops", True
@@ -300,5 +300,5 @@ class Association:
         self._link.linger()
 
     def _soon(self) -> float:
-        """The moment by which the operating system must have taken a PDU of ours."""
+        """Return the moment by which the operating system must have taken a PDU of ours."""
         return time.monotonic() + self._limits.pdu_timeout_s

@@ -1,4 +1,4 @@
-"""One transaction for all instances that wait for it at the same moment.
+"""Commit all instances that wait at the same moment in one transaction.
 
 The thread of each association calls ``accept`` with an instance whose file and folder are flushed. The first thread
 leads: it commits all instances that wait. Those that come meanwhile are the next batch, and the first of them leads
@@ -21,24 +21,24 @@ from dicomnode.ledger.values import StoredInstance, StoreOutcome
 from dicomnode.seams import checkpoint
 
 MAX_BATCH = 256  # bounds one transaction; by default 64 associations are open at the most
-TURN_TIMEOUT_S = 30.0  # two turns of a ledger that gives up after 10 s each, and then some
+TURN_TIMEOUT_S = 30.0  # two turns of a ledger that gives up after 10 s each, with a margin
 
 
 class OutcomeUnknownError(NodeError):
-    """A commit goes on for longer than anyone waits: the file must stay, the row may still come."""
+    """A commit goes on for longer than the thread waits: the file must stay, the row may still come."""
 
     code = "commit_unknown"
     exit_code = 3
 
 
 class GroupCommit:
-    """The rows of the instances that come in at the same time."""
+    """Commits the rows of instances that come in at the same time together."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._lock = threading.Lock()
         self._waiting: list[_Ticket] = []  # in the order in which they came; the first may be about to lead
-        self._is_led = False  # does a thread commit, or is one about to?
+        self._is_led = False  # true: a thread commits or is about to
 
     def accept(self, instance: StoredInstance) -> StoreOutcome:
         """Commit the row of one instance, together with all that wait. Raises what the ledger raised."""
@@ -61,7 +61,7 @@ class GroupCommit:
         if ticket.woken.acquire(timeout=TURN_TIMEOUT_S):
             return
         with self._lock:
-            if ticket.leads:  # since this moment
+            if ticket.leads:  # the lead was handed over just now
                 return
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
@@ -94,7 +94,7 @@ class GroupCommit:
             for ticket in batch:
                 if is_shared:
                     ticket.error = exc
-                else:  # perhaps the fault of one: the others must not be refused for it
+                else:  # the fault may lie in one: the others must not be refused for it
                     self._commit([ticket])
         else:
             for ticket, outcome in zip(batch, outcomes, strict=True):

@@ -1,7 +1,7 @@
-"""The four UIDs of a dataset, read from its first bytes while the sender waits.
+"""Read the four UIDs of a dataset from its first bytes while the sender waits.
 
-A dataset's elements come in ascending order (PS3.5 section 7.1), so everything the receiver must know stands before
-(0020,000E) and the walk ends there: no value is decoded but the four, no element behind them is looked at, pixel
+A dataset's elements come in ascending order (PS3.5 section 7.1), so all that the receiver needs stands up to
+(0020,000E), and the walk ends there: only the four values are decoded, and no element behind them is read, pixel
 data least of all. In: bytes as they came over the wire, little endian, implicit or explicit VR. Out: the UIDs, or
 the flaw that made the header unreadable. Whatever the bytes are, the walk ends after ``MAX_ELEMENTS`` elements and
 raises nothing.
@@ -16,13 +16,13 @@ from enum import StrEnum
 from dicomnode.ids import UID_BOUND
 from dicomnode.part10 import SHORT_VRS
 
-MAX_ELEMENTS = 20_000  # nested ones included; a real header has some hundred before (0020,000E)
-MAX_DEPTH = 16  # of sequences within sequences; the deepest real ones seen have five
-MAX_UID_BYTES = UID_BOUND + 2  # a longer one is shown cut, and not unpadded: it stays beyond the bound
+MAX_ELEMENTS = 20_000  # with nested ones; a real header has some hundred before (0020,000E)
+MAX_DEPTH = 16  # levels of nested sequences; the deepest real ones seen have five
+MAX_UID_BYTES = UID_BOUND + 2  # a longer one is cut, and not unpadded, so that it stays beyond the bound
 
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
-# Any element may be sent as UN (PS3.5 section 6.2.2). Of others, programs make what they like: US is a list of numbers.
+# Any element may be sent as UN (PS3.5 section 6.2.2). Programs read other VRs as other types: US as a list of numbers.
 _UID_VRS = frozenset({b"UI", b"UN"})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 section 7.5
 _UNDEFINED = 0xFFFFFFFF
@@ -32,7 +32,7 @@ _LENGTH_32 = struct.Struct("<L")
 
 
 class Flaw(StrEnum):
-    """Why a header could not be read: the text goes into the quarantine's record."""
+    """Reasons for which a header cannot be read: the text goes into the quarantine's record."""
 
     EMPTY = "the data set is empty"
     ODD = "the data set has an odd length"
@@ -71,7 +71,7 @@ def read_uids(dataset: bytes | bytearray | memoryview, *, implicit: bool) -> Hea
         found = _Walk(memoryview(dataset).cast("B")).wanted(implicit=implicit)
     except _FlawFoundError as exc:
         return exc.flaw
-    except struct.error:  # fewer bytes left than the fixed part of an element has
+    except struct.error:  # fewer bytes are left than the fixed part of an element has
         return Flaw.TRUNCATED
     if found.keys() != _WANTED:
         return Flaw.MISSING
@@ -97,10 +97,10 @@ class _Walk:
         self._end = len(view)
         self._at = 0
         self._elements_left = MAX_ELEMENTS
-        self._vr: bytes | None = None  # of the element that was read last; None: it has none
+        self._vr: bytes | None = None  # VR of the element that was read last; None: it has none
 
     def wanted(self, *, implicit: bool) -> dict[int, str]:
-        """The values of the four tags, as far as they are there."""
+        """Return the values of the four tags, as far as they are there."""
         found: dict[int, str] = {}
         while self._at < self._end:
             tag, length, nested_implicit = self._element(implicit=implicit)
@@ -120,7 +120,7 @@ class _Walk:
         return found
 
     def _element(self, *, implicit: bool) -> tuple[int, int, bool]:
-        """Read tag, VR and length; how the items of the element would be encoded, should it be a sequence."""
+        """Read an element's head; return tag, length, and whether its items, if it is a sequence, have implicit VR."""
         self._elements_left -= 1
         if self._elements_left < 0:
             raise _FlawFoundError(Flaw.LONG)
@@ -179,5 +179,5 @@ class _Walk:
 
 
 def unpadded(uid: str) -> str:
-    """Without its end: a UID is padded with one zero byte (PS3.5 section 9.1); some senders pad with a space."""
+    """Remove the padding of a UID: one zero byte (PS3.5 section 9.1), or a space from some senders."""
     return uid.rstrip("\0 ")

@@ -1,8 +1,8 @@
-"""Which peers live at an address: the hosts that may report, though no network of the settings holds them.
+"""Find the peers at an IP address: hosts that may report, though no network of the settings holds them.
 
 In: names of peers with the host of their ``address``. Out: the names at an IP address. A host name is looked up on a
-thread of its own, never on the one that accepts connections: a name service that is down must not stop the door. So
-a report that comes before the first look-up is over, or right after a host has moved, is turned away once.
+thread of its own, never on the one that accepts connections, which a name service that is down must not stop. So a
+report that comes before the first look-up is over, or right after a host has moved, is turned away once.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ipaddress import ip_address
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 from dicomnode.settings.addresses import unmapped
 
-LOOK_AGAIN_S = 60.0  # at the soonest, and only when somebody unknown knocks
+LOOK_AGAIN_S = 60.0  # at the soonest, and only when an unknown address connects
 
 
 class Hosts:
-    """Safe to use from many threads."""
+    """The addresses of peers. Safe to use from many threads."""
 
     def __init__(self, hosts: Mapping[str, str], clock: Clock = SYSTEM_CLOCK) -> None:
         """``hosts``: name of a peer → its IP address or host name."""
@@ -51,7 +51,7 @@ class Hosts:
             try:
                 answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError):
-                continue  # what was known stays known
+                continue  # the addresses of the last look-up stay
             self._known = {**self._known, name: frozenset(str(unmapped(str(one[4][0]))) for one in answers)}
 
 

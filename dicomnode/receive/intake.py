@@ -1,10 +1,10 @@
-"""One C-STORE: the bytes of a data set in, the status for the peer out; what is stored before it is acknowledged.
+"""Handle one C-STORE: the bytes of a data set in, the status for the peer out; store it before the acknowledgement.
 
-The order is what an acknowledgement stands for: temporary file → fdatasync → rename → folder flushed → ledger
-committed → 0000. A failure status is given only where the object was not stored, because ``storescu`` and scanners like
-it stop a series at the first one: an altered copy, another encoding and our own output coming back are answered 0000.
-Of the first two the transaction that finds them out makes the row in quarantine, with the series that they belong to;
-only then does the file move there, and only then is it answered. This module does not use pynetdicom.
+An acknowledgement promises this order: temporary file → fdatasync → rename → folder flushed → ledger committed → 0000.
+A failure status is given only where the object was not stored, because ``storescu`` and scanners like it stop a series
+at the first one: an altered copy, another encoding and our own output coming back are answered 0000. For the first
+two, the transaction that finds them makes the row in quarantine, with the series that they belong to; only then is the
+file moved there, and only then is the peer answered. This module does not use pynetdicom.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from dicomnode.wire import IMPLICIT, Answer
 
 LOGGER = logging.getLogger(__name__)
 
-QUARANTINE_HEAD_BYTES = 65536  # of an object that nobody can read: enough to see what it was
+QUARANTINE_HEAD_BYTES = 65536  # kept of an unreadable object: enough to see what it was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedInstance:
-    """The instance of one C-STORE request: what the command says of it, and its data set."""
+    """The instance of one C-STORE request: the facts of the command, and the data set."""
 
     peer: str
-    called_ae: str | None = None  # the AE title that the peer called; None: of a file that comes from no association
-    sop_class_uid: str  # of the command
+    called_ae: str | None = None  # the AE title that the peer called; None: a file that comes from no association
+    sop_class_uid: str  # as the command states it
     sop_instance_uid: str
     context_sop_class_uid: str  # of the presentation context that it came on
     transfer_syntax_uid: str
     dataset: memoryview
-    is_pulled: bool = False  # it came to the AE title that we pull with
+    is_pulled: bool = False  # true: it came to the AE title that we pull with
 
 
 class Intake:
@@ -57,7 +57,7 @@ class Intake:
         self._commit = GroupCommit(ledger.intake)
 
     def store(self, offer: OfferedInstance, series: dict[str, SeriesId]) -> Answer:
-        """Keep the object, or say why not.
+        """Keep the object; return the status that answers the peer.
 
         ``series``: those of this association, by UID; a new one is added, so that it does not settle meanwhile.
         """
@@ -84,7 +84,7 @@ class Intake:
             self._quarantine(offer, QuarantineReason.UID, received_at)
             return Answer.MISMATCH
         # Only the transaction can tell what is new, and the file must be written before it. The ledger is asked
-        # here as well where that saves a series without images, for output of ours under another Series Instance UID,
+        # here as well where that avoids a series without images, for output of ours under another Series Instance UID,
         # or a file in a full quarantine.
         if uids.series_uid not in series or self._space.is_aside_full:
             known = self._ledger.intake.find_instance(uids.sop_instance_uid)
@@ -99,7 +99,7 @@ class Intake:
         return self._keep(offer, series[uids.series_uid], received_at)
 
     def _is_new(self, offer: OfferedInstance, known: KnownInstance) -> bool:
-        """Are these bytes neither those that were kept under the UID nor any that were set aside?"""
+        """Tell whether the bytes differ from those kept under the UID and from all that were set aside."""
         sha256 = digest(offer.dataset)
         return sha256 != known.sha256 and self._ledger.quarantine.file_of(known.id, sha256) is None
 
@@ -147,7 +147,7 @@ class Intake:
         return Answer.STORED
 
     def _outcome_after_all(self, instance: StoredInstance) -> StoreOutcome | None:
-        """Look after a failed commit: a file whose row is surely not there goes; in doubt it stays, as an orphan."""
+        """Look after a failed commit: a file that surely has no row is removed; in doubt it stays, as an orphan."""
         try:
             known = self._ledger.intake.find_instance(instance.sop_instance_uid)
             if known is not None and instance.file == known.file:
@@ -160,7 +160,7 @@ class Intake:
         return None
 
     def _set_aside(self, instance: StoredInstance, outcome: StoreOutcome) -> None:
-        """The UID is taken: a copy goes, anything else is kept beside the first, which stays what it is."""
+        """Set aside an instance whose UID is taken. Output of ours, and a copy of a whole file, are removed instead."""
         if outcome is StoreOutcome.OWN_OUTPUT:
             self._archive.discard(instance.file)
             return
@@ -179,10 +179,10 @@ class Intake:
                 LOGGER, "object_set_aside", level=level, reason=outcome, peer=instance.peer, series=instance.series,
                 instance=first.id,
             )  # fmt: skip
-            self._space.has_room_aside()  # measured for those that come next
+            self._space.has_room_aside()  # measured for the next instances
 
     def _drop_or_restore(self, copy: StoredInstance, first: KnownInstance) -> None:
-        """A copy of what lies whole in the archive goes; where the first is lost or altered, it takes its place.
+        """Remove a copy of a file that lies whole in the archive, or put it in place of a lost or altered first file.
 
         The row gets the name of the copy. The old name may be that of a file that is being removed at this moment.
         """
@@ -212,7 +212,7 @@ class Intake:
     def _quarantine(
         self, offer: OfferedInstance, reason: QuarantineReason, received_at: datetime, *, most_bytes: int | None = None
     ) -> None:
-        """Set the bytes aside, or the first of them: they never were in the archive, and the peer knows that."""
+        """Set the bytes, or the first of them, aside: they never were in the archive, and the answer says so."""
         if not self._space.has_room_aside():
             log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, reason=reason)
             return
@@ -258,9 +258,9 @@ class Intake:
 
 
 def _agree(offer: OfferedInstance, uids: HeaderUids) -> bool:
-    """Does the dataset say of itself what the command said of it, in UIDs that harm nobody?
+    """Tell whether the dataset has the UIDs that the command names, and all its UIDs are harmless.
 
-    Not only in valid ones: an archive takes what scanners write, and the verdict says what is wrong with it.
+    Not only valid UIDs are accepted: an archive takes what scanners write, and the verdict says what is wrong with it.
     """
     told = (offer.sop_class_uid, offer.sop_instance_uid)
     return told == (uids.sop_class_uid, uids.sop_instance_uid) and all(
@@ -269,5 +269,5 @@ def _agree(offer: OfferedInstance, uids: HeaderUids) -> bool:
 
 
 def _name(instance: StoredInstance) -> str:
-    """Return the name of an instance's file, which is the same in its series' folder and in quarantine."""
+    """Return the name of an instance's file, the same in its series' folder and in quarantine."""
     return PurePath(instance.file).name

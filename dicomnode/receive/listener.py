@@ -1,8 +1,8 @@
-"""The listening sockets: which connections get a thread that reads an association from them.
+"""The listening sockets: they accept connections, and give each a thread that reads an association from it.
 
 One socket is for plain DICOM, another for DICOM under TLS; each has a thread that accepts. A connection from an address
 in no peer's network is closed at once. Connections are counted, in all and for each address, because each takes a
-thread. Which peer the requestor is, and whether its association is accepted, is decided in ``admission``. A thread that
+thread. ``admission`` decides which peer the requestor is, and whether its association is accepted. A thread that
 accepts never waits for a peer: the thread of the association does the handshake of TLS, too, so that a handshake that
 stands still counts like any other connection.
 """
@@ -27,27 +27,27 @@ from dicomnode.receive.throttle import Throttle
 LOGGER = logging.getLogger(__name__)
 
 BACKLOG = 128
-CONNECTIONS_PER_ASSOCIATION = 2  # a connection without a request takes no place of an association
-LARGEST_IN_FLIGHT = 2  # objects of the largest size, over all associations; one has room for a usual series
-RECOVERY_S = 0.1  # out of file descriptors: accept would fail again at once
-JOIN_S = 5.0  # for the thread that only has to see that its socket is closed
+CONNECTIONS_PER_ASSOCIATION = 2  # so that connections without a request take no place of an association
+LARGEST_IN_FLIGHT = 2  # objects of the largest size, in all associations; the room of one holds a usual series
+RECOVERY_S = 0.1  # wait when file descriptors are out: accept would fail again at once
+JOIN_S = 5.0  # wait for the thread, which only has to notice that its socket is closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
-    """A socket that listens, and the TLS with which a peer has to begin there at that moment."""
+    """A socket that listens, and the TLS context, asked for at each connection, with which a peer has to begin."""
 
     socket: socket.socket
     tls: Callable[[], ssl.SSLContext] | None  # None: plain DICOM
 
     @property
     def port(self) -> int:
-        """The port that the system gave, where 0 was asked for."""
+        """The port of the socket, also where the system chose it (port 0)."""
         return int(self.socket.getsockname()[1])
 
 
 def open_door(host: str, port: int, *, tls: Callable[[], ssl.SSLContext] | None) -> Door:
-    """Bind and listen. Raises OSError."""
+    """Open a socket that listens at an address. Raises OSError."""
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     is_both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # "::" is every address, of IPv4 too
     listening = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_both)
@@ -60,7 +60,7 @@ class Listener:
     def __init__(
         self, doors: Sequence[Door], limits: Limits, handlers: Handlers, *, is_near: Callable[[str], bool]
     ) -> None:
-        """Take over open doors. ``is_near``: is an address in a peer's network?"""
+        """Take over open doors. ``is_near`` tells whether an address is in a peer's network."""
         self._limits = limits
         self._handlers = handlers
         self._is_near = is_near
@@ -80,7 +80,7 @@ class Listener:
             thread.start()
 
     def live(self) -> list[Association]:
-        """Every association whose thread runs, established or not."""
+        """List every association whose thread runs, established or not."""
         with self._lock:
             self._associations = [one for one in self._associations if one.is_alive()]
             return list(self._associations)
@@ -90,7 +90,7 @@ class Listener:
         self._is_closing = True
         for door in self._doors:
             with contextlib.suppress(OSError):
-                door.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closing would not
+                door.socket.shutdown(socket.SHUT_RDWR)  # this wakes the thread, which closing would not
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(JOIN_S)
@@ -123,8 +123,8 @@ class Listener:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         tls = door.tls() if door.tls is not None else None
-        # Counted and begun in one step: two doors cannot both give the last place away. And an association that is
-        # served and not known would not be counted, nor waited for at a stop.
+        # Counted and begun in one step: two doors cannot both give the last place away. And an association that runs
+        # without being listed would not be counted, nor waited for at a stop.
         with self._lock:
             is_full = self._is_full(address) and not self._drop_handshake(address)
             if not is_full:
@@ -144,10 +144,10 @@ class Listener:
         )
 
     def _drop_handshake(self, address: str) -> bool:
-        """Make room: end the handshake of TLS that began first, and say whether there is room now.
+        """End the handshake of TLS that began first, and return whether there is room now.
 
-        A handshake takes milliseconds. One that stands still must not keep out a peer, whose own is over by the time
-        that it would be the oldest. Those from the same address go first.
+        A handshake takes milliseconds. One that stands still must not keep out a peer, whose own handshake is over
+        before it is the oldest. Handshakes from the same address are ended first.
         """
         shaking = [one for one in self._associations if one.is_shaking_hands]
         if not shaking:

@@ -1,4 +1,4 @@
-"""The receiving service: it answers C-ECHO, C-STORE, and the reports of peers that commit to what they got.
+"""The receiving service: it answers C-ECHO, C-STORE, and the reports of storage commitment that peers send.
 
 ``listener`` accepts connections, ``association`` reads the messages of one, ``admission`` decides which associations
 are accepted, and ``intake`` stores an instance. Status 0000 means that the instance is on disk, flushed, and recorded
@@ -39,26 +39,26 @@ from dicomnode.wire import Answer, Rejection
 LOGGER = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
-FETCHER = "pulled-by-this-node"  # the peer of what was fetched by DICOMweb, in the ledger
+FETCHER = "pulled-by-this-node"  # in the ledger, the peer of instances fetched by DICOMweb
 _LOOPBACK, _EVERYWHERE = "127.0.0.1", ("0.0.0.0", "::")  # noqa: S104 (told apart, not listened on)
-ABORT_S = 2.0  # for the aborted peers to close their side, before we close ours
+ABORT_S = 2.0  # time for the aborted peers to close their side, before we close ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Guests:
-    """Who may come in: one value, so that a request meets the peers of one settings file and never half of two."""
+    """The peers that may connect: one value, so that a request meets the peers of one settings file, never of two."""
 
-    ae_titles: tuple[str, ...]  # that they may call
+    ae_titles: tuple[str, ...]  # titles that they may call
     peers: tuple[PeerSettings, ...]
     committers: frozenset[str]
-    asked: tuple[PeerSettings, ...]  # those who may bring what we ask them for
+    asked: tuple[PeerSettings, ...]  # peers that may bring what we ask them for
     hosts: Hosts
 
     def are_at(self, address: str) -> bool:
         return any(peer.is_near(address) for peer in self.peers) or bool(self.hosts.at(address))
 
     def reporting(self, address: str) -> frozenset[str]:
-        """The peers that may report and are at this address, by their ``address`` or by their networks."""
+        """Return the peers that may report and are at this address, by their ``address`` or by their networks."""
         near = {one.name for one in self.peers if one.is_near(address)}
         return self.committers & (self.hosts.at(address) | near)
 
@@ -115,13 +115,13 @@ class Receiver:
         self._is_stopping = False
         self._throttle = Throttle(clock)
         self._listener: Listener | None = None
-        self.port = 0  # on which it listens; 0: not, or not yet
+        self.port = 0  # on which it listens without TLS; 0: it does not, or not yet
         self.tls_port = 0
 
     def start(self) -> None:
         """Begin to listen. Raises SettingsError if that is not possible at the address of the settings."""
         assert self._listener is None, "started already"
-        # pydicom would print the text of a UID that it does not like on stderr.
+        # pydicom would print the text of an invalid UID on stderr.
         pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
         handlers = Handlers(admit=self._admit, store=self._store, report=self._report, closed=self._closed)
         doors: list[Door] = []
@@ -195,7 +195,7 @@ class Receiver:
         return self._listener.live() if self._listener is not None else []
 
     def _invited(self, ae_titles: Sequence[str], peers: Sequence[PeerSettings], committers: Collection[str]) -> _Guests:
-        # Those who may bring what we ask them for, among them we ourselves: what is fetched by DICOMweb is handed over.
+        # This node may bring pulled instances, too: it hands over what it fetched by DICOMweb.
         pulls = bool(self._node.pull_ae_title)
         asked = tuple(one for one in (*peers, fetcher(self._node)) if one.address) if pulls else ()
         known = (*asked, *(one for one in peers if one.name in committers))
@@ -204,7 +204,7 @@ class Receiver:
             ae_titles=tuple(ae_titles), peers=tuple(peers), committers=frozenset(committers), asked=asked, hosts=hosts
         )
 
-    # What an association calls, each on its own thread.
+    # The handlers: each association calls them on its own thread.
 
     def _admit(self, association: Association, request: AssociationRequest) -> Admitted | Rejection:
         address = association.address
@@ -305,7 +305,7 @@ class Receiver:
 
 
 def fetcher(node: NodeSettings) -> PeerSettings:
-    """This node as the peer that hands over what it fetched; its address is where the node listens without TLS."""
+    """Return this node as the peer that hands over what it fetched, at the address where it listens without TLS."""
     host = node.host if node.listen else _LOOPBACK
     host = _LOOPBACK if host in _EVERYWHERE else host
     bracketed = f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""Free space for what is received. While the disk is full, peers are told so; nothing has to be restarted after."""
+"""Free space for received instances. While the disk is full, peers get a status; no restart is needed afterwards."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from dicomnode.wire import Answer
 
 LOGGER = logging.getLogger(__name__)
 
-# What passes when somebody makes room or closes files: the peer is asked to try again.
+# Errors that end when somebody makes room or closes files: the answer asks the peer to try again.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG})
-# Of the disk, for all that is set aside: a peer that sends other bytes under known UIDs without end must not take the
+# The share of the disk for quarantine: a peer that sends other bytes under known UIDs without end must not take the
 # room of good images. A tenth of a disk of 1 TB is some 200,000 slices: no mistake that somebody looks at fills it.
 ASIDE_SHARE_PERCENT = 10.0
-HOLD_S = 10.0  # a quota or a table of open files cannot be asked: after such a failure nothing is accepted for so long
+HOLD_S = 10.0  # nothing is accepted for so long after a failure: a quota or a table of open files cannot be measured
 
 
 class Condition(StrEnum):
-    """Why nothing is accepted at the moment."""
+    """Reasons for which no instance is accepted at the moment."""
 
     NO_SPACE = "no_space"
     NOT_WRITABLE = "not_writable"
 
 
 class Space:
-    """The disk of the archive: whether instances can be accepted, and whether more may be set aside."""
+    """Watches the disk of the archive: whether instances can be accepted, and whether more may be set aside."""
 
     def __init__(
         self, archive: Archive, refuse_free_percent: float, clock: Clock, note: Callable[[str, str], None]
     ) -> None:
-        """``note``: writes down that a condition began or ended, and in words what was found."""
+        """``note`` records that a condition began or ended, and the measured values in words."""
         self._archive = archive
         self._note = note
         self._refuse_free_percent = refuse_free_percent
@@ -50,7 +50,7 @@ class Space:
         self._aside_until = 0.0  # when the quarantine is looked at again
 
     def condition(self) -> Condition | None:
-        """Measure what prevents accepting now; each change is logged once."""
+        """Find the condition that prevents accepting now, or None; each change is logged once."""
         try:
             is_below = self._archive.free_percent() < self._refuse_free_percent
             found = Condition.NO_SPACE if is_below else None
@@ -67,11 +67,11 @@ class Space:
 
     @property
     def is_aside_full(self) -> bool:
-        """Was there no room to set anything aside when that was last measured?"""
+        """True if there was no room to set anything aside at the last measurement."""
         return self._is_aside_full
 
     def has_room_aside(self) -> bool:
-        """May more be set aside? Measured once in ``HOLD_S``; each change is logged once. Raises StorageError."""
+        """Tell whether more may be set aside, measured once in ``HOLD_S``. Logs changes. Raises StorageError."""
         with self._lock:
             if self._clock.monotonic() < self._aside_until:
                 return not self._is_aside_full
@@ -135,7 +135,7 @@ class Space:
         self._note(found, f"{free} bytes are free, {needed} are the mark")
 
     def _free_and_needed(self) -> tuple[int, int]:
-        """Bytes free, and bytes that must be free for anything to be accepted; zeros where the disk does not say."""
+        """Return the free bytes, and the bytes that must be free to accept anything; zeros where the disk fails."""
         try:
             free, percent = self._archive.free_bytes(), self._archive.free_percent()
         except StorageError:

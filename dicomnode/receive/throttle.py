@@ -7,11 +7,11 @@ import threading
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
 INTERVAL_S = 60.0
-MAX_KEYS = 1024  # a scan over a whole network counts as one more line, not as memory
+MAX_KEYS = 1024  # a scan over a whole network costs one more line, and no more memory
 
 
 class Throttle:
-    """Counts events by key and says when the next line is due."""
+    """Counts events by key, and decides when the next line is due."""
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
@@ -19,7 +19,7 @@ class Throttle:
         self._seen: dict[str, tuple[float, int]] = {}
 
     def count(self, key: str) -> int:
-        """Count one event; how many to report now, itself included, or 0 to stay silent."""
+        """Count one event; return the number to report now, itself included, or 0 to stay silent."""
         now = self._clock.monotonic()
         with self._lock:
             due_at, waiting = self._seen.get(key, (now, 0))

@@ -1,1 +1,1 @@
-"""What verdicts tell of the scanners: the facts of one series, and what changed in a protocol over the weeks."""
+"""The fitness of scanners, from the verdicts: the facts of one series, and the changes of a protocol over weeks."""

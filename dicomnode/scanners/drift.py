@@ -1,9 +1,9 @@
-"""What changed in a protocol over the weeks, and when, in sentences.
+"""Find the changes in a protocol over the weeks, and describe each with its date in a sentence.
 
 In: a ``Protocol`` of the ledger. Out: its changes, the newest first. Slice spacing and thickness are a protocol's own
 numbers, so one other median is a change. A share of verdicts varies by chance: the weeks are split where the shares
 before and after differ most, and the difference counts where chance alone would hardly make it (a two-proportion z
-test). Of a clock an image that is younger than its arrival is proof; a jump is a sign.
+test). An image that states a time after its arrival proves that a clock is wrong; a jump of the times only suggests it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Final
 from dicomnode.ledger.judgements import Protocol, ProtocolWeek
 
 PROCESS: Final = "process"  # the verdict of a series that is derived
-LENGTH_CHANGE: Final = 0.02  # of a length; less is rounding, or an angled stack
+LENGTH_CHANGE: Final = 0.02  # share of a length; less is rounding, or an angled stack
 LENGTH_CHANGE_MM: Final = 0.05
-LEAST_SERIES: Final = 5  # before and after, for a share to be one
+LEAST_SERIES: Final = 5  # at least so many before and after, or the shares are not compared
 LEAST_Z: Final = 3.5  # the best of up to 26 splits reaches 3 by chance about once in fifteen protocols
 AHEAD_S: Final = 60.0  # a scanner's clock is set by hand, or once a day
 JUMP_S: Final = 900.0  # half of what summer time moves, more than a queue at the scanner varies from week to week
 YEAR_S: Final = 31_557_600.0
-JUMP_SERIES: Final = 3  # of a week: one that waited says nothing
+JUMP_SERIES: Final = 3  # in a week, at least: a single series may just have waited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Something that is not as it was."""
+    """One change in a protocol."""
 
     what: str  # spacing, thickness, verdicts, clock
     since: date
@@ -38,7 +38,7 @@ class Change:
 
 
 def changes(protocol: Protocol) -> tuple[Change, ...]:
-    """What changed in the weeks of a protocol, the newest first."""
+    """List the changes in the weeks of a protocol, the newest first."""
     weeks = protocol.weeks
     found = [
         *_length("spacing", "The slices lie", "apart", [(one.spacing_mm, one.spacing_since) for one in weeks]),
@@ -50,7 +50,7 @@ def changes(protocol: Protocol) -> tuple[Change, ...]:
 
 
 def spoken(seconds: float) -> str:
-    """A length of time in its largest unit, without a sign.
+    """Write a length of time in its largest unit, without a sign.
 
     >>> spoken(-5400)
     '1.5 h'
@@ -67,7 +67,7 @@ def spoken(seconds: float) -> str:
 def _length(
     what: str, begin: str, end: str, lengths: Sequence[tuple[float | None, datetime | None]]
 ) -> Iterator[Change]:
-    """The last change of a length; where it comes and goes, how often it did."""
+    """Find the last change of a length; if there were several, the sentence counts them."""
     known = [(value, since) for value, since in lengths if value is not None and since is not None]
     steps = [
         (before, now, since)
@@ -85,7 +85,7 @@ def _length(
 
 
 def _verdicts(weeks: Sequence[ProtocolWeek]) -> Iterator[Change]:
-    """For each verdict the week from which on it is given more often, or less often, than before."""
+    """Find, for each verdict, the week since which it is given more often, or less often, than before."""
     names = {reason: None for week in weeks for reason in week.reasons if reason != PROCESS}
     for reason in names:
         splits = [_split(weeks, place, reason) for place in range(1, len(weeks))]
@@ -109,7 +109,7 @@ class _Split:
 
     @property
     def z(self) -> float:
-        """How many standard deviations the two shares lie apart, were they one; 0 where there are too few series."""
+        """Distance of the two shares in standard deviations of one common share; 0 where there are too few series."""
         if min(self.before_all, self.after_all) < LEAST_SERIES:
             return 0.0
         share = (self.before + self.after) / (self.before_all + self.after_all)

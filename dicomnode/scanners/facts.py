@@ -1,8 +1,9 @@
-"""What the verdict on one series tells of its scanner: which device and protocol, the geometry, and the clock.
+"""Take the facts on a scanner from one judged series: its device, its protocol, the geometry, and its clock.
 
 In: the verdict, the slices that it was reached on, and the instances. Out: a ``Judgement`` for the ledger. DICOM has no
-question for the time. An image states when it was made, and cannot have been made after it arrived: what is stated of
-the youngest image, minus the time of its arrival, is above zero only where the clock of the scanner, or ours, is wrong.
+request for the time of another machine. But an image states when it was made, and cannot have been made after it
+arrived: the stated time of the youngest image, minus the time of its arrival, is above zero only where the clock of
+the scanner, or ours, is wrong.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from dicomnode.ledger.judgements import Judgement
 from dicomnode.ledger.values import ArchivedInstance
 from dicomnode.visible import visible
 
-DECIMALS: Final = 2  # of a length in mm: what differs in the third is rounding of the headers
-_MOMENTS: Final = ("InstanceCreation", "Content", "Acquisition")  # each with a date and a time
+DECIMALS: Final = 2  # of a length in mm: differences in the third are rounding of the headers
+_MOMENTS: Final = ("InstanceCreation", "Content", "Acquisition")  # keywords of moments; each has a Date and a Time
 _TIME: Final = re.compile(r"(\d{2})(?:(\d{2})(?:(\d{2})(?:\.\d{1,6})?)?)?")
 _OFFSET: Final = re.compile(r"([+-])(\d{2})(\d{2})")
 
 
 def told_by(verdict: Verdict, slices: Sequence[Slice], instances: Sequence[ArchivedInstance]) -> Judgement | None:
-    """The facts of a series. None: it was made here, or no header of it can be read."""
+    """Collect the facts of a series. None: it was made here, or no header of it can be read."""
     headers = [one.header for one in slices if isinstance(one, Frame)]
     if verdict.reason is VerdictReason.OWN_OUTPUT or not headers:
         return None
@@ -47,9 +48,9 @@ def told_by(verdict: Verdict, slices: Sequence[Slice], instances: Sequence[Archi
 
 
 def made_at(header: InstanceHeader) -> datetime | None:
-    """When an image was made, by its own word: the latest moment that it states. None: it states none.
+    """Return the moment when an image was made: the latest moment that its header states. None: it states none.
 
-    Without Timezone Offset From UTC the time is taken as that of this machine's place (PS3.3 section C.12.1.1).
+    Without Timezone Offset From UTC, the time is read in this machine's time zone (PS3.3 section C.12.1.1).
     """
     offset = _OFFSET.fullmatch(header.text("TimezoneOffsetFromUTC"))
     found = []
@@ -62,7 +63,7 @@ def made_at(header: InstanceHeader) -> datetime | None:
                 hour=int(time[1]), minute=int(time[2] or 0), second=min(int(time[3] or 0), 59)
             )
             found.append(moment.replace(tzinfo=_zone(*offset.groups())) if offset else moment.astimezone())
-        except (ValueError, OverflowError):  # no such day or time, or one outside of what a clock of ours counts
+        except (ValueError, OverflowError):  # no such day or time, or one out of Python's range
             continue
     return max(found, default=None)
 

@@ -1,1 +1,1 @@
-"""Settings: every key, the match language of the rules, and how both are read."""
+"""Settings: every key, the match language of the rules, and the code that reads both."""

@@ -1,4 +1,4 @@
-"""Addresses as the settings write them, and the base of what listens at one."""
+"""Addresses as the settings write them, and the base of settings that listen at one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicomnode.strict_toml import StrictModel, fail
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """``host:port`` apart; an IPv6 address stands in brackets.
+    """Split ``host:port``; an IPv6 address stands in brackets.
 
     >>> split_address("10.1.0.5:104"), split_address("[::1]:11112")
     (('10.1.0.5', 104), ('::1', 11112))
@@ -26,7 +26,7 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def unmapped(address: str) -> IPv4Address | IPv6Address:
-    """An IPv4 address that an IPv6 socket shows as ::ffff:10.1.2.3 is the IPv4 address."""
+    """Parse an IP address; ::ffff:10.1.2.3, as an IPv6 socket shows an IPv4 address, becomes that IPv4 address."""
     parsed = ip_address(address.partition("%")[0])
     return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 
@@ -45,7 +45,7 @@ MaybeHostPort = Annotated[str, AfterValidator(_address_or_none)]
 
 
 class Listening(StrictModel):
-    """Base of what listens on an address."""
+    """Base of the settings of a part that listens on an address."""
 
     listen: MaybeHostPort
 

@@ -42,7 +42,7 @@ Letter = Annotated[str, AfterValidator(_letter)]
 
 
 def split_letter(text: str) -> tuple[int, time, ZoneInfo | None]:
-    """Day of the week (Monday is 0), time of day and time zone apart; None: the zone of this machine.
+    """Parse day of the week (Monday is 0), time of day and time zone; None: the zone of this machine.
 
     >>> split_letter("mon 07:00")
     (0, datetime.time(7, 0), None)
@@ -61,7 +61,7 @@ def split_letter(text: str) -> tuple[int, time, ZoneInfo | None]:
 
 
 class AlertSettings(StrictModel):
-    """Where people are told of what is wrong."""
+    """The destinations of alerts and of the weekly letter."""
 
     smtp: MaybeHostPort = ""  # empty: no mail
     smtp_tls: Literal["starttls", "tls", "none"] = "starttls"

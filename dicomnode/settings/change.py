@@ -1,9 +1,8 @@
-"""What a running node takes of settings that were read anew: two ``Settings`` in, those to use from then on out.
+"""Merge settings that were read anew into those of a running node: two ``Settings`` in, those to use from then on out.
 
 The node takes rules, peers, settle times, patience with peers, alerts, further AE titles and the certificate files of
-TLS while it runs. What it opened at its start (data folder, ledger, listeners, workers) stays as it is until a restart;
-such keys are
-named. Nothing is opened or started here.
+TLS while it runs. The parts opened at its start (data folder, ledger, listeners, workers) stay until a restart; keys of
+theirs that changed are named. Nothing is opened or started here.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Change:
 
 
 def change(running: Settings, read: Settings) -> Change:
-    """Lay what may change over the settings that the node runs with."""
+    """Lay the new values that the node can take over the settings that it runs with."""
     tables: dict[str, object] = {table: getattr(read, table) for table in TAKEN_TABLES}
     for table, keys in TAKEN_KEYS.items():
         if table == "tls" and running.tls.listen and not read.tls.certificate:
@@ -44,7 +43,7 @@ def change(running: Settings, read: Settings) -> Change:
 
 
 def _differences(one: Settings, other: Settings) -> Iterator[str]:
-    """Name the keys of the node that differ; of a list of tables its name."""
+    """Name the keys of the node that differ; for a list of tables, only its name."""
     for name in Settings.model_fields:
         mine, others = getattr(one, name), getattr(other, name)
         if mine == others or name in OF_OTHER_COMMANDS:

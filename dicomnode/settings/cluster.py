@@ -1,4 +1,4 @@
-"""Where jobs run: on this machine or on a cluster, and the two kinds of machines of a cluster."""
+"""The keys for the place where jobs run: this machine or a cluster, and the two kinds of machines of a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicomnode.settings.addresses import HostPort, Listening, split_address
 from dicomnode.settings.values import Count, Hours, Seconds
 from dicomnode.strict_toml import StrictModel, fail
 
-TLS = "tls://"  # how the address of a cluster begins: there is no other way to reach one
+TLS = "tls://"  # every address of a cluster begins so: there is no other way to reach one
 
 
 def _device(text: str) -> str:
@@ -36,13 +36,13 @@ ModelSpeed = Literal["auto", "quality", "fast"]
 
 
 class WorkSettings(StrictModel):
-    """Where jobs run and how far they may go."""
+    """The place where jobs run, and their limits of time and memory."""
 
     executor: Literal["local", "dask"] = "local"
-    cluster: MaybeClusterAddress = ""  # of the scheduler
+    cluster: MaybeClusterAddress = ""  # address of the scheduler
     slots: Count = 1
     device: Device = "auto"
-    model_speed: ModelSpeed = "auto"  # of the model of rules that name none
+    model_speed: ModelSpeed = "auto"  # which model rules get that name none
     time_limit_s: Seconds = 3600.0
     memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 24)] = 0  # 0: three quarters of the machine
     offpeak_hours: Hours = ""  # each day; jobs of rules with priority offpeak begin in them only

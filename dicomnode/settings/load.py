@@ -1,7 +1,7 @@
-"""One TOML file and the environment in, one frozen ``Settings`` out, or every mistake at once.
+"""Load the settings: one TOML file and the environment in, one frozen ``Settings`` out, or every mistake at once.
 
-Nobody reads the environment for settings elsewhere. With the settings comes the digest of the file, so that somebody
-who looks later can tell whether the file has changed since.
+No other module reads the environment for settings. With the settings comes the digest of the file, by which it can be
+told later whether the file has changed since.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SYSTEM_FILE = Path("/etc/dicomnode/dicomnode.toml")
 FILE_VARIABLE = "DICOMNODE_CONFIG"
 PREFIX = "DICOMNODE_"
 _CORRECT = "Correct the file, or name another one with --config or DICOMNODE_CONFIG."
-SECRET_TABLES = ("ledger", "alert")  # the address of a database or of a webhook may hold a password
+SECRET_TABLES = ("ledger", "alert")  # tables in which the address of a database or of a webhook may hold a password
 
-Variables = dict[tuple[str | int, ...], str]  # key → the variable that it came from
+Variables = dict[tuple[str | int, ...], str]  # key → the environment variable that set it
 
 _LISTS: dict[str, type[StrictModel]] = {"peer": PeerSettings, "rule": RuleSettings}
 _TABLES: dict[str, type[StrictModel]] = {
@@ -41,7 +41,7 @@ _TABLES: dict[str, type[StrictModel]] = {
 class Source:
     """The file that settings were read from."""
 
-    file: Path | None  # None: there was none, and the embedded defaults hold
+    file: Path | None  # None: there was no file, and the embedded defaults hold
     sha256: str  # of its bytes; empty: there was no file
 
 
@@ -49,7 +49,7 @@ NO_FILE = Source(file=None, sha256="")
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Settings of ``--config`` (``path``), else of DICOMNODE_CONFIG, else of /etc, else the embedded defaults.
+    """Load the settings of ``--config`` (``path``), else of DICOMNODE_CONFIG, else of /etc, else the defaults.
 
     ``DICOMNODE_TABLE__KEY`` of ``environ`` wins over the file. Raises SettingsError, one line a mistake.
     """
@@ -57,7 +57,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 
 def load_with_source(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Source]:
-    """The same settings, and the file that they come from."""
+    """Load the same settings, and return them with the file that they come from."""
     file = find(path, environ)
     if file is None:
         return parse({}, environ, source="the embedded defaults"), NO_FILE
@@ -67,7 +67,7 @@ def load_with_source(path: Path | None, environ: Mapping[str, str]) -> tuple[Set
 
 
 def has_changed(source: Source) -> bool | None:
-    """Does the file hold other bytes now than when settings were read from it? None: nobody can tell."""
+    """Tell whether the file holds other bytes now than when settings were read from it. None: it cannot be read."""
     if source.file is None:
         return False
     try:
@@ -77,7 +77,7 @@ def has_changed(source: Source) -> bool | None:
 
 
 def data_and_ledger(path: Path | None, environ: Mapping[str, str]) -> tuple[Path, str]:
-    """Data folder and URL of the ledger, also where other tables of the file hold mistakes, or where it is no TOML.
+    """Read data folder and URL of the ledger, also where other tables of the file hold mistakes, or it is no TOML.
 
     A command finds the running service by them. Raises SettingsError where the mistake is in these keys themselves.
     """
@@ -98,7 +98,7 @@ def data_and_ledger(path: Path | None, environ: Mapping[str, str]) -> tuple[Path
 
 
 def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file that ``load`` reads; None: the embedded defaults hold."""
+    """Return the file that ``load`` reads; None: the embedded defaults hold."""
     if path is not None:
         return path
     if named := environ.get(FILE_VARIABLE):
@@ -107,7 +107,7 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def parse(raw: Mapping[str, object], environ: Mapping[str, str] | None = None, *, source: str = "settings") -> Settings:
-    """Settings of tables that were read from TOML; ``source`` is named in the error."""
+    """Check the tables of a TOML file and make settings of them. The error names ``source``. Raises SettingsError."""
     tables: dict[str, object] = {name: dict(table) if isinstance(table, dict) else table for name, table in raw.items()}
     mistakes, variables = _overlay(tables, environ or {})
     settings: Settings | None = None
@@ -143,7 +143,7 @@ def _tables(file: Path, content: bytes) -> dict[str, object]:
 
 
 def _overlay(tables: dict[str, object], environ: Mapping[str, str]) -> tuple[list[str], Variables]:
-    """Lay ``DICOMNODE_TABLE__KEY`` over the tables; mistakes, and which key came from which variable."""
+    """Lay ``DICOMNODE_TABLE__KEY`` over the tables; return the mistakes, and the variable of each key so set."""
     mistakes: list[str] = []
     variables: Variables = {}
     for variable, text in sorted(environ.items()):
@@ -165,9 +165,9 @@ def _overlay(tables: dict[str, object], environ: Mapping[str, str]) -> tuple[lis
 
 
 def _value(text: str, *, is_text: bool) -> object:
-    """A variable's text as a TOML value, else as it stands; ``is_text``: a title of digits stays a title."""
+    """Read a variable's text as a TOML value, else take it as text; with ``is_text``, a title of digits stays text."""
     try:
-        parsed = parse_toml(f"value = {text}".encode(errors="surrogateescape"))  # what the environment cannot decode
+        parsed = parse_toml(f"value = {text}".encode(errors="surrogateescape"))  # bytes that are not UTF-8
     except NotTomlError:
         return text
     value = parsed["value"]
@@ -179,13 +179,13 @@ def _variable(table: str, key: str) -> str:
 
 
 def _line(mistake: Mistake, source: str, variables: Variables) -> str:
-    """``file: dotted.key: what was expected``, or the variable's name in place of file and key."""
+    """Write ``file: dotted.key: what was expected``, or the variable's name in place of file and key."""
     variable = variables.get(mistake.key)
     return f"{variable}: {mistake.sentence}" if variable else f"{source}: {mistake}"
 
 
 def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
-    """What one table says of another: looked up in what was read, so that it is found beside every other mistake."""
+    """Find mistakes between tables. The raw tables are compared, so that these are listed with all other mistakes."""
     peers = _rows(tables, "peer")
     reachable = {peer.get("name") for peer in peers if peer.get("address") or peer.get("url")}
     for kind in _LISTS:
@@ -207,7 +207,7 @@ def _cross_mistakes(tables: Mapping[str, object]) -> Iterator[str]:
 def _tls_mistakes(
     node: Mapping[str, object], tls: Mapping[str, object], peers: list[dict[str, object]]
 ) -> Iterator[str]:
-    """Name the settings with which nobody could come in, or a peer could not be reached."""
+    """Name the settings with which no peer could connect, or a peer could not be reached."""
     if node.get("listen") == "" and not tls.get("listen"):
         yield "node.listen: is empty, and tls.listen too: nobody could connect"
     for index, peer in enumerate(peers):
@@ -222,7 +222,7 @@ def _tls_mistakes(
 
 
 def _titles_never_called(settings: Settings) -> Iterator[str]:
-    """Name the rules that no series could meet, because the node has no such AE title."""
+    """Name the rules that no series can match, because the node has no such AE title."""
     for index, rule in enumerate(settings.rule):
         for condition in rule.match.conditions:
             wanted = [test.text for test in condition.tests if not test.excludes]

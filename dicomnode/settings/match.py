@@ -4,8 +4,8 @@
 
 A key is a keyword of the DICOM dictionary, ``slice_spacing_mm``, ``plane``, ``called_ae`` or ``time_of_day``. Its value
 is one test or a list of tests. A test is a pattern, comparisons of numbers where the key holds numbers, or a window of
-the day. With ``!`` in front of it a test must not hold. Of the others in a list one must hold. Whether a series fulfils
-the conditions is decided in ``rules``.
+the day. A test with ``!`` in front must not hold; one of the other tests in the list must hold. ``rules`` decides
+whether a series fulfils the conditions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dicomnode.strict_toml import fail, guess, shown
 
 Operator = Literal[">=", "<=", ">", "<", "="]
 SPACING, PLANE = "slice_spacing_mm", "plane"  # computed from the positions, no attributes
-CALLED, TIME_OF_DAY = "called_ae", "time_of_day"  # how and when the series came
+CALLED, TIME_OF_DAY = "called_ae", "time_of_day"  # facts of the reception, no attributes
 OWN_KEYS = (SPACING, PLANE, CALLED, TIME_OF_DAY)
 
 _COMPARISON = re.compile(r"(>=|<=|>|<|=)\s*(-?\d+(?:\.\d+)?)")
@@ -32,7 +32,7 @@ _NUMBERS = frozenset({"DS", "IS", "FL", "FD", "SS", "US", "SL", "UL", "SV", "UV"
 
 
 class Plane(StrEnum):
-    """The body's plane that lies nearest to the slices."""
+    """The anatomical plane that lies nearest to the slices."""
 
     AXIAL = "axial"
     CORONAL = "coronal"
@@ -51,11 +51,11 @@ class Window:
     zone: ZoneInfo | None  # None: that of this machine
 
     def local(self, moment: datetime) -> datetime:
-        """The moment by the clocks of the window's zone."""
+        """Convert a moment to the clocks of the window's zone."""
         return moment.astimezone(self.zone)
 
     def holds(self, moment: datetime) -> bool:
-        """Does the window hold a moment?"""
+        """Tell whether a moment lies in the window."""
         at = self.local(moment).time()
         if self.begin < self.end:
             return self.begin <= at < self.end
@@ -68,8 +68,8 @@ class ValueTest:
 
     text: str  # as written, without the exclamation mark
     excludes: bool = False  # the test must not hold
-    comparisons: Comparisons = ()  # none: ``text`` is a pattern, or
-    window: Window | None = None  # the part of the day that it means
+    comparisons: Comparisons = ()  # empty: the test has a ``window``, or ``text`` is a pattern
+    window: Window | None = None  # the part of the day, for a test of ``time_of_day``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +82,13 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What must hold in every instance of a series for its rule to apply; empty matches every series."""
+    """The conditions that must hold in every instance of a series for its rule to apply; none matches every series."""
 
     conditions: tuple[Condition, ...] = ()
 
 
 def parse_match(value: object) -> Match:
-    """The conditions of a table that was read from TOML; every part that does not parse is named."""
+    """Parse the conditions of a TOML table; the error names every part that does not parse."""
     if isinstance(value, Match):
         return value
     if not isinstance(value, dict):
@@ -110,7 +110,7 @@ def parse_match(value: object) -> Match:
 
 
 def _test(key: str, written: object) -> ValueTest | str:
-    """One test of a key, or what was expected in its place."""
+    """Parse one test of a key, or say what was expected in its place."""
     if not isinstance(written, str) or not written.lstrip("!"):
         return f"expected {_example(key)}, found {shown(written)}"
     text = written.removeprefix("!").strip()
@@ -133,7 +133,7 @@ def _test(key: str, written: object) -> ValueTest | str:
 
 
 def _comparisons(text: str) -> Comparisons:
-    """The parts of ``">= 2, < 8"``, all of which must hold; empty where the text is none."""
+    """Parse ``">= 2, < 8"``, whose parts must all hold; empty where the text holds no comparisons."""
     parts = [_COMPARISON.fullmatch(part.strip()) for part in text.split(",")]
     found: list[tuple[Operator, float]] = []
     for part in parts:
@@ -144,7 +144,7 @@ def _comparisons(text: str) -> Comparisons:
 
 
 def window(text: str) -> Window | None:
-    """The part of the day of ``"22:00-06:00"``, with a time zone behind it; None where the text is none."""
+    """Parse ``"22:00-06:00"``, perhaps with a time zone behind it; None where the text is no part of the day."""
     found = _WINDOW.fullmatch(text)
     if found is None:
         return None
@@ -157,7 +157,7 @@ def window(text: str) -> Window | None:
 
 
 def _example(key: str) -> str:
-    """An example of a key's value, for an error sentence."""
+    """Return an example of a key's value, for an error sentence."""
     if key == PLANE:
         return '"axial", "coronal" or "sagittal"'
     if key == SPACING:
@@ -168,15 +168,15 @@ def _example(key: str) -> str:
 
 
 def _list_problem(texts: Sequence[object]) -> str:
-    """Why a list is no list of tests; empty where it may be one."""
+    """Say why a list is no list of tests; empty where it may be one."""
     return "" if texts else "expected one test at least, found an empty list"
 
 
 def _key_problem(key: str) -> str:
-    """Why no rule can look at this attribute; empty where one can."""
+    """Say why no rule can test this attribute; empty where one can."""
     if key in OWN_KEYS:
         return ""
-    # Here, not above: a file without such a rule is then read without pydicom (0.2 s).
+    # Imported here, so that a file without such a rule is read without pydicom (0.2 s).
     from pydicom.datadict import keyword_dict
 
     representations = _representations(key)
@@ -188,14 +188,14 @@ def _key_problem(key: str) -> str:
 
 
 def holds_numbers(key: str) -> bool:
-    """Can the values of this key be compared with a number?"""
+    """Tell whether the values of this key can be compared with a number."""
     if key in OWN_KEYS:
         return key == SPACING
     return not _NUMBERS.isdisjoint(_representations(key))
 
 
 def _representations(keyword: str) -> list[str]:
-    """The value representations that the dictionary allows an attribute; none where it does not know it."""
+    """Return the value representations that the dictionary allows an attribute; none where it lacks the keyword."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     tag = tag_for_keyword(keyword)

@@ -1,10 +1,11 @@
 """Every key of the settings, with its default and its limits, as one frozen ``Settings``.
 
-A table with a theme of its own has its file beside this one; this has the small ones, and what holds between tables.
+Large tables have files of their own beside this one; this file has the small tables, and the values that depend on
+several tables.
 
 A room of the node gets its own table only (``ReceiveSettings``). A key that is not in these models is an error. The
 models are the list of keys: ``etc/dicomnode.toml`` and ``docs/settings.md`` follow them, and a test compares the three.
-Nothing is read here: ``load`` does that.
+``load`` reads the file.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ LEAST_EVENT_DAYS = 183  # half a year; the ledger itself refuses to remove young
 
 
 class NodeSettings(Listening):
-    """Who the node is, where it listens, where it keeps everything."""
+    """The AE titles of the node, the address where it listens, and its data folder."""
 
     ae_title: Title = AeTitle("DICOMNODE")
-    ae_titles: tuple[Title, ...] = ()  # further ones that senders may call
+    ae_titles: tuple[Title, ...] = ()  # further AE titles that senders may call
     listen: MaybeHostPort = "127.0.0.1:11112"  # port 0: any free one; empty: only with TLS (tls.listen)
     data: Folder = Path("dicomnode-data")
-    pull_ae_title: MaybeTitle = AeTitle("")  # what we asked for is brought to this one; empty: nothing is pulled
+    pull_ae_title: MaybeTitle = AeTitle("")  # pulled instances are sent to this title; empty: nothing is pulled
 
     @model_validator(mode="after")
     def _has_two_titles(self) -> Self:
@@ -51,14 +52,14 @@ class NodeSettings(Listening):
 
 
 class LogSettings(StrictModel):
-    """How much is logged, and in which form."""
+    """The level and the form of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
 
 
 class LedgerSettings(StrictModel):
-    """Which database holds the ledger."""
+    """The database of the ledger, and how long events are kept."""
 
     url: str = ""  # empty: SQLite in the data folder
     keep_events_days: Annotated[int, Field(ge=0, le=36_500)] = 0  # 0: for ever
@@ -100,9 +101,9 @@ class ReceiveSettings(StrictModel):
 
 
 class TlsSettings(Listening):
-    """TLS, for those who connect to us and those we connect to."""
+    """TLS, for the peers that connect to us and those we connect to."""
 
-    listen: MaybeHostPort = ""  # empty: nobody can connect with TLS
+    listen: MaybeHostPort = ""  # empty: no peer can connect with TLS
     certificate: PemFile = ""
     key: PemFile = ""
     ca: PemFile = ""
@@ -120,14 +121,14 @@ class TlsSettings(Listening):
 
 
 class SettleSettings(StrictModel):
-    """When the set of instances of a series is taken as whole."""
+    """The waits after which the instances of a series are taken as complete."""
 
     quiet_s: Seconds = 30.0
     aborted_wait_s: Seconds = 300.0
     max_wait_s: Seconds = 1800.0
-    late: Literal["hold", "new_revision"] = "hold"  # with what came after a delivery of the series had begun
-    parts_wait_s: Seconds = 300.0  # for the absent parts of a concatenation
-    study_quiet_s: Seconds = 600.0  # of a study, before a rule chooses one of its series
+    late: Literal["hold", "new_revision"] = "hold"  # for instances that came after a delivery of the series had begun
+    parts_wait_s: Seconds = 300.0  # wait for the absent parts of a concatenation
+    study_quiet_s: Seconds = 600.0  # quiet time of a study, before a rule chooses one of its series
 
     @model_validator(mode="after")
     def _longest_is_longest(self) -> Self:
@@ -143,7 +144,7 @@ class PushSettings(StrictModel):
     response_timeout_s: Seconds = 120.0
     backoff_min_s: Seconds = 5.0
     backoff_max_s: Seconds = 900.0
-    commit_wait_s: Seconds = 3600.0  # for a report, before a C-FIND is asked what the peer has
+    commit_wait_s: Seconds = 3600.0  # wait for a report, before a C-FIND asks which instances the peer has
 
     @model_validator(mode="after")
     def _longest_is_longest(self) -> Self:
@@ -153,7 +154,7 @@ class PushSettings(StrictModel):
 
 
 class ArchiveSettings(StrictModel):
-    """When the disk counts as full, and how long images are kept."""
+    """The limits at which the disk counts as full, and the days for which images are kept."""
 
     refuse_free_percent: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 3.0
     warn_free_percent: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 10.0
@@ -161,12 +162,12 @@ class ArchiveSettings(StrictModel):
 
 
 class MetricsSettings(Listening):
-    """Where programs ask how the node is."""
+    """The address at which monitoring programs ask for the state of the node."""
 
     listen: MaybeHostPort = ""  # empty: nowhere
 
 
-# The embedded defaults: whoever sends from this machine itself, every series with the default model.
+# The embedded defaults: accept any sender on this machine itself, and derive every series with the default model.
 _LOOPBACK_PEER = PeerSettings(name="this-machine", ae_title=AeTitle(ANY_TITLE), networks=(ip_network("127.0.0.1"),))
 _EVERY_SERIES = RuleSettings(name="every series")
 
@@ -209,12 +210,12 @@ class Settings(StrictModel):
 
     @property
     def committers(self) -> frozenset[str]:
-        """The names of the peers that may report that they keep what was sent; by DICOMweb nobody reports."""
+        """The names of the peers that may report that they keep what was sent; no peer reports by DICOMweb."""
         asked = {peer.committer for peer in self.peer}
         return frozenset(peer.name for peer in self.peer if peer.address and peer.name in asked)
 
     def is_delivered_to(self, peer: str) -> bool:
-        """Does a rule deliver what it derives, or forward what was received, to the peer of this name?"""
+        """Tell whether a rule delivers derived series to the peer of this name, or forwards received ones to it."""
         return any(peer in (*rule.deliver_to, *rule.forward_originals) for rule in self.rule)
 
     @property
@@ -224,7 +225,7 @@ class Settings(StrictModel):
 
     @property
     def names_peers(self) -> bool:
-        """Does the file name any peer? If not, whoever is on this machine may send."""
+        """True if the file names any peer. If not, every program on this machine may send."""
         return self.peer != (_LOOPBACK_PEER,)
 
     @property
@@ -234,7 +235,7 @@ class Settings(StrictModel):
 
     @property
     def uses_tls(self) -> bool:
-        """Does a connection need the files of ``tls``?"""
+        """True if a connection needs the files of ``tls``."""
         return bool(self.tls.ca)
 
     @property

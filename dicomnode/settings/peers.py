@@ -1,4 +1,4 @@
-"""The keys of a peer: from where it may send to us, how it is sent to, and how it is known under TLS."""
+"""The keys of a peer: the networks from which it may send, the address to send to, and its certificates under TLS."""
 
 from __future__ import annotations
 
@@ -58,35 +58,35 @@ class PeerSettings(StrictModel):
     """A DICOM application that may send to us (``networks``), be sent to (``address`` or ``url``), or both."""
 
     name: Word
-    ae_title: Title = AeTitle("")  # empty: it is only reached by DICOMweb, which knows no titles
+    ae_title: Title = AeTitle("")  # empty: it is only reached by DICOMweb, which has no titles
     networks: tuple[NetworkText, ...] = ()
     address: MaybeHostPort = ""
     url: DicomwebUrl = ""
     token_file: SecretFile = ""
-    ca: PemFile = ""  # of whom the server at url has its certificate; empty: the authorities that this machine trusts
+    ca: PemFile = ""  # authority of the certificate of the server at url; empty: those that this machine trusts
     enhanced: Literal["process", "store", "refuse"] = "process"  # its Enhanced (multi-frame) MR objects
     other_objects: Literal["refuse", "store"] = "refuse"
-    tls: bool = False  # when it is sent to
+    tls: bool = False  # true: connections to it are under TLS
     fingerprints: tuple[Fingerprint, ...] = ()
     certificate_names: tuple[CertificateName, ...] = ()
-    pull_blackout: Hours = ""  # each day; nothing is pulled from it then
-    commitment: Word = "auto"  # who commits to what this peer got: itself where it offers that, nobody, another peer
+    pull_blackout: Hours = ""  # part of each day in which nothing is pulled from it
+    commitment: Word = "auto"  # committer for what this peer got: itself where it offers that, none, another peer
 
     @property
     def committer(self) -> str | None:
-        """The name of the peer that is asked to prove that it has what this one got; None: nobody is asked."""
+        """The name of the peer that is asked to prove that it has what this one got; None: no peer is asked."""
         if self.commitment == "off" or not self.is_sent_to:
             return None
         return self.name if self.commitment == "auto" else self.commitment
 
     @property
     def is_sent_to(self) -> bool:
-        """Is there a way to it?"""
+        """True if the peer has an address or a url to send to."""
         return bool(self.address or self.url)
 
     @property
     def is_bound(self) -> bool:
-        """May it come in, and be sent to, only with a certificate that is named here?"""
+        """True if it may connect, and be sent to, only with a certificate that is named here."""
         return bool(self.fingerprints or self.certificate_names)
 
     @property
@@ -100,11 +100,11 @@ class PeerSettings(StrictModel):
         return split_address(self.address)[1]
 
     def is_near(self, address: str) -> bool:
-        """Does a connection from this IP address come from one of the peer's networks?"""
+        """Tell whether a connection from this IP address comes from one of the peer's networks."""
         return any(unmapped(address) in network for network in self.networks)
 
     def may_send(self, calling_ae_title: str, address: str) -> bool:
-        """Is this the peer behind an association's calling AE title (case matters) and IP address?"""
+        """Tell whether the calling AE title (case matters) and the IP address of an association are this peer's."""
         return self.ae_title in (ANY_TITLE, calling_ae_title.strip()) and self.is_near(address)
 
     @model_validator(mode="after")

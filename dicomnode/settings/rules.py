@@ -1,4 +1,4 @@
-"""The keys of a rule: which series it takes, what is derived of them, and who gets that."""
+"""The keys of a rule: the series that it takes, the derivation, and the peers that get the result."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dicomnode.strict_toml import StrictModel, fail
 
 
 class RuleSettings(StrictModel):
-    """Which series are derived, how, and who gets the result; the first rule that matches wins."""
+    """One rule: the series that it matches, their derivation, and the recipients. The first rule that matches wins."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     match: Annotated[Match, PlainValidator(parse_match)] = Match()
     model: Word | None = None  # None: the default model
-    deliver_to: tuple[str, ...] = ()  # names of peers; none: the result stays in the archive
+    deliver_to: tuple[str, ...] = ()  # names of peers; empty: the result stays in the archive
     forward_originals: tuple[str, ...] = ()  # names of peers that get the series as it was received
     target_mm: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
     min_ratio: Annotated[float, Field(ge=1, le=6, allow_inf_nan=False)] = 1.5
@@ -29,7 +29,7 @@ class RuleSettings(StrictModel):
     uncertainty: bool = False
     priority: Literal["urgent", "normal", "offpeak"] = "normal"
     release: Literal["auto", "review", "shadow"] = "auto"
-    select: Literal["all", "most_slices"] = "all"  # of the series of one study that the rule takes
+    select: Literal["all", "most_slices"] = "all"  # choice among the series of one study that the rule takes
 
     @model_validator(mode="after")
     def _review_is_of_deliveries(self) -> Self:

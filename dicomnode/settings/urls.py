@@ -1,4 +1,4 @@
-"""The URLs of the settings: which ones are taken. Text in, the same text out, or a sentence on what was expected."""
+"""Check the URLs of the settings. Text in, the same text out, or a sentence on what was expected."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _URL = re.compile(r"[\x21-\x7e]{1,2048}")
 
 
 def webhook(text: str) -> str:
-    """An empty text, or a URL under TLS without user and password."""
+    """Accept an empty text, or a URL under TLS without user and password."""
     if text and whole(text, ("https",)) is None:
         fail("expected a URL that begins with https:// and has neither user nor password")
     return text
 
 
 def dicomweb(text: str) -> str:
-    """An empty text, or the URL that the paths of a DICOMweb service begin with, without its last slash.
+    """Accept an empty text, or the URL that the paths of a DICOMweb service begin with; drop its last slash.
 
-    Without TLS only on this machine itself: what goes there is patient data, and a token.
+    A URL without TLS is only for this machine itself, because patient data and a token are sent to it.
 
     >>> dicomweb("https://pacs.example.org/dicom-web/")
     'https://pacs.example.org/dicom-web'
@@ -37,7 +37,7 @@ def dicomweb(text: str) -> str:
 
 
 def whole(text: str, schemes: tuple[str, ...]) -> SplitResult | None:
-    """The parts of a URL with scheme and host, without user and password; None: it is none."""
+    """Split a URL with scheme and host, without user and password; None: the text is no such URL."""
     try:
         parts = urlsplit(text)
         is_whole = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -47,7 +47,7 @@ def whole(text: str, schemes: tuple[str, ...]) -> SplitResult | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Is a host, by address or by the name localhost, this machine itself?"""
+    """Tell whether a host, by address or by the name localhost, is this machine itself."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

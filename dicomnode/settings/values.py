@@ -44,7 +44,7 @@ def _hours(text: str) -> str:
 
 
 Title = Annotated[AeTitle, AfterValidator(_title)]
-Hours = Annotated[str, AfterValidator(_hours)]  # a part of each day; empty: there is none
+Hours = Annotated[str, AfterValidator(_hours)]  # a part of each day; empty: none
 MaybeTitle = Annotated[AeTitle, AfterValidator(lambda text: text and _title(text))]
 Word = Annotated[str, AfterValidator(_word)]
 Folder = Annotated[Path, AfterValidator(_folder)]

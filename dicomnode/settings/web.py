@@ -1,4 +1,4 @@
-"""The keys of the web page: where it listens, who may come in, and what a person may do there."""
+"""The keys of the web page: its address, its token, and the acts that it offers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicomnode.settings.urls import is_loopback, whole
 from dicomnode.settings.values import MaybeFolder, SecretFile
 from dicomnode.strict_toml import fail
 
-STUDY_UID = "{study_uid}"  # what stands for the study in ``viewer_url``
+STUDY_UID = "{study_uid}"  # placeholder of the study in ``viewer_url``
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 (nothing is bound here)
@@ -48,16 +48,16 @@ class WebSettings(Listening):
     """The web page. Nothing listens until `dicomnode web` or `serve --web` runs."""
 
     listen: HostPort = "127.0.0.1:8113"
-    hosts: tuple[Host, ...] = ()  # more names by which browsers may ask for it
-    token_file: SecretFile = ""  # empty: whoever is on this machine comes in, and nobody sees an image
-    actions: bool = True  # may a person change anything?
+    hosts: tuple[Host, ...] = ()  # more host names by which browsers may ask for the page
+    token_file: SecretFile = ""  # empty: everybody on this machine comes in, and nobody sees an image
+    actions: bool = True  # true: a person may change something
     viewer_url: MaybeViewer = ""  # empty: no link
-    user_header: MaybeHeader = ""  # in which a proxy on this machine names the person; empty: none does
-    runs: MaybeFolder = ""  # of training runs; empty: none are shown
+    user_header: MaybeHeader = ""  # header in which a proxy on this machine names the person; empty: no proxy
+    runs: MaybeFolder = ""  # folder of training runs; empty: none are shown
 
     @property
     def is_local(self) -> bool:
-        """Can only this machine itself reach it?"""
+        """True if only this machine itself can reach the page."""
         return is_loopback(self.host)
 
     @model_validator(mode="after")

@@ -1,9 +1,9 @@
-"""What an X.509 certificate says: whom it names, from when to when it holds, and its fingerprint.
+"""Read an X.509 certificate: its names, the dates of its validity, and its fingerprint.
 
-In: a certificate as a peer presented it, or as it stands in a PEM file. Out: its facts. Whether it can be trusted is
-not decided here: OpenSSL has verified a peer's certificate before, and our own is verified by the peers.
+In: a certificate as a peer presented it, or as it stands in a PEM file. Out: its facts. Its trust is not decided here:
+OpenSSL has verified a peer's certificate before, and our own is verified by the peers.
 
-The standard library tells the dates and names of a verified peer only, never those of our own certificate. So the few
+The standard library gives the dates and names of a verified peer only, never those of our own certificate. So the few
 fields that are needed are read from the encoding itself (RFC 5280 section 4.1, in DER).
 """
 
@@ -37,7 +37,7 @@ class Certificate:
 
 
 def in_pem(text: str) -> list[Certificate]:
-    """All certificates of a PEM file, in their order. Raises ValueError where one cannot be read."""
+    """Read all certificates of a PEM file, in their order. Raises ValueError where one cannot be read."""
     return [read(ssl.PEM_cert_to_DER_cert(block)) for block in _PEM.findall(text)]
 
 
@@ -62,13 +62,13 @@ def read(encoded: bytes) -> Certificate:
 
 
 def is_expected(certificate: Certificate, *, fingerprints: Collection[str], names: Collection[str]) -> bool:
-    """True if its fingerprint or one of its names is listed. Whole names are compared; case is ignored."""
+    """Tell whether its fingerprint or one of its names is listed. Whole names are compared; case is ignored."""
     wanted = {comparable(name) for name in names}
     return certificate.fingerprint in fingerprints or not wanted.isdisjoint(map(comparable, certificate.names))
 
 
 def comparable(name: str) -> str:
-    """A name in the one form in which it is compared.
+    """Return a name in the form in which names are compared.
 
     >>> comparable("PACS.Example.org"), comparable("2001:DB8::0:1")
     ('pacs.example.org', '2001:db8::1')
@@ -102,7 +102,7 @@ def _common_names(subject: bytes) -> Iterator[str]:
 
 
 def _moment(tag: int, content: bytes) -> datetime:
-    """A time: two digits of the year until 2049, four from then on (RFC 5280 section 4.1.2.5)."""
+    """Parse a time: two digits of the year until 2049, four from then on (RFC 5280 section 4.1.2.5)."""
     text = content.decode("ascii")
     if tag == _UTC_TIME:
         text = ("19" if text[:2] >= "50" else "20") + text
@@ -110,7 +110,7 @@ def _moment(tag: int, content: bytes) -> datetime:
 
 
 def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The elements that stand one after the other: tag and content of each."""
+    """Yield tag and content of each of the elements that stand one after the other."""
     at = 0
     while at < len(content):
         tag, length = content[at], content[at + 1]

@@ -1,7 +1,7 @@
-"""A connection under TLS, and why one failed, in words.
+"""A connection under TLS, and words for the reasons why one failed.
 
-Nothing here waits: the handshake, a read and a write each do what can be done now, and raise ``ssl.SSLWantReadError``
-or ``ssl.SSLWantWriteError`` where they have to be repeated.
+``TlsSocket`` never waits: the handshake, a read and a write each do what can be done now, and raise
+``ssl.SSLWantReadError`` or ``ssl.SSLWantWriteError`` where they have to be repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ssl import SSLContext
 
 from dicomnode.tls.certificate import Certificate, read
 
-ALERT_S = 2.0  # for an alert after the handshake
+ALERT_S = 2.0  # wait for an alert after the handshake
 NO_TLS = "what the peer sent is not TLS"
 _NO_TRUST = "the peer's certificate comes from no authority in {trusted}"
 
@@ -30,7 +30,7 @@ _VERIFICATIONS = {
     62: "the peer's certificate does not name the host of its {place}",
     64: "the peer's certificate does not name the IP address of its {place}",
 }
-# OpenSSL's names of what went wrong; an ALERT is what the peer told us
+# OpenSSL's names of errors; an ALERT comes from the peer
 _REASONS = {
     "HTTP_REQUEST": NO_TLS,
     "WRONG_VERSION_NUMBER": NO_TLS,
@@ -61,14 +61,14 @@ class TlsSocket:
     """
 
     def __init__(self, connected: socket.socket, context: SSLContext, *, is_server: bool, host: str | None) -> None:
-        """Take the socket over. ``host``: of the peer that we called, for its certificate. Raises OSError."""
+        """Take the socket over. ``host``: name of the peer that we called, for its certificate. Raises OSError."""
         self._socket = context.wrap_socket(
             connected, server_side=is_server, server_hostname=host, do_handshake_on_connect=False
         )
         self._socket.setblocking(False)
         self._in_use = threading.Lock()
-        self._is_ended = False  # from our side
-        self._failure: OSError | None = None  # of a read behind one that had given something
+        self._is_ended = False  # we ended the connection
+        self._failure: OSError | None = None  # error of a read after one that had returned bytes
 
     def do_handshake(self) -> int:
         """Go on with the handshake; return when it is over."""
@@ -77,12 +77,12 @@ class TlsSocket:
         return 0
 
     def certificate(self) -> Certificate | None:
-        """The certificate that the peer presented; only after the handshake."""
+        """Return the certificate that the peer presented; None if it cannot be read. Only after the handshake."""
         with self._in_use:
             encoded = self._socket.getpeercert(binary_form=True)
         try:
             return read(encoded) if encoded else None
-        except ValueError:  # OpenSSL can read it; without facts it belongs to nobody
+        except ValueError:  # only OpenSSL can read it; without facts it fits no peer
             return None
 
     def recv_into(self, buffer: memoryview | bytearray) -> int:
@@ -90,11 +90,11 @@ class TlsSocket:
 
         An object is whole by the lengths of its PDUs, so an end without an announcement cannot shorten one.
 
-        OpenSSL gives a record at a time, 16 KiB at most. All that are there come at once, as from a plain socket: the
-        way of each one through our own code costs more than its decryption.
+        OpenSSL gives a record at a time, 16 KiB at most. This reads all records that are there, as from a plain socket:
+        our own code would cost more for each than its decryption.
         """
         with self._in_use:
-            if self._is_ended:  # nobody wants it any more, and TLS may have failed: as it lies on the network
+            if self._is_ended:  # the content is not used any more, and TLS may have failed: read the raw bytes
                 return socket.socket.recv_into(self._socket, buffer)
             if (failure := self._failure) is not None:
                 self._failure = None
@@ -108,7 +108,7 @@ class TlsSocket:
                 except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                     break
                 except OSError as exc:
-                    self._failure = exc  # what came before it is given out first
+                    self._failure = exc  # the bytes before it are returned first
                     break
                 if not more:
                     break
@@ -121,7 +121,7 @@ class TlsSocket:
             return self._socket.send(content)
 
     def say_end(self) -> None:
-        """Announce that no more comes from us (close_notify), as far as that is possible now."""
+        """Announce our end of the stream (close_notify), as far as that is possible now."""
         with self._in_use, contextlib.suppress(OSError, ValueError):
             self._is_ended = True
             self._socket.unwrap()
@@ -141,9 +141,9 @@ class TlsSocket:
 
 
 def objection(address: tuple[str, int], context: SSLContext, host: str) -> str:
-    """What a peer has against our certificate, in words; empty where it says nothing. To be asked after a lost request.
+    """Ask a peer, after a lost request, why it refused our certificate; return it in words, or an empty text.
 
-    Under TLS 1.3 the peer says it after the handshake. A request that is on its way by then resets the connection, and
+    Under TLS 1.3 the peer sends the alert after the handshake. A request that is sent before resets the connection, and
     the alert is lost with it; so this connects once more and sends nothing.
     """
     try:

@@ -1,11 +1,11 @@
-"""The files of ``[tls]`` as what a connection needs: one for those who connect to us, one for those we connect to.
+"""Make TLS contexts from the files of ``[tls]``: for peers that connect to us, and for those that we connect to.
 
 The profile is that of PS3.15 section B.12 (BCP 195; RFC 9325): TLS 1.2 and 1.3 and nothing older, no renegotiation and
 no compression; under TLS 1.2 the four suites with ECDHE and AES-GCM. Both sides present a certificate to the listener.
 
-Every connection asks here. So a certificate that was replaced on disk counts for the next connection, and connections
-that are open keep the one that they began with. A replacement that cannot be used is logged, and the last good files
-stay in use.
+Every new connection gets its context here. So a certificate that was replaced on disk counts for the next connection,
+and connections that are open keep the one that they began with. A replacement that cannot be used is logged, and the
+last good files stay in use.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _OTHERS_MAY_READ = 0o007
 
 
 class Files(Protocol):
-    """Where the PEM files are; an empty text is none."""
+    """The paths of the PEM files; an empty text is none."""
 
     @property
     def certificate(self) -> str:
-        """Our certificate, with those between it and its authority behind it."""
+        """Our certificate, followed by those between it and its authority."""
 
     @property
     def key(self) -> str:
@@ -55,7 +55,7 @@ class Files(Protocol):
 
 
 class Age(StrEnum):
-    """The age of a certificate: how near it is to its end."""
+    """The age of a certificate, by the time until it expires."""
 
     VALID = "valid"
     SOON = "soon"  # within SOON_DAYS
@@ -66,10 +66,10 @@ class Age(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldCertificate:
-    """A certificate of our files, at one moment."""
+    """A certificate in our files, with its age at one moment."""
 
-    key: str  # of the settings
-    number: int  # in its file, from 1
+    key: str  # key of the settings that names the file
+    number: int  # place in its file, from 1
     file: str
     fingerprint: str
     names: tuple[str, ...]
@@ -82,14 +82,14 @@ class HeldCertificate:
 class _Loaded:
     """The contents of the files."""
 
-    listening: ssl.SSLContext | None  # None: there is no certificate of ours
+    listening: ssl.SSLContext | None  # None: we have no certificate
     sending: ssl.SSLContext
     sending_to_host: ssl.SSLContext
     certificates: tuple[tuple[str, int, str, Certificate], ...]  # key, number, file
 
 
 class Identity:
-    """Who we are and whom we trust, as the files say now. Safe to use from many threads."""
+    """Our certificate and the authorities that we trust, by the present files. Safe to use from many threads."""
 
     def __init__(self, files: Files) -> None:
         """Read the files. Raises SettingsError where one of them cannot be used."""
@@ -99,23 +99,23 @@ class Identity:
         self._loaded = _load(files)
 
     def take(self, other: Identity) -> None:
-        """Use the files of another one from the next connection on."""
+        """Use the files of another ``Identity`` from the next connection on."""
         with self._lock:
             self._files, self._stamp, self._loaded = other._files, other._stamp, other._loaded
 
     def listening(self) -> ssl.SSLContext:
-        """For a peer that connects: it has to present a certificate of an authority in ``tls.ca``."""
+        """Return the context for a peer that connects: it must present a certificate of an authority in ``tls.ca``."""
         context = self._now().listening
         assert context is not None, "the settings demand a certificate where tls.listen is set"
         return context
 
     def sending(self, *, is_host_checked: bool) -> ssl.SSLContext:
-        """For a peer that we connect to. ``is_host_checked``: its certificate has to name the host that was called."""
+        """Return the context for a peer that we call; with ``is_host_checked``, its certificate must name the host."""
         loaded = self._now()
         return loaded.sending_to_host if is_host_checked else loaded.sending
 
     def certificates(self, now: datetime) -> list[HeldCertificate]:
-        """Our certificate and those of the authorities, with what has to be said of their dates."""
+        """List our certificate and those of the authorities, each with a sentence on its dates."""
         return [_held(*one, now) for one in self._now().certificates]
 
     def _now(self) -> _Loaded:
@@ -133,12 +133,12 @@ class Identity:
 
 
 def held_certificates(files: Files, now: datetime) -> list[HeldCertificate]:
-    """The certificates in these files, none where TLS is not used. Raises SettingsError as ``Identity`` does."""
+    """List the certificates in these files, none where TLS is not used. Raises SettingsError as ``Identity`` does."""
     return Identity(files).certificates(now) if files.ca else []
 
 
 def certificates_of_cluster(ca: str, cert: str, now: datetime) -> list[HeldCertificate]:
-    """Our certificate of the cluster and that of its authority. Raises SettingsError where one cannot be read."""
+    """List our certificate of the cluster and those of its authority. Raises SettingsError where one cannot be read."""
     ours = _read("cluster.cert", cert)[0]
     authorities = enumerate(_read("cluster.ca", ca), 1)
     found = [("cluster.cert", 1, cert, ours), *(("cluster.ca", number, ca, one) for number, one in authorities)]
@@ -146,7 +146,7 @@ def certificates_of_cluster(ca: str, cert: str, now: datetime) -> list[HeldCerti
 
 
 def for_web(files: Files, ca: str) -> ssl.SSLContext:
-    """For a web server that we connect to. Raises SettingsError.
+    """Return the context for a web server that we connect to. Raises SettingsError.
 
     ``ca``: the authorities that its certificate may come from (``peer.ca``); empty: those that this machine trusts. Our
     own certificate, where there is one, is shown to a server that asks for it.
@@ -169,7 +169,7 @@ def _held(key: str, number: int, file: str, certificate: Certificate, now: datet
 
 
 def age_of(certificate: Certificate, now: datetime) -> Age:
-    """The age of the certificate: how near it is to its end."""
+    """Return the age of the certificate, by the time until it expires."""
     left = certificate.not_after - now
     if left < timedelta(0):
         return Age.EXPIRED
@@ -194,7 +194,7 @@ def _in_words(key: str, number: int, file: str, certificate: Certificate, now: d
 
 
 def _stamp(files: Files) -> tuple[object, ...]:
-    """The facts of a file that change when it is replaced or written."""
+    """Return the facts of the files that change when one is replaced or written."""
     found: list[object] = []
     for name in (files.certificate, files.key, files.ca):
         try:
@@ -276,7 +276,7 @@ def _read(key: str, file: str) -> list[Certificate]:
 
 
 def _require_private(file: str) -> None:
-    """Refuse a key that others may read, and one that a person would have to unlock at each start."""
+    """Raise SettingsError for a key that others may read, or that a person would have to unlock at each start."""
     if "ENCRYPTED" in _text("tls.key", file):
         raise SettingsError(
             f"The key {file} (tls.key) is encrypted with a passphrase, for which nobody can be asked when the node "

@@ -1,1 +1,1 @@
-"""The web page: what the node did and waits for, seen and acted on in a browser, in a process of its own."""
+"""The web page: it shows the work of the node and what waits for a person, who acts there. A process of its own."""

@@ -1,4 +1,4 @@
-"""``python -m dicomnode.web [FILE]``: the page as a child of the service, which ends when its standard input does."""
+"""``python -m dicomnode.web [FILE]``: the page as a child of the service. It ends when its standard input ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicomnode.web.server import serve
 
 
 def main() -> None:
-    """Serve the page until the service is gone or says so."""
+    """Serve the page until the service ends or a signal comes."""
     read = partial(load_with_source, Path(sys.argv[1]) if len(sys.argv) > 1 else None, dict(os.environ))
     settings, source = read()
     log.start_logging(settings.log.level, settings.log.format)
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _end_with_the_service() -> None:
-    """The other end of the pipe closes when the service ends, however it ends."""
+    """End this process when the pipe closes, as it does when the service ends, however it ends."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""What a person does on the page: asked for on a page of its own, done by a form, written down with the name."""
+"""The acts of a person on the page: each is confirmed on a page of its own, and recorded with the person's name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _ACTS: Final[Mapping[str, Mapping[str, Act]]] = {"series": ON_SERIES, "deliverie
 
 
 def confirm(visit: Visit, table: str, number: int, name: str) -> Answer:
-    """Say what an act does, and ask."""
+    """Show a page that describes an act and asks for confirmation."""
     act = _act(visit, table, name)
     return visit.show("confirm.html", act=act, table=table, number=number, back=_series_of(visit, table, number))
 
 
 def perform(visit: Visit, table: str, number: int, name: str) -> Answer:
-    """Do it. Raises InputError where the state of the row does not allow it, and LedgerError."""
+    """Do the act. Raises InputError where the state of the row does not allow it, and LedgerError."""
     act = _act(visit, table, name)
     person = visit.person.name or clean_name(visit.request.filled("name"))
     if not person:
@@ -44,7 +44,7 @@ def _act(visit: Visit, table: str, name: str) -> Act:
 
 
 def _series_of(visit: Visit, table: str, number: int) -> int:
-    """The series to which the person goes back. Raises InputError where there is no such row."""
+    """Find the series to whose page the person goes back. Raises InputError where there is no such row."""
     if table == "series":
         return visit.node.reader.series_show(number).id
     found = visit.node.reader.deliveries_list(Wanted(before=number + 1, limit=1))

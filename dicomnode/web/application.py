@@ -1,8 +1,8 @@
-"""The page as a WSGI application: each request is let in or not, finds its page, and gets an answer.
+"""The web page as a WSGI application: it checks each request, finds its page, and sends the answer.
 
-In: requests of browsers and programs. Out: pages, pictures and JSON. The checks stand in this order: the request can be
-read, it asks for the page by one of its names, whoever sends it may come in, and what changes something carries the
-key of a form of ours. Nothing that a client sent is logged or given back unescaped.
+In: requests of browsers and programs. Out: pages, pictures and JSON. The checks come in this order: the request can be
+read, its Host is one of the page's names, its sender may come in, and a request that changes something carries the key
+of one of our forms. Nothing that a client sent is logged or given back unescaped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dicomnode.web.render import page
 
 LOGGER = logging.getLogger(__name__)
 
-KEY_FIELD: Final = "key"  # of a form
+KEY_FIELD: Final = "key"  # field of every form
 TOLD_TOKEN: Final = "That is not the token, or the name is none: letters, digits and blanks."  # noqa: S105
 
 _ASSETS: Final = {
@@ -45,8 +45,8 @@ _ASSETS: Final = {
     "/page.js": "text/javascript; charset=utf-8",
     "/page.svg": "image/svg+xml",
 }
-_ID: Final = r"([1-9]\d{0,17})"  # of a row: a number, and nothing else
-_NAME: Final = r"([^/]{1,255})"  # of a folder; only one that is listed is ever opened
+_ID: Final = r"([1-9]\d{0,17})"  # id of a row: a number, and nothing else
+_NAME: Final = r"([^/]{1,255})"  # name of a folder; only one that is listed is ever opened
 _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (r"/", pages.today),
     (r"/today/live", pages.today_live),
@@ -77,7 +77,7 @@ _POST: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
 
 
 class Application:
-    """One page. Safe to use from many threads."""
+    """The application of one node's web page. Safe to use from many threads."""
 
     def __init__(self, current: Current, *, clock: Clock = SYSTEM_CLOCK) -> None:
         """Raises SettingsError where the token file cannot be used."""
@@ -89,7 +89,7 @@ class Application:
         }
 
     def close(self) -> None:
-        """Give the ledger back."""
+        """Close the ledger."""
         self._node.close()
 
     def __call__(self, environ: Environ, start: StartResponse) -> Iterable[bytes]:
@@ -144,7 +144,7 @@ class Application:
         return is_ours and self._entry.is_form_key(person, request.filled(KEY_FIELD))
 
     def _page(self, visit: Visit) -> Answer:
-        """Find the page of a path. Ids in a path are small numbers and nothing else."""
+        """Find the page of a path and make it. Ids in a path are small numbers and nothing else."""
         request = visit.request
         table = {"GET": _GET, "HEAD": _GET, "POST": _POST}.get(request.method, ())
         for pattern, make in table:
@@ -156,7 +156,7 @@ class Application:
         return self._told(request, visit.person, HTTPStatus.NOT_FOUND, "There is no such page.", "")
 
     def _enter(self, request: Request, person: Person | None) -> Answer:
-        """The form that asks for the token, and what comes of it."""
+        """Show the form that asks for the token, or check the token that was typed there."""
         if person is not None or not self._entry.has_token:
             return see_other("/")
         told = ""
@@ -170,11 +170,11 @@ class Application:
         return self._bare("enter.html", request, None, status, told=told)
 
     def _told(self, request: Request, person: Person | None, status: HTTPStatus, sentence: str, hint: str) -> Answer:
-        """A page that says one sentence."""
+        """Make a page with one sentence."""
         return self._bare("told.html", request, person, status, sentence=sentence, hint=hint)
 
     def _bare(self, template: str, request: Request, person: Person | None, status: HTTPStatus, **told: str) -> Answer:
-        """A page that asks neither ledger nor archive."""
+        """Make a page that reads neither ledger nor archive."""
         body = page(
             template,
             nonce=request.nonce,

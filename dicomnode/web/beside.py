@@ -1,7 +1,7 @@
-"""The page as a child process of the service: started with it, started again where it ends, gone with it.
+"""The page as a child process of the service: it starts with the service, restarts where it ends, and ends with it.
 
-The two share a pipe and nothing else: the page ends when the service's end of it closes. Whatever happens to the page,
-the service goes on.
+The two processes share only a pipe: the page ends when the service's end of the pipe closes. Whatever happens to the
+page, the service goes on.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dicomnode import log
 
 LOGGER = logging.getLogger(__name__)
 
-PAUSE_S: Final = 5.0  # before it is started again
+PAUSE_S: Final = 5.0  # before the page is started again
 STOP_S: Final = 10.0
 
 
 @contextmanager
 def beside(config: Path | None) -> Iterator[None]:
-    """Have the page serve as long as the block runs."""
+    """Run the process of the page as long as the block runs."""
     ending = threading.Event()
     keeper = threading.Thread(target=_keep, args=(config, ending), name="web")
     keeper.start()

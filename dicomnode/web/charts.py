@@ -1,7 +1,7 @@
 """Small charts, drawn as the path of an SVG: one place from left to right for each week or each point of a curve.
 
-In: numbers, None where there is none. Out: the ``d`` of a path in a box of ``WIDTH`` × ``HEIGHT``. What a chart shows
-stands in words beside it, or in a table: nobody has to see it.
+In: numbers, None where there is none. Out: the ``d`` of a path in a box of ``WIDTH`` × ``HEIGHT``. The content of a
+chart stands in words beside it, or in a table, so that nobody needs to see the chart.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MARGIN: Final = 2  # above and below a line
 
 
 def bars(shares: Sequence[float | None]) -> str:
-    """A bar for each share of 1, from the bottom.
+    """Draw a bar for each share of 1, from the bottom.
 
     >>> bars([None, 0.0, 1.0])
     'M43 26v0h43v0zM87 26v-26h42v26z'
@@ -31,7 +31,7 @@ def bars(shares: Sequence[float | None]) -> str:
 
 
 def line(values: Sequence[float | None], *, low: float | None = None, high: float | None = None) -> str:
-    """A line through the values; a value that stands alone is a dash. ``low``, ``high``: of the box; else their own.
+    """Draw a line through the values; a lone value is a dash. ``low``, ``high``: range of the box, else of the values.
 
     >>> line([1.0, 2.0, None, 2.0])
     'M16 24L49 2M110 2h7'

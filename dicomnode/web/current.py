@@ -1,8 +1,8 @@
-"""The settings of the running node, as the page follows them.
+"""Keep the page's settings the same as those of the running node.
 
-The page reads the settings file when it starts. When the service has taken a newer one (`dicomnode reload`), the ledger
-says so with the digest of the file, and the page takes of that file what the service took. What the page itself opened
-at its start (its address, its token, the data folder) stays until it is started again.
+The page reads the settings file when it starts. When the service has taken a newer file (`dicomnode reload`), the
+ledger holds the digest of that file, and the page takes from the file the same keys as the service. The address, the
+token and the data folder, which the page opened at its start, stay until it is started again.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Read = Callable[[], tuple[Settings, Source]]
 
 
 class Current:
-    """Safe to use from many threads."""
+    """The settings in use, and the file that they were read from. Safe to use from many threads."""
 
     def __init__(self, settings: Settings, source: Source = NO_FILE, read: Read | None = None) -> None:
-        """``read``: reads the same file once more; None: nothing is followed."""
+        """``read`` reads the same file once more; None: newer settings are not taken."""
         self._lock = threading.Lock()
         self._settings = settings
         self._source = source
@@ -32,16 +32,16 @@ class Current:
 
     @property
     def settings(self) -> Settings:
-        """Those in use now."""
+        """The settings in use now."""
         return self._settings
 
     @property
     def file(self) -> Path | None:
-        """Where they were read from; None: the embedded defaults hold."""
+        """The file that the settings were read from; None: the embedded defaults hold."""
         return self._source.file
 
     def follow(self, used: SettingsLine | None) -> None:
-        """Take what the service uses now, if it is another file than ours. A file that has changed since is left."""
+        """Take the settings that the service uses now, if its file differs from ours and has not changed since."""
         if self._read is None or used is None or used.sha256 == self._source.sha256:
             return
         with self._lock:

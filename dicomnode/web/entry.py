@@ -1,11 +1,11 @@
-"""Who may come in: the names by which the page is asked for, the token, the person, and what each may do.
+"""Admit persons and programs to the page: check the host name, the token and the cookie, and the keys of forms.
 
-In: requests. Out: a ``Person``, or None. Whoever knows the token of ``web.token_file`` comes in: a browser by a form,
-which leaves a cookie that holds a signed name and never the token; a program by ``Authorization: Bearer``. Without a
-token file the page listens on this machine alone, whoever is on it comes in, and nobody sees an image.
+In: requests. Out: a ``Person``, or None. The token of ``web.token_file`` admits a browser by a form, which leaves a
+cookie that holds a signed name and never the token, and a program by ``Authorization: Bearer``. Without a token file
+the page listens on this machine alone, everybody on it comes in, and nobody sees an image.
 
-A form of the page carries a key that no other site can know, and a request from another site is refused by the
-browser's own word. The names of persons are what they or a proxy say: they are for the record, not for deciding.
+A form of the page carries a key that no other site can have, and a request from another site is refused by the headers
+that the browser sets. The names of persons are what they or a proxy say: they are for the record, not for deciding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dicomnode.web.exchange import Request
 
 COOKIE: Final = "dicomnode"
 COOKIE_S: Final = 12 * 3600.0  # a working day; then the token is asked for again
-LOOK_S: Final = 3600.0  # for which the images of a series can be asked for after its viewer was opened
+LOOK_S: Final = 3600.0  # the images of a series can be asked for so long after its viewer was opened
 SHORTEST_TOKEN: Final = 16
 NAME_LIMIT: Final = 40
 NOTE_LIMIT: Final = 500
@@ -41,41 +41,41 @@ _OWN_SITES: Final = ("", "same-origin", "none")  # Sec-Fetch-Site: absent, this 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """Somebody who has come in."""
+    """A person or program that has come in."""
 
-    name: str  # empty: nobody said it
+    name: str  # empty: not given
     may_see_images: bool
 
     @property
     def actor(self) -> str:
-        """How the ledger names this person."""
+        """The name of this person in the ledger."""
         return actor(self.name)
 
 
 class Entry:
-    """The door of one page. Safe to use from many threads."""
+    """The admission to one page. Safe to use from many threads."""
 
     def __init__(self, web: WebSettings, *, clock: Callable[[], float] = time.time) -> None:
         """Raises SettingsError where the token file cannot be used."""
         self._web = web
         self._clock = clock
         self._token = read_token(Path(web.token_file)) if web.token_file else b""
-        self._secret = secrets.token_bytes(32)  # of this process: its forms and looks end with it
+        self._secret = secrets.token_bytes(32)  # of this process: keys of its forms and looks end with it
         own = f"[{web.host}]" if ":" in web.host else web.host
         self._hosts = {own.lower(), *web.hosts, *(_LOCAL_NAMES if web.is_local else ())}
 
     @property
     def has_token(self) -> bool:
-        """Is a token asked for?"""
+        """True if the page asks for a token."""
         return bool(self._token)
 
     def is_asked_by_name(self, request: Request) -> bool:
-        """Does the browser ask for the page by one of its names? Another name is another site's, pointed at us."""
+        """Tell whether the request's Host is a name of the page. Another site can point a name of its own at us."""
         return _without_port(request.host) in self._hosts
 
     def is_from_here(self, request: Request) -> bool:
-        """Does a request that changes something come from a page of ours, by the browser's word?"""
-        origin = request.headers.get("origin", "null")  # null: as browsers say under Referrer-Policy: no-referrer
+        """Tell, by the headers that the browser sets, whether a request comes from a page of ours."""
+        origin = request.headers.get("origin", "null")  # browsers send "null" under Referrer-Policy: no-referrer
         try:
             is_ours = origin == "null" or _without_port(urlsplit(origin).netloc) in self._hosts
         except ValueError:
@@ -83,7 +83,7 @@ class Entry:
         return is_ours and request.headers.get("sec-fetch-site", "") in _OWN_SITES
 
     def person(self, request: Request) -> Person | None:
-        """Who asks; None: somebody who has not shown the token."""
+        """Return the sender of a request; None: a sender without the token."""
         name = self._named_by_proxy(request)
         if not self._token:
             return Person(name=name, may_see_images=False)
@@ -94,7 +94,7 @@ class Entry:
         return None if signed is None else Person(name=name or signed, may_see_images=True)
 
     def let_in(self, token: str, name: str) -> str | None:
-        """The header of the cookie of somebody who typed the token and a name; None: it is another token."""
+        """Return the header of the cookie for somebody who typed the token and a name; None: the token is wrong."""
         if not self._token or not hmac.compare_digest(_digest(token.strip().encode()), _digest(self._token)):
             return None
         packed = base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
@@ -103,20 +103,20 @@ class Entry:
         return f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict"
 
     def form_key(self, person: Person | None) -> str:
-        """The key that a form carries."""
+        """Return the key that a form for this person carries."""
         return self._mac(self._secret, "form", person.name if person else "")
 
     def is_form_key(self, person: Person | None, key: str) -> bool:
-        """Is it the key of a form that this person got?"""
+        """Tell whether this is the key of a form that this person got."""
         return hmac.compare_digest(self.form_key(person).encode(), key.encode())
 
     def look(self, person: Person, series: int) -> str:
-        """What the images of a series are asked for with, after its viewer was opened and that was written down."""
+        """Return the pass for the images of a series, valid for ``LOOK_S``, after the viewer's opening is recorded."""
         until = int(self._clock() + LOOK_S)
         return f"{until}.{self._mac(self._secret, 'look', f'{series} {until} {person.name}')}"
 
     def is_look(self, person: Person, series: int, look: str) -> bool:
-        """Does it stand for an open viewer of this series?"""
+        """Tell whether this is a valid pass for the images of this series."""
         until, _, _ = look.partition(".")
         if not (until.isascii() and until.isdigit() and len(until) < 20 and int(until) >= self._clock()):
             return False
@@ -124,7 +124,7 @@ class Entry:
         return hmac.compare_digest(expected.encode(), look.encode())
 
     def _named_by_proxy(self, request: Request) -> str:
-        """The name in the proxy's header; only a proxy on this machine is believed."""
+        """Return the name in the proxy's header; only a proxy on this machine is trusted."""
         if not self._web.user_header or not is_loopback(request.address):
             return ""
         return clean_name(request.headers.get(self._web.user_header.lower(), ""))
@@ -143,7 +143,7 @@ class Entry:
 
 
 def read_token(file: Path) -> bytes:
-    """The token in a file, which nobody but its owner and group may read. Raises SettingsError."""
+    """Read the token from a file, which only its owner and group may read. Raises SettingsError."""
     try:
         mode, token = file.stat().st_mode, file.read_bytes().strip()
     except OSError as exc:
@@ -163,7 +163,7 @@ def read_token(file: Path) -> bytes:
 
 
 def clean_name(text: str) -> str:
-    """The name of a person as it is kept; empty where it is none.
+    """Return the name of a person as it is kept; empty where the text is no name.
 
     >>> clean_name(" Dr. Müller "), clean_name("<b>")
     ('Dr. Müller', '')
@@ -173,12 +173,12 @@ def clean_name(text: str) -> str:
 
 
 def clean_note(text: str) -> str:
-    """A person's words as they are kept: one line of at most ``NOTE_LIMIT`` signs."""
+    """Return a person's words as they are kept: one line of at most ``NOTE_LIMIT`` characters."""
     return " ".join(text.split())[:NOTE_LIMIT]
 
 
 def actor(name: str) -> str:
-    """How the ledger names a person of the page."""
+    """Return the name of a person of the page in the ledger."""
     return f"web:{name}" if name else "web"
 
 

@@ -1,6 +1,6 @@
 """A request of a browser and the answer to it, as values.
 
-In: the environment of a WSGI server. Out: the same as a frozen ``Request``, without a limit that is passed; and an
+In: the environment of a WSGI server. Out: the same as a frozen ``Request``, if it is within the limits; and an
 ``Answer`` with the headers that every answer of the page has. Nothing is logged, and nothing that a client sent is
 given back.
 """
@@ -41,40 +41,40 @@ class UnreadableRequestError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a browser asks for."""
+    """A request of a browser: method, path, fields, headers and cookies."""
 
     method: str
     path: str
-    address: str  # of the other end of the connection
+    address: str  # IP address of the other end of the connection
     host: str
-    headers: Mapping[str, str]  # by their names in lower case
+    headers: Mapping[str, str]  # names in lower case
     query: Mapping[str, tuple[str, ...]]
     form: Mapping[str, tuple[str, ...]]
     cookies: Mapping[str, str]
-    nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16))  # of the scripts and styles of the answer
+    nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16))  # for scripts and styles of the answer
 
     def asked(self, name: str) -> str:
-        """The value of a field of the address; empty where there is none."""
+        """Return the value of a field of the query; empty where there is none."""
         return self.query.get(name, ("",))[0].strip()
 
     def filled(self, name: str) -> str:
-        """The value of a field of the form; empty where there is none."""
+        """Return the value of a field of the form; empty where there is none."""
         return self.form.get(name, ("",))[0].strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a browser gets."""
+    """The answer to a request: status, body and headers."""
 
     status: HTTPStatus = HTTPStatus.OK
     body: bytes = b""
     content_type: str = HTML
     headers: tuple[tuple[str, str], ...] = ()
-    policy: str = ""  # of what a browser may do with it; empty: that of our own pages
+    policy: str = ""  # its Content-Security-Policy; empty: that of our own pages
 
 
 def see_other(place: str, *headers: tuple[str, str]) -> Answer:
-    """An answer that sends the browser to another page."""
+    """Make an answer that sends the browser to another page."""
     return Answer(status=HTTPStatus.SEE_OTHER, headers=(("Location", place), *headers))
 
 
@@ -102,7 +102,7 @@ def read_request(environ: Environ) -> Request:
 
 
 def send(answer: Answer, request: Request | None, start: StartResponse) -> Iterable[bytes]:
-    """Hand an answer to the server, with its length and with what a browser may do with it."""
+    """Hand an answer to the server, with its length and its Content-Security-Policy."""
     nonce = request.nonce if request else secrets.token_urlsafe(16)
     policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self'; "

@@ -1,7 +1,7 @@
-"""The first run: from a node that knows nobody to its first derived series, in four steps.
+"""The first run: from a node without peers to its first derived series, in four steps.
 
-The page writes no settings: the file belongs to those who run the machine. It makes the block that belongs into the
-file, checked by the same rules as the file itself, and sees by the ledger when the service has taken it.
+The page writes no settings: the file belongs to those who run the machine. It makes the block for the file, checked by
+the same rules as the file itself, and reads from the ledger when the service has taken it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dicomnode.web.entry import actor, clean_name
 from dicomnode.web.exchange import Answer, see_other
 from dicomnode.web.pages import Visit
 
-SLICES_MM: Final = ">= 2"  # which series the first rule takes: thick enough to be made thinner
+SLICES_MM: Final = ">= 2"  # condition of the first rule: slices thick enough to be made thinner
 REHEARSED: Final = "rehearsed"  # event of the node: a person began a rehearsal on the page
 SERIES: Final = 5
 
-FIELDS: Final[Mapping[str, tuple[str, str]]] = {  # of the form: label, and an example
+FIELDS: Final[Mapping[str, tuple[str, str]]] = {  # fields of the form: label, and an example
     "scanner": ("Name of the scanner here", "mr1"),
     "scanner_title": ("AE title of the scanner", "MR1"),
     "network": ("Network from which it sends", "10.1.2.0/24"),
@@ -34,7 +34,7 @@ FIELDS: Final[Mapping[str, tuple[str, str]]] = {  # of the form: label, and an e
 
 
 def first(visit: Visit) -> Answer:
-    """The four steps, with the form of the first one."""
+    """Show the four steps, with the form of the first one."""
     asked = {name: visit.request.asked(name) for name in FIELDS}
     is_filled = all(asked.values())
     block, mistakes = block_of(asked) if is_filled else ("", [])
@@ -52,18 +52,18 @@ def first(visit: Visit) -> Answer:
 
 
 def first_live(visit: Visit) -> Answer:
-    """What becomes of the four steps; the script of the page asks for it again and again."""
+    """Show the present state of the four steps; the script of the page asks for it again and again."""
     return visit.show("first_live.html", **_live(visit))
 
 
 def confirm_rehearsal(visit: Visit, peer: str | int) -> Answer:
-    """Say what a rehearsal does, and ask."""
+    """Show a page that describes a rehearsal and asks for confirmation."""
     one = _reachable(visit, str(peer))
     return visit.show("rehearse.html", peer=one)
 
 
 def rehearse(visit: Visit, peer: str | int) -> Answer:
-    """Begin a rehearsal. The event bears the person's name."""
+    """Begin a rehearsal, and record it with the person's name."""
     name = _reachable(visit, str(peer))
     person = visit.person.name or clean_name(visit.request.filled("name"))
     if not person:
@@ -78,7 +78,7 @@ def rehearse(visit: Visit, peer: str | int) -> Answer:
 
 
 def block_of(asked: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The block of the settings file, and what is wrong with it by the rules of that file."""
+    """Make the block for the settings file; return it, or the mistakes in it by the rules of that file."""
     tables: dict[str, list[dict[str, object]]] = {
         "peer": [
             {"name": asked["scanner"], "ae_title": asked["scanner_title"], "networks": [asked["network"]]},
@@ -100,7 +100,7 @@ def _table(kind: str, row: Mapping[str, object]) -> str:
 
 
 def _value(value: object) -> str:
-    """A text, a list of texts or a table of them is the same in TOML as in JSON, but for the sign between its parts."""
+    """Write a text, a list of texts or a table of them in TOML, which differs from JSON only in the sign of a table."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
@@ -132,7 +132,7 @@ def _ports(settings: Settings) -> str:
 
 
 def _reachable(visit: Visit, name: str) -> str:
-    """The name of a peer that a rehearsal can be made with. Raises InputError for any other."""
+    """Return the name of a peer that a rehearsal can be made with. Raises InputError for any other."""
     if not visit.node.settings.web.actions:
         raise InputError("Nothing can be changed on this page.", hint="The key web.actions is false.")
     known = [peer.name for peer in visit.node.settings.peer if peer.address and peer.name in _names(visit)]

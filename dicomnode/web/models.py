@@ -1,4 +1,4 @@
-"""The page of the models: their cards side by side, what the result gate measured by month, and pairs in shadow."""
+"""The page of the models: their cards side by side, figures of the result gate by month, and pairs in shadow."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from dicomnode.web.pages import Visit
 
 MONTHS: Final = 12
 SINCE: Final = timedelta(days=365)
-OPEN_MEASURE: Final = "PSNR gain"  # how the measures begin that stand open; the others can be unfolded
+OPEN_MEASURE: Final = "PSNR gain"  # measures that begin so stand open; the others are folded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownModel:
-    """A column: one model and its card."""
+    """A column of the page: one model and its card."""
 
     line: ModelLine
     short: str  # first digits of its digest
     card: Card | None
     note: str  # why there is no card
-    people: int  # from whom it learned
+    people: int  # number of people in its training data
     volumes: int
-    judged_on: tuple[str, ...]  # subjects that it never learned from
+    judged_on: tuple[str, ...]  # subjects that are not in its training data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class MeasureRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeBy:
-    """What one model made, month by month."""
+    """The series that one model made, month by month."""
 
     model: ModelKey
     months: tuple[ModelMonth, ...]  # the newest first
@@ -54,7 +54,7 @@ class MadeBy:
 
 
 def models(visit: Visit) -> Answer:
-    """All of it on one page."""
+    """Show the page of the models."""
     shown = [_shown(line, visit) for line in visit.node.models()]
     found = visit.node.results(SINCE)
     rows = measures(shown)
@@ -72,7 +72,7 @@ def models(visit: Visit) -> Answer:
 
 
 def measures(shown: Sequence[ShownModel]) -> list[MeasureRow]:
-    """What the cards state, measure by measure, in the order of the cards."""
+    """Arrange the measurements of the cards by measure, in the order of the cards."""
     values: dict[tuple[str, str], dict[int, float]] = {}
     for place, one in enumerate(shown):
         for row in one.card.metrics if one.card is not None else ():

@@ -1,8 +1,8 @@
-"""What the pages look at: the settings, the ledger and the archive of one node.
+"""Access of the pages to one node: its settings, its ledger and its archive.
 
-The ledger is opened for reading alone, when the first page needs it, and stays open. Whoever changes something, or
-looks at an image, gets the one writer for that moment, as a command does: a change and its event are one act of the
-ledger. What the first page shows is read at most every few seconds, however many browsers ask.
+The ledger is opened for reading alone, when the first page needs it, and stays open. A page that changes something, or
+shows images, opens the one writer for that moment, as a command does: a change and its event are one act of the
+ledger. The content of the first page is read at most every few seconds, however many browsers ask.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Value = TypeVar("Value")
 
 DAY: Final = timedelta(days=1)
 SILENCE: Final = timedelta(days=7)  # a sender that is silent for longer is shown as silent
-KEPT_S: Final = 2.0  # how long the first page's answer counts as new
-COUNTED_S: Final = 60.0  # the same, of what is counted over months
+KEPT_S: Final = 2.0  # the content of the first page counts as new for so long
+COUNTED_S: Final = 60.0  # the same for counts over weeks or months
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Today:
-    """What the first page shows."""
+    """The content of the first page."""
 
     at: datetime
     day: Week  # the figures of the last 24 hours
@@ -53,7 +53,7 @@ class Today:
 
 
 class Node:
-    """One node, as its page sees it. Safe to use from many threads."""
+    """One node, as its page reads it. Safe to use from many threads."""
 
     def __init__(self, current: Current, clock: Clock) -> None:
         settings = current.settings
@@ -65,11 +65,11 @@ class Node:
         self.runs = RunFiles(Path(settings.web.runs)) if settings.web.runs else None
         self._lock = threading.Lock()
         self._reader: Reader | None = None
-        self._turns: dict[str, threading.Lock] = {}  # of the questions whose answers are kept
+        self._turns: dict[str, threading.Lock] = {}  # one for each question whose answer is kept
         self._kept: dict[str, tuple[float, Any]] = {}  # answers, and when they were read, on the monotonic clock
 
     def close(self) -> None:
-        """Give the ledger back."""
+        """Close the ledger."""
         with self._lock:
             if self._reader is not None:
                 self._reader.close()
@@ -77,39 +77,39 @@ class Node:
 
     @property
     def settings(self) -> Settings:
-        """Those that the running node uses, as far as the page has followed."""
+        """The settings that the running node uses, as far as the page has taken them."""
         return self.current.settings
 
     def follow(self) -> None:
-        """Take settings that the service has taken meanwhile; asked of the ledger every few seconds at most."""
+        """Take settings that the service has taken meanwhile; the ledger is asked every few seconds at most."""
         self._once("settings", KEPT_S, lambda reader: self.current.follow(reader.settings()))
 
     @property
     def reader(self) -> Reader:
-        """The ledger. Raises LedgerError as long as there is none."""
+        """The ledger, open for reading. Raises LedgerError as long as there is none."""
         with self._lock:
             return self._opened()
 
     @contextmanager
     def writer(self) -> Iterator[Ledger]:
-        """The ledger for one act of a person. Raises LedgerError where there is none, or it is busy."""
+        """Open the ledger for one act of a person. Raises LedgerError where there is none, or it is busy."""
         with closing(open_ledger(self.settings.ledger_url, clock=self.clock, create=False)) as ledger:
             yield ledger
 
     def today(self) -> Today:
-        """Read what the first page shows, or give the last answer again."""
+        """Read the content of the first page, or return the last answer again."""
         return self._once("today", KEPT_S, self._read_today)
 
     def protocols(self, since: timedelta) -> tuple[Protocol, ...]:
-        """Read what came of each scanner and protocol in so long a time, or give the last answer again."""
+        """Read the judgements of each scanner and protocol in the last ``since``, or return the last answer again."""
         return self._once("protocols", COUNTED_S, lambda reader: reader.protocols(self.clock.now() - since))
 
     def results(self, since: timedelta) -> Results:
-        """Read what the models made in so long a time, or give the last answer again."""
+        """Read the results of the models in the last ``since``, or return the last answer again."""
         return self._once("results", COUNTED_S, lambda reader: reader.results(self.clock.now() - since))
 
     def models(self) -> list[ModelLine]:
-        """Every model of the node, its files just compared with their digests, or the last answer again."""
+        """Read the list of models, with their files compared with their digests, or return the last answer again."""
 
         def read(reader: Reader) -> list[ModelLine]:
             is_fast = is_fast_default(self.settings.work.model_speed, reader.model_choice())
@@ -118,7 +118,7 @@ class Node:
         return self._once("models", COUNTED_S, read)
 
     def _once(self, what: str, kept_s: float, read: Callable[[Reader], Value]) -> Value:
-        """The answer to a question that many browsers ask at once; those that come meanwhile wait for the same one."""
+        """Read an answer once for all browsers that ask at the same time, and keep it for ``kept_s``."""
         with self._lock:
             turn = self._turns.setdefault(what, threading.Lock())
         with turn:

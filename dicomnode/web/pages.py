@@ -1,4 +1,4 @@
-"""The pages that only show: today, the lists, one series, the passport. Each is a function of one visit."""
+"""The pages that change nothing: today, the lists, one series, the passport. Each is a function of one visit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dicomnode.web.exchange import JSON, Answer, Request, see_other
 from dicomnode.web.node import Node
 from dicomnode.web.render import page
 
-ROWS: Final = 50  # of a list
+ROWS: Final = 50  # on one page of a list
 SERIES_STATES: Final = (*SeriesState, *JobState)
 
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -39,7 +39,7 @@ class Visit:
     entry: Entry
 
     def show(self, template: str, *, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> Answer:
-        """A page of a template, with what every page shows."""
+        """Render a template, with the values that every page shows."""
         web = self.node.settings.web
         body = page(
             template,
@@ -58,17 +58,17 @@ class Visit:
 
 
 def today(visit: Visit) -> Answer:
-    """The first page."""
+    """Show the first page."""
     return visit.show("today.html", today=visit.node.today(), knows_peers=visit.node.settings.names_peers)
 
 
 def today_live(visit: Visit) -> Answer:
-    """The part of the first page that its script asks for again and again."""
+    """Show the part of the first page that its script asks for again and again."""
     return visit.show("live.html", today=visit.node.today())
 
 
 def series_list(visit: Visit) -> Answer:
-    """The list of the series, or the one whose number was asked for."""
+    """Show the list of the series, or go to the one whose number was asked for."""
     number = visit.request.asked("number")
     if number.isascii() and number.isdigit() and len(number) < 10:
         return see_other(f"/series/{int(number)}")
@@ -79,14 +79,14 @@ def series_list(visit: Visit) -> Answer:
 
 
 def deliveries_list(visit: Visit) -> Answer:
-    """The list of the deliveries."""
+    """Show the list of the deliveries."""
     wanted = _wanted(visit.request, tuple(DeliveryState))
     rows = visit.node.reader.deliveries_list(wanted)
     return _list(visit, "deliveries.html", rows, wanted, tuple(DeliveryState), [])
 
 
 def one_series(visit: Visit, number: int) -> Answer:
-    """The story of a series, with its deliveries, and what a person may do."""
+    """Show the story of a series, with its deliveries and the acts that are offered."""
     detail, told = visit.node.reader.series_show(number), visit.node.reader.series_explain(number)
     states = {told.state, *([told.job.state] if told.job is not None else [])}
     is_received = detail.source is None
@@ -109,12 +109,12 @@ def one_series(visit: Visit, number: int) -> Answer:
 
 
 def passport_page(visit: Visit, number: int) -> Answer:
-    """The passport of a series, to be read and printed."""
+    """Show the passport of a series, to be read and printed."""
     return Answer(body=render.passport_page(_passport(visit, number), nonce=visit.request.nonce))
 
 
 def passport_json(visit: Visit, number: int) -> Answer:
-    """The passport of a series, for a program."""
+    """Return the passport of a series as JSON, for a program."""
     return Answer(body=f"{as_json(_passport(visit, number))}\n".encode(), content_type=JSON)
 
 
@@ -124,7 +124,7 @@ def _passport(visit: Visit, number: int) -> Passport:
 
 
 def done_job(detail: SeriesDetail) -> JobLine | None:
-    """The job that made a derived series, or the last done one of a received series; None: there is none."""
+    """Find the job that made a derived series, or the last done one of a received series; None: there is none."""
     done = [job for job in detail.jobs if job.state == JobState.DONE and job.output_series is not None]
     return next((job for job in reversed(done) if detail.id in (job.output_series, job.series)), None)
 
@@ -150,7 +150,7 @@ def _list(
 
 
 def _wanted(request: Request, states: Sequence[str]) -> Wanted:
-    """What a list was asked for. Raises InputError where a field cannot be read."""
+    """Read the filter of a list from the query. Raises InputError where a field cannot be read."""
     state = request.asked("state")
     if state and state not in states:
         raise InputError("There is no such state.", hint="Choose one of the list.")
@@ -169,7 +169,7 @@ def _wanted(request: Request, states: Sequence[str]) -> Wanted:
 
 
 def _day(request: Request, name: str, *, later: int = 0) -> datetime | None:
-    """The begin of a day on the clock of this machine, or of the day so many days later."""
+    """Return the begin of a day on the clock of this machine, or of the day ``later`` days after it."""
     text = request.asked(name)
     if not text:
         return None

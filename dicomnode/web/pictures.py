@@ -1,8 +1,8 @@
-"""The pictures of a derived series beside the one that it was made from: PNG files, made in memory when asked for.
+"""Pictures of a derived series beside its source: PNG files, made in memory when they are asked for.
 
-In: the archived files of both series. Out: one plane of the received volume, of the derived one, or of what the average
-of the derived slices lacks or adds, on square pixels and in one window. Nothing is written to a disk. The two volumes
-that were looked at last stay in memory until others are asked for, or their files are gone.
+In: the archived files of both series. Out: one plane of the received volume, of the derived one, or of the difference
+between the average of the derived slices and the received ones, on square pixels and in one window. Nothing is written
+to a disk. The two volumes that were shown last stay in memory until others are asked for, or their files are gone.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from dicomnode.ledger.views import InstanceLine
 LONGEST_PIXELS: Final = 640
 MOST_VOXELS: Final = 150_000_000  # of the derived volume: 600 MB in memory
 WINDOW_PERCENTILES: Final = (1.0, 99.7)
-DIFFERENCE_SHARE: Final = 0.01  # of the window, at which a difference has its full colour
-LESS: Final = np.array((64, 132, 255), dtype=np.float32)  # colours of what the average lacks, and adds
+DIFFERENCE_SHARE: Final = 0.01  # of the window: such a difference has its full colour
+LESS: Final = np.array((64, 132, 255), dtype=np.float32)  # colours where the average lacks, or adds, signal
 MORE: Final = np.array((255, 150, 40), dtype=np.float32)
 
 Grey = NDArray[np.float32]
 
 
 class Plane(StrEnum):
-    """Which plane is shown; the first two lie across the slices."""
+    """The planes that can be shown; the first two lie across the slices."""
 
     COLUMN = "column"
     ROW = "row"
@@ -45,7 +45,7 @@ class Plane(StrEnum):
 
 
 class What(StrEnum):
-    """Which volume is shown."""
+    """The volumes that can be shown."""
 
     BEFORE = "before"
     AFTER = "after"
@@ -63,7 +63,7 @@ class Pair:
 
     @property
     def ratio(self) -> int:
-        """Derived slices for each received one."""
+        """The number of derived slices for each received one."""
         return len(self.thin.voxels) // len(self.thick.voxels)
 
     @property
@@ -79,19 +79,19 @@ class Pictures:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._lock = threading.Lock()
-        self._last: tuple[tuple[str, ...], Pair] | None = None  # and its files
+        self._last: tuple[tuple[str, ...], Pair] | None = None  # the pair that was shown last, and its files
 
     def pair(self, received: Sequence[InstanceLine], derived: Sequence[InstanceLine]) -> Pair:
         """Read both volumes. Raises InputError where they do not fit or are too large, StorageError for a lost file."""
         files = tuple(one.file for one in (*received, *derived))
         with self._lock:
             if self._last is None or self._last[0] != files or not self._archive.has(files[0]):
-                self._last = None  # before the next is read: there is memory for one
+                self._last = None  # released before the next is read: memory is for one
                 self._last = (files, self._read(received, derived))
             return self._last[1]
 
     def png(self, pair: Pair, what: What, plane: Plane, place: int) -> bytes:
-        """One picture; ``place``: where it lies, in percent of the volume."""
+        """Draw one picture; ``place``: position of the plane, in percent of the volume."""
         with self._lock:
             return _png(pair, what, plane, place)
 
@@ -118,7 +118,7 @@ class Pictures:
 
 
 def letters(pair: Pair, plane: Plane) -> str:
-    """Which directions of the patient lie at the edges of a plane across the slices, in words."""
+    """Name the directions of the patient at the edges of a plane across the slices; empty for a plane in the slices."""
     if plane is Plane.SLICE:
         return ""
     top, bottom, left, right = edge_letters(pair.thick, Cut(plane))
@@ -138,7 +138,7 @@ def _png(pair: Pair, what: What, plane: Plane, place: int) -> bytes:
 
 
 def _cut(volume: Volume, plane: Plane, place: int, *, shows_slices: bool) -> Grey:
-    """A plane on square pixels. Of the received volume each slice is a block of its spacing, as it was measured."""
+    """Cut a plane on square pixels. With ``shows_slices``, each slice is a block of its spacing, as it was measured."""
     slices, rows, columns = volume.voxels.shape
     sides_mm = (rows * volume.row_spacing_mm, columns * volume.column_spacing_mm, slices * volume.slice_spacing_mm)
     across = {Plane.COLUMN: (0, 2), Plane.ROW: (1, 2), Plane.SLICE: (0, 1)}[plane]

@@ -1,6 +1,7 @@
-"""Rehearsals that a person began on the page: the command `check --rehearse`, as a process, and what it found.
+"""Run the rehearsals that a person begins on the page: the command `check --rehearse`, as a process of its own.
 
-One at a time. What was found is kept until the page ends; the test images are events of the ledger, as always.
+One rehearsal runs at a time. Its result is kept until the page ends; the test images are events of the ledger, as
+always.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-LIMIT_S: Final = 180.0  # it takes a minute at most; a peer that hangs has limits of its own
+LIMIT_S: Final = 180.0  # a rehearsal takes a minute at most; for a peer that hangs the command has limits of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +24,13 @@ class Rehearsed:
     """A rehearsal with one peer."""
 
     at: datetime
-    found: Mapping[str, Any] | None  # what the command prints as JSON; None: it is under way, or failed
+    found: Mapping[str, Any] | None  # JSON that the command prints; None: it is under way, or failed
     is_good: bool
-    fault: str  # why it found nothing; empty: it is under way, or has found something
+    fault: str  # why there is no result; empty: it is under way, or there is one
 
 
 class Rehearsals:
-    """What was rehearsed since the page began. Safe to use from many threads."""
+    """The rehearsals since the start of the page. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,12 +39,12 @@ class Rehearsals:
 
     @property
     def known(self) -> dict[str, Rehearsed]:
-        """The last one with each peer."""
+        """The last rehearsal with each peer."""
         with self._lock:
             return dict(self._known)
 
     def begin(self, peer: str, config: Path, at: datetime) -> bool:
-        """Begin one. False: another one is under way."""
+        """Begin a rehearsal. False: another one is under way."""
         with self._lock:
             if self._running is not None:
                 return False

@@ -1,4 +1,4 @@
-"""Pages from templates. Every text is escaped and shown as it stands: markup, and what would steer or hide, as text."""
+"""Render pages from templates. Markup and control characters in values are escaped, so that they show as text."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def prepare() -> None:
 
 
 def passport_page(found: Passport, *, nonce: str = "") -> bytes:
-    """The passport of a series as one file that needs no other; ``nonce``: of its style, where a server sends it."""
+    """Render a passport as one file that needs no other; ``nonce``: of its style, where a server sends it."""
     style = Markup(files("dicomnode.web").joinpath("assets", "page.css").read_text("utf-8"))  # noqa: S704 (our own)
     return page("passport.html", passport=found, style=style, nonce=nonce)
 
 
 def age(at: datetime | None, now: datetime) -> str:
-    """How long ago a moment was, in its largest unit.
+    """Say how long ago a moment was, in its largest unit.
 
     >>> from datetime import UTC
     >>> age(datetime(2026, 5, 4, 13, 2, tzinfo=UTC), datetime(2026, 5, 4, 16, tzinfo=UTC))
@@ -69,19 +69,19 @@ def _environment() -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    """A text with what is unsafe in it as its escape; markup of our own templates as it is; nothing for None."""
+    """Prepare a value for a template: unsafe characters as escapes, our own markup as it is, nothing for None."""
     if value is None:
         return ""
     return visible(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _count(number: int, one: str, several: str = "") -> str:
-    """``1 image``, ``2 images``."""
+    """Write a number with its noun: ``1 image``, ``2 images``."""
     return f"{number:,} {one if number == 1 else several or one + 's'}".replace(",", "\u202f")
 
 
 def _size(size_bytes: float) -> str:
-    """Bytes in their largest unit."""
+    """Write bytes in their largest unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size_bytes < 1024 or unit == "GiB":
             break
@@ -90,17 +90,17 @@ def _size(size_bytes: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three digits of a figure."""
+    """Write a figure with three digits."""
     return "no number" if value is None else f"{value:.3g}"
 
 
 def _length_mm(length_mm: float | None) -> str:
-    """A length that was measured; nothing where it was not."""
+    """Write a length; nothing where it was not measured."""
     return "" if length_mm is None else f"{round(length_mm, 2) + 0.0:g} mm"
 
 
 def _pretty(text: str) -> str:
-    """A JSON text with a line for each key."""
+    """Write a JSON text with a line for each key."""
     try:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except ValueError:

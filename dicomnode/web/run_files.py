@@ -1,8 +1,8 @@
-"""Training runs as their files tell them: plan, journals, models, evaluations, reader studies.
+"""Read training runs from their files: plan, journals, models, evaluations, reader studies.
 
 In: the folder of ``web.runs``, which holds a folder for each run (docs/training.md#6-interrupt-resume-repeat). Out:
-frozen values. The trainer is not needed here, and nothing of a run is believed: a file that is too large, a link, or
-not what it should be is left out, with a word that says so. Of the plan only counts are shown: its paths stay there.
+frozen values. The trainer is not needed here, and the files are not trusted: a file that is too large, a link, or of
+another form is left out, and a sentence says so. Only counts of the plan are shown, never its paths.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ JOURNAL: Final = "metrics.jsonl"
 MODELS: Final = "models"
 REPORT: Final = "report.json"
 REPORT_PAGE: Final = "report.html"
-READERS: Final = "readers.json"  # what `dicomnode evaluate --reader-scores … --json` prints
+READERS: Final = "readers.json"  # output of `dicomnode evaluate --reader-scores … --json`
 
 LARGEST_BYTES: Final = 32 << 20  # of a file: a journal of 300,000 steps is 3 MB, a report with pictures 10 MB
 MOST_RUNS: Final = 200
-MOST_PARTS: Final = 64  # folders of one run that are looked into
-POINTS: Final = 130  # of a curve
+MOST_PARTS: Final = 64  # folders of one run that are read
+POINTS: Final = 130  # of a curve, at most
 
 File = TypeVar("File", bound=BaseModel)
 
 
 def _finite(value: object) -> object:
-    """A number that is none is nothing: the run diverged."""
+    """Replace NaN and infinity, as a diverged run writes them, by None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -47,7 +47,7 @@ class _Read(BaseModel):
 
 
 class Line(_Read):
-    """A line of a journal; what is left out was not measured."""
+    """A line of a journal; a value that is absent was not measured."""
 
     step: int = Field(ge=0)
     steps: int = Field(ge=0)
@@ -78,7 +78,7 @@ class _Source(_Read):
 
 
 class Plan(_Read):
-    """What is shown of a plan."""
+    """The part of a plan that is shown."""
 
     recipe: _Recipe
     steps: tuple[int, ...] = ()
@@ -87,11 +87,11 @@ class Plan(_Read):
     sources: tuple[_Source, ...] = ()
 
     def people(self, split: str) -> int:
-        """From how many people the volumes of a split come."""
+        """Return the number of people whose volumes are in a split."""
         return len({source.subject for source in self.sources if source.split == split})
 
     def volumes(self, split: str) -> int:
-        """Volumes of a split."""
+        """Return the number of volumes in a split."""
         return sum(source.split == split for source in self.sources)
 
 
@@ -112,21 +112,21 @@ class EstimateRow(_Read):
 
 
 class Evaluation(_Read):
-    """What is shown of a report."""
+    """The part of an evaluation's report that is shown."""
 
     estimates: tuple[EstimateRow, ...]
     notes: tuple[str, ...] = ()
 
 
 class Interval(_Read):
-    """Where 95 % of the bootstrap's means lie."""
+    """The interval that holds 95 % of the bootstrap's means."""
 
     low: float
     high: float
 
 
 class MethodScore(_Read):
-    """A method and a question of a reader study."""
+    """The scores of one method for one question of a reader study."""
 
     method: str
     question: str
@@ -143,7 +143,7 @@ class _Agreement(_Read):
 
 
 class ReaderStudy(_Read):
-    """What the readers of a study said."""
+    """The results of a reader study."""
 
     title: str
     readers: tuple[object, ...]
@@ -155,7 +155,7 @@ class ReaderStudy(_Read):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A number of the journal over the steps."""
+    """One value of the journal over the steps."""
 
     name: str
     values: tuple[float | None, ...]  # at most ``POINTS``, evenly over the steps done; means where there were more
@@ -167,7 +167,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A stage of a run, as far as it came."""
+    """A stage of a run, as far as it has come."""
 
     name: str
     step: int
@@ -188,7 +188,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A folder of ``web.runs``."""
+    """A training run: one folder of ``web.runs``."""
 
     name: str
     plan: Plan | None
@@ -196,7 +196,7 @@ class Run:
     models: tuple[str, ...]
     reports: tuple[Report, ...]
     readers: tuple[tuple[str, ReaderStudy], ...]  # with the name of their folder; empty: the run itself
-    faults: tuple[str, ...]  # what could not be read, in sentences
+    faults: tuple[str, ...]  # sentences on files that could not be read
     changed_at: datetime
 
 
@@ -213,7 +213,7 @@ CURVES: Final = {
 
 
 class _File(Generic[File]):
-    """A file of a folder that was read, or the sentence that says why it was not."""
+    """The content of one file, or a sentence that says why it was not read."""
 
     def __init__(self, path: Path, shape: type[File]) -> None:
         self.value: File | None = None
@@ -237,7 +237,7 @@ class RunFiles:
         self._known: dict[str, tuple[tuple[tuple[str, int, int], ...], Run]] = {}
 
     def runs(self) -> list[Run]:
-        """All of them, the one that changed last first. Raises InputError where the folder cannot be read."""
+        """List all runs, the one that changed last first. Raises InputError where the folder cannot be read."""
         try:
             folders = sorted(path for path in self._folder.iterdir() if _is_folder(path))
         except OSError as exc:
@@ -254,7 +254,7 @@ class RunFiles:
         )
 
     def page_of(self, run: str, folder: str) -> bytes:
-        """The page of an evaluation. Raises InputError where there is none."""
+        """Return the page of an evaluation. Raises InputError where there is none."""
         for one in self.runs():
             if one.name == run and any(report.folder == folder and report.has_page for report in one.reports):
                 content = read_bytes(self._folder / run / folder / REPORT_PAGE)
@@ -270,7 +270,7 @@ class RunFiles:
 
 
 def read_run(path: Path, parts: Sequence[Path], seen: Sequence[tuple[str, int, int]]) -> Run:
-    """One run. ``parts``: its folder, and those in it; ``seen``: its files with their times, in ns, and sizes."""
+    """Read one run. ``parts``: its folder, and those in it; ``seen``: its files with their times, in ns, and sizes."""
     faults: list[str] = []
 
     def read(file: Path, shape: type[File]) -> File | None:
@@ -304,7 +304,7 @@ def read_run(path: Path, parts: Sequence[Path], seen: Sequence[tuple[str, int, i
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """The content of a plain file that is not too large; None for anything else."""
+    """Read a plain file that is not too large; None for anything else."""
     try:
         return path.read_bytes() if _is_file(path) and path.stat().st_size <= LARGEST_BYTES else None
     except OSError:

@@ -1,8 +1,8 @@
-"""The pages of the training runs: all of them, one with its curves, and the page of an evaluation.
+"""The pages of the training runs: the list, one run with its curves, and the page of an evaluation.
 
-Curves and figures are numbers and are shown to whoever comes in. The page of an evaluation holds pictures of the
-studies that it was judged on: it is shown behind the token, and the browser is told to run nothing in it and to load
-nothing.
+Curves and figures are numbers and are shown to everybody who comes in. The page of an evaluation holds pictures of the
+studies that the model was judged on: it is shown behind the token, with a policy by which the browser runs nothing in
+it and loads nothing.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dicomnode.web.exchange import Answer
 from dicomnode.web.pages import Visit
 from dicomnode.web.run_files import Curve, ReaderStudy, Report, Run, RunFiles
 
-SHOWN_MEASURES: Final = ("gain", "psnr", "ssim", "haarpsi")  # of an evaluation; its own page has all of them
+SHOWN_MEASURES: Final = ("gain", "psnr", "ssim", "haarpsi")  # of an evaluation; the page of the evaluation has all
 _REPORT_POLICY: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def runs(visit: Visit) -> Answer:
-    """All of them."""
+    """Show the list of the runs."""
     return visit.show("runs.html", runs=[(run, _spark(run)) for run in _files(visit).runs()])
 
 
 def one_run(visit: Visit, name: str | int) -> Answer:
-    """One of them, with its curves."""
+    """Show one run, with its curves."""
     wanted = _decoded(name)
     run = next((one for one in _files(visit).runs() if one.name == wanted), None)
     if run is None:
@@ -41,7 +41,7 @@ def one_run(visit: Visit, name: str | int) -> Answer:
 
 
 def report(visit: Visit, name: str | int, folder: str | int = "") -> Answer:
-    """The page of an evaluation, as the trainer wrote it."""
+    """Return the page of an evaluation, as the trainer wrote it."""
     if not visit.person.may_see_images:
         raise InputError("A report holds images, and this page asks for no token.", hint="Set web.token_file.")
     content = _files(visit).page_of(_decoded(name), _decoded(folder))
@@ -56,7 +56,7 @@ def _files(visit: Visit) -> RunFiles:
 
 
 def _decoded(name: str | int) -> str:
-    """A part of a path: WSGI hands its bytes on as Latin-1 (PEP 3333)."""
+    """Decode a part of a path, whose bytes WSGI hands on as Latin-1 (PEP 3333)."""
     return str(name).encode("latin-1", "replace").decode("utf-8", "replace")
 
 
@@ -65,13 +65,13 @@ def _path(curve: Curve) -> str:
 
 
 def _spark(run: Run) -> str:
-    """The loss of the last stage."""
+    """Draw the loss of the last stage."""
     curves = [curve for stage in run.stages[-1:] for curve in stage.curves[:1]]
     return _path(curves[0]) if curves else ""
 
 
 def _estimates(report: Report) -> list[tuple[str, str, list[str]]]:
-    """Group, method, and the shown measures with their intervals."""
+    """List group, method, and the shown measures with their intervals."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for row in report.evaluation.estimates:
         one = row.estimate
@@ -85,7 +85,7 @@ def _estimates(report: Report) -> list[tuple[str, str, list[str]]]:
 
 
 def _scores(study: ReaderStudy) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Questions, and for each method the mean opinion scores."""
+    """Return the questions, and for each method the mean opinion scores."""
     questions = list(dict.fromkeys(row.question for row in study.methods))
     methods: dict[str, dict[str, str]] = {}
     for row in study.methods:

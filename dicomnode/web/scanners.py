@@ -1,7 +1,7 @@
-"""The pages of scanner fitness: every scanner and protocol with what changed, and one protocol week by week.
+"""The pages of scanner fitness: every scanner and protocol with its changes, and one protocol week by week.
 
 Station, serial number and protocol are texts that people typed at the scanner. Nobody can promise that none of them
-names a patient, so they are shown to those alone who have shown the token; all others see numbers.
+names a patient, so only visitors with the token see them; all others see numbers.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from dicomnode.web.pages import Visit
 
 WEEKS: Final = 26
 SINCE: Final = timedelta(weeks=WEEKS - 1)
-PROTOCOLS: Final = 40  # of a page
-CHANGES: Final = 20  # named at the top
+PROTOCOLS: Final = 40  # on one page
+CHANGES: Final = 20  # most that are named at the top
 LAST_SERIES: Final = 20
 ARCHIVED_S: Final = 2 * 86_400.0  # no scanner keeps its images for longer before it sends them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A protocol, as its line shows it."""
+    """A protocol, with the content of its line on the page."""
 
     protocol: Protocol
     name: str
@@ -38,24 +38,24 @@ class Row:
     kept: str  # path of the chart: the share that was kept, week by week
     spacing: str  # path of the chart
     kept_share: float
-    spacing_mm: float | None  # of the last week of which it was measured
+    spacing_mm: float | None  # of the last week in which it was measured
     gap_mm: float | None
     missing: int
-    reason: str  # for which most of its series were kept; empty: none was
+    reason: str  # the most frequent reason for which its series were kept; empty: none was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scanner:
-    """A device behind a peer."""
+    """A scanner: one device behind a peer, with its protocols."""
 
     name: str
     rows: tuple[Row, ...]
     clock: str  # path of the chart
-    clock_told: str  # its last week in words
+    clock_told: str  # the clock in its last week, in words
 
 
 def scanners(visit: Visit) -> Answer:
-    """Every scanner with its protocols, and at the top what changed."""
+    """Show every scanner with its protocols, and at the top their changes."""
     known = visit.node.protocols(SINCE)
     peers = sorted({one.peer for one in known})
     peer = visit.request.asked("peer")
@@ -81,7 +81,7 @@ def scanners(visit: Visit) -> Answer:
 
 
 def one_protocol(visit: Visit, number: int) -> Answer:
-    """One protocol, week by week."""
+    """Show one protocol, week by week."""
     known = visit.node.protocols(SINCE)
     found = next((one for one in known if one.id == number), None)
     if found is None:
@@ -136,7 +136,7 @@ def _row(visit: Visit, protocol: Protocol, weeks: Sequence[int]) -> Row:
 
 
 def clock_words(clock_s: float | None) -> str:
-    """What a week says of the clock of a scanner.
+    """Describe the clock of a scanner in one week, to follow "it was made".
 
     >>> clock_words(-250.0), clock_words(300.0)
     ('4.2 min before it arrived', '5 min after it arrived: a clock is wrong')
@@ -151,7 +151,7 @@ def clock_words(clock_s: float | None) -> str:
 
 
 def _clocks(protocols: Sequence[Protocol]) -> dict[int, float]:
-    """The youngest image of each week, against its arrival, over all protocols of a scanner."""
+    """Find, for each week, the youngest image of a scanner against its arrival, in seconds, over all its protocols."""
     found: dict[int, float] = {}
     for protocol in protocols:
         for week in protocol.weeks:
@@ -161,7 +161,7 @@ def _clocks(protocols: Sequence[Protocol]) -> dict[int, float]:
 
 
 def _weeks(visit: Visit) -> range:
-    """The weeks of the charts, the oldest first."""
+    """Return the weeks of the charts, the oldest first."""
     last = week_of(visit.node.clock.now())
     return range(last - WEEKS + 1, last + 1)
 
@@ -182,7 +182,7 @@ def _place(protocol: Protocol) -> tuple[str, str, str, str, int]:
 
 
 def _device(visit: Visit, protocol: Protocol, known: Sequence[Protocol]) -> str:
-    """What a scanner is called for this visitor."""
+    """Return the name of a scanner for this visitor."""
     if visit.person.may_see_images:
         named = [f"station {protocol.station}"] if protocol.station else []
         named += [f"serial number {protocol.serial}"] if protocol.serial else []
@@ -194,6 +194,6 @@ def _device(visit: Visit, protocol: Protocol, known: Sequence[Protocol]) -> str:
 
 
 def _name(visit: Visit, protocol: Protocol) -> str:
-    """What a protocol is called for this visitor."""
+    """Return the name of a protocol for this visitor."""
     number = f"protocol {protocol.id}"
     return (protocol.name or f"{number}, without a name") if visit.person.may_see_images else number

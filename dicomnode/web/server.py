@@ -1,7 +1,7 @@
 """The server of the page: threads for the answers, and limits so that slow or silent clients keep nobody out.
 
-A connection costs a thread only while its answer is made. A request that does not come to its end in time is cut, also
-one that drips in. Nothing here touches the service: this is a process of its own.
+A connection costs a thread only while its answer is made. A request that is not complete in time is cut, also one of
+which single bytes keep coming. Nothing here touches the service: this is a process of its own.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ LOGGER = logging.getLogger(__name__)
 
 THREADS: Final = 8
 PLACES: Final = 512  # connections, the slow ones among them
-SILENCE_S: Final = 15  # for a request, and for taking in an answer
-LOOKED_S: Final = 5  # how often late connections are looked for
+SILENCE_S: Final = 15  # limit for sending a request, and for taking in an answer
+LOOKED_S: Final = 5  # late connections are looked for so often
 BACKLOG: Final = 256
 HEADER_LIMIT_BYTES: Final = 16_384
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
-    """A connection. What drips in of a request does not lengthen its time."""
+    """A connection. Bytes of an incomplete request do not lengthen its time."""
 
     _active_at = 0.0
 
     @property
     def last_activity(self) -> float:
-        """From when its silence counts."""
+        """The moment from which its silence counts."""
         return self._active_at
 
     @last_activity.setter
     def last_activity(self, at: float) -> None:
-        if getattr(self, "request", None) is None:  # none has begun and not ended
+        if getattr(self, "request", None) is None:  # no request is incomplete
             self._active_at = at
 
 
@@ -72,7 +72,7 @@ def serve(current: Current) -> None:
 
 @contextmanager
 def opened(current: Current) -> Iterator[tuple[Any, int]]:
-    """Listen as long as the block runs, and give the server, whose ``run`` serves, and the port.
+    """Listen as long as the block runs, and yield the server, whose ``run`` serves, and the port.
 
     Raises SettingsError where it cannot listen there, or the token file cannot be used.
     """

@@ -1,6 +1,6 @@
 """The viewer of a derived series: before and after in three planes, and the link to the viewer of the PACS.
 
-What is shown here is patient data. It is there for those who have shown the token; opening the viewer is an event of
+The images are patient data, and are shown only to those who have shown the token. Opening the viewer is an event of
 the ledger with the person's name, and its pictures can be asked for only after that event is written.
 """
 
@@ -33,7 +33,7 @@ MODES: Final = {"wipe": "Wipe", "side": "Side by side", "difference": "Differenc
 
 
 def images(visit: Visit, number: int) -> Answer:
-    """The viewer. Opening it is written down first."""
+    """Show the viewer; an event with the person's name is written first."""
     _require_token(visit)
     job, received, derived = _files(visit, number)
     plane = _one_of(visit, "plane", tuple(PLANES), Plane.COLUMN)
@@ -57,7 +57,7 @@ def images(visit: Visit, number: int) -> Answer:
 
 
 def picture(visit: Visit, number: int, what: str, plane: str, place: int) -> Answer:
-    """One picture of a viewer that is open."""
+    """Return one picture of a viewer that is open."""
     _require_token(visit)
     if not visit.entry.is_look(visit.person, number, visit.request.asked("look")):
         return Answer(status=HTTPStatus.FORBIDDEN, body=b"Open the images of the series again.\n")
@@ -82,7 +82,7 @@ def viewer(visit: Visit, number: int) -> Answer:
 
 
 def _files(visit: Visit, number: int) -> tuple[JobLine, list[InstanceLine], list[InstanceLine]]:
-    """The job, the files that it was made from, and those that it made."""
+    """Return the job of a series, the files that it was made from, and those that it made."""
     job = done_job(visit.node.reader.series_show(number))
     if job is None or job.output_series is None:
         raise InputError(f"Nothing was derived from series {number}, so there is nothing to compare.")
