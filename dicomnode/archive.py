@@ -286,6 +286,17 @@ class Archive:
             ) from exc
         return target
 
+    def discard_attempt(self, series: SeriesId) -> None:
+        """Remove the unpublished files of a failed attempt: the disk may be full, and the next attempt far off."""
+        folder = self.output_folder(series)
+        try:
+            remove_temporary(folder)
+        except OSError as exc:
+            raise StorageError(
+                f"The output folder {folder} of a failed attempt could not be removed: {exc.strerror}.",
+                hint="Check write permission of the data folder; the next attempt tries again.",
+            ) from exc
+
     def discard_output(self, series: SeriesId) -> None:
         """Remove the files of a cancelled job, published or not: no row names them, and no other attempt follows."""
         stale = self.root / f"{series}{_STALE_SUFFIX}"

@@ -216,6 +216,7 @@ class Service:
                 owner=owner,
                 finished=lambda: loops.wake(),
                 offpeak=window(settings.work.offpeak_hours),
+                least_free_percent=settings.archive.work_free_percent,
                 clock=self._clock,
             )
             for executor in self._executors

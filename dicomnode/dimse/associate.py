@@ -103,6 +103,11 @@ class AssociationRequest:
         return self.tidied.application.decode("ascii")
 
     @property
+    def abstract_syntaxes(self) -> frozenset[str]:
+        """The UIDs of the SOP classes that the requestor proposes."""
+        return frozenset(abstract_syntax(context) for context in self.tidied.contexts.values())
+
+    @property
     def left_out(self) -> str:
         """The items that are not of the standard, for the log."""
         return self.tidied.summary

@@ -40,9 +40,10 @@ from dicomnode.wire import (
 class AdmissionContext:
     """The facts beside the request: the state of the node at this moment, and the address of the requestor."""
 
-    is_refusing: bool  # stopping, or without room
+    is_refusing: bool  # stopping, or on a disk that cannot be written
     is_over_limit: bool
     address: str
+    is_full: bool = False  # without room for images
     reporting: frozenset[str] = frozenset()  # the peers at this address that may report what they keep
     asked: Sequence[PeerSettings] = ()  # the peers at this address that may bring what we ask them for
     certificate: Certificate | None = None  # verified; None: the connection is not under TLS
@@ -67,7 +68,7 @@ def admit(
     pull_ae_title: str = "",
 ) -> Admitted | Rejection:
     """Find the peer that a request comes from, or the rejection that answers it."""
-    if context.is_refusing:
+    if context.is_refusing or (context.is_full and not _only_reports(request)):
         return CONGESTED
     if context.is_over_limit:
         return OVER_LIMIT
@@ -93,6 +94,14 @@ def admit(
     return Admitted(
         peer=peer, may_store=sender is not None, reporter=reporter.name if reporter else None, is_pulled=is_pulled
     )
+
+
+def _only_reports(request: AssociationRequest) -> bool:
+    """Tell whether the requestor wants to report what it keeps, and cannot store anything.
+
+    On a full disk these reports are the way out: images may leave the disk only once their recipient keeps them.
+    """
+    return COMMITMENT in request.abstract_syntaxes <= {COMMITMENT, VERIFICATION}
 
 
 def _is_proven(peer: PeerSettings, certificate: Certificate | None) -> bool:

@@ -215,7 +215,8 @@ class Receiver:
             admitted_ones = [one for one in self._live() if one.peer is not None]
             from_there = sum(one.address == address for one in admitted_ones)
             context = AdmissionContext(
-                is_refusing=self._is_stopping or condition is not None,
+                is_refusing=self._is_stopping or condition is Condition.NOT_WRITABLE,
+                is_full=condition is Condition.NO_SPACE,
                 is_over_limit=len(admitted_ones) >= self._limits.associations or from_there >= self._limits.per_address,
                 address=address,
                 reporting=reporting,

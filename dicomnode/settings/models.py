@@ -160,6 +160,11 @@ class ArchiveSettings(StrictModel):
     warn_free_percent: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 10.0
     keep_days: Annotated[float, Field(ge=0, le=36525, allow_inf_nan=False)] = 0.0  # 0: for ever
 
+    @property
+    def work_free_percent(self) -> float:
+        """The free space below which no job begins: half of the mark of reception, as results need room, too."""
+        return self.refuse_free_percent / 2
+
 
 class MetricsSettings(Listening):
     """The address at which monitoring programs ask for the state of the node."""

@@ -77,9 +77,13 @@ class Supervisor:
         owner: str,
         finished: Callable[[], None],
         offpeak: Window | None = None,
+        least_free_percent: float = 0.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``finished``: called when a job is done. ``offpeak``: when off-peak jobs may begin; None: at any time."""
+        """``finished``: called when a job is done. ``offpeak``: when off-peak jobs may begin; None: at any time.
+
+        ``least_free_percent``: of the archive's disk; no job begins below it.
+        """
         self._ledger = ledger
         self._archive = archive
         self._executor = executor
@@ -87,6 +91,8 @@ class Supervisor:
         self._owner = owner
         self._finished = finished
         self._offpeak = offpeak
+        self._least_free_percent = least_free_percent
+        self._has_room = True
         self._clock = clock
         self._stop_at = float("inf")
         self._disk_failures = 0  # in a row
@@ -113,6 +119,8 @@ class Supervisor:
         """Run the next job; return how long to wait for another: not at all after one."""
         if not self._executor.ready(self._thread.stopping):
             return 0.0
+        if not self._finds_room():
+            return TICK_S
         is_offpeak = self._offpeak is None or self._offpeak.holds(self._clock.now())
         job = self._ledger.jobs.claim(
             self._owner, lease_s=LEASE_S, but=self._resting(), models=self._executor.offered,
@@ -122,6 +130,21 @@ class Supervisor:
             return TICK_S
         self._do(job)
         return 0.0
+
+    def _finds_room(self) -> bool:
+        """Tell whether the disk has room for a result; log each change.
+
+        The last of the disk belongs to the ledger: what ends a shortage, such as the proof after which images may
+        leave the disk, has to be recorded there.
+        """
+        has_room = self._archive.free_percent() >= self._least_free_percent
+        if has_room and not self._has_room:
+            log.event(LOGGER, "work_has_room")
+        elif self._has_room and not has_room:
+            mark = f"Less than {self._least_free_percent:g} % of the disk are free: no job begins until there is room."
+            log.event(LOGGER, "work_without_room", level=logging.WARNING, sentence=mark)
+        self._has_room = has_room
+        return has_room
 
     def _do(self, job: Job) -> None:
         checkpoint("work.claimed")
@@ -284,6 +307,7 @@ class Supervisor:
             self._disk_failures += 1
 
     def _give_back(self, job: Job, sentence: str, *, counts: bool, wait_s: float | None) -> None:
+        self._discard_attempt(job)
         state = self._persist(lambda: self._ledger.jobs.give_back(job, detail=sentence, counts=counts))
         if state is None:
             self._drop(job)
@@ -292,6 +316,14 @@ class Supervisor:
             LOGGER, "job_returned", level=logging.WARNING, job=job.id, series=job.series,
             attempts=job.attempts + counts, state=state, sentence=sentence, wait_s=wait_s,
         )  # fmt: skip
+
+    def _discard_attempt(self, job: Job) -> None:
+        """Make room before the ledger is written, while the claim holds: the folder may then be another worker's."""
+        try:
+            if self._ledger.jobs.is_ours(job):
+                self._archive.discard_attempt(job.output_series)
+        except NodeError as exc:
+            log.event(LOGGER, "attempt_not_removed", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
 
     def _persist(self, write: Callable[[], T]) -> T:
         """Write to the ledger; try again while it is locked or its disk is full.

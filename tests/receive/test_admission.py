@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -14,7 +16,7 @@ from dicomnode.ids import AeTitle
 from dicomnode.receive.admission import AdmissionContext, Admitted, admit, contexts_for
 from dicomnode.settings.peers import PeerSettings
 from dicomnode.tls.certificate import Certificate
-from dicomnode.wire import APPLICATION_CONTEXT, TRANSFER_SYNTAXES, Rejection
+from dicomnode.wire import APPLICATION_CONTEXT, COMMITMENT, MR_IMAGE, TRANSFER_SYNTAXES, VERIFICATION, Rejection
 
 MR1 = PeerSettings(name="mr1", ae_title=AeTitle("MR1"), networks=(ip_network("10.1.2.0/24"),))
 MR2 = PeerSettings(name="mr2", ae_title=AeTitle("MR2"), networks=(ip_network("10.1.3.0/24"),), other_objects="store")
@@ -62,6 +64,30 @@ def test_a_known_peer_from_its_network_comes_in() -> None:
 )
 def test_each_obstacle_has_its_code(request_: AssociationRequest, context: AdmissionContext, code: str) -> None:
     assert decide(request_, context) == code
+
+
+def proposing(*sop_classes: str) -> AssociationRequest:
+    """A request of the PACS, with a presentation context for each class (PS3.8 Table 9-13)."""
+    items = [b"\x30\x00" + struct.pack(">H", len(uid)) + uid.encode() for uid in sop_classes]
+    contexts = {2 * number + 1: bytes([2 * number + 1, 0, 0, 0]) + item for number, item in enumerate(items)}
+    return replace(REQUEST, calling="PACS", tidied=replace(REQUEST.tidied, contexts=contexts))
+
+
+@pytest.mark.parametrize(
+    ("sop_classes", "decision"),
+    [
+        ((COMMITMENT,), "pacs"),
+        ((VERIFICATION, COMMITMENT), "pacs"),
+        ((COMMITMENT, MR_IMAGE), "2/3/1"),
+        ((VERIFICATION,), "2/3/1"),
+        ((), "2/3/1"),
+    ],
+)
+def test_a_full_node_still_takes_reports_of_what_a_peer_keeps(sop_classes: Sequence[str], decision: str) -> None:
+    """They are what makes room: without proof nothing may leave the disk."""
+    full = replace(USUAL, address="10.1.2.9", is_full=True, reporting=frozenset({"pacs"}))
+    assert decide(proposing(*sop_classes), full) == decision
+    assert decide(proposing(*sop_classes), replace(full, is_refusing=True)) == "2/3/1"
 
 
 def test_the_first_obstacle_of_the_order_is_named() -> None:

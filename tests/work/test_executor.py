@@ -119,12 +119,12 @@ class House:
         wait_until(lambda: self.job(series).state == state, LIMIT_S, f"the job of series {series} is {state}")
         return self.job(series)
 
-    def supervised(self) -> AbstractContextManager[Supervisor]:
+    def supervised(self, *, least_free_percent: float = 0.0) -> AbstractContextManager[Supervisor]:
         executor: Executor = self.executor  # what mypy holds it to
         return running(
             Supervisor(
                 self.ledger, self.archive, executor, ae_title=AeTitle("NODE"), owner="1:test:1",
-                finished=lambda: None,
+                finished=lambda: None, least_free_percent=least_free_percent,
             )
         )  # fmt: skip
 
@@ -226,6 +226,26 @@ def test_a_run_that_the_stop_of_the_service_ends_goes_back_and_counts_for_nothin
     found = house.job(series)
     assert (found.state, found.attempts) == ("queued", 0)
     assert found.sentence == "The service stopped before the job was done."
+    assert [path.name for path in house.archive.root.iterdir()] == [str(series)], "an attempt that ended leaves nothing"
+
+
+def test_no_job_begins_on_a_disk_without_room(
+    house: House, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor_module, "TICK_S", 0.05)
+    free_percent = [1.4]
+    monkeypatch.setattr(house.archive, "free_percent", lambda: free_percent[0])
+    series = house.planned()
+    with house.supervised(least_free_percent=1.5):
+        wait_until(lambda: "work_without_room" in log.messages, LIMIT_S)
+        assert not house.executor.began.wait(0.5)
+        assert (house.job(series).state, house.job(series).attempts) == ("queued", 0)
+        free_percent[0] = 1.5
+        house.wait_for(series, "done")
+    assert [name for name in log.messages if name in ("work_without_room", "work_has_room")] == [
+        "work_without_room",
+        "work_has_room",
+    ]
 
 
 def test_a_refusal_holds_the_job_and_an_unforeseen_exception_costs_an_attempt(
