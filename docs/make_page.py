@@ -34,6 +34,11 @@ PLACES = {
 }
 WEEKS = 16  # of what two scanners sent
 STEPS = (800, 100)  # of the tiny model
+# The settings of these pages lie in a temporary folder; a reader expects them where a node of a hospital has them.
+SHOWN = (
+    "document.querySelectorAll('code').forEach((one) => {{"
+    " one.textContent = one.textContent.replaceAll('{folder}', '/etc/dicomnode') }})"
+)
 DARK = ("today", "scanners")  # also drawn as it looks at night
 
 
@@ -51,6 +56,7 @@ def main() -> None:
                 page.resize(width, height)
                 page.open(served.url + place)
                 page.wait_for("[...document.images].every((one) => one.complete)")
+                page.value(SHOWN.format(folder=f"{folder}/node"))
                 (DOCS / f"page-{name}{suffix}.png").write_bytes(page.screenshot())
         page.resize(*SIZES[""])
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
