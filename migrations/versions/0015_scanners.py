@@ -1,4 +1,4 @@
-"""What each verdict tells of the scanner that a series came from.
+"""Two tables for the facts that a verdict yields about the scanner of a series.
 
 Frozen. Never imports dicomnode. Series that were judged before have no row: their headers are not read again.
 """

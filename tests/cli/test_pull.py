@@ -98,7 +98,7 @@ def test_a_dry_run_from_a_pacs_tells_of_the_archived_studies_what_their_folders_
 
 
 def told_of(table: dict[str, list[dict[str, object]]]) -> list[list[tuple[str, str]]]:
-    """What a dry run says of each series, whatever the order in which it met them."""
+    """The lines of a dry run for each series, in an order that does not depend on the order of discovery."""
     people = Counter(str(one["subject"]) for one in table["series"])
     told = [[(key, str(value)) for key, value in one.items() if key not in _BY_ORDER] for one in table["series"]]
     return [*sorted(told), [("series of a subject", str(count)) for count in sorted(people.values())]]

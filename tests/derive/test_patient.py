@@ -42,7 +42,7 @@ def sources(change: Callable[[Dataset], None] = lambda _one: None) -> list[Datas
 def under(
     tmp_path: Path, theirs: dict[str, str] = THEIRS, change: Callable[[Dataset], None] = lambda _one: None
 ) -> Made:
-    """What is derived of these sources under this patient."""
+    """Return the series derived from these sources under this patient."""
     plan = replace(PLAN, patient=theirs, parameters=replace(PLAN.parameters, patient="a" * 64))
     return made_from(write_series(tmp_path / "thick", sources(change)), 3, plan)
 

@@ -103,7 +103,7 @@ def store(node: Node, files: Sequence[Path]) -> None:
 
 
 def unproven(node: Node) -> int:
-    """How many series that are to be delivered are not, or have no proof that they are."""
+    """Count the series that are to be delivered and are not, or have no proof that they are."""
     waiting = [row for row in node.series() if row.state != "kept" and row.job_state != "done"]
     return len(waiting) + sum(row.proof != "committed" for row in node.deliveries())
 

@@ -15,7 +15,7 @@ BY = "operator:ann (A. Archivist)"
 
 
 def answer_of(series: SeriesId, sha256: str = "a" * 64) -> QuarantinedFile:
-    """What the peer said, in a file of the quarantine."""
+    """Return the row of the file in quarantine that holds the answer of the peer."""
     return QuarantinedFile(
         file=f"{sha256[:16]}.dcm", reason=QuarantineReason.PATIENT, sha256=sha256, peer="pacs", instance=None,
         kept_sha256=None, series=series,

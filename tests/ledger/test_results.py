@@ -1,4 +1,4 @@
-"""What the models made by month, and two models on the same revision, from jobs that went their whole way."""
+"""Results of models by month, and of two models on one revision, from jobs that went their whole way."""
 
 from __future__ import annotations
 

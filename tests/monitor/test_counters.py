@@ -1,4 +1,4 @@
-"""What is counted where it is logged: calls by worker of a cluster, and no more labels than there may be."""
+"""Counters that follow log events: calls by worker of a cluster, with a bounded number of labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer says of the patient of a study, and what is taken over of it; over real sockets."""
+"""The patient whom a peer states for a study, and the attributes that are taken over; over real sockets."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def held(node: Node) -> DeliveryId:
 
 
 def asked(node: Node, delivery: DeliveryId, port: int) -> Patients:
-    """What the peer at this port says."""
+    """Return the answer of the peer at this port."""
     peer = PeerSettings(name="pacs", ae_title=AeTitle("PACS"), address=f"127.0.0.1:{port}")
     found = node.ledger.refreshes.wanted(delivery)
     return refresh.compare(node.archive, found, peer, Witness(carriers_with(SWIFT)))
 
 
 def answered(node: Node, folder: Path, *theirs: Mapping[str, str]) -> tuple[DeliveryId, Patients]:
-    """What comes of a PACS that has the study under these patients."""
+    """Return the outcome for a PACS that has the study under these patients."""
     delivery = held(node)
     file = node.archive.path(node.ledger.refreshes.wanted(delivery).file)
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""What changed in a protocol is named with its day, and what varies by chance is not."""
+"""A change in a protocol is named with its day; a variation by chance is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verdict tells of the scanner, through intake, archive, settler and ledger; and that none of it is lost."""
+"""The facts that a verdict yields about a scanner pass intake, archive, settler and ledger without a loss."""
 
 from __future__ import annotations
 

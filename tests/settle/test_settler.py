@@ -1,4 +1,4 @@
-"""What is decided about a series that counts as complete."""
+"""Decisions on a series that counts as complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection under TLS gives out: all that is there at once, what came before a failure first."""
+"""A read of a connection under TLS returns all bytes that are there, and those before a failure first."""
 
 from __future__ import annotations
 

@@ -162,5 +162,5 @@ def _events_of_node(ledger: Path) -> list[tuple[str, str, str]]:
 
 
 def _it_adds(config: Path, block: str) -> None:
-    """What the page asks of those who run the machine."""
+    """Do the tasks that the page gives to those who run the machine."""
     config.write_text(f"{config.read_text()}\n{block}\n")
