@@ -158,8 +158,8 @@ def release(
 
     If the delivery waits for review, this accepts the result.
 
-    With --refresh the peer is asked by C-FIND whose the study is, and a new job derives a new series under that patient
-    for the peers that have nothing of this result; the old series is never sent.
+    With --refresh the peer is asked whose the study is, and a new job derives a new series under that patient for the
+    peers that have nothing of this result; the old series is never sent.
     """
     settings = load_settings(config)
     if refresh:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 
+import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
@@ -46,7 +48,12 @@ def test_a_study_is_sent_pulled_derived_and_delivered_by_dicomweb(tmp_path: Path
 @needs_dcmtk
 @needs_orthanc
 @needs_dicomweb
-def test_orthanc_has_the_study_under_another_patient(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("release", "patient"),
+    [([], "Phantom^Made"), (["--refresh", "--by", "A. Archivist"], "CORRECTED^NAME")],
+    ids=["sent as it is", "derived anew"],
+)
+def test_orthanc_has_the_study_under_another_patient(tmp_path: Path, release: list[str], patient: str) -> None:
     paths = write_mr_series(tmp_path / "series")
     corrected = dcmread(paths[0])
     corrected.SOPInstanceUID = corrected.file_meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -65,8 +72,11 @@ def test_orthanc_has_the_study_under_another_patient(tmp_path: Path) -> None:
         assert (held.reason, held.acknowledged) == ("identity", 0)
         assert "Patient's Name differs" in held.sentence
         assert len(pacs.sop_instance_uids()) == 1
-        node.run("deliveries", "release", str(held.id))
+        node.run("deliveries", "release", str(held.id), *release)
         (sent,) = node.wait_for_deliveries("sent")
         assert len(pacs.sop_instance_uids()) == 1 + sent.items
+        delivered = [dcmread(BytesIO(content)) for content in pacs.files().values()]
+        names = {str(one.PatientName) for one in delivered if one.SOPInstanceUID != corrected.SOPInstanceUID}
+        assert names == {patient}
         log = node.log_file.read_text("utf-8")
     assert "CORRECTED" not in log
