@@ -40,10 +40,11 @@ LOGGER = logging.getLogger(__name__)
 KEY_FIELD: Final = "key"  # field of every form
 TOLD_TOKEN: Final = "That is not the token, or the name is none: letters, digits and blanks."  # noqa: S105
 
-_ASSETS: Final = {
-    "/page.css": "text/css; charset=utf-8",
-    "/page.js": "text/javascript; charset=utf-8",
-    "/page.svg": "image/svg+xml",
+_ASSETS: Final = {  # path: file, content type
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page.svg": ("page.svg", "image/svg+xml"),
+    "/favicon.ico": ("page.svg", "image/svg+xml"),  # where a page names no icon (a report), browsers ask for this path
 }
 _ID: Final = r"([1-9]\d{0,17})"  # id of a row: a number, and nothing else
 _NAME: Final = r"([^/]{1,255})"  # name of a folder; only one that is listed is ever opened
@@ -84,8 +85,8 @@ class Application:
         self._entry = Entry(current.settings.web, clock=lambda: clock.now().timestamp())
         self._node = Node(current, clock)
         self._assets = {
-            path: Answer(body=files("dicomnode.web").joinpath("assets", path[1:]).read_bytes(), content_type=kind)
-            for path, kind in _ASSETS.items()
+            path: Answer(body=files("dicomnode.web").joinpath("assets", name).read_bytes(), content_type=kind)
+            for path, (name, kind) in _ASSETS.items()
         }
 
     def close(self) -> None:

@@ -112,6 +112,8 @@ def test_the_page_of_a_report_runs_nothing(served: ServedPage, tab: Page) -> Non
     assert tab.value("location.pathname") == f"/runs/{RUN}/report/report"
     assert tab.value("document.querySelectorAll('table').length") > 0
     assert tab.value("self.origin") == "null", "of no origin: it could ask for no page of ours"
+    tab.open(f"{served.url}/favicon.ico")  # what a browser asks for by itself, as the report names no icon
+    assert tab.value("document.contentType") == "image/svg+xml"
 
 
 def test_charts_keep_their_words_at_night(served: ServedPage, tab: Page) -> None:

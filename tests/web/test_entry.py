@@ -44,7 +44,7 @@ def test_without_the_token_there_is_a_form_and_nothing_else(guarded: Browser) ->
         got = guarded.get(place)
         assert (got.status, got.headers["Location"]) == (303, "/enter"), place
         assert guarded.get(place, accept="*/*").status == 401, place
-    for place in ("/page.css", "/page.js", "/enter"):
+    for place in ("/page.css", "/page.js", "/favicon.ico", "/enter"):
         assert guarded.get(place).status == 200, place
 
 
