@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ETC = ROOT / "etc"
 TARGETS = {"node": "serve", "worker": "worker", "scheduler": "scheduler"}
 TABLES = {"serve": "dicomnode.toml", "worker": "worker.toml", "scheduler": "scheduler.toml"}
+KUBERNETES = "1.30"
 CERTIFICATES = "/etc/dicomnode/cluster"
 
 Stage = list[tuple[str, str]]  # instruction, the rest of its line
@@ -114,6 +115,14 @@ def test_kubernetes_runs_the_images_without_rights_on_a_system_that_is_read_only
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
         written = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
         assert written == ["/tmp"]  # noqa: S108 (of the container)
+
+
+def test_the_objects_for_kubernetes_are_what_its_schemas_describe() -> None:
+    judge = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    for found in manifests():
+        judge.validate(found, KUBERNETES, strict=True)
+        with pytest.raises(judge.ValidationError):
+            judge.validate(found | {"unknown": 1}, KUBERNETES, strict=True)
 
 
 def test_the_settings_for_kubernetes_are_settings_and_name_the_files_of_the_secret() -> None:
