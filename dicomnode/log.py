@@ -112,10 +112,15 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
-        entry |= {name: value for name, value in _fields(record).items() if value is not None}
+        entry |= {name: _rounded(value) for name, value in _fields(record).items() if value is not None}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json_text(entry)
+
+
+def _rounded(value: Value) -> Value:
+    """A number without digits that say nothing: seconds to the microsecond."""
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _quoted(value: Value) -> str:
