@@ -68,6 +68,10 @@ def test_each_image_runs_its_command_as_a_user_of_its_own() -> None:
     assert all(int(user) >= 10_000 for user in users().values())
 
 
+def test_no_variable_of_an_image_overrules_the_settings_file() -> None:
+    assert not [rest for stage in stages().values() for word, rest in stage if word == "ENV" and "DICOMNODE_" in rest]
+
+
 def test_an_image_holds_what_the_script_installed_and_nothing_that_the_build_left() -> None:
     found = stages()
     assert one(found["build"], "RUN").endswith("etc/install.sh /opt/dicomnode")
