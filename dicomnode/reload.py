@@ -19,7 +19,7 @@ from typing import Final
 
 from dicomnode import log
 from dicomnode.catalog import ModelCatalog
-from dicomnode.checks import known_models
+from dicomnode.checks.models import known_models
 from dicomnode.errors import NodeError, StorageError
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.values import ImportedModel

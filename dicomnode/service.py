@@ -34,7 +34,10 @@ from dicomnode.alert.message import Message, letter, node_name
 from dicomnode.alert.watch import Watch, destinations
 from dicomnode.archive import Archive
 from dicomnode.catalog import ModelCatalog
-from dicomnode.checks import ensure_writable, introduction, is_choice_made, known_models, require_cluster
+from dicomnode.checks.cluster import require_cluster
+from dicomnode.checks.disk import ensure_writable
+from dicomnode.checks.models import is_choice_made, known_models
+from dicomnode.checks.peers import introduction
 from dicomnode.errors import NodeError
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger

@@ -17,7 +17,8 @@ from pynetdicom import AE
 
 from dicomnode.archive import Archive
 from dicomnode.catalog import import_model
-from dicomnode.checks import Mark, check
+from dicomnode.checks.row import Mark
+from dicomnode.checks.sheet import check
 from dicomnode.errors import SettingsError, StorageError
 from dicomnode.generators import pace
 from dicomnode.ids import digest

@@ -50,15 +50,17 @@ def check(echo: bool, rehearse: str | None, wait_s: float, config: Path | None, 
         refuse_given({"echo"}, "with --rehearse", "A rehearsal sends a C-ECHO anyway; leave --echo out.")
         return _rehearse(settings, rehearse, wait_s=wait_s, as_json=as_json)
     refuse_given({"wait_s"}, "without --rehearse", "Name the peer: --rehearse PEER.")
-    from dicomnode import checks
+    from dicomnode.checks import sheet
+    from dicomnode.checks.cluster import CLUSTER
+    from dicomnode.checks.row import Mark
 
-    rows = checks.check(settings, with_echo=echo)
+    rows = sheet.check(settings, with_echo=echo)
     columns = {"mark": "", "what": "what", "sentence": "found", "hint": "what to do"}
     output.print_rows(rows, columns, as_json=as_json, none="")
-    failed = [row.what for row in rows if row.mark is checks.Mark.FAIL]
+    failed = [row.what for row in rows if row.mark is Mark.FAIL]
     if not failed:
         return 0
-    return CLUSTER_NOT_FIT if all(what.startswith(checks.CLUSTER) for what in failed) else NOT_FIT
+    return CLUSTER_NOT_FIT if all(what.startswith(CLUSTER) for what in failed) else NOT_FIT
 
 
 def _rehearse(settings: Settings, name: str, *, wait_s: float, as_json: bool) -> int:

@@ -62,7 +62,7 @@ def test(
     series of each study chooses among the series that are given.
     """
     settings = load_settings(config)
-    from dicomnode.checks import catalog_of
+    from dicomnode.checks.models import catalog_of
     from dicomnode.imaging.frame import read_frames
     from dicomnode.pipeline import series_in
     from dicomnode.rules import Reception, judge_by_rules, study_of

@@ -30,7 +30,7 @@ def status(config: Path | None, as_json: bool) -> None:
         waiting = (*lines(settings, ledger, SYSTEM_CLOCK.now()), *found.attention)
     seen = None
     if settings.work.executor != "local":
-        from dicomnode.checks import cluster_status, require_cluster
+        from dicomnode.checks.cluster import cluster_status, require_cluster
 
         cluster = require_cluster(settings)
         seen = None if cluster is None else cluster_status(cluster, queued)

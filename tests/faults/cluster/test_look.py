@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dicomnode.checks import CheckRow, Mark, check
+from dicomnode.checks.row import CheckRow, Mark
+from dicomnode.checks.sheet import check
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
 from tests.support.certificates import Authority

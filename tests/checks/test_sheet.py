@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from dicomnode.archive import Archive
-from dicomnode.checks import Mark, check, ensure_writable, introduction
+from dicomnode.checks.disk import ensure_writable
+from dicomnode.checks.peers import introduction
+from dicomnode.checks.row import Mark
+from dicomnode.checks.sheet import check
 from dicomnode.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
