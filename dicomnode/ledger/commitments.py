@@ -19,12 +19,13 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select, update
 
 from dicomnode.ids import DeliveryId
-from dicomnode.ledger.mapping.commitment import commitment_of, new_commitment
+from dicomnode.ledger.mapping.commitment import commitment_line, commitment_of, new_commitment
 from dicomnode.ledger.schema import commitment, delivery, delivery_item, instance
 from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
 from dicomnode.ledger.states import CommitmentState, DeliveryState, Event, ItemState
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import Commitment
+from dicomnode.ledger.views import CommitmentLine
 
 NOT_COMMITTED: Final = "not_committed"  # reason: the peer does not have what it acknowledged
 ACKNOWLEDGED: Final = "acknowledged"  # the proofs of a delivery, from the weakest on
@@ -119,6 +120,7 @@ _UNANSWERED = (
     .order_by(commitment.c.id)
 )
 _LATE = _UNANSWERED.where(~stands(commitment, CommitmentState.ASKED), delivery.c.peer == bound("peer"))
+_OF_DELIVERY = select(commitment).where(commitment.c.delivery_id == bound("delivery")).order_by(commitment.c.id)
 
 
 def want(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str, *, cause: str = Event.FINISH) -> None:
@@ -144,6 +146,12 @@ def late(connection: Connection, stored_at: str, now: datetime) -> tuple[Commitm
     """Return the requests on deliveries to this peer whose result did not come in time, and may come yet."""
     rows = connection.execute(_LATE, bind_values(peer=stored_at, since=now - LISTENING)).all()
     return tuple(commitment_of(row, ()) for row in rows)
+
+
+def lines(connection: Connection, delivery_id: int, *, identify: bool) -> tuple[CommitmentLine, ...]:
+    """List the requests to commit to a delivery, the oldest first."""
+    rows = connection.execute(_OF_DELIVERY, bind_values(delivery=delivery_id))
+    return tuple(commitment_line(row, identify=identify) for row in rows)
 
 
 def ask(transaction: LedgerTransaction, one: Commitment, committer: str, look_at: datetime) -> bool:

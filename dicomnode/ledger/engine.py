@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.pool import QueuePool
 
 from dicomnode.durable import growing_file
 from dicomnode.errors import LedgerError
-from dicomnode.ledger.schema import HEAD
+from dicomnode.ledger.schema import HEAD, node
 from dicomnode.seams import checkpoint
 
 BUSY_TIMEOUT_S: Final = 10.0  # docs/protocol.md#answers-to-c-store: a ledger locked for longer is answered A700
@@ -213,6 +213,11 @@ def schema_version(connection: Connection) -> str | None:
     if version is None:
         raise LedgerError("The ledger does not say its version and is not touched.")
     return str(version)
+
+
+def node_uuid(connection: Connection) -> str:
+    """Return the node's own UUID."""
+    return str(connection.execute(select(node.c.uuid)).scalar_one())
 
 
 def require_head(version: str, path: Path) -> None:

@@ -49,6 +49,7 @@ _ABORTED = (
     .values(aborted=True)
 )
 # By the index of the paths: "0" is what comes after "/".
+_DIGESTS = select(instance.c.file, instance.c.sha256).where(instance.c.removed_at.is_(None))
 _FILES_IN = select(instance.c.file).where(
     instance.c.file > bound("first"), instance.c.file < bound("beyond"), instance.c.removed_at.is_(None)
 )
@@ -96,6 +97,11 @@ def series_numbers(connection: Connection) -> list[SeriesId]:
 def files_in(connection: Connection, folder: str) -> set[str]:
     """Return the paths below the archive folder of the files that ought to lie in one folder."""
     return set(connection.execute(_FILES_IN, bind_values(first=f"{folder}/", beyond=f"{folder}0")).scalars())
+
+
+def archived_digests(connection: Connection) -> dict[str, str]:
+    """Return the digest of every archived file's data set, by its path below the archive folder."""
+    return {row.file: row.sha256 for row in connection.execute(_DIGESTS)}
 
 
 def accept(transaction: LedgerTransaction, instances: Sequence[StoredInstance]) -> list[StoreOutcome]:

@@ -9,12 +9,12 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Update, and_, exists, func, insert, select, update
 
-from dicomnode.derivation import DerivedSeries
+from dicomnode.derivation import DerivedSeries, GateFigure
 from dicomnode.errors import InputError
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger import deliveries
 from dicomnode.ledger.mapping.instance import new_derived_instance
-from dicomnode.ledger.mapping.job import claimed_job, new_job, planned_job
+from dicomnode.ledger.mapping.job import claimed_job, gate_figures, new_job, planned_job
 from dicomnode.ledger.mapping.series import new_derived_series
 from dicomnode.ledger.schema import MAX_ATTEMPTS, instance, job, series
 from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
@@ -115,6 +115,7 @@ _FILL_OUTPUT = (
 )
 _SERIES_REVISION = select(series.c.revision).where(series.c.id == bound("series"))
 _STATE = select(job.c.state).where(job.c.id == bound("job"))
+_FIGURES = select(job.c.figures).where(job.c.id == bound("job"))
 _STILL_MINE = select(exists().where(_MINE, stands(job, JobState.RUNNING)))
 _ATTEMPTS = select(job.c.attempts).where(_MINE, stands(job, JobState.RUNNING))
 _BACK: Final[dict[str, object]] = {"attempts": bound("attempts"), "sentence": bound("sentence"), "reason": None}
@@ -234,6 +235,11 @@ def is_ours(connection: Connection, claimed: Job) -> bool:
 def state_of(connection: Connection, job_id: JobId) -> JobState:
     """Return the state of a job, whoever holds it."""
     return JobState(connection.execute(_STATE, bind_values(job=job_id)).scalar_one())
+
+
+def figures(connection: Connection, job_id: int) -> tuple[GateFigure, ...]:
+    """List the figures of the result gate on the result of a job; empty for a job that is not done."""
+    return gate_figures(connection.execute(_FIGURES, bind_values(job=job_id)).scalar_one_or_none())
 
 
 def beat(transaction: LedgerTransaction, claimed: Job, until: datetime) -> bool:

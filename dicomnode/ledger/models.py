@@ -1,18 +1,23 @@
-"""Imported models: their rows, the one that rules get under a name, and the one to which a rollback goes back."""
+"""Imported models: their rows, the one that rules get under a name, and the one to which a rollback goes back.
+
+Also which default model a start of the service chose.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, literal, select
 
 from dicomnode.errors import InputError
-from dicomnode.ledger.mapping.model import imported_model, new_model
-from dicomnode.ledger.schema import model
+from dicomnode.ledger.mapping.event import event_line
+from dicomnode.ledger.mapping.model import imported_model, model_row, new_model
+from dicomnode.ledger.schema import boot, events, model
 from dicomnode.ledger.statements import bind_values, bound, moving, stands
 from dicomnode.ledger.states import Event, ModelState
 from dicomnode.ledger.transaction import LedgerTransaction
-from dicomnode.ledger.values import ImportedModel, ModelId
+from dicomnode.ledger.values import ImportedModel, ModelEvent, ModelId
+from dicomnode.ledger.views import EventLine, ModelChoice, ModelRow
 
 _BY_DIGEST = select(model.c.id).where(model.c.digest == bound("digest"))
 _ONE = select(model.c.name, model.c.state).where(model.c.id == bound("model"))
@@ -28,6 +33,22 @@ _REPLACE = moving(model, Event.SUPERSEDE).where(model.c.name == bound("name"))
 _ACTIVATE = moving(model, Event.ACTIVATE).where(model.c.id == bound("model")).values(place=_NEXT_PLACE)
 _WITHDRAW = moving(model, Event.WITHDRAW).where(model.c.name == bound("name")).values(place=None)
 _RESTORE = moving(model, Event.RESTORE).where(model.c.id == bound("model"))
+_ALL = select(model).order_by(model.c.id)
+_HISTORY = (
+    select(events, literal(1).label("times"))
+    .where(events.c.table_name == model.name, events.c.row_id == bound("model"))
+    .order_by(events.c.id)
+)
+_LAST_CHOICE = (
+    select(events.c.kind, events.c.detail)
+    .where(
+        events.c.table_name == boot.name,
+        events.c.row_id == select(func.max(boot.c.id)).scalar_subquery(),
+        events.c.kind.in_(list(ModelEvent)),
+    )
+    .order_by(events.c.id.desc())
+    .limit(1)
+)
 
 
 def take_in(transaction: LedgerTransaction, imported: ImportedModel) -> tuple[ModelId, bool]:
@@ -80,3 +101,19 @@ def before_active(connection: Connection, name: str) -> ImportedModel | None:
     """Return the imported model to which a rollback of this name would go back. None: there is none."""
     row = connection.execute(_FOREMOST_REPLACED, bind_values(name=name)).one_or_none()
     return None if row is None else imported_model(row)
+
+
+def imported(connection: Connection) -> list[ModelRow]:
+    """List the imported models, the oldest first."""
+    return [model_row(row) for row in connection.execute(_ALL)]
+
+
+def history(connection: Connection, model_id: int) -> tuple[EventLine, ...]:
+    """List the events of one imported model."""
+    return tuple(event_line(row, row.row_id) for row in connection.execute(_HISTORY, bind_values(model=model_id)))
+
+
+def last_choice(connection: Connection) -> ModelChoice | None:
+    """Return the default model that the last start chose. None: it had nothing to choose, or has not chosen yet."""
+    row = connection.execute(_LAST_CHOICE).one_or_none()
+    return None if row is None else ModelChoice(is_fast=row.kind == ModelEvent.FAST, sentence=row.detail)

@@ -165,6 +165,16 @@ def old_series(connection: Connection, before: datetime, after: int) -> tuple[li
     return lines, found[-1].id if found else None
 
 
+def all_old_series(connection: Connection, before: datetime) -> list[OldSeries]:
+    """List all series that are old enough, those too that stay all the same; the oldest first."""
+    found: list[OldSeries] = []
+    after: int | None = 0
+    while after is not None:
+        piece, after = old_series(connection, before, after)
+        found += piece
+    return found
+
+
 def remove_old(transaction: LedgerTransaction, series_id: SeriesId, before: datetime) -> Removed | None:
     """Mark the images of a series, and of the series derived from it. None: it may not go, or not any more."""
     row = transaction.connection.execute(_OLD_ONE, bind_values(series=series_id, before=before)).one_or_none()

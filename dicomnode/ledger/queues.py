@@ -1,5 +1,7 @@
 """Queries for the series, jobs and deliveries that wait, since when they wait, and whose lease has run out.
 
+Also the models that the queued jobs need.
+
 The answers are small, however large the ledger is: each query reads an index of the rows that are not done.
 """
 
@@ -12,7 +14,7 @@ from sqlalchemy import Connection, func, select
 from dicomnode.ledger.schema import delivery, job, series
 from dicomnode.ledger.statements import bind_values, bound, stands
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
-from dicomnode.ledger.views import Queue
+from dicomnode.ledger.views import Queue, WaitingModel
 
 _SETTLED = select(func.count().label("rows"), func.min(series.c.state_at).label("since")).where(
     stands(series, SeriesState.SETTLED)
@@ -26,6 +28,14 @@ _DUE = (
     .group_by(delivery.c.peer)
     .order_by(delivery.c.peer)
 )
+_MODELS = (
+    select(
+        job.c.model, job.c.model_digest, func.count().label("jobs"), func.min(job.c.queued_at).label("since"),
+    )
+    .where(stands(job, JobState.QUEUED))
+    .group_by(job.c.model, job.c.model_digest)
+    .order_by("since")
+)  # fmt: skip
 _STALLED_JOBS = select(func.count()).where(stands(job, JobState.RUNNING), job.c.lease_until < bound("now"))
 _STALLED_DELIVERIES = (
     select(delivery.c.peer, func.count())
@@ -54,3 +64,11 @@ def queues(connection: Connection, now: datetime) -> tuple[Queue, ...]:
             for peer in sorted(due.keys() | late.keys())
         ),
     )  # fmt: skip
+
+
+def waiting_models(connection: Connection) -> list[WaitingModel]:
+    """List the models that queued jobs need, the one that is needed longest first."""
+    return [
+        WaitingModel(model=row.model, digest=row.model_digest, jobs=row.jobs, since=row.since)
+        for row in connection.execute(_MODELS)
+    ]

@@ -55,9 +55,8 @@ _GONE = select(
 )  # fmt: skip
 _GONE_OF_SERIES = _GONE.where(instance.c.series_id == bound("series"))
 _GONE_OF_DELIVERY = _GONE.join_from(delivery_item, instance).where(delivery_item.c.delivery_id == bound("delivery"))
-_REMOVED_IN = select(instance.c.file).where(
-    instance.c.file > bound("first"), instance.c.file < bound("beyond"), instance.c.removed_at.is_not(None)
-)
+_REMOVED = select(instance.c.file).where(instance.c.removed_at.is_not(None))
+_REMOVED_IN = _REMOVED.where(instance.c.file > bound("first"), instance.c.file < bound("beyond"))
 _MARK_ASIDE = update(quarantine).where(quarantine.c.id.in_(bound("rows", is_list=True)))
 
 
@@ -142,6 +141,12 @@ def removed_in(connection: Connection, folder: str) -> set[str]:
 def removed_aside(connection: Connection) -> set[str]:
     """Return the names of the files of the quarantine that were removed, or are about to be."""
     return set(connection.execute(select(quarantine.c.file).where(quarantine.c.removed_at.is_not(None))).scalars())
+
+
+def files(connection: Connection) -> set[str]:
+    """Return the files of archive and quarantine that were removed on purpose, as paths below the data folder."""
+    archived = {f"archive/{file}" for file in connection.execute(_REMOVED).scalars()}
+    return archived | {f"quarantine/{file}" for file in removed_aside(connection)}
 
 
 def gone(connection: Connection, series_id: SeriesId) -> str | None:

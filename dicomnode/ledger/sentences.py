@@ -1,7 +1,7 @@
 """The sentences that ``series explain`` prints: the verdict on a series first, then its job and its deliveries.
 
-The functions are pure: they get the rows that ``queries`` has read. The sentence of the verdict itself was stored when
-the verdict was reached, and is printed unchanged.
+The functions are pure: they get the rows that ``one_series`` has read. The sentence of the verdict itself was stored
+when the verdict was reached, and is printed unchanged.
 """
 
 from __future__ import annotations

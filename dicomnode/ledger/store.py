@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import select
-
 from dicomnode.ledger.access import Access
-from dicomnode.ledger.engine import Database, ledger_path, require_file, require_head, schema_version
+from dicomnode.ledger.engine import Database, ledger_path, node_uuid, require_file, require_head, schema_version
 from dicomnode.ledger.facades.alerts import Alerts
 from dicomnode.ledger.facades.boots import Boots
 from dicomnode.ledger.facades.commitments import Commitments
@@ -28,7 +26,7 @@ from dicomnode.ledger.facades.refreshes import Refreshes
 from dicomnode.ledger.facades.removals import Removals
 from dicomnode.ledger.facades.settling import Settling
 from dicomnode.ledger.facades.upkeep import Upkeep
-from dicomnode.ledger.schema import create_ledger, node
+from dicomnode.ledger.schema import create_ledger
 from dicomnode.ledger.transaction import NODE
 from dicomnode.seams import SYSTEM_CLOCK, Clock
 
@@ -48,7 +46,7 @@ def open_ledger(url: str, *, clock: Clock = SYSTEM_CLOCK, create: bool = True) -
                 create_ledger(connection, clock.now())
             else:
                 require_head(version, database.path)
-            own = uuid.UUID(connection.execute(select(node.c.uuid)).scalar_one())
+            own = uuid.UUID(node_uuid(connection))
     except BaseException:
         database.close()
         raise
