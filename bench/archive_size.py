@@ -39,7 +39,7 @@ from sqlalchemy import Engine, event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import InstanceId, SeriesId, file_stem, new_instance_id
 from dicomnode.ledger.store import Ledger, open_ledger

@@ -54,7 +54,7 @@ ATTACKS = (
 def serve(data: Path, port: int, are_peers: bool) -> None:
     """Serve as the receiving half of the node does, with its default limits."""
     from dicomnode import log
-    from dicomnode.archive import Archive
+    from dicomnode.archive.store import Archive
     from dicomnode.ids import AeTitle
     from dicomnode.ledger.store import open_ledger
     from dicomnode.receive.scp import Receiver

@@ -48,7 +48,7 @@ FLUSHES = 3
 def serve_ours(data: Path, port: int) -> None:
     """The node's own receiver, archive and ledger, and nothing else of it; under TLS where there are certificates."""
     from dicomnode import log
-    from dicomnode.archive import Archive
+    from dicomnode.archive.store import Archive
     from dicomnode.ids import AeTitle
     from dicomnode.ledger.store import open_ledger
     from dicomnode.receive.scp import Receiver
@@ -61,7 +61,7 @@ def serve_ours(data: Path, port: int) -> None:
         tls = TlsSettings(listen=address, certificate=certificate, key=key, ca=ca)
     log.start_logging("info", "json")
     archive = Archive(data)
-    archive.lock()
+    archive.data_folder.lock()
     receiver = Receiver(
         node=NodeSettings(ae_title=AeTitle("BENCH"), listen="" if tls.listen else address, data=data),
         receive=ReceiveSettings(),

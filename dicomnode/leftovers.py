@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dicomnode.archive import Archive, digest_of_anything, read_origin, remove_temporary, scan, unreadable
+from dicomnode.archive.digests import digest_of_anything
+from dicomnode.archive.disk import remove_temporary, scan, unreadable
+from dicomnode.archive.origin import read_origin
+from dicomnode.archive.store import Archive
 from dicomnode.durable import TEMPORARY_SUFFIX, sync_folder
 from dicomnode.errors import StorageError
 
@@ -44,7 +47,7 @@ def remove_unpublished(archive: Archive) -> int:
     """
     return sum(
         remove_temporary(folder / entry.name)
-        for folder in (archive.root, archive.quarantine_folder)
+        for folder in (archive.root, archive.quarantine.folder)
         for entry in scan(folder)
         if entry.name.endswith(TEMPORARY_SUFFIX)
     )
@@ -93,7 +96,7 @@ def sweep_folder(
                 archive.remove([file])
                 swept += 1
             elif entry.name in known_aside:
-                archive.move_aside(folder / entry.name)
+                archive.quarantine.move_in(folder / entry.name)
                 is_moved = True
             elif not entry.is_dir(follow_symlinks=False):  # this node makes no folder in here
                 orphans.append(_set_aside(archive, folder / entry.name))
@@ -102,7 +105,7 @@ def sweep_folder(
         except StorageError as exc:
             failures.append(exc.sentence)
     if orphans or is_moved:
-        sync_folder(archive.quarantine_folder)
+        sync_folder(archive.quarantine.folder)
         sync_folder(folder)
     return FolderReport(
         swept=swept,
@@ -137,13 +140,13 @@ def missing_files(archive: Archive, name: str, known_files: Set[str]) -> list[st
 
 def quarantined_orphan(archive: Archive, name: str) -> Orphan:
     """Read digest and sender of a file that lies in quarantine without a row. Raises OSError and StorageError."""
-    return _described(archive.aside(name), name)
+    return _described(archive.quarantine.path(name), name)
 
 
 def _set_aside(archive: Archive, path: Path) -> Orphan:
     """Move a file to quarantine. It is read first: a file that cannot be read stays where it is."""
     found = _described(path, path.name)
-    moved = archive.move_aside(path)
+    moved = archive.quarantine.move_in(path)
     return Orphan(file=moved, sha256=found.sha256, peer=found.peer)
 
 

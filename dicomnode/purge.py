@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dicomnode.archive import Archive, scan
+from dicomnode.archive.disk import scan
+from dicomnode.archive.store import Archive
 from dicomnode.durable import TEMPORARY_SUFFIX
 from dicomnode.errors import InputError, StorageError
 from dicomnode.ids import SeriesId
@@ -64,7 +65,7 @@ def find_patient(archive: Archive, patient_id: str, *, read: Callable[[int], Non
             continue  # it was moved or removed since the folder was listed
         else:
             if patient_id in told:
-                if path.parent == archive.quarantine_folder:
+                if path.parent == archive.quarantine.folder:
                     found.aside.add(path.name)
                 else:
                     found.series.setdefault(SeriesId(int(path.parent.name)), set()).add(file.removeprefix("archive/"))
@@ -90,7 +91,7 @@ def erase(archive: Archive, ledger: Ledger, found: Found, by: str) -> Erased:
         left |= {f"archive/{file}" for file in files[series].difference(removed.files)}
     aside = ledger.removals.erase_set_aside(found.aside, by)
     checkpoint("purge.marked")
-    _remove(partial(archive.remove_aside, aside))
+    _remove(partial(archive.quarantine.remove, aside))
     left |= {f"quarantine/{name}" for name in found.aside.difference(aside)}
     detail = f"a patient: {instances} images of {len(files)} received series, {len(aside)} files that were set aside"
     ledger.note(ERASED, table="node", row=1, detail=detail, by=by)
@@ -118,7 +119,7 @@ def _files(archive: Archive) -> Iterator[Path]:
     """Find every whole file of archive and quarantine, series by series."""
     for name in sorted((name for name in archive.folder_names() if name.isdecimal()), key=int):
         yield from _whole_files(archive.root / name)
-    yield from _whole_files(archive.quarantine_folder)
+    yield from _whole_files(archive.quarantine.folder)
 
 
 def _whole_files(folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import InputError, NodeError, StorageError
 from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.store import Ledger
@@ -148,7 +148,7 @@ def remove_old_set_aside(
     count = 0
     while not stopping.is_set() and (names := ledger.removals.remove_old_set_aside(before, by)):
         with _said("Files of the quarantine"):
-            archive.remove_aside(names)
+            archive.quarantine.remove(names)
         count += len(names)
     if count:
         log.event(LOGGER, "quarantine_removed", count=count)

@@ -32,7 +32,7 @@ from dicomnode import __version__, log
 from dicomnode.alert.conditions import conditions, facts
 from dicomnode.alert.message import Message, letter, node_name
 from dicomnode.alert.watch import Watch, destinations
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.catalog import ModelCatalog
 from dicomnode.checks.cluster import require_cluster
 from dicomnode.checks.disk import ensure_writable
@@ -316,9 +316,9 @@ class Service:
     def _open(self, parts: ExitStack, host: str) -> tuple[Archive, Ledger, BootReport]:
         """Lock the data folder and open the ledger, until the service stops."""
         archive = Archive(self.settings.node.data)
-        archive.lock()
-        parts.callback(archive.unlock)
-        archive.require_restored()
+        archive.data_folder.lock()
+        parts.callback(archive.data_folder.unlock)
+        archive.data_folder.require_restored()
         ensure_writable(archive)
         ledger = open_ledger(self.settings.ledger_url, clock=self._clock)
         parts.callback(ledger.close)

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dicomnode import leftovers, log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from dicomnode.ledger.engine import CheckStoppedError, LedgerBusyError
@@ -90,7 +90,7 @@ class Sweep:
         began_s = self._clock.monotonic()
         try:
             self._swept += leftovers.remove_unpublished(self._archive)
-            self._quarantined = self._archive.quarantined_names()
+            self._quarantined = self._archive.quarantine.names()
             names = _newest_first(self._archive.folder_names())
             self._archive.before_first_write = self.look_through
             for name in names:
@@ -273,8 +273,8 @@ class Sweep:
 
     def _finish_removal_aside(self) -> None:
         """Remove files of the quarantine that a command had marked as removed when it was killed."""
-        if left := self._ledger.removals.files_aside().intersection(self._archive.quarantined_names()):
-            self._archive.remove_aside(left)
+        if left := self._ledger.removals.files_aside().intersection(self._archive.quarantine.names()):
+            self._archive.quarantine.remove(left)
 
     def _give_rows_to_quarantined(self) -> None:
         """Give rows to files in quarantine whose process was killed before it could write them."""
@@ -296,7 +296,7 @@ class Sweep:
         for row, name, reason in self._ledger.quarantine.without_series():
             if self._stopping.is_set() or self._clock.monotonic() > until_s:
                 return
-            path = self._archive.aside(name)
+            path = self._archive.quarantine.path(name)
             header = read_header_or_reason(path) if path.is_file() else None
             finding = Finding.NOT_STORED if reason is QuarantineReason.ORPHAN else Finding.NOT_COMPARED
             series = None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.digests import dataset_digest
+from dicomnode.archive.store import Archive
 from dicomnode.ids import SeriesId
 from dicomnode.leftovers import finish_removal, missing_files, remove_unpublished, sweep_folder
 from tests.support.stored import SERIES, put_file
@@ -15,16 +16,16 @@ from tests.support.stored import SERIES, put_file
 def test_what_was_never_published_is_removed_and_nothing_else(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
     file = put_file(archive, 1)
-    (archive.begin_output(SeriesId(8)) / "a.dcm").write_bytes(b"half")
-    archive.quarantine_folder.mkdir()
-    (archive.quarantine_folder / "9.dcm.tmp").write_bytes(b"half")
-    (archive.quarantine_folder / "9.dcm").write_bytes(b"kept")
+    (archive.outputs.begin(SeriesId(8)) / "a.dcm").write_bytes(b"half")
+    archive.quarantine.folder.mkdir()
+    (archive.quarantine.folder / "9.dcm.tmp").write_bytes(b"half")
+    (archive.quarantine.folder / "9.dcm").write_bytes(b"kept")
     assert archive.folder_names() == ["7"], "a job's folder is no series' yet"
     assert remove_unpublished(archive) == 2
     assert remove_unpublished(archive) == 0
     assert archive.path(file).exists()
     assert archive.folder_names() == ["7"]
-    assert archive.quarantined_names() == ["9.dcm"]
+    assert archive.quarantine.names() == ["9.dcm"]
 
 
 def test_a_look_through_a_folder_removes_only_temporary_files_and_sets_orphans_aside(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_a_look_through_a_folder_removes_only_temporary_files_and_sets_orphans_a
     known, orphan = put_file(archive, 1), put_file(archive, 2)
     elsewhere = put_file(archive, 3, series=SeriesId(77))
     (archive.folder_of(SERIES) / "3.dcm.tmp").write_bytes(b"half")
-    digest = archive.digest(orphan)
+    digest = dataset_digest(archive.path(orphan))
     report = sweep_folder(archive, "7", {known, "7/gone.dcm"})
     assert report.swept == 1
     assert report.missing == ("7/gone.dcm",)
@@ -40,7 +41,7 @@ def test_a_look_through_a_folder_removes_only_temporary_files_and_sets_orphans_a
     assert archive.path(known).exists()
     assert archive.path(elsewhere).exists()
     assert not archive.path(orphan).exists()
-    assert (archive.quarantine_folder / report.orphans[0].file).exists()
+    assert (archive.quarantine.folder / report.orphans[0].file).exists()
     again = sweep_folder(archive, "7", {known})
     assert (again.swept, again.orphans, again.missing) == (0, (), ())
 
@@ -51,7 +52,7 @@ def test_a_look_through_ends_the_way_of_a_file_that_has_its_row_in_quarantine(tm
     name = Path(on_its_way).name
     report = sweep_folder(archive, "7", frozenset(), {name})
     assert (report.orphans, report.failures) == ((), ())
-    assert archive.aside(name).exists()
+    assert archive.quarantine.path(name).exists()
     assert not archive.path(on_its_way).exists()
 
 

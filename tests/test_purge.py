@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicomnode import seams
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import InputError, StorageError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.store import Ledger, open_ledger
@@ -87,18 +87,18 @@ def test_of_a_series_of_two_patients_the_other_ones_images_stay(ledger: Ledger, 
 
 def test_what_was_set_aside_is_erased_too_and_what_cannot_be_read_is_named(ledger: Ledger, archive: Archive) -> None:
     series = kept(ledger, archive, datasets(PATIENT, slices=2))
-    moved = archive.quarantine_file(sorted(ledger.upkeep.files_in(str(series)))[0])
+    moved = archive.set_aside(sorted(ledger.upkeep.files_in(str(series)))[0])
     ledger.quarantine.record(
         QuarantinedFile(
             file=moved, reason=QuarantineReason.ORPHAN, sha256="0" * 64, peer="mr1", instance=None, kept_sha256=None
         )
     )
-    archive.aside("broken.dcm").write_bytes(b"no image at all")
+    archive.quarantine.path("broken.dcm").write_bytes(b"no image at all")
     found = find_patient(archive, PATIENT)
     assert (found.instances, found.aside, found.unreadable) == (1, {moved}, ["quarantine/broken.dcm"])
     erased = erase(archive, ledger, found, "operator")
     assert (erased.instances, erased.set_aside, erased.left) == (1, 1, ())
-    assert archive.quarantined_names() == ["broken.dcm"]
+    assert archive.quarantine.names() == ["broken.dcm"]
 
 
 def test_a_series_that_is_still_received_keeps_everything_of_the_patient(ledger: Ledger, archive: Archive) -> None:

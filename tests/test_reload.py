@@ -11,7 +11,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import StorageError
 from dicomnode.ledger.store import open_ledger
 from dicomnode.reload import ask, read_anew
@@ -225,11 +225,11 @@ def test_the_process_that_holds_the_folder_is_told_apart_from_another_one(tmp_pa
     try:
         with closing(open_ledger(url)) as ledger:
             boot = ledger.boots.begin(pid=os.getpid(), host="here").boot
-            archive.lock()
+            archive.data_folder.lock()
             ledger.boots.end(boot)
             with pytest.raises(StorageError, match="No service runs"):
                 ask(tmp_path, url)
             assert told == []
     finally:
-        archive.unlock()
+        archive.data_folder.unlock()
         signal.signal(signal.SIGHUP, before)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode import seams
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import InputError, SettingsError, StorageError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import ageing

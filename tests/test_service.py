@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pynetdicom import AE
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.catalog import import_model
 from dicomnode.checks.row import Mark
 from dicomnode.checks.sheet import check
@@ -108,7 +108,7 @@ def test_a_port_in_use_is_named_and_nothing_stays_behind(tmp_path: Path) -> None
         done = node.run("serve", check=False)
     assert done.returncode == 2
     assert f"The node cannot listen on 127.0.0.1:{node.port}: Address already in use." in done.stderr
-    Archive(node.data).lock()  # nobody holds it any more
+    Archive(node.data).data_folder.lock()  # nobody holds it any more
     with running_node(tmp_path / "again"):
         pass
 
@@ -127,7 +127,7 @@ def test_a_rule_with_an_unknown_model_is_named_before_anything_listens(tmp_path:
     with pytest.raises(SettingsError, match="Rule knee asks for model no-such-model") as caught:
         service.start()
     assert "cubic-dc" in caught.value.hint
-    Archive(settings.node.data).lock()
+    Archive(settings.node.data).data_folder.lock()
 
 
 def test_a_sharpness_is_refused_for_a_model_that_has_one_set_of_weights(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_at_its_start_files_without_a_row_go_to_quarantine_and_temporary_ones_go
     service.start()
     service.stop()
     assert archived_files(archive, series) == known
-    (set_aside,) = archive.quarantine_folder.iterdir()
+    (set_aside,) = archive.quarantine.folder.iterdir()
     assert digest(set_aside.read_bytes()) == digest(known[0].read_bytes())
 
 

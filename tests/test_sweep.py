@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode import seams, sweep
-from dicomnode.archive import Archive, FileState
+from dicomnode.archive.store import Archive, FileState
 from dicomnode.errors import LedgerError
 from dicomnode.ids import SeriesId, digest, file_stem, new_instance_id
 from dicomnode.ledger.engine import LedgerBusyError
@@ -84,7 +84,7 @@ class Life:
         reader = open_reader(f"sqlite:///{self.data / 'ledger.sqlite'}")
         rows = reader.quarantine_list()
         reader.close()
-        assert sorted(row.file for row in rows) == sorted(self.archive.quarantined_names())
+        assert sorted(row.file for row in rows) == sorted(self.archive.quarantine.names())
         return rows
 
     def end(self) -> None:
@@ -202,10 +202,10 @@ def test_what_is_being_received_is_never_taken_for_an_orphan(tmp_path: Path) -> 
 def test_what_a_job_has_written_but_not_published_is_left_to_it(tmp_path: Path) -> None:
     life = begin(tmp_path / "data")
     life.receive(made(1))
-    folder = life.archive.begin_output(SeriesId(2))
+    folder = life.archive.outputs.begin(SeriesId(2))
     (folder / "derived.dcm").write_bytes(b"derived")
     life.look_behind()
-    assert [path.name for path in life.archive.publish_output(SeriesId(2)).iterdir()] == ["derived.dcm"]
+    assert [path.name for path in life.archive.outputs.publish(SeriesId(2)).iterdir()] == ["derived.dcm"]
     assert life.quarantined() == []
     life.end()
 
@@ -305,8 +305,8 @@ def test_a_ledger_put_back_from_an_older_copy_loses_no_file_and_mixes_none(tmp_p
     (stored,) = life.receive(fresh)
     assert os.listdir(life.archive.folder_of(stored.series)) == [stored.file.partition("/")[2]]  # noqa: PTH208
     output = lost[1].series
-    (life.archive.begin_output(output) / "derived.dcm").write_bytes(b"derived")
-    life.archive.publish_output(output)
+    (life.archive.outputs.begin(output) / "derived.dcm").write_bytes(b"derived")
+    life.archive.outputs.publish(output)
     life.look_behind()
     rows = life.quarantined()
     assert sorted(row.sha256 for row in rows) == contents
@@ -317,7 +317,7 @@ def test_a_ledger_put_back_from_an_older_copy_loses_no_file_and_mixes_none(tmp_p
 def test_a_file_in_quarantine_gets_the_row_that_a_kill_took_from_it(tmp_path: Path) -> None:
     life = begin(tmp_path / "data")
     one = made(1)
-    name = life.archive.quarantine_bytes(
+    name = life.archive.quarantine.put(
         one.dataset,
         sop_class_uid=one.sop_class_uid,
         sop_instance_uid=one.sop_instance_uid,
@@ -325,7 +325,7 @@ def test_a_file_in_quarantine_gets_the_row_that_a_kill_took_from_it(tmp_path: Pa
         peer="mr1",
         received_at=seams.SYSTEM_CLOCK.now(),
     )
-    (life.archive.quarantine_folder / "0000000000000002.dcm").write_bytes(b"no image at all")
+    (life.archive.quarantine.folder / "0000000000000002.dcm").write_bytes(b"no image at all")
     life.kill()
     life = begin(tmp_path / "data")
     life.look_behind()
@@ -346,7 +346,7 @@ def test_a_file_set_aside_now_is_not_taken_for_one_whose_row_a_kill_took(tmp_pat
     life.end()
     age(orphan.parent)
     life = begin(tmp_path / "data")
-    life.archive.quarantine_file(stored.file)  # its row comes a moment later, from whoever moved it
+    life.archive.set_aside(stored.file)  # its row comes a moment later, from whoever moved it
     life.look_behind()
     reader = open_reader(f"sqlite:///{life.data / 'ledger.sqlite'}")
     assert [row.file for row in reader.quarantine_list()] == [orphan.name]
@@ -557,8 +557,8 @@ def test_a_kill_in_the_midst_of_the_look_loses_nothing_and_leaves_no_file_withou
     assert _serve_until_it_ends(life.data, tmp_path / "port", objects=[coming]) == 0
     life = begin(tmp_path / "data")
     life.look_behind()
-    names = life.archive.quarantined_names()
-    assert sorted((life.archive.quarantine_folder / name).read_bytes() for name in names) == sorted(contents)
+    names = life.archive.quarantine.names()
+    assert sorted((life.archive.quarantine.folder / name).read_bytes() for name in names) == sorted(contents)
     assert len(life.quarantined()) == 2
     assert life.ledger.intake.find_instance(coming.sop_instance_uid) is not None
     assert {life.archive.verify(one.file, one.sha256) for one in first} == {FileState.WHOLE}
@@ -649,7 +649,7 @@ def test_a_removal_that_was_killed_between_rows_and_files_is_ended(
 def test_a_file_of_the_quarantine_that_was_marked_as_removed_goes(tmp_path: Path) -> None:
     life = begin(tmp_path / "data")
     (stored,) = life.receive(made(1))
-    name = life.archive.quarantine_file(stored.file)
+    name = life.archive.set_aside(stored.file)
     life.kill()
     life = begin(tmp_path / "data")
     life.look_behind()
@@ -657,5 +657,5 @@ def test_a_file_of_the_quarantine_that_was_marked_as_removed_goes(tmp_path: Path
     life.kill()
     life = begin(tmp_path / "data")
     life.look_behind()
-    assert not life.archive.aside(name).exists()
+    assert not life.archive.quarantine.path(name).exists()
     life.end()

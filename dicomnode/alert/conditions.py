@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import SettingsError, StorageError
 from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, IDENTITY, REFUSED, REVIEW
 from dicomnode.ledger.lists import NO_PEER
@@ -124,7 +124,7 @@ def facts(settings: Settings, ledger: Reader, now: datetime) -> list[tuple[str, 
 def room(settings: Settings) -> tuple[float, float]:
     """Return the free space of the archive's disk in GiB and in percent. Raises StorageError."""
     archive = Archive(settings.node.data)
-    return archive.free_bytes() / 2**30, archive.free_percent()
+    return archive.data_folder.free_bytes() / 2**30, archive.data_folder.free_percent()
 
 
 def _refused_settings(ledger: Reader) -> Iterator[AttentionLine]:

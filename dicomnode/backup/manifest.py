@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from dicomnode.archive import scan, unreadable
+from dicomnode.archive.disk import scan, unreadable
 from dicomnode.durable import TEMPORARY_SUFFIX, sync_folder, write_file
 from dicomnode.errors import StorageError
 from dicomnode.ids import digest

@@ -21,7 +21,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dicomnode.archive import RESTORING, Archive, digest_in, read_origin, scan
+from dicomnode.archive.data_folder import RESTORING
+from dicomnode.archive.digests import digest_in
+from dicomnode.archive.disk import scan
+from dicomnode.archive.origin import read_origin
+from dicomnode.archive.store import Archive
 from dicomnode.backup.manifest import Manifest, files_below, read_manifest, read_sums, read_whole
 from dicomnode.durable import growing_file, make_folder, sync_folder, write_file
 from dicomnode.errors import InputError, StorageError
@@ -70,7 +74,7 @@ def restore(
     sums = read_sums(source, backup)
     if also is not None and not (also / "archive").is_dir():
         raise InputError(f"{also} is no data folder; nothing was restored.", hint="It would hold a folder `archive`.")
-    archive.lock()
+    archive.data_folder.lock()
     try:
         target = ledger_path(ledger_url)
         _begin(archive.data, target)
@@ -81,7 +85,7 @@ def restore(
             hint="See that it may be written to and that its disk has room, and run the command again: it begins anew.",
         ) from exc
     finally:
-        archive.unlock()
+        archive.data_folder.unlock()
 
 
 def _begin(data: Path, ledger: Path) -> None:
@@ -194,7 +198,7 @@ class _Restore:
             for name in files_below(place / "quarantine"):
                 if f"quarantine/{name}" in self._removed:
                     continue
-                if not (path := self._archive.aside(name)).exists():
+                if not (path := self._archive.quarantine.path(name)).exists():
                     self._put(path, (place / "quarantine" / name).read_bytes())
         return lost
 

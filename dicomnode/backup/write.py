@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Final
 
 from dicomnode import __version__
-from dicomnode.archive import Archive, digest_in, scan, unreadable
+from dicomnode.archive.digests import digest_in
+from dicomnode.archive.disk import scan, unreadable
+from dicomnode.archive.store import Archive
 from dicomnode.backup.manifest import (
     FOLDERS,
     FORMAT,

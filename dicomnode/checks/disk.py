@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.checks.file_system import check_file_system
 from dicomnode.checks.row import CheckRow, Mark
 from dicomnode.errors import StorageError
@@ -21,16 +21,16 @@ def check_disk(settings: Settings) -> Iterator[CheckRow]:
     archive = Archive(next(folder for folder in (data, *data.parents) if folder.is_dir()))
     try:
         _require_room_for(data)
-        archive.require_restored()
+        archive.data_folder.require_restored()
         ensure_writable(archive)
     except StorageError as exc:
         yield CheckRow(what="data folder", mark=Mark.FAIL, sentence=exc.sentence, hint=exc.hint)
         return
     state = "can be written to" if archive.data == data else "does not exist yet; it will be made"
     yield CheckRow(what="data folder", mark=Mark.OK, sentence=f"{data} {state}.")
-    free, limit = archive.free_percent(), settings.archive.refuse_free_percent
+    free, limit = archive.data_folder.free_percent(), settings.archive.refuse_free_percent
     is_scarce = free < settings.archive.warn_free_percent
-    room = f"{archive.free_bytes() / 2**30:.1f} GiB are free, {free:.0f} %"
+    room = f"{archive.data_folder.free_bytes() / 2**30:.1f} GiB are free, {free:.0f} %"
     yield CheckRow(
         what="free space",
         mark=Mark.FAIL if free <= limit else Mark.WARN if is_scarce else Mark.OK,
@@ -42,7 +42,8 @@ def check_disk(settings: Settings) -> Iterator[CheckRow]:
 
 
 def _check_quarantine(archive: Archive) -> CheckRow:
-    taken, share = archive.aside_bytes(), archive.size_bytes() * ASIDE_SHARE_PERCENT / 100
+    taken = archive.quarantine.size_bytes()
+    share = archive.data_folder.size_bytes() * ASIDE_SHARE_PERCENT / 100
     return CheckRow(
         what="quarantine",
         mark=Mark.OK if taken < share else Mark.WARN,

@@ -68,7 +68,7 @@ def age(dry_run: bool, config: Path | None, as_json: bool) -> None:
     at the same time. Images whose delivery has no proof stay, and so does whatever waits for a person.
     """
     settings = load_settings(config)
-    from dicomnode.archive import Archive
+    from dicomnode.archive.store import Archive
     from dicomnode.retention import oldest_kept, remove_old, remove_old_set_aside
 
     before = oldest_kept(settings.archive.keep_days)

@@ -46,7 +46,7 @@ def backup(folder: Path, config: Path | None, as_json: bool) -> None:
     holds patient data. Keys and passwords are not in it.
     """
     settings = load_settings(config)
-    from dicomnode.archive import Archive
+    from dicomnode.archive.store import Archive
     from dicomnode.backup.write import write_backup
     from dicomnode.settings.load import find
 
@@ -77,7 +77,7 @@ def restore(folder: Path, also: Path | None, config: Path | None, as_json: bool)
     let the senders repeat what they sent since the backup.
     """
     settings = load_settings(config)
-    from dicomnode.archive import Archive
+    from dicomnode.archive.store import Archive
     from dicomnode.backup.restore import restore as put_back
 
     made = put_back(folder, Archive(settings.node.data.absolute()), settings.ledger_url, also=also, by=operator())
@@ -98,16 +98,16 @@ def upgrade(config: Path | None, as_json: bool) -> None:
     Stop the service first. The ledger is kept beside itself as it was before.
     """
     settings = load_settings(config)
-    from dicomnode.archive import Archive
+    from dicomnode.archive.store import Archive
     from dicomnode.ledger import migrate
 
     archive = Archive(settings.node.data.absolute())
-    archive.lock()  # a running service would go on with statements of the older schema
+    archive.data_folder.lock()  # a running service would go on with statements of the older schema
     try:
-        archive.require_restored()
+        archive.data_folder.require_restored()
         before, after = migrate.upgrade(settings.ledger_url)
     finally:
-        archive.unlock()
+        archive.data_folder.unlock()
     copy = str(migrate.copy_path(settings.ledger_url)) if before not in (None, after) else None
     output.print_facts(Upgraded(before=before, after=after, copy=copy), as_json=as_json)
 

@@ -189,7 +189,7 @@ def _refresh(
             "Whoever puts images under another patient signs; nothing was changed.",
             hint=f"`dicomnode deliveries release {number} --refresh --by NAME`; with --dry-run it shows both patients.",
         )
-    from dicomnode.archive import Archive
+    from dicomnode.archive.store import Archive
     from dicomnode.push import refresh as room
     from dicomnode.push.carriers import carriers_of
     from dicomnode.push.witness import Witness

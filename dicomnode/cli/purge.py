@@ -52,7 +52,7 @@ def purge(patient: str, dry_run: bool, config: Path | None, as_json: bool) -> No
         )
     settings = load_settings(config)
     from dicomnode import purge as room
-    from dicomnode.archive import Archive
+    from dicomnode.archive.store import Archive
 
     files = Archive(settings.node.data.absolute())
     began_s = time.monotonic()

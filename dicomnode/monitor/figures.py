@@ -18,7 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from dicomnode import __version__
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import NodeError, SettingsError, StorageError
 from dicomnode.ledger.queries import Reader
 from dicomnode.ledger.views import Queue, Status, Waiting
@@ -116,7 +116,7 @@ class Figures(Collector):
     def _disk(self) -> Iterator[Metric]:
         archive = Archive(self._current().node.data)
         try:
-            free, percent = archive.free_bytes(), archive.free_percent()
+            free, percent = archive.data_folder.free_bytes(), archive.data_folder.free_percent()
         except StorageError:
             return
         yield _one("dicomnode_disk_free_bytes", "Free on the disk of the archive.", free)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dicomnode import log, wire
-from dicomnode.archive import Archive, FileState
+from dicomnode.archive.store import Archive, FileState
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import ItemId
 from dicomnode.ledger.deliveries import IDENTITY

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dicomnode import wire
-from dicomnode.archive import unreadable
+from dicomnode.archive.disk import unreadable
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.part10 import read_meta
 from dicomnode.settings.peers import PeerSettings

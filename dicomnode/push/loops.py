@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import LedgerError
 from dicomnode.ledger.store import Ledger
 from dicomnode.push.carriers import Carriers

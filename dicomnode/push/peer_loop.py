@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.dimse.outcome import RequestReason
 from dicomnode.errors import NodeError
 from dicomnode.ids import DeliveryId

@@ -19,7 +19,7 @@ import time
 from datetime import timedelta
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.imaging.headers import read_values

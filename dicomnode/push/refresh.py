@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_description
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomnode import wire
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.derive import patient
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.errors import InputError, PeerError
@@ -98,7 +98,7 @@ def refresh(
     wanted = ledger.refreshes.wanted(delivery)
     content = patient.encode(found.wanted, found.study_uid)
     sha256 = digest(content)
-    name = archive.quarantine_bytes(
+    name = archive.quarantine.put(
         content,
         sop_class_uid=wire.STUDY_ROOT_FIND,
         sop_instance_uid=derived_uid(ledger.node_uuid, f"patient:{sha256}"),
@@ -114,7 +114,7 @@ def refresh(
     try:
         return ledger.refreshes.begin(delivery, answer, by, note)
     except InputError:
-        archive.remove_aside([name])
+        archive.quarantine.remove([name])
         raise
 
 

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import PurePath
 
 from dicomnode import log
-from dicomnode.archive import Archive, FileState
+from dicomnode.archive.digests import digest_of_anything
+from dicomnode.archive.store import Archive, FileState
 from dicomnode.errors import LedgerError, NodeError
 from dicomnode.ids import SeriesId, digest, is_harmless_uid, new_instance_id
 from dicomnode.ledger.engine import LedgerBusyError
@@ -173,7 +174,7 @@ class Intake:
             assert name is not None, "the ledger has just found it"
             self._archive.replace_aside(instance.file, name)
         else:
-            self._archive.quarantine_file(instance.file)
+            self._archive.set_aside(instance.file)
             level = logging.INFO if outcome is StoreOutcome.OTHER_ENCODING else logging.WARNING
             log.event(
                 LOGGER, "object_set_aside", level=level, reason=outcome, peer=instance.peer, series=instance.series,
@@ -191,9 +192,9 @@ class Intake:
             self._archive.discard(copy.file)
             return
         if state is FileState.ALTERED:
-            found = self._archive.digest_of_altered(first.file)
+            found = digest_of_anything(self._archive.path(first.file))
             altered = QuarantinedFile(
-                file=self._archive.quarantine_file(first.file),
+                file=self._archive.set_aside(first.file),
                 reason=QuarantineReason.ALTERED,
                 sha256=found,
                 peer=copy.peer,
@@ -217,7 +218,7 @@ class Intake:
             log.event(LOGGER, "object_not_set_aside", level=logging.WARNING, peer=offer.peer, reason=reason)
             return
         kept = offer.dataset[:most_bytes]
-        file = self._archive.quarantine_bytes(
+        file = self._archive.quarantine.put(
             kept,
             sop_class_uid=offer.sop_class_uid,
             sop_instance_uid=offer.sop_instance_uid,

@@ -17,7 +17,7 @@ from ssl import SSLContext
 import pydicom.config
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.dimse.associate import AssociationRequest
 from dicomnode.errors import NodeError, SettingsError, cannot_listen
 from dicomnode.ids import AeTitle, SeriesId

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import StorageError
 from dicomnode.seams import Clock
 from dicomnode.wire import Answer
@@ -52,7 +52,7 @@ class Space:
     def condition(self) -> Condition | None:
         """Find the condition that prevents accepting now, or None; each change is logged once."""
         try:
-            is_below = self._archive.free_percent() < self._refuse_free_percent
+            is_below = self._archive.data_folder.free_percent() < self._refuse_free_percent
             found = Condition.NO_SPACE if is_below else None
         except StorageError:
             found = Condition.NOT_WRITABLE
@@ -77,7 +77,8 @@ class Space:
                 return not self._is_aside_full
             self._aside_until = self._clock.monotonic() + HOLD_S
             before = self._is_aside_full
-            taken, share = self._archive.aside_bytes(), self._archive.size_bytes() * ASIDE_SHARE_PERCENT / 100
+            taken = self._archive.quarantine.size_bytes()
+            share = self._archive.data_folder.size_bytes() * ASIDE_SHARE_PERCENT / 100
             self._is_aside_full = taken >= share
             is_full = self._is_aside_full
         if is_full and not before:
@@ -137,7 +138,7 @@ class Space:
     def _free_and_needed(self) -> tuple[int, int]:
         """Return the free bytes, and the bytes that must be free to accept anything; zeros where the disk fails."""
         try:
-            free, percent = self._archive.free_bytes(), self._archive.free_percent()
+            free, percent = self._archive.data_folder.free_bytes(), self._archive.data_folder.free_percent()
         except StorageError:
             return 0, 0
         return free, round(free / percent * self._refuse_free_percent) if percent else 0

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from dicomnode import log
-from dicomnode.archive import Archive, FileState
+from dicomnode.archive.store import Archive, FileState
 from dicomnode.errors import NodeError, StorageError
 from dicomnode.ids import SeriesId
 from dicomnode.imaging.comparison import compare
@@ -76,7 +76,7 @@ class Examiner:
             return _not_compared(one, "the first one is not known")
         if kept.series != one.series:
             return Examined(id=one.id, finding=Finding.OTHER_SERIES)
-        aside = self._archive.aside(one.file)
+        aside = self._archive.quarantine.path(one.file)
         if not aside.is_file():
             return _not_compared(one, "the file in quarantine is missing")
         state = self._archive.verify(kept.file, kept.sha256)

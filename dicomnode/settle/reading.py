@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.imaging.frame import Slice, frames_of
 from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_header_or_reason
 from dicomnode.ledger.values import ArchivedInstance

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import StorageError
 from dicomnode.generators.model_dir import ModelFacts
 from dicomnode.ids import SeriesId

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dicomnode.alert import conditions
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.catalog import ModelLine, is_fast_default, model_lines
 from dicomnode.ledger.judgements import Protocol
 from dicomnode.ledger.queries import Reader, open_reader

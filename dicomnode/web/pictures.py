@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import InputError
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.picture import Cut, edge_letters, png_bytes, reformat

@@ -24,7 +24,7 @@ from datetime import UTC
 from typing import TypeVar
 
 from dicomnode import log
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.errors import LedgerError, NodeError, StorageError
 from dicomnode.ids import AeTitle, JobId
 from dicomnode.ledger.states import JobState
@@ -137,7 +137,7 @@ class Supervisor:
         The last of the disk belongs to the ledger: what ends a shortage, such as the proof after which images may
         leave the disk, has to be recorded there.
         """
-        has_room = self._archive.free_percent() >= self._least_free_percent
+        has_room = self._archive.data_folder.free_percent() >= self._least_free_percent
         if has_room and not self._has_room:
             log.event(LOGGER, "work_has_room")
         elif self._has_room and not has_room:
@@ -191,7 +191,7 @@ class Supervisor:
     def _drop(self, job: Job) -> None:
         """Discard the files of a cancelled job; leave those of a job that another worker has claimed."""
         if self._ledger.jobs.state_of(job.id) is JobState.CANCELLED:
-            self._archive.discard_output(job.output_series)
+            self._archive.outputs.discard(job.output_series)
             log.event(LOGGER, "job_cancelled", job=job.id, series=job.series)
         else:
             log.event(LOGGER, "job_lease_lost", level=logging.WARNING, job=job.id, series=job.series)
@@ -203,7 +203,7 @@ class Supervisor:
             token=job.lease_token,
             archive=str(self._archive.root),
             files=tuple(orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256) for one in instances),
-            output=str(self._archive.begin_output(job.output_series)),
+            output=str(self._archive.outputs.begin(job.output_series)),
             node_uuid=str(self._ledger.node_uuid),
             ae_title=self._ae_title,
             parameters=job.planned.parameters,
@@ -217,7 +217,7 @@ class Supervisor:
         if (pinned := job.planned.parameters.patient) is None:
             return None
         name = self._ledger.refreshes.file_of(job.series, pinned)
-        return None if name is None else str(self._archive.aside(name))
+        return None if name is None else str(self._archive.quarantine.path(name))
 
     def _run_order(self, job: Job, order: orders.Order) -> orders.Answer | GivenUp:
         """Have the order run, and renew the lease meanwhile. Raises _NotOurs if the lease is lost."""
@@ -229,7 +229,7 @@ class Supervisor:
 
     def _finish(self, job: Job, made: orders.Finished) -> None:
         derived = made.series
-        folder = self._archive.publish_output(job.output_series)
+        folder = self._archive.outputs.publish(job.output_series)
         names = {path.name for path in folder.iterdir()}
         assert names == {one.file_name for one in derived.instances}, "the manifest is not what lies in the folder"
         checkpoint("work.published")
@@ -267,7 +267,7 @@ class Supervisor:
         assert refused.found_sha256 is not None
         source = next(one for one in order.files if one.instance == refused.instance)
         try:
-            name = self._archive.quarantine_file(source.file)
+            name = self._archive.set_aside(source.file)
         except OSError as exc:
             raise StorageError(f"An altered file could not be moved to quarantine: {exc.strerror}.") from exc
         entry = QuarantinedFile(
@@ -321,7 +321,7 @@ class Supervisor:
         """Make room before the ledger is written, while the claim holds: the folder may then be another worker's."""
         try:
             if self._ledger.jobs.is_ours(job):
-                self._archive.discard_attempt(job.output_series)
+                self._archive.outputs.discard_attempt(job.output_series)
         except NodeError as exc:
             log.event(LOGGER, "attempt_not_removed", level=logging.ERROR, code=exc.code, sentence=exc.sentence)
 

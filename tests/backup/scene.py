@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.backup.restore import Restored, restore
 from dicomnode.backup.write import Backup, write_backup
 from dicomnode.ids import SeriesId

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive, FileState
+from dicomnode.archive.store import Archive, FileState
 from dicomnode.errors import InputError, LedgerError, StorageError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.queries import open_reader
@@ -52,7 +52,7 @@ def sweep(data: Path) -> tuple[int, int]:
 def test_everything_is_back_byte_for_byte_and_the_next_start_finds_nothing_wrong(scene: Scene) -> None:
     scene.receive()
     scene.receive()
-    scene.archive.quarantine_file(put_file(scene.archive, series=SeriesId(9)))
+    scene.archive.set_aside(put_file(scene.archive, series=SeriesId(9)))
     scene.back_up()
     before = contents(scene.archive.data)
     made = scene.restore_to(scene.folder / "new")
@@ -118,11 +118,11 @@ def test_what_a_job_wrote_after_the_backup_is_left_out_and_its_job_runs_again_fr
     scene.back_up()
     job = scene.ledger.jobs.claim("1:node:1", lease_s=60)
     assert job is not None
-    folder = scene.archive.begin_output(job.output_series)
+    folder = scene.archive.outputs.begin(job.output_series)
     made = derived(2)
     for one in made.instances:
         (folder / one.file_name).write_bytes(b"derived")
-    scene.archive.publish_output(job.output_series)
+    scene.archive.outputs.publish(job.output_series)
     assert scene.ledger.jobs.finish(job, made)
     shutil.copytree(scene.archive.data / "archive", scene.backup_folder / "archive", dirs_exist_ok=True)
     assert scene.restore_to(scene.folder / "new").left_out == 2
@@ -156,10 +156,10 @@ def test_a_running_service_is_refused(scene: Scene) -> None:
     scene.back_up()
     data = scene.folder / "new"
     running = Archive(data)
-    running.lock()
+    running.data_folder.lock()
     with pytest.raises(StorageError, match="Another dicomnode service uses the data folder"):
         scene.restore_to(data)
-    running.unlock()
+    running.data_folder.unlock()
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,10 @@ def test_a_restore_that_was_broken_off_starts_no_service_and_begins_anew(scene: 
         scene.restore_to(data, also=scene.archive.data)
     set_checkpoint_hook(None)
     with pytest.raises(StorageError, match="was broken off"):
-        Archive(data).require_restored()
+        Archive(data).data_folder.require_restored()
     made = scene.restore_to(data, also=scene.archive.data)
     assert (made.files, made.adopted, made.lost) == (6, 3, ())
-    Archive(data).require_restored()
+    Archive(data).data_folder.require_restored()
     assert uids_of(data) == uids_of(scene.archive.data)
     assert sweep(data) == (6, 0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.checks.disk import ensure_writable
 from dicomnode.checks.peers import introduction
 from dicomnode.checks.row import Mark

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ids import SeriesId, digest
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import QuarantinedFile, QuarantineReason
@@ -80,8 +80,8 @@ def test_a_person_reads_sentences(run: Run) -> None:
 
 def test_a_file_that_was_set_aside_goes_once_a_person_has_seen_it(run: Run, archive: Archive, ledger: Ledger) -> None:
     for name in ("seen", "unseen"):
-        (archive.quarantine_folder / f"{name}.dcm").parent.mkdir(exist_ok=True)
-        archive.aside(f"{name}.dcm").write_bytes(b"no image")
+        (archive.quarantine.folder / f"{name}.dcm").parent.mkdir(exist_ok=True)
+        archive.quarantine.path(f"{name}.dcm").write_bytes(b"no image")
         file = QuarantinedFile(
             file=f"{name}.dcm", reason=QuarantineReason.HEADER, sha256=digest(b"no image"), peer="mr1", instance=None,
             kept_sha256=None,
@@ -90,7 +90,7 @@ def test_a_file_that_was_set_aside_goes_once_a_person_has_seen_it(run: Run, arch
     ledger.operator.see_quarantine([1], "operator")
     assert json.loads(run("archive", "age", "--dry-run", "--json").out)["set_aside"] == 1
     assert "Removed: 1 of the files that were set aside, which a person has seen." in run("archive", "age").out
-    assert archive.quarantined_names() == ["unseen.dcm"]
+    assert archive.quarantine.names() == ["unseen.dcm"]
     (line,) = json.loads(run("quarantine", "list", "--json").out)
     assert line["file"] == "unseen.dcm"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ledger.store import open_ledger
 from tests.cli.conftest import Run
 from tests.support.mr_series import mr_datasets

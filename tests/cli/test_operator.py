@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import SeriesId, new_instance_id
 from dicomnode.ledger.store import Ledger, open_ledger
@@ -210,11 +210,11 @@ def test_upgrade_makes_a_ledger_where_there_is_none(run: Run) -> None:
 
 def test_upgrade_leaves_the_ledger_of_a_running_service_alone(run: Run, tmp_path: Path) -> None:
     service = Archive(tmp_path / "data")
-    service.lock()
+    service.data_folder.lock()
     try:
         ran = run("db", "upgrade")
     finally:
-        service.unlock()
+        service.data_folder.unlock()
     assert ran.code == 3
     assert "Another dicomnode service uses the data folder" in ran.err
     assert json.loads(run("db", "current", "--json").out)["current"] is None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.states import DeliveryState
 from dicomnode.ledger.store import Ledger, open_ledger

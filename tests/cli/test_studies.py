@@ -9,7 +9,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ledger.store import open_ledger
 from tests.cli.conftest import Run
 from tests.support.phantom_sources import phantom, write_series

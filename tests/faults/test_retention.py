@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from pynetdicom.events import Event
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ledger.old_images import OldSeries
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import open_ledger
@@ -63,7 +63,7 @@ class Remover:
     def look(self, *, always: bool = False) -> None:
         """Remove what is old enough once the disk has filled, and check what went."""
         archive = Archive(self.node.data)
-        free = archive.free_percent()
+        free = archive.data_folder.free_percent()
         self.free_percent = min(self.free_percent, free)
         if free > FULL_PERCENT and not always:
             return
@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_while_the_proof_is_late_is_emptied_once_it_comes(tm
             while store_once(node, write_mr_series(tmp_path / f"thick{number}", slices=SLICES, size=LARGE)):
                 number += 1
             wait_until(lambda: node.events("job_returned"), WORK_LIMIT_S, "a job is without room")
-            assert Archive(node.data).free_bytes() > 1 << 20, "of which the ledger takes what it needs"
+            assert Archive(node.data).data_folder.free_bytes() > 1 << 20, "of which the ledger takes what it needs"
             pacs.report = pacs.on_a_new_association
             for event, asked in late:
                 pacs.report(event, asked)

@@ -293,11 +293,11 @@ def test_the_same_correction_sent_again_and_again_is_kept_once_and_is_no_new_ale
     node.send(made)
     for _ in range(3):
         assert node.send(again) == [0x0000] * 8
-    assert len(list(node.archive.quarantine_folder.iterdir())) == 8
+    assert len(list(node.archive.quarantine.folder.iterdir())) == 8
     node.ledger.operator.see_quarantine(None, "operator")
-    node.archive.aside(node.reader.quarantine_list(is_all=True)[0].file).unlink()
+    node.archive.quarantine.path(node.reader.quarantine_list(is_all=True)[0].file).unlink()
     node.send(again)
-    assert len(list(node.archive.quarantine_folder.iterdir())) == 8, "what was removed by hand is back"
+    assert len(list(node.archive.quarantine.folder.iterdir())) == 8, "what was removed by hand is back"
     assert not node.attention()
 
 
@@ -333,7 +333,7 @@ def test_once_its_share_of_the_disk_is_taken_nothing_more_is_set_aside_and_the_s
     assert node.send([made[1], again[0]]) == [0x0000] * 2, "both lie here already"
     other = mr_datasets(slices=5)
     assert node.send(other) == [0x0000] * 5, "other images are taken as ever"
-    assert len(list(node.archive.quarantine_folder.iterdir())) == 1
+    assert len(list(node.archive.quarantine.folder.iterdir())) == 1
     monkeypatch.undo()
     node.clock.advance(60)
     assert node.send(again[1:2]) == [0x0000]
@@ -345,7 +345,7 @@ def test_an_association_that_fills_the_quarantine_is_told_so_at_its_next_object(
     monkeypatch.setattr(space, "ASIDE_SHARE_PERCENT", 1e-9)
     again = changed(made, PatientName="Right^Name")
     assert node.send([*made, *again]) == [0x0000] * (len(made) + 1) + [0xA700] * (len(again) - 1)
-    assert len(list(node.archive.quarantine_folder.iterdir())) == 1
+    assert len(list(node.archive.quarantine.folder.iterdir())) == 1
 
 
 @pytest.mark.parametrize("comes_again", [True, False])

@@ -16,7 +16,7 @@ import pytest
 import torch
 from pydicom import dcmread
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.generators import device, model_dir
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger.store import Ledger, open_ledger
@@ -54,7 +54,7 @@ class Node:
                 orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
                 for one in self.ledger.settling.instances_of(self.series, 1)
             ),
-            output=str(self.archive.output_folder(OUTPUT)),
+            output=str(self.archive.outputs.folder(OUTPUT)),
             node_uuid=str(self.ledger.node_uuid),
             ae_title="NODE",
             parameters=parameters,
@@ -64,14 +64,14 @@ class Node:
 
     def attempt(self, order: orders.Order) -> dict[str, str]:
         """SOP Instance UID → digest of the dataset; the files lie in the output folder."""
-        self.archive.begin_output(OUTPUT)
+        self.archive.outputs.begin(OUTPUT)
         models = job.Models(self.archive.data)
         made = job.run(order, device="cpu", models=models, progress=lambda *_: None)
         return {one.sop_instance_uid: one.sha256 for one in made.series.instances}
 
     def written(self, keyword: str) -> str:
         """Of the last attempt."""
-        return str(dcmread(next(self.archive.output_folder(OUTPUT).iterdir()))[keyword].value)
+        return str(dcmread(next(self.archive.outputs.folder(OUTPUT).iterdir()))[keyword].value)
 
 
 @pytest.fixture

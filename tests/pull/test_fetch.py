@@ -12,7 +12,7 @@ import pytest
 from pydicom import dcmread
 from pynetdicom import AE, evt
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.errors import InputError, PeerError
 from dicomnode.ids import AeTitle, SeriesId

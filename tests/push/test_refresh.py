@@ -107,9 +107,9 @@ def test_the_answer_lies_in_a_file_that_the_job_pins_and_nowhere_else(node: Node
     assert pinned is not None
     name = node.ledger.refreshes.file_of(job.series, pinned)
     assert name is not None
-    with node.archive.aside(name).open("rb") as file:
+    with node.archive.quarantine.path(name).open("rb") as file:
         assert dataset_sha256(file) == pinned
-    assert patient.decode(read_dataset(node.archive.aside(name), pixels=False)) == found.wanted
+    assert patient.decode(read_dataset(node.archive.quarantine.path(name), pixels=False)) == found.wanted
     ledger = (tmp_path / "node" / "ledger.sqlite").read_bytes() + (tmp_path / "node" / "ledger.sqlite-wal").read_bytes()
     assert b"HIDDEN" not in ledger
     assert b"Hidden" not in ledger
@@ -132,7 +132,7 @@ def test_an_answer_that_settles_nothing_changes_nothing(
         answered(node, tmp_path / "pacs", *theirs)
     assert "P-7" not in str(refused.value)
     assert (node.delivery().state, node.delivery().reason) == ("held", "identity")
-    assert node.archive.quarantined_names() == []
+    assert node.archive.quarantine.names() == []
 
 
 def test_a_peer_that_says_nothing_changes_nothing(node: Node) -> None:
@@ -149,4 +149,4 @@ def test_a_delivery_that_was_released_meanwhile_leaves_no_file(node: Node, tmp_p
     node.ledger.operator.release_delivery(delivery, "operator")
     with pytest.raises(InputError, match="only a held one"):
         refresh.refresh(node.ledger, node.archive, delivery, found, by="operator", note="")
-    assert node.archive.quarantined_names() == []
+    assert node.archive.quarantine.names() == []

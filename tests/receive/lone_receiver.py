@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ledger.store import open_ledger
 from dicomnode.receive.scp import Receiver
 from dicomnode.settings.models import ArchiveSettings, NodeSettings, ReceiveSettings
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before there are threads, all of which inherit it
     data, port_file = Path(arguments[0]), Path(arguments[1])
     archive = Archive(data)
-    archive.lock()
+    archive.data_folder.lock()
     ledger = open_ledger(f"sqlite:///{data / 'ledger.sqlite'}")
     boot = ledger.boots.begin(pid=os.getpid(), host="test")
     sweep = Sweep(archive, ledger, boot, damaged=lambda _: None)

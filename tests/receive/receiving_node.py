@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ids import AeTitle
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.receive.scp import Receiver
@@ -44,7 +44,7 @@ class ReceivingNode:
     ) -> None:
         self.data = data
         self.archive = Archive(data)
-        self.archive.lock()
+        self.archive.data_folder.lock()
         self.ledger: Ledger = open_ledger(f"sqlite:///{data / 'ledger.sqlite'}")
         self.wakes: list[None] = []
         self.disk = ArchiveSettings(refuse_free_percent=free_percent)
@@ -72,7 +72,7 @@ class ReceivingNode:
 
     def quarantined(self) -> list[Path]:
         """Everything that lies in the quarantine folder."""
-        return sorted(self.archive.quarantine_folder.glob("*"))
+        return sorted(self.archive.quarantine.folder.glob("*"))
 
     def wait_until_empty(self) -> None:
         """Until every association has ended."""
@@ -100,4 +100,4 @@ def receiving_node(
     finally:
         made.receiver.stop(0.0)
         made.ledger.close()
-        made.archive.unlock()
+        made.archive.data_folder.unlock()

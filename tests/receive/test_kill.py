@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive, FileState
+from dicomnode.archive.store import Archive, FileState
 from dicomnode.ledger.store import open_ledger
 from tests.support.dicom import Made, made
 from tests.support.pdu import raw_client
@@ -111,8 +111,8 @@ def test_what_was_to_be_set_aside_is_there_once_with_its_series_after_any_death(
         # Before the commit it was no conflict yet: the file is found without a row, and the same bytes came again.
         aside = [one for one in ledger.quarantine.unexamined(series) if one.reason != "orphan" or not one.is_stored]
         assert [(one.reason, one.kept.id if one.kept else None) for one in aside] == [("conflict", kept.id)]
-        assert archive.aside(aside[0].file).read_bytes().endswith(second.dataset)
-        assert ledger.quarantine.files() == {path.name for path in archive.quarantine_folder.iterdir()}
+        assert archive.quarantine.path(aside[0].file).read_bytes().endswith(second.dataset)
+        assert ledger.quarantine.files() == {path.name for path in archive.quarantine.folder.iterdir()}
     assert {path.name for path in archive.folder_of(series).iterdir()} == {Path(kept.file).name}
 
 
@@ -121,7 +121,7 @@ def test_what_was_not_understood_has_a_row_after_a_death_before_it_was_written_d
     with receiver(tmp_path, "--kill", "receive.quarantined") as (process, port):
         assert send(port, [broken]) == 0
         assert process.wait(60) == -9, "the fault was never reached"
-    folder = Archive(tmp_path / "data").quarantine_folder
+    folder = Archive(tmp_path / "data").quarantine.folder
     (left,) = (path.name for path in folder.iterdir())
     with receiver(tmp_path), closing(open_ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")) as ledger:
         wait_until(lambda: ledger.quarantine.files() == {left}, what="the file has its row")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dicomnode.archive import FileState
+from dicomnode.archive.store import FileState
 from dicomnode.ids import digest
 from tests.receive.receiving_node import ReceivingNode, receiving_node
 from tests.support.certificates import Authority, caller

@@ -18,7 +18,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
-from dicomnode.archive import FileState
+from dicomnode.archive.store import FileState
 from dicomnode.errors import SettingsError
 from dicomnode.ids import AeTitle, digest
 from dicomnode.ledger.engine import LedgerBusyError
@@ -334,7 +334,7 @@ def test_below_the_mark_nothing_is_taken(tmp_path: Path, monkeypatch: pytest.Mon
     with receiving_node(tmp_path / "data", free_percent=3.0) as node, raw_client(node.port) as client:
         assert client.associate() is not None
         free = 2.9
-        monkeypatch.setattr(node.archive, "free_percent", lambda: free)
+        monkeypatch.setattr(node.archive.data_folder, "free_percent", lambda: free)
         assert store(client, made(1)) == 0xA700
         with raw_client(node.port) as other:
             answer = other.associate()

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from dicomnode import rules
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.catalog import NotChosenYet
 from dicomnode.errors import ModelError
 from dicomnode.generators.model_dir import ModelFacts, model_facts

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.store import Ledger, open_ledger

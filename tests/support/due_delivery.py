@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydicom.uid import generate_uid
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.derivation import DerivationParameters, DerivedInstance, DerivedSeries
 from dicomnode.ids import AeTitle, DeliveryId, digest, new_instance_id
 from dicomnode.ledger.queries import open_reader
@@ -94,12 +94,12 @@ class Node:
         assert self.ledger.settling.plan(series, 1, planned) is not None
         job = self.ledger.jobs.claim("test", lease_s=60)
         assert job is not None
-        paths = write_series(self.archive.begin_output(job.output_series), instances, size=size)
+        paths = write_series(self.archive.outputs.begin(job.output_series), instances, size=size)
         for path in paths:
             change(path)
         uids = [_sop_instance_uid(path) for path in paths]
         digests = [digest(dataset_bytes(path)) for path in paths]
-        folder = self.archive.publish_output(job.output_series)
+        folder = self.archive.outputs.publish(job.output_series)
         derived = tuple(
             DerivedInstance(
                 id=new_instance_id(),

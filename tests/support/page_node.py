@@ -56,7 +56,7 @@ class PageNode:
             token=job.lease_token,
             archive=str(self.quiet.archive.root),
             files=tuple(orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256) for one in instances),
-            output=str(self.quiet.archive.begin_output(job.output_series)),
+            output=str(self.quiet.archive.outputs.begin(job.output_series)),
             node_uuid=str(self.quiet.ledger.node_uuid),
             ae_title="DICOMNODE",
             parameters=job.planned.parameters,
@@ -64,7 +64,7 @@ class PageNode:
             created_at=job.created_at.astimezone(UTC).isoformat(),
         )
         finished = run(order, device="cpu", models=Models(), progress=lambda _stage, _share: None)
-        self.quiet.archive.publish_output(job.output_series)
+        self.quiet.archive.outputs.publish(job.output_series)
         assert self.quiet.ledger.jobs.finish(job, finished.series)
         return job.output_series
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.generators.model_dir import ModelFacts, model_facts
 from dicomnode.ids import SeriesId
 from dicomnode.ledger.queries import Reader, open_reader

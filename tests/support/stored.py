@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.derivation import DerivationParameters, utc_offset_min
 from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import InstanceId, JobId, SeriesId, digest, new_instance_id

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ids import AeTitle
 from dicomnode.ledger.store import Ledger
 from dicomnode.settings.match import Window

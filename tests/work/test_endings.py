@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import engine
 from dicomnode.ledger.queries import Reader, open_reader

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.derivation import DerivationParameters
 from dicomnode.ids import AeTitle, SeriesId
 from dicomnode.ledger.queries import Reader, open_reader
@@ -234,7 +234,7 @@ def test_no_job_begins_on_a_disk_without_room(
 ) -> None:
     monkeypatch.setattr(supervisor_module, "TICK_S", 0.05)
     free_percent = [1.4]
-    monkeypatch.setattr(house.archive, "free_percent", lambda: free_percent[0])
+    monkeypatch.setattr(house.archive.data_folder, "free_percent", lambda: free_percent[0])
     series = house.planned()
     with house.supervised(least_free_percent=1.5):
         wait_until(lambda: "work_without_room" in log.messages, LIMIT_S)

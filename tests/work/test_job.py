@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.durable import TEMPORARY_SUFFIX
 from dicomnode.errors import InputError, ModelError, StorageError
 from dicomnode.generators import model_dir
@@ -39,7 +39,7 @@ class Bench:
 
     def run(self, order: orders.Order | None = None, stages: list[str] | None = None) -> orders.Finished:
         """Do the job into an empty output folder."""
-        self.archive.begin_output(OUTPUT)
+        self.archive.outputs.begin(OUTPUT)
         return job.run(
             order or self.order,
             device="cpu",
@@ -49,7 +49,7 @@ class Bench:
 
     @property
     def output(self) -> Path:
-        return self.archive.output_folder(OUTPUT)
+        return self.archive.outputs.folder(OUTPUT)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
             orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
             for one in ledger.settling.instances_of(series, 1)
         ),
-        output=str(archive.output_folder(OUTPUT)),
+        output=str(archive.outputs.folder(OUTPUT)),
         node_uuid=str(ledger.node_uuid),
         ae_title="NODE",
         parameters=pinned(at=PLANNED_AT),

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydicom import dcmread
 
-from dicomnode.archive import Archive
+from dicomnode.archive.store import Archive
 from dicomnode.generators.model_dir import model_facts
 from dicomnode.ids import JobId, SeriesId
 from dicomnode.ledger.queries import Reader, open_reader
@@ -88,7 +88,7 @@ def test_a_job_becomes_an_archived_series_of_n_times_ratio_slices_that_the_ledge
     assert {f"{file.parent.name}/{file.name}" for file in files} == bench.ledger.upkeep.files_in(str(job.output_series))
     spacings = {float(dcmread(file).SpacingBetweenSlices) for file in files}
     assert list(spacings) == [pytest.approx(4 / 3, abs=1e-5)]
-    assert not bench.archive.output_folder(SeriesId(job.output_series)).exists()
+    assert not bench.archive.outputs.folder(SeriesId(job.output_series)).exists()
 
 
 def test_one_child_does_one_job_after_the_other(bench: Bench) -> None:
@@ -157,7 +157,7 @@ def test_an_altered_file_goes_to_quarantine_and_the_job_is_held_with_both_digest
     assert quarantined.sha256 in job.sentence
     assert (quarantined.reason, quarantined.kept_sha256) == ("altered", expected)
     assert not victim.exists()
-    assert (bench.archive.quarantine_folder / quarantined.file).read_bytes() == content
+    assert (bench.archive.quarantine.folder / quarantined.file).read_bytes() == content
 
 
 def test_a_missing_file_holds_the_job_and_names_the_file(bench: Bench) -> None:

@@ -229,7 +229,7 @@ def _order(node: ClusterNode, series: SeriesId) -> Any:
             orders.SourceFile(instance=one.id, file=one.file, sha256=one.sha256)
             for one in node.ledger.settling.instances_of(series, 1)
         ),
-        output=str(node.archive.begin_output(SeriesId(99))),
+        output=str(node.archive.outputs.begin(SeriesId(99))),
         node_uuid=str(node.ledger.node_uuid),
         ae_title="NODE",
         parameters=pinned(),
