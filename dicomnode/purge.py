@@ -18,8 +18,9 @@ from dicomnode.archive.store import Archive
 from dicomnode.durable import TEMPORARY_SUFFIX
 from dicomnode.errors import InputError, StorageError
 from dicomnode.ids import SeriesId
-from dicomnode.imaging.headers import read_dataset, texts
+from dicomnode.imaging.dicom_file import read_dataset
 from dicomnode.imaging.representation import MALFORMED
+from dicomnode.imaging.texts import texts
 from dicomnode.ledger.erasure import ERASED
 from dicomnode.ledger.store import Ledger
 from dicomnode.seams import checkpoint

@@ -24,9 +24,10 @@ from dicomnode.generators.model_dir import LEARNED_DEFAULT, ModelFacts
 from dicomnode.ids import uid_fault
 from dicomnode.imaging.frame import Frame, Slice, instances_of
 from dicomnode.imaging.geometry import distinct_spacing_mm, line_of, stacked
-from dicomnode.imaging.headers import InstanceHeader, attribute_name
+from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.judge import judge
 from dicomnode.imaging.verdict import Limits, Verdict
+from dicomnode.imaging.words import attribute_name
 from dicomnode.ledger.sentences import BROKEN_UID
 from dicomnode.settings.match import (
     CALLED,

@@ -31,7 +31,8 @@ from dicomnode.derive.decimals import decimal_text
 from dicomnode.generators.cubic_dc import CubicDc
 from dicomnode.ids import AeTitle
 from dicomnode.imaging.frame import Frame
-from dicomnode.imaging.headers import IDENTITY_GROUPS, header_of
+from dicomnode.imaging.headers import header_of
+from dicomnode.imaging.identity import IDENTITY_GROUPS
 from dicomnode.imaging.judge import judge
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.imaging.verdict import Limits, VerdictReason

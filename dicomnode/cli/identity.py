@@ -40,7 +40,7 @@ def find_identity(ledger: Reader, series_id: int, config: Path | None) -> Identi
 
 def read_identity(file: Path) -> Identity:
     """Read the texts of one archived file; all empty if it cannot be read, because the rest of the answer is useful."""
-    from dicomnode.imaging.headers import read_dataset
+    from dicomnode.imaging.dicom_file import read_dataset
     from dicomnode.imaging.representation import MALFORMED
 
     with warnings.catch_warnings():

@@ -27,8 +27,9 @@ from dicomnode.generators.spread import SYMMETRIES
 from dicomnode.ids import derived_uid, device_uid
 from dicomnode.imaging.fitness import is_lossy
 from dicomnode.imaging.geometry import believed_thickness_mm
-from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, texts
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader
 from dicomnode.imaging.representation import items_of
+from dicomnode.imaging.texts import texts
 from dicomnode.own_output import IMAGE_TYPE, PRODUCT, RESAMPLING_CODE, SPREAD_IMAGE_TYPE, read_with
 
 NOT_FOR_DIAGNOSIS = "Not for primary diagnosis."

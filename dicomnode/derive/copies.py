@@ -9,8 +9,10 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from dicomnode.derive.explicit_vr import tag_of
-from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, name_of
+from dicomnode.imaging.headers import InstanceHeader
+from dicomnode.imaging.identity import IDENTITY_GROUPS
 from dicomnode.imaging.representation import Element, Misfit, copy_of, standard_vr, vr_of
+from dicomnode.imaging.words import name_of
 
 
 class Copies:

@@ -20,7 +20,8 @@ from pydicom.valuerep import validate_value
 from dicomnode.derive import explicit_vr
 from dicomnode.derive.explicit_vr import tag_of
 from dicomnode.errors import InputError
-from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader
+from dicomnode.imaging.headers import InstanceHeader
+from dicomnode.imaging.identity import IDENTITY_GROUPS
 from dicomnode.imaging.spelling import canonical
 
 KEYWORDS = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber")

@@ -21,13 +21,15 @@ from pydicom.tag import Tag
 
 from dicomnode.gate.rule import Check, Finding, finding, in_steps, step_of
 from dicomnode.imaging.frame import UNDECODABLE, stored_values
-from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, attribute_name, header_of
+from dicomnode.imaging.headers import InstanceHeader, header_of
+from dicomnode.imaging.identity import IDENTITY_GROUPS
 from dicomnode.imaging.metrics import Mask
 from dicomnode.imaging.profile import assumed_thickness_over_spacing, profile_matrix
 from dicomnode.imaging.representation import standard_vr
 from dicomnode.imaging.spelling import canonical
 from dicomnode.imaging.stack import Stack
 from dicomnode.imaging.volume import Volume
+from dicomnode.imaging.words import attribute_name
 
 FORM_TOLERANCE: Final = 1e-4  # of a direction cosine, and of a spacing as a share of it
 ROWS: Final = 4  # every fourth row of a file is compared: encoding goes wrong in whole slices, or not at all

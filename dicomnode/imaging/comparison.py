@@ -17,8 +17,10 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.tag import BaseTag
 
+from dicomnode.imaging.dicom_file import read_dataset
 from dicomnode.imaging.frame import UNDECODABLE, stored_values
-from dicomnode.imaging.headers import IDENTITY_GROUPS, InstanceHeader, header_of, read_dataset
+from dicomnode.imaging.headers import InstanceHeader, header_of
+from dicomnode.imaging.identity import IDENTITY_GROUPS
 from dicomnode.imaging.representation import MALFORMED
 
 # Attributes that place a slice in space and give its numbers a meaning. Beside patient, study and pixels, only these

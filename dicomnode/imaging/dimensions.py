@@ -15,7 +15,8 @@ from typing import Final
 
 from dicomnode.imaging.frame import Frame, instances_of
 from dicomnode.imaging.geometry import count_orientations, count_repeated, line_of
-from dicomnode.imaging.headers import InstanceHeader, whole_number
+from dicomnode.imaging.headers import InstanceHeader
+from dicomnode.imaging.texts import whole_number
 from dicomnode.imaging.words import plain, short
 
 ECHO_TIME_MS: Final = 0.05  # echo times that differ by less count as equal

@@ -22,8 +22,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import BaseTag, Tag
 
-from dicomnode.imaging.headers import texts, whole_number
 from dicomnode.imaging.representation import MALFORMED, Element, items_of
+from dicomnode.imaging.texts import texts, whole_number
 
 ENHANCED_MR_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.4.1"
 

@@ -7,8 +7,9 @@ from itertools import chain
 from pydicom.tag import Tag
 
 from dicomnode.imaging.geometry import is_orthonormal
-from dicomnode.imaging.headers import InstanceHeader, attribute_name
+from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.representation import Misfit, copy_of
+from dicomnode.imaging.words import attribute_name
 
 # Always lossy, and JPEG 2000 that may be: a header that forgot to say so is not believed (PS3.5 §10).
 LOSSY_SYNTAXES = frozenset(

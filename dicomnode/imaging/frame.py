@@ -33,16 +33,11 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
+from dicomnode.imaging.dicom_file import UnreadableHeader, read_dataset, read_dataset_or_reason
 from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE, frame_datasets
-from dicomnode.imaging.headers import (
-    InstanceHeader,
-    UnreadableHeader,
-    header_or_reason,
-    read_dataset,
-    read_dataset_or_reason,
-    texts,
-)
+from dicomnode.imaging.headers import InstanceHeader, header_or_reason
 from dicomnode.imaging.representation import MALFORMED
+from dicomnode.imaging.texts import texts
 
 UNDECODABLE = (*MALFORMED, RuntimeError)  # pydicom raises RuntimeError when all decoders have failed
 

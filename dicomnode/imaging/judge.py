@@ -14,11 +14,10 @@ from dicomnode.imaging.enhanced import MAPPING
 from dicomnode.imaging.fitness import is_lossy
 from dicomnode.imaging.frame import Slice
 from dicomnode.imaging.geometry import RESIDUAL, layout_of
-from dicomnode.imaging.headers import attribute_name
 from dicomnode.imaging.series_checks import SERIES_CHECKS, Case, answer
 from dicomnode.imaging.stack_checks import STACK_CHECKS, Stack, ratio_of
 from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason
-from dicomnode.imaging.words import short
+from dicomnode.imaging.words import attribute_name, short
 
 REPORTED_DECIMALS = 6  # of a length in mm; further digits are rounding errors of the header's values
 # May differ from slice to slice, and is said in the notes: a reader of the result sees one value or none.

@@ -30,7 +30,7 @@ TEXT = SINGLE_TEXT | frozenset(
 ENCODED_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # VRs under Specific Character Set
 
 # Exceptions that pydicom raises on malformed bytes, gathered from shared/data/odd and the fuzz tests. Its OSError means
-# bytes in memory that end too early; an unreadable disk is told from it where files are opened (``read_dataset``).
+# bytes in memory that end too early; an unreadable disk is told from it where files are opened (``dicom_file``).
 MALFORMED = (
     InvalidDicomError, BytesLengthException, AttributeError, EOFError, LookupError, NotImplementedError, OSError,
     OverflowError, RecursionError, TypeError, ValueError, struct.error, zlib.error,

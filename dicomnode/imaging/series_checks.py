@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
+from dicomnode.imaging.dicom_file import UnreadableHeader
 from dicomnode.imaging.dimensions import (
     Dimension,
     dimension_of,
@@ -24,10 +25,10 @@ from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE
 from dicomnode.imaging.fitness import PIXEL_FORMAT, fault_of, is_lossy
 from dicomnode.imaging.frame import Frame, Slice
 from dicomnode.imaging.geometry import count_orientations, count_repeated, line_of, other_pixel_spacing
-from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, UnreadableHeader, attribute_name
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader
 from dicomnode.imaging.image_type import is_mosaic, refused_value
 from dicomnode.imaging.verdict import COPIES, SENTENCES, VOLUMES, Limits, Verdict, VerdictReason
-from dicomnode.imaging.words import plain, short
+from dicomnode.imaging.words import attribute_name, plain, short
 from dicomnode.own_output import is_own_output, source_number
 
 MIN_SLICES = 5  # a series with fewer is a localizer or a fragment (docs/derived-objects.md#order-of-the-reasons)

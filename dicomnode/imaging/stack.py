@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.errors import InputError
+from dicomnode.imaging.dicom_file import UnreadableHeader, opened
 from dicomnode.imaging.frame import UNDECODABLE, Frame, Slice, StoredValues, cut, decoded
 from dicomnode.imaging.geometry import SliceLine, believed_thickness_mm, directions, line_of, number_direction
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, opened
+from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.volume import Volume
 from dicomnode.part10 import dataset_sha256
 

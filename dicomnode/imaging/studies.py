@@ -20,10 +20,12 @@ from pathlib import Path
 
 from dicomnode.errors import StorageError
 from dicomnode.imaging.comparison import compare
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, attribute_name, read_header_or_reason
+from dicomnode.imaging.dicom_file import UnreadableHeader
+from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from dicomnode.imaging.representation import MALFORMED
 from dicomnode.imaging.stack import sha256_of
 from dicomnode.imaging.wholeness import break_off, ends_with_series, no_image, series_without_meta
+from dicomnode.imaging.words import attribute_name
 from dicomnode.part10 import Kind, kind_of
 from dicomnode.visible import visible
 

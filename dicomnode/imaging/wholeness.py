@@ -15,9 +15,11 @@ import pydicom
 from pydicom.config import IGNORE
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from dicomnode.imaging.dicom_file import UnreadableHeader, opened
 from dicomnode.imaging.enhanced import ENHANCED_MR_IMAGE_STORAGE
-from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader, UnreadableHeader, opened, texts
+from dicomnode.imaging.headers import MR_IMAGE_STORAGE, InstanceHeader
 from dicomnode.imaging.representation import MALFORMED, UNDEFINED_LENGTH
+from dicomnode.imaging.texts import texts
 from dicomnode.part10 import read_meta
 
 DIRECTORY_STORAGE = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage (PS3.4 B.5 has no such class: PS3.10 §8)

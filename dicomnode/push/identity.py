@@ -18,7 +18,7 @@ from pydicom.datadict import dictionary_description
 
 from dicomnode import log
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.imaging.headers import read_values
+from dicomnode.imaging.dicom_file import read_values
 from dicomnode.push.answers import NotOffered
 from dicomnode.push.witness import Witness
 from dicomnode.settings.peers import PeerSettings

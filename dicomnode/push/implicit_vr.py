@@ -15,8 +15,8 @@ from pydicom.filereader import read_dataset
 from pynetdicom.dsutils import encode
 
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.imaging.headers import name_of
 from dicomnode.imaging.representation import MALFORMED, misfit_in
+from dicomnode.imaging.words import name_of
 
 
 def implicit_dataset(dataset: memoryview) -> bytes | RequestOutcome:

@@ -22,7 +22,7 @@ from dicomnode import log
 from dicomnode.archive.store import Archive
 from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.dimse.outcome import RequestOutcome
-from dicomnode.imaging.headers import read_values
+from dicomnode.imaging.dicom_file import read_values
 from dicomnode.ledger.commitments import LISTENING
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Commitment

@@ -20,7 +20,8 @@ from dicomnode.derive import patient
 from dicomnode.dimse.outcome import RequestOutcome
 from dicomnode.errors import InputError, PeerError
 from dicomnode.ids import DeliveryId, JobId, derived_uid, digest
-from dicomnode.imaging.headers import read_dataset, read_values, texts
+from dicomnode.imaging.dicom_file import read_dataset, read_values
+from dicomnode.imaging.texts import texts
 from dicomnode.ledger.refreshes import Refreshable
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import QuarantinedFile, QuarantineReason

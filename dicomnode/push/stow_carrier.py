@@ -18,7 +18,7 @@ from itertools import groupby
 
 from dicomnode import log
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
-from dicomnode.imaging.headers import read_values
+from dicomnode.imaging.dicom_file import read_values
 from dicomnode.push.carrier import InstanceFormat, OutgoingInstance
 from dicomnode.settings.models import PushSettings, TlsSettings
 from dicomnode.settings.peers import PeerSettings

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Sequence
 
 from dicomnode.archive.store import Archive
+from dicomnode.imaging.dicom_file import UnreadableHeader
 from dicomnode.imaging.frame import Slice, frames_of
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader, read_header_or_reason
+from dicomnode.imaging.headers import InstanceHeader, read_header_or_reason
 from dicomnode.ledger.values import ArchivedInstance
 from dicomnode.seams import Clock
 

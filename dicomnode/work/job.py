@@ -26,7 +26,7 @@ from dicomnode.generators import pace
 from dicomnode.generators.base import Generator
 from dicomnode.generators.model_dir import ModelFacts, load_generator, model_facts, pinned_model
 from dicomnode.ids import AeTitle, file_stem, new_instance_id
-from dicomnode.imaging.headers import read_dataset
+from dicomnode.imaging.dicom_file import read_dataset
 from dicomnode.part10 import dataset_sha256
 from dicomnode.pipeline import Progress, run_pipeline
 from dicomnode.seams import checkpoint

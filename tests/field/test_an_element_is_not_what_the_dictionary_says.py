@@ -16,8 +16,9 @@ from pydicom.tag import Tag
 
 from dicomnode.dimse.outcome import RequestReason
 from dicomnode.ids import AeTitle
+from dicomnode.imaging.dicom_file import UnreadableHeader
 from dicomnode.imaging.frame import read_frames
-from dicomnode.imaging.headers import UnreadableHeader, read_header, read_header_or_reason
+from dicomnode.imaging.headers import read_header, read_header_or_reason
 from dicomnode.imaging.judge import judge
 from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason
 from dicomnode.push.dimse_carrier import DimseCarrier

@@ -16,9 +16,10 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLS
 
 from dicomnode.imaging import enhanced
 from dicomnode.imaging.comparison import compare
+from dicomnode.imaging.dicom_file import UnreadableHeader
 from dicomnode.imaging.enhanced import FRAMES_LIMIT, frame_datasets
 from dicomnode.imaging.frame import Frame, StoredValues, frames_of, read_frames, stored_values
-from dicomnode.imaging.headers import InstanceHeader, UnreadableHeader
+from dicomnode.imaging.headers import InstanceHeader
 from dicomnode.imaging.stack import Stack, load_volume
 from dicomnode.imaging.wholeness import break_off, no_image
 from tests.support.enhanced import EnhancedPhantom, group

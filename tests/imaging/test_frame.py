@@ -15,8 +15,9 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from dicomnode.errors import InputError
+from dicomnode.imaging.dicom_file import UnreadableHeader
 from dicomnode.imaging.frame import UNDECODABLE, Frame, decoded, frames_of, instances_of, read_frames
-from dicomnode.imaging.headers import UnreadableHeader, read_header
+from dicomnode.imaging.headers import read_header
 from dicomnode.imaging.stack import load_volume
 from tests.support.dcmtk import environment, needs_dcmtk, program
 from tests.support.phantom import Phantom, write_datasets

@@ -14,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from dicomnode.errors import InputError, StorageError
 from dicomnode.imaging import headers
+from dicomnode.imaging.dicom_file import UnreadableHeader
 from dicomnode.imaging.representation import Misfit, copy_of
 from dicomnode.own_output import PRODUCT
 from tests.support.phantom import Phantom
@@ -48,7 +49,7 @@ def test_what_is_no_dicom_file_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"letter\.txt cannot be used: it is not a DICOM file"):
         headers.read_header(path)
     found = headers.read_header_or_reason(path)
-    assert isinstance(found, headers.UnreadableHeader)
+    assert isinstance(found, UnreadableHeader)
     assert found.reason == "it is not a DICOM file"
 
 

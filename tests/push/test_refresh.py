@@ -13,7 +13,7 @@ from dicomnode.demo.pacs import Pacs
 from dicomnode.derive import patient
 from dicomnode.errors import InputError, PeerError
 from dicomnode.ids import AeTitle, DeliveryId
-from dicomnode.imaging.headers import read_dataset
+from dicomnode.imaging.dicom_file import read_dataset
 from dicomnode.part10 import dataset_sha256
 from dicomnode.push import refresh
 from dicomnode.push.refresh import Patients

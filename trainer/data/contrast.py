@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dicomnode.imaging.headers import attribute_name
-from dicomnode.imaging.words import CODE
+from dicomnode.imaging.words import CODE, attribute_name
 
 FAT_SATURATION = "fat saturation"
 FAT_OPTIONS = frozenset({"FS", "SFS", "FATSAT", "FAT_SAT", "WE", "SPIR", "SPAIR", "STIR"})  # of Scan Options; FS: PS3.3
