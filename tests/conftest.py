@@ -25,8 +25,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # that no worker ends long after the others.
 LONG = ("tests/trainer/training/", "tests/e2e/", "tests/faults/", "tests/field/", "tests/bench/", "tests/cli/")
 STARTING = (
-    "tests/demo/", "tests/offline/", "tests/push/", "tests/receive/", "tests/rehearsal/", "tests/web/", "tests/work/",
-    "tests/test_reload.py", "tests/test_service.py", "tests/test_wheel.py",
+    "tests/demo/", "tests/offline/", "tests/push/", "tests/receive/", "tests/rehearsal/", "tests/service/",
+    "tests/web/", "tests/work/", "tests/test_reload.py", "tests/test_wheel.py",
 )  # fmt: skip
 
 

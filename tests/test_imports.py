@@ -54,7 +54,7 @@ def test_the_version_needs_no_package_metadata() -> None:
 
 def test_the_service_never_loads_torch() -> None:
     """Only the worker's child does: a service that forked or leaked a GPU context would be two programs."""
-    assert "torch" not in _loaded("import dicomnode.service")
+    assert "torch" not in _loaded("import dicomnode.service.service")
 
 
 def test_the_page_loads_neither_torch_nor_the_network_library() -> None:
@@ -64,7 +64,9 @@ def test_the_page_loads_neither_torch_nor_the_network_library() -> None:
 
 def test_the_service_never_loads_the_engine_of_a_cluster() -> None:
     """Whoever may connect to the engine can run code where it is loaded; only the child of a job does."""
-    assert _loaded("import dicomnode.service, dicomnode.checks.sheet").isdisjoint({"distributed", "dask", "tornado"})
+    assert _loaded("import dicomnode.service.service, dicomnode.checks.sheet").isdisjoint(
+        {"distributed", "dask", "tornado"}
+    )
 
 
 def test_the_receiver_loads_no_numpy_through_us() -> None:

@@ -27,7 +27,7 @@ from dicomnode.ledger.removed import Removed
 from dicomnode.ledger.store import Ledger, open_ledger
 from dicomnode.ledger.values import StoredInstance, StoreOutcome
 from dicomnode.ledger.views import QuarantineLine
-from dicomnode.service import Service
+from dicomnode.service.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.sweep import Sweep
 from tests.support.dcmtk import free_port, is_listening

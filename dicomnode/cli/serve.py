@@ -31,7 +31,7 @@ def serve(web: bool, config: Path | None) -> None:
     read = partial(load_with_source, config, dict(os.environ))
     settings, source = read()
     from dicomnode import log
-    from dicomnode.service import Service
+    from dicomnode.service.service import Service
 
     log.start_logging(settings.log.level, settings.log.format)
     with _page_of(settings, config) if web else nullcontext():

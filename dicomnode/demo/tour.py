@@ -27,7 +27,7 @@ from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.views import DeliveryLine, JobLine, SeriesDetail
 from dicomnode.push.dimse_carrier import DimseCarrier
 from dicomnode.push.send_files import send_files
-from dicomnode.service import Service
+from dicomnode.service.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
 from dicomnode.settings.peers import PeerSettings

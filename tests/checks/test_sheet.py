@@ -12,7 +12,7 @@ from dicomnode.checks.disk import ensure_writable
 from dicomnode.checks.peers import introduction
 from dicomnode.checks.row import Mark
 from dicomnode.checks.sheet import check
-from dicomnode.service import Service
+from dicomnode.service.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
 from tests.support.certificates import Authority

@@ -13,7 +13,7 @@ import pytest
 
 from dicomnode.errors import NodeError
 from dicomnode.ledger.store import open_ledger
-from dicomnode.service import Service
+from dicomnode.service.service import Service
 from dicomnode.settings.load import load
 from tests.cli.conftest import Run
 from tests.support.dcmtk import free_port

@@ -26,7 +26,7 @@ MATRIX: Mapping[str, tuple[str, ...]] = {
     ),
     "read-only disk, lost permission": (
         "tests/receive/test_scp.py::test_a_write_that_fails_is_answered_by_its_cause_and_leaves_no_file",
-        "tests/test_service.py::test_a_data_folder_that_cannot_be_written_to_is_a_storage_error",
+        "tests/service/test_service.py::test_a_data_folder_that_cannot_be_written_to_is_a_storage_error",
     ),
     "locked ledger": (
         "tests/receive/test_scp.py::test_a_busy_ledger_is_out_of_resources",
@@ -124,11 +124,11 @@ MATRIX: Mapping[str, tuple[str, ...]] = {
     ),
     "a mistake in settings that are read while the service runs": ("tests/test_reload.py",),
     "SIGTERM in any state": (
-        "tests/test_service.py::test_sigterm_ends_it_with_0_and_ctrl_c_with_130_and_no_worker_is_left",
-        "tests/test_service.py::test_an_open_association_may_end_while_it_stops",
+        "tests/service/test_service.py::test_sigterm_ends_it_with_0_and_ctrl_c_with_130_and_no_worker_is_left",
+        "tests/service/test_service.py::test_an_open_association_may_end_while_it_stops",
         "tests/e2e/test_crashes.py::test_sigterm_returns_a_job_that_takes_too_long_without_spending_an_attempt",
     ),
-    "a second signal, or a kill": ("tests/test_service.py::test_a_second_signal_ends_it_at_once",),
+    "a second signal, or a kill": ("tests/service/test_service.py::test_a_second_signal_ends_it_at_once",),
     "a newer ledger": (
         "tests/ledger/test_store.py::test_a_newer_ledger_is_refused_with_both_versions",
         "tests/migrations/test_migrations.py::test_a_newer_ledger_is_not_upgraded",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dicomnode.service import Service
+from dicomnode.service.service import Service
 from dicomnode.settings.load import parse
 from tests.support.dcmtk import free_port, needs_dcmtk
 from tests.support.dicom import storescu

@@ -25,7 +25,7 @@ from dicomnode.ids import digest
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.store import open_ledger
 from dicomnode.seams import SYSTEM_CLOCK
-from dicomnode.service import Service
+from dicomnode.service.service import Service
 from dicomnode.settings.load import parse
 from dicomnode.settings.models import Settings
 from tests.ledger.scene import FakeClock
