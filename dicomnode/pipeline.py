@@ -14,14 +14,14 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from dicomnode.derive.encode import DerivedFile, derive, derive_spread
+from dicomnode.derive.encode import Derivation, DerivedFile, derive, derive_spread
 from dicomnode.derive.facts import DerivationPlan
 from dicomnode.errors import InputError, ModelError
 from dicomnode.gate import own_slices
 from dicomnode.gate.measure import is_number, look_at_volume
 from dicomnode.gate.reread import Reread
 from dicomnode.gate.rule import Finding
-from dicomnode.generators.base import Generator
+from dicomnode.generators.base import Generated, Generator
 from dicomnode.generators.spread import Spread, deviation_of, spread_of
 from dicomnode.imaging.frame import read_frames
 from dicomnode.imaging.judge import judge
@@ -29,6 +29,7 @@ from dicomnode.imaging.profile import RATIO_LIMITS, thin_grid
 from dicomnode.imaging.stack import load_volume
 from dicomnode.imaging.studies import HINT, list_files, passed_over_lines
 from dicomnode.imaging.verdict import Limits, Verdict
+from dicomnode.imaging.volume import Volume
 
 
 class Stage(StrEnum):
@@ -124,16 +125,47 @@ def run_pipeline(
             if write_spread is None:
                 deviation = None  # as large as the thin stack
     with watch(Stage.CHECK):
-        if not is_number(made.thin):
-            raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
-        findings = look_at_volume(stack.volume, made, consistency=generator.consistency)
-        if ratios[0] <= own_slices.RATIO and (trial := own_slices.trial_of(stack.volume)) is not None:
-            grid = thin_grid(trial.merged, own_slices.RATIO)
-            findings.append(own_slices.look_at_trial(trial, generator.generate(trial.merged, grid, device=device)))
+        findings = _look_at(made, stack.volume, generator, is_tried=ratios[0] <= own_slices.RATIO, device=device)
         reread = Reread(stack, made.thin, consistency=generator.consistency, patient=plan.patient)
     tell(Stage.DERIVE, 0.0)
     with watch(Stage.DERIVE):
         derivation = derive(stack, made.thin, plan, consistency=generator.consistency)
+    written = _write_all(derivation, write, reread, watch, tell)
+    if deviation is not None and write_spread is not None:
+        with watch(Stage.WRITE):
+            for file in derive_spread(stack, deviation, plan).files():
+                write_spread(file)
+    return PipelineResult(
+        verdict=verdict,
+        series_uid=derivation.series_uid,
+        ratio=ratio,
+        instances=written,
+        notes=(*verdict.notes, *derivation.notes, *([spread.sentence] if spread is not None else [])),
+        spread=spread,
+        network_share=made.network_share,
+        findings=(*findings, *reread.findings()),
+        stages=watch.seconds,
+    )
+
+
+def _look_at(made: Generated, thick: Volume, generator: Generator, *, is_tried: bool, device: str) -> list[Finding]:
+    """Take the figures of the result gate that need no file. ``is_tried``: also those of the model on own slices.
+
+    Raises ModelError where the model made voxels that are no numbers.
+    """
+    if not is_number(made.thin):
+        raise ModelError(f"Model {generator.name} made voxels that are no numbers. Nothing was derived.")
+    findings = look_at_volume(thick, made, consistency=generator.consistency)
+    if is_tried and (trial := own_slices.trial_of(thick)) is not None:
+        grid = thin_grid(trial.merged, own_slices.RATIO)
+        findings.append(own_slices.look_at_trial(trial, generator.generate(trial.merged, grid, device=device)))
+    return findings
+
+
+def _write_all(
+    derivation: Derivation, write: Write, reread: Reread, watch: _Watch, tell: Progress
+) -> tuple[Written, ...]:
+    """Encode, write and read again one file after the other."""
     written = []
     files = derivation.files()
     for _ in range(derivation.count):
@@ -145,21 +177,7 @@ def run_pipeline(
             reread.add(file.content)
         written.append(_written(file))
         tell(Stage.WRITE, len(written) / derivation.count)
-    if deviation is not None and write_spread is not None:
-        with watch(Stage.WRITE):
-            for file in derive_spread(stack, deviation, plan).files():
-                write_spread(file)
-    return PipelineResult(
-        verdict=verdict,
-        series_uid=derivation.series_uid,
-        ratio=ratio,
-        instances=tuple(written),
-        notes=(*verdict.notes, *derivation.notes, *([spread.sentence] if spread is not None else [])),
-        spread=spread,
-        network_share=made.network_share,
-        findings=(*findings, *reread.findings()),
-        stages=watch.seconds,
-    )
+    return tuple(written)
 
 
 def series_in(*places: Path, note: Callable[[str], None] = lambda _: None) -> dict[str, list[Path]]:
