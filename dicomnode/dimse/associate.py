@@ -225,15 +225,9 @@ def associate(
     before it, may take as long as the connection.
     """
     where = "{}:{}".format(*address)
-    try:
-        connected = socket.create_connection(address, timeout=connect_timeout_s)
-    except (socket.gaierror, UnicodeError) as exc:
-        return RequestOutcome(reason=RequestReason.UNRESOLVED, detail=f"{address[0]}, {exc}")
-    except OSError as exc:
-        return RequestOutcome(reason=RequestReason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
-    # No Nagle: a small command PDU before the data costs a delayed ACK on each instance (2 to 6 times).
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    link = Link(connected, Phase.AWAITING_ANSWER, limits)
+    link = _connect(address, where, connect_timeout_s, limits)
+    if isinstance(link, RequestOutcome):
+        return link
     began_s = time.monotonic()
     until_s = began_s + connect_timeout_s
     if security is not None and (failure := _secure(link, security, address[0], where, until_s)) is not None:
@@ -241,23 +235,10 @@ def associate(
         return failure
     request = _request(proposed, calling=calling, called=called)
     answer = link.send(A_ASSOCIATE_RQ(request).encode(), until_s) or link.next_event(until_s)
-    outcome: RequestOutcome
+    outcome: Associated | RequestOutcome
     match answer:
         case ControlPdu(kind=PduType.ASSOCIATE_AC):
-            provided = {one.abstract_syntax for one in proposed if one.is_provided_by_requestor}
-            acceptance = _read_acceptance(answer.body, request, provided)
-            if isinstance(acceptance, Acceptance) and acceptance.contexts:
-                link.phase = Phase.ESTABLISHED
-                link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
-                return Associated(link=link, contexts=acceptance.contexts)
-            if isinstance(acceptance, Acceptance):
-                link.tell_abort(0, 0)
-                outcome = RequestOutcome(reason=RequestReason.NO_CONTEXT, detail=in_words(proposed))
-            else:
-                link.tell_abort(2, INVALID_VALUE)
-                outcome = RequestOutcome(
-                    reason=RequestReason.ILLEGAL, detail=f"an acceptance that cannot be read: {acceptance}"
-                )
+            outcome = _begin(link, answer.body, request, proposed)
         case ControlPdu(kind=PduType.ASSOCIATE_RJ):
             rejection = wire.rejection(*answer.numbers)
             reason = RequestReason.BUSY if rejection.result == _TRANSIENT else RequestReason.REJECTED
@@ -282,8 +263,41 @@ def associate(
             )
             if failure_of_tls:
                 outcome = RequestOutcome(reason=RequestReason.TLS, detail=f"{where}, {failure_of_tls}")
-    link.close()
+    if isinstance(outcome, RequestOutcome):
+        link.close()
     return outcome
+
+
+def _connect(
+    address: tuple[str, int], where: str, connect_timeout_s: float, limits: ReadLimits
+) -> Link | RequestOutcome:
+    """Open a connection, or say why there is none."""
+    try:
+        connected = socket.create_connection(address, timeout=connect_timeout_s)
+    except (socket.gaierror, UnicodeError) as exc:
+        return RequestOutcome(reason=RequestReason.UNRESOLVED, detail=f"{address[0]}, {exc}")
+    except OSError as exc:
+        return RequestOutcome(reason=RequestReason.UNREACHABLE, detail=f"{where}, {exc.strerror or exc}")
+    # No Nagle: a small command PDU before the data costs a delayed ACK on each instance (2 to 6 times).
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Link(connected, Phase.AWAITING_ANSWER, limits)
+
+
+def _begin(
+    link: Link, answer: bytes, request: A_ASSOCIATE, proposed: Sequence[Proposal]
+) -> Associated | RequestOutcome:
+    """Begin the association that the peer accepted; abort one that cannot be read, or has no context."""
+    provided = {one.abstract_syntax for one in proposed if one.is_provided_by_requestor}
+    acceptance = _read_acceptance(answer, request, provided)
+    if not isinstance(acceptance, Acceptance):
+        link.tell_abort(2, INVALID_VALUE)
+        return RequestOutcome(reason=RequestReason.ILLEGAL, detail=f"an acceptance that cannot be read: {acceptance}")
+    if not acceptance.contexts:
+        link.tell_abort(0, 0)
+        return RequestOutcome(reason=RequestReason.NO_CONTEXT, detail=in_words(proposed))
+    link.phase = Phase.ESTABLISHED
+    link.maximum_pdu_bytes = acceptance.maximum_pdu_bytes
+    return Associated(link=link, contexts=acceptance.contexts)
 
 
 def in_words(proposed: Sequence[Proposal]) -> str:
