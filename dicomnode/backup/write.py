@@ -129,13 +129,7 @@ class _Writer:
 
         ledger = self._name_ledger(copying)
         settings = self._put_settings(settings_file)
-        for folder in sorted(self._touched):
-            sync_folder(folder)
-        listed = sums_text(self._sums)
-        sums = named("SHA256SUMS", digest(listed))
-        write_file(self._folder / sums, [listed])
-        sync_folder(self._folder)
-        checkpoint("backup.listed")
+        sums, sums_sha256 = self._put_sums()
         whole = Manifest(
             format=FORMAT,
             node=node,
@@ -145,7 +139,7 @@ class _Writer:
             ledger_version=version,
             settings=settings,
             sums=sums,
-            sums_sha256=digest(listed),
+            sums_sha256=sums_sha256,
         )
         write_manifest(self._folder, whole)
         checkpoint("backup.whole")
@@ -244,6 +238,17 @@ class _Writer:
         (self._folder / name).chmod(0o600)
         self._sums[name] = digest(content)
         return name
+
+    def _put_sums(self) -> tuple[str, str]:
+        """Flush the names of all files that were copied, and write the list of them; return its name and digest."""
+        for folder in sorted(self._touched):
+            sync_folder(folder)
+        listed = sums_text(self._sums)
+        sums = named("SHA256SUMS", digest(listed))
+        write_file(self._folder / sums, [listed])
+        sync_folder(self._folder)
+        checkpoint("backup.listed")
+        return sums, digest(listed)
 
     def _remove_all_but(self, kept: set[str]) -> None:
         """Remove the files that only earlier backups had, and those that killed ones left, from the folder itself."""
