@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dicomnode.cli import output
 from dicomnode.cli.options import config_option, json_option, load_settings
 from dicomnode.errors import InputError
+
+if TYPE_CHECKING:
+    from dicomnode.rules import Reception
+    from dicomnode.settings.models import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +68,8 @@ def test(
     series of each study chooses among the series that are given.
     """
     settings = load_settings(config)
-    from dicomnode.checks.models import catalog_of
-    from dicomnode.imaging.frame import read_frames
     from dicomnode.pipeline import series_in
-    from dicomnode.rules import Reception, judge_by_rules, study_of
-    from dicomnode.settle.selection import most_slices
+    from dicomnode.rules import Reception
 
     title = called_ae or settings.node.ae_title
     if title not in settings.node.titles:
@@ -82,10 +85,25 @@ def test(
         output.say(line, err=True)
     if not series:
         raise InputError("There is no DICOM series in these files.", hint="Name files or folders of MR images.")
+    tested = _tested(list(series.values()), settings, received)
+    if as_json:
+        output.print_json(tested)
+        return
+    for one in tested:
+        _print(one)
+
+
+def _tested(series: Sequence[Sequence[Path]], settings: Settings, received: Reception) -> list[SeriesTest]:
+    """Judge each series by the rules; where a rule derives one of a study, the others of that study are kept."""
+    from dicomnode.checks.models import catalog_of
+    from dicomnode.imaging.frame import read_frames
+    from dicomnode.rules import judge_by_rules, study_of
+    from dicomnode.settle.selection import most_slices
+
     catalog = catalog_of(settings)
     tested = []
     groups: list[tuple[object, int]] = []  # sets of series among which a rule chooses, with the number of slices
-    for number, paths in enumerate(series.values(), 1):
+    for number, paths in enumerate(series, 1):
         frames = read_frames(paths)
         judged = judge_by_rules(frames, settings.rule, model_of=catalog.model_of, received=[received])
         rule, verdict = judged.choice.rule, judged.verdict
@@ -101,15 +119,10 @@ def test(
         )  # fmt: skip
         chooses = rule is not None and rule.select == "most_slices" and verdict.process
         groups.append(((tested[-1].rule, study_of(frames)) if chooses else number, verdict.slices))
-    tested = [
+    return [
         one if place == chosen else _unselected(one, groups[place][1], tested[chosen], groups[chosen][1])
         for place, (one, chosen) in enumerate(zip(tested, most_slices(groups), strict=True))
     ]
-    if as_json:
-        output.print_json(tested)
-        return
-    for one in tested:
-        _print(one)
 
 
 def _unselected(one: SeriesTest, slices: int, chosen: SeriesTest, most: int) -> SeriesTest:
