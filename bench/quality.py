@@ -122,7 +122,7 @@ class Runs:
             )
 
     def this_script(self, *options: str | Path) -> None:
-        """One of the parts of this file that run as processes."""
+        """Run one of the functions of this file that run in a process of their own."""
         self.start(sys.executable, Path(__file__).resolve(), *options)
 
 
@@ -141,7 +141,7 @@ class Outcome:
 
 
 def shipped(name: str) -> Peer:
-    """A model of the package."""
+    """Return the peer that is a model of the package."""
 
     def derive(job: Job) -> None:
         job.runs.this_script("--derive", name, "--thick", job.thick, "--result", job.result)
@@ -150,7 +150,7 @@ def shipped(name: str) -> Peer:
 
 
 def trained(name: str, steps: int) -> Peer:
-    """A network that is trained here by the recipe of that name, from scratch."""
+    """Return the peer that is a network, trained here by the recipe of that name, from scratch."""
 
     def folder(runs: Runs) -> Path:
         return runs.work / "trained" / f"{name}-{_scaled(steps, runs)}"
@@ -167,7 +167,7 @@ def trained(name: str, steps: int) -> Peer:
 
 
 def _scaled(count: int, runs: Runs) -> int:
-    """Steps or patches, as many as the budget gives."""
+    """Return the number of steps or patches that the budget gives."""
     return max(round(count * runs.budget), 1)
 
 
@@ -217,7 +217,7 @@ DRAWN = ("cubic-dc", ECLARE, "srcnn", "vdsr", "paper-model1-srgan", "thin")
 
 
 def outcomes(names: Sequence[str], case: Case, runs: Runs) -> Iterator[Outcome]:
-    """Every peer on one volume; what is there from an earlier run is read, not made."""
+    """Yield the outcome of each peer on one volume; what is there from an earlier run is read, not made."""
     folder = runs.work / case.label
     folder.mkdir(parents=True, exist_ok=True)
     thick = folder / "thick.nii.gz"
@@ -254,8 +254,10 @@ def _run(job: Job, case: Case) -> Outcome:
 
 
 def _trained_once(peer: Peer, runs: Runs) -> float:
-    """Seconds of processor time that its training took, now or in an earlier run; where it was broken off, of the
-    last part."""
+    """Return the seconds of processor time that the training of a peer took, now or in an earlier run.
+
+    Of a training that was broken off, those of its last part.
+    """
     if peer.train is None:
         return 0.0
     kept = runs.work / "trained" / f"{peer.name}-{runs.budget:g}.json"
@@ -267,7 +269,7 @@ def _trained_once(peer: Peer, runs: Runs) -> float:
 
 
 def _core_s() -> float:
-    """Processor time of the processes that have ended, and of their own."""
+    """Return the processor time of the processes that have ended, and of theirs."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -315,7 +317,7 @@ def read_result(path: Path) -> dict[str, FloatArray]:
 
 
 def derive_here(model: str, thick: Path, result: Path) -> None:
-    """A model of ours, or one that was trained here, as the node serves it and where that differs as published."""
+    """Derive by a model of ours, or one trained here: as the node serves it and, where that differs, as published."""
     torch.set_num_threads(1)
     methods = [method for method in load_methods([model]) if method.is_model]
     volume = _read_thick(thick)
@@ -357,17 +359,17 @@ class Stored:
     sharpness: float | None = None
 
     def at(self, sharpness: float) -> Self:
-        """Always an error: there is one stack."""
+        """Raise the error for a sharpness: there is one stack."""
         raise no_sharpness(self.name, sharpness)
 
     def generate(self, thick: Volume, grid: ThinGrid, *, device: str, progress: Progress | None = None) -> Generated:
-        """The stack."""
+        """Return the stack."""
         del device, progress
         return Generated(thin=thin_volume(self.image, thick, grid))
 
 
 def judge_all(case: Case, found: Sequence[Outcome], folder: Path, seen_by: features.Features | None) -> Judged:
-    """Baselines and every result that is there, what ECLARE made also with the averages put back that it lost."""
+    """Judge the baselines and every result; that of ECLARE also with the averages that it lost put back."""
     methods = list(baselines())
     for outcome in found:
         if outcome.reason:
@@ -384,7 +386,7 @@ def judge_all(case: Case, found: Sequence[Outcome], folder: Path, seen_by: featu
 
 
 def rows_of(judged: Judged, found: Sequence[Outcome]) -> Iterator[dict[str, str | float | None]]:
-    """A row for each method, and one for each peer that has no result."""
+    """Yield a row for each method, and one for each peer that has no result."""
     peers = {outcome.peer: outcome for outcome in found}
     for row in judged.rows:
         own = peers.get(row.method.partition(",")[0], Outcome(peer=row.method, volume=judged.case.label))
@@ -423,7 +425,7 @@ def summary(rows: Sequence[dict[str, str | float | None]]) -> dict[str, str | fl
 
 
 def table(rows: Sequence[dict[str, str | float | None]]) -> str:
-    """The rows of one volume in Markdown."""
+    """Return the rows of one volume in Markdown."""
     lines = [
         "| method | PSNR, dB | gain, dB | SSIM | HaarPSI | feature distance | z-detail | residual, σ | core-minutes: "
         "training; this series |",
@@ -443,7 +445,7 @@ def table(rows: Sequence[dict[str, str | float | None]]) -> str:
 
 
 def draw(judged: Judged, folder: Path) -> None:
-    """``peers-<volume>.png``: a reformat across the slices of every result, between what was received and the truth."""
+    """Draw ``peers-<volume>.png``: a cut across the slices of each result, between what was received and the truth."""
     case = judged.case
     panels = [Panel(title="received", volume=case.placed(judged.thick.voxels), shows_slices=True)]
     panels += [
@@ -460,7 +462,7 @@ def draw(judged: Judged, folder: Path) -> None:
 
 
 def middle_of(case: Case, pixels: int) -> Case:
-    """The middle rows and columns, all slices."""
+    """Crop a case to its middle rows and columns, with all slices."""
     begin = [max((extent - pixels) // 2, 0) for extent in case.truth.shape[1:]]
     rows, columns = (slice(first, first + pixels) for first in begin)
     truth = np.ascontiguousarray(case.truth[:, rows, columns])
@@ -468,7 +470,7 @@ def middle_of(case: Case, pixels: int) -> Case:
 
 
 def cases_of(options: argparse.Namespace) -> Iterator[Case]:
-    """The volumes that were asked for, cropped."""
+    """Yield the volumes that were asked for, cropped."""
     if options.toy:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "phantom.nii.gz"
@@ -483,7 +485,7 @@ def cases_of(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def _phantom() -> FloatArray:
-    """A ball of waves in air."""
+    """Return a ball of waves in air."""
     z, y, x = np.meshgrid(*[np.linspace(-1, 1, 40)] * 3, indexing="ij")
     waves = 500 + 150 * (np.sin(9 * z + 4 * y) + np.sin(17 * y - 5 * x) + np.sin(25 * x + 8 * z))
     return np.where(z**2 + y**2 + x**2 < 0.95, waves, 0).clip(0, 1000).astype(np.float32)
@@ -512,7 +514,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, runs: Runs) -> None:
-    """Volume after volume."""
+    """Compare on one volume after the other, and print the rows and the summary."""
     seen_by = None
     if options.features_file is not None:
         seen_by = features.load(FEATURES, file=options.features_file, sha256=options.features_sha256)

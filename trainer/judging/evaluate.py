@@ -95,7 +95,7 @@ class Evaluation:
 
 
 def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Figure, ...]]:
-    """Everything that was asked for; a progress line for each method of each case.
+    """Compute everything that was asked for; ``report`` gets a line for each method of each case.
 
     Raises InputError and ModelError before anything is computed: an empty folder, a damaged model, a model that was
     trained on a subject it is to be judged on.
@@ -128,17 +128,23 @@ def evaluate(request: Request, *, report: Report) -> tuple[Evaluation, tuple[Fig
             stacks = dict(table_stacks(case, methods, request.device))
             table.add(pairs_of_case(case), stacks=thin_stacks(stacks, methods))
         figures.extend(table.figures)
-        if request.with_volumes and 0 not in request.selection.planes:
-            notes.append("paper's table: no simulated pairs, which are of plane 0")
     if not rows and not table.rows:
         raise InputError("No volume has slices enough to be judged.", hint="At least four thick slices are needed.")
-    if not request.with_volumes:
-        notes.append("whole volumes: not judged, slices only")
-    if request.with_probes and not probes:
-        notes.append("probes: not computed, no case of plane 0 and ratio 4 with a thin truth, or no model")
-    notes.extend([NO_FEATURES] if request.features is None else [])
-    notes.extend(NO_PERCEPTUAL.format(name.upper()) for name in (LPIPS, DISTS) if name not in request.perceptual)
+    notes.extend(_not_computed(request, has_probes=bool(probes)))
     return _evaluation(request, judged, methods, rows, table.rows, probes, notes), tuple(figures)
+
+
+def _not_computed(request: Request, *, has_probes: bool) -> Iterator[str]:
+    """Say what was not computed, and why."""
+    if request.with_paper_table and request.with_volumes and 0 not in request.selection.planes:
+        yield "paper's table: no simulated pairs, which are of plane 0"
+    if not request.with_volumes:
+        yield "whole volumes: not judged, slices only"
+    if request.with_probes and not has_probes:
+        yield "probes: not computed, no case of plane 0 and ratio 4 with a thin truth, or no model"
+    if request.features is None:
+        yield NO_FEATURES
+    yield from (NO_PERCEPTUAL.format(name.upper()) for name in (LPIPS, DISTS) if name not in request.perceptual)
 
 
 def _evaluation(

@@ -69,7 +69,7 @@ Stop = Callable[[], bool]
 
 
 def train(run: Path, *, report: Report, stop: Stop, device: torch.device, loaders: int | None = None) -> bool:
-    """Goes on with the run planned in a folder, from wherever it is; False where ``stop`` ended it early.
+    """Go on with the run planned in a folder, from wherever it is; False where ``stop`` ended it early.
 
     ``loaders`` is how many processes make batches; None: as many as the device needs. Raises InputError for data that
     cannot be used or a batch that the processes cannot share.
@@ -98,7 +98,7 @@ def train(run: Path, *, report: Report, stop: Stop, device: torch.device, loader
 
 
 def steps_in(plan: Plan, minutes: float, device: torch.device) -> tuple[int, ...]:
-    """The steps of each stage that take ``minutes`` together, after a short timing of each."""
+    """Return the steps of each stage that take ``minutes`` together, after a short timing of each."""
     material = load_material(plan, Split.TRAIN)
     share, seconds = BatchShare(), []
     for number, stage in enumerate(plan.recipe.stage):
@@ -118,7 +118,7 @@ def steps_in(plan: Plan, minutes: float, device: torch.device) -> tuple[int, ...
 
 
 def check_features(plan: Plan) -> None:
-    """InputError where features that a later stage needs are not there: better now than after the first stage."""
+    """Raise InputError where features that a later stage needs are missing: better now than after the first stage."""
     for stage in plan.recipe.stage:
         if stage.features is not None:
             features.load(stage.features, file=plan.features_file, sha256=plan.features_sha256)
@@ -149,6 +149,7 @@ def _run_stage(
     report: Report,
     stop: Stop,
 ) -> bool:
+    """Run what is left of a stage; False: it was stopped before its end."""
     steps, begin = plan.steps[number], plan.first_step(number)
     done, best, spent = _resume(training_step, folder / LAST)
     if done >= steps:
