@@ -44,16 +44,7 @@ from dicomnode.dimse.items import (
     title,
 )
 from dicomnode.dimse.link import Ended, Link
-from dicomnode.dimse.messages import (
-    INVALID_VALUE,
-    ControlPdu,
-    Flaw,
-    PduType,
-    Phase,
-    ReadLimits,
-    Violation,
-    encode_pdu,
-)
+from dicomnode.dimse.messages import INVALID_VALUE, ControlPdu, Flaw, PduType, Phase, ReadLimits, Violation, encode_pdu
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.ids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, AeTitle
 from dicomnode.tls.certificate import is_expected

@@ -21,23 +21,9 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.tag import Tag
 
 from dicomnode.dimse.associate import Associated, Context, aborted
+from dicomnode.dimse.commands import RESPONSE, Command, CommandSet, Field, encode_command, report_answer
 from dicomnode.dimse.link import Ended, Link
-from dicomnode.dimse.messages import (
-    RESPONSE,
-    UNEXPECTED,
-    Command,
-    CommandSet,
-    ControlPdu,
-    Event,
-    Field,
-    Message,
-    PduType,
-    Phase,
-    Violation,
-    encode_command,
-    encode_pdu,
-    report_answer,
-)
+from dicomnode.dimse.messages import UNEXPECTED, ControlPdu, Event, Message, PduType, Phase, Violation, encode_pdu
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 
 _MESSAGE_IDS = 0xFFFF  # PS3.7 section 9.1.1.1: 16 bits

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from dicomnode import wire
 from dicomnode.dimse.associate import RESPONSE_LIMITS, Associated, Context, Proposal
+from dicomnode.dimse.commands import Field
 from dicomnode.dimse.identifiers import IMAGE, SERIES, Values, encode_identifier, read_match
-from dicomnode.dimse.messages import Field, Message, ReadLimits
+from dicomnode.dimse.messages import Message, ReadLimits
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.requestor import Requestor
 from dicomnode.part10 import file_meta

@@ -17,24 +17,19 @@ from dataclasses import dataclass
 from dicomnode import log
 from dicomnode.dimse.associate import AssociationRequest, Context, accept, read_request, reject
 from dicomnode.dimse.budget import ByteBudget
+from dicomnode.dimse.commands import RESPONSE, Command, Field, encode_command, encode_refusal, report_answer
 from dicomnode.dimse.link import Ended, Link
 from dicomnode.dimse.messages import (
-    RESPONSE,
     UNSPECIFIED,
-    Command,
     ControlPdu,
     Event,
-    Field,
     Flaw,
     Message,
     PduType,
     Phase,
     ReadLimits,
     Violation,
-    encode_command,
     encode_pdu,
-    encode_refusal,
-    report_answer,
 )
 from dicomnode.ids import SeriesId
 from dicomnode.receive.admission import Admitted, contexts_for

@@ -46,7 +46,8 @@ MATRIX: Mapping[str, tuple[str, ...]] = {
         "tests/settle/test_quiet.py::test_after_a_broken_association_the_sender_gets_longer_to_come_again",
     ),
     "silent, slow or hostile clients": (
-        "tests/receive/test_listener.py", "tests/dimse/test_messages.py", "tests/dimse/test_link_machine.py",
+        "tests/receive/test_listener.py", "tests/dimse/test_commands.py", "tests/dimse/test_messages.py",
+        "tests/dimse/test_link_machine.py",
         "tests/receive/test_mutations.py",
         "tests/field/test_peers_that_never_finish.py",
     ),
