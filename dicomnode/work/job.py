@@ -28,7 +28,7 @@ from dicomnode.generators.model_dir import ModelFacts, load_generator, model_fac
 from dicomnode.ids import AeTitle, file_stem, new_instance_id
 from dicomnode.imaging.dicom_file import read_dataset
 from dicomnode.part10 import dataset_sha256
-from dicomnode.pipeline import Progress, run_pipeline
+from dicomnode.pipeline import PipelineResult, Progress, run_pipeline
 from dicomnode.seams import checkpoint
 from dicomnode.work import orders
 
@@ -185,11 +185,7 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
     durable.sync_folder(output)
     checkpoint("job.written")
     seconds = time.monotonic() - begun
-    spent = ", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in result.stages.items())
-    ran_on = "" if result.network_share is None else f"; network on {result.network_share:.0%} of the pixels"
-    log.event(
-        LOGGER, "job_stages", level=logging.DEBUG, job=order.job, seconds=seconds, device=device, detail=spent + ran_on
-    )
+    _log_stages(order, result, seconds, device)
     notes = result.notes[len(result.verdict.notes) :]  # the notes of the verdict are stored with the series already
     series = DerivedSeries(
         series_uid=result.series_uid,
@@ -200,6 +196,14 @@ def run(order: orders.Order, *, device: str, models: Models, progress: Progress)
         seconds=seconds,
     )
     return orders.Finished(job=order.job, series=series)
+
+
+def _log_stages(order: orders.Order, result: PipelineResult, seconds: float, device: str) -> None:
+    spent = ", ".join(f"{stage} {spent_s:.2f} s" for stage, spent_s in result.stages.items())
+    ran_on = "" if result.network_share is None else f"; network on {result.network_share:.0%} of the pixels"
+    log.event(
+        LOGGER, "job_stages", level=logging.DEBUG, job=order.job, seconds=seconds, device=device, detail=spent + ran_on
+    )
 
 
 def refusal_of(exc: Exception, order: orders.Order) -> orders.Refused | None:
