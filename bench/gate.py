@@ -70,8 +70,9 @@ from dicomnode.imaging.verdict import Limits
 from dicomnode.imaging.volume import Volume
 from tests.support.damages import FILES, NETWORK, VOLUME, WEIGHTS, FloatArray, Raw
 from tests.support.mr_series import mr_datasets, write_series
-from trainer.data import sources
+from trainer.data.inventory import OPEN_DATA, read_inventory
 from trainer.data.sources import Source, Split
+from trainer.data.volumes import volume_of
 from trainer.judging import cases
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,10 +115,10 @@ def middle(series: Series, slices: int, side: int) -> Series:
 
 def of_inventory(options: argparse.Namespace) -> Iterator[Series]:
     """Thick series as they came, and the thin ones of the validation split made thick."""
-    for source in sources.read_inventory(options.inventory, options.studies):
+    for source in read_inventory(options.inventory, options.studies):
         if options.subjects and not {source.label, source.subject} & set(options.subjects):
             continue
-        volume = sources.load(source)
+        volume = volume_of(source)
         if not cases.is_thin(volume):
             yield thick(source, volume)
         elif source.split is Split.VALIDATION:
@@ -350,7 +351,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=Path, nargs="+", default=[], metavar="DIR")
-    parser.add_argument("--inventory", type=Path, default=sources.OPEN_DATA, metavar="FILE")
+    parser.add_argument("--inventory", type=Path, default=OPEN_DATA, metavar="FILE")
     parser.add_argument("--part", choices=["good", "damages", "both"], default="both")
     parser.add_argument("--subjects", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--ratios", type=int, nargs="+", default=cases.VALIDATION_RATIOS)

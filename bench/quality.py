@@ -47,8 +47,9 @@ from dicomnode.imaging.picture import Cut, Panel, draw_panels, png_bytes
 from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing
 from dicomnode.imaging.volume import Volume
 from trainer import features
-from trainer.data import sources
-from trainer.data.sources import OPEN_DATA, Source, Split
+from trainer.data.inventory import OPEN_DATA, read_inventory
+from trainer.data.sources import Source, Split
+from trainer.data.volumes import volume_of
 from trainer.judging.cases import Case, is_thin, prepare
 from trainer.judging.judge import Judged, judge
 from trainer.judging.methods import Method, baselines, load_methods, thinned
@@ -329,14 +330,14 @@ def train_here(recipe: str, steps: int, studies: Sequence[Path], run: Path) -> N
     """Train on the training volumes of the inventory; a run that was broken off goes on."""
     torch.set_num_threads(1)
     if not (run / plans.PLAN_FILE).exists():
-        found = sources.read_inventory(OPEN_DATA, studies, note=print)
+        found = read_inventory(OPEN_DATA, studies, note=print)
         plan = Plan(
             recipe=recipes.load(recipe),
             steps=(steps,),
             seed=1,
             precision="float32",
             sources=tuple(
-                plans.planned(one, Use.THIN) for one in found if one.split is Split.TRAIN and is_thin(sources.load(one))
+                plans.planned(one, Use.THIN) for one in found if one.split is Split.TRAIN and is_thin(volume_of(one))
             ),
         )
         run.mkdir(parents=True, exist_ok=True)
@@ -476,12 +477,12 @@ def cases_of(options: argparse.Namespace) -> Iterator[Case]:
             path = Path(folder) / "phantom.nii.gz"
             nibabel.save(nibabel.Nifti1Image(_phantom(), np.eye(4)), path)  # type: ignore[no-untyped-call]
             phantom = Source(label="phantom", subject="phantom", split=Split.VALIDATION, licence="CC0", paths=(path,))
-            yield middle_of(prepare(phantom, sources.load(phantom), plane=PLANE, ratio=RATIO), TOY_MIDDLE)
+            yield middle_of(prepare(phantom, volume_of(phantom), plane=PLANE, ratio=RATIO), TOY_MIDDLE)
         return
-    found = {one.label: one for one in sources.read_inventory(OPEN_DATA, options.studies, note=print)}
+    found = {one.label: one for one in read_inventory(OPEN_DATA, options.studies, note=print)}
     for label in options.volumes:
         assert found[label].split is not Split.TRAIN, label
-        yield middle_of(prepare(found[label], sources.load(found[label]), plane=PLANE, ratio=RATIO), options.middle)
+        yield middle_of(prepare(found[label], volume_of(found[label]), plane=PLANE, ratio=RATIO), options.middle)
 
 
 def _phantom() -> FloatArray:

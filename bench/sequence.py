@@ -42,8 +42,9 @@ from dicomnode.generators.thin import ThinNet, thick_windows
 from dicomnode.imaging.body import body_scale
 from dicomnode.imaging.profile import ThinGrid, assumed_thickness_over_spacing
 from dicomnode.imaging.volume import Volume
-from trainer.data import sources
-from trainer.data.sources import OPEN_DATA, Source, Split
+from trainer.data.inventory import OPEN_DATA, read_inventory
+from trainer.data.sources import Source, Split
+from trainer.data.volumes import volume_of
 from trainer.judging.cases import Selection, cases_of, is_thin
 from trainer.judging.judge import judge
 from trainer.judging.methods import Method, baselines
@@ -149,7 +150,7 @@ def plan_of(found: Sequence[Source], steps: int, *, is_toy: bool) -> Plan:
     samples = recipe.samples.model_copy(update={"batch": BATCH, "patch": (PATCH, PATCH), "ratios": (RATIO,)})
     if is_toy:
         samples = samples.model_copy(update={"patch": (16, 16)})
-    taught = [one for one in found if one.split is Split.TRAIN and is_thin(sources.load(one))]
+    taught = [one for one in found if one.split is Split.TRAIN and is_thin(volume_of(one))]
     return Plan(
         recipe=recipe.model_copy(update={"samples": samples}),
         steps=(steps,),
@@ -198,7 +199,7 @@ def rows_of(trunks: dict[str, nn.Module], found: Sequence[Source]) -> Iterator[d
     for source in found:
         if source.split is not Split.VALIDATION:
             continue
-        for case in cases_of(source, sources.load(source), selection):
+        for case in cases_of(source, volume_of(source), selection):
             for row in judge(case, methods).rows:
                 if row.method in trunks:
                     yield {
@@ -221,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as toy:
         if options.toy:
             options.work, options.steps = Path(toy), 2
-        found = phantoms(Path(toy)) if options.toy else sources.read_inventory(OPEN_DATA, options.studies, note=print)
+        found = phantoms(Path(toy)) if options.toy else read_inventory(OPEN_DATA, options.studies, note=print)
         compare(options, found)
 
 

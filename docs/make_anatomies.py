@@ -20,7 +20,8 @@ from dicomnode.generators.base import Generator, thin_volume
 from dicomnode.imaging.picture import Cut, Panel, draw_panels, png_bytes
 from dicomnode.imaging.profile import choose_ratio, thin_grid
 from dicomnode.imaging.volume import Volume
-from trainer.data import sources
+from trainer.data.inventory import read_inventory
+from trainer.data.volumes import volume_of
 from trainer.judging.cases import is_thin, prepare
 
 FloatArray = NDArray[np.float32]
@@ -41,10 +42,10 @@ SHOWN = {
 
 def main(studies: Path, model: str) -> None:
     """Draw each picture beside this file."""
-    found = {source.label: source for source in sources.read_inventory(INVENTORY, (studies,))}
+    found = {source.label: source for source in read_inventory(INVENTORY, (studies,))}
     generator = model_dir.load_generator(model)
     for label, (anatomy, cut) in SHOWN.items():
-        volume = sources.load(found[label])
+        volume = volume_of(found[label])
         if is_thin(volume):
             case = prepare(found[label], volume, plane=0, ratio=RATIO)
             thick, ratio, truth, place = case.thick_volume(), RATIO, case.truth, case.placed

@@ -14,8 +14,8 @@ from dicomnode.imaging.verdict import Limits, Verdict, VerdictReason
 from tests.support.derived import SMALL, made_of
 from tests.support.phantom import write_datasets
 from tests.support.raw_elements import explicit, write_with
-from trainer.data import sources
 from trainer.data.people import alike_of, look_alikes, person_of
+from trainer.data.scan import scan
 
 SPELLINGS = {
     "empty components": ("PatientName", "PHANTOM^CASE", "PHANTOM^CASE^^^"),
@@ -129,5 +129,5 @@ def test_two_studies_of_one_person_are_never_split(tmp_path: Path) -> None:
         for dataset in datasets:
             dataset.PatientName = name
         write_datasets(tmp_path / place, datasets)
-    found = sources.scan([tmp_path])
+    found = scan([tmp_path])
     assert [series.source.subject for series in found] == ["subject-1", "subject-1", "subject-2"]

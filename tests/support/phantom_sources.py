@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tests.support import mr_series
 from tests.support.mr_series import mr_datasets
-from trainer.data.sources import OPEN_DATA
+from trainer.data.inventory import OPEN_DATA
+from trainer.data.sources import Source, Split
 
 EXTENT = 97  # a warped patch needs 96 in every direction; odd matrices are the harder case
 
@@ -25,6 +26,11 @@ def phantom(seed: int, *, extent: int = EXTENT) -> NDArray[np.float32]:
         waves += np.sin(frequency[0] * z + frequency[1] * y + frequency[2] * x)
     inside = z**2 + y**2 + x**2 < 0.9
     return np.where(inside, waves * 90, 0).clip(0, 1000).astype(np.float32)
+
+
+def source(*paths: Path, subject: str = "s", split: Split = Split.TRAIN) -> Source:
+    """A source of these files, called as the first of them, or as its subject."""
+    return Source(label=paths[0].stem if paths else subject, subject=subject, split=split, licence="MIT", paths=paths)
 
 
 def write_sources(data: Path) -> None:

@@ -44,7 +44,7 @@ CODED = ("ScanningSequence",)
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...]:
     """Name the differences between two series' contrast, as "Echo Time 10 and 1.87 ms"; empty where there are none.
 
-    Takes the stated attributes of ``sources.CONTRAST``. Quotes numbers and sequence codes only.
+    Takes the stated attributes of ``series.CONTRAST``. Quotes numbers and sequence codes only.
     """
     found = [_coded(keyword, one, other) for keyword in CODED]
     found += [_numeric(row, one, other) for row in NUMERIC]

@@ -25,7 +25,9 @@ from scipy import ndimage
 from dicomnode.errors import InputError
 from dicomnode.imaging.body import BODY_LEVEL, body_scale
 from dicomnode.imaging.volume import Volume
-from trainer.data.sources import Source, Split, describe, load
+from trainer.data.series import describe
+from trainer.data.sources import Source, Split
+from trainer.data.volumes import volume_of
 
 FloatArray = NDArray[np.float32]
 
@@ -59,7 +61,7 @@ def check_leakage(sources: Sequence[Source]) -> None:
     people = {source.label: describe(source).person for source in sources}
     refuse_shared_people([(source, people[source.label]) for source in sources])  # before anything is decoded
     check_entries(
-        [Entry(source=source, person=people[source.label], content=content_of(load(source))) for source in sources]
+        [Entry(source=source, person=people[source.label], content=content_of(volume_of(source))) for source in sources]
     )
 
 

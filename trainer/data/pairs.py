@@ -17,7 +17,9 @@ from dicomnode.errors import InputError
 from dicomnode.imaging.body import body_scale
 from dicomnode.imaging.profile import ProfileKind, profile_matrix
 from trainer.data.register import Registration, resample
-from trainer.data.sources import Series, Source, load
+from trainer.data.series import Series
+from trainer.data.sources import Source
+from trainer.data.volumes import volume_of
 
 FloatArray = NDArray[np.float32]
 Matches = tuple[tuple[int, int], ...]  # (thick slice, thin slice)
@@ -168,7 +170,7 @@ def load_pairs(
 
     What the thin series does not show is 0; a pair whose thin slice the motion took out of it altogether is dropped.
     """
-    thick_volume, thin_volume = load(thick), load(thin)
+    thick_volume, thin_volume = volume_of(thick), volume_of(thin)
     moved = resample(thin_volume, registration, onto=thick_volume)
     thick_scale, thin_scale = body_scale(thick_volume.voxels), body_scale(thin_volume.voxels)
     return SlicePairs(

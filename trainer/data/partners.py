@@ -20,7 +20,8 @@ from dicomnode.imaging.verdict import VerdictReason
 from trainer.data.contrast import differences
 from trainer.data.pairs import WINDOW, Distances, Matches, Pairing, distances, match
 from trainer.data.register import Registration, implausible, register
-from trainer.data.sources import Role, Series, load
+from trainer.data.series import Role, Series
+from trainer.data.volumes import volume_of
 
 SAME_NORMAL = 0.9998  # cosine, 1.1°: at 100 mm from the middle the planes then part by 2 mm, less than a thick slice
 LEAST_COVERED = 0.25  # of the thick field of view that the thin one must show
@@ -145,7 +146,7 @@ def _judge(thick: Series, thin: Series, pairing: Pairing, window: int, allow_con
         pairing=pairing,
         matches=matches,
         distances={rule: distances(thick, thin, rule, window=window) for rule in Pairing},
-        registration=register(load(thick.source), load(thin.source)),
+        registration=register(volume_of(thick.source), volume_of(thin.source)),
         contrast=differences(thick.contrast, thin.contrast),
     )
     if fault := implausible(pair.registration):

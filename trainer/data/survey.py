@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from trainer.data.pairs import Distances, Origin, Pairing
 from trainer.data.partners import Pair, PairTable, Reason
 from trainer.data.people import look_alikes
-from trainer.data.sources import Form, Role, Series, Source, Split
+from trainer.data.series import Form, Role, Series
+from trainer.data.sources import Source, Split
 
 COLUMNS = (
     "series",

@@ -18,8 +18,8 @@ from dicomnode.imaging import metrics
 from dicomnode.imaging.body import body_box, body_mask, body_scale
 from dicomnode.imaging.profile import Matrix, ProfileKind, choose_ratio, profile_matrix
 from dicomnode.imaging.volume import Volume
-from trainer.data import sources
 from trainer.data.sources import Source, Split
+from trainer.data.volumes import volume_of
 
 FloatArray = NDArray[np.float32]
 
@@ -136,7 +136,7 @@ def judged_sources(found: Sequence[Source], selection: Selection) -> tuple[Sourc
 def cases(found: Sequence[Source], selection: Selection | None = None) -> Iterator[Case]:
     """Every case of the sources, one volume in memory at a time."""
     for source in judged_sources(found, selection or Selection()):
-        yield from cases_of(source, sources.load(source), selection or Selection())
+        yield from cases_of(source, volume_of(source), selection or Selection())
 
 
 def cases_of(source: Source, volume: Volume, selection: Selection) -> Iterator[Case]:

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from dicomnode.errors import InputError
 from dicomnode.generators import model_dir
 from dicomnode.generators.device import choose_device
-from trainer.data import sources
+from trainer.data.inventory import read_inventory
 from trainer.data.pairs import SlicePairs, load_pairs, simulated_pairs
 from trainer.data.partners import find_pairs
-from trainer.data.sources import Role, Series, Source, Split
+from trainer.data.scan import scan
+from trainer.data.series import Form, Role, Series, describe
+from trainer.data.sources import Source, Split
+from trainer.data.volumes import volume_of
 from trainer.features import Features
 from trainer.judging.cases import Case, Selection, cases_of, is_thin, judged_sources, prepare
 from trainer.judging.dial import DialRow, dial_rows
@@ -199,10 +202,10 @@ def find_sources(request: Request, *, note: Report) -> tuple[tuple[Source, ...],
     if request.sources:
         return request.sources, ()
     if request.inventory is not None:
-        return sources.read_inventory(request.inventory, request.studies, note=note), ()
-    series = sources.scan(request.studies, note=note)
+        return read_inventory(request.inventory, request.studies, note=note), ()
+    series = scan(request.studies, note=note)
     for one in series:
-        if one.form is sources.Form.ENHANCED:
+        if one.form is Form.ENHANCED:
             note(f"{one.source.label} is read from multi-frame (Enhanced MR) objects.")
     for one in series:
         if one.role is Role.UNUSABLE:
@@ -232,7 +235,7 @@ def judged_cases(
     """Case after case; results are kept of those that are shown."""
     ratio = preferred_ratio(request.selection)
     for source in judged:
-        for case in cases_of(source, sources.load(source), request.selection):
+        for case in cases_of(source, volume_of(source), request.selection):
             one = judge(
                 case,
                 methods,
@@ -270,7 +273,7 @@ class _PaperTable:
 def table_cases(request: Request, judged: Sequence[Source]) -> Iterator[Case]:
     """One case of each thin volume, where no volumes are judged."""
     for source in judged:
-        volume = sources.load(source)
+        volume = volume_of(source)
         if is_thin(volume):
             yield prepare(source, volume, plane=0, ratio=preferred_ratio(request.selection))
 
@@ -293,7 +296,7 @@ def real_pairs(
 ) -> Iterator[SlicePairs]:
     """The real pairs among the sources; the reasons why others are none go to ``notes``."""
     known = [one for one in series if one.source.label in {source.label for source in judged}]
-    known = known or [sources.describe(source) for source in judged if not source.is_nifti]
+    known = known or [describe(source) for source in judged if not source.is_nifti]
     table = find_pairs(known, allow_contrast=request.allow_contrast)
     notes.extend(f"no pair: {' and '.join(no.labels)}: {no.sentence}" for no in table.rejections)
     for pair in table.pairs:
@@ -311,7 +314,7 @@ def study_cases(request: Request, *, report: Report) -> Iterator[tuple[Case, dic
     ratio = preferred_ratio(request.selection)
     one_plane = replace(request.selection, planes=(0,), ratios=(ratio,), mismatches=False)
     for source in judged:
-        for case in cases_of(source, sources.load(source), one_plane):
+        for case in cases_of(source, volume_of(source), one_plane):
             shown = [
                 method for method in methods if method.name == BASELINE or (method.is_model and not method.is_twin)
             ]

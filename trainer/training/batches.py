@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dicomnode.errors import InputError
-from trainer.data import sources
 from trainer.data.pairs import SlicePairs, load_pairs
 from trainer.data.sources import Split
+from trainer.data.volumes import volume_of
 from trainer.training import fit, slices, strips
 from trainer.training.plan import PairKind, Plan, Use
 from trainer.training.simulate import GreyVolume, grey_volume, in_plane_volume
@@ -84,7 +84,7 @@ def _volumes(plan: Plan, split: Split, on_read: OnRead) -> Iterator[GreyVolume]:
     for planned in plan.of_split(split):
         if planned.use is Use.THICK:
             continue
-        volume = sources.load(planned.source())
+        volume = volume_of(planned.source())
         if planned.use is Use.IN_PLANE:
             grey = in_plane_volume(volume, slices, is_native=is_native)
         else:
@@ -112,7 +112,7 @@ def _pairs(plan: Plan, split: Split, on_read: OnRead) -> Iterator[SlicePairs]:
             if planned.use is Use.THICK:
                 continue
             rng = np.random.default_rng((plan.seed, number))
-            voxels = sources.load(planned.source()).voxels
+            voxels = volume_of(planned.source()).voxels
             axes = (1, 2) if planned.use is Use.IN_PLANE else (0, 1, 2)
             found += slices.simulated(voxels, planned.subject, plan.recipe, rng, axes=axes)
             on_read()

@@ -11,11 +11,13 @@ import torch
 
 from dicomnode.errors import InputError
 from dicomnode.generators.device import serving_dtype
-from trainer.data import sources
+from trainer.data.inventory import read_inventory
 from trainer.data.leakage import check_leakage
 from trainer.data.pairs import Pairing
 from trainer.data.partners import PairTable, find_pairs
-from trainer.data.sources import Role, Series, Source, Split
+from trainer.data.scan import scan
+from trainer.data.series import Role, Series, describe
+from trainer.data.sources import UNSTATED_LICENCE, Source, Split, split_subjects
 from trainer.data.survey import Survey, maybe_one_person, summary_line, survey
 from trainer.training import loop, networks, recipe
 from trainer.training.plan import PairKind, Plan, PlannedPair, Use, planned
@@ -110,7 +112,7 @@ def _beginning(request: Request, made: Recipe, chosen: Sequence[Source]) -> dict
     digest, card = networks.begin_with(networks.build(made.network), model)
     learned = tuple(row for row in card.data if row.split == "train")
     # Words that a scan gave mean nothing beyond it.
-    judged = {s.subject for s in chosen if s.split is Split.VALIDATION and s.licence != sources.UNSTATED_LICENCE}
+    judged = {s.subject for s in chosen if s.split is Split.VALIDATION and s.licence != UNSTATED_LICENCE}
     if leaked := sorted(judged & {row.subject for row in learned}):
         raise InputError(
             f"The model {card.name} was trained on {leaked[0]}, who is to be judged on here.",
@@ -122,18 +124,18 @@ def _beginning(request: Request, made: Recipe, chosen: Sequence[Source]) -> dict
 def _find(request: Request, note: Callable[[str], None]) -> tuple[Series, ...]:
     """Every series, of the inventory or of the folders named, with the split that these state."""
     if request.inventory is None:
-        return sources.scan(request.studies, validate=request.validate, note=note)
+        return scan(request.studies, validate=request.validate, note=note)
     if request.validate:
         raise InputError("An inventory states the splits already.", hint="Leave out --validate or --inventory.")
-    listed = sources.read_inventory(request.inventory, request.studies, note=note)
-    return tuple(replace(sources.describe(source), source=source) for source in listed)
+    listed = read_inventory(request.inventory, request.studies, note=note)
+    return tuple(replace(describe(source), source=source) for source in listed)
 
 
 def _split(request: Request, found: Sequence[Series], uses: Collection[str]) -> tuple[Series, ...]:
     """Draw the splits by the seed, whole subjects among those who are of use; an inventory states its own."""
     if request.inventory is not None:
         return tuple(found)
-    split = sources.split_subjects([series.source for series in found], seed=request.seed, usable=uses)
+    split = split_subjects([series.source for series in found], seed=request.seed, usable=uses)
     return tuple(replace(series, source=source) for series, source in zip(found, split, strict=True))
 
 

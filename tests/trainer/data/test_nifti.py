@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from dicomnode.errors import InputError
 from tests.support.mr_series import write_mr_series
 from tests.support.phantom_sources import phantom
-from trainer.data import sources
+from trainer.data.inventory import read_inventory
 from trainer.data.nifti import NiftiVolume, people, read_nifti
-from trainer.data.sources import Role, Series
+from trainer.data.scan import scan
+from trainer.data.series import Role, Series, describe
+from trainer.data.volumes import volume_of
 
 
 def good(seed: int = 0) -> NDArray[np.float32]:
@@ -94,12 +96,12 @@ def test_a_file_that_is_no_volume_is_one_row_with_its_name_and_the_rest_is_liste
     save(tmp_path / "sub-01_T1w.nii.gz", good())
     path = tmp_path / f"sub-03_T1w.{suffix}"
     make(path)
-    _, fine, odd = sources.scan([tmp_path])
+    _, fine, odd = scan([tmp_path])
     assert (fine.role, odd.role) == (Role.THIN, Role.UNUSABLE)
     assert odd.sentence.startswith(f"{path.name} cannot be used: ")
     assert words in odd.sentence
     with pytest.raises(InputError, match=f"^{odd.source.label} cannot be used: "):
-        sources.load(odd.source)
+        volume_of(odd.source)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -128,8 +130,8 @@ def test_an_inventory_that_names_such_a_file_still_describes_it_by_name(tmp_path
     save(tmp_path / "bold.nii.gz", np.stack([good()] * 3, -1))
     file = tmp_path / "inventory.toml"
     file.write_text('[[source]]\npath="bold.nii.gz"\nlabel="one"\nsubject="s"\nsplit="train"\nlicence="CC0"\n')
-    (listed,) = sources.read_inventory(file, [tmp_path])
-    series = sources.describe(listed)
+    (listed,) = read_inventory(file, [tmp_path])
+    series = describe(listed)
     assert (series.role, series.source.label) == (Role.UNUSABLE, "one")
     assert series.sentence.startswith("bold.nii.gz cannot be used: it holds 3 volumes")
 
@@ -137,7 +139,7 @@ def test_an_inventory_that_names_such_a_file_still_describes_it_by_name(tmp_path
 def test_where_nothing_can_be_used_one_sentence_says_so_and_why(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").touch()
     with pytest.raises(InputError, match=r"^Nothing in the studies can be used; subject-1/1: a.nii.gz cannot be used"):
-        sources.scan([tmp_path])
+        scan([tmp_path])
 
 
 def scanned(folder: Path, *files: str, notes: list[str] | None = None) -> dict[str, str]:
@@ -145,7 +147,7 @@ def scanned(folder: Path, *files: str, notes: list[str] | None = None) -> dict[s
     for seed, name in enumerate(files):
         save(folder / name, good(seed))
     told: list[str] = [] if notes is None else notes
-    found: tuple[Series, ...] = sources.scan([folder], note=told.append)
+    found: tuple[Series, ...] = scan([folder], note=told.append)
     return {str(one.source.paths[0].relative_to(folder)): one.source.subject for one in found}
 
 
@@ -180,7 +182,7 @@ def test_a_packed_and_an_unpacked_copy_are_one_volume(tmp_path: Path) -> None:
     save(tmp_path / "sub-02_T1w.nii.gz", good())
     save(tmp_path / "again" / "scan.nii.gz", good())
     notes: list[str] = []
-    (series,) = sources.scan([tmp_path], note=notes.append)
+    (series,) = scan([tmp_path], note=notes.append)
     assert series.role is Role.THIN
     assert notes[0].endswith(": the same as another file, which counts once.")
 

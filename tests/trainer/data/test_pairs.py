@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from dicomnode.errors import InputError
 from tests.support.phantom_sources import phantom, write_series
 from tests.support.shared import DATA, needs_shared
-from trainer.data import pairs, sources
+from trainer.data import pairs
 from trainer.data.pairs import Distances, Origin, Pairing, monotone_pairing, published_pairing, simulated_pairs
 from trainer.data.register import Registration
-from trainer.data.sources import Role, Source, Split
+from trainer.data.scan import scan
+from trainer.data.series import Role
+from trainer.data.sources import Source, Split
 
 THICK_SLICES = 30
 
@@ -162,7 +164,7 @@ def test_a_pair_whose_thin_slice_motion_took_away_is_dropped(tmp_path: Path) -> 
 @needs_shared
 def test_both_rules_give_the_measured_pairs_of_the_one_real_pair() -> None:
     """Real series: 18 pairs, 0.26 and 0.34 mm along the normal, 15.9 mm in space because the fields of view differ."""
-    found = {series.role: series for series in sources.scan([DATA / "mimbcd_uta11"])}
+    found = {series.role: series for series in scan([DATA / "mimbcd_uta11"])}
     for rule in Pairing:
         apart = pairs.distances(found[Role.THICK], found[Role.THIN], rule)
         assert isinstance(apart, Distances)

@@ -12,7 +12,7 @@ from tests.support.mr_series import mr_datasets, write_mr_series, write_series
 from tests.support.paired_series import EXTENT, FRAME_UID, RATIO, STUDY_UID, lopsided, write_thick, write_thin
 from trainer.data.pairs import Distances, Pairing, load_pairs
 from trainer.data.partners import SENTENCES, PairTable, Reason, find_pairs
-from trainer.data.sources import scan
+from trainer.data.scan import scan
 
 NO_PARTNER = "This thick series has no thin partner: {}."
 

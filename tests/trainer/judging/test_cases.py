@@ -12,7 +12,8 @@ from dicomnode.errors import InputError
 from dicomnode.imaging.profile import ProfileKind
 from dicomnode.imaging.volume import Volume
 from tests.support.phantom_sources import phantom
-from trainer.data.sources import OPEN_DATA, Source, Split, read_inventory
+from trainer.data.inventory import OPEN_DATA, read_inventory
+from trainer.data.sources import Source, Split
 from trainer.judging.cases import Selection, cases, cases_of, is_thin, judged_sources, prepare
 
 SOURCE = Source(label="ball", subject="somebody", split=Split.VALIDATION, licence="CC0-1.0", paths=(Path("none"),))

@@ -11,8 +11,8 @@ from dicomnode.generators import model_dir
 from dicomnode.imaging import metrics
 from dicomnode.imaging.profile import thin_grid
 from tests.support.shared import SAMPLES
-from trainer.data import sources
 from trainer.data.sources import Source, Split
+from trainer.data.volumes import volume_of
 from trainer.judging.cases import prepare
 
 SUBJECT, PLANE, RATIO = "m2307_t2", 2, 4  # the other contrast; the plane of the volume that the sample's slices lie in
@@ -58,7 +58,7 @@ def test_the_served_model_gains_what_its_metrics_say() -> None:
     """By way of the generator that the node loads, in the precision that it serves in; on the sample's own volume."""
     paths = tuple(sorted((SAMPLES / "brain_m2307_t2" / "thin").iterdir()))
     source = Source(label=SUBJECT, subject=SUBJECT, split=Split.VALIDATION, licence="CC0", paths=paths)
-    case = prepare(source, sources.load(source), plane=0, ratio=RATIO)
+    case = prepare(source, volume_of(source), plane=0, ratio=RATIO)
     thick = case.thick_volume()
     psnr = {}
     for name in ("cubic-dc", "thin"):
