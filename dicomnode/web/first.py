@@ -135,11 +135,6 @@ def _reachable(visit: Visit, name: str) -> str:
     """Return the name of a peer that a rehearsal can be made with. Raises InputError for any other."""
     if not visit.node.settings.web.actions:
         raise InputError("Nothing can be changed on this page.", hint="The key web.actions is false.")
-    known = [peer.name for peer in visit.node.settings.peer if peer.address and peer.name in _names(visit)]
-    if name not in known:
-        raise InputError("There is no such peer with an address.")
+    if name not in visit.node.settings.reachable_peers:
+        raise InputError("There is no such peer with an address or url.")
     return name
-
-
-def _names(visit: Visit) -> tuple[str, ...]:
-    return tuple(visit.node.settings.reachable_peers)

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from pydicom.dataset import Dataset
 
 from dicomnode.ids import SeriesId
-from dicomnode.settings.load import parse
+from dicomnode.settings.load import NO_FILE, Source, parse
 from dicomnode.settings.models import Settings
 from dicomnode.web.application import Application
 from dicomnode.web.current import Current
@@ -176,9 +176,9 @@ class Browser:
 
 
 @contextmanager
-def browser(settings: Settings, clock: FakeClock) -> Iterator[Browser]:
-    """A browser on the page of a node."""
-    application = Application(Current(settings), clock=clock)
+def browser(settings: Settings, clock: FakeClock, source: Source = NO_FILE) -> Iterator[Browser]:
+    """A browser on the page of a node. ``source``: the file of the settings, which a rehearsal reads."""
+    application = Application(Current(settings, source), clock=clock)
     try:
         yield Browser(application=application)
     finally:

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.settings.load import parse
+from dicomnode.settings.load import load_with_source, parse
 from dicomnode.web.first import FIELDS, block_of
 from tests.support.chromium import Page, chromium, needs_chromium
-from tests.support.dcmtk import needs_dcmtk, storescp
+from tests.support.dcmtk import free_port, needs_dcmtk, storescp
 from tests.support.dicom import storescu, write_part10
+from tests.support.dicomweb import DicomwebServer
 from tests.support.first_node import first_node
 from tests.support.page_node import PHANTOM, browser, page_node, settings_of, token_file
 from tests.support.served_page import enter
+from tests.support.wait import wait_until
+from tests.support.web_commitment import WebCommitment
 
 FILLED = {
     "scanner": "mr1", "scanner_title": "MR1", "network": "127.0.0.1/32", "pacs": "pacs", "pacs_title": "PACS",
@@ -86,6 +89,25 @@ def test_a_rehearsal_is_asked_first_and_only_with_a_peer_that_has_an_address(tmp
             assert "/first/rehearse/" not in page.get("/first").text
             assert page.get("/first/rehearse/pacs").status == 404
         assert _events_of_node(node.data / "ledger.sqlite") == []
+
+
+def test_a_rehearsal_by_dicomweb_is_made_on_the_page_too(tmp_path: Path) -> None:
+    config = tmp_path / "dicomnode.toml"
+    with page_node(tmp_path) as node, DicomwebServer() as server:
+        server.commitment = WebCommitment()
+        config.write_text(
+            f'[node]\nlisten = "127.0.0.1:{free_port()}"\ndata = "{node.data}"\n'
+            f'[[peer]]\nname = "web"\nurl = "{server.url}"\n[[rule]]\nname = "all"\ndeliver_to = ["web"]\n'
+        )
+        settings, source = load_with_source(config, {})
+        with browser(settings, node.quiet.clock, source) as page:
+            assert 'href="/first/rehearse/web"' in page.get("/first").text
+            asked = page.get("/first/rehearse/web")
+            page.post("/first/rehearse/web", {"key": asked.key, "name": "Ada"})
+            wait_until(lambda: "The rehearsal with web," in page.get("/first/live").text, WORK_LIMIT_S)
+            assert '<span class="state done">good</span>' in page.get("/first/live").text
+        assert len(server.held) == 5, "five test images"
+        assert ("rehearsed", "web:Ada", "web") in _events_of_node(node.data / "ledger.sqlite")
 
 
 class _Person:
