@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicomnode.ids import DeliveryId, SeriesId
+from dicomnode.ledger.deliveries import IDENTITY
 from dicomnode.ledger.facades.operator import Operator
 from dicomnode.ledger.lists import no_peer_sentence
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 from dicomnode.ledger.values import NOT_SELECTED, PULLED
+from dicomnode.ledger.views import DeliveryLine
 
 Reachable = Collection[str]  # the names of the peers that can be sent to
 
@@ -73,6 +75,13 @@ def cancel_delivery(operator: Operator, number: int, by: str, _reachable: Reacha
     """Send no further instance of a delivery. If it waits for review, this rejects the result and needs a note."""
     operator.cancel_delivery(DeliveryId(number), by, note=note)
     return f"Delivery {number} is cancelled."
+
+
+def is_refreshable(line: DeliveryLine) -> bool:
+    """Tell whether a refresh is worth offering: the peer has the study under another patient, and nothing of ours."""
+    return (
+        line.state == DeliveryState.HELD and line.reason == IDENTITY and line.job is not None and not line.acknowledged
+    )
 
 
 def _caution(operator: Operator, number: int, reachable: Reachable) -> str:

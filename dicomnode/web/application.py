@@ -17,7 +17,7 @@ from typing import Final
 from dicomnode import log
 from dicomnode.errors import InputError, LedgerError, NodeError, StorageError
 from dicomnode.seams import SYSTEM_CLOCK, Clock
-from dicomnode.web import acting, first, models, pages, runs, scanners, viewing
+from dicomnode.web import acting, first, models, pages, refreshing, runs, scanners, viewing
 from dicomnode.web.current import Current
 from dicomnode.web.entry import Entry, Person, clean_name
 from dicomnode.web.exchange import (
@@ -59,6 +59,8 @@ _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (rf"/series/{_ID}/images", viewing.images),
     (rf"/series/{_ID}/(before|after|difference)/(column|row|slice)/(\d{{1,3}})", viewing.picture),
     (rf"/series/{_ID}/viewer", viewing.viewer),
+    (rf"/deliveries/{_ID}/refresh", refreshing.confirm),
+    (rf"/deliveries/{_ID}/refresh/live", refreshing.live),
     (rf"/(series|deliveries)/{_ID}/([a-z]{{1,16}})", acting.confirm),
     (r"/scanners", scanners.scanners),
     (rf"/scanners/{_ID}", scanners.one_protocol),
@@ -72,6 +74,7 @@ _GET: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
     (rf"/runs/{_NAME}/{_NAME}/report", runs.report),
 )
 _POST: Final[tuple[tuple[str, Callable[..., Answer]], ...]] = (
+    (rf"/deliveries/{_ID}/refresh", refreshing.begin),
     (rf"/(series|deliveries)/{_ID}/([a-z]{{1,16}})", acting.perform),
     (rf"/first/rehearse/{_NAME}", first.rehearse),
 )

@@ -15,7 +15,7 @@ from dicomnode.ledger.lists import Wanted
 from dicomnode.settings.load import SYSTEM_FILE, parse
 from dicomnode.settings.models import Settings
 from dicomnode.settings.urls import is_loopback
-from dicomnode.web.entry import actor, clean_name
+from dicomnode.web.entry import actor
 from dicomnode.web.exchange import Answer, see_other
 from dicomnode.web.pages import Visit
 
@@ -58,20 +58,14 @@ def first_live(visit: Visit) -> Answer:
 
 def confirm_rehearsal(visit: Visit, peer: str | int) -> Answer:
     """Show a page that describes a rehearsal and asks for confirmation."""
-    one = _reachable(visit, str(peer))
-    return visit.show("rehearse.html", peer=one)
+    return visit.show("rehearse.html", peer=_reachable(visit, str(peer)))
 
 
 def rehearse(visit: Visit, peer: str | int) -> Answer:
     """Begin a rehearsal, and record it with the person's name."""
     name = _reachable(visit, str(peer))
-    person = visit.person.name or clean_name(visit.request.filled("name"))
-    if not person:
-        raise InputError("A name is needed, for the record; nothing was done.", hint="Letters, digits and blanks.")
-    file = visit.node.current.file
-    assert file is not None, "the embedded defaults have no peers"
-    if not visit.node.rehearsals.begin(name, file, visit.node.clock.now()):
-        raise InputError("A rehearsal is under way; nothing was begun.", hint="It takes a minute.")
+    person = visit.signed()
+    visit.begin(visit.node.rehearsals, name, ["check", f"--rehearse={name}"])
     with visit.node.writer() as ledger:
         ledger.note(REHEARSED, table="node", row=1, detail=name, by=actor(person))
     return see_other("/first")
@@ -133,8 +127,7 @@ def _ports(settings: Settings) -> str:
 
 def _reachable(visit: Visit, name: str) -> str:
     """Return the name of a peer that a rehearsal can be made with. Raises InputError for any other."""
-    if not visit.node.settings.web.actions:
-        raise InputError("Nothing can be changed on this page.", hint="The key web.actions is false.")
+    visit.refuse_without_actions()
     if name not in visit.node.settings.reachable_peers:
         raise InputError("There is no such peer with an address or url.")
     return name

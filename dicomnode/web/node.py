@@ -18,16 +18,18 @@ from typing import Any, Final, TypeVar
 from dicomnode.alert import conditions
 from dicomnode.archive.store import Archive
 from dicomnode.catalog import ModelLine, is_fast_default, model_lines
+from dicomnode.errors import InputError
 from dicomnode.ledger.judgements import Protocol
+from dicomnode.ledger.lists import Wanted
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.results import Results
 from dicomnode.ledger.store import Ledger, open_ledger
-from dicomnode.ledger.views import AttentionLine, Queue, Recipient, Sender, Week
+from dicomnode.ledger.views import AttentionLine, DeliveryLine, Queue, Recipient, Sender, Week
 from dicomnode.seams import Clock
 from dicomnode.settings.models import Settings
+from dicomnode.web.commands import Commands
 from dicomnode.web.current import Current
 from dicomnode.web.pictures import Pictures
-from dicomnode.web.rehearsals import Rehearsals
 from dicomnode.web.run_files import RunFiles
 
 Value = TypeVar("Value")
@@ -36,6 +38,8 @@ DAY: Final = timedelta(days=1)
 SILENCE: Final = timedelta(days=7)  # a sender that is silent for longer is shown as silent
 KEPT_S: Final = 2.0  # the content of the first page counts as new for so long
 COUNTED_S: Final = 60.0  # the same for counts over weeks or months
+REHEARSAL_LIMIT_S: Final = 180.0  # it takes a minute at most
+REFRESH_LIMIT_S: Final = 600.0  # a connection and two answers, with room for long `push.response_timeout_s`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,8 @@ class Node:
         self.clock = clock
         self.archive = Archive(settings.node.data)
         self.pictures = Pictures(self.archive)
-        self.rehearsals = Rehearsals()
+        self.rehearsals = Commands(what="rehearsal", limit_s=REHEARSAL_LIMIT_S)
+        self.refreshes = Commands(what="refresh", limit_s=REFRESH_LIMIT_S)
         self.runs = RunFiles(Path(settings.web.runs)) if settings.web.runs else None
         self._lock = threading.Lock()
         self._reader: Reader | None = None
@@ -95,6 +100,13 @@ class Node:
         """Open the ledger for one act of a person. Raises LedgerError where there is none, or it is busy."""
         with closing(open_ledger(self.settings.ledger_url, clock=self.clock, create=False)) as ledger:
             yield ledger
+
+    def delivery(self, number: int) -> DeliveryLine:
+        """Read a delivery. Raises InputError where there is none of this number."""
+        found = self.reader.deliveries_list(Wanted(before=number + 1, limit=1))
+        if not found or found[0].id != number:
+            raise InputError(f"There is no delivery {number}.")
+        return found[0]
 
     def today(self) -> Today:
         """Read the content of the first page, or return the last answer again."""

@@ -10,14 +10,15 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from dicomnode.acts import ON_DELIVERY, ON_SERIES
+from dicomnode.acts import ON_DELIVERY, ON_SERIES, is_refreshable
 from dicomnode.errors import InputError
 from dicomnode.ledger.lists import Wanted
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 from dicomnode.ledger.views import JobLine, SeriesDetail
 from dicomnode.passport import Passport, as_json, passport
 from dicomnode.web import render
-from dicomnode.web.entry import Entry, Person
+from dicomnode.web.commands import Commands
+from dicomnode.web.entry import Entry, Person, clean_name
 from dicomnode.web.exchange import JSON, Answer, Request, see_other
 from dicomnode.web.node import Node
 from dicomnode.web.render import page
@@ -55,6 +56,29 @@ class Visit:
             **values,
         )
         return Answer(status=status, body=body)
+
+    def refuse_without_actions(self) -> None:
+        """Raise InputError where the settings let nobody change anything on the page."""
+        if not self.node.settings.web.actions:
+            raise InputError("Nothing can be changed on this page.", hint="The key web.actions is false.")
+
+    def signed(self) -> str:
+        """Return the name of the person who acts, for the record. Raises InputError where none is given."""
+        person = self.person.name or clean_name(self.request.filled("name"))
+        if not person:
+            raise InputError("A name is needed, for the record; nothing was done.", hint="Letters, digits and blanks.")
+        return person
+
+    def begin(self, commands: Commands, on: str, words: Sequence[str]) -> None:
+        """Begin a command with the settings file of the page. Raises InputError where that is not possible now."""
+        file = self.node.current.file
+        if file is None:
+            raise InputError(
+                "The page has no settings file to begin a command with; nothing was begun.",
+                hint="Start it with `dicomnode web --config FILE`.",
+            )
+        if not commands.begin(on, words, file, self.node.clock.now()):
+            raise InputError(f"A {commands.what} is under way; nothing was begun.", hint="Wait until it has ended.")
 
 
 def today(visit: Visit) -> Answer:
@@ -104,6 +128,7 @@ def one_series(visit: Visit, number: int) -> Answer:
             line.id: {name: act for name, act in ON_DELIVERY.items() if act.is_offered({line.state})}
             for line in told.deliveries
         },
+        refreshable=[line.id for line in told.deliveries if is_refreshable(line)],
         has_viewer=bool(visit.node.settings.web.viewer_url),
     )
 
