@@ -20,10 +20,13 @@ from dicomnode.ledger.sentences import moment
 from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.ledger.values import SET_ASIDE, Condition
 from dicomnode.ledger.views import AttentionLine, Waiting
+from dicomnode.scanners import drift
 from dicomnode.settings.models import Settings
 from dicomnode.tls.identity import Age, HeldCertificate, certificates_of_cluster, held_certificates
 from dicomnode.visible import visible
 
+WEEK: Final = timedelta(days=7)
+CHANGES: Final = 20  # most that the letter names
 STUCK_S: Final = 3600.0  # failures to one peer are reported after so long: a PACS that restarts is back before
 DECISIONS: Final = frozenset(
     {
@@ -114,11 +117,21 @@ def facts(settings: Settings, ledger: Reader, now: datetime) -> list[tuple[str, 
     except StorageError as exc:
         disk = exc.sentence
     return [
+        ("Protocols of scanners that changed", _drift(ledger, now)),
         ("Certificates", [one.sentence for one in _held(settings, now)]),
         ("Disk", [disk]),
         ("Peers that deliveries do not reach", [line.sentence for line in _stuck(ledger, now)]),
         ("Alerts that could not be sent", [line.sentence for line in _undelivered(ledger)]),
     ]
+
+
+def _drift(ledger: Reader, now: datetime) -> list[str]:
+    """Say which protocols changed in the last week, in the page's sentences, without what was typed at the scanner."""
+    known = ledger.protocols(now - drift.SINCE)
+    found = drift.news(known, ledger.protocols(now - drift.SINCE, now - WEEK))
+    told = [f"{drift.device(one, known)}, protocol {one.id}: {change.sentence}" for one, change in found[:CHANGES]]
+    more = len(found) - CHANGES
+    return [*told, f"And {more} more; the page names them."] if more > 0 else told
 
 
 def room(settings: Settings) -> tuple[float, float]:

@@ -58,6 +58,7 @@ _GROUPS = (
     )
     .order_by(judgement.c.protocol_id, judgement.c.week)
 )
+_GROUPS_UNTIL = _GROUPS.where(judgement.c.at < bound("until", judgement.c.at.type))
 _LAST_SERIES = (
     select(judgement)
     .where(judgement.c.protocol_id == bound("protocol"))
@@ -182,10 +183,13 @@ def forget(transaction: LedgerTransaction, series_id: SeriesId) -> None:
     transaction.connection.execute(_FORGET_PROTOCOLS)
 
 
-def protocols(connection: Connection, since: datetime) -> tuple[Protocol, ...]:
-    """List the protocols of which a series came in or after the week of a moment."""
+def protocols(connection: Connection, since: datetime, until: datetime | None = None) -> tuple[Protocol, ...]:
+    """List the protocols of which a series came in or after the week of a moment. ``until``: as known then."""
     known = {row.id: row for row in connection.execute(select(protocol))}
-    groups = connection.execute(_GROUPS, bind_values(since=week_of(since))).all()
+    if until is None:
+        groups = connection.execute(_GROUPS, bind_values(since=week_of(since))).all()
+    else:
+        groups = connection.execute(_GROUPS_UNTIL, bind_values(since=week_of(since), until=until)).all()
     found = []
     for number, own in groupby(groups, key=lambda row: row.protocol_id):
         rows = list(own)

@@ -139,10 +139,13 @@ class Reader:
         with self._database.reading() as connection:
             return lists.series_lines(connection, wanted, derived=derived)
 
-    def protocols(self, since: datetime) -> tuple[Protocol, ...]:
-        """List the protocols of each scanner with their figures week by week, from the week of a moment on."""
+    def protocols(self, since: datetime, until: datetime | None = None) -> tuple[Protocol, ...]:
+        """List the protocols of each scanner with their figures week by week, from the week of a moment on.
+
+        ``until``: what came from then on is left out.
+        """
         with self._database.reading() as connection:
-            return judgements.protocols(connection, since)
+            return judgements.protocols(connection, since, until)
 
     def series_of_protocol(self, protocol: int, limit: int) -> tuple[JudgedSeries, ...]:
         """List the newest series of a protocol."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise, takewhile
 from math import sqrt
 from typing import Final
@@ -24,6 +24,8 @@ LEAST_SERIES: Final = 5  # at least so many before and after, or the shares are 
 LEAST_Z: Final = 3.5  # the best of up to 26 splits reaches 3 by chance about once in fifteen protocols
 AHEAD_S: Final = 60.0  # a scanner's clock is set by hand, or once a day
 JUMP_S: Final = 900.0  # half of what summer time moves, more than a queue at the scanner varies from week to week
+WEEKS: Final = 26  # that are looked at
+SINCE: Final = timedelta(weeks=WEEKS - 1)  # so long before now the first of them was
 YEAR_S: Final = 31_557_600.0
 JUMP_SERIES: Final = 3  # in a week, at least: a single series may just have waited
 
@@ -35,6 +37,7 @@ class Change:
     what: str  # spacing, thickness, verdicts, clock
     since: date
     sentence: str
+    reason: str = ""  # of the verdicts
 
 
 def changes(protocol: Protocol) -> tuple[Change, ...]:
@@ -47,6 +50,34 @@ def changes(protocol: Protocol) -> tuple[Change, ...]:
         *_clock(weeks),
     ]
     return tuple(sorted(found, key=lambda one: one.since, reverse=True))
+
+
+def news(now: Sequence[Protocol], before: Sequence[Protocol]) -> list[tuple[Protocol, Change]]:
+    """List the changes that are known now and were not known before, the newest first.
+
+    A change of the verdicts shows only after some series, so its day may lie far before the day on which it is known.
+    """
+    known = {(one.id, change.what, change.reason, change.since) for one in before for change in changes(one)}
+    found = [
+        (one, change)
+        for one in now
+        for change in changes(one)
+        if (one.id, change.what, change.reason, change.since) not in known
+    ]
+    return sorted(found, key=lambda pair: pair[1].since, reverse=True)
+
+
+def device_key(protocol: Protocol) -> tuple[str, str, str]:
+    """Return what tells the device of a protocol from others: peer, station, serial number."""
+    return protocol.peer, protocol.station, protocol.serial
+
+
+def device(protocol: Protocol, known: Sequence[Protocol]) -> str:
+    """Name the device of a protocol without the texts of its headers: by its peer, and its place among the peer's."""
+    devices = sorted({device_key(one) for one in known if one.peer == protocol.peer})
+    if len(devices) == 1:
+        return protocol.peer
+    return f"{protocol.peer}, device {devices.index(device_key(protocol)) + 1}"
 
 
 def spoken(seconds: float) -> str:
@@ -97,7 +128,7 @@ def _verdicts(weeks: Sequence[ProtocolWeek]) -> Iterator[Change]:
             f"Since the week of {monday}, {best.after} of {best.after_all} series were kept as {reason}; "
             f"before, {best.before} of {best.before_all}."
         )
-        yield Change(what="verdicts", since=monday, sentence=sentence)
+        yield Change(what="verdicts", since=monday, sentence=sentence, reason=reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

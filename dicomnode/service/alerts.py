@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from dicomnode.alert.conditions import conditions, facts
+from dicomnode.alert.conditions import WEEK, conditions, facts
 from dicomnode.alert.message import Message, letter, node_name
 from dicomnode.alert.watch import Watch, destinations
 from dicomnode.ledger.facades.alerts import Alerts
@@ -16,8 +16,6 @@ from dicomnode.schedule import CalendarJob, next_moment
 from dicomnode.seams import Clock
 from dicomnode.settings.alert import split_letter
 from dicomnode.settings.models import Settings
-
-WEEK = timedelta(days=7)
 
 
 def make_watch(

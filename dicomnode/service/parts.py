@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from datetime import time
 
 from dicomnode import log
+from dicomnode.alert.conditions import WEEK
 from dicomnode.alert.watch import destinations
 from dicomnode.archive.store import Archive
 from dicomnode.catalog import ModelCatalog
@@ -34,7 +35,7 @@ from dicomnode.retention import Retention
 from dicomnode.rules import model_wanted
 from dicomnode.schedule import Calendar, CalendarJob
 from dicomnode.seams import Clock
-from dicomnode.service.alerts import WEEK, letter_at, letters, make_watch
+from dicomnode.service.alerts import letter_at, letters, make_watch
 from dicomnode.service.slots import Slots, setup_of
 from dicomnode.settings.models import Settings
 from dicomnode.settle.settler import Settler

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import groupby
 from typing import Final
 from urllib.parse import urlencode
 
 from dicomnode.errors import InputError
 from dicomnode.ledger.judgements import Protocol, week_of
-from dicomnode.scanners.drift import AHEAD_S, PROCESS, Change, changes, spoken
+from dicomnode.scanners.drift import AHEAD_S, PROCESS, SINCE, WEEKS, Change, changes, device, device_key, spoken
 from dicomnode.web import charts
 from dicomnode.web.exchange import Answer
 from dicomnode.web.pages import Visit
 
-WEEKS: Final = 26
-SINCE: Final = timedelta(weeks=WEEKS - 1)
 PROTOCOLS: Final = 40  # on one page
 CHANGES: Final = 20  # most that are named at the top
 LAST_SERIES: Final = 20
@@ -104,8 +101,8 @@ def one_protocol(visit: Visit, number: int) -> Answer:
 def _scanners(
     visit: Visit, known: Sequence[Protocol], shown: Sequence[Protocol], weeks: Sequence[int]
 ) -> Iterator[Scanner]:
-    for device, own in groupby(shown, key=_device_key):
-        clocks = _clocks([one for one in known if _device_key(one) == device])
+    for key, own in groupby(shown, key=device_key):
+        clocks = _clocks([one for one in known if device_key(one) == key])
         rows = tuple(_row(visit, one, weeks) for one in own)
         yield Scanner(
             name=_device(visit, rows[0].protocol, known),
@@ -173,12 +170,8 @@ def _first(visit: Visit) -> int:
     return int(text or 0)
 
 
-def _device_key(protocol: Protocol) -> tuple[str, str, str]:
-    return protocol.peer, protocol.station, protocol.serial
-
-
 def _place(protocol: Protocol) -> tuple[str, str, str, str, int]:
-    return *_device_key(protocol), protocol.name, protocol.id
+    return *device_key(protocol), protocol.name, protocol.id
 
 
 def _device(visit: Visit, protocol: Protocol, known: Sequence[Protocol]) -> str:
@@ -187,10 +180,7 @@ def _device(visit: Visit, protocol: Protocol, known: Sequence[Protocol]) -> str:
         named = [f"station {protocol.station}"] if protocol.station else []
         named += [f"serial number {protocol.serial}"] if protocol.serial else []
         return ", ".join([protocol.peer, *named])
-    devices = sorted({_device_key(one) for one in known if one.peer == protocol.peer})
-    if len(devices) == 1:
-        return protocol.peer
-    return f"{protocol.peer}, device {devices.index(_device_key(protocol)) + 1}"
+    return device(protocol, known)
 
 
 def _name(visit: Visit, protocol: Protocol) -> str:

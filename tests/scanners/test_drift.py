@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dicomnode.ledger.judgements import Protocol, ProtocolWeek, week_of
-from dicomnode.scanners.drift import changes
+from dicomnode.scanners.drift import changes, news
 
 FIRST = datetime(2026, 1, 5, tzinfo=UTC)  # a Monday
 
@@ -101,3 +101,17 @@ def test_a_clock_that_was_set_is_a_jump() -> None:
 def test_the_newest_change_stands_first() -> None:
     weeks = [_week(0), _week(1, spacing_mm=6.0), _week(2, spacing_mm=6.0, thickness_mm=6.0)]
     assert [one.what for one in changes(_protocol(*weeks))] == ["thickness", "spacing"]
+
+
+def test_a_change_is_news_in_the_week_in_which_it_is_known_whatever_its_day() -> None:
+    """Of two series a week that are kept, the share counts only in the third week."""
+    weeks = [
+        *(_week(place, reasons={"process": 4}) for place in range(6)),
+        *(_week(place, reasons={"gaps": 2}) for place in range(6, 10)),
+    ]
+    told = [
+        [change.since for _, change in news([_protocol(*weeks[:now])], [_protocol(*weeks[: now - 1])])]
+        for now in range(1, len(weeks) + 1)
+    ]
+    assert told == [[]] * 8 + [[weeks[6].monday], []]
+    assert news([_protocol(*weeks)], []) != [], "a protocol that nobody knew"

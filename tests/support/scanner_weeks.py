@@ -43,11 +43,11 @@ PROTOCOLS = (
 )  # fmt: skip
 
 
-def fill_weeks(node: PageNode, weeks: int) -> None:
+def fill_weeks(node: PageNode, weeks: int, *, drift_weeks: int = DRIFT_WEEKS) -> None:
     """Every series of that many weeks until now; what would be derived of them is cancelled."""
     clock, until = node.quiet.clock, datetime.now(UTC)
     for week in range(weeks, 0, -1):
-        for place, (one, is_late) in enumerate(_of_week(week)):
+        for place, (one, is_late) in enumerate(_of_week(is_late=week <= drift_weeks)):
             clock.moment = until - timedelta(weeks=week, hours=-5 * place)
             number = node.receive(_series(one, clock.now(), is_late=is_late), peer=one.peer)
             if node.quiet.explain(number).reason == "process":
@@ -55,10 +55,10 @@ def fill_weeks(node: PageNode, weeks: int) -> None:
     clock.moment = until
 
 
-def _of_week(week: int) -> Iterator[tuple[Scanned, bool]]:
+def _of_week(*, is_late: bool) -> Iterator[tuple[Scanned, bool]]:
     for one in PROTOCOLS:
         for _ in range(one.a_week):
-            yield one, week <= DRIFT_WEEKS
+            yield one, is_late
 
 
 def _series(one: Scanned, arrives: datetime, *, is_late: bool) -> list[Dataset]:
