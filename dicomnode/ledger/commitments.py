@@ -55,6 +55,16 @@ _NEXT = (
     .order_by(commitment.c.next_at, commitment.c.id)
     .limit(1)
 )
+_UNASKED = (
+    select(commitment)
+    .join_from(commitment, delivery)
+    .where(
+        stands(commitment, CommitmentState.WANTED), _OF_SENT, delivery.c.peer == bound("peer"),
+        commitment.c.next_at <= bound("now"),
+    )
+    .order_by(commitment.c.next_at, commitment.c.id)
+    .limit(bound("limit"))
+)  # fmt: skip
 _NEXT_AT = (
     select(func.min(commitment.c.next_at))
     .join_from(commitment, delivery)
@@ -131,9 +141,13 @@ def want(transaction: LedgerTransaction, delivery_id: DeliveryId, peer: str, *, 
 def next_one(connection: Connection, stored_at: str, now: datetime) -> Commitment | None:
     """Return the request on a delivery to this peer that waits longest, where one may go on."""
     row = connection.execute(_NEXT, bind_values(peer=stored_at, now=now)).one_or_none()
-    if row is None:
-        return None
-    return commitment_of(row, [one for one in _items(connection, row.delivery_id) if one.committed_at is None])
+    return None if row is None else _with_items(connection, row)
+
+
+def unasked(connection: Connection, stored_at: str, now: datetime, limit: int) -> tuple[Commitment, ...]:
+    """Return the requests on deliveries to this peer that wait to be asked, the one that waits longest first."""
+    rows = connection.execute(_UNASKED, bind_values(peer=stored_at, now=now, limit=limit)).all()
+    return tuple(_with_items(connection, row) for row in rows)
 
 
 def next_at(connection: Connection, stored_at: str) -> datetime | None:
@@ -239,6 +253,10 @@ def take_report(
         detail = f"{len(kept)} committed, {len(denied)} denied, {len(open_ones)} of {len(items)} open"
         transaction.note("report_taken", table=commitment.name, row=row.id, detail=detail)
     return True
+
+
+def _with_items(connection: Connection, row: AnyRow) -> Commitment:
+    return commitment_of(row, [one for one in _items(connection, row.delivery_id) if one.committed_at is None])
 
 
 def _items(connection: Connection, delivery_id: DeliveryId) -> list[AnyRow]:

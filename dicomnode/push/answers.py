@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dicomnode.dimse.commitment import Reference
+
 MOST_STUDIES = 64  # under one Study Instance UID; a peer that ignores the UID would show all it has
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to commit to instances."""
+
+    transaction_uid: str
+    references: Sequence[Reference]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,15 @@ class Told:
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
     """The request is not to go out any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """The answers to requests on one association."""
+
+    answers: Mapping[str, Asked | Withdrawn | NotOffered]  # by Transaction UID; a request that is absent did not go out
+    is_told_here: bool  # a report came on the association
+    is_cut: bool  # the association ended before the answer to a request came
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dicomnode.dimse.messages import Message
 from dicomnode.dimse.outcome import RequestOutcome, RequestReason
 from dicomnode.dimse.proofs import REQUEST, encode_request, read_report
 from dicomnode.dimse.requestor import Requestor
-from dicomnode.push.answers import MOST_STUDIES, Asked, Found, NotOffered, Withdrawn
+from dicomnode.push.answers import MOST_STUDIES, Asked, Found, NotOffered, Request, Together, Withdrawn
 from dicomnode.push.dimse_carrier import RELEASE_TIMEOUT_S, DimseCarrier
 from dicomnode.seams import checkpoint
 from dicomnode.settings.peers import PeerSettings
@@ -50,41 +50,68 @@ class DimseWitness:
         before: Callable[[float | None], bool],
         reported: Callable[[Report | None], int],
     ) -> Asked | Withdrawn | NotOffered | RequestOutcome:
-        """Ask for commitment. ``before`` is called once there is an association; False: send nothing.
+        """Ask for commitment; the arguments are those of ``ask_together``."""
+        request = Request(transaction_uid, references)
+        done = self.ask_together(committer, [request], before=lambda _: before(None), reported=reported)
+        return done.answers[transaction_uid] if isinstance(done, Together) else done
 
+    def ask_together(
+        self,
+        committer: PeerSettings,
+        requests: Sequence[Request],
+        *,
+        before: Callable[[str], bool],
+        reported: Callable[[Report | None], int],
+    ) -> Together | NotOffered | RequestOutcome:
+        """Ask for commitment by several requests on one association, then wait once for the reports on all of them.
+
+        ``before`` is called with the Transaction UID of each request before it goes out; False: do not send it.
         ``reported``: takes a report that comes on this association and returns the status that answers it.
         """
-        came = False
+        answers: dict[str, Asked | Withdrawn | NotOffered] = {}
+        awaited: set[str] = set()  # Transaction UIDs on which a report may come here
+        is_told_here = is_cut = False
 
         def take(context: Context, message: Message) -> int:
-            nonlocal came
-            came = True
-            return reported(read_report(message.dataset or b"", context.transfer_syntax))
+            nonlocal is_told_here
+            is_told_here = True
+            report = read_report(message.dataset or b"", context.transfer_syntax)
+            awaited.discard(report.transaction_uid if report else "")
+            return reported(report)
 
         requestor = self._open(committer, wire.COMMITMENT, take)
         if not isinstance(requestor, Requestor):
             return requestor
         try:
             checkpoint("proof.associated")
-            if not before(None):
-                requestor.release(RELEASE_TIMEOUT_S)
-                return Withdrawn()
-            checkpoint("proof.asked")
             context = _preferred(requestor)
-            content = encode_request(transaction_uid, references, context.transfer_syntax)
-            outcome = requestor.act(context.id, wire.COMMITMENT_INSTANCE, REQUEST, content)
-            checkpoint("proof.answered")
-            if outcome.status == _SUCCESS:
-                requestor.listen(LISTEN_S, lambda: came)
+            for request in requests:
+                uid = request.transaction_uid
+                if not before(uid):
+                    answers[uid] = Withdrawn()
+                    continue
+                checkpoint("proof.asked")
+                awaited.add(uid)
+                content = encode_request(uid, request.references, context.transfer_syntax)
+                outcome = requestor.act(context.id, wire.COMMITMENT_INSTANCE, REQUEST, content)
+                checkpoint("proof.answered")
+                answers[uid] = Asked()  # also without an answer: the peer may have the request
+                if outcome.status is None:
+                    is_cut = True
+                    break
+                if outcome.status != _SUCCESS:
+                    awaited.discard(uid)
+                    answers[uid] = NotOffered(
+                        f"it answered the request for commitment with status {outcome.status:04X}"
+                    )
+            requestor.listen(LISTEN_S, lambda: not awaited)
             requestor.release(RELEASE_TIMEOUT_S)
         except BaseException:
             requestor.abort()
             raise
         finally:
             self._current = None
-        if outcome.status not in (_SUCCESS, None):
-            return NotOffered(f"it answered the request for commitment with status {outcome.status:04X}")
-        return Asked()  # also without an answer: the peer may have the request
+        return Together(answers, is_told_here, is_cut)
 
     def query(self, peer: PeerSettings, study_uid: str, series_uid: str) -> Found | NotOffered | RequestOutcome:
         """Ask by C-FIND which instances of a series the peer has."""

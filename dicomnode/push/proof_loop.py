@@ -3,6 +3,10 @@
     wanted → the peer is asked → its report comes, here or at the receiver
            → none within ``push.commit_wait_s`` → a C-FIND → proven, or what is absent is sent again
 
+Some peers report on the association of the request, so it stays open for a while. Once a peer has let that time pass
+without a report, several requests share an association and that time. A peer that reports there gets one request at a
+time: it need not understand a second one while we have yet to answer its report.
+
 By DICOMweb nobody reports: the server is asked for its result again and again, and a search takes the place of the
 C-FIND. Where a search was all that came in time, the server is still asked for its result now and then.
 
@@ -26,7 +30,7 @@ from dicomnode.imaging.dicom_file import read_values
 from dicomnode.ledger.commitments import LISTENING
 from dicomnode.ledger.store import Ledger
 from dicomnode.ledger.values import Commitment
-from dicomnode.push.answers import Asked, Found, NotOffered, Told, Withdrawn
+from dicomnode.push.answers import Asked, Found, NotOffered, Request, Together, Told, Withdrawn
 from dicomnode.push.witness import Witness
 from dicomnode.reports import record
 from dicomnode.seams import SYSTEM_CLOCK, Clock, checkpoint
@@ -37,6 +41,7 @@ from dicomnode.worker_thread import WorkerThread, doubled_s
 LOGGER = logging.getLogger(__name__)
 
 POLL_S = 5.0
+MOST_TOGETHER = 32  # requests on one association
 LATE_S = 3600.0  # between two looks for results that did not come in time: what a server waits for may take a night
 ABORT_LIMIT_S = 5.0  # after its association was aborted for a stop, the thread ends at once
 
@@ -68,6 +73,8 @@ class ProofLoop:
             pause_s=POLL_S,
         )  # fmt: skip
         self._late_at_s = time.monotonic() + LATE_S
+        self._most = MOST_TOGETHER  # requests that share an association where the peer reports elsewhere
+        self._together = 1  # that share the next one
 
     @property
     def peer(self) -> str:
@@ -111,41 +118,75 @@ class ProofLoop:
         self._peer, self._committer, self._push, self._witness = self._next
         one = self._ledger.commitments.next_one(self._peer.name)
         if one is not None:
-            self._serve(one)
+            if self._is_to_ask(one) and not self._committer.url:
+                self._ask_together()
+            else:
+                self._serve(one)
             return 0.0
         if self._committer.url and time.monotonic() >= self._late_at_s:
             self._look_late()
         return self._idle_s()
 
+    def _is_to_ask(self, one: Commitment) -> bool:
+        return not one.is_asked and not self._is_overdue(one)
+
+    def _ask_together(self) -> None:
+        """Send requests on one association, as many as the peer is known to take, and record their new states."""
+        due = self._ledger.commitments.unasked(self._peer.name, self._together)
+        asking = {one.transaction_uid: one for one in due if self._is_to_ask(one)}
+        if not asking:
+            return
+        answer = self._witness.ask_together(
+            self._committer,
+            [Request(uid, _references(one)) for uid, one in asking.items()],
+            before=lambda uid: not self._thread.is_ending and self._record_asked(asking[uid], None),
+            reported=self._record,
+        )
+        if isinstance(answer, Together):
+            self._learn(answer)
+        for uid, one in asking.items():
+            if self._thread.is_ending:
+                return
+            if not isinstance(answer, Together):
+                self._follow(one, answer)
+            elif uid in answer.answers:
+                self._follow(one, answer.answers[uid])
+
+    def _learn(self, answer: Together) -> None:
+        """Decide how many requests share the next association."""
+        if answer.is_cut and len(answer.answers) > 1:  # it may not take several on one
+            self._most = self._together = 1
+        elif not answer.is_cut:
+            self._together = 1 if answer.is_told_here else self._most
+
     def _serve(self, one: Commitment) -> None:
         """Bring one request a step further, and record its new state in the ledger."""
-        why = ""
-        if not self._is_overdue(one) and (self._committer.url or not one.is_asked):
-            answer = self._look(one) if one.is_asked else self._ask(one)
-            match answer:
-                case Withdrawn() | Asked(after_s=None):
-                    return
-                case Told():
-                    self._ledger.commitments.postpone(
-                        one, wait_s=self._wait_s(one)
-                    )  # where it named some instances only
-                    return
-                case Asked(after_s=float(after_s)):
-                    if one.is_asked:
-                        self._postpone(one, "It has no result yet.", least_s=after_s)
-                    return
-                case RequestOutcome():
-                    self._postpone(one, answer.sentence)
-                    return
-                case NotOffered():
-                    why = f"{answer.why}; "
-        self._query(one, why)
+        if self._is_overdue(one) or not self._committer.url:
+            self._query(one, "")
+        else:
+            self._follow(one, self._look(one) if one.is_asked else self._ask(one))
+
+    def _follow(self, one: Commitment, answer: Asked | Told | Withdrawn | NotOffered | RequestOutcome) -> None:
+        """Record what an answer makes of a request."""
+        match answer:
+            case Withdrawn() | Asked(after_s=None):
+                pass
+            case Told():  # where it named some instances only
+                self._ledger.commitments.postpone(one, wait_s=self._wait_s(one))
+            case Asked(after_s=float(after_s)):
+                if one.is_asked:
+                    self._postpone(one, "It has no result yet.", least_s=after_s)
+            case RequestOutcome():
+                self._postpone(one, answer.sentence)
+            case NotOffered():
+                self._query(one, f"{answer.why}; ")
 
     def _ask(self, one: Commitment) -> Asked | Told | Withdrawn | NotOffered | RequestOutcome:
+        """Ask a server."""
         return self._witness.ask(
             self._committer,
             one.transaction_uid,
-            [Reference(item.sop_class_uid, item.sop_instance_uid) for item in one.items],
+            _references(one),
             before=lambda after_s: self._record_asked(one, after_s),
             reported=self._record,
         )
@@ -240,3 +281,7 @@ class ProofLoop:
         """Return the seconds until a request may go on, at most ``POLL_S``: an operator may make a delivery due."""
         due_s = self._ledger.commitments.next_in(self._peer.name)
         return POLL_S if due_s is None else min(max(due_s, 0.0), POLL_S)
+
+
+def _references(one: Commitment) -> list[Reference]:
+    return [Reference(item.sop_class_uid, item.sop_instance_uid) for item in one.items]

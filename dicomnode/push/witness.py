@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.dimse.outcome import RequestOutcome
-from dicomnode.push.answers import Asked, Found, NotOffered, Told, Withdrawn
+from dicomnode.push.answers import Asked, Found, NotOffered, Request, Together, Told, Withdrawn
 from dicomnode.push.carriers import Carriers
 from dicomnode.push.dimse_witness import DimseWitness
 from dicomnode.push.web_witness import WebWitness
@@ -43,6 +43,20 @@ class Witness:
         """
         asking = self._web if committer.url else self._dimse
         return asking.ask(committer, transaction_uid, references, before=before, reported=reported)
+
+    def ask_together(
+        self,
+        committer: PeerSettings,
+        requests: Sequence[Request],
+        *,
+        before: Callable[[str], bool],
+        reported: Callable[[Report | None], int],
+    ) -> Together | NotOffered | RequestOutcome:
+        """Ask a peer with an address for commitment by several requests, and wait once for the reports on them.
+
+        ``before`` records the request of a Transaction UID as soon as the peer is about to get it, as for ``ask``.
+        """
+        return self._dimse.ask_together(committer, requests, before=before, reported=reported)
 
     def result(
         self, committer: PeerSettings, transaction_uid: str, *, reported: Callable[[Report], int]

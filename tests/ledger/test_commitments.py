@@ -55,6 +55,22 @@ def send_again(scene: Scene) -> int:
     return pending
 
 
+def test_only_what_waits_to_be_asked_is_asked_together_the_longest_first(sent: Scene) -> None:
+    for _ in range(3):
+        sent.clock.advance(1.0)
+        sent.queued("pacs")
+        sent.committing(1)
+    first = asked(sent)
+    waiting = sent.ledger.commitments.unasked("pacs", 9)
+    assert [one.is_asked for one in waiting] == [False] * 3
+    assert first.id not in {one.id for one in waiting}
+    assert sorted(waiting, key=lambda one: one.created_at) == list(waiting)
+    assert sent.ledger.commitments.unasked("pacs", 2) == waiting[:2]
+    assert sent.ledger.commitments.unasked("other", 9) == ()
+    sent.ledger.commitments.postpone(waiting[0], wait_s=WAIT_S)
+    assert sent.ledger.commitments.unasked("pacs", 9) == waiting[1:]
+
+
 def test_a_report_on_everything_is_the_strongest_proof(sent: Scene) -> None:
     one = asked(sent)
     assert report(sent, one)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pynetdicom.events import Event
 
+from dicomnode.dimse.commitment import Reference, Report
 from dicomnode.ids import AeTitle
 from dicomnode.ledger import commitments
+from dicomnode.push import answers
+from dicomnode.push.answers import NotOffered, Request, Together, Withdrawn
+from dicomnode.push.dimse_witness import LISTEN_S
+from dicomnode.push.witness import Witness
 from dicomnode.settings.models import PushSettings
 from dicomnode.settings.peers import PeerSettings
 from tests.support.committing_pacs import Asked, CommittingPacs
+from tests.support.due_delivery import SWIFT, carriers_with
+from tests.support.pdu import MR_IMAGE
 from tests.support.proving_node import PATIENT, SOON, ProvingNode
 from tests.support.wait import wait_until
 
@@ -210,3 +219,104 @@ def test_a_restart_asks_anew_and_a_report_on_the_old_request_still_counts(tmp_pa
     assert pacs.tell(pacs.asked[0]) == 0x0000
     second.wait_for_proof("committed")
     second.close()
+
+
+def all_are(node: ProvingNode, *proofs: str) -> None:
+    """Wait until each delivery has one of these proofs."""
+    wait_until(lambda: all(one.proof in proofs for one in node.deliveries()), 120, f"every delivery is {proofs}")
+
+
+def on_each(pacs: CommittingPacs) -> list[int]:
+    """Return the number of requests on each association, in their order."""
+    return list(Counter(map(id, pacs.asked_on)).values())
+
+
+def test_many_deliveries_share_one_wait_for_reports_that_come_elsewhere(
+    node: ProvingNode, pacs: CommittingPacs
+) -> None:
+    """Each association waits two seconds for a report, so their number is what the time depends on."""
+    many = 40
+    for _ in range(many):
+        node.derive("pacs", instances=1)
+    began_s = time.monotonic()
+    begin(node, pacs)
+    all_are(node, "committed")
+    took_s = time.monotonic() - began_s
+    counts = on_each(pacs)
+    assert (sum(counts), counts[0]) == (many, 1), "the first one shows where the peer reports"
+    assert len(counts) <= many // 4
+    assert took_s < many * LISTEN_S, "in far less than two seconds each"
+    assert len({asked.transaction_uid for asked in pacs.asked}) == many
+
+
+def test_a_peer_that_reports_on_the_same_association_gets_one_request_at_a_time(
+    node: ProvingNode, pacs: CommittingPacs
+) -> None:
+    pacs.report = pacs.on_the_same_association
+    for _ in range(4):
+        node.derive("pacs", instances=1)
+    begin(node, pacs)
+    all_are(node, "committed")
+    assert on_each(pacs) == [1, 1, 1, 1]
+    wait_until(lambda: pacs.answers == [0x0000] * 4, what="the reports are answered")
+
+
+def asked_together(pacs: CommittingPacs, *, withdrawn: int | None = None) -> tuple[Together, list[str]]:
+    """Send three requests on one association; the answers, and the Transaction UIDs that were reported on it."""
+    requests = [Request(f"2.25.{number}", [Reference(MR_IMAGE, f"1.2.{number}")]) for number in range(3)]
+    pacs.held = {one.references[0].sop_instance_uid for one in requests}
+    told: list[str] = []
+
+    def reported(report: Report | None) -> int:
+        assert report is not None
+        told.append(report.transaction_uid)
+        return 0x0000
+
+    unwanted = None if withdrawn is None else f"2.25.{withdrawn}"
+    answer = Witness(carriers_with(SWIFT)).ask_together(
+        peer_of(pacs), requests, before=lambda uid: uid != unwanted, reported=reported
+    )
+    assert isinstance(answer, Together)
+    return answer, told
+
+
+def test_every_report_on_a_shared_association_is_taken_and_ends_the_wait(pacs: CommittingPacs) -> None:
+    def report(event: Event, _asked: Asked) -> None:
+        def tell() -> None:
+            for one in (*pacs.asked[1:], pacs.asked[0]):
+                pacs.tell_on(event.assoc, one)
+
+        if len(pacs.asked) == 3:
+            pacs.later(tell)
+
+    pacs.report = report
+    answer, told = asked_together(pacs)
+    assert told == ["2.25.1", "2.25.2", "2.25.0"]
+    assert pacs.answers == [0x0000] * 3
+    assert (list(answer.answers.values()), answer.is_told_here, answer.is_cut) == ([answers.Asked()] * 3, True, False)
+
+
+def test_a_request_that_is_withdrawn_or_refused_leaves_the_others(pacs: CommittingPacs) -> None:
+    pacs.report = pacs.never
+    answer, _ = asked_together(pacs, withdrawn=1)
+    assert [one.transaction_uid for one in pacs.asked] == ["2.25.0", "2.25.2"]
+    assert list(answer.answers.values()) == [answers.Asked(), Withdrawn(), answers.Asked()]
+    pacs.action_status = 0x0110
+    answer, _ = asked_together(pacs)
+    assert [type(one) for one in answer.answers.values()] == [NotOffered] * 3
+
+
+def test_what_did_not_go_out_on_an_association_that_was_cut_is_not_answered(pacs: CommittingPacs) -> None:
+    pacs.takes, pacs.report = 1, pacs.never
+    answer, _ = asked_together(pacs)
+    assert (answer.answers, answer.is_cut) == ({"2.25.0": answers.Asked(), "2.25.1": answers.Asked()}, True)
+
+
+def test_a_peer_that_takes_one_request_on_an_association_proves_all(node: ProvingNode, pacs: CommittingPacs) -> None:
+    """The request at which it breaks off is looked for by C-FIND; from then on each has an association of its own."""
+    pacs.takes = 1
+    for _ in range(6):
+        node.derive("pacs", instances=1)
+    begin(node, pacs, push=PATIENT.model_copy(update={"commit_wait_s": 8.0}))
+    all_are(node, "committed", "queried")
+    assert max(on_each(pacs)) == 1

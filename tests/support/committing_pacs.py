@@ -63,6 +63,8 @@ class CommittingPacs:
         self.stored: Counter[str] = Counter()  # answered with 0000, by UID
         self.loses = 0  # of the next instances: it answers 0000 and holds none of them
         self.asked: list[Asked] = []
+        self.asked_on: list[Association] = []  # the association of each of them
+        self.takes = 1 << 16  # requests on one association; the next one breaks it
         self.finds = 0
         self.answers: list[int | None] = []  # to its reports; None: no association for one
         self.action_status = 0x0000
@@ -107,10 +109,14 @@ class CommittingPacs:
 
     def on_the_same_association(self, event: Event, asked: Asked) -> None:
         """Commit on the same association, soon after the response to the request."""
-        self.later(lambda: self.answers.append(self._send(event.assoc, asked)), after_s=0.3)
+        self.later(lambda: self.tell_on(event.assoc, asked), after_s=0.3)
 
     def never(self, _event: Event, _asked: Asked) -> None:
         """Never commit."""
+
+    def tell_on(self, association: Association, asked: Asked) -> None:
+        """Report on an association that is open."""
+        self.answers.append(self._send(association, asked))
 
     def tell(
         self,
@@ -181,10 +187,14 @@ class CommittingPacs:
         return 0x0000
 
     def _act(self, event: Event) -> tuple[int, None]:
+        if self.asked_on.count(event.assoc) >= self.takes:
+            event.assoc.abort()
+            return 0x0110, None
         told = event.action_information
         uids = tuple(str(one.ReferencedSOPInstanceUID) for one in told.ReferencedSOPSequence)
         asked = Asked(str(told.TransactionUID), uids)
         self.asked.append(asked)
+        self.asked_on.append(event.assoc)
         if self.action_status == 0x0000:
             self.report(event, asked)
         return self.action_status, None

@@ -21,6 +21,11 @@ class Commitments:
         with self._access.reading() as connection:
             return commitments.next_one(connection, stored_at, self._access.now())
 
+    def unasked(self, stored_at: str, most: int) -> tuple[Commitment, ...]:
+        """Return the requests on deliveries to this peer that are to be asked now, the longest-waiting first."""
+        with self._access.reading() as connection:
+            return commitments.unasked(connection, stored_at, self._access.now(), most)
+
     def next_in(self, stored_at: str) -> float | None:
         """Return the seconds until a request on a delivery to this peer may go on. None: none waits."""
         with self._access.reading() as connection:
