@@ -20,7 +20,8 @@ derived to be measured: its figures stay in the row of its job, and its images h
 end of the job. If the series itself is forwarded, the fourth condition holds for it as for any other.
 
 A file that was set aside goes once a person has seen it and that is older than the given moment. One that nobody has
-seen, or that is still to be compared, never goes.
+seen, or that is still to be compared, never goes. A peer's answer that names a patient stays while a job of its series
+waits, runs, is held or failed: the job pins it, and cannot go on without it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from dicomnode.ledger.schema import RECEIVED, commitment, delivery, instance, jo
 from dicomnode.ledger.statements import bind_values, bound, stands
 from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR, CommitmentState, DeliveryState, JobState, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
-from dicomnode.ledger.values import Release
+from dicomnode.ledger.values import QuarantineReason, Release
 
 REMOVED: Final = "removed"  # event: files of the row were removed because of their age
 
@@ -90,9 +91,8 @@ _IS_OLD = and_(
     ~exists().where(*_DELIVERIES_OF, commitment.c.delivery_id == delivery.c.id, commitment.c.state_at >= _BEFORE),
     _HAS_FILES,
 )
-_HAS_LIVE_JOB = exists().where(
-    *_JOBS_OF, stands(job, JobState.QUEUED, JobState.RUNNING, JobState.HELD, JobState.FAILED)
-)
+_IS_LIVE = stands(job, JobState.QUEUED, JobState.RUNNING, JobState.HELD, JobState.FAILED)
+_HAS_LIVE_JOB = exists().where(*_JOBS_OF, _IS_LIVE)
 _HAS_OPEN_DELIVERY = or_(
     exists().where(*_DELIVERIES_OF, stands(delivery, DeliveryState.DUE, DeliveryState.SENDING, DeliveryState.HELD)),
     exists().where(
@@ -138,6 +138,10 @@ _IS_OLD_ASIDE = and_(
     quarantine.c.removed_at.is_(None),
     quarantine.c.seen_at < _BEFORE,
     or_(~COMPARED, quarantine.c.finding.is_not(None)),
+    ~and_(
+        quarantine.c.reason == QuarantineReason.PATIENT,
+        exists().where(job.c.series_id == quarantine.c.series_id, _IS_LIVE),
+    ),
 )
 _OLD_ASIDE = (
     select(quarantine.c.id, quarantine.c.file).where(_IS_OLD_ASIDE).order_by(quarantine.c.id).limit(bound("piece"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -118,3 +119,29 @@ def test_a_new_verdict_derives_it_under_the_patient_of_its_source(held: tuple[Sc
     assert scene.ask("SELECT peer, state FROM delivery WHERE job_id = 3 ORDER BY id") == [
         ("pacs", "due"), ("other", "due"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("waits", ["queued", "held", "failed"])
+def test_the_answer_stays_as_long_as_its_job_may_need_it_however_old_it_is(
+    held: tuple[Scene, SeriesId], waits: str
+) -> None:
+    """Whoever mends what holds the job, a year later, finds the patient that was decided on."""
+    scene, series = held
+    refresh(scene, series)
+    if waits == "held":
+        assert scene.ledger.jobs.hold(scene.claim_job(), reason="gone", sentence="The model is not there.")
+    while waits == "failed" and scene.states("job")[-1] != waits:
+        scene.ledger.jobs.give_back(scene.claim_job(), detail="It ended.", counts=True)
+        scene.clock.advance(LEASE_S)
+    scene.clock.advance(timedelta(days=365).total_seconds())
+    before = scene.clock.now() - timedelta(days=30)
+    assert scene.states("job")[-1] == waits
+    assert scene.ledger.removals.remove_old_set_aside(before) == []
+    assert scene.ledger.refreshes.file_of(series, "a" * 64) is not None
+    if waits == "held":
+        scene.ledger.operator.release_series(series, "operator")
+    if waits == "failed":
+        scene.ledger.operator.cancel_series(series, "operator")
+    else:
+        assert scene.finish_job().planned.parameters.patient == "a" * 64
+    assert scene.ledger.removals.remove_old_set_aside(before) == [f"{'a' * 16}.dcm"], "nothing needs it any more"

@@ -118,6 +118,20 @@ def test_a_series_whose_verdict_is_no_longer_to_process_is_refused_with_the_verd
         bench.run(replace(bench.order, parameters=strict))
 
 
+def test_a_patient_that_is_pinned_and_whose_file_is_gone_or_altered_is_never_replaced_by_the_source_s(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """What may have left the quarantine: the job is refused, which holds it, and says what to do."""
+    parameters = replace(bench.order.parameters, patient="a" * 64)
+    altered = tmp_path / "altered.dcm"
+    altered.write_bytes(archived_files(bench.archive, bench.series)[0].read_bytes())
+    for path in (None, str(tmp_path / "gone.dcm"), str(altered)):
+        with pytest.raises(InputError, match="missing, or was altered since: `dicomnode series retry`") as caught:
+            bench.run(replace(bench.order, parameters=parameters, patient=path))
+        assert job.refusal_of(caught.value, bench.order) is not None
+        assert not list(bench.output.iterdir())
+
+
 def test_a_tampered_model_is_refused_with_its_file_and_both_digests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
