@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +19,7 @@ from dicomnode.ids import digest
 from dicomnode.imaging.profile import thin_grid
 from dicomnode.work.cluster import Call, Outcome
 from dicomnode.work.process import WorkerProcess
-from dicomnode.work.warm import Made, WarmProcess, WarmSetup
+from dicomnode.work.warm import Made, Warm, WarmProcess, WarmSetup
 from tests.support.model_folders import random_stack
 
 LIMIT_S = 120.0
@@ -75,17 +78,37 @@ def test_a_call_that_cannot_be_run_says_whose_matter_it_is(
     assert _run(warm, replace(CALL, key="node/1/2/1"))[0].outcome is Outcome.MADE, "the next call runs"
 
 
-def test_a_call_that_is_ended_before_it_runs_fails_and_the_next_one_is_made(warm: WarmProcess) -> None:
+def test_a_call_that_is_ended_while_its_process_starts_fails_and_the_next_one_is_made(
+    warm: WarmProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = warm._warm
+
+    def start_and_end() -> Warm:
+        warm.end(CALL.key)
+        return start()
+
     begun = threading.Event()
-    answers: list[Made] = []
-    running = threading.Thread(target=lambda: answers.append(_run(warm, begun=begun)))
-    running.start()
-    while not answers and running.is_alive():
-        warm.end(CALL.key)  # while its process starts, or while it runs
-        running.join(0.01)
-    running.join()
-    assert answers[0][0].outcome is Outcome.FAILED
-    assert answers[0][0].sentence == "the call was ended"
+    with monkeypatch.context() as patched:
+        patched.setattr(warm, "_warm", start_and_end)
+        reply, _, _ = _run(warm, begun=begun)
+    assert (reply.outcome, reply.sentence) == (Outcome.FAILED, "the call was ended")
+    assert not begun.is_set()
+    assert _run(warm, replace(CALL, key="node/1/2/1"))[0].outcome is Outcome.MADE
+
+
+def test_a_call_that_is_ended_while_it_runs_fails_and_the_next_one_is_made(warm: WarmProcess) -> None:
+    """Its process is stopped, so that it cannot have answered before."""
+    warm.start()
+    (stopped,) = multiprocessing.active_children()
+    assert stopped.pid is not None
+    os.kill(stopped.pid, signal.SIGSTOP)
+    begun = threading.Event()
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(_run, warm, begun=begun)
+        assert begun.wait(LIMIT_S)
+        warm.end(CALL.key)
+        reply, _, _ = answer.result(LIMIT_S)
+    assert (reply.outcome, reply.sentence) == (Outcome.FAILED, "the call was ended")
     assert _run(warm, replace(CALL, key="node/1/2/1"))[0].outcome is Outcome.MADE
 
 
