@@ -197,7 +197,7 @@ def _compare(
     if outcome in (StoreOutcome.OWN_OUTPUT, StoreOutcome.DUPLICATE):
         sender.note(outcome, table=instance.name, row=known.id)
         return outcome
-    if not quarantine.take(sender, again, known, outcome, is_judged=is_judged):
+    if not quarantine.take(sender, again, known, outcome):
         return StoreOutcome.ASIDE_ALREADY
     if not is_judged:
         now_open.added.append(again.received_at)

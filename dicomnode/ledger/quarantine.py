@@ -169,11 +169,10 @@ def take(
     again: StoredInstance,
     known: KnownInstance,
     outcome: StoreOutcome,
-    *,
-    is_judged: bool,
 ) -> bool:
     """Record an object whose UID is taken, in the transaction that found it out; False: its very bytes lie there.
 
+    Deliveries of its series are held, also while the series receives images again: those of the originals go on then.
     Its file is still to be moved to quarantine: after a kill before that, the next start finds it by its name.
     """
     assert outcome in (StoreOutcome.CONFLICT, StoreOutcome.OTHER_ENCODING)
@@ -194,8 +193,7 @@ def take(
         transaction.note(
             file.reason, table=quarantine.name, row=made, detail=f"kept is an instance of series {known.series}"
         )
-    if is_judged:
-        deliveries.hold_doubtful(transaction, again.series)
+    deliveries.hold_doubtful(transaction, again.series)
     return True
 
 

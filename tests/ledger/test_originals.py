@@ -147,6 +147,20 @@ def test_originals_wait_while_a_file_of_the_series_that_was_set_aside_is_unseen(
     assert scene.states("delivery") == ["due"]
 
 
+def test_originals_wait_as_soon_as_a_file_is_set_aside_also_of_a_series_that_receives_again(scene: Scene) -> None:
+    series = kept(scene)
+    uid = sorted(received(scene, series))[0]
+    scene.receive(series, images=1)
+    assert scene.states("delivery") == ["due"]
+    scene.ledger.intake.accept([stored(series, uid=uid, content="other", at=scene.clock.now())])
+    assert scene.ask("SELECT state, reason FROM delivery") == [("held", "set_aside")]
+    assert scene.ledger.settling.settle(series, 2, note="quiet")
+    (aside,) = scene.ledger.quarantine.unexamined(series)
+    scene.ledger.quarantine.examined(series, [Examined(id=aside.id, finding=Finding.SAME)])
+    keep(scene, series, 2)
+    assert scene.states("delivery") == ["due", "due"], "it was no harm"
+
+
 def test_originals_go_to_another_peer_by_hand(scene: Scene) -> None:
     series = kept(scene)
     there = scene.ledger.operator.send_delivery_to(DeliveryId(1), "other", "operator")
