@@ -13,7 +13,16 @@ from tests.support.phantom_sources import phantom
 from tests.trainer.judging.test_cases import SOURCE, volume_of
 from trainer.judging.cases import Case, prepare
 from trainer.judging.methods import baselines, load_methods
-from trainer.judging.probes import LESIONS, Probe, count_blobs, draw_lesions, is_probed, probe
+from trainer.judging.probes import (
+    LESION_TISSUE,
+    LESIONS,
+    LESIONS_FILL,
+    Probe,
+    count_blobs,
+    draw_lesions,
+    is_probed,
+    probe,
+)
 
 RATIO = 4
 
@@ -60,10 +69,11 @@ def test_a_blob_that_is_not_in_the_truth_is_counted_and_noise_is_not(case: Case)
 
 
 def test_lesions_are_ellipsoids_inside_the_tissue(case: Case) -> None:
-    lesions = draw_lesions(case, 2.0)
+    lesions = list(draw_lesions(case, 2.0))
     volume = 4 / 3 * np.pi * RATIO * 3 * 3
-    assert lesions.sum() == pytest.approx(LESIONS * volume, rel=0.15)
-    assert lesions.max() == 1.0
+    assert sum(float(some.sum()) for some in lesions) == pytest.approx(LESIONS * volume, rel=0.15)
+    assert all(0 < some.sum() <= LESIONS_FILL * (case.truth > LESION_TISSUE).sum() for some in lesions), "not crowded"
+    assert all(some.max() == 1.0 for some in lesions)
 
 
 def test_only_a_thin_truth_with_room_is_probed(case: Case) -> None:
