@@ -23,7 +23,7 @@ WARP_SOURCE = 1.5  # side of a rotated or scaled patch's source ÷ the longer si
 RAMP_MAX = 1.0  # rise over the whole strip
 SMOOTHING_VOXELS = (0.4, 1.0)  # σ of a Gaussian in all three directions
 LESIONS = (2, 12)  # of a strip that has some, over all its slices
-LESION_EXTENT = (0.3, 2.5)  # along z, in thick slices
+LESION_EXTENT = (0.3, 2.5)  # along z, in thick slices; drawn evenly by its logarithm
 LESION_RADIUS_PIXELS = (1.5, 6.0)
 LESION_CONTRAST = (0.1, 0.5)  # of the scale, brighter or darker
 LESION_EDGE_VOXELS = (0.5, 2.0)  # over which its border fades, by the shortest radius
@@ -74,7 +74,8 @@ def add_lesions(thin: FloatArray, ratio: int, augmentation: Augmentation, rng: n
         return
     for _ in range(rng.integers(LESIONS[0], LESIONS[1] + 1)):
         radii = np.array(
-            [rng.uniform(*LESION_EXTENT) * ratio / 2, *rng.uniform(*LESION_RADIUS_PIXELS, 2)], dtype=np.float32
+            [np.exp(rng.uniform(*np.log(LESION_EXTENT))) * ratio / 2, *rng.uniform(*LESION_RADIUS_PIXELS, 2)],
+            dtype=np.float32,
         )
         centre = rng.uniform(0, thin.shape)
         contrast = np.float32(rng.choice((-1.0, 1.0)) * rng.uniform(*LESION_CONTRAST))
