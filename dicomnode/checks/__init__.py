@@ -1,1 +1,1 @@
-"""What `dicomnode check` says before the first image comes, one file for each matter; a start asks the same."""
+"""The lines of `dicomnode check`, one file for each matter; a start tests the same with the same functions."""

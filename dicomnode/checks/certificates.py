@@ -1,4 +1,4 @@
-"""What ``check`` says of the files of ``tls``."""
+"""Check the certificate files that ``tls`` names."""
 
 from __future__ import annotations
 

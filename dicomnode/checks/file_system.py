@@ -1,4 +1,4 @@
-"""What ``check`` says of the file system under the data folder and the ledger."""
+"""Check the kind of file system under the data folder and the ledger."""
 
 from __future__ import annotations
 

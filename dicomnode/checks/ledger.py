@@ -1,4 +1,4 @@
-"""What ``check`` says of the ledger."""
+"""Check the ledger: its version, and the rows that wait for a person."""
 
 from __future__ import annotations
 

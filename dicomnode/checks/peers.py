@@ -1,4 +1,4 @@
-"""Who may send to this node, and to whom it sends."""
+"""Check the peers: which of them may send to this node, and to which of them it sends."""
 
 from __future__ import annotations
 

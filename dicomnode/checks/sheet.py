@@ -1,4 +1,4 @@
-"""What ``check`` says before the first image comes: settings, disk, ledger, models, certificates, cluster, peers.
+"""Put the lines of ``check`` in order: settings, disk, ledger, models, certificates, cluster, peers.
 
 It looks at all of it and changes nothing. A start asks the same of its data folder, its rules and its models, with the
 functions of the same files, and refuses with the same sentences.

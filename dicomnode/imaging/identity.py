@@ -1,4 +1,4 @@
-"""What an instance says of its patient, alike for all spellings: to be compared, never to be shown."""
+"""Read the patient's attributes of an instance, equal for all spellings: to be compared, never to be shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are told of the running node: the conditions that the watch looks for, and the weekly letter."""
+"""Make the watch of the running node, with the conditions that it looks for and its weekly letter."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Commands:
 
 def _ran(command: Sequence[str], at: datetime, limit_s: float) -> Ran:
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)  # noqa: S603
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)  # noqa: S603 (our own words)
     except subprocess.TimeoutExpired:
         return Ran(at=at, found=None, is_good=False, fault=f"It did not end within {limit_s:.0f} s.")
     try:

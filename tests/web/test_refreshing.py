@@ -11,6 +11,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from dicomnode.demo.pacs import Pacs
+from dicomnode.ids import DeliveryId
 from dicomnode.settings.load import load_with_source
 from tests.support.dcmtk import free_port
 from tests.support.page_node import Browser, PageNode, browser, settings_of, token_file
@@ -48,7 +49,7 @@ def page_with(node: PageNode, folder: Path, port: int, **web: object) -> Iterato
 
 def files_of_peer(node: PageNode, folder: Path, delivery: int) -> Path:
     """A folder with an image of the study as the peer has it: under another patient."""
-    wanted = node.quiet.ledger.refreshes.wanted(delivery)  # type: ignore[arg-type]
+    wanted = node.quiet.ledger.refreshes.wanted(DeliveryId(delivery))
     theirs = dcmread(node.quiet.archive.path(wanted.file))
     theirs.SOPInstanceUID = theirs.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     theirs.SeriesInstanceUID = generate_uid()
