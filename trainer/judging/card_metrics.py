@@ -49,6 +49,9 @@ def _of_subject(subject: SubjectRow, base: SubjectRow, rows: list[Row]) -> Itera
     yield _metric(subject.subject, f"PSNR gain over cubic-dc, dB, smallest of {over}", subject.smallest_gain)
     if haarpsi is not None and of_base is not None:
         yield _metric(subject.subject, f"HaarPSI gain over cubic-dc, mean of {over}", haarpsi - of_base)
+    blobs, interpolated = subject.means["blobs"], base.means["blobs"]
+    assert blobs is not None
+    yield _metric(subject.subject, f"blobs not in the truth, mean of {over} (cubic-dc: {interpolated:.3f})", blobs)
 
 
 def _of_profile(row: Row) -> MetricRow:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.judging.judge import Row
-from trainer.judging.probes import BLOBS, LESION, Probe
+from trainer.judging.probes import LESION, Probe
 from trainer.judging.summary import mean_of
 
 FEATURES_LOWER_BY = 0.10  # of the feature distance to the truth at sharpness 0, on every subject
@@ -96,11 +96,9 @@ def _conditions(name: str, base: str, rows: Sequence[Row], probes: Sequence[Prob
         {(f"{one.label}: {one.what}", None): one.model / one.cubic_dc for one in lesions},
         LESION_SHARE,
     )
-    invented = {(one.method, one.label): one.model for one in probes if one.what == BLOBS}
-    labels = [label for method, label in invented if method == base]
     yield _least(
-        "no more invented blobs than at sharpness 0",
-        {(label, None): invented[base, label] - invented.get((name, label), math.nan) for label in labels},
+        "no more blobs that are not in the truth than at sharpness 0",
+        {key: plain[key]["blobs"] - sharp[key]["blobs"] for key in subjects},
         0.0,
     )
 
@@ -120,6 +118,7 @@ def _means(method: str, rows: Sequence[Row]) -> dict[_Key, dict[str, float]]:
         "haarpsi": lambda row: row.scores.haarpsi,
         "features": lambda row: row.scores.feature_distance,
         "detail": lambda row: row.scores.z_detail,
+        "blobs": lambda row: row.scores.blobs,
     }
     return {
         key: {name: _number(mean_of([measure(row) for row in found])) for name, measure in measures.items()}

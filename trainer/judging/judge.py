@@ -18,6 +18,7 @@ from dicomnode.imaging.profile import ProfileKind, assumed_thickness_over_spacin
 from dicomnode.imaging.volume import Volume
 from trainer.data.sources import Split
 from trainer.features import Features
+from trainer.judging.blobs import count_blobs
 from trainer.judging.cases import Case
 from trainer.judging.methods import BASELINE, Method, thinned
 from trainer.judging.perception import Distance, feature_distance, mean_over_reformats
@@ -46,6 +47,7 @@ class Scores:
     phase_noise: tuple[float, ...]  # σ at each position inside the slab, in flat regions
     noise_spread: float  # the largest of them over their mean, minus 1
     residual: float  # rms of (average over each thick slice − measured), in σ of the thick noise
+    blobs: int  # structures that are not in the truth (``blobs``)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +194,7 @@ def scores(
         phase_noise=noise,
         noise_spread=max(noise) / mean_noise - 1.0 if mean_noise > 0 else math.nan,
         residual=residual / thick_sigma if thick_sigma > 0 else math.nan,
+        blobs=count_blobs(image, case.truth, case.mask, case.ratio),
     )
 
 

@@ -32,6 +32,7 @@ MEASURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "edge_width": ("edge width 10–90 %, thin slices", lambda row: row.scores.edge_width),
     "noise_spread": ("slice noise, worst phase over mean − 1", lambda row: row.scores.noise_spread),
     "residual": ("consistency residual, σ of the thick noise", lambda row: row.scores.residual),
+    "blobs": ("blobs that are not in the truth", lambda row: row.scores.blobs),
     "ceiling_share": ("gain ÷ (noise ceiling − cubic-dc)", lambda row: row.ceiling_share),
 }
 COMPARED = ("psnr", "haarpsi")  # with cubic-dc, by a paired test where there are subjects enough

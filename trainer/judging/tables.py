@@ -18,13 +18,13 @@ DASH = "–"
 DIGITS = {
     "psnr": 2, "gain": 2, "worst_phase_psnr": 2, "ssim": 4, "haarpsi": 4, "feature_distance": 4, "lpips": 4,
     "dists": 4, "gradient_error": 4, "z_detail": 3, "edge_width": 2, "noise_spread": 3, "residual": 3,
-    "ceiling_share": 3,
+    "blobs": 1, "ceiling_share": 3,
 }  # fmt: skip
 SHORT = {
     "psnr": "PSNR dB", "gain": "gain dB", "worst_phase_psnr": "worst phase dB", "ssim": "SSIM", "haarpsi": "HaarPSI",
     "feature_distance": "features", "lpips": "LPIPS", "dists": "DISTS", "mse": "MSE raw²", "mse_table": "table MSE",
     "gradient_error": "z-gradient", "z_detail": "z-detail", "edge_width": "edge", "noise_spread": "noise spread",
-    "residual": "residual σ", "ceiling_share": "of ceiling",
+    "residual": "residual σ", "blobs": "blobs", "ceiling_share": "of ceiling",
 }  # fmt: skip
 PROBE_DIGITS = 4
 

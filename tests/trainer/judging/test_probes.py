@@ -12,17 +12,9 @@ from tests.support.model_folders import write_thin
 from tests.support.phantom_sources import phantom
 from tests.trainer.judging.test_cases import SOURCE, volume_of
 from trainer.judging.cases import Case, prepare
+from trainer.judging.lesions import LESION_TISSUE, LESIONS, LESIONS_FILL, draw_lesions
 from trainer.judging.methods import baselines, load_methods
-from trainer.judging.probes import (
-    LESION_TISSUE,
-    LESIONS,
-    LESIONS_FILL,
-    Probe,
-    count_blobs,
-    draw_lesions,
-    is_probed,
-    probe,
-)
+from trainer.judging.probes import Probe, is_probed, probe
 
 RATIO = 4
 
@@ -40,7 +32,7 @@ def probes(case: Case, tmp_path_factory: pytest.TempPathFactory) -> list[Probe]:
 
 
 def test_an_untrained_net_probes_as_cubic_dc(probes: list[Probe]) -> None:
-    assert len(probes) == 3 + 1 + 6
+    assert len(probes) == 3 + 6
     for figure in probes:
         assert figure.method == "small"
         assert figure.model == pytest.approx(figure.cubic_dc, abs=2e-3), figure.what
@@ -55,17 +47,6 @@ def test_interpolation_keeps_a_constant_and_a_ramp_and_loses_short_lesions(probe
     assert bright == sorted(bright)  # longer ones come back better
     assert dark == pytest.approx(bright, abs=1e-3)  # cubic-dc is linear
     assert 0.1 < bright[0] < 0.5
-
-
-def test_a_blob_that_is_not_in_the_truth_is_counted_and_noise_is_not(case: Case) -> None:
-    noise = 0.02 * np.random.default_rng(0).standard_normal(case.truth.shape, dtype=np.float32)
-    assert count_blobs(case.truth + noise, case) == 0
-    invented = case.truth + noise
-    for middle in ((20, 24, 24), (40, 40, 40)):
-        place = tuple(slice(at - 3, at + 3) for at in middle)
-        assert case.mask[place].all()
-        invented[place] += np.float32(0.3 if middle[0] == 20 else -0.3)
-    assert count_blobs(invented, case) == 2
 
 
 def test_lesions_are_ellipsoids_inside_the_tissue(case: Case) -> None:

@@ -19,7 +19,7 @@ FACTS = CaseFacts(
 SCORES = Scores(
     psnr=25.0, worst_phase_psnr=24.0, ssim=0.8, haarpsi=0.7, feature_distance=None, lpips=None, dists=None,
     mse=100.0, mse_table=5e4, gradient_error=0.1, z_detail=0.4, edge_width=3.0, phase_noise=(0.01, 0.01, 0.01),
-    noise_spread=0.0, residual=0.0,
+    noise_spread=0.0, residual=0.0, blobs=2,
 )  # fmt: skip
 
 
