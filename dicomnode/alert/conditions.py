@@ -13,9 +13,10 @@ from typing import Final
 
 from dicomnode.archive.store import Archive
 from dicomnode.errors import SettingsError, StorageError
-from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, IDENTITY, REFUSED, REVIEW
+from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, IDENTITY, REVIEW
 from dicomnode.ledger.lists import NO_PEER
 from dicomnode.ledger.queries import Reader
+from dicomnode.ledger.sending import REFUSED
 from dicomnode.ledger.sentences import moment
 from dicomnode.ledger.states import DeliveryState, JobState
 from dicomnode.ledger.values import SET_ASIDE, Condition

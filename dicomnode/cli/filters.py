@@ -138,8 +138,9 @@ def reasons_of_deliveries() -> set[str]:
     from dicomnode.dimse.outcome import RequestReason
     from dicomnode.errors import NodeError
     from dicomnode.ledger.commitments import NOT_COMMITTED
-    from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REFUSED, REVIEW
+    from dicomnode.ledger.deliveries import EARLIER_REVISION, GATE, REVIEW
     from dicomnode.ledger.lists import NO_PEER
+    from dicomnode.ledger.sending import REFUSED
     from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR
     from dicomnode.ledger.values import SET_ASIDE
     from dicomnode.push.attempt import Cause

@@ -17,14 +17,13 @@ from dicomnode.ledger.deliveries import (
     GATE,
     IDENTITY,
     IDENTITY_ACCEPTED,
-    NO_LEASE,
     REFRESHED,
     REVIEW,
     open_one,
 )
 from dicomnode.ledger.mapping.delivery import cargo_of
 from dicomnode.ledger.schema import delivery, delivery_item, job, series
-from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
+from dicomnode.ledger.statements import NO_LEASE, AnyRow, bind_values, bound, moving, stands
 from dicomnode.ledger.states import NOT_ACCEPTED, OPERATOR, DeliveryState, Event, ItemState, JobState
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import Release

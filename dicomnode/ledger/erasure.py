@@ -14,10 +14,9 @@ from sqlalchemy import Connection, exists, select, update
 from dicomnode.errors import InputError
 from dicomnode.ids import SeriesId
 from dicomnode.ledger import judgements
-from dicomnode.ledger.deliveries import NO_LEASE
 from dicomnode.ledger.removed import Removed, derived_from, files_of, mark, mark_aside
 from dicomnode.ledger.schema import commitment, delivery, delivery_item, job, quarantine, series
-from dicomnode.ledger.statements import bind_values, bound, moving, stands
+from dicomnode.ledger.statements import NO_LEASE, bind_values, bound, moving, stands
 from dicomnode.ledger.states import OPERATOR, DeliveryState, Event, ItemState, SeriesState
 from dicomnode.ledger.transaction import LedgerTransaction
 

@@ -17,14 +17,13 @@ from dicomnode.ledger.mapping.instance import new_derived_instance
 from dicomnode.ledger.mapping.job import claimed_job, gate_figures, new_job, planned_job
 from dicomnode.ledger.mapping.series import new_derived_series
 from dicomnode.ledger.schema import MAX_ATTEMPTS, instance, job, series
-from dicomnode.ledger.statements import AnyRow, bind_values, bound, moving, stands
+from dicomnode.ledger.statements import NO_LEASE, AnyRow, bind_values, bound, moving, stands
 from dicomnode.ledger.states import ENDED_JOB_STATES, LIVE_JOB_STATES, OPERATOR, Event, JobState
 from dicomnode.ledger.transaction import LedgerTransaction
 from dicomnode.ledger.values import Job, PlannedJob, Priority
 
 PARAMETERS: Final = "parameters"  # reason of a held job: another version of the node planned it
 
-_NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}
 _NO_TROUBLE: Final[dict[str, object]] = {"reason": None, "sentence": ""}
 
 _MINE = and_(job.c.id == bound("job"), job.c.lease_token == bound("token"))
@@ -54,7 +53,7 @@ _CANCEL = moving(job, Event.CANCEL).where(job.c.id == bound("job"))
 _CANCELLABLE = select(job.c.id).where(
     job.c.series_id == bound("series"), ~stands(job, JobState.DONE, *ENDED_JOB_STATES)
 )
-_CANCEL_BY_OPERATOR = _CANCEL.values(reason=OPERATOR, sentence="An operator cancelled it.", **_NO_LEASE)
+_CANCEL_BY_OPERATOR = _CANCEL.values(reason=OPERATOR, sentence="An operator cancelled it.", **NO_LEASE)
 _QUEUE_ANEW = (
     moving(job, Event.RETRY).where(job.c.id == bound("job")).values(attempts=0, queued_at=bound("now"), **_NO_TROUBLE)
 )
@@ -70,9 +69,9 @@ _RELEASE = (
 )
 
 _LEASE_LOST = (
-    moving(job, Event.LEASE_LOST).where(job.c.lease_until < bound("now")).values(queued_at=bound("now"), **_NO_LEASE)
+    moving(job, Event.LEASE_LOST).where(job.c.lease_until < bound("now")).values(queued_at=bound("now"), **NO_LEASE)
 )
-_RETURN_ALL = moving(job, Event.LEASE_LOST).values(queued_at=bound("now"), **_NO_LEASE)
+_RETURN_ALL = moving(job, Event.LEASE_LOST).values(queued_at=bound("now"), **NO_LEASE)
 
 
 def _claim(*conditions: ColumnElement[bool]) -> Update:
@@ -105,7 +104,7 @@ _FINISH = (
         notes=bound("notes"),
         figures=bound("figures"),
         **_NO_TROUBLE,
-        **_NO_LEASE,
+        **NO_LEASE,
     )
 )
 _FILL_OUTPUT = (
@@ -119,9 +118,9 @@ _FIGURES = select(job.c.figures).where(job.c.id == bound("job"))
 _STILL_MINE = select(exists().where(_MINE, stands(job, JobState.RUNNING)))
 _ATTEMPTS = select(job.c.attempts).where(_MINE, stands(job, JobState.RUNNING))
 _BACK: Final[dict[str, object]] = {"attempts": bound("attempts"), "sentence": bound("sentence"), "reason": None}
-_RETURN = moving(job, Event.RETURN).where(_MINE).values(queued_at=bound("now"), **_BACK, **_NO_LEASE)
-_FAIL = moving(job, Event.FAIL).where(_MINE).values(**_BACK, **_NO_LEASE)
-_HOLD = moving(job, Event.HOLD).where(_MINE).values(reason=bound("reason"), sentence=bound("sentence"), **_NO_LEASE)
+_RETURN = moving(job, Event.RETURN).where(_MINE).values(queued_at=bound("now"), **_BACK, **NO_LEASE)
+_FAIL = moving(job, Event.FAIL).where(_MINE).values(**_BACK, **NO_LEASE)
+_HOLD = moving(job, Event.HOLD).where(_MINE).values(reason=bound("reason"), sentence=bound("sentence"), **NO_LEASE)
 
 
 def supersede_old(transaction: LedgerTransaction, series_id: SeriesId, detail: str) -> None:

@@ -16,6 +16,8 @@ from dicomnode.ledger.states import Event, State, step
 
 AnyRow = Row[*tuple[object, ...]]  # what a statement returns; its columns are read by their names
 
+NO_LEASE: Final[dict[str, object]] = {"lease_owner": None, "lease_until": None}  # nobody holds the row
+
 _PREFIX: Final = "b_"
 
 

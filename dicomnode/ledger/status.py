@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from sqlalchemy import Connection, Select, func, select
 
 from dicomnode.ledger import attention, boots, models
-from dicomnode.ledger.deliveries import without_peer
 from dicomnode.ledger.schema import RECEIVED, delivery, instance, job, quarantine, series
+from dicomnode.ledger.sending import without_peer
 from dicomnode.ledger.states import DeliveryState, JobState, SeriesState
 from dicomnode.ledger.views import Status
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dicomnode import seams
 from dicomnode.errors import LedgerError
-from dicomnode.ledger import deliveries, engine, jobs, verdicts
+from dicomnode.ledger import engine, jobs, sending, verdicts
 from dicomnode.ledger.engine import Database, LedgerBusyError, ReadingDatabase
 from dicomnode.ledger.queries import open_reader
 from dicomnode.ledger.schema import HEAD
@@ -310,8 +310,8 @@ def test_a_note_is_an_event_at_its_row(scene: Scene) -> None:
     [
         (jobs._CLAIM, "job_waiting"),
         (jobs._LEASE_LOST, "job_leased"),
-        (deliveries._CLAIM, "delivery_waiting"),
-        (deliveries._LEASE_LOST, "delivery_leased"),
+        (sending._CLAIM, "delivery_waiting"),
+        (sending._LEASE_LOST, "delivery_leased"),
         (verdicts._RECEIVING, "series_receiving"),
         (verdicts._SETTLED, "series_settled"),
     ],

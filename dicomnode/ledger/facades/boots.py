@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from dicomnode.ledger import boots, commitments, deliveries, intake, jobs
+from dicomnode.ledger import boots, commitments, intake, jobs, sending
 from dicomnode.ledger.access import Access
 from dicomnode.ledger.schema import node
 from dicomnode.ledger.values import BootId, BootReport
@@ -41,7 +41,7 @@ class Boots:
                 last_clean_stop=last_clean_stop,
                 is_checked=is_checked,
                 returned_jobs=jobs.return_all(transaction, detail),
-                returned_deliveries=deliveries.return_all(transaction, detail),
+                returned_deliveries=sending.return_all(transaction, detail),
                 renewed_commitments=commitments.ask_anew(transaction),
             )
 
