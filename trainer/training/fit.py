@@ -60,8 +60,8 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
         yield f"stage.name cannot be {stage.name}, which is another folder of a run"
     if len(recipe.stage) > 1 and len(f"{recipe.name}-{stage.name}") > NAME_LIMIT:
         yield f"{recipe.name}-{stage.name}, the name of a model, is longer than {NAME_LIMIT} letters"
-    if not is_strips and (stage.losses.z_gradient or stage.losses.coarse or stage.losses.consistency):
-        yield "z_gradient, coarse and consistency need strips: a slice has no z"
+    if not is_strips and (stage.losses.z_gradient or stage.losses.consistency):
+        yield "z_gradient and consistency need strips: a slice has no z"
     if stage.optimizer == "muon" and network.kind is Kind.VDSR and network.blocks <= OUTER_LAYERS:
         yield "the optimizer muon is for the layers between the first and the last, and the network has none"
     if is_strips and not samples.is_square and (stage.discriminator is not None or stage.features is not None):

@@ -13,10 +13,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, softplus
+from torch.nn.functional import softplus
 
 CHARBONNIER_EPSILON = 1e-3  # about the noise floor of the volumes' scale (docs/science.md#design-of-thin)
-COARSE_SIGMA, COARSE_RADIUS = 1.0, 3  # voxels; of the probe that counts what was invented, too (judging.probes)
 
 Network = Callable[[Tensor], Tensor]
 
@@ -36,24 +35,6 @@ def z_gradient(thin: Tensor, truth: Tensor) -> Tensor:
     """Charbonnier of the steps along z (axis -3): penalises edges that are too soft across the slices."""
     assert thin.shape == truth.shape
     return charbonnier((thin - truth).diff(dim=-3))
-
-
-def coarse(thin: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared difference after a Gaussian of one voxel along z, rows and columns (the last three axes).
-
-    Of what is as large as a small lesion, and, being squared, of the few places where that is far from the truth: an
-    adversarial stage is left the fine texture and not those. Outside of the strip the difference counts as zero.
-    """
-    assert thin.shape == truth.shape
-    steps = torch.arange(-COARSE_RADIUS, COARSE_RADIUS + 1, device=thin.device, dtype=thin.dtype)
-    kernel = torch.exp(-0.5 * (steps / COARSE_SIGMA).square())
-    kernel = (kernel / kernel.sum()).reshape(1, 1, -1)
-    difference = thin - truth
-    for axis in (-3, -2, -1):
-        lines = difference.movedim(axis, -1)
-        blurred = conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel, padding=COARSE_RADIUS)
-        difference = blurred.reshape(lines.shape).movedim(-1, axis)
-    return difference.square().mean()
 
 
 def consistency_loss(thin: Tensor, thick: Tensor, profile: Tensor) -> Tensor:

@@ -147,7 +147,6 @@ class Losses(_Table):
     mse: Weight = 0.0
     charbonnier: Weight = 0.0
     z_gradient: Weight = 0.0  # Charbonnier of the steps along z (strips only)
-    coarse: Weight = 0.0  # squared, of what is as large as a small lesion (strips only)
     consistency: Weight = 0.0  # squared residual of the thick slices before the projection (strips only)
     content: Weight = 0.0  # squared distance of ``features`` ÷ their energy: some 30 times that of the values
     content_raw: Weight = 0.0  # the same of raw values, not divided: as the published code had it

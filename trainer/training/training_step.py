@@ -104,8 +104,6 @@ class TrainingStep:
             terms["charbonnier"] = weights.charbonnier * losses.charbonnier(predicted - truth)
         if weights.z_gradient:
             terms["z_gradient"] = weights.z_gradient * losses.z_gradient(predicted, truth)
-        if weights.coarse:
-            terms["coarse"] = weights.coarse * losses.coarse(predicted, truth)
         if weights.consistency:
             assert isinstance(batch, StripBatch)
             thick, profile = predictions.measured(batch, self.device), predictions.profile(batch, self.device)
