@@ -159,9 +159,10 @@ def moved_two_pixels(raw: Raw) -> FloatArray:
 
 
 def tiles_exchanged(raw: Raw) -> FloatArray:
-    """Exchange two neighbouring tiles of 32 pixels in the middle, in all slices."""
-    row, column = (extent // 2 - 32 for extent in raw.thin.shape[1:])
-    left, right = (np.s_[:, row : row + 32, start : start + 32] for start in (column, column + 32))
+    """Exchange two neighbouring tiles of 32 pixels, or of half a small slice, in the middle, in all slices."""
+    side = min(32, *(extent // 2 for extent in raw.thin.shape[1:]))
+    row, column = (extent // 2 - side for extent in raw.thin.shape[1:])
+    left, right = (np.s_[:, row : row + side, start : start + side] for start in (column, column + side))
     one, other = raw.thin[left].copy(), raw.thin[right].copy()
     raw.thin[left], raw.thin[right] = other, one
     return raw.thin
