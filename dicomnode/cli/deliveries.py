@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,14 @@ class Word(click.ParamType[str]):
         if len(text) > MOST_SIGNS:
             self.fail(f"It has {len(text)} signs; at most {MOST_SIGNS} are kept.", param, ctx)
         return text
+
+
+class Note(Word):
+    """A word of which a person may not want the list of processes to tell: ``-`` reads it from the standard input."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, as ``Word`` does."""
+        return super().convert(sys.stdin.read() if value == "-" else value, param, ctx)
 
 
 @click.group(short_help="List deliveries; retry, release or cancel one.")
@@ -132,7 +141,13 @@ def word_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=Word(),
         help="Record NAME beside the user of this machine. Default: none.",
     )
-    note = click.option("--note", default="", metavar="TEXT", type=Word(), help="Record why. Default: nothing.")
+    note = click.option(
+        "--note",
+        default="",
+        metavar="TEXT|-",
+        type=Note(),
+        help="Record why; -: as the standard input says. Default: nothing.",
+    )
     return by(note(command))
 
 

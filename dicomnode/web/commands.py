@@ -51,8 +51,8 @@ class Commands:
         with self._lock:
             return dict(self._known)
 
-    def begin(self, on: str, words: Sequence[str], config: Path, at: datetime) -> bool:
-        """Begin a command on a thing. False: another one is under way."""
+    def begin(self, on: str, words: Sequence[str], config: Path, at: datetime, said: str) -> bool:
+        """Begin a command on a thing, with ``said`` as its standard input. False: another one is under way."""
         with self._lock:
             if self._is_running:
                 return False
@@ -62,26 +62,28 @@ class Commands:
             if len(self._known) > MOST_KEPT:
                 del self._known[next(iter(self._known))]
         command = [sys.executable, "-m", "dicomnode", *words, "--json", f"--config={config}"]
-        threading.Thread(target=self._run, args=(on, command, at), name="command", daemon=True).start()
+        threading.Thread(target=self._run, args=(on, command, at, said), name="command", daemon=True).start()
         return True
 
-    def _run(self, on: str, command: Sequence[str], at: datetime) -> None:
+    def _run(self, on: str, command: Sequence[str], at: datetime, said: str) -> None:
         result = Ran(at=at, found=None, is_good=False, fault=f"The {self.what} failed; the log says how.")
         try:
-            result = _ran(command, at, self._limit_s)
+            result = _ran(command, at, said, self._limit_s)
         finally:
             with self._lock:
                 self._known[on], self._is_running = result, False
 
 
-def _ran(command: Sequence[str], at: datetime, limit_s: float) -> Ran:
+def _ran(command: Sequence[str], at: datetime, said: str, limit_s: float) -> Ran:
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)  # noqa: S603 (our own words)
+        ended = subprocess.run(  # noqa: S603 (our own words)
+            command, input=said, capture_output=True, text=True, timeout=limit_s, check=False
+        )
     except subprocess.TimeoutExpired:
         return Ran(at=at, found=None, is_good=False, fault=f"It did not end within {limit_s:.0f} s.")
     try:
         return Ran(at=at, found=json.loads(ended.stdout), is_good=ended.returncode == 0, fault="")
     except ValueError:
-        said = ended.stderr.strip().splitlines()
-        fault = said[0].removeprefix("dicomnode: ") if said else "It said nothing."
+        lines = ended.stderr.strip().splitlines()
+        fault = lines[0].removeprefix("dicomnode: ") if lines else "It said nothing."
         return Ran(at=at, found=None, is_good=False, fault=fault)

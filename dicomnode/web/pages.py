@@ -69,15 +69,18 @@ class Visit:
             raise InputError("A name is needed, for the record; nothing was done.", hint="Letters, digits and blanks.")
         return person
 
-    def begin(self, commands: Commands, on: str, words: Sequence[str]) -> None:
-        """Begin a command with the settings file of the page. Raises InputError where that is not possible now."""
+    def begin(self, commands: Commands, on: str, words: Sequence[str], *, said: str = "") -> None:
+        """Begin a command with the settings file of the page. Raises InputError where that is not possible now.
+
+        ``said`` is its standard input: what no list of processes is to show.
+        """
         file = self.node.current.file
         if file is None:
             raise InputError(
                 "The page has no settings file to begin a command with; nothing was begun.",
                 hint="Start it with `dicomnode web --config FILE`.",
             )
-        if not commands.begin(on, words, file, self.node.clock.now()):
+        if not commands.begin(on, words, file, self.node.clock.now(), said):
             raise InputError(f"A {commands.what} is under way; nothing was begun.", hint="Wait until it has ended.")
 
 

@@ -32,11 +32,11 @@ def begin(visit: Visit, number: int) -> Answer:
     """Begin the command. Raises InputError where the delivery does not allow it or nobody signs, and LedgerError."""
     visit.refuse_without_actions()
     person = visit.signed()
-    note = visible(clean_note(visit.request.filled("note")))[:NOTE_LIMIT]  # an argument may hold no zero byte
-    words = ["deliveries", "release", str(number), "--refresh", f"--by={person}", f"--note={note}"]
+    note = visible(clean_note(visit.request.filled("note")))[:NOTE_LIMIT]
+    words = ["deliveries", "release", str(number), "--refresh", f"--by={person}", "--note=-"]
     with visit.node.writer() as ledger:
         ledger.refreshes.wanted(DeliveryId(number))
-        visit.begin(visit.node.refreshes, str(number), words)
+        visit.begin(visit.node.refreshes, str(number), words, said=note)
         ledger.note(ASKED, table="delivery", row=number, by=actor(person))
     return see_other(f"/deliveries/{number}/refresh")
 

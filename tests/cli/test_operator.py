@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -179,6 +180,17 @@ def test_a_person_rejects_a_result_with_a_word_that_the_events_keep(run: Run, le
     assert event["to_state"] == "cancelled"
     assert "\x1b" not in run("series", "explain", series).out
     assert run("deliveries", "cancel", row["id"], "--note", "x" * 501).code == 2
+
+
+def test_a_note_may_come_by_the_standard_input(
+    run: Run, ledger: Ledger, series: SeriesId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words of a command stand in the list of processes, for every user of the machine."""
+    _finish(ledger, _plan(ledger, series))
+    (row,) = json.loads(run("deliveries", "list", "--json").out)
+    monkeypatch.setattr("sys.stdin", io.StringIO("records merged\n"))
+    assert run("deliveries", "cancel", row["id"], "--note", "-").code == 0
+    assert "records merged" in run("series", "explain", series).out
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,15 @@ def files_of_peer(node: PageNode, folder: Path, delivery: int) -> Path:
     return folder
 
 
+def running() -> list[str]:
+    """The words of each process of this machine, as ``ps`` shows them."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(file.read_text(errors="replace"))
+    return found
+
+
 def events(node: PageNode, delivery: int) -> list[tuple[str, str]]:
     told = node.quiet.explain(1).events
     return [(one.kind, one.by) for one in told if one.table == "delivery" and one.row == delivery]
@@ -76,6 +85,8 @@ def test_a_person_has_it_derived_anew_under_the_patient_of_the_peer(node: PageNo
         assert "refresh_asked" not in dict(events(node, held)), "to ask does nothing"
         began = page.post(place, {"key": asked.key, "note": "merged\0 records"})
         assert (began.status, began.headers["Location"]) == (303, place)
+        wait_until(lambda: any("--refresh" in words for words in running()), LIMIT_S, "the command has begun")
+        assert not any("merged" in words for words in running()), "other users of the machine see its words"
         wait_until(lambda: "is being asked" not in page.get(f"{place}/live").text, LIMIT_S, "the command has ended")
         said = page.get(place).text
         assert "derives the series anew under the patient whom workstation names" in said
