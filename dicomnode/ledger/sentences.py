@@ -20,6 +20,7 @@ from dicomnode.ledger.views import DeliveryLine, JobLine
 SHOWN_DIGEST: Final = 12  # digits, as in the folder of an imported model
 SHOWN_NAMES: Final = 6  # of attributes that differ
 REPLACED: Final = "A newer revision or derivation of the series replaced it."
+OF_DETAIL: Final = "put_back"  # the first check of the result gate that a small series does not get
 BROKEN_UID: Final = "which PS3.5 section 9.1 forbids; a PACS may refuse it."  # ends the notes that are alerts
 
 
@@ -209,9 +210,11 @@ def _gate(figures: Sequence[GateFigure]) -> list[str]:
     nearest = max(figures, key=lambda figure: figure.share or 0.0)
     assert nearest.measured is not None, "what is no finite number holds"
     least = "least" if nearest.is_least else "most"
+    was_looked_into = any(figure.check == OF_DETAIL for figure in figures)
     return [
         f"The result gate passed it: of {len(figures)} figures, `{nearest.check}` came nearest to its limit, "
-        f"with {nearest.measured:.3g} of at {least} {nearest.limit:.3g}."
+        f"with {nearest.measured:.3g} of at {least} {nearest.limit:.3g}.",
+        *([] if was_looked_into else ["The series was too small for the gate's checks of what the model added."]),
     ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from dicomnode.errors import InputError
+from dicomnode.gate.rule import Check
 from dicomnode.ids import digest
 from dicomnode.ledger.queries import Reader, open_reader
 from dicomnode.ledger.values import QuarantinedFile, QuarantineReason
@@ -88,10 +89,19 @@ def test_a_result_that_passed_the_gate_is_told_with_its_nearest_figure(scene: Sc
     scene.ledger.jobs.finish(scene.claim_job(), replace(derived(), figures=figures))
     told = reader.series_explain(series)
     assert told.gate == figures
-    assert (
-        "The result gate passed it: of 3 figures, `edges` came nearest to its limit, with 0.625 of at least 0.5."
-        in told.sentences
-    )
+    passed = "The result gate passed it: of 3 figures, `edges` came nearest to its limit, with 0.625 of at least 0.5."
+    assert passed in told.sentences
+
+
+@pytest.mark.parametrize(("check", "is_said"), [("averages", True), (Check.PUT_BACK, False)])
+def test_it_is_said_when_a_series_was_too_small_for_the_checks_of_detail(
+    scene: Scene, reader: Reader, check: str, *, is_said: bool
+) -> None:
+    series = scene.queued("pacs")
+    figures = (figure("range", 0.0), figure(check, 0.1))
+    scene.ledger.jobs.finish(scene.claim_job(), replace(derived(), figures=figures))
+    told = " ".join(reader.series_explain(series).sentences)
+    assert ("too small for the gate's checks of what the model added" in told) == is_said
 
 
 def test_of_a_result_that_the_gate_held_it_is_not_said_that_it_passed(scene: Scene, reader: Reader) -> None:
