@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -38,6 +40,10 @@ LOGGER = logging.getLogger(__name__)
 # 0.15 s with four threads, in 1.0 s one after the other (MEASURED on ext4, two busy cores).
 WRITERS = 4
 AHEAD = 16  # encoded instances that wait for the disk, at most
+
+# Room on the disk that a result leaves to the ledger, where deliveries and their proofs are recorded meanwhile: a
+# delivery whose last answer finds no room waits until its lease has run out. Each writer may be a file ahead of it.
+LEFT_FREE_BYTES = 8 << 20
 
 VERIFY = "verify"  # the stage before the pipeline's own
 
@@ -294,7 +300,9 @@ def _plan(order: orders.Order, facts: ModelFacts, whose: dict[str, str] | None) 
 
 
 def _write(folder: Path, file: DerivedFile) -> DerivedInstance:
-    """Write one encoded instance under its final name and flush it."""
+    """Write one encoded instance under its final name and flush it. Raises OSError, and leaves the ledger its room."""
+    if shutil.disk_usage(folder).free < file.size_bytes + LEFT_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     instance = new_instance_id()
     name = f"{file_stem(instance)}.dcm"
     durable.write_file(folder / name, [file.content])

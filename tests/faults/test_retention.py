@@ -189,6 +189,7 @@ def test_a_disk_that_is_full_while_the_proof_is_late_is_emptied_once_it_comes(tm
 
             wait_until(is_all_gone, WORK_LIMIT_S, "everything that came is delivered, proven and gone")
             assert len(remover.removed) >= 1 + number
+            assert not node.events("push_paused"), "the ledger had room for every answer of the PACS"
             assert node.stop() == 0
         finally:
             kill(node)
