@@ -56,7 +56,7 @@ class Word(click.ParamType[str]):
 
 
 class Note(Word):
-    """A word of which a person may not want the list of processes to tell: ``-`` reads it from the standard input."""
+    """A word, or ``-`` for the text of the standard input, which no list of processes shows."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text, as ``Word`` does."""

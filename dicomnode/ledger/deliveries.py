@@ -34,7 +34,6 @@ REFRESHED: Final = "refreshed"  # reason: the series is derived anew under the p
 IDENTITY_ACCEPTED: Final = "identity_accepted"  # event: a person sends it all the same
 REVIEW: Final = "review"  # reason: the rule asks for a person's word on each result
 
-
 PART_IS_THERE = exists().where(
     delivery_item.c.delivery_id == delivery.c.id, stands(delivery_item, ItemState.ACKNOWLEDGED)
 )
@@ -78,7 +77,6 @@ _NOT_ACCEPTED = (
 )
 _GIVE_UP = moving(delivery, Event.CANCEL).where(delivery.c.id == bound("delivery"))
 _OPEN = insert(delivery).returning(delivery.c.id)
-
 
 DUE_NOW = {"next_at": bound("now"), "failures": 0, "resends": 0, "reason": None, "sentence": ""}
 _RELEASE_DOUBTFUL = (

@@ -51,6 +51,7 @@ def _of_subject(subject: SubjectRow, base: SubjectRow, rows: list[Row]) -> Itera
         yield _metric(subject.subject, f"HaarPSI gain over cubic-dc, mean of {over}", haarpsi - of_base)
     blobs, interpolated = subject.means["blobs"], base.means["blobs"]
     assert blobs is not None
+    assert interpolated is not None
     yield _metric(subject.subject, f"blobs not in the truth, mean of {over} (cubic-dc: {interpolated:.3f})", blobs)
 
 

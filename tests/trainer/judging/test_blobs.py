@@ -1,4 +1,4 @@
-"""What counts as a structure that is not in the truth."""
+"""A structure that is not in the truth is counted as a blob, and noise is not."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def test_what_is_flat_stays_flat_and_what_rises_evenly_rises_evenly() -> None:
 
 
 def test_fewer_blobs_are_invented_than_by_interpolation() -> None:
-    assert all(model <= cubic_dc for cubic_dc, model in probed("blobs"))
+    found = probed("blobs")
+    assert len(found) == 6, "of each validation volume"
+    assert all(model <= cubic_dc for cubic_dc, model in found)
 
 
 def test_what_is_served_by_default_is_the_fidelity_set_for_no_sharpness_passed_the_rule() -> None:
