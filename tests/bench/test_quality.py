@@ -27,4 +27,4 @@ def test_a_peer_is_judged_beside_interpolation_and_one_that_is_absent_or_fails_i
     assert "package index" in str(by_method["unires"]["reason"])
     assert str(by_method["srcnn"]["reason"]).startswith("failed: "), "with the last line that it printed"
     assert summary["bar"]
-    assert summary["ahead_of_eclare_db"] is None
+    assert summary["ahead_of_eclare_db"] == {}, "ECLARE was not among them"
