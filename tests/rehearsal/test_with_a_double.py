@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from pynetdicom import AE
-from pynetdicom.events import Event
+from pynetdicom.events import EVT_PDU_RECV, Event
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from dicomnode.rehearsal import exchange, rehearse
 from dicomnode.rehearsal.findings import Mark, Rehearsal, Side, Topic
@@ -180,13 +181,16 @@ def test_who_waits_for_a_c_echo_of_the_pacs_sees_it(tmp_path: Path) -> None:
 def test_a_scanner_that_comes_during_a_rehearsal_is_asked_to_come_later(tmp_path: Path) -> None:
     rejections: list[tuple[int | None, ...]] = []
 
+    def note(event: Event) -> None:
+        """Take the PDU itself: a rejection that comes at once is a failed connection to pynetdicom's requestor."""
+        assert isinstance(event.pdu, A_ASSOCIATE_RJ)
+        rejections.append((event.pdu.result, event.pdu.source, event.pdu.reason_diagnostic))
+
     def scan(_event: Event, asked: Asked) -> None:
         def run() -> None:
             entity = AE("MR1")
             entity.add_requested_context(MR_IMAGE)
-            answer = entity.associate(pacs.node[0], pacs.node[1], ae_title=NODE).acceptor.primitive
-            assert answer is not None
-            rejections.append((answer.result, answer.result_source, answer.diagnostic))
+            entity.associate(pacs.node[0], pacs.node[1], ae_title=NODE, evt_handlers=[(EVT_PDU_RECV, note)])
             pacs.tell(asked)
 
         pacs.later(run)
