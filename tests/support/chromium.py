@@ -84,9 +84,10 @@ class Page:
         act()
         self._browser.wait(lambda: len(self._own_events("Page.loadEventFired")) > before, "the next page is loaded")
 
-    def value(self, expression: str) -> Any:
+    def value(self, expression: str, limit_s: float = LIMIT_S) -> Any:
         """The value of a JavaScript expression, as JSON."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        parameters = {"expression": expression, "returnByValue": True, "awaitPromise": True}
+        answer = self._browser.call("Runtime.evaluate", parameters, session=self._session, limit_s=limit_s)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -94,10 +95,11 @@ class Page:
         """The first true value of an expression; it is looked at with each frame that the page draws."""
         promise = (
             "new Promise((done, fail) => { const end = performance.now() + %d; const look = () => { const it = (%s);"
-            " if (it) done(it); else if (performance.now() > end) fail(new Error('not within its time'));"
+            " if (it) done(it); else if (performance.now() > end) fail(new Error('not within its time: ' + %s));"
             " else requestAnimationFrame(look); }; look(); })"
         )
-        return self.value(promise % (1000 * limit_s, expression))
+        # Longer than the page itself looks, so that the page can say what did not come.
+        return self.value(promise % (1000 * limit_s, expression, json.dumps(expression)), limit_s + LIMIT_S)
 
     def press(self, key: str, *, is_held: bool = False) -> None:
         """A real key event, down and up; one that repeats itself where the key is held."""

@@ -339,6 +339,29 @@ def test_a_reload_in_the_middle_keeps_progress_and_a_score_can_be_changed(browse
 
 
 @needs_chromium
+def test_nothing_is_stored_before_the_first_frame(browser: Browser, tmp_path: Path) -> None:
+    """Chromium has lost all that a page stored whose script was quicker than the browser's own note of the page."""
+    write_page(tmp_path / "study.html", study_panels(("alpha",)), seed=13, title=TITLE)
+    tab = browser.new_page()
+    tab.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+            var calls = [], isDrawn = false;
+            requestAnimationFrame(() => { isDrawn = true; });
+            for (const name of ["getItem", "setItem", "removeItem"]) {
+              const own = Storage.prototype[name];
+              Storage.prototype[name] = function (...all) { calls.push([name, isDrawn]); return own.apply(this, all); };
+            }
+        """,
+    )
+    tab.open((tmp_path / "study.html").as_uri())
+    begin(tab, "R-5")
+    calls = tab.value("calls")
+    assert {name for name, _ in calls} == {"getItem", "setItem", "removeItem"}
+    assert all(is_drawn for _, is_drawn in calls), calls
+
+
+@needs_chromium
 def test_a_held_key_scores_once_and_other_keys_score_nothing(browser: Browser, tmp_path: Path) -> None:
     write_page(tmp_path / "study.html", study_panels(("alpha",)), seed=12, title=TITLE)
     tab = opened(browser, tmp_path / "study.html")
