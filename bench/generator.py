@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout that is not installed, too
 
+from dicomnode.generators.allocator import freed_memory_kept
 from dicomnode.generators.device import choose_device, serving_dtype
 from dicomnode.generators.kinds import ThinParameters
 from dicomnode.generators.served import paper_planes, thin_planes
@@ -100,7 +101,7 @@ def _best_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
     """Seconds of one call each. Short calls are repeated until they take as long as the longest: what disturbs a
     machine would else spare them."""
     best: dict[str, float] = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), freed_memory_kept():
         for name, call in calls.items():
             call()  # chooses kernels, and brings weights into their layout
             best[name] = _seconds(call)

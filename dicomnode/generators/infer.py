@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from dicomnode import log
 from dicomnode.errors import ModelError
+from dicomnode.generators.allocator import freed_memory_kept
 from dicomnode.generators.base import Progress
 from dicomnode.generators.device import CPU, serving_dtype
 from dicomnode.imaging.profile import slab_weights
@@ -96,7 +97,7 @@ def stream(
     """
     step, forward = _start(network, planes, shape, device)
     done = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), freed_memory_kept():
         while done < planes:
             stop = min(done + step.planes, planes)
             predicted = _try_step(network, forward, read, range(done, stop), step)
