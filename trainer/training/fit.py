@@ -23,6 +23,7 @@ from trainer.training.recipe_tables import (
 RENAMED = {"layers": "blocks"}
 WIDEST_WINDOW = 9  # around the middle three of a strip's eleven slices; a wider one would see repeated ends
 OUTER_LAYERS = 2  # of VDSR, which muon leaves to AdamW
+ALONG_Z = ("z_gradient", "z_energy", "structure", "consistency")  # losses of strips alone
 NAME_LIMIT = 32  # of a model, as its card has it
 NO_STAGES = ("models", "board")  # folders of a run beside those of its stages
 
@@ -60,8 +61,9 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
         yield f"stage.name cannot be {stage.name}, which is another folder of a run"
     if len(recipe.stage) > 1 and len(f"{recipe.name}-{stage.name}") > NAME_LIMIT:
         yield f"{recipe.name}-{stage.name}, the name of a model, is longer than {NAME_LIMIT} letters"
-    if not is_strips and (stage.losses.z_gradient or stage.losses.consistency):
-        yield "z_gradient and consistency need strips: a slice has no z"
+    along_z = [name for name in ALONG_Z if getattr(stage.losses, name)]
+    if not is_strips and along_z:
+        yield f"stage.losses: {' and '.join(along_z)} need strips, since a slice has no z"
     if stage.optimizer == "muon" and network.kind is Kind.VDSR and network.blocks <= OUTER_LAYERS:
         yield "the optimizer muon is for the layers between the first and the last, and the network has none"
     if is_strips and not samples.is_square and (stage.discriminator is not None or stage.features is not None):

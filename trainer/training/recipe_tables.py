@@ -147,6 +147,8 @@ class Losses(_Table):
     mse: Weight = 0.0
     charbonnier: Weight = 0.0
     z_gradient: Weight = 0.0  # Charbonnier of the steps along z (strips only)
+    z_energy: Weight = 0.0  # squared difference of the detail's strength along z (strips only)
+    structure: Weight = 0.0  # squared excess of large errors, smoothed (strips only)
     consistency: Weight = 0.0  # squared residual of the thick slices before the projection (strips only)
     content: Weight = 0.0  # squared distance of ``features`` ÷ their energy: some 30 times that of the values
     content_raw: Weight = 0.0  # the same of raw values, not divided: as the published code had it

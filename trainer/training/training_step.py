@@ -104,6 +104,10 @@ class TrainingStep:
             terms["charbonnier"] = weights.charbonnier * losses.charbonnier(predicted - truth)
         if weights.z_gradient:
             terms["z_gradient"] = weights.z_gradient * losses.z_gradient(predicted, truth)
+        if weights.z_energy:
+            terms["z_energy"] = weights.z_energy * losses.z_energy(predicted, truth)
+        if weights.structure:
+            terms["structure"] = weights.structure * losses.structure_loss(predicted, truth)
         if weights.consistency:
             assert isinstance(batch, StripBatch)
             thick, profile = predictions.measured(batch, self.device), predictions.profile(batch, self.device)

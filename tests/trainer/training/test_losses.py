@@ -37,6 +37,45 @@ def test_z_gradient_sees_steps_along_z_alone() -> None:
     assert losses.z_gradient(ramp_along_z, truth).item() == pytest.approx(math.sqrt(1 + floor**2))
 
 
+def ripple(amplitude: float, *, shift: int = 0) -> Tensor:
+    """(1, 8, 9, 9): slices of ±amplitude by turns, which a second difference makes 4 × amplitude of."""
+    signs = torch.tensor([1.0, -1.0]).roll(shift).repeat(4)
+    return amplitude * signs.view(1, 8, 1, 1).expand(1, 8, 9, 9)
+
+
+def test_z_energy_asks_how_strong_the_detail_is_and_not_where() -> None:
+    truth = ripple(0.5)
+    assert losses.z_energy(ripple(0.5, shift=1), truth).item() == 0
+    assert losses.z_energy(ripple(0.25), truth).item() == pytest.approx(1.0, rel=1e-4)  # (4 × 0.5 - 4 × 0.25)²
+    in_plane = torch.arange(9.0).square().expand(1, 8, 9, 9)
+    assert losses.z_energy(truth + in_plane, truth).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_z_energy_amplifies_what_is_there_and_has_a_slope_where_nothing_is() -> None:
+    weak = ripple(0.25).clone().requires_grad_()
+    losses.z_energy(weak, ripple(0.5)).backward()  # type: ignore[no-untyped-call]
+    assert weak.grad is not None
+    assert (weak.grad * weak).sum() < 0
+    nothing = torch.zeros(1, 8, 9, 9, requires_grad=True)
+    losses.z_energy(nothing, ripple(0.5)).backward()  # type: ignore[no-untyped-call]
+    assert nothing.grad is not None
+    assert nothing.grad.isfinite().all()
+
+
+def test_structure_counts_large_errors_alone() -> None:
+    """A broad error keeps its height under the Gaussian; one voxel keeps 0.4³ of it."""
+    truth = torch.zeros(2, 9, 16, 16)
+    broad = truth.clone()
+    broad[:, 2:7, 4:12, 4:12] = 0.2
+    assert losses.structure_loss(0.2 * broad, truth).item() == 0  # 0.04
+    voxel = truth.clone()
+    voxel[0, 4, 8, 8] = 0.7  # a Gaussian leaves 0.044
+    assert losses.structure_loss(voxel, truth).item() == 0
+    excess = losses.structure_loss(broad, truth).item() * truth.numel() / 2
+    assert 0.15**2 < excess < 5 * 8 * 8 * 0.15**2
+    assert losses.structure_loss(-broad, truth).item() == pytest.approx(losses.structure_loss(broad, truth).item())
+
+
 def test_consistency_compares_with_what_would_have_been_measured() -> None:
     """Two thick slices, each the mean of two thin ones; the second is off by 3."""
     profile = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]])
