@@ -63,7 +63,7 @@ def _clashes_of(stage: TrainingStage, recipe: RecipeTables) -> Iterator[str]:
         yield f"{recipe.name}-{stage.name}, the name of a model, is longer than {NAME_LIMIT} letters"
     along_z = [name for name in ALONG_Z if getattr(stage.losses, name)]
     if not is_strips and along_z:
-        yield f"stage.losses: {' and '.join(along_z)} need strips, since a slice has no z"
+        yield f"stage.losses: a slice has no z for {' and '.join(along_z)}; samples.design must be strips"
     if stage.optimizer == "muon" and network.kind is Kind.VDSR and network.blocks <= OUTER_LAYERS:
         yield "the optimizer muon is for the layers between the first and the last, and the network has none"
     if is_strips and not samples.is_square and (stage.discriminator is not None or stage.features is not None):
