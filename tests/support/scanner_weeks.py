@@ -45,7 +45,8 @@ PROTOCOLS = (
 
 def fill_weeks(node: PageNode, weeks: int, *, drift_weeks: int = DRIFT_WEEKS) -> None:
     """Every series of that many weeks until now; what would be derived of them is cancelled."""
-    clock, until = node.quiet.clock, datetime.now(UTC)
+    clock, now = node.quiet.clock, datetime.now(UTC)
+    until = now - timedelta(days=now.weekday())  # a Monday: what follows over 30 hours lies in one week
     for week in range(weeks, 0, -1):
         for place, (one, is_late) in enumerate(_of_week(is_late=week <= drift_weeks)):
             clock.moment = until - timedelta(weeks=week, hours=-5 * place)
