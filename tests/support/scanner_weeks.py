@@ -44,9 +44,9 @@ PROTOCOLS = (
 
 
 def fill_weeks(node: PageNode, weeks: int, *, drift_weeks: int = DRIFT_WEEKS) -> None:
-    """Every series of that many weeks until now; what would be derived of them is cancelled."""
+    """Every series of that many weeks before this one; what would be derived of them is cancelled."""
     clock, now = node.quiet.clock, datetime.now(UTC)
-    until = now - timedelta(days=now.weekday())  # a Monday: what follows over 30 hours lies in one week
+    until = now - timedelta(days=now.weekday())  # a Monday, so that the 30 hours of a week's series end within it
     for week in range(weeks, 0, -1):
         for place, (one, is_late) in enumerate(_of_week(is_late=week <= drift_weeks)):
             clock.moment = until - timedelta(weeks=week, hours=-5 * place)
