@@ -3,6 +3,8 @@
     python bench/generator.py            512 × 512 at ratio 4, eight alternating rounds
     python bench/generator.py --toy      small and short, to see that it still runs
     python bench/generator.py --json     one JSON object
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python bench/generator.py --float32
+                                         as on a processor with AVX2 and without bfloat16
 
 The paper's generator (SRResNet, 16 blocks of 64, one slice in, one out) is given its best form: normalisations
 folded into the convolutions, channels_last, and of float32 and the machine's half precision whichever is faster
@@ -46,11 +48,10 @@ FULL_EXTENT, FULL_ROUNDS = 512, 8
 TOY_EXTENT, TOY_ROUNDS = 32, 1
 
 
-def measure(extent: int, rounds: int, device: torch.device) -> dict[str, float | str]:
-    """Seconds per thin slice of each, and what ours gain over the paper's."""
+def measure(extent: int, rounds: int, device: torch.device, served: torch.dtype) -> dict[str, float | str]:
+    """Seconds per thin slice of each, and what ours gain over the paper's. ``served``: the precision of ours."""
     thin, fast = (thin_planes(ThinNet(**shape.model_dump()), RATIO) for shape in (THIN, THIN_FAST))
     paper = paper_planes(fold_batch_norm(SRResNet(outputs=1)))
-    served = serving_dtype(device)
     calls: dict[str, Callable[[], object]] = {}
     for name, network, channels, dtype in (
         ("thin", thin, THIN.window, served),
@@ -125,9 +126,11 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--float32", action="store_true", help="no half precision, as where the machine has none")
     options = parser.parse_args()
     extent, rounds = (TOY_EXTENT, TOY_ROUNDS) if options.toy else (FULL_EXTENT, FULL_ROUNDS)
-    result = measure(extent, rounds, choose_device(options.device))
+    device = choose_device(options.device)
+    result = measure(extent, rounds, device, torch.float32 if options.float32 else serving_dtype(device))
     if options.json:
         print(json.dumps(result))
         return
