@@ -23,7 +23,7 @@ from trainer.training.recipe_tables import (
 RENAMED = {"layers": "blocks"}
 WIDEST_WINDOW = 9  # around the middle three of a strip's eleven slices; a wider one would see repeated ends
 OUTER_LAYERS = 2  # of VDSR, which muon leaves to AdamW
-ALONG_Z = ("z_gradient", "z_energy", "structure", "consistency")  # losses of strips alone
+ALONG_Z = ("z_gradient", "z_energy", "mirror", "structure", "consistency")  # losses of strips alone
 NAME_LIMIT = 32  # of a model, as its card has it
 NO_STAGES = ("models", "board")  # folders of a run beside those of its stages
 

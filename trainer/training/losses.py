@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool3d, conv3d, softplus
 CHARBONNIER_EPSILON = 1e-3  # about the noise floor of the volumes' scale (docs/science.md#design-of-thin)
 NEIGHBOURHOOD = (3, 7, 7)  # thin slices, rows, columns whose detail across the slices is compared as one
 GAUSSIAN = (0.0044, 0.0540, 0.2420, 0.3991, 0.2420, 0.0540, 0.0044)  # of sigma 1 voxel
+STRENGTH = 0.05  # of detail along z, of the body's scale: about what thin has in brains at ratio 4
 STRUCTURE_ERROR = 0.05  # of the body's scale: a third of what counts as a blob (``judging.blobs``)
 
 Network = Callable[[Tensor], Tensor]
@@ -41,18 +42,20 @@ def z_gradient(thin: Tensor, truth: Tensor) -> Tensor:
 
 
 def z_energy(thin: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared difference of two (…, m, H, W) in the rms second difference along z of each neighbourhood.
+    """Mean squared difference of two (…, m, H, W) in the strength of detail along z, times the strength of ``thin``'s.
 
-    What is predicted with little certainty is predicted too weakly. This asks for as much of it as the truth has, and
-    not for where: to amplify what is right costs less PSNR than to add detail of another kind (Freirich 2021, arXiv
-    2107.02555, has the bound for a given likeness to true pictures).
+    The strength is the rms second difference along z of each neighbourhood. What is predicted with little certainty is
+    predicted too weakly. This asks for as much of it as the truth has, and not for where: to amplify what is right
+    costs less PSNR than to add detail of another kind (Freirich 2021, arXiv 2107.02555, has the bound for a given
+    likeness to true pictures). The weight is our own strength in units of STRENGTH, without a slope: little is asked
+    for where little is known, as where the truth has noise and no structure.
     """
     assert thin.shape == truth.shape
     ours, theirs = (
         (avg_pool3d(_volumes(images.diff(n=2, dim=-3).square()), NEIGHBOURHOOD, stride=1) + 1e-6).sqrt()
         for images in (thin, truth)
     )
-    return mse(ours, theirs)
+    return (ours.detach() / STRENGTH * (ours - theirs).square()).mean()
 
 
 def structure_loss(thin: Tensor, truth: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ the loss sees the seams between slabs. Contrast is changed on the thin truth, be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,12 @@ class StripBatch:
     def images(self) -> int:
         """Windows that go through the network."""
         return len(self.thick) * PREDICTED_SLICES
+
+    def mirrored(self) -> StripBatch:
+        """The same strips with their slices in reverse order."""
+        thick, base, truth = (np.flip(one, 1).copy() for one in (self.thick, self.base, self.truth))
+        first = tuple(STRIP_SLICES - PREDICTED_SLICES - index for index in self.first)
+        return replace(self, thick=thick, base=base, truth=truth, first=first)
 
 
 def smallest_extent(recipe: Recipe) -> tuple[int, int]:

@@ -106,6 +106,10 @@ class TrainingStep:
             terms["z_gradient"] = weights.z_gradient * losses.z_gradient(predicted, truth)
         if weights.z_energy:
             terms["z_energy"] = weights.z_energy * losses.z_energy(predicted, truth)
+        if weights.mirror:
+            assert isinstance(batch, StripBatch)
+            mirrored, _ = predictions.predict(self.generator.net, batch.mirrored(), self.dtype, self.device)
+            terms["mirror"] = weights.mirror * losses.mse(predicted, mirrored.flip(-3))
         if weights.structure:
             terms["structure"] = weights.structure * losses.structure_loss(predicted, truth)
         if weights.consistency:

@@ -52,7 +52,7 @@ TRIED: dict[str, list[Any]] = {
     "augmentation.pure_ramp_share": [0.9], "augmentation.smoothing_share": [0.9], "augmentation.lesion_share": [0.9],
     "stage.name": ["other", "models", "board", "Two Words"], "stage.share": [3],
     "stage.losses.mse": [0.7], "stage.losses.charbonnier": [0.7], "stage.losses.z_gradient": [0.7],
-    "stage.losses.z_energy": [0.7], "stage.losses.structure": [0.7],
+    "stage.losses.z_energy": [0.7], "stage.losses.mirror": [0.7], "stage.losses.structure": [0.7],
     "stage.losses.consistency": [0.7], "stage.losses.content": [0.7], "stage.losses.content_raw": [0.7],
     "stage.losses.adversarial": [0.7],
     "stage.optimizer": ["adam", "adamw", "muon"], "stage.muon_rate": [1.0, 3.0], "stage.beta1": [0.5, 1.0],

@@ -46,7 +46,10 @@ def ripple(amplitude: float, *, shift: int = 0) -> Tensor:
 def test_z_energy_asks_how_strong_the_detail_is_and_not_where() -> None:
     truth = ripple(0.5)
     assert losses.z_energy(ripple(0.5, shift=1), truth).item() == 0
-    assert losses.z_energy(ripple(0.25), truth).item() == pytest.approx(1.0, rel=1e-4)  # (4 × 0.5 - 4 × 0.25)²
+    strength = 4 * 0.25
+    assert losses.z_energy(ripple(0.25), truth).item() * losses.STRENGTH == pytest.approx(
+        strength * (4 * 0.5 - strength) ** 2, rel=1e-4
+    )
     in_plane = torch.arange(9.0).square().expand(1, 8, 9, 9)
     assert losses.z_energy(truth + in_plane, truth).item() == pytest.approx(0, abs=1e-6)
 
@@ -60,6 +63,17 @@ def test_z_energy_amplifies_what_is_there_and_has_a_slope_where_nothing_is() -> 
     losses.z_energy(nothing, ripple(0.5)).backward()  # type: ignore[no-untyped-call]
     assert nothing.grad is not None
     assert nothing.grad.isfinite().all()
+
+
+def test_z_energy_asks_for_less_where_less_is_known() -> None:
+    """The same lack of strength, at a fifth and at four fifths of it."""
+    slopes = []
+    for ours, theirs in ((0.05, 0.25), (0.2, 0.4)):
+        thin = ripple(ours).clone().requires_grad_()
+        losses.z_energy(thin, ripple(theirs)).backward()  # type: ignore[no-untyped-call]
+        assert thin.grad is not None
+        slopes.append(thin.grad.norm().item())
+    assert slopes[1] == pytest.approx(4 * slopes[0], rel=1e-2)
 
 
 def test_structure_counts_large_errors_alone() -> None:

@@ -48,6 +48,17 @@ def test_the_truth_averages_to_the_thick_slices(volumes: tuple[GreyVolume, ...])
         np.testing.assert_allclose(means, strip.thick[strip.first : strip.first + PREDICTED_SLICES], atol=1e-4)
 
 
+def test_a_mirrored_batch_has_the_same_strips_from_the_other_side(volumes: tuple[GreyVolume, ...]) -> None:
+    """Among them strips at both ends; cubic-dc, which has no upper and lower side, gives the same from both sides."""
+    batch = strips.stacked(draw_many(volumes, 3), 3)
+    mirrored = batch.mirrored()
+    assert torch.equal(predictions.measured(mirrored, CPU), predictions.measured(batch, CPU).flip(1))
+    nothing = torch.zeros(batch.base.shape)
+    seen, seen_mirrored = (predictions.projected(nothing, one, CPU)[0] for one in (batch, mirrored))
+    torch.testing.assert_close(seen_mirrored.flip(1), seen, atol=1e-5, rtol=0)
+    torch.testing.assert_close(predictions.truth_of(mirrored, CPU).flip(1), predictions.truth_of(batch, CPU))
+
+
 def test_some_strips_end_the_stack(volumes: tuple[GreyVolume, ...]) -> None:
     places = {strip.first for strip in draw_many(volumes, 3)}
     assert places == {0, (STRIP_SLICES - PREDICTED_SLICES) // 2, STRIP_SLICES - PREDICTED_SLICES}

@@ -64,6 +64,19 @@ def test_the_thin_network_starts_at_cubic_dc_and_gets_better() -> None:
     assert found[-1] < 0.985 * found[0]
 
 
+def test_a_mirrored_stack_comes_to_give_the_mirrored_slices() -> None:
+    """From weights at random, which prefer one side of a slab."""
+    stage = FIDELITY.model_copy(update={"losses": Losses(mse=1, mirror=1)})
+    recipe = thin_recipe(stage)
+    one = step_of(recipe, stage)
+    with torch.no_grad():
+        for parameter in one.generator.net.parameters():
+            parameter.normal_(std=0.1)
+    batch = strip_batch(recipe)
+    found = [float(one.run(batch, number, 3e-3, look_closer=False).terms["mirror"]) for number in range(25)]
+    assert found[-1] < 0.5 * found[0]
+
+
 @pytest.mark.parametrize("kind", [Kind.SLICE, Kind.SLAB3, Kind.SRCNN, Kind.VDSR])
 def test_every_slice_network_learns(kind: Trainable) -> None:
     recipe = slice_recipe(kind, input="cubic" if kind in (Kind.SRCNN, Kind.VDSR) else "thick")
