@@ -42,7 +42,7 @@ def z_gradient(thin: Tensor, truth: Tensor) -> Tensor:
 
 
 def z_energy(thin: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared difference of two (…, m, H, W) in the strength of detail along z, times the strength of ``thin``'s.
+    """Mean squared difference of two (…, m, H, W) in the strength of detail along z, times that of ``thin``.
 
     The strength is the rms second difference along z of each neighbourhood. What is predicted with little certainty is
     predicted too weakly. This asks for as much of it as the truth has, and not for where: to amplify what is right

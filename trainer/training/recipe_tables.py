@@ -147,8 +147,8 @@ class Losses(_Table):
     mse: Weight = 0.0
     charbonnier: Weight = 0.0
     z_gradient: Weight = 0.0  # Charbonnier of the steps along z (strips only)
-    z_energy: Weight = 0.0  # squared difference of the detail's strength along z (strips only)
-    mirror: Weight = 0.0  # squared difference from what the stack in reverse order gives (strips only)
+    z_energy: Weight = 0.0  # squared difference of the detail's strength along z, times our strength (strips only)
+    mirror: Weight = 0.0  # squared difference from what the reversed stack gives, derived beside it (strips only)
     structure: Weight = 0.0  # squared excess of large errors, smoothed (strips only)
     consistency: Weight = 0.0  # squared residual of the thick slices before the projection (strips only)
     content: Weight = 0.0  # squared distance of ``features`` ÷ their energy: some 30 times that of the values
